@@ -1,0 +1,118 @@
+"""The closed set of reasons for which a candidate is not in the shards.
+
+Every candidate is either a caption in a shard or a row in `rejected/` with one of these words. A word is
+documented here once; the report, the documentation and the tests read this table.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+Stage = Literal["candidates", "select", "fetch", "finish"]
+
+
+class Reason(NamedTuple):
+    """Say where a reason arises, whether trying again may help, and what it means."""
+
+    stage: Stage
+    transient: bool
+    meaning: str
+
+
+def _stage(stage: Stage, *, transient: bool = False, **meanings: str) -> dict[str, Reason]:
+    return {word: Reason(stage, transient, meaning) for word, meaning in meanings.items()}
+
+
+REASONS: Final[dict[str, Reason]] = {
+    # The reference or the text as found on the page.
+    **_stage(
+        "candidates",
+        bad_record="the source record could not be read",
+        bad_url="not a valid absolute URL, or longer than 2,083 characters",
+        bad_scheme="a scheme other than http and https",
+        data_url="the image is inlined in the page",
+        svg="a vector image",
+        no_caption="the image has no text, or none is left after cleaning",
+        caption_too_short="fewer characters or words than asked for",
+        caption_too_long="more characters or words than asked for",
+        file_name="the text is a file name or an identifier",
+        camera_setting="the text is a camera's default name or exposure settings",
+        boilerplate="the text is a template of the page, not about the image",
+        repetitive="the text repeats itself",
+        language="not in the wanted language",
+        no_match="no query occurs in the text",
+    ),
+    # What dedupe, balance and the caption cap leave out.
+    **_stage(
+        "select",
+        duplicate="the same caption for the same URL was seen already",
+        shared_caption="the same text stands at too many images",
+        too_many_captions="the image has more captions than --max-captions",
+        dropped="listed in --drop",
+    ),
+    # The request and the answer. Transient ones are tried again in the next round.
+    **_stage(
+        "fetch",
+        address_blocked="the name or address is not public (SSRF policy)",
+        port_blocked="a port that is not a web port",
+        robots_disallow="robots.txt does not allow it",
+        opt_out="a response header reserves the image from machine learning",
+        redirect_loop="the redirects come back to a URL already seen",
+        too_many_redirects="more redirects than allowed",
+        bad_redirect="a redirect without a usable target",
+        tls_error="the certificate or the handshake is not valid",
+        bad_http="not valid HTTP",
+        bad_encoding="a content encoding that was not asked for, or a broken one",
+        http_gone="404 or 410",
+        http_denied="401, 403 or 451",
+        http_error="another status that is not 200",
+        empty_body="no bytes",
+        too_few_bytes="fewer bytes than --min-bytes",
+        too_large="more bytes than --max-bytes, declared or sent",
+    ),
+    **_stage(
+        "fetch",
+        transient=True,
+        robots_unavailable="robots.txt answers 429 or 5xx, or not at all: everything is disallowed for now",
+        dns_error="the name does not resolve",
+        connect_error="no connection",
+        connect_timeout="no connection within the time",
+        read_timeout="the server fell silent",
+        total_timeout="not finished within --timeout",
+        too_slow="fewer bytes a second than the minimum",
+        disconnected="the server closed the connection",
+        incomplete_body="the body is shorter than declared",
+        http_throttled="429 or 503",
+        http_server_error="another 5xx",
+        redirect_elsewhere="redirected to another site, tried there in the next round",
+        deferred="the site's share of time was used up",
+    ),
+    # The bytes as an image.
+    **_stage(
+        "fetch",
+        not_image="not an image of an allowed format",
+        animated="an animation",
+        too_small="a side shorter than --min-side",
+        bad_aspect="longer than --max-aspect times its width or height",
+        too_many_pixels="more pixels than --max-pixels",
+        too_many_scans="a JPEG with more scans than a camera or a browser writes",
+        truncated="the image data ends early",
+        decode_error="the decoder refused the image data",
+        decode_timeout="decoding took longer than allowed and was killed",
+        decode_memory="decoding needed more memory than allowed",
+        decode_crash="the decoder died on it",
+        score_filter="a score does not satisfy --keep-if",
+    ),
+    # What is known only when everything has arrived.
+    **_stage(
+        "finish",
+        merged_into="the same bytes as another image; its captions went there",
+        placeholder="one picture under many unrelated captions",
+        over_cap="every query it matches has its --per-query samples",
+    ),
+    # A fault of openwit's own, counted, never hidden.
+    **_stage("fetch", transient=True, internal_error="an error of openwit itself; the detail names it"),
+}
+
+
+def is_transient(reason: str) -> bool:
+    """Return whether a later round may succeed where `reason` stood; KeyError for an unknown word."""
+    return REASONS[reason].transient
