@@ -1,0 +1,177 @@
+"""Which queries occur in a caption: one normaliser for both sides, and an exact index over the queries.
+
+The rule is MetaCLIP's substring rule (Xu et al. 2023, arXiv 2309.16671, section 3.2): surround both text and
+query by spaces, give punctuation spaces of its own, and ask whether the one contains the other. Because that
+rule is about whole tokens, "the query occurs" means exactly "its tokens follow each other in the text", and a
+dict of token n-grams answers it for all queries at once.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+# MetaCLIP's seven marks, then the signs that tell names apart: C++ from C, C# from C, AT&T from "at t".
+_MARKS: Final = ",.;:?!`" + "#$%&+=@"
+# Part of a word between two of its characters, a boundary at its edges: cat-shaped, file_name, dog's.
+_JOINERS: Final = "-_'"
+
+# ASCII in one table: letters lower-cased; letters, digits, marks and joiners kept; all else is a boundary.
+_ASCII_WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_ASCII_TABLE: Final = bytes(
+    ord(c) if (c := chr(i).lower()) in _ASCII_WORD or c in _MARKS + _JOINERS else ord(" ") for i in range(128)
+) + bytes(128)
+_PLAIN: Final = bytes(i for i in range(256) if chr(i) not in _MARKS + _JOINERS)
+
+# Before NFKC, which would turn these into letters of the word beside them ("Nike™" into "niketm") or into a
+# space and a combining accent ("dog´s").
+_BEFORE_NFKC: Final = {0x2122: " ", 0x2120: " ", 0x00B4: "'"}
+_FOLDED: Final = {
+    **dict.fromkeys(map(ord, "‘’‛ʼʹ′՚"), "'"),
+    **dict.fromkeys(map(ord, "‐‑֊"), "-"),
+    **dict.fromkeys(map(ord, "©®"), " "),
+}
+
+
+class _Table(dict[int, str | int]):
+    """A translation table that learns a code point when it meets it, so that importing costs nothing."""
+
+    def __missing__(self, code: int) -> str | int:
+        value = self.entry(code)
+        if code < 0x20000:  # bounds what hostile text can make us remember
+            self[code] = value
+        return value
+
+    def entry(self, code: int) -> str | int:
+        raise NotImplementedError
+
+
+class _Ignorable(_Table):
+    """Delete what is not seen: joiners, soft hyphens, direction marks, variation selectors."""
+
+    def entry(self, code: int) -> str | int:
+        if code in _BEFORE_NFKC:
+            return _BEFORE_NFKC[code]
+        selector = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
+        return "" if selector or unicodedata.category(chr(code)) == "Cf" else code
+
+
+class _Boundaries(_Table):
+    """Keep word characters, make other punctuation a space, and set symbols apart as tokens."""
+
+    def entry(self, code: int) -> str | int:
+        if code < 128:
+            return _ASCII_TABLE[code]
+        if code in _FOLDED:
+            return _FOLDED[code]
+        category = unicodedata.category(chr(code))
+        if category[0] in "LMN" or category == "Pc":
+            return code
+        return f" {chr(code)} " if category in ("Sc", "Sm", "So") else " "
+
+
+_IGNORABLE: Final = _Ignorable()
+_BOUNDARIES: Final = _Boundaries()
+
+
+def tokens(text: str) -> list[str]:
+    """Return the tokens of a caption or a query; never raises, and idempotent over `" ".join`.
+
+    1. Characters that are not seen (format controls, variation selectors) are deleted; then NFKC, full case
+       folding, NFKC again.
+    2. Each of MetaCLIP's seven marks ``, . ; : ? ! ` `` is a token of its own, so "St. Louis" is
+       ``st . louis`` in a query as in a text. So is each of ``# $ % & + = @`` and each symbol outside ASCII
+       (currency, mathematics, emoji) except ©, ®, ™ and ℠.
+    3. Hyphen, underscore and apostrophe belong to the word inside which they stand ("cat-shaped" holds no
+       "cat"; "dog's" is one token) and are dropped at its edges; two in a row are a dash or a quote.
+    4. Everything else that is not a letter, mark, number or connector is a boundary and dropped: brackets,
+       quotes, slashes, pipes, dashes, bullets, control and private characters.
+
+    MetaCLIP spaces only the text, so that each of its queries with one of the seven marks is dead; it keeps
+    case, takes "(cat)" and "cat/dog" for one token each, and leaves Unicode variants apart. Its strictness
+    also keeps file names and shouting templates out by accident; here `text.check` does so on purpose.
+    """
+    if text.isascii():
+        raw = text.encode().translate(_ASCII_TABLE)
+        spaced = raw.decode()
+    else:
+        visible = text.translate(_IGNORABLE)
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
+        spaced = folded.translate(_BOUNDARIES)
+        raw = spaced.encode()
+    special = raw.translate(None, _PLAIN)
+    if not special:
+        return spaced.split()
+    present = set(special.decode())
+    for mark in present.difference(_JOINERS):
+        spaced = spaced.replace(mark, f" {mark} ")
+    if present.isdisjoint(_JOINERS):
+        return spaced.split()
+    words = spaced.replace("--", " ").replace("''", " ").split()
+    return [word for token in words if (word := token.strip(_JOINERS))]
+
+
+class Matcher:
+    """An exact index over queries: which of them occur in a text as consecutive tokens.
+
+    One dict holds every query, as its tokens joined by spaces, and every proper prefix of one. A match is
+    extended by the next token only while it is such a prefix, so nearly all look-ups are of single words.
+    """
+
+    dead: list[int]
+    """Ids of the queries without any token; they match nothing."""
+
+    def __init__(self, queries: Sequence[str]) -> None:
+        self.dead = []
+        # The value is id << 1 | is_prefix, and -1 for what is only a prefix (-1 >> 1 is no id, -1 & 1 is 1).
+        self._codes: dict[str, int] = {}
+        # Queries that normalise alike share the id of the first one, which leads to the others.
+        self._twins: dict[int, list[int]] = {}
+        codes = self._codes
+        longer: list[list[str]] = []
+        for query_id, query in enumerate(queries):
+            words = tokens(query)
+            if not words:
+                self.dead.append(query_id)
+                continue
+            code = codes.setdefault(" ".join(words), query_id << 1)
+            if code >> 1 != query_id:
+                self._twins.setdefault(code >> 1, []).append(query_id)
+            if len(words) > 1:
+                longer.append(words)
+        for words in longer:
+            prefix = words[0]
+            codes[prefix] = codes.get(prefix, -1) | 1
+            for word in words[1:-1]:
+                prefix = f"{prefix} {word}"
+                codes[prefix] = codes.get(prefix, -1) | 1
+
+    def match(self, text: str) -> list[int]:
+        """Return the ids of the queries that occur in `text`, ascending, each once."""
+        return self.match_tokens(tokens(text))
+
+    def match_tokens(self, words: Sequence[str]) -> list[int]:
+        """Return the ids of the queries that occur in `words` (as made by `tokens`), ascending, each once."""
+        get = self._codes.get
+        found: set[int] = set()
+        for start, code in enumerate(map(get, words), 1):
+            if code is None:
+                continue
+            if code >= 0:
+                found.add(code >> 1)
+            if code & 1:
+                phrase = words[start - 1]
+                for word in words[start:]:
+                    phrase = f"{phrase} {word}"
+                    code = get(phrase)
+                    if code is None:
+                        break
+                    if code >= 0:
+                        found.add(code >> 1)
+                    if not code & 1:
+                        break
+        if not self._twins.keys().isdisjoint(found):
+            found.update(self._twins_of(found))
+        return sorted(found)
+
+    def _twins_of(self, found: Iterable[int]) -> list[int]:
+        return [twin for query_id in found for twin in self._twins.get(query_id, ())]

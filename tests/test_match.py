@@ -1,0 +1,144 @@
+"""The normaliser is idempotent and follows its rule; the index agrees with a brute-force search."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.match import Matcher, tokens
+
+SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text"
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=60)
+# Few words and all kinds of boundary, so that queries meet texts often.
+word = st.sampled_from(
+    ["a", "b", "A", "ab", "dog's", "dog’s", "St.", "c++", "é", "e\u0301", "ß", "ss", "ﬁ", "™"]
+)
+glue = st.sampled_from(
+    [" ", "  ", "-", "_", "'", "--", "/", ".", ". ", ", ", "(", ") ", "|", "\u200b", "“", ""]
+)
+phrase = st.lists(st.tuples(word, glue), max_size=8).map(lambda parts: "".join(w + g for w, g in parts))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        (" \t\r\n\x00\x1f\x7f\xa0\u2003", ""),
+        ("A Photo of a DOG", "a photo of a dog"),
+        ("St. Louis", "st . louis"),
+        ("wait...what?! a;b:c`d,e", "wait . . . what ? ! a ; b : c ` d , e"),
+        ("1,000.5 m²", "1 , 000 . 5 m2"),
+        # Brackets, quotes, slashes and pipes are boundaries and dropped.
+        (
+            "(cat) [dog] {cow} <pig> cat/dog cat\\dog cat|dog",
+            "cat dog cow pig cat dog cat dog cat dog",
+        ),
+        (
+            "\"cat\" “cat” «cat» ‹cat› „cat“ ‘cat’ 'cat' 「cat」 *cat* ~cat~ ^cat^",
+            "cat cat cat cat cat cat cat cat cat cat cat",
+        ),
+        ("cat – dog — cow • pig · hen … end", "cat dog cow pig hen . . . end"),
+        # Hyphen, underscore and apostrophe join inside a word only.
+        ("cat-shaped barn_wedding", "cat-shaped barn_wedding"),
+        ("cat - dog -5 re- _x_ 'n' dogs' --help a--b", "cat dog 5 re x n dogs help a b"),
+        ("dog's dog’s dogʼs dog´s dog＇s", "dog's dog's dog's dog's dog's"),
+        ("non‑breaking non‐breaking", "non-breaking non-breaking"),
+        ("- _ ' -- '' -_-", ""),
+        # Signs that tell names apart are tokens.
+        ("C++ C# AT&T 50% $5 a=b @me", "c + + c # at & t 50 % $ 5 a = b @ me"),
+        ("5 € 🐕🐕 20°C", "5 € 🐕 🐕 20 ° c"),
+        ("Nike™ Lego® ©Disney", "nike lego disney"),
+        # Unicode: compatibility forms, full case folding, invisible characters, other scripts.
+        ("ＦＵＬＬ ﬁsh Straße STRASSE İ", "full fish strasse strasse i\u0307"),
+        ("cafe\u0301 café", "café café"),
+        (
+            "so\u00adft zero\u200bwidth \u202eabc \ufeffbom a\u200d\u0308",
+            "soft zerowidth abc bom ä",
+        ),
+        ("हिन्दी में ไทย 日本語。中文", "हिन्दी में ไทย 日本語 中文"),
+        ("a\ud800b \ue000 \U000e0041x", "a b x"),
+    ],
+)
+def test_tokens_follow_the_rule(text: str, expected: str) -> None:
+    assert tokens(text) == expected.split()
+
+
+@given(any_text | phrase)
+@example("\u0345\u0308a\u0345")
+@example("a-\u0308-b")
+def test_tokens_are_idempotent_and_encodable(text: str) -> None:
+    words = tokens(text)
+    assert tokens(" ".join(words)) == words
+    assert all(word and word.split() == [word] for word in words)
+    " ".join(words).encode()
+
+
+def test_every_code_point_is_idempotent_between_letters() -> None:
+    for start in range(0, sys.maxunicode + 1, 256):
+        words = tokens(" ".join(f"a{chr(code)}b" for code in range(start, start + 256)))
+        assert tokens(" ".join(words)) == words, hex(start)
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_the_ascii_path_equals_the_general_one(text: str) -> None:
+    assert tokens(text + " ü") == [*tokens(text), "ü"]
+
+
+def brute_force(queries: list[str], text: str) -> list[int]:
+    """Return what the published rule finds, on normalised strings: a padded substring test for each query."""
+    spaced = [f" {' '.join(tokens(query))} " for query in queries]
+    padded = f" {' '.join(tokens(text))} "
+    return [i for i, query in enumerate(spaced) if query.strip() and query in padded]
+
+
+@given(st.lists(phrase, max_size=12), phrase)
+def test_matcher_equals_brute_force(queries: list[str], text: str) -> None:
+    matcher = Matcher(queries)
+    assert matcher.match(text) == brute_force(queries, text)
+    assert matcher.match_tokens(tokens(text)) == matcher.match(text)
+    assert matcher.dead == [i for i, query in enumerate(queries) if not tokens(query)]
+
+
+small = st.lists(st.sampled_from("ab.")).map(" ".join)
+
+
+@given(st.lists(small, max_size=30), small)
+def test_matcher_equals_brute_force_on_overlapping_queries(queries: list[str], text: str) -> None:
+    assert Matcher(queries).match(text) == brute_force(queries, text)
+
+
+def test_all_queries_of_one_form_match() -> None:
+    matcher = Matcher(["Dog", "St. Louis", "dog", "(dog)", "st . louis", "hot dog"])
+    assert matcher.match("DOG in St. Louis") == [0, 1, 2, 3, 4]
+
+
+def test_only_queries_without_tokens_are_dead() -> None:
+    matcher = Matcher(["o.k.", "", "?", "()", "The Police: Live", "--"])
+    assert matcher.dead == [1, 3, 5]
+    assert matcher.match("The Police: Live, o.k.?") == [0, 2, 4]
+
+
+def test_matcher_equals_brute_force_on_500k_queries() -> None:
+    if not (SAMPLE / "surrogate_queries500k.json").exists():
+        pytest.skip("no sample data beside the checkout")
+    import pyarrow.parquet as pq
+
+    queries: list[str] = json.loads((SAMPLE / "surrogate_queries500k.json").read_text())
+    table = pq.read_table(SAMPLE / "img2dataset_test_10000.parquet", columns=["TEXT"])
+    captions = [text for text in table["TEXT"].to_pylist() if text][:10_000:33]
+    matcher = Matcher(queries)
+    spaced = [f" {' '.join(tokens(query))} " for query in queries]
+    # One pass over the queries for all captions at once finds which can occur at all; the rest is exact.
+    corpus = "\n".join(f" {' '.join(tokens(caption))} " for caption in captions)
+    possible = [i for i, query in enumerate(spaced) if query.strip() and query in corpus]
+    matches = 0
+    for caption in captions:
+        padded = f" {' '.join(tokens(caption))} "
+        expected = [i for i in possible if spaced[i] in padded]
+        assert matcher.match(caption) == expected
+        matches += len(expected)
+    assert matches > 5 * len(captions)
