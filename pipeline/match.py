@@ -7,7 +7,7 @@ dict of token n-grams answers it for all queries at once.
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 # MetaCLIP's seven marks, then the signs that tell names apart: C++ from C, C# from C, AT&T from "at t".
@@ -152,12 +152,12 @@ class Matcher:
     def match_tokens(self, words: Sequence[str]) -> list[int]:
         """Return the ids of the queries that occur in `words` (as made by `tokens`), ascending, each once."""
         get = self._codes.get
-        found: set[int] = set()
+        hits: list[int] = []
         for start, code in enumerate(map(get, words), 1):
             if code is None:
                 continue
             if code >= 0:
-                found.add(code >> 1)
+                hits.append(code >> 1)
             if code & 1:
                 phrase = words[start - 1]
                 for word in words[start:]:
@@ -166,12 +166,10 @@ class Matcher:
                     if code is None:
                         break
                     if code >= 0:
-                        found.add(code >> 1)
+                        hits.append(code >> 1)
                     if not code & 1:
                         break
-        if not self._twins.keys().isdisjoint(found):
-            found.update(self._twins_of(found))
+        found = set(hits)
+        if self._twins:
+            found.update(*filter(None, map(self._twins.get, hits)))
         return sorted(found)
-
-    def _twins_of(self, found: Iterable[int]) -> list[int]:
-        return [twin for query_id in found for twin in self._twins.get(query_id, ())]
