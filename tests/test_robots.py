@@ -115,7 +115,8 @@ def test_parse_takes_any_bytes(body: bytes) -> None:
 
 _LINES = st.sampled_from(
     ["User-agent: *", "User-agent: openwit", "User-agent: CCBot", "User-agent: other", "Disallow: /",
-     "Disallow:", "Allow: /", "Disallow: /a", "Allow: /a", "Sitemap: x", "Crawl-delay: 3", "", "# note", "Junk: y"]
+     "Disallow:", "Allow: /", "Disallow: /a", "Allow: /a", "Sitemap: x", "Crawl-delay: 3", "", "# note",
+     "Junk: y"]
 )  # fmt: skip
 
 
