@@ -1,0 +1,303 @@
+"""Turn untrusted bytes into a small clean JPEG and a description, or into a reason why not.
+
+`process` runs inside the decoding child (`pipeline.decoder`), which bounds its time and memory; what a header
+tells is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
+(libjpeg-turbo's m/8 factors), to the smallest size that is not under the target, then area-averaged. Pillow
+takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded afresh, so
+nothing of the source but its pixels survives: no metadata, no trailer, no second file hidden in the first.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from dedup.descriptors import SIDE, quality, sign_hash
+from pipeline import exif
+from pipeline.headers import FORMATS, jpeg_markers, sniff, webp_size
+
+Pixels = npt.NDArray[np.uint8]
+ResizeMode = Literal["shorter", "longer", "square", "keep"]
+
+MAX_JPEG_SIDE: Final = 65_500
+"""libjpeg's JPEG_MAX_DIMENSION."""
+_MAX_PIXELS: Final = 178_000_000  # Pillow itself refuses above 2 * (2**30 / 12) pixels.
+_MAX_DETAIL: Final = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Say which images are taken and how they are stored."""
+
+    image_size: int = 256
+    """Side in pixels that --resize-mode refers to; images are never enlarged."""
+    resize_mode: ResizeMode = "shorter"
+    """shorter: the shorter side becomes --image-size; longer: the longer one; square: as shorter, then the
+    centre is cut out; keep: no resizing."""
+    min_side: int = 32
+    """Shortest side in pixels of the original that is taken."""
+    max_aspect: float = 10.0
+    """Largest ratio of the longer to the shorter side of the original."""
+    min_bytes: int = 0
+    """Fewest bytes of the original file."""
+    max_pixels: int = 64_000_000
+    """Most pixels of the original, judged from its header. Decoding takes up to 16 bytes a pixel."""
+    max_scans: int = 100
+    """Most scans of a JPEG; encoders write up to 18, and each costs a pass over all the pixels."""
+    quality: int = 90
+    """JPEG quality of the stored image."""
+    formats: tuple[str, ...] = FORMATS
+    """Formats taken, told from the content, never from a name or a header of the server."""
+    keep_exif: bool = False
+    """Store the original's Exif as JSON beside the image. It names places, times, devices and people."""
+    allow_animated: bool = False
+    """Take the first frame of animations instead of refusing them."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values out of range."""
+        if not 1 <= self.image_size <= MAX_JPEG_SIDE:
+            raise ValueError(f"image_size must be from 1 to {MAX_JPEG_SIDE}, not {self.image_size}")
+        if self.resize_mode not in get_args(ResizeMode):
+            modes = ", ".join(get_args(ResizeMode))
+            raise ValueError(f"resize_mode must be one of {modes}, not {self.resize_mode!r}")
+        if self.min_side < 0 or self.min_bytes < 0 or self.max_scans < 1:
+            raise ValueError("min_side and min_bytes must not be negative, and max_scans must be positive")
+        if not self.max_aspect >= 1:
+            raise ValueError(f"max_aspect must be at least 1, not {self.max_aspect}")
+        if not 1 <= self.max_pixels <= _MAX_PIXELS:
+            raise ValueError(f"max_pixels must be from 1 to {_MAX_PIXELS:,}, not {self.max_pixels:,}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be from 1 to 100, not {self.quality}")
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats:
+            raise ValueError(f"formats must be some of {', '.join(FORMATS)}, not {list(self.formats)}")
+
+
+class Processed(NamedTuple):
+    """Hold the outcome for one image; fields only."""
+
+    reason: str = ""
+    """A word of `pipeline.reasons`, or nothing when the image is good."""
+    detail: str = ""
+    jpeg: bytes = b""
+    width: int = 0
+    height: int = 0
+    original_width: int = 0
+    """Of the original as it is meant to be seen, that is, after its Exif orientation."""
+    original_height: int = 0
+    format: str = ""
+    exif: str = ""
+    phash: str = ""
+    """64 hexadecimal digits, `dedup.descriptors.sign_hash` of `luma_thumbnail`."""
+    quality: int = 0
+    """0 to 100, how much detail the thumbnail has: `dedup.descriptors.quality`."""
+
+
+class RefusedError(Exception):
+    """Carry the reason for which an image is not taken."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Decoded(NamedTuple):
+    """Hold decoded pixels, still in the stored orientation and perhaps already scaled down."""
+
+    rgb: Pixels
+    width: int
+    """Of the original, in the stored orientation."""
+    height: int
+    tags: Image.Exif
+
+
+def process(data: bytes, options: ImageOptions) -> Processed:
+    """Return the stored form of an image, or why there is none. The same bytes in give the same bytes out.
+
+    Whatever the decoders raise becomes a reason. MemoryError is raised when memory runs out after decoding.
+    """
+    name = ""
+    try:
+        if not data:
+            raise RefusedError("empty_body")
+        if len(data) < options.min_bytes:
+            raise RefusedError("too_few_bytes", f"{len(data)} bytes")
+        name = sniff(data)
+        if name not in options.formats:
+            raise RefusedError("not_image", name or f"starts with {data[:8]!r}")
+        decoded = _decode_jpeg(data, options) if name == "jpeg" else _decode_other(data, name, options)
+    except RefusedError as refused:
+        return Processed(reason=refused.reason, detail=refused.detail[:_MAX_DETAIL], format=name)
+    orientation = exif.orientation(decoded.tags)
+    rgb = exif.upright(decoded.rgb, orientation)
+    width, height = decoded.width, decoded.height
+    if orientation >= 5:
+        width, height = height, width
+    luma = luma_thumbnail(rgb)
+    small = _resized(rgb, width, height, options)
+    return Processed(
+        jpeg=encode_jpeg(small, options.quality),
+        width=small.shape[1],
+        height=small.shape[0],
+        original_width=width,
+        original_height=height,
+        format=name,
+        exif=exif.as_json(decoded.tags) if options.keep_exif else "",
+        phash=sign_hash(luma).hex(),
+        quality=quality(luma),
+    )
+
+
+def luma_thumbnail(rgb: Pixels) -> Pixels:
+    """Squeeze an image into the 64 x 64 luma (BT.601) that the perceptual hash is computed from.
+
+    `rgb` is uint8 [height, width, 3] of the whole upright picture, before any crop. In `process` it is the
+    scaled decode, so the hash hardly depends on `image_size` and not at all on the crop of `square`.
+    """
+    height, width = rgb.shape[:2]
+    if min(height, width) < SIDE:  # INTER_AREA averages only where both sides shrink
+        rgb = _shrink(rgb, min(width, SIDE), min(height, SIDE))
+        rgb = np.asarray(cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
+    else:
+        rgb = _shrink(rgb, SIDE, SIDE)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def encode_jpeg(rgb: Pixels, jpeg_quality: int) -> bytes:
+    """Encode uint8 [height, width, 3] as a baseline 4:2:0 JPEG without metadata."""
+    encoded: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(rgb),
+        quality=jpeg_quality,
+        colorspace="RGB",
+        colorsubsampling="420",
+        fastdct=False,
+    )
+    return encoded
+
+
+def _check_size(width: int, height: int, options: ImageOptions) -> None:
+    """Refuse an original by its size, which a header tells before any pixel is decoded."""
+    size = f"{width} x {height} pixels"
+    if width < 1 or height < 1:
+        raise RefusedError("decode_error", size)
+    if width * height > options.max_pixels:
+        raise RefusedError("too_many_pixels", size)
+    if min(width, height) < options.min_side:
+        raise RefusedError("too_small", size)
+    if max(width, height) > options.max_aspect * min(width, height):
+        raise RefusedError("bad_aspect", size)
+    if max(_target(width, height, options)) > MAX_JPEG_SIDE:
+        raise RefusedError("too_many_pixels", f"{size}; a JPEG has at most {MAX_JPEG_SIDE} a side")
+
+
+def _target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
+    """Return width and height after resizing, before the crop of `square`; never above the original."""
+    if options.resize_mode == "keep":
+        return width, height
+    reference = max(width, height) if options.resize_mode == "longer" else min(width, height)
+    if reference <= options.image_size:
+        return width, height
+    scale = options.image_size / reference
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _least(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
+    """Return the size that a scaled decode must not go under: enough for the result and for the hash."""
+    target_width, target_height = _target(width, height, options)
+    return max(target_width, min(width, SIDE)), max(target_height, min(height, SIDE))
+
+
+def _shrink(rgb: Pixels, width: int, height: int) -> Pixels:
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _resized(rgb: Pixels, width: int, height: int, options: ImageOptions) -> Pixels:
+    """Resize upright pixels of an original of `width` x `height`, and crop them for `square`."""
+    rgb = _shrink(rgb, *_target(width, height, options))
+    if options.resize_mode != "square":
+        return rgb
+    side = min(rgb.shape[:2])
+    top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
+    return rgb[top : top + side, left : left + side]
+
+
+def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:
+    markers = jpeg_markers(data, options.max_scans)
+    if markers.scans > options.max_scans:
+        raise RefusedError("too_many_scans", f"more than {options.max_scans}")
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except Exception:  # noqa: BLE001 - ValueError, KeyError, ...: Pillow says what is wrong with it
+        return _decode_other(data, "jpeg", options, markers.exif)
+    _check_size(width, height, options)
+    if colorspace in ("YCbCr", "RGB", "Gray"):
+        least_width, least_height = _least(width, height, options)
+        try:
+            rgb = simplejpeg.decode_jpeg(
+                data, "RGB", min_width=least_width, min_height=least_height, min_factor=1
+            )
+        except Exception:  # noqa: BLE001, S110 - Pillow tells harmless stray bytes from the cut and the broken
+            pass
+        else:
+            return Decoded(rgb, width, height, exif.parse(markers.exif))
+    return _decode_other(data, "jpeg", options, markers.exif)
+
+
+def _decode_other(data: bytes, name: str, options: ImageOptions, jpeg_exif: bytes | None = None) -> Decoded:
+    """Decode with Pillow; `jpeg_exif` is what the markers of a JPEG gave."""
+    if name == "webp" and (size := webp_size(data)):  # Pillow allocates 8 bytes a pixel on opening
+        _check_size(*size, options)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=[name.upper()]) as image:
+                width, height = image.size
+                _check_size(width, height, options)
+                if jpeg_exif is not None:
+                    image.draft(image.mode, _least(width, height, options))
+                elif getattr(image, "is_animated", False) and not options.allow_animated:
+                    raise RefusedError("animated")
+                image.load()
+                tags = image.getexif() if jpeg_exif is None else exif.parse(jpeg_exif)
+                return Decoded(_rgb(image), width, height, tags)
+    except RefusedError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RefusedError("too_many_pixels", str(error)) from error
+    except Exception as error:  # over ten classes were seen to leave Pillow on hostile files
+        raise RefusedError(_decoding_reason(error), f"{type(error).__name__}: {error}") from error
+
+
+def _decoding_reason(error: Exception) -> str:
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "insufficient memory" in text:
+        return "decode_memory"
+    if isinstance(error, EOFError) or "truncated" in text:
+        return "truncated"
+    return "decode_error"
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    """Return uint8 [height, width, 3]: transparency over white, 16 bits scaled to 8, CMYK converted."""
+    if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits at 255
+        grey = np.asarray(image).astype(np.uint32)
+        clear = image.info.get("transparency")
+        scaled = ((np.minimum(grey, 65535) * 255 + 32767) // 65535).astype(np.uint8)
+        if isinstance(clear, int):
+            scaled[grey == clear] = 255
+        return np.repeat(scaled[..., None], 3, axis=2)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    canvas = Image.new("RGB", rgba.size, "white")
+    canvas.paste(rgba, mask=rgba.getchannel("A"))
+    return np.asarray(canvas)
