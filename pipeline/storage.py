@@ -1,7 +1,7 @@
 """Read, list and publish files on any file system that fsspec knows.
 
-Publishing is atomic: a reader sees the whole file or none. Locally that is a temporary file in the same folder,
-fsync and rename; on an object store a single PUT is atomic by itself.
+Publishing is atomic: a reader sees the whole file or none. Locally that is a temporary file in the same
+folder, fsync and rename; on an object store a single PUT is atomic by itself.
 """
 
 import contextlib
@@ -50,6 +50,25 @@ def read_bytes(path: str) -> bytes:
     """Return the whole file."""
     with open_input(path) as file:
         return file.read()
+
+
+def read_ranges(ranges: list[tuple[str, int, int]]) -> list[bytes]:
+    """Return the bytes of (path, start, stop) ranges, all of one file system, in order."""
+    if not ranges:
+        return []
+    fs, _ = url_to_fs(ranges[0][0])
+    paths, starts, stops = zip(*ranges, strict=True)
+    if not is_local(paths[0]):
+        return list(fs.cat_ranges(list(paths), list(starts), list(stops)))
+    found: list[bytes] = []
+    with contextlib.ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {}
+        for path, start, stop in ranges:
+            if path not in files:
+                files[path] = stack.enter_context(local_path(path).open("rb"))
+            files[path].seek(start)
+            found.append(files[path].read(stop - start))
+    return found
 
 
 def exists(path: str) -> bool:

@@ -1,0 +1,42 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Python 3.11 or later and make are all they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := crawl,overlap,train,s3,test
+
+.PHONY: demo test lint bench clean help
+
+help:
+	@echo "make demo   build a dataset from a small web served on loopback (needs no network but the package index)"
+	@echo "make test   run every test"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  the benchmarks of docs/benchmarks.md (long)"
+
+demo: $(READY)
+	$(BIN)/openwit demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+# torch goes first: another package's open range would fetch gigabytes of CUDA libraries.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "openwit needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs dist

@@ -1,0 +1,155 @@
+"""One parser for the command line and TOML: options are the fields of frozen dataclasses.
+
+A TOML file holds the same options, at its top level or in a table named after the command; flags win over it.
+An unknown key or flag is refused with the nearest valid name.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from pipeline import storage
+
+C = TypeVar("C")
+
+_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+
+
+def fields(config_class: type) -> Iterator[tuple[str, Any]]:
+    """Yield (name, field) of all options, those of nested option classes in their place."""
+    for field in dataclasses.fields(config_class):
+        inner = field.type if isinstance(field.type, type) else None
+        if inner is not None and dataclasses.is_dataclass(inner):
+            yield from fields(inner)
+        else:
+            yield field.name, field
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """Return a sentence that names the closest valid option, or nothing if none is close."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def parse(
+    config_class: type[C], argv: Sequence[str], *, prog: str, beam: bool = False
+) -> tuple[C, tuple[str, ...]]:
+    """Return the configuration and, if `beam`, the Beam flags among `argv`.
+
+    Exits with 2 after a usage error, as argparse does. `--config FILE.toml` may stand anywhere.
+    """
+    arguments = list(argv)
+    toml_flags, from_toml = _take_config(arguments, config_class, prog.split()[-1], beam)
+    arguments = [*toml_flags, *arguments]
+    try:
+        config, rest = tyro.cli(
+            config_class, args=arguments, prog=prog, config=_MARKERS, return_unknown_args=True, add_help=True
+        )
+        if rest:
+            check_beam_flags(rest, [f"--{name.replace('_', '-')}" for name, _ in fields(config_class)], beam)
+    except ValueError as error:
+        usage_error(prog, str(error))
+    return config, (*from_toml, *rest)
+
+
+def usage_error(prog: str, message: str) -> "typing.NoReturn":  # type: ignore[name-defined]  # noqa: F821
+    """Print what is wrong and exit with 2."""
+    sys.stderr.write(f"{prog}: error: {message}\n")
+    raise SystemExit(2)
+
+
+def _take_config(
+    arguments: list[str], config_class: type, command: str, beam: bool
+) -> tuple[list[str], list[str]]:
+    """Remove `--config FILE` from the arguments and return the file's flags: openwit's, and Beam's."""
+    for index, argument in enumerate(arguments):
+        if argument == "--config" or argument.startswith("--config="):
+            path = argument.partition("=")[2] or (arguments[index + 1] if index + 1 < len(arguments) else "")
+            if not path:
+                usage_error(command, "--config needs the path of a TOML file")
+            del arguments[index : index + (1 if "=" in argument else 2)]
+            try:
+                values = tomllib.loads(storage.read_bytes(path).decode())
+                return _flags_of(values, config_class, command, path, arguments, beam)
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
+                usage_error(command, f"{path}: {error}")
+    return [], []
+
+
+def _flags_of(
+    values: dict[str, Any], config_class: type, command: str, path: str, arguments: list[str], beam: bool
+) -> tuple[list[str], list[str]]:
+    beam_values = values.pop("beam", {}) if beam else {}
+    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    own = {name: value for name, value in values.items() if name not in tables} | tables.get(command, {})
+    valid = {name for name, _ in fields(config_class)}
+    flags: list[str] = []
+    for key, value in own.items():
+        name = key.replace("-", "_")
+        if name not in valid:
+            raise ValueError(f"unknown option {key!r}{nearest(name, sorted(valid))}")
+        flags += _flag(name, value, arguments)
+    extra = [f"--{key}={value}" for key, value in beam_values.items() if value is not False]
+    return flags, [flag.removesuffix("=True") for flag in extra]
+
+
+def _flag(name: str, value: Any, arguments: list[str]) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{name.replace('_', '-')}"]
+    if isinstance(value, list):  # a list given by flags replaces the file's
+        given = any(a == flag or a.startswith(f"{flag}=") for a in arguments)
+        return [] if given else [part for item in value for part in (flag, str(item))]
+    return [flag, str(value)]
+
+
+def check_beam_flags(rest: Sequence[str], valid: Sequence[str], beam: bool) -> None:
+    """Refuse flags that neither openwit nor Beam knows; Beam itself would only warn and drop them."""
+    unknown = [argument.partition("=")[0] for argument in rest if argument.startswith("-")]
+    stray = [] if rest[0].startswith("-") else [rest[0]]
+    known = [*valid, *(_beam_flags() if beam and not stray else ())]
+    for name in [*stray, *unknown]:
+        if name not in known:
+            raise ValueError(f"unknown option {name}{nearest(name, known)}")
+
+
+def _beam_flags() -> list[str]:
+    """Return every flag that this version of Beam and its installed runners define."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+    except ImportError as error:
+        raise ValueError(f"Beam flags need Beam: pip install 'openwit[crawl]' ({error})") from error
+    parser = _BeamArgumentParser()
+    for options in PipelineOptions.__subclasses__():
+        with contextlib.suppress(Exception):  # two options classes may define the same flag
+            options._add_argparse_args(parser)
+    return sorted(flag for flag in parser._option_string_actions if flag.startswith("--"))
+
+
+def effective(config: Any) -> dict[str, Any]:
+    """Return every option's value by name, nested option classes flattened."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values |= effective(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return values
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """Return TOML that `--config` reads back; options that are not set are left out."""
+    lines = []
+    for name, value in values.items():
+        if value is None or value == () or value == "":
+            continue
+        # JSON's strings, numbers, lists and booleans are TOML's as well.
+        lines.append(f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
+    return "\n".join(lines) + "\n"

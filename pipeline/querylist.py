@@ -1,0 +1,45 @@
+"""Read a query list: Parquet as `openwit queries` writes it, text with one query a line, or a JSON list."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.match import tokens
+
+
+def load(path: str) -> list[str]:
+    """Return the queries in order; their positions are their ids. Raise ValueError for what is no list."""
+    if path.endswith(".parquet"):
+        with storage.open_input(path) as file:
+            table = pq.read_table(file)
+        if "query" not in table.column_names:
+            raise ValueError(f"{path} has no column 'query'; it has {', '.join(table.column_names)}")
+        if "query_id" in table.column_names:
+            ids = table["query_id"].to_pylist()
+            if ids != list(range(len(ids))):
+                raise ValueError(f"{path}: query_id must be 0..{len(ids) - 1} in file order")
+        queries = table["query"].cast(pa.string()).to_pylist()
+    elif path.endswith(".json"):
+        queries = json.loads(storage.read_bytes(path))
+        if not isinstance(queries, list):
+            raise ValueError(f"{path} is not a JSON list of strings")
+    else:
+        lines = storage.read_bytes(path).decode("utf-8-sig").splitlines()
+        queries = [line.strip() for line in lines if line.strip()]
+    if not queries or not all(isinstance(query, str) for query in queries):
+        raise ValueError(f"{path} must hold at least one query, and only strings")
+    return queries
+
+
+def save(path: str, queries: list[str]) -> None:
+    """Publish the run's own copy of the list, which every worker reads."""
+    table = pa.table({"query_id": pa.array(range(len(queries)), pa.int32()), "query": queries})
+    with storage.atomic_output(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def normalised(queries: list[str]) -> list[str]:
+    """Return the form in which queries are matched and hashed."""
+    return [" ".join(tokens(query)) for query in queries]

@@ -1,0 +1,174 @@
+"""Candidates: one piece of a source in, one file of matched caption rows and one of rejected rows out.
+
+The expensive parse is paid here once. Rows leave sorted by (uid, caption_hash), the first half of the URL's
+hash, so that later stages read any range of hashes by the Parquet row groups' statistics.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+import pyarrow as pa
+
+from pipeline import querylist, records, storage, urls
+from pipeline.language import Identifier
+from pipeline.match import Matcher
+from pipeline.options import SourceOptions, TextRules
+from pipeline.sources import Image, Piece, read
+from pipeline.stages.select import cap_captions, drop_duplicates
+from pipeline.text import check, clean, mask_contacts
+
+_BATCH_ROWS = 50_000
+_CACHE_ENTRIES = 100_000
+
+
+class Verdict(NamedTuple):
+    """What becomes of one text: the caption with its matches, or a reason."""
+
+    caption: str
+    reason: str
+    detail: str
+    matched: list[int]
+    lang: str
+    lang_score: float
+
+
+class CaptionJudge:
+    """Clean, filter, identify and match captions; equal texts are judged once while the memory lasts."""
+
+    def __init__(
+        self, matcher: Matcher, rules: TextRules, identifier: Identifier | None, lang: str, mask: bool
+    ) -> None:
+        self._matcher, self._rules, self._identifier = matcher, rules, identifier
+        self._lang, self._mask = lang, mask
+        self._known: dict[str, Verdict] = {}
+
+    def judge(self, text: str) -> Verdict:
+        """Return the verdict on one text."""
+        verdict = self._known.get(text)
+        if verdict is None:
+            verdict = self._judge(text)
+            if len(self._known) >= _CACHE_ENTRIES:
+                self._known.clear()
+            if len(text) < 1000:
+                self._known[text] = verdict
+        return verdict
+
+    def _judge(self, text: str) -> Verdict:
+        caption = clean(text)
+        if self._mask:
+            caption = mask_contacts(caption)
+        if not caption:
+            return Verdict("", "no_caption", "", [], "", 0.0)
+        if reason := check(caption, self._rules):
+            return Verdict(caption, reason, "", [], "", 0.0)
+        lang, score = ("", 0.0) if self._identifier is None else self._identifier.identify(caption)
+        if self._identifier is not None and lang != self._lang:
+            return Verdict(caption, "language", lang, [], lang, score)
+        matched = self._matcher.match(caption)
+        return Verdict(caption, "" if matched else "no_match", "", matched, lang, score)
+
+
+class PieceTables(NamedTuple):
+    """The outcome of one piece: both tables together account for every candidate in it."""
+
+    accepted: pa.Table
+    rejected: pa.Table
+    images: int
+    candidates: int
+
+
+def judge_image(image: Image, source: str, judge: CaptionJudge) -> Iterator[tuple[tuple[object, ...], bool]]:
+    """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
+    reason, detail, uid = image.reason or "", image.detail, ""
+    if not reason:
+        try:
+            uid = urls.uid(urls.canonical(image.url))
+        except urls.BadUrl as error:
+            reason, detail = error.reason, str(error)
+    extra = orjson.dumps(image.extra, option=orjson.OPT_SORT_KEYS).decode() if image.extra else ""
+    if not reason and not image.texts:
+        reason, detail = "no_caption", ""
+    if reason:
+        captions = [clean(text) for _, text in image.texts] or [""]
+        for caption in captions:
+            yield _rejected(uid, image, caption, reason, detail), False
+        return
+    for _, text in image.texts:
+        verdict = judge.judge(text)
+        if verdict.reason:
+            yield _rejected(uid, image, verdict.caption, verdict.reason, verdict.detail), False
+        else:
+            yield (
+                bytes.fromhex(uid), image.url, verdict.caption, records.caption_hash(verdict.caption),
+                verdict.matched, verdict.lang, verdict.lang_score, image.page_url, source, extra,
+            ), True  # fmt: skip
+
+
+def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) -> tuple[object, ...]:
+    limit = records.DETAIL_CHARACTERS
+    url = image.url if len(image.url) <= 4096 else image.url[:4096]
+    url, page = (text.encode("utf-8", "replace").decode() for text in (url, image.page_url))
+    return (uid, url, caption[:8192], page, "candidates", reason, detail[:limit], 1)
+
+
+def judge_piece(images: Iterator[Image], source: str, judge: CaptionJudge, max_captions: int) -> PieceTables:
+    """Return the tables of a piece; within it, captions are already deduplicated and capped."""
+    rows: dict[bool, list[tuple[object, ...]]] = {True: [], False: []}
+    schemas = {True: records.CAPTION_ROWS, False: records.REJECTED_ROWS}
+    tables: dict[bool, list[pa.Table]] = {True: [], False: []}
+    seen = 0
+    for image in images:
+        seen += 1
+        for row, accepted in judge_image(image, source, judge):
+            rows[accepted].append(row)
+            if len(rows[accepted]) >= _BATCH_ROWS:
+                tables[accepted].append(records.to_table(rows[accepted], schemas[accepted]))
+                rows[accepted].clear()
+    for accepted, rest in rows.items():
+        tables[accepted].append(records.to_table(rest, schemas[accepted]))
+    accepted_rows, rejected_rows = pa.concat_tables(tables[True]), pa.concat_tables(tables[False])
+    candidates = len(accepted_rows) + len(rejected_rows)
+    kept, repeated = drop_duplicates(records.sort_rows(accepted_rows), "candidates")
+    # One URL of the web has nine million captions: bounded here, before anything is combined.
+    kept, over = cap_captions(kept, max_captions, "candidates")
+    return PieceTables(kept, pa.concat_tables([rejected_rows, repeated, over]), seen, candidates)
+
+
+class _State:
+    def __init__(self, judge: CaptionJudge) -> None:
+        self.judge = judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidatesWorker:
+    """Run one piece: read, judge, write."""
+
+    folder: str
+    queries: str
+    sources: SourceOptions
+    rules: TextRules
+    lang: str
+    mask: bool
+    max_captions: int
+
+    def open(self) -> _State:
+        """Load the matcher and the language model, once a process."""
+        identifier = None if self.lang == "any" else Identifier()
+        matcher = Matcher(querylist.load(self.queries))
+        return _State(CaptionJudge(matcher, self.rules, identifier, self.lang, self.mask))
+
+    def run(self, state: _State, task: dict[str, object]) -> dict[str, object]:
+        """Write NAME.parquet and NAME.rejected.parquet."""
+        piece = Piece(*task["piece"])  # type: ignore[misc]
+        tables = judge_piece(read(piece, self.sources), piece.source, state.judge, self.max_captions)
+        base = storage.join(self.folder, str(task["name"]))
+        records.write_table(f"{base}.parquet", tables.accepted)
+        records.write_table(f"{base}.rejected.parquet", tables.rejected)
+        return {
+            "rows": len(tables.accepted),
+            "images": tables.images,
+            "candidates": tables.candidates,
+            "rejected": records.count_reasons(tables.rejected),
+        }

@@ -1,0 +1,178 @@
+"""Fetch: one work unit in, one staged shard out.
+
+A staged shard is a blob of encoded images, in the order in which the finished set wants them, and a table
+with one row for every image that was tried. The table is written after the blob and the marker last, so a
+unit either is there whole or is fetched again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import balance, records, storage
+from pipeline.decoder import Decoder
+from pipeline.fetch import Outcome
+from pipeline.fetch_loop import FetchLoop
+from pipeline.images import Processed
+from pipeline.options import FetchOptions, ImageOptions
+from pipeline.scoring import KeepIf, Scorer, load, score_batches
+
+
+@dataclass
+class _Row:
+    """What is known of one image while its unit is worked on."""
+
+    uid: bytes
+    outcome: Outcome  # without its body
+    bytes: int = 0
+    processed: Processed | None = None
+    fetched_at: int = 0
+    sha256: bytes | None = None
+    spooled: tuple[int, int] = (0, 0)  # offset and length in the spool file
+    scores: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    detail: str = ""
+
+
+def receive(uid: bytes, outcome: Outcome, decoder: Decoder, spool: IO[bytes], now: int) -> _Row:
+    """Decode, resize and spool one answer; whatever goes wrong becomes the row's reason."""
+    row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
+    row.reason, row.detail = outcome.reason, outcome.detail
+    if row.reason:
+        return row
+    row.sha256 = hashlib.sha256(outcome.body).digest()
+    row.processed = decoder.process(outcome.body)
+    row.reason, row.detail = row.processed.reason, row.processed.detail
+    if not row.reason:
+        row.spooled = (spool.tell(), len(row.processed.jpeg))
+        spool.write(row.processed.jpeg)
+        row.processed = row.processed._replace(jpeg=b"")
+    return row
+
+
+def score(
+    rows: list[_Row], captions: list[list[str]], spool: Path, scorer: Scorer, keep_if: KeepIf | None
+) -> bytes:
+    """Score the fetched images in order, reject by `keep_if`, and return what replaces the spool."""
+    data = spool.read_bytes()
+    jpegs = [data[offset : offset + length] for offset, length in (row.spooled for row in rows)]
+    columns, edited = score_batches(scorer, jpegs, captions)
+    output = bytearray()
+    for index, (row, jpeg) in enumerate(zip(rows, edited, strict=True)):
+        row.scores = {name: float(values[index]) for name, values in columns.items()}
+        if keep_if is not None and not keep_if.check(row.scores):
+            row.reason, row.detail = "score_filter", json.dumps(row.scores, sort_keys=True)
+        row.spooled = (len(output), len(jpeg))
+        output += jpeg
+    return bytes(output)
+
+
+def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]]) -> pa.Table:
+    def values(row: _Row) -> tuple[object, ...]:
+        image, answer = row.processed, row.outcome
+        size = (
+            (image.width, image.height, image.original_width, image.original_height)
+            if image
+            else (0, 0, 0, 0)
+        )
+        exif, phash = (image.exif, image.phash) if image else ("", "")
+        offset, length = places.get(row.uid, (0, 0))
+        detail = row.detail.encode("utf-8", "replace").decode()[: records.DETAIL_CHARACTERS]
+        return (
+            row.uid, row.reason, detail, answer.final_url, answer.status, row.fetched_at, row.bytes,
+            row.sha256, image.format if image else "", *size, exif, phash,
+            json.dumps(row.scores, sort_keys=True) if row.scores else "", blob if length else "", offset,
+            length,
+        )  # fmt: skip
+
+    return records.to_table(map(values, rows), records.FETCHED_ROWS)
+
+
+class _State:
+    """What a worker process keeps between units: an event loop with its caches, and the decode child."""
+
+    def __init__(self, worker: "FetchWorker") -> None:
+        self.loop = FetchLoop(worker.fetch)
+        self.decoder = Decoder(worker.images)
+        self.scorer = load(worker.scorer) if worker.scorer else None
+        self.keep_if = KeepIf.parse(worker.keep_if) if worker.keep_if else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchWorker:
+    """Fetch one unit."""
+
+    folder: str
+    fetch: FetchOptions
+    images: ImageOptions
+    seed: int
+    scorer: str = ""
+    keep_if: str = ""
+
+    def open(self) -> _State:
+        """Start the loop and the decode child, once a process."""
+        return _State(self)
+
+    def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME.blob and NAME.parquet; rows are sorted by uid, one for each image of the unit.
+
+        task["blob"] is what the rows call the blob: a name that does not depend on where the run lies.
+        """
+        unit = records.read_table(task["unit"])
+        base = storage.join(self.folder, task["name"])
+        starts = records.run_starts(unit["uid"])
+        first = unit.take(pa.array(starts))
+        uids = first["uid"].to_pylist()
+        order = balance.sample_order(records.high_bits(first["uid"]), self.seed)
+        started = time.time()
+        with storage.atomic_output(f"{base}.blob") as blob:
+            spool = Path(f"{blob}.spool")
+            try:
+                with spool.open("wb") as sink:
+                    rows = sorted(self._receive_all(state, first, uids, sink), key=lambda row: row.uid)
+                assert [row.uid for row in rows] == uids, "every image of a unit has one row"
+                places = self._finish(state, unit, starts, rows, order, spool, blob)
+            finally:
+                spool.unlink(missing_ok=True)
+        table = _to_table(rows, task["blob"], places)
+        records.write_table(f"{base}.parquet", table)
+        reasons = table.group_by("reason").aggregate([([], "count_all")])
+        counts = dict(zip(reasons["reason"].to_pylist(), reasons["count_all"].to_pylist(), strict=True))
+        return {
+            "unit": task["unit"], "fetched": f"{base}.parquet", "images": len(rows),
+            "bytes": int(pa.compute.sum(table["bytes"]).as_py() or 0), "seconds": round(time.time() -
+            started, 3), "reasons": dict(sorted(counts.items())),
+        }  # fmt: skip
+
+    def _receive_all(
+        self, state: _State, first: pa.Table, uids: list[bytes], sink: IO[bytes]
+    ) -> Iterator[_Row]:
+        shares = {site: 1 / n for site, n in zip(first["site"].to_pylist(), first["lanes"].to_pylist(), strict=True)}
+        for index, outcome in state.loop.run(enumerate(first["fetch_url"].to_pylist()), shares=shares):
+            yield receive(uids[index], outcome, state.decoder, sink, int(time.time()))
+
+    def _finish(
+        self, state: _State, unit: pa.Table, starts: np.ndarray, rows: list[_Row], order: np.ndarray,
+        spool: Path, blob: Path,
+    ) -> dict[bytes, tuple[int, int]]:  # fmt: skip
+        """Score if asked, then write the blob in the set's order; return where each image is."""
+        good = [int(i) for i in np.argsort(order, kind="stable") if not rows[i].reason]
+        if state.scorer is not None and good:
+            stops = np.append(starts, len(unit))[1:]
+            texts = unit["caption"].to_pylist()
+            captions = [texts[starts[i] : stops[i]] for i in good]
+            spool.write_bytes(score([rows[i] for i in good], captions, spool, state.scorer, state.keep_if))
+        places: dict[bytes, tuple[int, int]] = {}
+        with spool.open("rb") as source, blob.open("wb") as sink:
+            for row in (rows[i] for i in good if not rows[i].reason):
+                source.seek(row.spooled[0])
+                places[row.uid] = (sink.tell(), row.spooled[1])
+                sink.write(source.read(row.spooled[1]))
+        return places

@@ -1,0 +1,314 @@
+"""Finish: decide what stays by metadata alone, then copy the images once into mixed shards.
+
+The final order is h(seed, uid). Staged blobs lie in that order already, so a final shard, a range of hashes,
+reads one stretch of each blob of its group.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import xxhash
+
+from pipeline import balance, records, storage
+from pipeline.shards import Sample, write_shard
+from pipeline.stages.files import read_vector, write_vector
+from pipeline.stages.merge import MERGED_ROWS
+from pipeline.stages.rounds import worth_retrying
+from pipeline.stages.select import Nothing, Pairs, QueryTable, concat, slices
+
+# Kept samples that one group of staged blobs holds: 20 shards of 10,000, some 6 GB, fit a worker's disk, and
+# hold thousands of sites.
+GROUP_SAMPLES = 200_000
+
+_CAPTION_ONLY = ("caption", "caption_hash", "matched")
+SAMPLE_ROWS = pa.schema(
+    [
+        pa.field("order", pa.uint64(), nullable=False),
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        pa.field("query_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("matched_query_ids", pa.list_(pa.int32()), nullable=False),
+        *(field for field in MERGED_ROWS if field.name not in _CAPTION_ONLY),
+    ]
+)
+
+
+def order_captions(matched: list[list[int]], hashes: list[int], kept: set[int]) -> list[int]:
+    """Return the order of a sample's captions: most queries kept first, then by hash."""
+    return sorted(range(len(hashes)), key=lambda i: (-sum(q in kept for q in matched[i]), hashes[i]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembleWorker:
+    """Apply the final thresholds to a merged file: one row a sample, the rest over the cap."""
+
+    folder: str
+    queries: QueryTable
+    thresholds: str
+
+    def open(self) -> Nothing:
+        """Load nothing."""
+        return Nothing()
+
+    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME.parquet, NAME.rejected.parquet and NAME.counts.
+
+        counts, int64 [2, Q]: samples that a query keeps, and samples in the set that contain it.
+        """
+        table = records.read_table(task["path"])
+        pairs = Pairs.of(table, self.queries.queries)
+        keeps = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        stays = pairs.any_of(keeps)
+        rejected = table.filter(pa.array(pairs.rows_of(~stays, len(table))))
+        base = storage.join(self.folder, task["name"])
+        samples = assemble(table, pairs, keeps, stays, self.queries.seed)
+        records.write_table(f"{base}.parquet", samples)
+        rejected_rows = records.rejected_table(rejected, "finish", "over_cap", "fetched, not needed")
+        records.write_table(f"{base}.rejected.parquet", rejected_rows)
+        count = self.queries.queries
+        present = pairs.counts(count, stays[pairs.sample])
+        write_vector(f"{base}.counts", np.stack([pairs.counts(count, keeps), present]))
+        return {
+            "path": f"{base}.parquet", "counts": f"{base}.counts", "samples": len(samples),
+            "captions": int(pairs.rows_of(stays, len(table)).sum()),
+            "extra": _extra_kinds(samples["extra"].to_pylist()),
+            "fetched": _period(samples["fetched_at"]),
+        }  # fmt: skip
+
+
+def assemble(table: pa.Table, pairs: Pairs, keeps: np.ndarray, stays: np.ndarray, seed: int) -> pa.Table:
+    """Return SAMPLE_ROWS, sorted by h(seed, uid), of the samples that stay."""
+    order = balance.sample_order(pairs.uid_hash, seed)
+    query_bounds = np.searchsorted(pairs.sample, np.arange(len(pairs.starts) + 1))
+    stops = np.append(pairs.starts, len(table))[1:]
+    columns = {name: table[name].to_pylist() for name in _CAPTION_ONLY}
+    captions, kept_ids, all_ids, first_rows = [], [], [], []
+    chosen = np.flatnonzero(stays)
+    chosen = chosen[np.lexsort((chosen, order[chosen]))]
+    for index in chosen.tolist():
+        start, stop = int(pairs.starts[index]), int(stops[index])
+        inside = slice(query_bounds[index], query_bounds[index + 1])
+        queries = pairs.query[inside]
+        kept = queries[keeps[inside]].tolist()
+        hashes = columns["caption_hash"][start:stop]
+        ranked = order_captions(columns["matched"][start:stop], hashes, set(kept))
+        captions.append([columns["caption"][start + i] for i in ranked])
+        kept_ids.append(kept)
+        all_ids.append(queries.tolist())
+        first_rows.append(start + ranked[0])  # page, source and language are the first caption's
+    rest = table.select([f.name for f in MERGED_ROWS if f.name not in _CAPTION_ONLY]).take(
+        pa.array(first_rows, pa.int64())
+    )
+    lists = [
+        pa.array(order[chosen]),
+        pa.array(captions, pa.list_(pa.string())),
+        pa.array(kept_ids, pa.list_(pa.int32())),
+        pa.array(all_ids, pa.list_(pa.int32())),
+    ]
+    return pa.Table.from_arrays([*lists, *rest.columns], schema=SAMPLE_ROWS)
+
+
+def _period(fetched_at: pa.ChunkedArray) -> list[str]:
+    """Return the first and the last moment, ISO 8601, or nothing for no samples."""
+    ends = pa.compute.min_max(fetched_at).as_py()
+    return [ends["min"].isoformat(), ends["max"].isoformat()] if ends["min"] else []
+
+
+def _extra_kinds(values: list[str]) -> dict[str, str]:
+    """Return for each kept column whether its values are numbers or not: one type for all shards."""
+    kinds: dict[str, str] = {}
+    for value in values:
+        for name, item in (orjson.loads(value) if value else {}).items():
+            if item is not None:
+                number = isinstance(item, int | float) and not isinstance(item, bool)
+                kinds[name] = "number" if number and kinds.get(name, "number") == "number" else "text"
+    return dict(sorted(kinds.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupShuffler:
+    """Bring the samples of a group of staged blobs together, in the final order."""
+
+    folder: str
+    groups: int
+    low: int
+    high: int
+    seed: int
+
+    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+        """Yield a file's samples by the seeded hash of their blob."""
+        table = records.read_table(task["path"])
+        names = table["blob"].combine_chunks().dictionary_encode()
+        seeded = [
+            xxhash.xxh3_64_intdigest(name, seed=self.seed) >> 32 for name in names.dictionary.to_pylist()
+        ]
+        of_blob = (np.array(seeded, np.uint64) * np.uint64(self.groups) >> np.uint64(32)).astype(np.int64)
+        group = of_blob[names.indices.to_numpy()] if len(table) else np.zeros(0, np.int64)
+        inside = (group >= self.low) & (group < self.high)
+        yield from slices(table.filter(pa.array(inside)), group[inside])
+
+    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+        """Write NNNNN.parquet, in the final order."""
+        table = concat(data, SAMPLE_ROWS).sort_by([("order", "ascending"), ("uid", "ascending")])
+        path = storage.join(self.folder, f"{partition:05d}.parquet")
+        records.write_table(path, table)
+        return {"path": path, "samples": len(table)}
+
+
+def cut_shards(groups: list[dict[str, Any]], samples_per_shard: int) -> list[dict[str, object]]:
+    """Return the shards to write: each group evenly, so that no shard is a small rest."""
+    tasks: list[dict[str, object]] = []
+    for group in groups:
+        count = -(-group["samples"] // samples_per_shard)
+        bounds = [group["samples"] * i // count for i in range(count + 1)] if count else [0]
+        for start, stop in itertools.pairwise(bounds):
+            tasks.append({"name": f"{len(tasks):05d}", "group": group["path"], "start": start, "stop": stop})
+    return tasks
+
+
+def read_blobs(staging: str, table: pa.Table, block: int = 512) -> Iterator[bytes]:
+    """Yield the staged image of every row in order, reading `block` at a time."""
+    places = list(zip(*(table[name].to_pylist() for name in ("blob", "offset", "length")), strict=True))
+    for start in range(0, len(places), block):
+        part = places[start : start + block]
+        yield from storage.read_ranges([(storage.join(staging, f"{b}.blob"), o, o + n) for b, o, n in part])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteWorker:
+    """Write one final shard: tar, Parquet and stats."""
+
+    folder: str  # RUN/shards
+    staging: str
+    samples_per_shard: int
+    extra: tuple[tuple[str, str], ...] = ()
+
+    def open(self) -> Nothing:
+        """Load nothing."""
+        return Nothing()
+
+    def run(self, state: Nothing, task: dict[str, Any]) -> dict[str, object]:
+        """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json."""
+        table = records.read_table(task["group"]).slice(task["start"], task["stop"] - task["start"])
+        digits = max(4, len(str(self.samples_per_shard - 1)))
+        keys = [f"{task['name']}{index:0{digits}d}" for index in range(len(table))]
+        rows = shard_table(table, keys, self.extra)
+        base = storage.join(self.folder, task["name"])
+        # What changes between runs of the same bytes stays out of the tar.
+        metadata = rows.drop_columns(["fetched_at"]).to_pylist()
+        samples = (
+            Sample(key, jpeg, row["caption"], orjson.dumps(row, option=orjson.OPT_SORT_KEYS))
+            for key, jpeg, row in zip(keys, read_blobs(self.staging, table), metadata, strict=True)
+        )
+        with storage.atomic_output(f"{base}.tar") as path:
+            tar = write_shard(Path(path), samples)
+        records.write_table(f"{base}.parquet", rows)
+        stats = {
+            "count": len(rows), "successes": len(rows), "failed_to_download": 0, "failed_to_resize": 0,
+            "status_dict": {"success": len(rows)}, "tar_bytes": tar.bytes, "tar_sha256": tar.sha256,
+        }  # fmt: skip
+        storage.write_bytes(f"{base}_stats.json", json.dumps(stats, sort_keys=True, indent=1).encode())
+        parquet = storage.sha256_file(f"{base}.parquet")
+        return {"samples": len(rows), "bytes": tar.bytes, "tar": tar.sha256, "parquet": parquet}
+
+
+def shard_table(table: pa.Table, keys: list[str], extra: tuple[tuple[str, str], ...]) -> pa.Table:
+    """Return a shard's Parquet rows: img2dataset's columns, then openwit's, then scores and kept columns."""
+    count = len(table)
+    captions = table["captions"].combine_chunks()
+    columns: dict[str, object] = {
+        "key": pa.array(keys, pa.string()),
+        "url": table["url"],
+        "caption": pa.compute.list_element(captions, 0) if count else pa.array([], pa.string()),
+        "status": pa.array(["success"] * count, pa.string()),
+        "error_message": pa.nulls(count, pa.string()),
+        **{name: table[name] for name in ("width", "height", "original_width", "original_height", "exif")},
+        "sha256": _hex(table["sha256"]),
+        "uid": _hex(table["uid"]),
+        **{name: table[name] for name in ("captions", "query_ids", "matched_query_ids")},
+        **{
+            name: table[name]
+            for name in ("page_url", "source", "lang", "lang_score", "phash", "format", "bytes")
+        },
+        **{name: table[name] for name in ("http_status", "fetched_at")},
+    }
+    scores = [json.loads(text) if text else {} for text in table["scores"].to_pylist()]
+    for name in sorted(scores[0]) if scores else []:
+        columns[name] = pa.array([row[name] for row in scores], pa.float32())
+    kept = [orjson.loads(text) if text else {} for text in table["extra"].to_pylist()]
+    for name, kind in extra:
+        label = name if name not in columns else f"{name}_"
+        columns[label] = _extra_column([row.get(name) for row in kept], kind)
+    return pa.table(columns)
+
+
+def _hex(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([value.hex() for value in column.to_pylist()], pa.string())
+
+
+def _extra_column(values: list[Any], kind: str) -> pa.Array:
+    if kind == "number":
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    texts = [v if isinstance(v, str) or v is None else orjson.dumps(v).decode() for v in values]
+    return pa.array(texts, pa.string())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectWorker:
+    """Publish rejected rows; what was sent to the fetcher is kept whole, the rest may be sampled.
+
+    share: of the rows of each reason that are published, for reasons below 1.
+    """
+
+    folder: str
+    seed: int
+    per_query: int
+    share: tuple[tuple[str, float], ...] = ()
+
+    def open(self) -> Nothing:
+        """Load nothing."""
+        return Nothing()
+
+    def run(self, state: Nothing, task: dict[str, Any]) -> dict[str, object]:
+        """Write NAME.parquet; the result counts every candidate by stage and reason, published or not."""
+        tables = [records.read_table(path) for path in task.get("tables", [])]
+        tables += [self._failures(unit) for unit in task.get("units", [])]
+        table = pa.concat_tables([records.REJECTED_ROWS.empty_table(), *tables])
+        sums = table.group_by(["stage", "reason"]).aggregate([("candidates", "sum")]).to_pylist()
+        counts = {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
+        table = self._sampled(table)
+        records.write_table(storage.join(self.folder, f"{task['name']}.parquet"), table)
+        return {"counts": dict(sorted(counts.items())), "rows": len(table)}
+
+    def _failures(self, task: dict[str, str]) -> pa.Table:
+        """Return the rejected rows of a fetched unit: its failures that no later round took up."""
+        unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
+        final = ~pa.compute.equal(fetched["reason"], "").to_numpy()
+        if task["arrived"]:  # another round followed, and took what was worth it
+            final &= ~worth_retrying(fetched, unit, read_vector(task["arrived"])[0], self.per_query)
+        starts = records.run_starts(unit["uid"])
+        of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
+        rows = final[of_row]
+        rejected = records.rejected_table(unit.filter(pa.array(rows)), "fetch", "")
+        images = fetched.select(["reason", "detail"]).take(pa.array(of_row[rows]))
+        for name in ("reason", "detail"):
+            index = records.REJECTED_ROWS.get_field_index(name)
+            rejected = rejected.set_column(index, records.REJECTED_ROWS.field(name), images[name])
+        return rejected
+
+    def _sampled(self, table: pa.Table) -> pa.Table:
+        share = dict(self.share)
+        if not share or not len(table):
+            return table
+        fetched = table["stage"].to_pylist()
+        limits = [1.0 if stage == "fetch" else share.get(reason, 1.0)
+                  for stage, reason in zip(fetched, table["reason"].to_pylist(), strict=True)]  # fmt: skip
+        texts = zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True)
+        hashes = [xxhash.xxh3_64_intdigest(f"{url}\n{text}".encode(), seed=self.seed) for url, text in texts]
+        return table.filter(pa.array([h <= limit * 2**64 for h, limit in zip(hashes, limits, strict=True)]))

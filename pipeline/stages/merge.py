@@ -1,0 +1,190 @@
+"""Merge: what arrived, with images of the same bytes made one.
+
+It runs after every round, because only then is known which queries are still short; the last one's result is
+what finish writes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import records, storage
+from pipeline.match import tokens
+from pipeline.stages.files import read_vector, write_vector
+from pipeline.stages.select import Pairs, QueryTable, concat, slices
+
+_FETCHED = [field for field in records.FETCHED_ROWS if field.name not in ("uid", "reason", "detail")]
+MERGED_ROWS = pa.schema([*records.CAPTION_ROWS, *_FETCHED])
+
+# One picture under many captions, of which pairs on average share less than a fifth of their words, says
+# "image not available" or shows a logo. (ALIGN, Jia et al. 2021, drops images with over 1,000 texts, related
+# or not.)
+PLACEHOLDER_SIMILARITY = 0.2
+_COMPARED = 32
+
+
+def is_placeholder(captions: list[str], limit: int) -> bool:
+    """Return whether `limit` or more captions are unrelated: mean Jaccard of token sets over all pairs."""
+    distinct = sorted(set(captions))
+    if not limit or len(distinct) < limit:
+        return False
+    sets = [
+        frozenset(tokens(caption)) for caption in distinct[:: max(1, len(distinct) // _COMPARED)][:_COMPARED]
+    ]
+    similarities = [len(a & b) / max(len(a | b), 1) for i, a in enumerate(sets) for b in sets[:i]]
+    return float(np.mean(similarities)) < PLACEHOLDER_SIMILARITY
+
+
+@lru_cache(maxsize=2)
+def dropped_uids(path: str) -> frozenset[bytes]:
+    """Return the uids of a `--drop` file: Parquet with a column uid of 32 hex digits."""
+    if not path:
+        return frozenset()
+    table = records.read_table(path)
+    if "uid" not in table.column_names:
+        raise ValueError(f"{path} has no column 'uid'; it has {', '.join(table.column_names)}")
+    return frozenset(bytes.fromhex(uid) for uid in table["uid"].to_pylist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeShuffler:
+    """Bring the images of the same bytes together."""
+
+    folder: str
+    partitions: int
+    low: int
+    high: int
+    queries: QueryTable
+    max_captions: int
+    thresholds: str  # up to which samples were tried
+    placeholder_captions: int
+    by_bytes: bool = True
+    drop: str = ""
+
+    @property
+    def _key(self) -> str:
+        return "sha256" if self.by_bytes else "uid"
+
+    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+        """Yield the caption rows of a unit's images that arrived, with what is known of the image."""
+        unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
+        starts = records.run_starts(unit["uid"])
+        of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
+        arrived = pa.compute.equal(fetched["reason"], "").to_numpy()
+        partition = np.zeros(len(fetched), np.int64)
+        hashes = records.high_bits(fetched[self._key].filter(pa.array(arrived)))
+        partition[arrived] = records.partition_of(hashes, self.partitions)
+        inside = arrived & (partition >= self.low) & (partition < self.high)
+        rows = of_row[inside[of_row]]
+        unit = unit.filter(pa.array(inside[of_row])).select(records.CAPTION_ROWS.names)
+        images = fetched.select([field.name for field in _FETCHED]).take(pa.array(rows))
+        table = pa.Table.from_arrays([*unit.columns, *images.columns], schema=MERGED_ROWS)
+        yield from slices(table, partition[rows])
+
+    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+        """Write NNNNN.parquet, NNNNN.rejected.parquet and NNNNN.counts.
+
+        counts, int64 [2, Q]: samples of each query that arrived, and those of them within the thresholds.
+        """
+        table, rejected = merge(
+            concat(data, MERGED_ROWS),
+            self._key,
+            self.max_captions,
+            self.placeholder_captions,
+            dropped_uids(self.drop),
+        )
+        pairs = Pairs.of(table, self.queries.queries)
+        within = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        count = self.queries.queries
+        base = storage.join(self.folder, f"{partition:05d}")
+        records.write_table(f"{base}.parquet", table)
+        records.write_table(f"{base}.rejected.parquet", rejected)
+        write_vector(f"{base}.counts", np.stack([pairs.counts(count), pairs.counts(count, within)]))
+        return {
+            "path": f"{base}.parquet", "counts": f"{base}.counts", "rows": len(table),
+            "samples": len(pairs.starts), "rejected": records.count_reasons(rejected),
+        }  # fmt: skip
+
+
+def merge(
+    table: pa.Table,
+    key: str,
+    max_captions: int,
+    placeholder_captions: int,
+    dropped: frozenset[bytes] = frozenset(),
+) -> tuple[pa.Table, pa.Table]:
+    """Merge images of equal `key` into the smallest uid; return (merged rows sorted by uid, rejected rows).
+
+    key: sha256, or uid to merge nothing.
+
+    The union of captions keeps the `max_captions` of smallest hash. Every row of the input is a row of one of
+    the two outputs, and an image that gave away all its captions has a rejected row for zero candidates.
+    """
+    keys = [(name, "ascending") for name in dict.fromkeys((key, "uid", "caption_hash"))]
+    table = table.sort_by(keys).combine_chunks()
+    group_starts = records.run_starts(table[key])
+    if not len(group_starts):
+        return table, records.REJECTED_ROWS.empty_table()
+    sizes = np.diff(np.append(group_starts, len(table)))
+    group = np.repeat(np.arange(len(group_starts)), sizes)
+    survivor = pa.array(np.repeat(group_starts, sizes))
+    survivor_uid = table["uid"].take(survivor)
+    is_survivor = pa.compute.equal(table["uid"], survivor_uid).to_numpy()
+    whole = _whole_groups(table, group_starts, sizes, placeholder_captions, dropped)
+    lost = whole[group] != ""
+
+    # The union: in each group each caption once, the smallest hashes; a survivor's own caption goes first.
+    hashes = table["caption_hash"].to_numpy()
+    order = np.lexsort((np.arange(len(table)), ~is_survivor, hashes, group))
+    again = np.zeros(len(table), bool)
+    again[order[1:]] = (hashes[order[1:]] == hashes[order[:-1]]) & (group[order[1:]] == group[order[:-1]])
+    distinct = order[~again[order]]
+    first = np.searchsorted(group[distinct], group[distinct], side="left")
+    over = np.zeros(len(table), bool)
+    over[distinct[np.arange(len(distinct)) - first >= max_captions]] = True
+    kept = ~(again | over | lost)
+
+    rejected = [
+        records.rejected_table(table.filter(pa.array(lost & (whole[group] == reason))), "finish", reason)
+        for reason in ("dropped", "placeholder")
+    ]
+    own = ~lost & over & is_survivor
+    rejected.append(records.rejected_table(table.filter(pa.array(own)), "finish", "too_many_captions"))
+    given = ~lost & ~kept & ~is_survivor
+    rejected.append(_merged_into(table, given, survivor_uid, 1))
+    starts = records.run_starts(table["uid"])  # runs of uid: within a group they follow each other
+    rejects_any = np.logical_or.reduceat(given | lost, starts)
+    traces = np.zeros(len(table), bool)
+    traces[starts[~rejects_any & ~is_survivor[starts]]] = True
+    rejected.append(_merged_into(table, traces, survivor_uid, 0))
+
+    image = [field.name for field in _FETCHED]
+    columns = {name: table[name] for name in table.column_names}
+    columns |= {name: table[name].take(survivor) for name in ("uid", "url", *image)}
+    merged = pa.table(columns, schema=MERGED_ROWS).filter(pa.array(kept))
+    return merged.sort_by([("uid", "ascending"), ("caption_hash", "ascending")]), pa.concat_tables(rejected)
+
+
+def _whole_groups(
+    table: pa.Table, starts: np.ndarray, sizes: np.ndarray, limit: int, dropped: frozenset[bytes]
+) -> np.ndarray:
+    """Return the reason for which a whole group goes, or "", str [groups]."""
+    reasons = np.full(len(starts), "", dtype=object)
+    if dropped:
+        uids = table["uid"].to_pylist()
+        for index, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            if any(uid in dropped for uid in uids[start : start + size]):
+                reasons[index] = "dropped"
+    for index in np.flatnonzero((sizes >= max(limit, 2)) & (reasons == "")):
+        if is_placeholder(table["caption"].slice(int(starts[index]), int(sizes[index])).to_pylist(), limit):
+            reasons[index] = "placeholder"
+    return reasons
+
+
+def _merged_into(table: pa.Table, rows: np.ndarray, survivor: pa.ChunkedArray, candidates: int) -> pa.Table:
+    chosen = pa.array(rows)
+    targets = [uid.hex() for uid in survivor.filter(chosen).to_pylist()]
+    return records.rejected_table(table.filter(chosen), "finish", "merged_into", targets, candidates)

@@ -1,0 +1,255 @@
+"""Select: deduplicate by URL, count, find thresholds, and cut what is to be fetched into work units.
+
+Everything is a pass over caption rows sorted by (uid, caption_hash): a sample is a run of rows.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import balance, querylist, records, storage
+from pipeline.balance import I64, U64
+from pipeline.stages.files import read_vector, write_vector
+
+
+def drop_duplicates(table: pa.Table, stage: str) -> tuple[pa.Table, pa.Table]:
+    """Keep the first of equal (uid, caption_hash) rows of a sorted table; return (kept, rejected)."""
+    if not len(table):
+        return table, records.REJECTED_ROWS.empty_table()
+    starts = records.run_starts(table["uid"])
+    first = np.zeros(len(table), bool)
+    first[starts] = True
+    hashes = table["caption_hash"].to_numpy()
+    first[1:] |= hashes[1:] != hashes[:-1]
+    return table.filter(pa.array(first)), records.rejected_table(
+        table.filter(pa.array(~first)), stage, "duplicate"
+    )
+
+
+def cap_captions(table: pa.Table, max_captions: int, stage: str) -> tuple[pa.Table, pa.Table]:
+    """Keep each sample's `max_captions` captions of smallest hash; return (kept, rejected)."""
+    starts = records.run_starts(table["uid"])
+    if not len(starts):
+        return table, records.REJECTED_ROWS.empty_table()
+    lengths = np.diff(np.append(starts, len(table)))
+    inside = np.arange(len(table)) - np.repeat(starts, lengths) < max_captions
+    rejected = records.rejected_table(table.filter(pa.array(~inside)), stage, "too_many_captions")
+    return table.filter(pa.array(inside)), rejected
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The (sample, query) pairs of a table, each once, with the samples' first rows."""
+
+    starts: I64  # [samples] first row of each sample
+    uid_hash: U64  # [samples]
+    sample: I64  # [pairs] index into starts
+    query: np.ndarray  # int32 [pairs]
+
+    @classmethod
+    def of(cls, table: pa.Table, queries: int) -> "Pairs":
+        """Flatten `matched`; pairs come sorted by (sample, query)."""
+        starts = records.run_starts(table["uid"])
+        matched = table["matched"].combine_chunks()
+        if isinstance(matched, pa.ChunkedArray):
+            matched = pa.concat_arrays(matched.chunks) if matched.num_chunks else pa.array([], matched.type)
+        rows = np.repeat(np.arange(len(table)), np.diff(matched.offsets.to_numpy()))
+        query = matched.flatten().to_numpy().astype(np.int32, copy=False)
+        of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(table))))
+        sample, query = balance.unique_pairs(of_row[rows], query, queries)
+        uid_hash = records.high_bits(table["uid"])[starts]
+        return cls(starts, uid_hash, sample, query)
+
+    def priorities(self, query_hash: U64) -> U64:
+        """Return each pair's priority, uint64 [pairs]."""
+        return balance.priorities(self.uid_hash[self.sample], query_hash[self.query])
+
+    def counts(self, queries: int, where: np.ndarray | None = None) -> I64:
+        """Return the number of samples of each query, int64 [Q], of the pairs in `where`."""
+        query = self.query if where is None else self.query[where]
+        return np.bincount(query, minlength=queries).astype(np.int64)
+
+    def any_of(self, where: np.ndarray) -> np.ndarray:
+        """Return for each sample whether any of its pairs is in `where`, bool [samples]."""
+        result = np.zeros(len(self.starts), bool)
+        result[self.sample[where]] = True
+        return result
+
+    def rows_of(self, samples: np.ndarray, rows: int) -> np.ndarray:
+        """Return the mask of rows, bool [rows], that belong to the samples in the mask."""
+        return np.repeat(samples, np.diff(np.append(self.starts, rows)))
+
+
+@lru_cache(maxsize=4)
+def _query_hashes(path: str, seed: int) -> U64:
+    return balance.query_hashes(querylist.normalised(querylist.load(path)), seed)
+
+
+@lru_cache(maxsize=8)
+def _vector(path: str) -> np.ndarray:
+    return read_vector(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryTable:
+    """The query list as workers need it: how many, and their hashes; loaded once a process."""
+
+    path: str
+    seed: int
+    queries: int
+
+    @property
+    def hashes(self) -> U64:
+        """Return uint64 [Q]."""
+        return _query_hashes(self.path, self.seed)
+
+
+def slices(table: pa.Table, partition: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """Yield (partition, encoded rows) for each partition that occurs in `partition`, int64 [rows]."""
+    if not len(table):
+        return
+    order = np.argsort(partition, kind="stable")
+    partition = partition[order]
+    table = table.take(pa.array(order))
+    starts = np.flatnonzero(np.append(True, partition[1:] != partition[:-1]))
+    for start, stop in zip(starts, np.append(starts[1:], len(partition)), strict=True):
+        yield int(partition[start]), records.encode(table.slice(start, stop - start))
+
+
+def concat(data: Iterable[bytes], schema: pa.Schema) -> pa.Table:
+    """Return the table of all slices of a partition."""
+    return pa.concat_tables([schema.empty_table(), *(records.decode(part) for part in data)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupeShuffler:
+    """Bring all rows of a URL together: each caption once, at most `max_captions`."""
+
+    folder: str
+    partitions: int
+    low: int
+    high: int
+    max_captions: int
+
+    def split(self, task: dict[str, list[str]]) -> Iterator[tuple[int, bytes]]:
+        """Yield the rows of this range of several candidates files."""
+        tables = [
+            records.read_hash_range(path, self.low, self.high, self.partitions) for path in task["files"]
+        ]
+        table = pa.concat_tables(tables)
+        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), self.partitions))
+
+    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+        """Write NNNNN.parquet and NNNNN.rejected.parquet."""
+        table, repeated = drop_duplicates(records.sort_rows(concat(data, records.CAPTION_ROWS)), "select")
+        table, over = cap_captions(table, self.max_captions, "select")
+        base = storage.join(self.folder, f"{partition:05d}")
+        rejected = pa.concat_tables([repeated, over])
+        records.write_table(f"{base}.parquet", table)
+        records.write_table(f"{base}.rejected.parquet", rejected)
+        return {"path": f"{base}.parquet", "rows": len(table), "rejected": records.count_reasons(rejected)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedCaptionShuffler:
+    """Find the texts that stand at more than `limit` images (ALIGN and COYO drop at 10)."""
+
+    folder: str
+    partitions: int
+    low: int
+    high: int
+    limit: int
+
+    def split(self, task: dict[str, list[str]]) -> Iterator[tuple[int, bytes]]:
+        """Yield the caption hashes of this range; a deduplicated file has each (image, text) once."""
+        columns = [records.read_table(path, ["caption_hash"])["caption_hash"] for path in task["files"]]
+        hashes = np.concatenate([column.to_numpy() for column in columns])
+        partition = records.partition_of(hashes, self.partitions)
+        inside = (partition >= self.low) & (partition < self.high)
+        yield from slices(pa.table({"caption_hash": hashes[inside]}), partition[inside])
+
+    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+        """Write the shared texts' hashes, sorted."""
+        table = concat(data, pa.schema([("caption_hash", pa.uint64())]))
+        hashes, images = np.unique(table["caption_hash"].to_numpy(), return_counts=True)
+        path = storage.join(self.folder, f"{partition:05d}.shared")
+        write_vector(path, hashes[images > self.limit])
+        return {"path": path, "shared": int((images > self.limit).sum())}
+
+
+class Nothing:
+    """A worker's state when there is none; Beam's Shared needs an object it can refer to weakly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmitWorker:
+    """Take the shared captions out of a deduplicated file and count what is left by query."""
+
+    folder: str
+    queries: QueryTable
+    shared: str
+
+    def open(self) -> Nothing:
+        """Load nothing."""
+        return Nothing()
+
+    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME.parquet, NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
+        table = records.read_table(task["path"])
+        is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
+        rejected = records.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
+        table = table.filter(pa.array(~is_shared))
+        pairs = Pairs.of(table, self.queries.queries)
+        base = storage.join(self.folder, task["name"])
+        records.write_table(f"{base}.parquet", table)
+        records.write_table(f"{base}.rejected.parquet", rejected)
+        write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
+        return {
+            "path": f"{base}.parquet", "counts": f"{base}.counts", "rows": len(table),
+            "samples": len(pairs.starts), "rejected": records.count_reasons(rejected),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairCounter:
+    """Give a samples file's pairs to the threshold graph."""
+
+    queries: QueryTable
+
+    def pairs(self, task: dict[str, str], counts: I64, rank: I64) -> tuple[np.ndarray, U64]:
+        """Return the pairs that may decide a threshold."""
+        pairs = Pairs.of(records.read_table(task["path"], ["uid", "matched"]), self.queries.queries)
+        return balance.head_pairs(pairs.query, pairs.priorities(self.queries.hashes), counts, rank)
+
+
+def chosen(pairs: Pairs, query_hash: U64, thresholds: U64) -> np.ndarray:
+    """Return for each sample whether any of its queries keeps it, bool [samples]."""
+    return pairs.any_of(pairs.priorities(query_hash) <= thresholds[pairs.query])
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntriedWorker:
+    """Reject the samples that were never sent to the fetcher, and count them by query."""
+
+    folder: str
+    queries: QueryTable
+    thresholds: str  # of the last round
+
+    def open(self) -> Nothing:
+        """Load nothing."""
+        return Nothing()
+
+    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
+        table = records.read_table(task["path"])
+        pairs = Pairs.of(table, self.queries.queries)
+        untried = ~chosen(pairs, self.queries.hashes, _vector(self.thresholds))
+        base = storage.join(self.folder, task["name"])
+        rows = table.filter(pa.array(pairs.rows_of(untried, len(table))))
+        rejected = records.rejected_table(rows, "select", "over_cap", "not fetched")
+        records.write_table(f"{base}.rejected.parquet", rejected)
+        write_vector(f"{base}.counts", pairs.counts(self.queries.queries, untried[pairs.sample])[None])
+        return {"counts": f"{base}.counts", "rejected": records.count_reasons(rejected)}

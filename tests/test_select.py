@@ -1,0 +1,106 @@
+"""Deduplication, the caption cap, pairs, and slices by hash range."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import records
+from pipeline.stages.select import Pairs, cap_captions, concat, drop_duplicates, slices
+from tests.rows import caption_table, uid_of
+
+rows = st.lists(
+    st.tuples(
+        st.sampled_from([f"https://a.test/{i}.jpg" for i in range(6)]),
+        st.sampled_from([f"caption {i}" for i in range(5)]),
+        st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True),
+    ),
+    max_size=40,
+)
+
+
+@given(rows, st.integers(1, 4))
+def test_every_row_is_kept_or_rejected_once(data, cap: int) -> None:
+    table = caption_table(data)
+    kept, repeated = drop_duplicates(table, "select")
+    kept, over = cap_captions(kept, cap, "select")
+    assert len(kept) + len(repeated) + len(over) == len(table)
+    by_url = defaultdict(set)
+    for url, caption, _ in data:
+        by_url[url].add(caption)
+    found = defaultdict(list)
+    for row in kept.to_pylist():
+        found[row["url"]].append(row["caption"])
+    for url, captions in by_url.items():
+        smallest = sorted(captions, key=records.caption_hash)[:cap]
+        assert found[url] == smallest
+    assert set(repeated["reason"].to_pylist()) <= {"duplicate"}
+    assert set(over["reason"].to_pylist()) <= {"too_many_captions"}
+
+
+@given(rows)
+def test_pairs_are_the_union_over_a_samples_captions(data) -> None:
+    table = caption_table(data)
+    pairs = Pairs.of(table, 8)
+    expected = defaultdict(set)
+    for url, _, matched in data:
+        expected[uid_of(url)] |= set(matched)
+    uids = table["uid"].take(pa.array(pairs.starts)).to_pylist()
+    found = defaultdict(set)
+    for sample, query in zip(pairs.sample.tolist(), pairs.query.tolist(), strict=True):
+        assert query not in found[uids[sample]], "a pair stands twice"
+        found[uids[sample]].add(query)
+    assert found == expected
+    counts = np.zeros(8, int)
+    for queries in expected.values():
+        counts[sorted(queries)] += 1
+    assert pairs.counts(8).tolist() == counts.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows, st.integers(1, 7))
+def test_ranges_of_a_file_are_its_rows_each_once(
+    tmp_path_factory: pytest.TempPathFactory, data, partitions
+) -> None:
+    path = str(tmp_path_factory.mktemp("range") / "rows.parquet")
+    table = caption_table(data)
+    records.write_table(path, table, row_group_size=3)
+    parts = [records.read_hash_range(path, low, low + 1, partitions) for low in range(partitions)]
+    for low, part in enumerate(parts):
+        assert (records.partition_of(records.high_bits(part["uid"]), partitions) == low).all()
+    assert pa.concat_tables(parts).equals(table)
+    assert records.read_hash_range(path, 0, partitions, partitions).equals(table)
+
+
+def test_the_last_hash_is_in_the_last_partition() -> None:
+    extremes = np.array([0, 2**63, 2**64 - 1], np.uint64)
+    for partitions in (1, 2, 3, 7, 1000, 2**20):
+        found = records.partition_of(extremes, partitions)
+        assert found[0] == 0 and found[-1] == partitions - 1
+        for p in {0, partitions // 2, partitions - 1}:
+            first, last = records.partition_bounds(p, p + 1, partitions)
+            edges = records.partition_of(np.array([first, last], np.uint64), partitions)
+            assert edges.tolist() == [p, p]
+
+
+@given(rows, st.integers(1, 5))
+def test_slices_cross_as_small_bytes(data, partitions: int) -> None:
+    table = caption_table(data)
+    partition = records.partition_of(records.high_bits(table["uid"]), partitions)
+    groups = defaultdict(list)
+    for key, part in slices(table, partition):
+        assert isinstance(part, bytes)
+        groups[key].append(part)
+    back = pa.concat_tables(
+        [concat(groups[key], table.schema) for key in sorted(groups)] or [table.schema.empty_table()]
+    )
+    assert records.sort_rows(back).equals(table)
+
+
+def test_a_slice_does_not_carry_its_parent(tmp_path: Path) -> None:
+    table = caption_table([(f"https://a.test/{i}", f"caption number {i}", [1]) for i in range(5000)])
+    assert len(records.encode(table.slice(17, 3))) < 5000
