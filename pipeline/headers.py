@@ -10,7 +10,7 @@ FORMATS: Final = ("jpeg", "png", "webp", "gif", "avif")
 EXIF_PREFIX: Final = b"Exif\0\0"
 _APP1: Final = 0xE1
 _SOS: Final = 0xDA
-_EOI: Final = 0xD9
+JPEG_END: Final = b"\xff\xd9"
 # What ends entropy-coded data or begins a segment: not a stuffed 0xFF00, a fill byte, TEM, RSTn or SOI.
 _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
@@ -20,6 +20,8 @@ class JpegMarkers(NamedTuple):
 
     scans: int
     """Scans up to the end of the image, counted to at most one more than asked for."""
+    ended: bool
+    """Whether the end marker was seen; some writers forget it, and the picture is whole."""
     exif: bytes
     """The first Exif segment with its prefix, or nothing."""
 
@@ -48,10 +50,11 @@ def jpeg_markers(data: bytes, max_scans: int) -> JpegMarkers:
     does not count, nor does what follows the end of the image (a film, a second picture, an archive). A
     broken stream gives what could be read of it.
     """
-    scans, exif, position = 0, b"", 2
+    scans, ended, exif, position = 0, False, b"", 2
     while (found := _MARKER.search(data, position)) is not None:
         code, position = data[found.end() - 1], found.end()
-        if code == _EOI:
+        if code == JPEG_END[1]:
+            ended = True
             break
         length = max(2, int.from_bytes(data[position : position + 2], "big"))
         if code == _SOS:
@@ -61,7 +64,7 @@ def jpeg_markers(data: bytes, max_scans: int) -> JpegMarkers:
         elif code == _APP1 and not exif and data.startswith(EXIF_PREFIX, position + 2):
             exif = data[position + 2 : position + length]
         position += length
-    return JpegMarkers(scans, exif)
+    return JpegMarkers(scans, ended, exif)
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

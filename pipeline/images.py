@@ -2,12 +2,14 @@
 
 `process` runs inside the decoding child (`pipeline.decoder`), which bounds its time and memory; what a header
 tells is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
-(libjpeg-turbo's m/8 factors), to the smallest size that is not under the target, then area-averaged. Pillow
-takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded afresh, so
-nothing of the source but its pixels survives: no metadata, no trailer, no second file hidden in the first.
+(libjpeg-turbo's m/8 factors), to the smallest size that is not under the target, and resized from there.
+Pillow takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded
+afresh, so only the pixels of the source survive: no metadata, no trailer, no second file in the first.
 """
 
 import io
+import math
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
@@ -20,7 +22,7 @@ from PIL import Image
 
 from dedup.descriptors import SIDE, quality, sign_hash
 from pipeline import exif
-from pipeline.headers import FORMATS, jpeg_markers, sniff, webp_size
+from pipeline.headers import FORMATS, JPEG_END, jpeg_markers, sniff, webp_size
 
 Pixels = npt.NDArray[np.uint8]
 ResizeMode = Literal["shorter", "longer", "square", "keep"]
@@ -28,7 +30,10 @@ ResizeMode = Literal["shorter", "longer", "square", "keep"]
 MAX_JPEG_SIDE: Final = 65_500
 """libjpeg's JPEG_MAX_DIMENSION."""
 _MAX_PIXELS: Final = 178_000_000  # Pillow itself refuses above 2 * (2**30 / 12) pixels.
+_AREA_FROM: Final = 1.4
+"""Ratio from which averaging areas comes nearer to Lanczos than cubic interpolation; below, it blurs."""
 _MAX_DETAIL: Final = 200
+_ADDRESS: Final = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")  # would differ from run to run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,8 @@ class Decoded(NamedTuple):
     width: int
     """Of the original, in the stored orientation."""
     height: int
+    extent: tuple[float, float]
+    """Columns and rows of `rgb` that the original covers: 481 at 4/8 is 240.5 columns, decoded as 241."""
     tags: Image.Exif
 
 
@@ -136,12 +143,13 @@ def process(data: bytes, options: ImageOptions) -> Processed:
     except RefusedError as refused:
         return Processed(reason=refused.reason, detail=refused.detail[:_MAX_DETAIL], format=name)
     orientation = exif.orientation(decoded.tags)
-    rgb = exif.upright(decoded.rgb, orientation)
     width, height = decoded.width, decoded.height
+    small = exif.upright(_resize(decoded.rgb, decoded.extent, *_target(width, height, options)), orientation)
+    if options.resize_mode == "square":
+        small = _centre(small)
+    luma = exif.upright(luma_thumbnail(decoded.rgb, decoded.extent), orientation)
     if orientation >= 5:
         width, height = height, width
-    luma = luma_thumbnail(rgb)
-    small = _resized(rgb, width, height, options)
     return Processed(
         jpeg=encode_jpeg(small, options.quality),
         width=small.shape[1],
@@ -155,18 +163,20 @@ def process(data: bytes, options: ImageOptions) -> Processed:
     )
 
 
-def luma_thumbnail(rgb: Pixels) -> Pixels:
+def luma_thumbnail(rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
     """Squeeze an image into the 64 x 64 luma (BT.601) that the perceptual hash is computed from.
 
-    `rgb` is uint8 [height, width, 3] of the whole upright picture, before any crop. In `process` it is the
-    scaled decode, so the hash hardly depends on `image_size` and not at all on the crop of `square`.
+    `rgb` is uint8 [height, width, 3] of the whole picture, before any crop; `extent` the columns and rows
+    that count, all unless given. In `process` it is the scaled decode, so the hash hardly depends on
+    `image_size` and not at all on the crop of `square`.
     """
     height, width = rgb.shape[:2]
-    if min(height, width) < SIDE:  # INTER_AREA averages only where both sides shrink
-        rgb = _shrink(rgb, min(width, SIDE), min(height, SIDE))
+    rgb = _resize(rgb, extent or (width, height), min(width, SIDE), min(height, SIDE))
+    if rgb.shape[:2] != (
+        SIDE,
+        SIDE,
+    ):  # the sides that are too short; areas are averaged only where all shrink
         rgb = np.asarray(cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
-    else:
-        rgb = _shrink(rgb, SIDE, SIDE)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
@@ -214,17 +224,19 @@ def _least(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
     return max(target_width, min(width, SIDE)), max(target_height, min(height, SIDE))
 
 
-def _shrink(rgb: Pixels, width: int, height: int) -> Pixels:
-    if rgb.shape[:2] == (height, width):
+def _resize(rgb: Pixels, extent: tuple[float, float], width: int, height: int) -> Pixels:
+    """Resize the first `extent` columns and rows of `rgb` to `width` x `height`."""
+    columns, rows = extent
+    if rgb.shape[:2] == (height, width) == (rows, columns):
         return rgb
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    ratio = max(columns / width, rows / height)
+    method = cv2.INTER_AREA if ratio >= _AREA_FROM else cv2.INTER_CUBIC
+    # Factors instead of a size: the fraction of the last column and row must not stretch the picture.
+    resized = cv2.resize(rgb, None, fx=width / columns, fy=height / rows, interpolation=method)
+    return np.asarray(resized, np.uint8)[:height, :width]
 
 
-def _resized(rgb: Pixels, width: int, height: int, options: ImageOptions) -> Pixels:
-    """Resize upright pixels of an original of `width` x `height`, and crop them for `square`."""
-    rgb = _shrink(rgb, *_target(width, height, options))
-    if options.resize_mode != "square":
-        return rgb
+def _centre(rgb: Pixels) -> Pixels:
     side = min(rgb.shape[:2])
     top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
     return rgb[top : top + side, left : left + side]
@@ -243,13 +255,26 @@ def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:
         least_width, least_height = _least(width, height, options)
         try:
             rgb = simplejpeg.decode_jpeg(
-                data, "RGB", min_width=least_width, min_height=least_height, min_factor=1
+                data if markers.ended else data + JPEG_END,
+                "RGB",
+                min_width=least_width,
+                min_height=least_height,
+                min_factor=1,
             )
         except Exception:  # noqa: BLE001, S110 - Pillow tells harmless stray bytes from the cut and the broken
             pass
         else:
-            return Decoded(rgb, width, height, exif.parse(markers.exif))
+            return Decoded(rgb, width, height, _extent(rgb, width, height), exif.parse(markers.exif))
     return _decode_other(data, "jpeg", options, markers.exif)
+
+
+def _extent(rgb: Pixels, width: int, height: int) -> tuple[float, float]:
+    """Return the columns and rows of a scaled decode that an original of `width` x `height` covers."""
+    for eighths in range(8, 0, -1):
+        columns, rows = width * eighths / 8, height * eighths / 8
+        if rgb.shape[:2] == (math.ceil(rows), math.ceil(columns)):
+            return columns, rows
+    return rgb.shape[1], rgb.shape[0]
 
 
 def _decode_other(data: bytes, name: str, options: ImageOptions, jpeg_exif: bytes | None = None) -> Decoded:
@@ -262,19 +287,22 @@ def _decode_other(data: bytes, name: str, options: ImageOptions, jpeg_exif: byte
             with Image.open(io.BytesIO(data), formats=[name.upper()]) as image:
                 width, height = image.size
                 _check_size(width, height, options)
+                drafted = None
                 if jpeg_exif is not None:
-                    image.draft(image.mode, _least(width, height, options))
+                    drafted = image.draft(image.mode, _least(width, height, options))
                 elif getattr(image, "is_animated", False) and not options.allow_animated:
                     raise RefusedError("animated")
                 image.load()
                 tags = image.getexif() if jpeg_exif is None else exif.parse(jpeg_exif)
-                return Decoded(_rgb(image), width, height, tags)
+                extent = (drafted[1][2], drafted[1][3]) if drafted else (width, height)
+                return Decoded(_rgb(image), width, height, extent, tags)
     except RefusedError:
         raise
     except Image.DecompressionBombError as error:
         raise RefusedError("too_many_pixels", str(error)) from error
     except Exception as error:  # over ten classes were seen to leave Pillow on hostile files
-        raise RefusedError(_decoding_reason(error), f"{type(error).__name__}: {error}") from error
+        detail = _ADDRESS.sub("", f"{type(error).__name__}: {error}")
+        raise RefusedError(_decoding_reason(error), detail) from error
 
 
 def _decoding_reason(error: Exception) -> str:
