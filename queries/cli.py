@@ -1,0 +1,90 @@
+"""`openwit queries`: check, run the steps, and end with a table."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import config as parser
+from pipeline import storage
+from queries.options import QueriesConfig
+
+
+def main(argv: Sequence[str], prog: str = "openwit queries") -> int:
+    """Run `openwit queries`; return the exit code."""
+    options, beam_flags = parser.parse(QueriesConfig, argv, prog=prog, beam=True)
+    console = Console(stderr=True)
+    try:
+        return run(options, beam_flags, console)
+    except (ValueError, FileNotFoundError) as error:
+        parser.usage_error(prog, str(error))
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command continues where it stopped.")
+        return 130
+
+
+def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
+    """Build the list; return 0 when it is complete, 1 when a part of the input could not be read."""
+    from pipeline.cli import progress_of
+    from pipeline.stages.graph import Runner  # imports Beam
+    from queries import job
+    from queries.inputs import find_inputs
+
+    console = console or Console(stderr=True)
+    started = time.monotonic()
+    found = find_inputs(config)
+    if config.check:
+        show_plan(console, config, found)
+        return 0
+    summary = job.finished_summary(config, found)
+    if summary is None:
+        runner = Runner(flags=tuple(beam_flags), workers=config.workers)
+        summary = job.Job(config, found, runner, progress_of(console)).run()
+    show_result(console, config, summary, time.monotonic() - started)
+    return 1 if damage(summary) else 0
+
+
+def damage(summary: dict[str, Any]) -> list[str]:
+    """Return the faults that were passed over."""
+    statistics = summary["statistics"]
+    found: list[str] = statistics["wikipedia"]["damage"] + statistics.get("title", {}).get("damage", [])
+    return found
+
+
+def show_plan(console: Console, config: QueriesConfig, found: Any) -> None:
+    """Print what a run would read and under which configuration."""
+    from queries import wikipedia
+
+    pieces = wikipedia.plan(found.wikipedia)
+    size = sum(info.size for info in found.files)
+    console.print(
+        f"{len(found.files)} files, {size / 1e6:,.1f} MB: {len(found.wikipedia)} of Wikipedia in "
+        f"{len(pieces)} pieces, {len(found.pageviews)} of page views; {found.partitions} partitions. "
+        "Nothing was written."
+    )
+    sys.stdout.write(parser.to_toml(parser.effective(config)))
+
+
+def show_result(console: Console, config: QueriesConfig, summary: dict[str, Any], seconds: float) -> None:
+    """Print the final table."""
+    from queries.report import SOURCE_NAMES
+
+    table = Table(title=config.out, title_justify="left")
+    table.add_column("source")
+    for name in ("offered", "in the list"):
+        table.add_column(name, justify="right")
+    for name, count in summary["composition"].items():
+        offered = summary["statistics"].get(name, {}).get("offered", 0)
+        table.add_row(SOURCE_NAMES[name], f"{offered:,}", f"{count:,}")
+    table.add_row("all", "", f"{summary['queries']:,}", style="bold")
+    console.print(table)
+    for line in damage(summary)[:10]:
+        console.print(f"[red]not read:[/] {line}", highlight=False, soft_wrap=True)
+    where = [("list", config.out), ("report", config.report), ("time", f"{seconds:,.1f} s")]
+    if storage.exists(config.work):
+        where.insert(2, ("work", config.work))
+    for name, value in where:
+        console.print(f"{name:<8} {value}", highlight=False, soft_wrap=True)

@@ -1,0 +1,158 @@
+"""Put the sources together to a list of a given size.
+
+The order is that of the paper (Radford et al. 2021, section 2.2): words of Wikipedia, bigrams, article
+titles, then all WordNet synsets not already in the list; a user's own queries last. A query counts under the
+first source that has it. WordNet and the user's queries are always complete, so their places are set aside
+first; then come all words, the most frequent first; bigrams and titles share what is left.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pyarrow as pa
+
+from pipeline.match import tokens
+from queries.corpus import is_word
+
+BIGRAM_SHARE: Final = 100_646 / (100_646 + 61_235)
+"""Share of bigrams in what bigrams and titles have together: MetaCLIP's counts (Xu et al. 2023, table 1)."""
+
+SOURCES: Final = ("unigram", "bigram", "title", "wordnet", "extra")
+
+QUERIES: Final = pa.schema(
+    [
+        pa.field("query_id", pa.int32(), nullable=False),
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+    ]
+)
+
+DROPPED: Final = {
+    "duplicate": "the same words as a higher one of the same source",
+    "earlier_source": "in the list, under an earlier source",
+    "no_word": "no letter or digit is left of it",
+    "excluded": "listed in --exclude",
+    "over_budget": "ranks below what its source has place for",
+}
+"""Why a candidate is not in the list."""
+
+
+_EXAMPLES: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Hold one query that a source offers, best first within the source.
+
+    count: occurrences in Wikipedia, views, or synsets; score: what the source ranks by, PMI in bits for
+    bigrams.
+    """
+
+    query: str
+    count: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Hold one query of the list; key is its tokens joined by spaces, which no other query shares."""
+
+    key: str
+    query: str
+    source: str
+    count: int
+    score: float
+
+
+@dataclass(kw_only=True)
+class Merged:
+    """Hold the list, and what the sources offered that is not in it or not under their name."""
+
+    queries: list[Query] = field(default_factory=list)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    """Number by source and reason of DROPPED."""
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """The first few by (source, reason)."""
+
+    def drop(self, source: str, reason: str, query: str) -> None:
+        """Count a candidate that is left out."""
+        self.dropped.setdefault(source, Counter())[reason] += 1
+        examples = self.examples.setdefault((source, reason), [])
+        if len(examples) < _EXAMPLES:
+            examples.append(query)
+
+    def table(self) -> pa.Table:
+        """Return the list as QUERIES."""
+        columns = [[getattr(query, name) for query in self.queries] for name in QUERIES.names[1:]]
+        return pa.table([list(range(len(self.queries))), *columns], QUERIES)
+
+
+def key_of(query: str) -> str:
+    """Return what makes two queries the same: the tokens by which captions are matched."""
+    return " ".join(tokens(query))
+
+
+def merge(sources: Mapping[str, Iterable[Candidate]], size: int, exclude: Iterable[str] = ()) -> Merged:
+    """Return the list of at most `size` queries, by source and rank.
+
+    sources: candidates by a name of SOURCES, best first; a source may be left out. ValueError where WordNet
+    and the user's own queries alone are more than `size`.
+    """
+    merged = Merged()
+    excluded = {key_of(query) for query in exclude}
+    offers = {name: _distinct(name, sources.get(name, ()), excluded, merged) for name in SOURCES}
+    words, bigrams, titles = (list(offers[name]) for name in ("unigram", "bigram", "title"))
+    present = offers["wordnet"].keys() | offers["extra"].keys()
+    if len(present) > size:
+        raise ValueError(
+            f"WordNet and --extra, which are always complete, make {len(present):,} queries; "
+            f"--size must be at least that, not {size:,}"
+        )
+    ends = dict.fromkeys(SOURCES, size)
+    ends["unigram"] = _fill(words, 0, present, size)
+    budget = len(present) + round((size - len(present)) * BIGRAM_SHARE)
+    ends["bigram"] = _fill(bigrams, 0, present, budget)
+    ends["title"] = _fill(titles, 0, present, size)
+    ends["bigram"] = _fill(bigrams, ends["bigram"], present, size)  # what the titles did not use
+    listed: set[str] = set()
+    for name in SOURCES:
+        for rank, (key, candidate) in enumerate(offers[name].items()):
+            if key in listed:
+                merged.drop(name, "earlier_source", candidate.query)
+            elif rank < ends[name]:
+                listed.add(key)
+                merged.queries.append(Query(key, candidate.query, name, candidate.count, candidate.score))
+            else:
+                merged.drop(name, "over_budget", candidate.query)
+    return merged
+
+
+def _distinct(
+    source: str, candidates: Iterable[Candidate], excluded: set[str], merged: Merged
+) -> dict[str, Candidate]:
+    """Return the first candidate of each key, in order."""
+    distinct: dict[str, Candidate] = {}
+    for candidate in candidates:
+        words = tokens(candidate.query)
+        key = " ".join(words)
+        if not any(map(is_word, words)):
+            merged.drop(source, "no_word", candidate.query)
+        elif key in excluded:
+            merged.drop(source, "excluded", candidate.query)
+        elif distinct.setdefault(key, candidate) is not candidate:
+            merged.drop(source, "duplicate", candidate.query)
+    return distinct
+
+
+def _fill(keys: Sequence[str], start: int, present: set[str], size: int) -> int:
+    """Add keys from `start` on to `present` up to `size`; return the place of the first left out."""
+    for end in range(start, len(keys)):
+        if keys[end] not in present:
+            if len(present) >= size:
+                return end
+            present.add(keys[end])
+    return len(keys)

@@ -1,0 +1,124 @@
+"""The report beside the list: one HTML file without scripts or links to elsewhere."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from queries import merge, titles
+from queries.merge import Merged, Query
+from queries.options import QueriesConfig
+
+SOURCE_NAMES: Final = {
+    "unigram": "Wikipedia words",
+    "bigram": "Wikipedia bigrams",
+    "title": "Wikipedia titles",
+    "wordnet": "WordNet synsets",
+    "extra": "own queries",
+}
+METACLIP: Final = {"unigram": 251_465, "bigram": 100_646, "title": 61_235, "wordnet": 86_654}
+"""The composition of MetaCLIP's list, WordNet counted first (Xu et al. 2023, arXiv 2309.16671, table 1)."""
+
+_MEASURES: Final = {
+    "unigram": "words by occurrences, in octaves",
+    "bigram": "bigrams with the minimum count by PMI, in bits",
+    "title": "articles ranked by views, in octaves",
+}
+_EXAMPLES: Final = 15
+_MAX_DAMAGE_LINES: Final = 50
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a histogram; heights are in pixels, from the logarithm of the count."""
+
+    label: str
+    count: int
+    height: float
+
+
+def render(config: QueriesConfig, merged: Merged, summary: dict[str, Any]) -> str:
+    """Return the report's HTML."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["thousands"] = "{:,}".format
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    statistics = summary["statistics"]
+    return template.render(
+        config=config,
+        summary=summary,
+        composition=_composition(summary),
+        histograms=[
+            (text, histogram(statistics[name]["distribution"], octaves=name != "bigram"))
+            for name, text in _MEASURES.items()
+            if statistics.get(name, {}).get("distribution")
+        ],
+        examples=_examples(merged),
+        dropped=_dropped(merged, statistics),
+        damage=(statistics["wikipedia"]["damage"] + statistics.get("title", {}).get("damage", []))[
+            :_MAX_DAMAGE_LINES
+        ],
+        statistics=statistics,
+    )
+
+
+def _composition(summary: dict[str, Any]) -> list[tuple[str, int, float, int]]:
+    """Return name, queries, share and MetaCLIP's number of each source."""
+    total = max(summary["queries"], 1)
+    return [
+        (SOURCE_NAMES[name], count, count / total, METACLIP.get(name, 0))
+        for name, count in summary["composition"].items()
+    ]
+
+
+def histogram(counts: dict[str, int], *, octaves: bool) -> list[Bar]:
+    """Return the bars of counts by integer bin, empty bins included."""
+    by_bin = {int(label): count for label, count in counts.items()}
+    highest = math.log1p(max(by_bin.values()))
+    return [
+        Bar(f"{2**i:,}" if octaves else str(i), count, round(160 * math.log1p(count) / highest, 1))
+        for i in range(min(by_bin), max(by_bin) + 1)
+        for count in [by_bin.get(i, 0)]
+    ]
+
+
+def _examples(merged: Merged) -> list[tuple[str, list[tuple[str, list[Query]]]]]:
+    """Return the first, middle and last queries of each source."""
+    shown = []
+    for source in merge.SOURCES:
+        queries = [query for query in merged.queries if query.source == source]
+        if not queries:
+            continue
+        middle = max((len(queries) - _EXAMPLES) // 2, 0)
+        parts = {
+            "highest": queries[:_EXAMPLES],
+            "middle": queries[middle : middle + _EXAMPLES],
+            "lowest": queries[-_EXAMPLES:],
+        }
+        shown.append((SOURCE_NAMES[source], list(parts.items())))
+    return shown
+
+
+def _dropped(merged: Merged, statistics: dict[str, Any]) -> list[tuple[str, str, int, str, str]]:
+    """Return source, reason, number, meaning and examples of what is not in the list."""
+    rows = [
+        (
+            SOURCE_NAMES[source],
+            reason,
+            count,
+            merge.DROPPED[reason],
+            " · ".join(merged.examples[source, reason]),
+        )
+        for source, reasons in merged.dropped.items()
+        for reason, count in sorted(reasons.items())
+    ]
+    rows += [
+        (SOURCE_NAMES["title"], reason, count, titles.DROPPED[reason], "")
+        for reason, count in statistics.get("title", {}).get("dropped", {}).items()
+    ]
+    for name in ("unigram", "bigram"):
+        if figures := statistics.get(name):
+            rare = figures["distinct"] - figures["offered"]
+            rows.append((SOURCE_NAMES[name], "too_rare", rare, "occurs less often than asked for", ""))
+    return sorted(rows)

@@ -1,0 +1,329 @@
+"""The tasks of the query job: each reads files, calls the plain functions, and writes files.
+
+Encode pieces of the dump, add up words, count bigrams of parts, rank them; read page views, resolve
+redirects, rank titles. Every task can run on another machine, and running it twice writes the same bytes.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.stages.files import Result, Task, read_vector, write_vector
+from queries import ngrams, pageviews, partitions, titles, wikitext
+from queries.corpus import Encoder, Part
+from queries.wikipedia import Piece, Site, read_pages
+
+RANKED_PAIRS: Final = pa.schema(
+    [
+        pa.field("pair", pa.uint64(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+    ]
+)
+_PAGES_PER_FILE: Final = 1_000_000
+
+
+def publish(table: pa.Table, path: str) -> str:
+    """Write a Parquet file and return its path."""
+    with storage.atomic_output(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return path
+
+
+def read_table(path: str) -> pa.Table:
+    """Return a whole Parquet file."""
+    with storage.open_input(path) as file:
+        return pq.read_table(file)
+
+
+def _octaves(values: npt.NDArray[np.int64]) -> dict[str, int]:
+    """Return how many values lie in [2**i, 2**(i+1)), by i."""
+    exponents, counts = np.unique(np.frexp(values.astype(np.float64))[1] - 1, return_counts=True)
+    return {str(i): int(n) for i, n in zip(exponents, counts, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeWorker:
+    """Turn a piece of the dump into parts, and list its pages."""
+
+    folder: str
+    site: Site
+    language: str
+    partitions: int
+
+    def open(self) -> titles.Judge:
+        """Return the judge of page kinds."""
+        return titles.Judge(self.language, self.site.main_page, self.site.namespaces)
+
+    def run(self, judge: titles.Judge, task: Task) -> Result:
+        """Write words-*, stream-* and pages-* of {"piece": [path, start, end]}."""
+        files = _PieceFiles(self, task["name"])
+        encoder = Encoder()
+        for page in read_pages(Piece(*task["piece"]), files.damage.append):
+            if page.redirect is not None:
+                files.add_page(page.title, page.redirect, "redirect")
+                continue
+            files.add_page(page.title, "", judge.of_page(page.title, page.text))
+            text = wikitext.strip(page.text, images=self.site.images, categories=self.site.categories)
+            files.wikitext_characters += len(page.text)
+            files.text_characters += len(text)
+            for part in encoder.add(text):
+                files.write_part(part)
+        for part in encoder.finish():
+            files.write_part(part)
+        return files.finish()
+
+
+@dataclass
+class _PieceFiles:
+    """Collect what one piece gives, and write it before it grows large."""
+
+    worker: EncodeWorker
+    name: str
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    page_files: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    damage: list[str] = field(default_factory=list)
+    wikitext_characters: int = 0
+    text_characters: int = 0
+    _pages: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add_page(self, title: str, target: str, kind: str) -> None:
+        self.kinds[kind] += 1
+        self._pages.append((title, target.partition("#")[0], kind))
+        if len(self._pages) >= _PAGES_PER_FILE:
+            self._write_pages()
+
+    def _write_pages(self) -> None:
+        count, path = self.worker.partitions, self._path("pages", len(self.page_files), "parquet")
+        columns = [list(column) for column in zip(*self._pages, strict=True)] or [[], [], []]
+        table = pa.table(columns, titles.PAGES)
+        cut = partitions.cut(table, partitions.of_strings(columns[0], count), count)
+        partitions.write(path, [cut], titles.PAGES)
+        self.page_files.append(path)
+        self._pages = []
+
+    def write_part(self, part: Part) -> None:
+        count, number = self.worker.partitions, len(self.parts)
+        partition = partitions.of_strings(part.words, count)
+        table = pa.table([part.words, part.counts], ngrams.WORD_COUNTS)
+        words, stream = self._path("words", number, "parquet"), self._path("stream", number, "zst")
+        partitions.write(words, [partitions.cut(table, partition, count)], ngrams.WORD_COUNTS)
+        # The file holds the words by partition, so the ids follow.
+        ids = np.zeros(len(part.words) + 1, np.uint32)
+        ids[1 + np.argsort(partition, kind="stable")] = np.arange(1, len(part.words) + 1)
+        write_vector(stream, ids[part.stream])
+        self.parts.append({"words": words, "stream": stream, "occurrences": int(part.counts.sum())})
+
+    def _path(self, kind: str, number: int, suffix: str) -> str:
+        return storage.join(self.worker.folder, f"{kind}-{self.name}-{number:03d}.{suffix}")
+
+    def finish(self) -> Result:
+        self._write_pages()
+        return {
+            "parts": self.parts,
+            "pages": self.page_files,
+            "kinds": dict(sorted(self.kinds.items())),
+            "damage": self.damage,
+            "wikitext_characters": self.wikitext_characters,
+            "text_characters": self.text_characters,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsWorker:
+    """Add up the counts of one partition of words."""
+
+    folder: str
+    files: tuple[str, ...]
+    partitions: int
+    min_count: int
+
+    def open(self) -> None:
+        """Load nothing."""
+
+    def run(self, state: None, task: Task) -> Result:
+        """Write the frequent words of {"partition": p}."""
+        tables = (
+            t for path in self.files for t in partitions.read_one(path, task["partition"], self.partitions)
+        )
+        words = ngrams.add_words(tables)
+        kept = ngrams.frequent(words, self.min_count)
+        return {
+            "path": publish(kept, storage.join(self.folder, f"{task['name']}.parquet")),
+            "distinct": words.num_rows,
+            "kept": kept.num_rows,
+            "octaves": _octaves(words["count"].to_numpy()),
+        }
+
+
+class Vocabulary(dict[str, int]):
+    """Map frequent words to ids; a class of its own because a plain dict cannot be shared by weak reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsWorker:
+    """Count the bigrams of one part whose words are frequent."""
+
+    folder: str
+    vocabulary: str
+    bounds: tuple[int, ...]
+
+    def open(self) -> Vocabulary:
+        """Return the id of each frequent word."""
+        words = read_table(self.vocabulary)["word"].to_pylist()
+        return Vocabulary(zip(words, range(1, len(words) + 1), strict=True))
+
+    def run(self, vocabulary: Vocabulary, task: Task) -> Result:
+        """Write the counts of {"words": path, "stream": path}."""
+        ids = ngrams.frequent_ids(read_table(task["words"])["word"].to_pylist(), vocabulary)
+        counted = ngrams.count_pairs(read_vector(task["stream"]), ids)
+        path = storage.join(self.folder, f"{task['name']}.parquet")
+        cut = ngrams.cut_pairs(counted, np.array(self.bounds))
+        # Ascending numbers: their differences are small.
+        encoding = {"use_dictionary": False, "column_encoding": {"pair": "DELTA_BINARY_PACKED"}}
+        partitions.write(path, [cut], ngrams.PAIR_COUNTS, **encoding)
+        return {"path": path, "rows": counted.pairs.size}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPairsWorker:
+    """Add up one partition of bigrams and keep the best."""
+
+    folder: str
+    files: tuple[str, ...]
+    partitions: int
+    vocabulary: str
+    words: int
+    min_count: int
+    limit: int
+
+    def open(self) -> npt.NDArray[np.int64]:
+        """Return the count of each frequent word."""
+        counts: npt.NDArray[np.int64] = read_table(self.vocabulary)["count"].to_numpy()
+        return counts
+
+    def run(self, word_counts: npt.NDArray[np.int64], task: Task) -> Result:
+        """Write the best bigrams of {"partition": p}."""
+        counted = ngrams.merge_pairs(self._read(task["partition"]))
+        best, scores = ngrams.best_pairs(counted, word_counts, self.words, self.min_count, self.limit)
+        bits, sizes = np.unique(np.floor(scores).astype(np.int64), return_counts=True)
+        table = pa.table([best.pairs, best.counts, scores], RANKED_PAIRS)
+        return {
+            "path": publish(table, storage.join(self.folder, f"{task['name']}.parquet")),
+            "distinct": counted.pairs.size,
+            "enough": int(np.count_nonzero(counted.counts >= self.min_count)),
+            "bits": {str(bit): int(size) for bit, size in zip(bits, sizes, strict=True)},
+        }
+
+    def _read(self, partition: int) -> Iterator[ngrams.Pairs]:
+        for path in self.files:
+            for table in partitions.read_one(path, partition, self.partitions):
+                yield ngrams.Pairs(table["pair"].to_numpy(), table["count"].to_numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsWorker:
+    """Read one file of page views."""
+
+    folder: str
+    language: str
+    partitions: int
+
+    def open(self) -> None:
+        """Load nothing."""
+
+    def run(self, state: None, task: Task) -> Result:
+        """Write the views by title of {"path": path}."""
+        reader = pageviews.LineReader(self.language)
+        totals: Counter[str] = Counter()
+        path = storage.join(self.folder, f"{task['name']}.parquet")
+        partitions.write(path, self._batches(reader, task["path"], totals), titles.VIEWS)
+        return {
+            "path": path,
+            "views": totals["views"],
+            "malformed": reader.malformed,
+            "damage": reader.damage,
+        }
+
+    def _batches(
+        self, reader: pageviews.LineReader, path: str, totals: Counter[str]
+    ) -> Iterator[list[pa.Table]]:
+        for batch in reader.read(path):
+            views: Counter[str] = Counter()
+            for written, count in batch.items():
+                title = pageviews.canonical_title(written)
+                if title:
+                    views[title] += count
+            totals["views"] += views.total()
+            table = pa.table([list(views), list(views.values())], titles.VIEWS)
+            yield partitions.cut(table, partitions.of_strings(list(views), self.partitions), self.partitions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolveWorker:
+    """Resolve the redirects among one partition of viewed titles; without a dump, only judge the titles."""
+
+    folder: str
+    files: tuple[str, ...]
+    pages: tuple[str, ...]
+    partitions: int
+    site: Site
+    language: str
+
+    def open(self) -> titles.Judge:
+        """Return the judge of page kinds."""
+        return titles.Judge(self.language, self.site.main_page, self.site.namespaces)
+
+    def run(self, judge: titles.Judge, task: Task) -> Result:
+        """Write the views of {"partition": p} by the article's title."""
+        partition, count = task["partition"], self.partitions
+        views = titles.add_views([partitions.read(self.files, partition, count, titles.VIEWS)])
+        if self.pages:
+            pages = partitions.read(self.pages, partition, count, titles.PAGES)
+            resolved, dropped = titles.resolve(views, pages, judge)
+        else:
+            resolved, dropped = titles.judge_titles(views, judge)
+        names = resolved["title"].to_pylist()
+        path = storage.join(self.folder, f"{task['name']}.parquet")
+        cut = partitions.cut(resolved, partitions.of_strings(names, count), count)
+        partitions.write(path, [cut], titles.VIEWS)
+        return {"path": path, "titles": views.num_rows, "dropped": dropped}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTitlesWorker:
+    """Add up the views of one partition of articles and keep the most viewed."""
+
+    folder: str
+    files: tuple[str, ...]
+    pages: tuple[str, ...]
+    partitions: int
+    min_views: int
+    limit: int
+
+    def open(self) -> None:
+        """Load nothing."""
+
+    def run(self, state: None, task: Task) -> Result:
+        """Write the ranked articles of {"partition": p}."""
+        partition, count = task["partition"], self.partitions
+        views = titles.add_views([partitions.read(self.files, partition, count, titles.VIEWS)])
+        dropped: dict[str, int] = {}
+        if self.pages:
+            pages = partitions.read(self.pages, partition, count, titles.PAGES)
+            views, dropped = titles.judge_articles(views, pages)
+        ranked, few = titles.most_viewed(views, self.min_views, self.limit)
+        return {
+            "path": publish(ranked, storage.join(self.folder, f"{task['name']}.parquet")),
+            "enough": views.num_rows - few.get("too_few_views", 0),
+            "octaves": _octaves(ranked["views"].to_numpy()),
+            "dropped": {**dropped, **few},
+        }
