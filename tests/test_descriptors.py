@@ -1,0 +1,164 @@
+"""The sign hash: stable under what copies undergo, far apart for different pictures, defined to the bit."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from dedup import descriptors
+from dedup.descriptors import hamming, low_frequencies, mirrored, quality, sign_hash, sign_hashes, signs
+from pipeline.images import luma_thumbnail
+
+Luma = npt.NDArray[np.uint8]
+LUMAS = hnp.arrays(np.uint8, (64, 64))
+DATA = Path(__file__).resolve().parents[2] / "shared/data"
+
+
+def picture(seed: int, side: int = 256) -> Image.Image:
+    """Return octaves of seeded noise whose power falls with frequency, as that of photographs does."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((side, side, 3))
+    for cells in (3, 6, 12, 24, 48):
+        grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        total += np.asarray(grid.resize((side, side), Image.Resampling.BICUBIC), float) / cells
+    total -= total.min()
+    return Image.fromarray((total * (200 / total.max()) + 20).astype(np.uint8))
+
+
+def luma(image: Image.Image) -> Luma:
+    return luma_thumbnail(np.asarray(image.convert("RGB")))
+
+
+def distance(a: Image.Image, b: Image.Image) -> int:
+    return hamming(sign_hash(luma(a)), sign_hash(luma(b)))
+
+
+def recompressed(image: Image.Image, jpeg_quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=jpeg_quality)
+    return Image.open(buffer)
+
+
+def naive_dct(block: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the orthonormal DCT-II by its definition."""
+    n = len(block)
+    position = np.arange(n)
+    rows = [np.cos(np.pi * (position + 0.5) * k / n) * np.sqrt((1 if k == 0 else 2) / n) for k in range(n)]
+    basis = np.array(rows)
+    return np.einsum("vy,yx,ux->vu", basis, block, basis, optimize=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(LUMAS)
+def test_coefficients_are_the_dct(values: Luma) -> None:
+    expected = naive_dct(values.astype(float))[:16, :16]
+    assert np.abs(low_frequencies(values) - expected).max() <= 0.00051
+
+
+@settings(max_examples=25, deadline=None)
+@given(LUMAS)
+def test_mirroring_negates_odd_horizontal_frequencies(values: Luma) -> None:
+    flipped = np.ascontiguousarray(values[:, ::-1])
+    assert np.array_equal(low_frequencies(flipped), mirrored(low_frequencies(values)))
+    assert sign_hash(flipped) == signs(mirrored(low_frequencies(values))).tobytes()
+
+
+@settings(max_examples=25, deadline=None)
+@given(hnp.arrays(np.uint8, (64, 64), elements=st.integers(0, 200)), st.integers(0, 55))
+def test_brightness_does_not_matter(values: Luma, brighter: int) -> None:
+    assert sign_hash(values + np.uint8(brighter)) == sign_hash(values)
+
+
+@settings(max_examples=10, deadline=None)
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 5), st.just(64), st.just(64))))
+def test_batches_equal_single_hashes(batch: Luma) -> None:
+    hashes = sign_hashes(batch)
+    assert (hashes.shape, hashes.dtype) == ((len(batch), 32), np.uint8)
+    assert [row.tobytes() for row in hashes] == [sign_hash(values) for values in batch]
+    assert np.array_equal(sign_hashes(batch.astype(np.float32)), hashes)
+
+
+def test_bits_are_where_they_are_said_to_be() -> None:
+    """One horizontal wave of frequency 5 sets one bit: row 0, column 5, most significant bit first."""
+    wave = 128 + 100 * np.cos(np.pi * (np.arange(64) + 0.5) * 5 / 64)
+    across = np.tile(wave, (64, 1)).astype(np.float32)
+    assert sign_hash(across) == bytes([0b00000100]) + bytes(31)
+    assert sign_hash(np.ascontiguousarray(across.T)) == bytes(10) + bytes([0b10000000]) + bytes(21)
+
+
+def test_golden() -> None:
+    y, x = np.mgrid[:64, :64]
+    assert sign_hash(((x * x + 3 * y * x + 7 * y) % 251).astype(np.uint8)).hex() == (
+        "080f121c018a040a04d9213e08f70b36dfff107d26ddbbff5ff707b949b16735"
+    )
+
+
+@pytest.mark.parametrize("level", [0, 1, 128, 255])
+def test_flat_pictures_have_no_bits_and_no_quality(level: int) -> None:
+    flat = np.full((64, 64), level, np.uint8)
+    assert (sign_hash(flat), quality(flat)) == (bytes(32), 0)
+
+
+def test_half_of_the_bits_are_set() -> None:
+    for seed in range(20):
+        assert int.from_bytes(sign_hash(luma(picture(seed)))).bit_count() == 127
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_copies_stay_close(seed: int) -> None:
+    image = picture(seed)
+    assert distance(image, recompressed(image, 60)) < 31
+    assert distance(image, image.resize((190, 190), Image.Resampling.BICUBIC)) < 31
+    assert distance(image, image.resize((400, 150), Image.Resampling.BILINEAR)) < 31
+    assert distance(image, image.convert("L")) < 31
+
+
+def test_different_pictures_are_far_apart() -> None:
+    hashes = [sign_hash(luma(picture(seed))) for seed in range(40)]
+    distances = [hamming(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
+    assert min(distances) > 77  # the nearest of 25.8 million unrelated photographs is 76
+
+
+def test_hamming() -> None:
+    assert hamming(b"\x00\xff", b"\x01\x0f") == 5
+    with pytest.raises(ValueError, match="1 and 2 bytes"):
+        hamming(b"a", b"ab")
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match="64"):
+        low_frequencies(np.zeros((32, 32), np.uint8))
+
+
+def test_quality_counts_steps_in_whole_percent() -> None:
+    step = np.zeros((64, 64), np.uint8)
+    step[:, 32:] = 255  # one step of 100 % in each of 64 rows
+    assert quality(step) == 64 * 100 // 90
+    faint = step // 128  # 1 of 255 is under a percent
+    assert quality(faint) == 0
+    assert quality(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)) == 100
+
+
+def test_nothing_but_numpy_is_imported() -> None:
+    source = Path(descriptors.__file__).read_text()
+    imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert imports == ["from typing import Final", "import numpy as np", "import numpy.typing as npt"]
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no sample data beside the checkout")
+def test_real_photographs() -> None:
+    paths = sorted(DATA.glob("images/bsds500/test/*.jpg"))[:60]
+    assert len(paths) == 60
+    photos = [Image.open(path).convert("RGB") for path in paths]
+    hashes = [sign_hash(luma(photo)) for photo in photos]
+    assert min(hamming(a, b) for i, a in enumerate(hashes) for b in hashes[:i]) > 77
+    for photo, known in zip(photos[:20], hashes, strict=False):
+        assert hamming(known, sign_hash(luma(recompressed(photo, 50)))) < 31
+        assert hamming(known, sign_hash(luma(photo.resize((256, 256))))) < 31
+        assert hamming(known, sign_hash(luma(photo.crop((4, 4, photo.width - 4, photo.height - 4))))) < 77
