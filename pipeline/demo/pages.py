@@ -83,6 +83,11 @@ class Reference:
     sha256: str | None
     """The hex digest of the bytes that a GET of `url` ends at, redirects followed; None if there are none."""
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of which a crawl may choose any: readers of srcset take the largest."""
+        return (self.url, *self.alternatives)
+
 
 def references(site: str, page: Page, digest: Callable[[str], str | None]) -> list[Reference]:
     """Return the truth about the page's images, in the order in which they stand in it.
