@@ -1,0 +1,287 @@
+"""Fetch the URLs of one work unit: as many at a time as allowed, each site at its own pace, no barriers."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline import failures, urls
+from pipeline.fetch import KEEP_ALIVE_SECONDS, Fetcher, Outcome, authority
+from pipeline.fetch_options import FetchOptions
+from pipeline.memory import Memory
+from pipeline.politeness import LONGEST_PAUSE, Lane, Row, Schedule, turn
+
+PUBLIC_DELAY: Final = 1.0
+"""Seconds between requests to a site unless told otherwise."""
+
+MAX_FAILURES: Final = 5
+"""Requests in a row without an answer before an authority's other URLs are left to a later round."""
+
+MAX_THROTTLED: Final = 5
+"""Answers in a row of 429 or 503 before a site's other URLs are left to a later round."""
+
+_GROWTH: Final = 256 << 10  # bytes reserved at a time while a body of undeclared length grows
+
+OnOutcome = Callable[[object, Outcome], None]
+
+
+@dataclass
+class Counts:
+    """What a unit cost and yielded: requests (robots.txt, redirects included), bytes of bodies, reasons."""
+
+    requests: int = 0
+    bytes: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+class Pool:
+    """What the units of one event loop share: requests in flight, memory, and the pace of sites."""
+
+    def __init__(self, options: FetchOptions) -> None:
+        self.slots = asyncio.Semaphore(options.max_inflight)
+        self.memory = Memory(options.max_held_bytes)
+        self.next_starts: dict[str, float] = {}
+
+    def remember(self, lanes: Iterable[Lane], now: float) -> None:
+        """Keep the pace of sites for the units to come."""
+        self.next_starts = {site: start for site, start in self.next_starts.items() if start > now}
+        self.next_starts.update((lane.site, lane.next_start) for lane in lanes if lane.next_start > now)
+
+
+async def fetch_many(
+    fetcher: Fetcher,
+    rows: Iterable[tuple[object, str]],
+    on_outcome: OnOutcome,
+    *,
+    shares: Mapping[str, float] | None = None,
+    deadline: float | None = None,
+    counts: Counts | None = None,
+    pool: Pool | None = None,
+) -> Counts:
+    """Fetch all (key, URL) `rows` and call `on_outcome(key, outcome)` for each, in the order they finish.
+
+    `shares` says for a site which part of its rate this unit has (1 where it says nothing): starts are then
+    delay / share seconds apart. After `deadline` seconds no request starts and what is left is `deferred`.
+    With a `pool` of the caller's, the caller releases each body's bytes from its memory when done with it.
+    `counts`, if given, is kept up to date on the way; it is what is returned.
+    """
+    unit = _Unit(fetcher, on_outcome, counts or Counts(), pool, shares or {})
+    await unit.run(rows, math.inf if deadline is None else time.monotonic() + deadline)
+    return unit.counts
+
+
+class _Ticket:
+    """One fetch's gate: its lane's pace and its share of memory."""
+
+    def __init__(self, lane: Lane, counts: Counts, memory: Memory) -> None:
+        self._lane = lane
+        self._counts = counts
+        self._memory = memory
+        self._granted = True  # the schedule has chosen the moment of the first request
+        self._reserved = 0
+        self._used = 0
+
+    async def request(self) -> None:
+        """Wait for the next start in the lane, except for the first request."""
+        if not self._granted:
+            await asyncio.sleep(turn(self._lane, time.monotonic()))
+        self._granted = False
+        self._counts.requests += 1
+
+    async def reserve(self, size: int) -> None:
+        """Reserve memory for a body; the one before it is gone."""
+        self.keep(0)
+        await self._memory.reserve(size)
+        self._reserved = size
+
+    def received(self, size: int) -> bool:
+        """Count bytes, reserving more in steps where the length was not declared."""
+        self._counts.bytes += size
+        self._used += size
+        if self._used <= self._reserved:
+            return True
+        step = max(_GROWTH, self._used - self._reserved)
+        if not self._memory.try_reserve(step):
+            return False
+        self._reserved += step
+        return True
+
+    def keep(self, size: int) -> None:
+        """Give back all but `size` bytes."""
+        self._memory.release(self._reserved - size)
+        self._reserved = self._used = size
+
+
+class _Unit:
+    """The state of one `fetch_many`."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        on_outcome: OnOutcome,
+        counts: Counts,
+        pool: Pool | None,
+        shares: Mapping[str, float],
+    ) -> None:
+        self.counts = counts
+        self._fetcher = fetcher
+        self._on_outcome = on_outcome
+        self._pool = pool or Pool(fetcher.options)
+        self._caller_releases = pool is not None
+        self._shares = shares
+        self._failures: Counter[str] = Counter()  # in a row, by authority
+        self._wake = asyncio.Event()
+
+    async def run(self, rows: Iterable[tuple[object, str]], end: float) -> None:
+        """Fetch everything until `end`, a time of the monotonic clock."""
+        self._schedule = Schedule(self._lanes(rows))
+        try:
+            async with asyncio.TaskGroup() as group:
+                while self._schedule.left:
+                    await self._step(group, end)
+        finally:
+            self._pool.remember(self._schedule.lanes, time.monotonic())
+
+    async def _step(self, group: asyncio.TaskGroup, end: float) -> None:
+        """Start one request, or wait until one may start."""
+        await self._pool.memory.room()
+        await self._pool.slots.acquire()
+        now = time.monotonic()
+        lane = self._schedule.take(now) if now < end else None
+        row = None if lane is None else self._next_row(lane)
+        if lane is not None and row is not None:
+            work = self._fetch if self._fetcher.knows_robots(row.href) else self._load_robots
+            if work == self._fetch:
+                self._schedule.pop(lane)
+            lane.loading = work == self._load_robots
+            self._schedule.started(lane, now)
+            group.create_task(self._run(work, lane, row))
+            return
+        self._pool.slots.release()
+        if now >= end:
+            for each in self._schedule.lanes:
+                self._defer(each, "the unit's time was used up")
+        elif lane is None:
+            await self._sleep(min(self._schedule.seconds_to_next(now), end - now))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, at most until a request ends."""
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if math.isinf(seconds) else seconds):
+                await self._wake.wait()
+
+    async def _run(self, work: Callable[[Lane, Row, _Ticket], Awaitable[None]], lane: Lane, row: Row) -> None:
+        ticket = _Ticket(lane, self.counts, self._pool.memory)
+        try:
+            await work(lane, row, ticket)
+        except BaseException:
+            ticket.keep(0)
+            raise
+        finally:
+            self._pool.slots.release()
+            self._schedule.finished(lane)
+            self._wake.set()
+
+    async def _load_robots(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
+        """Fetch the robots.txt that `row`, still in the lane, waits for."""
+        started = time.monotonic()
+        try:
+            await self._fetcher.load_robots(row.href, ticket)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the unit; it is a counted row
+            self._schedule.pop(lane)
+            self._answer(row, "internal_error", f"{type(error).__name__}: {error}"[:300])
+        finally:
+            lane.loading = False
+        ticket.keep(0)
+        self._slow_down(lane, row)
+        lane.next_start = max(lane.next_start, started + lane.delay)
+
+    async def _fetch(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
+        keep_alive = bool(lane.pending) and lane.delay < KEEP_ALIVE_SECONDS
+        outcome = await self._fetcher.fetch(row.url, ticket, keep_alive=keep_alive)
+        ticket.keep(len(outcome.body))
+        self._learn(lane, row, outcome)
+        self._report(row, outcome)
+        if not self._caller_releases:
+            ticket.keep(0)
+
+    def _lanes(self, rows: Iterable[tuple[object, str]]) -> Iterable[Lane]:
+        """Group the rows by site; what is no URL is answered at once."""
+        lanes: dict[str, Lane] = {}
+        for key, url in rows:
+            try:
+                href = urls.resolve(url)
+                site = urls.site(href)
+            except urls.BadUrl as error:
+                self._answer(Row(key, url, url), error.reason, str(error))
+                continue
+            if site not in lanes:
+                lanes[site] = self._lane(site)
+            lanes[site].pending.append(Row(key, url, href))
+        return lanes.values()
+
+    def _lane(self, site: str) -> Lane:
+        delay = self._fetcher.options.host_delay
+        if delay is None:
+            delay = 0.0 if self._fetcher.policy.opens(site.strip("[]")) else PUBLIC_DELAY
+        return Lane(
+            site=site,
+            delay=delay / self._shares.get(site, 1.0),
+            concurrency=self._fetcher.options.host_concurrency,
+            next_start=self._pool.next_starts.get(site, 0.0),
+        )
+
+    def _next_row(self, lane: Lane) -> Row | None:
+        """Return the first row that needs a request, still in the lane; the ones before it are answered."""
+        while lane.pending:
+            row = lane.pending[0]
+            refusal = self._fetcher.refuse(row.href)
+            failed = self._failures[authority(row.href)]
+            if refusal is not None:
+                self._answer(self._schedule.pop(lane), refusal.reason, refusal.detail)
+            elif failed >= MAX_FAILURES:
+                detail = f"{failed} requests in a row without an answer"
+                self._answer(self._schedule.pop(lane), "deferred", detail)
+            else:
+                self._slow_down(lane, row)
+                return row
+        return None
+
+    def _slow_down(self, lane: Lane, row: Row) -> None:
+        """Apply the Crawl-delay that holds for `row`; a site's slowest authority sets its pace."""
+        delay = self._fetcher.crawl_delay(row.href) / self._shares.get(lane.site, 1.0)
+        lane.delay = max(lane.delay, delay)
+
+    def _learn(self, lane: Lane, row: Row, outcome: Outcome) -> None:
+        """Count failures in a row, and give the site the pause that it asks for."""
+        if outcome.reason in failures.SILENT:
+            self._failures[authority(row.href)] += 1
+            return
+        self._failures[authority(row.href)] = 0
+        if outcome.reason != "http_throttled":
+            lane.throttled = 0
+            return
+        lane.throttled += 1
+        pause = 2.0**lane.throttled if outcome.retry_after is None else outcome.retry_after
+        lane.next_start = max(lane.next_start, time.monotonic() + min(max(pause, 1.0), LONGEST_PAUSE))
+        if pause > LONGEST_PAUSE:
+            self._defer(lane, f"the server asked to wait for {pause:.0f} s")
+        elif lane.throttled >= MAX_THROTTLED:
+            self._defer(lane, f"{outcome.detail} {lane.throttled} times in a row")
+
+    def _defer(self, lane: Lane, detail: str) -> None:
+        while lane.pending:
+            self._answer(self._schedule.pop(lane), "deferred", detail)
+
+    def _answer(self, row: Row, reason: str, detail: str) -> None:
+        """Report a row for which no request was sent."""
+        self._report(row, Outcome(row.url, row.href, reason, detail, 0, b"", "", 0.0, "", None))
+
+    def _report(self, row: Row, outcome: Outcome) -> None:
+        self.counts.reasons[outcome.reason] += 1
+        self._on_outcome(row.key, outcome)

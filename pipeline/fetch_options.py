@@ -1,0 +1,91 @@
+"""The options of fetching, and who must say whom to reach."""
+
+import importlib.metadata
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline import robots, urls
+from pipeline.policy import AddressPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """How to fetch; none of it changes which images are right, so it is outside every fingerprint."""
+
+    contact: str = ""
+    """URL or mail address for the User-Agent, so that a site's owner can reach whoever crawls it."""
+    timeout: float = 30.0
+    """Seconds for one URL from connection to last byte, redirects included, waiting for its turn not."""
+    connect_timeout: float = 10.0
+    """Seconds for name, connection and TLS handshake."""
+    read_timeout: float = 10.0
+    """Seconds a server may stay silent."""
+    min_rate: float = 1000.0
+    """Bytes a second below which a body is given up, judged from --read-timeout on."""
+    max_bytes: int = 20 << 20
+    """Bytes of a body."""
+    max_redirects: int = 5
+    """Redirects followed within a site; 0 follows none."""
+    max_inflight: int = 256
+    """Requests at a time, in one process."""
+    host_delay: float | None = None
+    """Seconds between the starts of two requests to a site; by default 1, but 0 in --allow-network."""
+    host_concurrency: int = 2
+    """Requests at a time to a site."""
+    allow_network: tuple[str, ...] = ()
+    """Networks (CIDR) to open although they are not public, such as 127.0.0.0/8 for a test web."""
+    max_held_bytes: int = 256 << 20
+    """Bytes of bodies held in one process, read or waiting to be decoded."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work; ValueError says what would."""
+        for name in (
+            "timeout",
+            "connect_timeout",
+            "read_timeout",
+            "max_bytes",
+            "max_inflight",
+            "host_concurrency",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
+        for name in ("min_rate", "max_redirects", "host_delay"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must not be negative, but is {value}")
+        if self.max_held_bytes < max(self.max_bytes, robots.MAX_BYTES):
+            raise ValueError(
+                f"max_held_bytes ({self.max_held_bytes}) must hold one body of max_bytes ({self.max_bytes})"
+            )
+        if not re.fullmatch(r"[!-'*-~]*", self.contact):
+            raise ValueError(
+                f"contact must be a URL or a mail address without spaces and brackets: {self.contact!r}"
+            )
+        AddressPolicy.from_text(self.allow_network)
+
+
+def user_agent(contact: str) -> str:
+    """Return the User-Agent header: who we are, in which version, and whom to reach."""
+    try:
+        version = importlib.metadata.version("openwit")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        version = "0"
+    return f"{robots.TOKEN}/{version}" + (f" (+{contact})" if contact else "")
+
+
+def requires_contact(references: Iterable[str]) -> bool:
+    """Return whether one of the URLs leads to anything but this machine, written as such."""
+    return any(not _is_loopback(url) for url in references)
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urls.host(url)
+    except urls.BadUrl:
+        return True  # it is never asked
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3

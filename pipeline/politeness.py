@@ -1,0 +1,142 @@
+"""Whose turn it is: a lane for each site, and the order in which lanes may start requests.
+
+Pure bookkeeping on a monotonic clock that the caller reads. A lane stands in at most one heap, so that
+thousands of sites cost nothing while they wait and a site without URLs costs nothing at all.
+"""
+
+import email.utils
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+LONGEST_PAUSE: Final = 60.0
+"""Seconds that a unit waits for a site that asked for it; for longer ones its URLs go to a later round."""
+
+
+class Row(NamedTuple):
+    """One URL to fetch: the caller's key, the URL as given, and as resolved."""
+
+    key: object
+    url: str
+    href: str
+
+
+@dataclass(eq=False)
+class Lane:
+    """The URLs of one site and its pace; `delay` in seconds between starts."""
+
+    site: str
+    delay: float
+    concurrency: int
+    pending: deque[Row] = field(default_factory=deque)
+    next_start: float = 0.0
+    in_flight: int = 0
+    loading: bool = False
+    """Whether its robots.txt is under way; until it is here nothing else may start."""
+    throttled: int = 0
+    """Answers in a row that asked for less."""
+    queued: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Return whether it may start another request when its time comes."""
+        return bool(self.pending) and not self.loading and self.in_flight < self.concurrency
+
+
+class Schedule:
+    """Hand out lanes whose time has come.
+
+    Of several, the one that had the most URLs to begin with comes first: the long ones decide when a unit
+    ends, and while they can use all the capacity no other site holds a connection open.
+    """
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        ranked = sorted(lanes, key=lambda lane: -len(lane.pending))
+        self.lanes = [lane for lane in ranked if lane.pending]
+        self.left = sum(len(lane.pending) for lane in self.lanes)
+        self._rank = {lane: rank for rank, lane in enumerate(self.lanes)}
+        self._waiting: list[tuple[float, int, Lane]] = []
+        self._ready: list[tuple[int, Lane]] = []
+        for lane in self.lanes:
+            self._queue(lane)
+
+    def pop(self, lane: Lane) -> Row:
+        """Take the lane's first URL out."""
+        self.left -= 1
+        return lane.pending.popleft()
+
+    def take(self, now: float) -> Lane | None:
+        """Return a lane that may start a request now; if it does, the caller calls `started`.
+
+        A lane from which the caller has popped all URLs instead is done with.
+        """
+        while self._waiting and self._waiting[0][0] <= now:
+            _, rank, lane = heapq.heappop(self._waiting)
+            if lane.next_start > now:  # it was postponed meanwhile
+                heapq.heappush(self._waiting, (lane.next_start, rank, lane))
+            else:
+                heapq.heappush(self._ready, (rank, lane))
+        while self._ready:
+            _, lane = heapq.heappop(self._ready)
+            lane.queued = False
+            if not lane.open:
+                continue
+            if lane.next_start <= now:
+                return lane
+            self._queue(lane)
+        return None
+
+    def started(self, lane: Lane, now: float) -> None:
+        """Count a request that starts now."""
+        lane.in_flight += 1
+        lane.next_start = now + lane.delay
+        self._queue(lane)
+
+    def finished(self, lane: Lane) -> None:
+        """Count the end of a request."""
+        lane.in_flight -= 1
+        self._queue(lane)
+
+    def seconds_to_next(self, now: float) -> float:
+        """Return how long no lane will be ready, infinity if only the end of a request can change that."""
+        if self._ready:
+            return 0.0
+        return max(0.0, self._waiting[0][0] - now) if self._waiting else math.inf
+
+    def _queue(self, lane: Lane) -> None:
+        if lane.open and not lane.queued:
+            lane.queued = True
+            heapq.heappush(self._waiting, (lane.next_start, self._rank[lane], lane))
+
+
+def turn(lane: Lane, now: float) -> float:
+    """Take the lane's next start for a further request of the same URL; return the seconds to wait for it."""
+    start = max(now, lane.next_start)
+    lane.next_start = start + lane.delay
+    return start - now
+
+
+def retry_after(value: str | None, date: str | None = None) -> float | None:
+    """Read Retry-After (RFC 9110, section 10.2.3), seconds or a date, as seconds; None if there is none.
+
+    A date is compared with the server's own Date where it sends one, since clocks differ.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    until, now = _date(value), _date(date or "") or datetime.now(UTC)
+    return None if until is None else max(0.0, (until - now).total_seconds())
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        parsed = email.utils.parsedate_to_datetime(value)
+    except (ValueError, IndexError, OverflowError):
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
