@@ -30,7 +30,7 @@ def lookup(host: str, family: socket.AddressFamily) -> Answer:
         found = socket.getaddrinfo(
             host.encode("ascii"), None, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
-    except UnicodeError as error:
+    except ValueError as error:  # UnicodeError among them
         raise OSError(f"not a host name: {error}") from None
     return tuple((kind, str(address[0])) for kind, _, _, _, address in found)
 
