@@ -322,9 +322,25 @@ def test_stray_bytes_are_tolerated_as_browsers_do() -> None:
     data = jpeg(photo())
     at = data.index(b"\xff\xdb")
     assert mean_difference(process(data[:at] + b"stray" + data[at:], ImageOptions()), photo()) < 2.5
-    assert (
-        mean_difference(process(data[:-2], ImageOptions()), photo()) < 2.5
-    )  # only the end marker is missing
+
+
+def test_a_forgotten_end_marker_is_tolerated_and_a_cut_is_not() -> None:
+    for data in (jpeg(photo()), jpeg(photo(), progressive=True)):
+        assert mean_difference(process(data[:-2], ImageOptions()), photo()) < 2.5
+        for cut in (10, 100, len(data) // 2):
+            assert process(data[:-cut], ImageOptions()).reason == "truncated"
+
+
+@pytest.mark.parametrize("width", [481, 487, 511, 513, 641])
+def test_fractions_of_a_scaled_decode_do_not_stretch_the_picture(width: int) -> None:
+    """A line stays where it is although, say, 481 columns at 4/8 are decoded as 241 instead of 240.5."""
+    image = Image.new("RGB", (width, 400), "black")
+    at = width - 20
+    image.paste("white", (at, 0, width, 400))
+    processed = process(jpeg(image, quality=98), ImageOptions(image_size=200))
+    row = pixels(processed)[100].mean(axis=1) / 255
+    edge = processed.width - row.sum()
+    assert abs(edge - at * processed.width / width) < 0.15
 
 
 # --- refusals, each with its reason ---
