@@ -1,0 +1,143 @@
+"""The chunked, gathered loss against plain cross-entropy, in one process and in several."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.parallel import DistributedDataParallel
+
+from tests import train_peers
+from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed
+from train import gradcache
+from train.loss import contrastive_loss, count_equal_pairs
+from train.model import CLIP
+
+
+def plain_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Figure 3 of the paper, word for word."""
+    logits = scale * image @ text.T
+    labels = torch.arange(len(image))
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def leaves(count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    image, text = (F.normalize(torch.randn(count, 24, generator=generator), dim=1) for _ in range(2))
+    image = F.normalize(image + text, dim=1)
+    return (*(x.to(dtype).requires_grad_() for x in (image, text)), torch.tensor(30.0, requires_grad=True))
+
+
+@pytest.mark.parametrize(("count", "chunk"), [(1, 4), (7, 3), (64, 64), (64, 10), (65, 1000)])
+def test_loss_and_gradients_equal_plain_cross_entropy(count: int, chunk: int) -> None:
+    ours, theirs = leaves(count), leaves(count)
+    theirs = [x.detach().double().requires_grad_() for x in theirs]
+    loss, expected = contrastive_loss(*ours, chunk=chunk), plain_loss(*theirs)
+    assert loss.item() == pytest.approx(expected.item(), abs=2e-6)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    for left, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(left.grad, right.grad.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_logits_are_float32_even_under_autocast() -> None:
+    image, text, scale = leaves(64)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = contrastive_loss(image, text, scale * 3)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(plain_loss(image, text, scale * 3).item(), abs=1e-5)
+
+
+def test_unequal_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="as many images as texts"):
+        contrastive_loss(torch.zeros(2, 3), torch.zeros(3, 3), torch.tensor(1.0))
+
+
+def test_equal_pairs_are_counted() -> None:
+    assert count_equal_pairs(torch.tensor([1, 2, 1, 3, 1, 3])) == 3 + 1
+    assert count_equal_pairs(torch.arange(5)) == 0
+
+
+def full_batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(16, 3, 32, 32, generator=generator), captions(SMALL_VIT, 16)
+
+
+def expected_gradients() -> tuple[float, dict[str, Tensor]]:
+    model = CLIP(SMALL_VIT).initialise(0)
+    images, ids = full_batch()
+    image, text, scale = model(images, packed(ids))
+    loss = plain_loss(image, text, scale)
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4, 8])
+def test_gradient_cache_equals_the_full_batch_including_the_scale(accumulate: int) -> None:
+    loss, expected = expected_gradients()
+    model = CLIP(SMALL_VIT).initialise(0)
+    images, ids = full_batch()
+    batches = [(i, packed(t)) for i, t in zip(images.chunk(accumulate), ids.chunk(accumulate), strict=True)]
+    value = gradcache.backward(model, batches, _no_autocast)
+    assert value.item() == pytest.approx(loss, abs=1e-6)
+    assert model.logit_scale.grad.item() == pytest.approx(expected["logit_scale"].item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def _no_autocast():  # type: ignore[no-untyped-def]
+    return torch.autocast("cpu", enabled=False)
+
+
+def test_gradient_cache_counts_batch_statistics_once() -> None:
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ids = captions(SMALL_RESNET, 8)
+    cached, once = CLIP(SMALL_RESNET).initialise(0).train(), CLIP(SMALL_RESNET).initialise(0).train()
+    halves = list(zip(images.chunk(2), map(packed, ids.chunk(2)), strict=True))
+    gradcache.backward(cached, halves, _no_autocast)
+    for half in halves:
+        once(*half)
+    for (name, left), right in zip(cached.named_buffers(), once.buffers(), strict=True):
+        assert torch.equal(left, right), name
+    assert int(cached.visual.bn1.num_batches_tracked) == 2
+
+
+def _rank_main(rank: int, ranks: int, folder: str, accumulate: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(Path(folder) / "store"), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    model = CLIP(SMALL_VIT).initialise(0)
+    images, ids = full_batch()
+    images, ids = images.chunk(ranks)[rank], ids.chunk(ranks)[rank]
+    parallel = DistributedDataParallel(model) if ranks > 1 else model
+    batches = [(i, packed(t)) for i, t in zip(images.chunk(accumulate), ids.chunk(accumulate), strict=True)]
+    loss = gradcache.backward(parallel, batches, _no_autocast)
+    pairs = count_equal_pairs(torch.tensor([rank % 2, 100 + rank]))
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    torch.save({"loss": loss, "pairs": pairs, "gradients": gradients}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (2, 1), (4, 1), (2, 4)])
+def test_ranks_together_equal_one_process(ranks: int, accumulate: int, tmp_path: Path) -> None:
+    loss, expected = expected_gradients()
+    mp.spawn(_rank_main, (ranks, str(tmp_path), accumulate), nprocs=ranks)
+    for rank in range(ranks):
+        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert result["loss"].item() == pytest.approx(loss, abs=1e-6)
+        assert result["pairs"] == {1: 0, 2: 0, 4: 2}[ranks]
+        for name, gradient in result["gradients"].items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_equals_open_clips_loss() -> None:
+    peer = train_peers.open_clip().loss.ClipLoss()
+    image, text, scale = leaves(50)
+    assert contrastive_loss(image, text, scale).item() == pytest.approx(
+        peer(image, text, scale).item(), abs=2e-6
+    )
