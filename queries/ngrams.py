@@ -99,8 +99,8 @@ def partition_bounds(word_counts: I64, partition_words: int = PARTITION_WORDS) -
     A word begins at most as many bigrams as it occurs; so cutting the running sum of counts bounds what a
     partition can hold, except that one word is never cut.
     """
-    reached = np.cumsum(word_counts) // partition_words
-    new = np.flatnonzero(np.diff(reached)) + 1
+    before = np.cumsum(word_counts) - word_counts
+    new = np.flatnonzero(np.diff(before // partition_words)) + 1
     return np.concatenate([[1], new + 1, [word_counts.size + 1]]).astype(np.int64)
 
 

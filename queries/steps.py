@@ -165,7 +165,7 @@ class WordsWorker:
 
 
 class Vocabulary(dict[str, int]):
-    """Map frequent words to ids; a class of its own because a plain dict cannot be shared by weak reference."""
+    """Map frequent words to ids; a class of its own, since a plain dict takes no weak reference."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,13 @@ def _names(spaced: str) -> frozenset[str]:
 
 
 # Extension tags whose content is not prose (https://www.mediawiki.org/wiki/Parser_extension_tags).
-_HIDDEN: Final = _names(
+HIDDEN: Final = _names(
     "ref references math chem ce gallery graph hiero imagemap indicator inputbox mapframe maplink score "
     "section source syntaxhighlight templatedata templatestyles timeline categorytree includeonly"
 )
-_END_TAG: Final = {name: re.compile(rf"</{name}\b[^<>]*>", re.IGNORECASE) for name in _HIDDEN | {"nowiki"}}
+_END_TAG: Final = {name: re.compile(rf"</{name}\b[^<>]*>", re.IGNORECASE) for name in HIDDEN | {"nowiki"}}
 # HTML elements that stand inside a sentence; every other tag ends it.
-_INLINE: Final = _names(
+INLINE: Final = _names(
     "abbr b bdi bdo big cite code data del dfn em font i ins kbd mark nowiki onlyinclude noinclude q rb rp "
     "rt ruby s samp section small span strike strong sub sup time tt u var wbr"
 )
@@ -47,7 +47,7 @@ _LIST: Final = re.compile(r"\n[*#:;]+")
 _SWITCH: Final = re.compile(r"__[A-Z]{3,}__")
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*")
 # Image options (https://www.mediawiki.org/wiki/Help:Images): a last part that is one of these is no caption.
-_IMAGE_OPTION: Final = re.compile(
+IMAGE_OPTION: Final = re.compile(
     r"(?:thumb(?:nail)?|frame(?:d|less)?|border|left|right|center|centre|none|upright|baseline|middle|sub|super|"
     r"text-top|text-bottom|top|bottom|\d*x?\d+ ?px|"
     r"(?:alt|link|upright|page|class|lang|thumb|thumbtime|start|end) *=.*)",
@@ -109,7 +109,7 @@ def _tag_spans(text: str) -> Iterator[tuple[int, int, str]]:
             continue
         position = end
         name = (match[2] or "").lower()
-        shown = "" if name in _INLINE or name in _HIDDEN else "\n"
+        shown = "" if name in INLINE or name in HIDDEN else "\n"
         if not name:
             close = text.find("-->", end)
             position = len(text) if close < 0 else close + 3
@@ -153,13 +153,13 @@ def _resolve_links(text: str, images: frozenset[str], categories: frozenset[str]
     def label(match: re.Match[str]) -> str:
         target, *parts = match[1].split("|")
         prefix, colon, _ = target.partition(":")
-        prefix = prefix.strip().lower()
+        prefix = prefix.strip()
         if colon and prefix:
-            if prefix in categories or (not parts and _LANGUAGE.fullmatch(prefix) and target.islower()):
+            if prefix.lower() in categories or (not parts and _LANGUAGE.fullmatch(prefix)):
                 return "\n"
-            if prefix in images:
+            if prefix.lower() in images:
                 caption = parts[-1].strip() if parts else ""
-                return "\n" if _IMAGE_OPTION.fullmatch(caption) else f"\n{caption}\n"
+                return "\n" if IMAGE_OPTION.fullmatch(caption) else f"\n{caption}\n"
         return parts[-1] if parts else target.lstrip(":")
 
     text = "".join(_SIMPLE_LINK.split(text))
