@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pipeline import urls
@@ -144,6 +145,7 @@ def socket_factory(policy: AddressPolicy) -> Callable[[AddressInfo], socket.sock
     return make
 
 
+@lru_cache(maxsize=1 << 12)
 def _address(text: str) -> Address | None:
     """Parse an IP address, an IPv4 address inside an IPv6 one (::ffff:0:0/96) as what it stands for."""
     try:

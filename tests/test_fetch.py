@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 
 from pipeline import dns
@@ -209,6 +210,16 @@ def test_without_keep_alive_the_server_is_told() -> None:
         robots, good = server.requests
         assert robots.headers.get("connection") != "close"
         assert good.headers["connection"] == "close"
+
+
+def test_the_session_neither_unpacks_nor_remembers_nor_reads_the_environment() -> None:
+    async def work(fetcher: Fetcher) -> None:
+        session = fetcher._session
+        assert not session.auto_decompress  # the client would unpack a bomb while its header is judged
+        assert not session.trust_env
+        assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
+
+    run(work)
 
 
 def test_details_say_what_happened(server: Server) -> None:

@@ -275,6 +275,24 @@ def test_memory_bounds_what_is_held_and_all_arrive() -> None:
     assert max(held) <= limit
 
 
+@pytest.mark.parametrize(
+    "path", ["good", "chunked", "cl_long", "stalled_body", "endless", "gone", "redirect?/good"]
+)
+def test_memory_is_given_back_however_a_fetch_ends(path: str) -> None:
+    async def main() -> int:
+        async with Fetcher(options(read_timeout=0.2), lookup) as fetcher:
+            pool = Pool(fetcher.options)
+
+            def consume(_: object, outcome: Outcome) -> None:
+                pool.memory.release(len(outcome.body))
+
+            await fetch_many(fetcher, [(0, server.url(path))], consume, pool=pool)
+            return pool.memory.held
+
+    with Server() as server:
+        assert asyncio.run(main()) == 0
+
+
 def test_a_callback_that_fails_ends_the_unit_with_its_error() -> None:
     def fail(_: object, __: Outcome) -> None:
         raise LookupError("mine")
