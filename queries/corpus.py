@@ -22,6 +22,9 @@ PART_TOKENS: Final = 8_000_000
 """Words of a part: its text takes 32 MB as ids, the strings about 200 MB while it is encoded."""
 
 _LINE_END: Final = "\0"  # cannot occur in XML, and is not white space
+# Frequent, and never part of a word: a space around them changes no token, and "word", "word," and "(word" become
+# one chunk.
+_MARKS: Final = ',.()";:'
 _BATCH_CHARACTERS: Final = 1 << 18  # so that NumPy's cost per call is spread over many pages
 
 
@@ -35,7 +38,7 @@ class Part(NamedTuple):
 
 def is_word(token: str) -> bool:
     """Return whether a token of the normaliser is a word: it has a letter or a digit."""
-    return any(map(str.isalnum, token))
+    return token.isalnum() or any(map(str.isalnum, token))
 
 
 class Encoder:
@@ -73,8 +76,11 @@ class Encoder:
             yield self._take()
 
     def _encode(self) -> None:
-        lines = "\n".join(self._pending).replace("\n", f" {_LINE_END} ").split()
-        chunk_ids = np.fromiter(map(self._chunks.__getitem__, lines), np.int64, len(lines))
+        text = "\n".join(self._pending).replace("\n", f" {_LINE_END} ")
+        for mark in _MARKS:
+            text = text.replace(mark, f" {mark} ")
+        chunks = text.split()
+        chunk_ids = np.fromiter(map(self._chunks.__getitem__, chunks), np.int64, len(chunks))
         stream = self._chunks.expand(chunk_ids)
         # Several breaks in a row say no more than one.
         stream = stream[(stream != 0) | (np.concatenate([[1], stream[:-1]]) != 0)]
@@ -103,7 +109,12 @@ class _Chunks(dict[str, int]):
     def __missing__(self, chunk: str) -> int:
         ids = self._word_ids
         for token in tokens(chunk):
-            self._ids.append(ids.setdefault(token, len(ids) + 1) if is_word(token) else 0)
+            known = ids.get(token)
+            if known is None:
+                known = 0
+                if is_word(token):
+                    known = ids[token] = len(ids) + 1
+            self._ids.append(known)
         number = self[chunk] = len(self._ends)
         self._ends.append(len(self._ids))
         return number
