@@ -62,7 +62,7 @@ def backward(model: nn.Module, batches: Sequence[MicroBatch], autocast: Autocast
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             waiting = isinstance(model, DistributedDataParallel) and not last
-            with model.no_sync() if waiting else contextlib.nullcontext():  # type: ignore[operator,union-attr]
+            with model.no_sync() if waiting else contextlib.nullcontext():  # type: ignore[operator]
                 with autocast():
                     image, text, scale = model(*batch)
                 rows = slice(start, start + image.shape[0])

@@ -52,10 +52,16 @@ def decode(data: bytes, shorter: int = 0) -> Pixels:
 
     Raises BadImage: `not_an_image`, `too_large`, `corrupt`.
     """
-    width, height = size_of(data)
+    quick = simplejpeg is not None and data[:2] == b"\xff\xd8"
+    try:
+        width, height = simplejpeg.decode_jpeg_header(data)[1::-1] if quick else size_of(data)
+    except BadImage:
+        raise
+    except ValueError as error:
+        raise BadImage("not_an_image", str(error)) from error
     if width * height > _MAX_PIXELS:
         raise BadImage("too_large", f"{width} x {height}")
-    if simplejpeg is not None and data[:2] == b"\xff\xd8":
+    if quick:
         # Scaling by a half, a quarter or an eighth is quick; other ratios are slower than a resize.
         least = shorter if 0 < 2 * shorter <= min(width, height) else 0
         try:
@@ -117,10 +123,10 @@ def _random_resized(pixels: Pixels, size: int, random: np.random.Generator) -> P
 _CROPPERS = {"paper": _fit, "crop": _cut, "random-resized": _random_resized}
 
 
-def training_image(data: bytes, size: int, crop: Crop, random: np.random.Generator) -> Pixels:
-    """Decode and crop one picture to uint8 [N, N, 3]; raises BadImage."""
-    shorter = 0 if crop == "crop" else size
-    return _CROPPERS[crop](decode(data, shorter), size, random)
+def training_image(data: bytes, size: int, crop: Crop, random: np.random.Generator) -> tuple[Pixels, bool]:
+    """Decode and crop one picture to uint8 [N, N, 3], and say whether it was too small; raises BadImage."""
+    pixels = decode(data, 0 if crop == "crop" else size)
+    return _CROPPERS[crop](pixels, size, random), min(pixels.shape[:2]) < size
 
 
 def evaluation_image(data: bytes, size: int) -> Pixels:

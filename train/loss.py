@@ -1,8 +1,8 @@
 """CLIP's loss over the global batch: symmetric cross-entropy of cosines (arXiv:2103.00020, figure 3).
 
-Each rank holds B of the N = B x ranks samples. The N x N logits are never stored: each rank computes its B rows
-in chunks, keeps the two log-sum-exps, and computes the chunks again in backward. At N = 32,768 one fp32 matrix
-would be 4 GiB; a chunk of 4,096 rows is 0.5 GiB. Arithmetic is float32 (TF32 on CUDA where the caller allows it).
+Each rank holds B of the N = B x ranks samples. The N x N logits are never stored: each rank computes its B
+rows in chunks, keeps the two log-sum-exps, and computes the chunks again in backward. At N = 32,768 one fp32
+matrix would be 4 GiB; a chunk of 4,096 rows is 0.5 GiB. Arithmetic is float32 (TF32 on CUDA where allowed).
 """
 
 from typing import Any
@@ -77,12 +77,12 @@ class _ContrastiveLoss(torch.autograd.Function):
             similarity = image[rows] @ texts.T
             logits = scale * similarity
             # d loss / d logits, times 2N: both softmaxes, less the two ones at the matching pair.
-            g = (logits - row_lse[rows, None]).exp_() + logits.sub_(column_lse).exp_()
+            g = (logits - row_lse[rows, None]).exp_().add_(logits.sub_(column_lse).exp_())
             g[torch.arange(g.shape[0], device=g.device), labels[rows]] -= 2
             d_image[rows] = g @ texts
             d_texts.addmm_(g.T, image[rows])
             d_scale += (g * similarity).sum()
-        # The ranks' gradients are averaged afterwards (DDP), so each hands over its share times the ranks.
+        # DDP averages the ranks' gradients afterwards, so each hands over its share times the ranks.
         factor = gradients[0] * world_size() / (2 * texts.shape[0])
         d_text = _sum_own_rows(d_texts)
         return d_image * (scale * factor), d_text * (scale * factor), d_scale * factor, None
@@ -91,19 +91,21 @@ class _ContrastiveLoss(torch.autograd.Function):
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, chunk: int = CHUNK) -> Tensor:
     """Return the global batch's loss, the same on every rank.
 
-    `image`, `text`: this rank's unit vectors [B, E], float32, pair i on row i of both, B alike on all ranks;
-    `scale`: the logits' factor. Averaging the ranks' gradients, as DDP does, gives the global loss's gradient.
+    `image`, `text`: unit vectors [B, E] of this rank, float32, pair i on row i of both, B equal on all ranks;
+    `scale`: the logits' factor. The mean of the ranks' gradients, as of DDP, is the global loss's gradient.
     """
     if image.shape != text.shape:
         raise ValueError(
             f"as many images as texts are needed, got {tuple(image.shape)} and {tuple(text.shape)}"
         )
     with torch.autocast(image.device.type, enabled=False):
-        loss: Tensor = _ContrastiveLoss.apply(image.float(), text.float(), scale.float(), chunk)
+        loss: Tensor = _ContrastiveLoss.apply(  # type: ignore[no-untyped-call]
+            image.float(), text.float(), scale.float(), chunk
+        )
     return loss
 
 
 def count_equal_pairs(keys: Tensor) -> int:
     """Return how many pairs of the global batch have equal keys; `keys`: this rank's int64 [B]."""
-    _, counts = gather(keys).unique(return_counts=True)
+    _, counts = torch.unique(gather(keys), return_counts=True)
     return int((counts * (counts - 1) // 2).sum())

@@ -128,7 +128,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, text: PackedText) -> Tenso
     return bucketed
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has other bucket shapes: compiling them would never end
+# Every batch has other bucket shapes: compiling them would never end.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _bucketed_attention(q: Tensor, k: Tensor, v: Tensor, text: PackedText) -> Tensor:
     padded = torch.stack([q, k, v]).index_select(1, text.pad)
     outputs = []

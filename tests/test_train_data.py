@@ -1,0 +1,444 @@
+"""Sources, order and loading: every sample once, exact shares, bad samples counted, webdataset's reading."""
+
+import gzip
+import io
+import json
+import pickle
+import tarfile
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from tests import train_shards
+from train import data, images, sources, tar, vocabulary
+from train.cache import Cache
+from train.plan import Plan
+from train.sources import Shard, Source
+from train.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+
+
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def resolve(tmp_path: Path, *names: object, **options: object) -> list[Source]:
+    arguments = {"weights": (), "drop": (), "keep": ()} | options
+    return sources.resolve([str(n) for n in names], cache=cache(tmp_path), **arguments)  # type: ignore[arg-type]
+
+
+def numbers(found: list[Source], plan: Plan, epoch: int, positions: range, tmp_path: Path) -> list[int]:
+    """Return the sample numbers at positions of an epoch."""
+    shards: dict[str, sources.OpenShard] = {}
+    result = []
+    for position in positions:
+        source, shard, place = plan.locate(epoch, position)
+        path = found[source].shards[shard].path
+        opened = shards.setdefault(path, sources.OpenShard(path))
+        result.append(int(str(opened.row(place)["uid"]), 16))
+    return result
+
+
+# ---- tar
+
+
+def test_tar_walk_reads_what_webdataset_reads(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    path = tmp_path / "x.tar"
+    long_name = "d" * 90 + "/" + "e" * 120
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as out:
+        train_shards.member(out, "a/0001.jpg", b"one")
+        train_shards.member(out, "a/0001.txt", b"caption one")
+        train_shards.member(out, "a/0002.cls.extra", b"7")
+        train_shards.member(out, "a/0002.PNG", b"two")
+        train_shards.member(out, "a/0002.txt", b"caption two")
+        out.addfile(tarfile.TarInfo("folder"), None)
+        train_shards.member(out, f"{long_name}.jpg", b"three")
+        train_shards.member(out, f"{long_name}.json", b'{"caption": "three"}')
+        train_shards.member(out, "no-text.jpg", b"x")
+        train_shards.member(out, "no-image.txt", b"x")
+        train_shards.member(out, "b.v1.jpg", b"not the suffix jpg")
+        train_shards.member(out, "b.v1.txt", b"not the suffix txt")
+    theirs = []
+    for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
+        image = sample.get("jpg", sample.get("png"))
+        text = sample.get("txt", sample.get("json"))
+        if image is not None and text is not None:
+            theirs.append((image, text))
+    with sources.OpenShard(str(path)) as shard:
+        ours = [
+            (shard.image(i), shard.text(i).encode() or b'{"caption": "three"}') for i in range(len(shard))
+        ]
+        assert ours == theirs and len(ours) == 3
+        assert shard.captions(2, shard.row(2)) == ["three"] and shard.incomplete == 3 and shard.damage == ""
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_tar_format_gives_the_same(form: int) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as out:
+        for name in ["x" * 60 + "/" + "y" * 70 + "é", "short"]:
+            if form == tarfile.USTAR_FORMAT:
+                name = name.replace("é", "e")
+            train_shards.member(out, f"{name}.jpg", b"abc")
+            train_shards.member(out, f"{name}.txt", name.encode())
+    data_ = buffer.getvalue()
+    index = tar.index(memoryview(data_))
+    assert index.damage == "" and len(index.rows) == 2
+    for row in index.rows:
+        assert data_[row[0] : row[0] + row[1]] == b"abc"
+
+
+def test_cut_archives_give_what_is_whole(tmp_path: Path) -> None:
+    whole = train_shards.write(tmp_path / "a.tar", range(6)).read_bytes()
+    index = tar.index(memoryview(whole))
+    assert len(index.rows) == 6
+    for cut in [0, 100, 512, int(index.rows[3][0]) + 5, len(whole) // 2]:
+        part = tar.index(memoryview(whole[:cut]))
+        assert "cut" in part.damage
+        assert len(part.rows) == sum(1 for r in index.rows if cut >= r[2] + r[3] or cut >= r[4] + r[5])
+    assert tar.index(memoryview(b"\x01" * 2048)).damage == "not a tar header"
+
+
+# ---- sources
+
+
+def test_a_run_is_counted_by_its_manifest(tmp_path: Path) -> None:
+    run = train_shards.write_run(tmp_path / "run", [5, 3])
+    train_shards.write(run / "shards" / "99999.tar", range(50))  # not in the manifest: not part of the run
+    [source] = resolve(tmp_path, run)
+    assert [s.samples for s in source.shards] == [5, 3] and source.count == 8
+
+
+def test_plain_patterns_braces_and_several_parts(tmp_path: Path) -> None:
+    for index in range(4):
+        train_shards.write(tmp_path / f"w/{index:03d}.tar", range(index + 1))
+    assert [s.count for s in resolve(tmp_path, tmp_path / "w/*.tar")[0].shards] == [1, 2, 3, 4]
+    assert [s.count for s in resolve(tmp_path, tmp_path / "w/{001..003}.tar")[0].shards] == [2, 3, 4]
+    assert resolve(tmp_path, f"{tmp_path}/w/000.tar::{tmp_path}/w/003.tar")[0].count == 5
+    assert resolve(tmp_path, tmp_path / "w")[0].count == 10
+    (tmp_path / "w/sizes.json").write_text('{"000.tar": 1, "001.tar": 2, "002.tar": 3, "003.tar": 4}')
+    (tmp_path / "w/002.tar").write_bytes(b"")  # sizes.json is believed: nothing is read to count
+    assert resolve(tmp_path, tmp_path / "w")[0].count == 10
+
+
+def test_compressed_and_remote_shards_are_brought_to_the_disk(tmp_path: Path) -> None:
+    plain = train_shards.write(tmp_path / "a.tar", range(4))
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    [source] = resolve(tmp_path, tmp_path / "b.tar.gz")
+    assert source.count == 4
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/0.tar", plain.read_bytes())
+    [source] = resolve(tmp_path, "memory://bucket/*.tar")
+    assert source.count == 4
+    copies = cache(tmp_path)
+    copy = copies.local("memory://bucket/0.tar")
+    memory.rm("/bucket/0.tar")
+    assert copies.local("memory://bucket/0.tar") == copy and copy.read_bytes() == plain.read_bytes()
+
+
+def test_cache_drops_the_least_recently_used(tmp_path: Path) -> None:
+    import os
+
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    small = Cache(tmp_path / "c", limit=2500)
+    copies = []
+    for index in range(3):
+        memory.pipe(f"/many/{index}.tar", bytes(1000))
+        copies.append(small.local(f"memory://many/{index}.tar"))
+        os.utime(copies[-1], (index, index))
+        if index == 1:
+            small.local("memory://many/0.tar")
+    assert [c.exists() for c in copies] == [True, False, True]
+
+
+@pytest.mark.parametrize("form", ["run", "plain"])
+def test_drop_and_keep_by_uid(tmp_path: Path, form: str) -> None:
+    run = train_shards.write_run(tmp_path / "run", [6, 6])
+    name: object = run
+    if form == "plain":
+        name = run / "shards" / "*.tar"
+    else:
+        for index in range(2):
+            uids = [f"{n:032x}" for n in range(index * 6, index * 6 + 6)]
+            pq.write_table(pa.table({"uid": uids}), run / "shards" / f"{index:05d}.parquet")
+    pq.write_table(pa.table({"uid": [f"{n:032x}" for n in (1, 7, 99)]}), tmp_path / "drop.parquet")
+    pq.write_table(pa.table({"uid": [f"{n:032x}" for n in (0, 1, 2, 8)]}), tmp_path / "keep.parquet")
+    for options, expected in [
+        ({"drop": [str(tmp_path / "drop.parquet")]}, {0, 2, 3, 4, 5, 6, 8, 9, 10, 11}),
+        ({"keep": [str(tmp_path / "keep.parquet")]}, {0, 1, 2, 8}),
+        ({"drop": [str(tmp_path / "drop.parquet")], "keep": [str(tmp_path / "keep.parquet")]}, {0, 2, 8}),
+    ]:
+        found = resolve(tmp_path, name, **options)
+        plan = Plan(found, 0, 100)
+        assert sorted(numbers(found, plan, 0, range(plan.epoch_samples), tmp_path)) == sorted(expected)
+    pq.write_table(pa.table({"id": ["x"]}), tmp_path / "bad.parquet")
+    with pytest.raises(ValueError, match="no column uid; it has id"):
+        resolve(tmp_path, name, drop=[str(tmp_path / "bad.parquet")])
+
+
+def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
+    (tmp_path / "half/shards").mkdir(parents=True)
+    with pytest.raises(ValueError, match="finish it with `openwit crawl`"):
+        resolve(tmp_path, tmp_path / "half")
+    with pytest.raises(ValueError, match="nothing is there"):
+        resolve(tmp_path, tmp_path / "none/*.tar")
+    run = train_shards.write_run(tmp_path / "run", [4])
+    with pytest.raises(ValueError, match="2 numbers for 1 --shards"):
+        resolve(tmp_path, run, weights=(1, 2))
+    with pytest.raises(ValueError, match="no sample to train on"):
+        pq.write_table(pa.table({"uid": ["nobody"]}), tmp_path / "k.parquet")
+        resolve(tmp_path, run, keep=[str(tmp_path / "k.parquet")])
+
+
+def test_small_pictures_are_refused_unless_enlarging_is_asked_for(tmp_path: Path) -> None:
+    [source] = resolve(tmp_path, train_shards.write_run(tmp_path / "run", [8]))
+    sources.refuse_small(source, 32, cache(tmp_path))
+    with pytest.raises(ValueError, match=r"about 32 pixels for a model of 64.*--enlarge"):
+        sources.refuse_small(source, 64, cache(tmp_path))
+
+
+# ---- order
+
+
+def fake(counts: list[int], weight: float = 1.0) -> Source:
+    return Source("s", tuple(Shard(str(i), n) for i, n in enumerate(counts)), weight)
+
+
+@pytest.mark.parametrize("window", [3, 10, 1000])
+def test_an_epoch_takes_every_sample_once_in_another_order(window: int) -> None:
+    plan = Plan([fake([5, 1, 9]), fake([4])], 1, window)
+    orders = [[plan.locate(epoch, p) for p in range(plan.epoch_samples)] for epoch in range(2)]
+    everything = {(0, s, p) for s, n in enumerate([5, 1, 9]) for p in range(n)} | {
+        (1, 0, p) for p in range(4)
+    }
+    for order in orders:
+        assert len(order) == 19 and set(order) == everything
+    assert orders[0] != orders[1]
+    again = Plan([fake([5, 1, 9]), fake([4])], 1, window)
+    assert [again.locate(1, p) for p in reversed(range(19))] == orders[1][::-1]
+    other = Plan([fake([5, 1, 9]), fake([4])], 2, window)
+    assert [other.locate(0, p) for p in range(19)] != orders[0]
+
+
+def test_weights_are_passes_of_each_epoch() -> None:
+    plan = Plan([fake([10, 10], 0.5), fake([7], 3)], 0, 8)
+    assert plan.epoch_samples == 10 + 21
+    epochs = [[plan.locate(epoch, p) for p in range(31)] for epoch in range(2)]
+    for order in epochs:
+        assert Counter(s for s, _, _ in order) == {0: 10, 1: 21}
+        assert set(Counter(x for x in order if x[0] == 1).values()) == {3}
+    halves = [{x for x in order if x[0] == 0} for order in epochs]
+    assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == 20  # the other half, not any half
+
+
+def test_every_window_mixes_the_sources_in_proportion() -> None:
+    plan = Plan([fake([1000] * 9), fake([1000])], 0, 500)
+    order = np.array([plan.locate(0, p)[0] for p in range(10_000)])
+    shares = order.reshape(20, 500).mean(axis=1)
+    assert np.allclose(shares, 0.1)
+
+
+def test_replacements_come_from_the_same_window() -> None:
+    plan = Plan([fake([50] * 20)], 0, 100)
+    assert plan.windows == 10
+    for position in range(0, 1000, 37):
+        found = {plan.replacement(3, position, attempt) for attempt in range(1, 20)}
+        assert {p // 100 for p in found} == {position // 100} and len(found) > 5
+
+
+# ---- batches
+
+
+def tokenizer() -> Tokenizer:
+    words = vocabulary.count_words(
+        f"a photo of {c} paint {n}" for c in train_shards.COLOURS for n in range(9)
+    )
+    return Tokenizer(vocabulary.learn_merges(words))
+
+
+def pieces(
+    found: list[Source], tmp_path: Path, batch: int, ranks: int = 1, rank: int = 0, accumulate: int = 1
+) -> data.Pieces:
+    plan = Plan(found, 0, 20)
+    shape = data.Shape(
+        batch=batch, ranks=ranks, rank=rank, accumulate=accumulate, epoch_samples=plan.epoch_samples
+    )
+    return data.Pieces(plan, shape, tokenizer(), 32, "paper", cache(tmp_path))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_ranks_share_a_batch_exactly(ranks: int, tmp_path: Path) -> None:
+    found = resolve(
+        tmp_path, train_shards.write_run(tmp_path / "run", [21])
+    )  # one shard, more ranks than shards
+    whole = list(data.load(pieces(found, tmp_path, 8), 0, 4, 0, CPU))
+    parts = [list(data.load(pieces(found, tmp_path, 8, ranks, r), 0, 4, 0, CPU)) for r in range(ranks)]
+    assert len(whole) == 4 and {len(p) for p in parts} == {4}
+    for step, batch in enumerate(whole):
+        together = torch.cat([part[step].uids for part in parts])
+        assert torch.equal(together, batch.uids)
+        assert torch.equal(torch.cat([part[step].micro[0][0] for part in parts]), batch.micro[0][0])
+    first_epoch = torch.cat([batch.uids for batch in whole[:2]])
+    assert len(first_epoch.unique()) == 16  # 21 // 8 steps, no sample twice
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
+def test_workers_and_resuming_change_nothing(tmp_path: Path) -> None:
+    found = resolve(tmp_path, train_shards.write_run(tmp_path / "run", [9, 8]))
+    # Plans and pieces travel to workers that do not share memory, too.
+    assert torch.equal(
+        pickle.loads(pickle.dumps(pieces(found, tmp_path, 8)))[1].uids, pieces(found, tmp_path, 8)[1].uids
+    )
+    alone = list(data.load(pieces(found, tmp_path, 8, accumulate=2), 0, 5, 0, CPU))
+    helped = list(data.load(pieces(found, tmp_path, 8, accumulate=2), 2, 5, 3, CPU))
+    assert len(alone) == 5 and len(helped) == 3
+    for left, right in zip(alone[2:], helped, strict=True):
+        assert torch.equal(left.captions, right.captions) and left.tokens == right.tokens
+        for (pixels, text), (other_pixels, other_text) in zip(left.micro, right.micro, strict=True):
+            assert pixels.shape == (4, 32, 32, 3) and torch.equal(pixels, other_pixels)
+            assert torch.equal(text.ids, other_text.ids) and torch.equal(text.ends, other_text.ends)
+
+
+def test_captions_belong_to_their_pictures_and_all_are_used(tmp_path: Path) -> None:
+    found = resolve(tmp_path, train_shards.write_run(tmp_path / "run", [16]))
+    tok = tokenizer()
+    seen = set()
+    for batch in data.load(pieces(found, tmp_path, 16), 0, 6, 0, CPU):
+        [(pixels, text)] = batch.micro
+        starts = text.starts.tolist()
+        for row, (start, stop) in enumerate(pairwise(starts)):
+            caption = tok.decode(text.ids[start:stop].tolist())
+            seen.add(caption)
+            colour = next(c for c in train_shards.COLOURS if c in caption)
+            mean = pixels[row].float().mean(dim=(0, 1))
+            assert (mean - torch.tensor(train_shards.COLOURS[colour])).abs().max() < 30
+    assert any("photo" in c for c in seen) and any("paint" in c for c in seen)
+
+
+def test_bad_samples_are_replaced_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "w/0.tar"
+    train_shards.write(path, range(12))
+    with tarfile.open(path, "a", format=tarfile.USTAR_FORMAT) as out:
+        good = train_shards.jpeg("red")
+        for key, image, caption in [
+            ("900", b"no image", b"text"),
+            ("901", good[:-150], b"cut"),
+            ("902", good, b"  "),
+        ]:
+            train_shards.member(out, f"{key}.jpg", image)
+            train_shards.member(out, f"{key}.txt", caption)
+    train_shards.write(tmp_path / "w/1.tar", range(20, 23))
+    sizes = {"0.tar": 15, "1.tar": 5, "2.tar": 2}  # two more than 1.tar has; 2.tar is no archive
+    (tmp_path / "w/2.tar").write_bytes(b"junk" * 500)
+    (tmp_path / "w/sizes.json").write_text(json.dumps(sizes))
+    found = resolve(tmp_path, tmp_path / "w")
+    batches = list(data.load(pieces(found, tmp_path, 22), 0, 3, 0, CPU))
+    for batch in batches:
+        assert len(batch.micro[0][0]) == 22
+        assert batch.counts["not_an_image"] >= 1 and batch.counts["no_caption"] >= 1
+        assert batch.counts["corrupt"] >= 1 and batch.counts["missing"] >= 4
+    nothing = Source("w", (Shard(str(tmp_path / "w/2.tar"), 9),))
+    with pytest.raises(ValueError, match="samples in a row are bad"):
+        next(data.load(pieces([nothing], tmp_path, 9), 0, 1, 0, CPU))
+
+
+def test_batches_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="not a multiple of 3 processes"):
+        data.Shape(batch=8, ranks=3, rank=0, accumulate=1, epoch_samples=100)
+    with pytest.raises(ValueError, match="fewer than one --batch-size of 8"):
+        data.Shape(batch=8, ranks=1, rank=0, accumulate=1, epoch_samples=7)
+    shape = data.Shape(batch=32_768, ranks=8, rank=0, accumulate=2, epoch_samples=10**6)
+    assert (shape.micro, shape.piece, shape.pieces, shape.epoch_steps) == (2048, 256, 16, 30)
+
+
+# ---- pictures
+
+
+def picture(width: int, height: int, form: str = "JPEG", **options: object) -> tuple[np.ndarray, bytes]:
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 / width, y * 255 / height, (x + y) % 256], -1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return pixels, buffer.getvalue()
+
+
+def test_stored_at_the_models_size_the_crop_is_free() -> None:
+    pixels, encoded = picture(50, 32, "PNG")
+    for seed in range(5):
+        crop, _ = images.training_image(encoded, 32, "paper", np.random.default_rng(seed))
+        left = int(np.random.default_rng(seed).integers(50 - 32 + 1))
+        assert np.array_equal(crop, pixels[:, left : left + 32])
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (20, 31)])
+def test_papers_crop_is_resize_then_crop(width: int, height: int) -> None:
+    """Resizing only the crop must give what resizing all and then cropping gives, borders aside."""
+    pixels, encoded = picture(width, height, "PNG")
+    size = 32
+    crop = images.training_image(encoded, size, "paper", np.random.default_rng(1))[0].astype(int)
+    scale = size / min(width, height)
+    resized = Image.fromarray(pixels).resize(
+        (round(width * scale), round(height * scale)), Image.Resampling.BICUBIC
+    )
+    spare = max(resized.size) - size
+    at = int(np.random.default_rng(1).integers(spare + 1))
+    box = (at, 0, at + size, size) if width > height else (0, at, size, at + size)
+    expected = np.array(resized.crop(box)).astype(int)
+    assert crop.shape == (size, size, 3)
+    assert np.abs(crop[..., :2] - expected[..., :2])[3:-3, 3:-3].max() <= 255 / min(width, height) + 2
+
+
+@pytest.mark.parametrize("crop", images.CROPS)
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (200, 33), (33, 200), (8, 9), (1, 500)])
+def test_crops_have_the_size_asked_for(crop: images.Crop, width: int, height: int) -> None:
+    _, encoded = picture(width, height)
+    for seed in range(3):
+        pixels, enlarged = images.training_image(encoded, 32, crop, np.random.default_rng(seed))
+        assert enlarged == (min(width, height) < 32)
+        assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
+
+
+def test_pillow_alone_decodes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, encoded = picture(64, 48, quality=95)
+    fast = images.decode(encoded).astype(int)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    assert np.abs(images.decode(encoded).astype(int) - fast).mean() < 3
+
+
+def test_odd_pictures_decode_or_say_why() -> None:
+    for mode in ["L", "CMYK", "RGBA", "P"]:
+        buffer = io.BytesIO()
+        Image.new(mode, (40, 40)).save(buffer, "JPEG" if mode in ("L", "CMYK") else "PNG")
+        assert images.decode(buffer.getvalue()).shape == (40, 40, 3)
+    with pytest.raises(images.BadImage) as caught:
+        images.decode(b"<svg/>")
+    assert caught.value.reason == "not_an_image"
+    huge = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(huge, "PNG")
+    with pytest.raises(images.BadImage) as caught:
+        images.decode(huge.getvalue())
+    assert caught.value.reason == "too_large"
+
+
+def test_normalise_is_clips() -> None:
+    pixels = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    expected = (pixels.float() / 255 - torch.tensor(images.MEAN)) / torch.tensor(images.STD)
+    torch.testing.assert_close(images.normalise(pixels), expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_image_is_the_centre() -> None:
+    pixels, encoded = picture(64, 32, "PNG")
+    assert np.array_equal(images.evaluation_image(encoded, 32), pixels[:, 16:48])

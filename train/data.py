@@ -1,0 +1,262 @@
+"""Feed batches to the device: workers decode pieces of batches, the main process sends them ahead."""
+
+import functools
+import hashlib
+import signal
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from train import images
+from train.cache import Cache
+from train.packing import PackedText, pack
+from train.plan import Plan
+from train.sources import OpenShard
+from train.tokenizer import Tokenizer
+
+PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
+_OPEN_SHARDS = 64
+_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Say how steps divide: `batch` samples over all ranks, in `accumulate` micro-batches on each rank."""
+
+    batch: int
+    ranks: int
+    rank: int
+    accumulate: int
+    epoch_samples: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be divided."""
+        if self.batch % (self.ranks * self.accumulate):
+            raise ValueError(
+                f"--batch-size {self.batch} is not a multiple of {self.ranks} processes x --accumulate "
+                f"{self.accumulate}"
+            )
+        if self.epoch_samples < self.batch:
+            raise ValueError(
+                f"an epoch has {self.epoch_samples:,} samples, fewer than one --batch-size of {self.batch:,}"
+            )
+
+    @property
+    def micro(self) -> int:
+        """Return the samples of a micro-batch."""
+        return self.batch // (self.ranks * self.accumulate)
+
+    @property
+    def piece(self) -> int:
+        """Return the samples of a piece: the largest divisor of a micro-batch that is not above PIECE."""
+        return next(n for n in range(min(PIECE, self.micro), 0, -1) if self.micro % n == 0)
+
+    @property
+    def pieces(self) -> int:
+        """Return the pieces of this rank's part of a step."""
+        return self.micro // self.piece * self.accumulate
+
+    @property
+    def epoch_steps(self) -> int:
+        """Return the steps of an epoch; samples that fill no whole batch have their turn in other epochs."""
+        return self.epoch_samples // self.batch
+
+
+class Piece(NamedTuple):
+    """Hold P samples: uint8 [P, N, N, 3]; int32 ids of all captions, and [P] lengths; int64 [P] keys."""
+
+    pixels: Tensor
+    ids: Tensor
+    lengths: Tensor
+    captions: Tensor
+    uids: Tensor
+    counts: dict[str, int]
+
+
+class Batch(NamedTuple):
+    """Hold one rank's step on its device: micro-batches of pixels and captions; keys int64 [B] on the device.
+
+    `counts`: bad samples by reason, and `enlarged`; `tokens`, `squares`: of all captions, for counting FLOPs.
+    """
+
+    micro: list[tuple[Tensor, PackedText]]
+    captions: Tensor
+    uids: Tensor
+    counts: Counter[str]
+    tokens: int
+    squares: int
+
+
+def key_of(text: str) -> int:
+    """Return 63 bits of a hash, to find equal captions and uids in a batch."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()) >> 1
+
+
+class Pieces(Dataset[Piece]):
+    """Make the pieces of a run's batches; item `step * pieces + i` is piece i of this rank's part."""
+
+    def __init__(
+        self, plan: Plan, shape: Shape, tokenizer: Tokenizer, size: int, crop: images.Crop, cache: Cache,
+        context_length: int = 77,
+    ) -> None:  # fmt: skip
+        self.plan, self.shape, self.tokenizer = plan, shape, tokenizer
+        self.size, self.crop, self.cache, self.context_length = size, crop, cache, context_length
+        self._open: OrderedDict[str, OpenShard | None] = OrderedDict()
+
+    def __getitem__(self, item: int) -> Piece:
+        """Return one piece; bad samples are replaced and counted."""
+        step, index = divmod(item, self.shape.pieces)
+        epoch, step = divmod(step, self.shape.epoch_steps)
+        share = self.shape.batch // self.shape.ranks
+        first = step * self.shape.batch + self.shape.rank * share + index * self.shape.piece
+        pixels = np.empty((self.shape.piece, self.size, self.size, 3), np.uint8)
+        counts: Counter[str] = Counter()
+        ids: list[list[int]] = []
+        keys = np.empty((2, self.shape.piece), np.int64)
+        for slot in range(self.shape.piece):
+            tokens, keys[0, slot], keys[1, slot] = self._sample(epoch, first + slot, pixels[slot], counts)
+            ids.append(tokens)
+        return Piece(
+            torch.from_numpy(pixels),
+            torch.tensor([token for tokens in ids for token in tokens], dtype=torch.int32),
+            torch.tensor([len(tokens) for tokens in ids], dtype=torch.int32),
+            torch.from_numpy(keys[0]),
+            torch.from_numpy(keys[1]),
+            dict(counts),
+        )
+
+    def _sample(
+        self, epoch: int, position: int, pixels: images.Pixels, counts: Counter[str]
+    ) -> tuple[list[int], int, int]:
+        """Write the picture into `pixels`; return token ids and the keys of caption and uid."""
+        at = position
+        for attempt in range(_ATTEMPTS):
+            source, shard, place = self.plan.locate(epoch, at)
+            random = self.plan.random(epoch, position, attempt)
+            try:
+                path = self.plan.sources[source].shards[shard].path
+                return self._read(path, place, random, pixels, counts)
+            except images.BadImage as error:
+                counts[error.reason] += 1
+            at = self.plan.replacement(epoch, position, attempt + 1)
+        raise ValueError(f"{_ATTEMPTS} samples in a row are bad, the last in {path}: {dict(counts)}")
+
+    def _read(
+        self, path: str, place: int, random: np.random.Generator, pixels: images.Pixels, counts: Counter[str]
+    ) -> tuple[list[int], int, int]:
+        shard = self._shard(path)
+        if shard is None:
+            raise images.BadImage("unreadable_shard", path)
+        if place >= len(shard):
+            raise images.BadImage("missing", f"{path} has {len(shard)} samples")
+        row = shard.row(place)
+        captions = shard.captions(place, row)
+        if not captions:
+            raise images.BadImage("no_caption")
+        caption = captions[int(random.integers(len(captions)))]
+        pixels[:], enlarged = images.training_image(shard.image(place), self.size, self.crop, random)
+        counts["enlarged"] += enlarged
+        uid = str(row.get("uid") or f"{path}/{place}")
+        return self.tokenizer.caption(caption, self.context_length), key_of(caption), key_of(uid)
+
+    def _shard(self, path: str) -> OpenShard | None:
+        """Return the open shard, or None if it cannot be read; at most _OPEN_SHARDS stay open."""
+        if path not in self._open:
+            try:
+                self._open[path] = OpenShard(str(self.cache.local(path)))
+            except (OSError, ValueError):
+                self._open[path] = None
+            while len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(path)
+        return self._open[path]
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # The main process decides when to stop, and saves first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _as_is(piece: Piece) -> Piece:
+    return piece
+
+
+def load(
+    pieces: Pieces, start: int, stop: int, workers: int, device: torch.device, ahead: int = 2
+) -> Iterator[Batch]:
+    """Yield this rank's batches of the run's steps `start` to `stop`, on the device."""
+    count = pieces.shape.pieces
+    loader = DataLoader(
+        pieces,
+        batch_size=None,
+        sampler=range(start * count, stop * count),
+        num_workers=workers,
+        collate_fn=_as_is,  # type: ignore[arg-type]  # without a batch size it gets single items
+        worker_init_fn=_start_worker,
+        prefetch_factor=ahead if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    assembled = _assemble(iter(loader), pieces.shape, device)
+    return _send_ahead(assembled, device) if device.type == "cuda" else assembled
+
+
+def _assemble(loader: Iterator[Piece], shape: Shape, device: torch.device) -> Iterator[Batch]:
+    per_micro = shape.micro // shape.piece
+    while True:
+        micro, parts = [], []
+        for _ in range(shape.accumulate):
+            group = [piece for _, piece in zip(range(per_micro), loader, strict=False)]
+            if len(group) < per_micro:
+                return
+            lengths = torch.cat([piece.lengths for piece in group])
+            text = pack(torch.cat([piece.ids for piece in group]), lengths)
+            micro.append((_to_device([piece.pixels for piece in group], device), text.to(device)))
+            parts += group
+        lengths = torch.cat([piece.lengths for piece in parts]).long()
+        yield Batch(
+            micro,
+            torch.cat([piece.captions for piece in parts]).to(device),
+            torch.cat([piece.uids for piece in parts]).to(device),
+            functools.reduce(Counter.__add__, (Counter(piece.counts) for piece in parts), Counter()),
+            int(lengths.sum()),
+            int((lengths**2).sum()),
+        )
+
+
+def _to_device(pixels: list[Tensor], device: torch.device) -> Tensor:
+    """Join pieces on the device; from pinned memory the copies do not wait."""
+    if device.type == "cpu":
+        return torch.cat(pixels)
+    joined = torch.empty((sum(map(len, pixels)), *pixels[0].shape[1:]), dtype=torch.uint8, device=device)
+    start = 0
+    for part in pixels:
+        joined[start : start + len(part)].copy_(part, non_blocking=True)
+        start += len(part)
+    return joined
+
+
+def _send_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy the next batch on a stream of its own while the device computes on the current one."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def following() -> Batch | None:
+        with torch.cuda.stream(stream):
+            return next(batches, None)
+
+    batch = following()
+    while batch is not None:
+        torch.cuda.current_stream(device).wait_stream(stream)
+        for pixels, text in batch.micro:
+            for tensor in [pixels, *(value for value in vars(text).values() if isinstance(value, Tensor))]:
+                tensor.record_stream(torch.cuda.current_stream(device))
+        upcoming = following()
+        yield batch
+        batch = upcoming
