@@ -2,8 +2,8 @@
 
     python -m bench.queries_wikitext DUMP.xml.bz2
 
-CPU time of one core; the best of several runs for what takes less than a second. "end to end" is what a task of
-the query job does with each byte: decompress, find pages, strip, encode.
+CPU time of one core; the best of several runs for what takes less than a second. "end to end" is what a task
+of the query job does with each byte: decompress, find pages, strip, encode.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import html
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pipeline.match import tokens
@@ -73,14 +74,15 @@ def compare(texts: list[str], plain: list[str], seconds: float) -> None:
 
 def main() -> None:
     """Measure each step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dump")
     parser.add_argument("--no-peer", action="store_true", help="leave out mwparserfromhell")
     arguments = parser.parse_args()
     pieces = plan([arguments.dump])
     if arguments.dump.endswith(".bz2"):
-        with open(arguments.dump, "rb") as file:
-            compressed = file.read()
+        compressed = Path(arguments.dump).read_bytes()
         xml, seconds = timed(lambda: len(bz2.decompress(compressed)))
         print(f"bz2                         {xml / seconds / 1e6:8.2f} M bytes of XML/s")
 
