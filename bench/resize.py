@@ -1,0 +1,166 @@
+"""Images per second of `images.process` beside two peers, in CPU time of one core.
+
+    python -m bench.resize                        # seeded pictures of 640x480 and 1600x1200
+    python -m bench.resize --images 'photos/*.jpg'
+
+All make the shorter side 256 and encode JPEG at the same quality. "Pillow" is the usual full decode and
+Lanczos; "full decode, area" is what img2dataset does by default (cv2.imdecode, INTER_AREA, cv2.imencode),
+without its other work. Ours also checks the headers and computes the perceptual hash; the last row adds what
+the child process costs, its CPU time included.
+"""
+
+import argparse
+import glob
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import resource
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.decoder import Decoder
+from pipeline.images import ImageOptions, process
+
+REPEATS = 5
+OPTIONS = ImageOptions()
+
+
+class Row(NamedTuple):
+    images: str
+    method: str
+    per_s: float
+    ms: float
+    output_kb: float
+
+
+def synthetic(width: int, height: int, count: int) -> list[bytes]:
+    """Return JPEGs (quality 88, 4:2:0) of noise whose power falls with frequency, as in photographs."""
+    rng = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        total = np.zeros((height, width, 3))
+        for octave in range(1, 10):
+            cells = rng.integers(0, 256, (3 << octave, 4 << octave, 3), dtype=np.uint8)
+            grid = Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
+            total += np.asarray(grid, float) / 1.6**octave
+        total -= total.min()
+        buffer = io.BytesIO()
+        picture = Image.fromarray((total * (255 / total.max())).astype(np.uint8))
+        picture.save(buffer, "JPEG", quality=88, subsampling="4:2:0")
+        files.append(buffer.getvalue())
+    return files
+
+
+def ours(data: bytes) -> bytes:
+    return process(data, OPTIONS).jpeg
+
+
+def pillow(data: bytes) -> bytes:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = OPTIONS.image_size / min(image.size)
+    size = round(image.width * scale), round(image.height * scale)
+    buffer = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=OPTIONS.quality)
+    return buffer.getvalue()
+
+
+def full_decode_area(data: bytes) -> bytes:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    scale = OPTIONS.image_size / min(image.shape[:2])
+    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, OPTIONS.quality])[1].tobytes()
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the CPU seconds of this process and of the children that ended meanwhile."""
+
+    def used() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    before = used()
+    work()
+    return used() - before
+
+
+def measure(label: str, files: Sequence[bytes]) -> list[Row]:
+    """Return the best of several interleaved repeats of each method."""
+    methods = {"ours": ours, "full decode, area": full_decode_area, "Pillow Lanczos": pillow}
+    best = dict.fromkeys(methods, float("inf"))
+    size = {name: sum(len(method(data)) for data in files) / len(files) for name, method in methods.items()}
+    for _ in range(REPEATS):
+        for name, method in methods.items():
+            best[name] = min(best[name], cpu_seconds(lambda method=method: [method(data) for data in files]))
+    best = {name: seconds / len(files) for name, seconds in best.items()}
+    best["ours, in a child"] = in_child(files)
+    size["ours, in a child"] = size["ours"]
+    return [Row(label, name, 1 / s, 1e3 * s, size[name] / 1e3) for name, s in best.items()]
+
+
+def in_child(files: Sequence[bytes]) -> float:
+    """Return CPU seconds an image of parent and child together; the child's start is subtracted."""
+
+    def run(rounds: int) -> None:
+        with Decoder(OPTIONS) as child:
+            for _ in range(rounds):
+                for data in files:
+                    child.process(data)
+
+    rounds = 4
+    short, long = (min(cpu_seconds(lambda n=n: run(n)) for _ in range(REPEATS)) for n in (1, 1 + rounds))
+    return (long - short) / rounds / len(files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", help="a glob of JPEG files instead of seeded pictures")
+    parser.add_argument("--count", type=int, default=40, help="pictures of each size (default 40)")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    if arguments.images:
+        paths = sorted(glob.glob(arguments.images, recursive=True))[: arguments.count]  # noqa: PTH207
+        if not paths:
+            parser.error(f"no file matches {arguments.images}")
+        sets = {arguments.images: [Path(path).read_bytes() for path in paths]}
+    else:
+        sets = {f"{w}x{h}": synthetic(w, h, arguments.count) for w, h in ((640, 480), (1600, 1200))}
+
+    table = Table("images", "KB", "method", "img/s/core", "ms", "ratio", "KB out")
+    rows = []
+    for label, files in sets.items():
+        found = measure(label, files)
+        rows += found
+        for row in found:
+            mean = sum(map(len, files)) / len(files) / 1e3
+            share = f"{row.per_s / found[0].per_s:.2f}x"
+            table.add_row(
+                label,
+                f"{mean:.0f}",
+                row.method,
+                f"{row.per_s:.0f}",
+                f"{row.ms:.2f}",
+                share,
+                f"{row.output_kb:.1f}",
+            )
+    Console().print(table)
+    if arguments.out:
+        packages = ("opencv-python-headless", "pillow", "simplejpeg", "numpy")
+        versions = {name: importlib.metadata.version(name) for name in packages}
+        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        report = {"rows": [row._asdict() for row in rows], "versions": versions, "machine": machine}
+        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
