@@ -5,8 +5,8 @@
 A real dump's pages are copied until there are so many MB of XML. In each copy some running words are drawn
 anew: a part from the dump's own words, so that new bigrams come up, and a part by Simon's process (1955), so
 that new words come up as in real text: a draw is a new word at Heaps' rate, else it repeats an earlier draw,
-whichever it was, so that some become frequent. Each size is run in a process of its own, in one worker; the full dump's
-cost is extrapolated from it.
+whichever it was, so that some become frequent. Each size is run in a process of its own, in one worker; the
+full dump's cost is extrapolated from it.
 """
 
 import argparse
