@@ -1,0 +1,45 @@
+"""Sources of (image reference, texts): crawl archives, HTML folders and URL lists, behind `plan` and `read`.
+
+`plan` turns what the user names into pieces, `read` yields the images of one piece. One bad record never
+ends a file: it is an Image with a reason. OSError means that the file cannot be had: try the piece again.
+"""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from pipeline import storage
+from pipeline.sources import html, table, warc, wat
+from pipeline.sources.inputs import open_stored
+from pipeline.sources.plan import listed_pages, page_url, plan
+from pipeline.sources.records import Format, Image, Kind, Piece, SourceOptions, bad_record
+
+__all__ = ["Format", "Image", "Kind", "Piece", "SourceOptions", "plan", "read"]
+
+
+def read(piece: Piece, options: SourceOptions) -> Iterator[Image]:
+    """Yield the images of a piece, in the order of the file; OSError if the file cannot be opened."""
+    if piece.format == "html":
+        yield from _read_pages(piece)
+    elif piece.format in ("wat", "warc"):
+        with open_stored(piece.path) as file:
+            yield from (wat if piece.format == "wat" else warc).read(file, piece)
+    else:
+        yield from table.read(piece, options)
+
+
+def _read_pages(piece: Piece) -> Iterator[Image]:
+    if piece.end < 0:  # a page of the web
+        with open_stored(piece.path) as file:
+            yield from html.images(
+                file.read(html.MAX_HTML), urlsplit(piece.path)._replace(fragment="").geturl()
+            )
+        return
+    root, names = listed_pages(piece.path)
+    for name in names[piece.start : piece.end]:
+        try:
+            with storage.open_input(storage.join(root, name)) as file:
+                data = file.read(html.MAX_HTML)
+        except OSError as error:
+            yield bad_record(f"{name}: {error}")
+            continue
+        yield from html.images(data, page_url(piece.base_url, name))

@@ -1,0 +1,178 @@
+"""Turn what the user names (paths, globs, folders, @FILE lists, URLs) into pieces for parallel reading."""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from fsspec.core import url_to_fs
+
+from pipeline import storage
+from pipeline.sources import archive, table
+from pipeline.sources.inputs import is_web, open_plain
+from pipeline.sources.records import Piece, SourceOptions
+
+_FORMATS: Final = {
+    ".wat": "wat",
+    ".warc": "warc",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+_COMPRESSED: Final = (".gz", ".zst", ".zstd")
+_WILD: Final = frozenset("*?[")
+_MAX_PAGES: Final = 1000  # HTML files in a piece, so that small files spread over workers too
+
+
+def plan(sources: Sequence[str], options: SourceOptions) -> list[Piece]:
+    """Return the pieces of all sources, in their order; the same files give the same pieces.
+
+    Raises ValueError where a pattern matches nothing, a format is unknown or a column is not there; OSError
+    where a file cannot be opened. Files of the web are not looked at: each is one piece.
+    """
+    pieces: list[Piece] = []
+    seen: set[str] = set()
+    for path in _expand(sources, options):
+        if path not in seen:
+            seen.add(path)
+            pieces += _cut(path, options)
+    if not pieces:
+        raise ValueError("the sources are empty: nothing to read")
+    return pieces
+
+
+def page_files(path: str) -> tuple[str, list[tuple[str, int]]]:
+    """Return the folder of `path` (folder, glob or file) and its HTML files: sorted relative names, sizes."""
+    fs, inner = url_to_fs(path)
+    if any(c in _WILD for c in inner):
+        root = posixpath.dirname(inner[: min(inner.index(c) for c in _WILD if c in inner)])
+        found = fs.glob(inner, detail=True)
+    elif fs.isdir(inner):
+        root, found = inner, fs.find(inner, detail=True)
+        found = {name: info for name, info in found.items() if format_of(name) == "html"}
+    else:
+        root, found = posixpath.dirname(inner), {inner: fs.info(inner)}
+    root = root.rstrip("/")
+    files = sorted(
+        (name.removeprefix(root).lstrip("/"), int(info["size"] or 0))
+        for name, info in found.items()
+        if info["type"] == "file"
+    )
+    return fs.unstrip_protocol(root) if not storage.is_local(path) else root, files
+
+
+@lru_cache(maxsize=8)  # every piece of a folder asks for the same listing
+def listed_pages(path: str) -> tuple[str, tuple[str, ...]]:
+    """Return the folder and the relative names of its HTML files."""
+    root, files = page_files(path)
+    return root, tuple(name for name, _ in files)
+
+
+def page_url(base_url: str, relative: str) -> str:
+    """Return the URL of a file of a folder that was served under `base_url`."""
+    return f"{base_url.rstrip('/')}/{quote(relative)}"
+
+
+def format_of(name: str) -> str | None:
+    """Return the format that a file name tells, also under .gz or .zst; None if it tells none."""
+    name = urlsplit(name).path.lower() if is_web(name) else name.lower()
+    for ending in _COMPRESSED:
+        name = name.removesuffix(ending)
+    return _FORMATS.get(posixpath.splitext(name)[1])
+
+
+def _expand(sources: Sequence[str], options: SourceOptions) -> Iterator[str]:
+    for source in sources:
+        if source.startswith("@"):
+            for line in _list_lines(source[1:]):
+                yield from _matches(options.source_prefix + line, options)
+        else:
+            yield from _matches(source, options)
+
+
+def _list_lines(path: str) -> list[str]:
+    try:
+        with open_plain(path) as file:
+            lines = [line.strip() for line in file.read().decode().splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(f"@{path} is not a list of paths: it is not text") from None
+    except FileNotFoundError:
+        raise ValueError(f"@{path}: there is no such list") from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _matches(path: str, options: SourceOptions) -> list[str]:
+    """Return the files that `path` stands for; HTML stays a folder or pattern, read in batches of files."""
+    if is_web(path):
+        return [path]
+    fs, inner = url_to_fs(path)
+    if fs.isdir(inner):
+        if options.format in ("auto", "html"):
+            return [path]
+        wanted = options.format
+        found = [p for p in storage.list_files(path) if format_of(p) == wanted]
+        if not found:
+            raise ValueError(f"{path}: no {wanted} files in this folder; name them with a pattern")
+        return found
+    found = storage.glob(path)
+    if not found:
+        raise ValueError(f"{path}: no such file, and as a pattern it matches nothing")
+    if any(c in _WILD for c in path) and {_format(p, options) for p in found} == {"html"}:
+        return [path]
+    return found
+
+
+def _format(path: str, options: SourceOptions) -> str:
+    if options.format != "auto":
+        return options.format
+    known = format_of(path)
+    if known is None:
+        raise ValueError(f"{path}: the name does not tell the format; give --source-format")
+    return known
+
+
+def _cut(path: str, options: SourceOptions) -> list[Piece]:
+    if not is_web(path):
+        fs, inner = url_to_fs(path)
+        if any(c in _WILD for c in path) or fs.isdir(inner):
+            return _cut_pages(path, options)
+    format = _format(path, options)
+    if format == "html" and not is_web(path):
+        return _cut_pages(path, options)
+    if is_web(path):
+        return [_piece(format, path, 0, -1)]
+    if format in ("wat", "warc"):
+        bounds = archive.boundaries(path, options.piece_bytes) if storage.is_local(path) else []
+    else:
+        if table.header(path, format, options) is None:
+            return []  # an empty file
+        bounds = table.boundaries(path, format, options.piece_bytes)
+    starts = [0, *bounds]
+    return [_piece(format, path, s, e) for s, e in zip(starts, [*bounds, -1], strict=True)]
+
+
+def _cut_pages(path: str, options: SourceOptions) -> list[Piece]:
+    if options.base_url is None:
+        raise ValueError(f"{path}: give --base-url, the URL under which these HTML files were served")
+    _, files = page_files(path)
+    if not files:
+        raise ValueError(f"{path}: no .html files; for other files give a pattern or --source-format")
+    pieces: list[Piece] = []
+    start = size = 0
+    for i, (_, length) in enumerate(files, 1):
+        size += length
+        if size >= options.piece_bytes or i - start >= _MAX_PAGES or i == len(files):
+            pieces.append(_piece("html", path, start, i)._replace(base_url=options.base_url))
+            start, size = i, 0
+    return pieces
+
+
+def _piece(format: str, path: str, start: int, end: int) -> Piece:
+    name = urlsplit(path).path if is_web(path) else path
+    return Piece(format, path, start, end, "", posixpath.basename(name.rstrip("/")) or path)

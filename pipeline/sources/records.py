@@ -1,0 +1,102 @@
+"""What every source yields, and how one unit of reading is named. Plain fields only: they cross processes."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+from pipeline.urls import BadUrl, resolve
+
+Format = Literal["auto", "wat", "warc", "html", "parquet", "csv", "tsv", "jsonl"]
+Kind = Literal["alt", "title", "figcaption", "og", "caption"]
+
+MAX_TEXT: Final = 10_000
+"""Characters kept of one text: far above any caption, so that a hostile page cannot multiply a long one."""
+_MAX_SHOWN: Final = 256  # characters of an unusable reference that are worth keeping
+
+
+class Image(NamedTuple):
+    """One image reference and the texts that stand with it; or, with a `reason`, why it is unusable."""
+
+    url: str
+    texts: tuple[tuple[Kind, str], ...] = ()
+    page_url: str = ""
+    extra: dict[str, object] | None = None
+    reason: str | None = None
+    detail: str = ""
+
+
+class Piece(NamedTuple):
+    """One unit of parallel reading: row groups, bytes or files `start` to `end` (-1: the last) of `path`."""
+
+    format: str
+    path: str
+    start: int
+    end: int
+    base_url: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How sources are read."""
+
+    format: Format = "auto"
+    """Format of the sources; auto goes by the file name, and a folder is HTML."""
+    url_col: str | None = None
+    """Column that holds the image URL; found among the usual names when not given."""
+    caption_col: str | None = None
+    """Column that holds the caption or a list of captions; found among the usual names when not given."""
+    keep_columns: tuple[str, ...] = ()
+    """Further columns to carry along."""
+    base_url: str | None = None
+    """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
+    source_prefix: str = ""
+    """Put before each line of an @FILE list, such as https://data.commoncrawl.org/."""
+    piece_bytes: int = 64 << 20
+    """Aim for pieces of this many stored bytes, where a format can be cut."""
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(Format):
+            raise ValueError(
+                f"unknown source format {self.format!r}; choose from {', '.join(get_args(Format))}"
+            )
+        if self.piece_bytes < 1:
+            raise ValueError(f"piece_bytes must be positive, not {self.piece_bytes}")
+        if self.base_url is not None:
+            try:
+                resolve(self.base_url)
+            except BadUrl as error:
+                raise ValueError(f"--base-url {self.base_url!r} is not an http(s) URL: {error}") from None
+
+
+def make_image(
+    reference: str,
+    texts: tuple[tuple[Kind, str], ...],
+    page_url: str,
+    base: str | None,
+    extra: dict[str, object] | None = None,
+) -> Image:
+    """Resolve `reference` against `base`; what cannot be fetched becomes an Image with its reason."""
+    texts = tuple([(kind, _tidy(text)) for kind, text in texts])
+    try:
+        url = resolve(reference, base)
+    except BadUrl as error:
+        return Image(scalar(reference[:_MAX_SHOWN]), texts, page_url, extra, error.reason, scalar(str(error)))
+    if url.partition("?")[0].lower().endswith((".svg", ".svgz")):
+        return Image(url, texts, page_url, extra, "svg", "by its name")
+    return Image(url, texts, page_url, extra)
+
+
+def bad_record(detail: str, page_url: str = "") -> Image:
+    """Stand for a record that could not be read; `detail` says where and why."""
+    return Image("", (), page_url, None, "bad_record", scalar(detail[:_MAX_SHOWN]))
+
+
+def scalar(text: str) -> str:
+    """Replace lone surrogates, which JSON's escapes can hold and UTF-8 cannot."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _tidy(text: str) -> str:
+    return text if text.isascii() and len(text) <= MAX_TEXT else scalar(text[:MAX_TEXT])

@@ -1,0 +1,64 @@
+"""WARC files: the HTML pages among the responses, each read as `pipeline.sources.html` reads a page."""
+
+from collections.abc import Iterator
+from typing import IO, Final, NamedTuple
+
+from fastwarc.warc import WarcRecord, WarcRecordType
+
+from pipeline.sources import archive, html, http_body
+from pipeline.sources.records import Image, Piece, bad_record, scalar
+
+_HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
+_SNIFFED: Final = (b"<!doctype html", b"<html")
+_TYPES: Final = WarcRecordType.response | WarcRecordType.resource
+
+
+class _Page(NamedTuple):
+    uri: str
+    offset: int
+    charset: str | None
+    data: bytes
+    problem: str
+
+
+def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
+    """Yield the images of the HTML pages in a piece of a WARC file.
+
+    Pages are answers with a 2xx status and an HTML type, or none and a body that begins as HTML does. What
+    cannot be read is a bad_record.
+    """
+    for page in archive.records(file, piece.start, piece.end, _TYPES, _load):
+        if isinstance(page, archive.Damage):
+            yield bad_record(f"{piece.source} at byte {page.offset}: {page.why}")
+        elif page is not None:
+            if page.problem:
+                yield bad_record(f"{piece.source} at byte {page.offset}: {page.problem}", scalar(page.uri))
+            yield from html.images(page.data, page.uri, page.charset)
+
+
+def _load(record: WarcRecord) -> _Page | None:
+    """Return the page in a record, decoded up to what is parsed; None where there is none."""
+    uri = scalar(record.headers.get("WARC-Target-URI") or "").strip("<>")
+    transfer = codings = ""
+    if record.is_http:
+        try:
+            record.parse_http(quirks_mode=True)
+        except OSError as error:
+            return _Page(uri, record.stream_pos, None, b"", f"HTTP header: {error}")
+        headers = record.http_headers
+        if headers.status_code is not None and not 200 <= headers.status_code < 300:
+            return None
+        transfer, codings = (headers.get(name) or "" for name in ("Transfer-Encoding", "Content-Encoding"))
+        kind = record.http_content_type
+    else:
+        kind = (record.headers.get("Content-Type") or "").partition(";")[0]
+    kind = (kind or "").strip().lower()
+    if kind and kind not in _HTML_TYPES:
+        return None
+    declared: int = record.content_length
+    data: bytes = record.reader.read(html.MAX_HTML)
+    problem = "" if len(data) >= min(declared, html.MAX_HTML) else "the record is cut short"
+    data, undecoded = http_body.decode(data, transfer, codings, html.MAX_HTML)
+    if not kind and not data[:512].lstrip().lower().startswith(_SNIFFED):
+        return None
+    return _Page(uri, record.stream_pos, record.http_charset, data, problem or undecoded)

@@ -1,0 +1,273 @@
+"""HTML: the URL and texts that an element gives, encodings, srcset, and pages that try to break it."""
+
+import json
+from html import escape
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.reasons import REASONS
+from pipeline.sources import Image
+from pipeline.sources.html import MAX_HTML, decode, images
+from pipeline.sources.htmlguard import MAX_DEPTH, tame
+from pipeline.sources.records import MAX_TEXT
+from pipeline.sources.srcset import Candidate, parse
+from pipeline.urls import MAX_LENGTH
+
+PAGE = "https://example.com/dir/page.html"
+SITE = "https://example.com"
+
+
+def found(html: str) -> list[tuple[str, dict[str, str]]]:
+    return [(image.url, dict(image.texts)) for image in images(html.encode(), PAGE)]
+
+
+@pytest.mark.parametrize(
+    ("html", "path", "texts"),
+    [
+        ('<img src=a.jpg alt="A cat">', "/dir/a.jpg", {"alt": "A cat"}),
+        ('<IMG SRC="/a.jpg" ALT=A TITLE=T>', "/a.jpg", {"alt": "A", "title": "T"}),
+        ('<img src="a.jpg?x=1&amp;y=2" alt="A &amp; B">', "/dir/a.jpg?x=1&y=2", {"alt": "A & B"}),
+        ("<img src=a.jpg alt='  '>", "/dir/a.jpg", {}),
+        ("<amp-img src=/a.jpg alt=A></amp-img>", "/a.jpg", {"alt": "A"}),
+        ("<base href=/b/><img src=a.jpg>", "/b/a.jpg", {}),
+        ("<base target=_top><base href=/b/><base href=/c/><img src=a.jpg>", "/b/a.jpg", {}),
+        ("<base href='javascript:1'><img src=a.jpg>", "/dir/a.jpg", {}),
+        # srcset: the largest by w, then x; a plain src counts as 1x
+        ("<img src=/s.jpg srcset='/m.jpg 640w, /l.jpg 1280w, /t.jpg 320w'>", "/l.jpg", {}),
+        ("<img src=/s.jpg srcset='/m.jpg 1.5x, /l.jpg 2x'>", "/l.jpg", {}),
+        ("<img srcset='/a,b,c.jpg 2x, /d.jpg'>", "/a,b,c.jpg", {}),
+        ("<img src=/s.jpg srcset='data:image/gif;base64,R0 9w'>", "/s.jpg", {}),
+        # picture
+        ("<picture><source srcset=/a.webp><img src=/a.jpg></picture>", "/a.jpg", {}),
+        ("<picture><source srcset='/a.webp 900w'><img src=/a.jpg></picture>", "/a.webp", {}),
+        ("<picture><source srcset=/a.webp><img alt=A></picture>", "/a.webp", {"alt": "A"}),
+        ("<picture><source type=image/svg+xml srcset=/a><img src=/a.jpg></picture>", "/a.jpg", {}),
+        ("<picture><source data-srcset='/a.webp 9w'><img src='data:,'></picture>", "/a.webp", {}),
+        # lazy loading
+        ("<img src='data:image/gif;base64,R0' data-src=/r.jpg>", "/r.jpg", {}),
+        ("<img src=/blank.gif data-original=/r.jpg>", "/r.jpg", {}),
+        ("<img data-lazy-src=/r.jpg>", "/r.jpg", {}),
+        ("<img src=/s.jpg data-srcset='/r1.jpg 1x, /r2.jpg 2x'>", "/r2.jpg", {}),
+        ("<img src=/s.jpg data-src=true data-lazy='{\"a\":1}'>", "/s.jpg", {}),
+        # figures
+        (
+            "<figure><a><img src=/a.jpg alt=A></a><figcaption>One <b>cat</b>s<br>x<p>y</p>"
+            "<script>no()</script></figcaption></figure>",
+            "/a.jpg",
+            {"alt": "A", "figcaption": "One cats x y"},
+        ),
+        (
+            "<figure><figure><img src=/a.jpg></figure><figcaption>gallery</figcaption></figure>",
+            "/a.jpg",
+            {},  # only the nearest figure's caption is about the image
+        ),
+        # og:image
+        ("<meta property=og:title content=T><meta property=og:image content=/o.jpg>", "/o.jpg", {"og": "T"}),
+        (
+            "<meta property=og:image content=/o.jpg><meta property=og:image:alt content=A>"
+            "<meta property=og:title content=T>",
+            "/o.jpg",
+            {"og": "A"},
+        ),
+        ("<meta name='OG:Image' content=/o.jpg>", "/o.jpg", {}),
+        # where scripts are off
+        ("<noscript><img src=/a.jpg alt=A></noscript>", "/a.jpg", {"alt": "A"}),
+        ("<img data-src=/a.jpg alt=A><noscript><img src=/a.jpg alt=A></noscript>", "/a.jpg", {"alt": "A"}),
+    ],
+)
+def test_one_image_and_its_texts(html: str, path: str, texts: dict[str, str]) -> None:
+    assert found(html) == [(SITE + path, texts)]
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<!-- <img src=a.jpg alt=A> -->",
+        "<script>document.write('<img src=a.jpg>')</script>",
+        "<template><img src=a.jpg></template>",
+        "<textarea><img src=a.jpg></textarea>",
+        "<meta property=og:image content=' '>",
+        "<meta property=og:image:alt content=A>",
+        "",
+    ],
+)
+def test_what_is_no_reference(html: str) -> None:
+    assert found(html) == []
+
+
+@pytest.mark.parametrize(
+    ("html", "reason"),
+    [
+        ("<img src='data:image/png;base64,iVBOR' alt=A>", "data_url"),
+        ("<img src=logo.SVG?v=2 alt=A>", "svg"),
+        ("<img src='' alt=A>", "bad_url"),
+        ("<img alt=A>", "bad_url"),
+        ("<img src='http://[' alt=A>", "bad_url"),
+        ("<img src=blob:x alt=A>", "bad_scheme"),
+    ],
+)
+def test_unusable_references_keep_their_texts_and_say_why(html: str, reason: str) -> None:
+    (image,) = images(html.encode(), PAGE)
+    assert (image.reason, image.texts) == (reason, (("alt", "A"),))
+
+
+def test_details_of_data_urls_are_short() -> None:
+    (image,) = images(f"<img src='data:image/png;base64,{'A' * 100_000}'>".encode(), PAGE)
+    assert image.reason == "data_url"
+    assert len(image.url) + len(image.detail) < 400
+
+
+def test_the_same_url_with_other_texts_is_another_image() -> None:
+    html = "<img src=/a.jpg alt=A><img src=/a.jpg alt=B><img src=/a.jpg alt=A>"
+    assert [texts["alt"] for _, texts in found(html)] == ["A", "B", "A"]
+
+
+def test_every_og_image_keeps_its_own_alt() -> None:
+    html = (
+        "<meta property=og:image content=/1.jpg><meta property=og:image:width content=5>"
+        "<meta property=og:image:alt content=One><meta property=og:image content=/2.jpg>"
+        "<meta property=og:title content=T>"
+    )
+    assert found(html) == [(SITE + "/1.jpg", {"og": "One"}), (SITE + "/2.jpg", {"og": "T"})]
+
+
+@pytest.mark.parametrize(
+    ("data", "charset", "text"),
+    [
+        ("é".encode(), None, "é"),
+        (b"\xe9 \x80", None, "é €"),  # no UTF-8: windows-1252
+        ("é".encode("latin-1"), "ISO-8859-1", "é"),
+        (b"\x80", "latin1", "€"),  # what the web calls latin1 is windows-1252
+        ("<meta charset=windows-1251>Ж".encode("cp1251"), None, "<meta charset=windows-1251>Ж"),
+        ("<meta charset=koi8-r>é".encode(), "utf-8", "<meta charset=koi8-r>é"),  # the header wins
+        (b"\xef\xbb\xbf" + "é".encode(), "koi8-r", "é"),  # the byte-order mark wins
+        ("é".encode("utf-16"), None, "é"),
+        ("<meta charset=utf-16>é".encode(), None, "<meta charset=utf-16>é"),
+        ("中".encode("gb18030"), "gb2312", "中"),
+        ("é".encode(), "base64", "é"),  # a codec of Python's that is no encoding
+        ("é".encode(), "unicode_escape", "é"),
+        ("é".encode(), "no-such", "é"),
+        ("é".encode() + "é".encode()[:1], None, "é"),  # cut inside a character
+    ],
+)
+def test_encodings(data: bytes, charset: str | None, text: str) -> None:
+    assert decode(data, charset) == text
+
+
+@pytest.mark.parametrize(
+    ("srcset", "candidates"),
+    [
+        ("a.jpg", [("a.jpg", 0, 1.0)]),
+        (" a.jpg , b.jpg 2x", [("a.jpg", 0, 1.0), ("b.jpg", 0, 2.0)]),
+        ("a.jpg,b.jpg 2x", [("a.jpg,b.jpg", 0, 2.0)]),  # commas belong to the URL
+        ("a.jpg, b.jpg,", [("a.jpg", 0, 1.0), ("b.jpg", 0, 1.0)]),
+        ("data:,a ( , data:,b 1x, ), data:,c", [("data:,c", 0, 1.0)]),  # web-platform-tests
+        ("a 100w 50h", [("a", 100, 1.0)]),
+        ("a 50h", []),
+        ("a 100w 2x, b 1e1x", [("b", 0, 10.0)]),
+        ("a 0w, b -1x, c 1.5.5x, d +1x, e w", []),
+        ("", []),
+        (",,,", []),
+    ],
+)
+def test_srcset_as_the_standard_parses_it(srcset: str, candidates: list[tuple[str, int, float]]) -> None:
+    assert parse(srcset) == [Candidate(*c) for c in candidates]
+
+
+url = st.text("ab/.,:-_%é", min_size=1).filter(lambda u: u[0] != "," and u[-1] != ",")
+descriptor = st.one_of(
+    st.just(("", 0, 1.0)),
+    st.integers(1, 9999).map(lambda w: (f" {w}w", w, 1.0)),
+    st.floats(0, 8).map(lambda x: (f" {x!r}x", 0, x)),
+)
+
+
+@given(st.lists(st.tuples(url, descriptor), max_size=6), st.sampled_from([", ", " ,\n", ",\t"]))
+def test_a_written_srcset_is_read_back(items: list[tuple[str, tuple[str, int, float]]], comma: str) -> None:
+    # Without a descriptor the comma must not touch the URL, or it would be taken for its end: both are valid.
+    text = comma.join(address + text for address, (text, _, _) in items)
+    assert parse(text) == [Candidate(address, w, x) for address, (_, w, x) in items]
+
+
+@settings(max_examples=500)
+@given(st.text("a,( )wx1.-+e\t\n") | st.text())
+def test_any_srcset_is_safe(text: str) -> None:
+    for candidate in parse(text):
+        assert candidate.url
+        assert not candidate.url.endswith(",") and candidate.density >= 0
+
+
+MARKUP = """<img |src=|srcset='|alt="|a.jpg 2x, |data-src=|<figure>|</figure>|<figcaption>|<picture>|<source
+|>|'|"|<b>|<!--|-->|<script>|</script>|<base href=|<meta property=og:image content=|<noscript>|&#xd800;|\x00|é
+|/|<svg>|<table><td>|<template>|<select>|<p>"""
+markup = st.lists(st.sampled_from(MARKUP.split("|")), max_size=60).map(lambda parts: "".join(parts).encode())
+pages = st.sampled_from([PAGE, "", "file:///x", "\ud800"])
+
+
+@settings(max_examples=1000, deadline=None)
+@example(b"", PAGE, None)
+@given(st.binary(max_size=300) | markup, pages, st.none() | st.text())
+def test_any_bytes_are_a_page(data: bytes, page: str, charset: str | None) -> None:
+    for image in images(data, page, charset):
+        assert image.reason is None or image.reason in REASONS
+        assert image.reason or image.url.startswith("http")
+        assert len(image.url) <= MAX_LENGTH
+        json.dumps(image._replace(page_url="")).encode("utf-8")  # no lone surrogates
+        assert all(text.strip() for _, text in image.texts)
+
+
+def test_attribute_values_survive_escaping() -> None:
+    alt = '5 > 3 & "quotes" \'n <b>tags</b>'
+    assert found(f'<img src="/a.jpg" alt="{escape(alt)}">') == [(SITE + "/a.jpg", {"alt": alt})]
+
+
+HOSTILE = {
+    "nested blocks": "<div>" * 100_000,
+    "formatting elements": "".join(f"<b id={i}><p>" for i in range(50_000)),
+    "end tags out of scope": "<div><marquee></div></marquee>" * 50_000,
+    "attributes": "<p " + " ".join(f"a{i}=1" for i in range(200_000)) + ">",
+    "attributes with quoted tags": "<p " + " ".join(f"a{i}='<'" for i in range(200_000)) + ">",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_nesting_is_reduced_and_told(name: str) -> None:
+    """Each of these takes the parser minutes to hours; the timeout of the test run is the check."""
+    html = f"<base href=/b/>{HOSTILE[name]}<img src=a.jpg alt='x > y'>"
+    first, second = images(html.encode(), PAGE)
+    assert first.reason == "bad_record" and "nested" in first.detail
+    assert second == Image(SITE + "/b/a.jpg", (("alt", "x > y"),), PAGE)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div>" * MAX_DEPTH + "</div>" * MAX_DEPTH + "<p>text<li>item" * 5000,
+        "<table>" + "<tr><td>1<td>2" * 5000 + "</table>",
+        "<div><a href=x><b>t</b></a></div>" * 5000,
+        "<script>" + "if (a<b) {}" * 5000 + "</script>",
+        "<img src='data:image/png;base64," + "A/" * 100_000 + "'>",
+    ],
+)
+def test_long_pages_that_people_write_stay_whole(html: str) -> None:
+    assert tame(html) == (html, False)
+
+
+@pytest.mark.parametrize("part", ["<", "<a", "<!--", "<script>", "<img a='", "<a \"'", "<img ", "<img/"])
+def test_the_guard_is_linear(part: str) -> None:
+    tame(part * 300_000)  # quadratic would be minutes
+
+
+def test_many_images_share_a_picture_and_a_figure() -> None:
+    html = "<figure><picture>" + "<source srcset=a>" * 3000 + "<img src=b>" * 3000 + "<figcaption>C"
+    seen = found(html)
+    assert len(seen) == 3000
+    assert seen[-1] == (SITE + "/dir/b", {"figcaption": "C"})
+
+
+def test_long_pages_and_texts_are_cut() -> None:
+    data = b"<img src=/a.jpg alt='" + b"x" * (MAX_TEXT + 5) + b"'>" + b" " * MAX_HTML + b"<img src=/late.jpg>"
+    (image,) = images(data, PAGE)
+    assert [len(text) for _, text in image.texts] == [MAX_TEXT]

@@ -1,0 +1,272 @@
+"""URL lists: the usual column names, every format read back, bad rows counted, and any cut exact."""
+
+import csv
+import datetime
+import gzip
+import io
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.reasons import REASONS
+from pipeline.sources import Image, SourceOptions, plan, read
+from pipeline.sources.table import MAX_LINE, find_columns
+
+U = "http://example.com/"
+ROWS = [(f"{U}1.jpg", "one"), (f"{U}2.jpg", 'two, with "quotes"'), (f"{U}3.jpg", "línea")]
+
+
+def load(path: Path, **options: object) -> list[Image]:
+    chosen = SourceOptions(**options)  # type: ignore[arg-type]
+    return [image for piece in plan([str(path)], chosen) for image in read(piece, chosen)]
+
+
+def pairs(images: list[Image]) -> list[tuple[str, str]]:
+    return [(i.url, " | ".join(text for _, text in i.texts)) for i in images]
+
+
+def write_parquet(path: Path, rows: list[tuple[str, str]]) -> None:
+    pq.write_table(pa.table({"url": [r[0] for r in rows], "caption": [r[1] for r in rows]}), path)
+
+
+def csv_bytes(rows: list[tuple[str, str]], delimiter: str = ",", header: bool = True) -> bytes:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter=delimiter)
+    writer.writerows(([("url", "caption")] if header else []) + rows)
+    return out.getvalue().encode()
+
+
+def jsonl_bytes(rows: list[tuple[str, str]]) -> bytes:
+    return b"".join(json.dumps({"url": u, "caption": c}).encode() + b"\n" for u, c in rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "url", "caption"),
+    [
+        (["URL", "TEXT", "similarity"], "URL", "TEXT"),  # LAION
+        (["uid", "url", "text", "original_width"], "url", "text"),  # DataComp
+        (["id", "url", "text", "width"], "url", "text"),  # COYO
+        (["url", "caption", "key", "status"], "url", "caption"),  # img2dataset
+        (
+            ["page_url", "image_url", "caption_reference_description"],
+            "image_url",
+            "caption_reference_description",
+        ),
+        (["Image URL", "Alt-Text"], "Image URL", "Alt-Text"),
+        (["title", "url", "ALTTEXT"], "url", "ALTTEXT"),  # a caption before a title
+    ],
+)
+def test_the_usual_columns_are_found(names: list[str], url: str, caption: str) -> None:
+    assert find_columns(names, SourceOptions())[:2] == (url, caption)
+
+
+def test_named_columns_win_and_unknown_ones_are_an_error_that_lists_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"url": "x", "caption": "y", "link": U + "l.jpg", "name": "n"}) + "\n")
+    assert pairs(load(path, url_col="link", caption_col="name")) == [(U + "l.jpg", "n")]
+    for options in ({"url_col": "nope"}, {"caption_col": "nope"}, {"keep_columns": ("nope",)}):
+        with pytest.raises(ValueError, match=r"'nope'.*'url', 'caption', 'link', 'name'"):
+            load(path, **options)
+    path.write_text('{"href": 1, "b": 2}\n')
+    with pytest.raises(ValueError, match=r"'href', 'b'.*--url-col"):
+        load(path)
+    path.write_text('{"url": 1, "b": 2}\n')
+    with pytest.raises(ValueError, match=r"'url', 'b'.*--caption-col"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", csv_bytes(ROWS)),
+        ("a.csv", b"\xef\xbb\xbf" + csv_bytes(ROWS).rstrip()),  # byte-order mark, no last line end
+        ("a.csv", csv_bytes(ROWS, header=False)),
+        ("a.tsv", csv_bytes(ROWS, "\t")),
+        ("a.tsv", csv_bytes(ROWS, "\t", header=False)),  # CC12M
+        ("a.tsv", "".join(f"{c}\t{u}\n" for u, c in ROWS).encode()),  # CC3M
+        ("a.jsonl", jsonl_bytes(ROWS)),
+        ("a.ndjson", b"\n".join(jsonl_bytes(ROWS).splitlines()) + b"\r\n\n"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("ending", "compress"), [("", bytes), (".gz", gzip.compress), (".zst", zstandard.compress)]
+)
+def test_text_formats_are_read_back(
+    tmp_path: Path, name: str, data: bytes, ending: str, compress: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / (name + ending)
+    path.write_bytes(compress(data))
+    assert pairs(load(path)) == ROWS
+
+
+def test_parquet_is_read_back_with_its_types(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    when = datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)
+    table = {
+        "URL": [U + "1.jpg", U + "2.jpg", None],
+        "TEXT": [["one", "uno", None, " "], [], None],
+        "when": [when, None, None],
+        "price": [Decimal("1.50"), None, None],
+        "score": [0.5, float("nan"), None],
+        "raw": [b"\xffa", None, None],
+        "box": [{"x": [1, 2]}, None, None],
+    }
+    pq.write_table(pa.table(table), path)
+    kept = ("when", "price", "score", "raw", "box")
+    first, second, third = load(path, keep_columns=kept)
+    assert first.texts == (("caption", "one"), ("caption", "uno"))
+    assert json.loads(json.dumps(first.extra)) == {
+        "when": "2024-01-02 00:00:00+00:00",
+        "price": "1.50",
+        "score": 0.5,
+        "raw": "\ufffda",
+        "box": {"x": [1, 2]},
+    }
+    assert (second.texts, second.reason, second.extra) == ((), None, dict.fromkeys(kept))
+    assert (third.reason, third.texts) == ("bad_url", ())
+
+
+def test_bad_rows_are_counted_with_their_line_and_end_nothing(tmp_path: Path) -> None:
+    good = json.dumps({"url": U + "1.jpg", "caption": "one"}).encode()
+    bad = [b"{", b"[1]", b"\xff\xfe", b'{"url": "' + b"x" * MAX_LINE + b'"}', b'{"other": 1}', b"[" * 100_000]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([good, *(line for b in bad for line in (b, good))]))
+    images = load(path)
+    assert [i.reason for i in images] == [None, *["bad_record", None] * len(bad)]
+    assert "line 2" in images[1].detail and "1 MiB" in images[1].detail
+    assert "'other'" in images[9].detail
+
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'url,caption\n%s,one\nx\n%s,\xff\n\n%s,"a""b"\n"open' % ((U.encode() + b"1.jpg",) * 3))
+    images = load(path)
+    assert [i.reason for i in images] == [None, "bad_record", "bad_record", None, "bad_record"]
+    assert "line 3: 1 fields instead of 2" in images[1].detail
+    assert images[3].texts == (("caption", 'a"b'),)
+
+
+def test_a_lone_surrogate_becomes_the_replacement_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"url": "{U}\\ud800.jpg", "caption": "c\\ud83d", "k": ["\\udc00"]}}\n')
+    (image,) = load(path, keep_columns=("k",))
+    assert image == Image(U + "%EF%BF%BD.jpg", (("caption", "c\ufffd"),), "", {"k": ["\ufffd"]})
+
+
+def test_tsv_quotes_are_text_unless_they_enclose_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(f'url\tcaption\n{U}1\t"a" and "b"\n{U}2\t5" pipe\n{U}3\t"say ""hi"""\n')
+    assert [c for _, c in pairs(load(path))] == ['"a" and "b"', '5" pipe', 'say "hi"']
+
+
+def test_a_truncated_file_ends_in_one_bad_record(tmp_path: Path) -> None:
+    rows = [(f"{U}{i}.jpg", f"caption {i * 7919 % 1000}") for i in range(2000)]
+    whole = gzip.compress(jsonl_bytes(rows))
+    path = tmp_path / "a.jsonl.gz"
+    for size in (len(whole) - 4, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        images = load(path)
+        assert [i.reason for i in images].count("bad_record") == 1
+        assert images[-1].reason == "bad_record" and "ends early" in images[-1].detail
+        assert pairs(images[:-1]) == rows[: len(images) - 1]
+    path.write_bytes(whole[:5000] + b"xxxxxxxx" + whole[5008:])
+    assert load(path)[-1].reason == "bad_record"
+
+
+def test_a_damaged_row_group_leaves_the_others(tmp_path: Path) -> None:
+    rows = [(f"{U}{i}.jpg", f"caption {i}") for i in range(30)]
+    path = tmp_path / "a.parquet"
+    table = pa.table({"url": [r[0] for r in rows], "caption": [r[1] for r in rows]})
+    pq.write_table(table, path, row_group_size=10, compression="zstd", use_dictionary=False)
+    offset = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    images = load(path)
+    assert pairs([i for i in images if i.reason is None]) == rows[:10] + rows[20:]
+    assert [i.detail[:11] for i in images if i.reason] == ["row group 1"]
+
+
+def test_no_parquet_and_no_text_are_errors_of_the_plan(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"not parquet")
+    with pytest.raises(ValueError, match="not a parquet file"):
+        plan([str(path)], SourceOptions())
+
+
+MIXED = [
+    *ROWS,
+    (f"{U}4.jpg", 'new\nline, "quoted\r\n" and ""'),
+    (f"{U}5.jpg", "\n\n"),
+    (f"{U}6.jpg", "x" * 50),
+    (f"{U}7.jpg", '"'),
+    (f"{U}8.jpg", "last"),
+]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "b.csv", "a.tsv", "a.parquet"])
+def test_every_cut_reads_every_row_once(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    flat = [(u, c.replace("\n", " ").replace("\r", " ").strip() or "-") for u, c in MIXED]
+    if name == "a.parquet":
+        columns = {"url": [u for u, _ in MIXED], "caption": [c for _, c in MIXED]}
+        pq.write_table(pa.table(columns), path, row_group_size=2)
+    else:
+        data = {
+            "a.jsonl": jsonl_bytes(MIXED),
+            "a.csv": csv_bytes(MIXED),
+            "b.csv": csv_bytes(MIXED, header=False),
+            "a.tsv": csv_bytes(flat, "\t"),
+        }[name]
+        path.write_bytes(data)
+    whole = load(path)
+    assert len(whole) == len(MIXED) and all(i.reason is None for i in whole)
+    counts = set()
+    step = 29 if name == "a.parquet" else 1  # row groups, not bytes, are what can be cut there
+    for size in range(1, path.stat().st_size + 2, step):
+        options = SourceOptions(piece_bytes=size)
+        pieces = plan([str(path)], options)
+        counts.add(len(pieces))
+        assert [i for piece in pieces for i in read(piece, options)] == whole
+    assert len(counts) > 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=200)
+    | st.text('url,caption"\n\r\t{}[]:http://x.y', max_size=120).map(str.encode)
+    | st.text('",\n{"u:1', max_size=80).map(
+        lambda t: b'url,caption\n{"url":"x","caption":"y"}\n' + t.encode()
+    ),
+    st.sampled_from(["csv", "tsv", "jsonl"]),
+    st.integers(1, 40),
+)
+def test_any_bytes_are_a_list_and_cuts_agree(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, format: str, piece_bytes: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any.{format}"
+    path.write_bytes(data)
+    try:
+        whole = load(path)
+    except ValueError as error:
+        assert "column" in str(error) or "nothing to read" in str(error)
+        return
+    assert all(i.reason is None or i.reason in REASONS for i in whole)
+    cut = load(path, piece_bytes=piece_bytes)
+    assert [i._replace(detail="") for i in cut] == [i._replace(detail="") for i in whole]
+
+
+def test_a_real_list(tmp_path: Path) -> None:
+    path = Path(__file__).resolve().parents[2] / "shared/data/text/img2dataset_test_10000.parquet"
+    if not path.exists():
+        pytest.skip("no sample data beside the checkout")
+    images = load(path)
+    assert len(images) == 10_000
+    assert sum(i.reason is None for i in images) > 9_900
+    assert {kind for i in images for kind, _ in i.texts} == {"caption"}
