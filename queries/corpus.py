@@ -22,8 +22,8 @@ PART_TOKENS: Final = 8_000_000
 """Words of a part: its text takes 32 MB as ids, the strings about 200 MB while it is encoded."""
 
 _LINE_END: Final = "\0"  # cannot occur in XML, and is not white space
-# Frequent, and never part of a word: a space around them changes no token, and "word", "word," and "(word" become
-# one chunk.
+# Frequent, and never part of a word: a space around them changes no token, and makes one chunk of "word",
+# "word," and "(word".
 _MARKS: Final = ',.()";:'
 _BATCH_CHARACTERS: Final = 1 << 18  # so that NumPy's cost per call is spread over many pages
 

@@ -1,43 +1,48 @@
-"""The options of `openwit queries`."""
+"""The options of `openwit queries`. Importing this module needs nothing but the core's packages."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Literal
+
+import tyro
+
+Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesConfig:
-    """Build the query list: the words, bigrams and article titles of Wikipedia, and WordNet's synsets."""
+    """Build the query list: the words, bigrams and article titles of Wikipedia, and WordNet's synsets.
+
+    Each source may be left out. Run the same command again to continue where it stopped.
+    """
 
     out: str
-    """The list to write, .parquet. The report goes beside it (queries_report.html), and so does the folder of
-    intermediate files (queries.work), which is removed at the end."""
+    """The list to write, .parquet. Its report (NAME_report.html), its summary (NAME_summary.json) and, while
+    the job runs, the folder of intermediate files (NAME.work) lie beside it."""
 
-    wikipedia: tuple[str, ...] = ()
-    """Dump files, pages-articles[-multistream].xml.bz2 or .xml, as paths or globs. A multistream dump is read
-    in
-    parallel if its index (pages-articles-multistream-index.txt.bz2) lies beside it. Gives words and
-    bigrams."""
+    wikipedia: Paths = ()
+    """Dump files, pages-articles[-multistream].xml.bz2 or .xml: a path or glob, and several times. A
+    multistream dump is read in parallel if its index lies beside it. Gives words and bigrams."""
 
-    pageviews: tuple[str, ...] = ()
-    """Page-view files, hourly (pageviews-*.gz) or complete (pageviews-*-user.bz2), as paths or globs. Gives
-    titles;
-    their redirects are resolved if the dump is given as well."""
+    pageviews: Paths = ()
+    """Page-view files, hourly (pageviews-*.gz) or complete (pageviews-*-user.bz2): a path or glob, and
+    several times. Gives titles; redirects are resolved and other pages left out if the dump is given as well."""
 
-    wordnet: str | None = None
-    """The folder of WordNet's database files (data.noun, data.verb, data.adj, data.adv)."""
+    wordnet: str = ""
+    """Folder of WordNet's database files (data.noun, data.verb, data.adj, data.adv)."""
 
     size: int = 500_000
     """How many queries at most."""
 
     lang: str = "en"
-    """The language of the Wikipedia in page views (de for de.wikipedia), and whose marks of lists and
-    disambiguation pages are looked for."""
+    """Language of the Wikipedia, as in de.wikipedia: which page views are read, and how lists and
+    disambiguation pages are known."""
 
     min_count: int = 100
     """How often a word must occur in Wikipedia."""
 
     min_bigram_count: int = 100
-    """How often a bigram must occur. Pointwise mutual information alone would rank typing errors first."""
+    """How often a bigram must occur; pointwise mutual information alone would rank typing errors first."""
 
     min_views: int = 70
     """How often an article must have been viewed in the files given."""
@@ -45,20 +50,20 @@ class QueriesConfig:
     wordnet_lemmas: Literal["first", "all"] = "first"
     """The first lemma of each synset, which is its name (86,571 in WordNet 3.0), or every lemma (147,306)."""
 
-    extra: tuple[str, ...] = ()
-    """Lists of further queries, such as class names: .txt, one a line, .json or .parquet. Always complete."""
+    extra: Paths = ()
+    """List of further queries, such as class names: .txt, one a line, .json or .parquet. Always complete."""
 
-    exclude: tuple[str, ...] = ()
-    """Lists of queries to leave out."""
+    exclude: Paths = ()
+    """List of queries to leave out."""
 
-    workers: int = 0
-    """Local worker processes; 0 for one a core. On a cluster the runner's own flags decide."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes on this machine, up to about 1 GB each; on a cluster Beam's own flags decide."""
 
     keep_work: bool = False
-    """Keep the intermediate files, so that another --size or --min-count need not read the dump again."""
+    """Keep the intermediate files, so that a list with other options need not read the dump again."""
 
     check: bool = False
-    """Find the inputs, print the plan, and write nothing."""
+    """Find the inputs, print the plan and the effective configuration, and write nothing."""
 
     def __post_init__(self) -> None:
         if not (self.wikipedia or self.pageviews or self.wordnet or self.extra):
@@ -67,23 +72,25 @@ class QueriesConfig:
             )
         if not self.out.endswith(".parquet"):
             raise ValueError(f"--out must end in .parquet, not be {self.out!r}")
-        for name in ("size", "min_count", "min_bigram_count", "min_views"):
+        for name in ("size", "min_count", "min_bigram_count", "min_views", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"--workers must be 0 or more, not {self.workers}")
+
+    def beside(self, ending: str) -> str:
+        """Return the path of a file or folder beside the list."""
+        return self.out.removesuffix(".parquet") + ending
 
     @property
     def work(self) -> str:
         """Return the folder of the intermediate files."""
-        return f"{self.out.removesuffix('.parquet')}.work"
+        return self.beside(".work")
 
     @property
     def report(self) -> str:
         """Return the path of the report."""
-        return f"{self.out.removesuffix('.parquet')}_report.html"
+        return self.beside("_report.html")
 
     @property
     def summary(self) -> str:
         """Return the path of the summary, which is written last."""
-        return f"{self.out.removesuffix('.parquet')}_summary.json"
+        return self.beside("_summary.json")
