@@ -3,8 +3,8 @@
 Each source is an endless stream: pass after pass over its shards, each pass in another order of shards. An
 epoch takes the next `weight` passes' worth, so that half an epoch's share is the other half next time. The
 epoch is cut into windows; each takes its proportional, consecutive part of every stream, and is shuffled as a
-whole. So a batch mixes all sources and many shards, while reading touches few shards at a time. Nothing depends
-on the number of ranks or workers: each takes its exact share, and a run resumes at any step.
+whole. So a batch mixes all sources and many shards, while reading touches few shards at a time. Nothing
+depends on the number of ranks or workers: each takes its exact share, and a run resumes at any step.
 """
 
 import bisect

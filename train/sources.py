@@ -251,7 +251,7 @@ def refuse_small(source: Source, size: int, cache: Cache) -> None:
                 continue
     if sides and np.median(sides) < size:
         raise ValueError(
-            f"--shards {source.name}: pictures whose shorter side is about {np.median(sides):.0f} pixels "
-            f"for a model of {size}; crawl with --image-size {size} or more, train with a smaller --image-size, "
-            "or enlarge them with --enlarge"
+            f"--shards {source.name}: pictures with a shorter side of about {np.median(sides):.0f} pixels "
+            f"for a model of {size}; crawl with --image-size {size} or more, train with a smaller "
+            "--image-size, or enlarge them with --enlarge"
         )

@@ -1,0 +1,152 @@
+"""The options of `openwit train` and `openwit export`; importing this needs no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from train.architectures import ARCHITECTURES, RECIPES, Recipe
+
+Model = Literal[
+    "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64",
+    "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "tiny",
+]  # fmt: skip
+Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train CLIP on finished runs or any WebDataset.
+
+    Options left out are the paper's for the model. For several GPUs: `torchrun --nproc-per-node N -m train ...`.
+    """
+
+    shards: Paths
+    """A run's folder, or a WebDataset as a pattern of tars. May be given several times."""
+    out: str
+    """Folder of the training run: checkpoints/, metrics.jsonl, config.toml."""
+    model: Model = "ViT-B-32"
+    """Which of CLIP's nine models, or `tiny` for a CPU."""
+    check: bool = False
+    """Find and count the samples, print the plan and the effective configuration, and write nothing."""
+
+    image_size: int | None = None
+    """Resolution in pixels; another than the model's own changes its position embeddings alone."""
+    batch_size: int | None = None
+    """Samples of a step over all processes."""
+    accumulate: int = 1
+    """Micro-batches of a step on each process: less memory, a third more time, the same gradient."""
+    epochs: int | None = None
+    """Passes over the sources."""
+    max_steps: int | None = None
+    """Stop after so many steps; the schedule ends there too."""
+    max_minutes: float | None = None
+    """Save and stop after so much time in this process; the schedule does not change."""
+    lr: float | None = None
+    """Peak learning rate."""
+    warmup: int | None = None
+    """Steps of linear warm-up; never more than a tenth of the run unless given."""
+    weight_decay: float | None = None
+    """Decoupled weight decay of what is neither gain nor bias."""
+    beta1: float | None = None
+    """Adam's decay of the mean."""
+    beta2: float | None = None
+    """Adam's decay of the squares."""
+    eps: float | None = None
+    """Adam's epsilon."""
+    grad_clip: float | None = None
+    """Clip the gradient's norm; the paper does not."""
+    seed: int = 0
+    """Decides initial weights, order, crops and captions."""
+
+    resume: bool = False
+    """Continue from the newest checkpoint in --out; start anew where there is none."""
+    init_from: str = ""
+    """Start from these weights: a run, a checkpoint, or weights in OpenAI's, open_clip's or HF's layout."""
+    checkpoint_every: int = 1_000
+    """Steps between checkpoints; one is always written at the end and on SIGTERM."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep."""
+
+    weights: tuple[float, ...] = ()
+    """For each --shards, how often an epoch passes over it; 0.5 takes each half in turn."""
+    drop: Paths = ()
+    """Parquet file whose column uid names samples to leave out. May be given several times."""
+    keep: Paths = ()
+    """Parquet file whose column uid names the only samples to take. May be given several times."""
+    crop: Literal["paper", "crop", "random-resized"] = "paper"
+    """paper: shorter side to N, then N x N; crop: N x N as stored; random-resized: 90 to 100% of the area."""
+    enlarge: bool = False
+    """Accept shards whose pictures are smaller than the model's resolution."""
+    shuffle: int = 131_072
+    """Samples that are shuffled together."""
+    workers: int | None = None
+    """Processes that decode, for each training process; by default the CPUs, shared out."""
+    cache: str = ""
+    """Local folder for copies of remote shards; by default in the temporary folder."""
+    cache_gb: int = 200
+    """Most space for copies of remote shards."""
+    vocab: str = ""
+    """Vocabulary: a file of merges, or `clip` for that of an installed open_clip_torch; else it is learned."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 autocast on a GPU, fp32 on a CPU."""
+    compile: bool | None = None
+    """Compile the blocks; by default on a GPU."""
+    checkpointing: bool = False
+    """Recompute activations in backward: far less memory, a third more arithmetic."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU of this process if there is one."""
+
+    eval: Paths = ()
+    """NAME=PATH of a labelled set for zero-shot accuracy while training. May be given several times."""
+    eval_every: int = 1_000
+    """Steps between evaluations; one always follows the last step."""
+    log_every: int = 10
+    """Steps between lines of the log and of metrics.jsonl."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files, too."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not self.shards:
+            raise ValueError("--shards is needed: a run's folder or a pattern of tars")
+        for name in (
+            "accumulate",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "eval_every",
+            "log_every",
+            "shuffle",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        for name in ("batch_size", "epochs", "max_steps", "max_minutes", "lr"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be positive")
+        if self.resume and self.init_from:
+            raise ValueError("--resume continues a run and --init-from starts one: give one of them")
+
+    def recipe(self) -> Recipe:
+        """Return the model's recipe from the paper with the options that were given."""
+        paper = RECIPES[self.model]
+        given = {name: getattr(self, name) for name in vars(paper)}
+        return Recipe(
+            **{name: vars(paper)[name] if value is None else value for name, value in given.items()}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a checkpoint's weights for open_clip, OpenAI's code or Hugging Face."""
+
+    checkpoint: str
+    """A training run's folder, or a checkpoint in it."""
+    format: Literal["open_clip", "openai", "hf"]
+    """open_clip: loads as local-dir:OUT; openai: a state_dict; hf: a folder for CLIPModel.from_pretrained."""
+    out: str
+    """Folder to write, local."""
+
+
+assert set(ARCHITECTURES) == set(Model.__args__)  # type: ignore[attr-defined]

@@ -1,0 +1,100 @@
+"""The processes of a run: torchrun's environment, the device, stopping together."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from train.config import TrainConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Say which process this is and what it computes on."""
+
+    rank: int
+    ranks: int
+    local_ranks: int
+    device: torch.device
+
+    def share(self, value: Any) -> Any:
+        """Return rank 0's value on every rank; it travels among our own processes only."""
+        if self.ranks == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's value, on every rank."""
+        if self.ranks == 1:
+            return [value]
+        values: list[T] = [value] * self.ranks
+        dist.all_gather_object(values, value)
+        return values
+
+
+def join(config: TrainConfig) -> World:
+    """Join the processes that torchrun started, or be alone."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU here")
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if ranks > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return World(rank=rank, ranks=ranks, local_ranks=local_ranks, device=device)
+
+
+def leave() -> None:
+    """Leave the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class Stop:
+    """Ask once a step whether to save and stop: after SIGTERM to any rank, or when the time is over."""
+
+    def __init__(self, world: World, minutes: float | None) -> None:
+        self._world = world
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self._asked = False
+        self._pending: Tensor | None = None
+        self._before = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def now(self) -> bool:
+        """Return whether to stop after this step, the same on every rank."""
+        if self._end is not None and time.monotonic() >= self._end:
+            self._asked = True
+        if self._world.ranks == 1:
+            return self._asked
+        # The answer read is the step before's, which has long arrived: the device is not waited for.
+        previous, self._pending = self._pending, torch.tensor([self._asked], dtype=torch.int32)
+        self._pending = self._pending.to(self._world.device)
+        dist.all_reduce(self._pending, dist.ReduceOp.MAX)
+        return previous is not None and bool(previous.item())
+
+    @property
+    def signalled(self) -> bool:
+        """Return whether SIGTERM, not the time, ended the run."""
+        return self._asked and not (self._end is not None and time.monotonic() >= self._end)
+
+    def close(self) -> None:
+        """Give SIGTERM back to whom it was before."""
+        signal.signal(signal.SIGTERM, self._before)

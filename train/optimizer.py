@@ -1,0 +1,37 @@
+"""AdamW as the paper trains, and its schedule (arXiv:2103.00020, section 2.5)."""
+
+import math
+
+import torch
+from torch import nn
+
+from train.architectures import Recipe
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters: decay applies to "all weights that are not gains or biases"."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        # Gains, biases, the class embedding and the scale are the ones with fewer than two dimensions.
+        (decayed if parameter.ndim >= 2 and "bias" not in name else plain).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW with the recipe's betas and epsilon, in one fused kernel."""
+    return torch.optim.AdamW(
+        parameter_groups(model, recipe.weight_decay),
+        lr=recipe.lr,
+        betas=(recipe.beta1, recipe.beta2),
+        eps=recipe.eps,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, steps: int, lr: float, warmup: int) -> float:
+    """Return the rate of a step counted from 0: linear to `lr` over `warmup` steps, then a cosine to 0."""
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,177 @@
+"""What must be known before the first step: samples, vocabulary, sizes, steps, weights to start from."""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as options
+from pipeline import storage
+from train import checkpoint, interchange, sources, vocabulary
+from train.architectures import ARCHITECTURES, Architecture, Recipe
+from train.cache import Cache
+from train.config import TrainConfig
+from train.data import Shape
+from train.distributed import World
+from train.plan import Plan
+from train.tokenizer import Tokenizer, installed_vocabulary
+
+log = logging.getLogger("train")
+
+_CAPTIONS = 1_000_000  # to learn a vocabulary from
+# Options that decide what is learned: a run is resumed with the same ones.
+_SEMANTIC = (
+    "shards", "model", "image_size", "batch_size", "epochs", "max_steps", "lr", "warmup", "weight_decay",
+    "beta1", "beta2", "eps", "grad_clip", "seed", "weights", "drop", "keep", "crop", "enlarge", "shuffle",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Hold everything that training starts from."""
+
+    config: TrainConfig
+    recipe: Recipe
+    architecture: Architecture
+    tokenizer: Tokenizer
+    plan: Plan
+    shape: Shape
+    cache: Cache
+    steps: int
+    warmup: int
+    resumed: str
+    """Folder of the checkpoint to go on from, or empty."""
+    initial: interchange.State | None
+    """Weights to start from, or None."""
+
+    def effective(self) -> dict[str, Any]:
+        """Return every option with the value that it has in this run."""
+        values = options.effective(self.config) | vars(self.recipe)
+        values |= {"image_size": self.architecture.image_size, "warmup": self.warmup}
+        return values | {"max_steps": self.steps}
+
+
+def prepare(config: TrainConfig, world: World) -> Prepared:
+    """Count samples, find or learn the vocabulary, divide the steps; ValueError if it cannot be."""
+    cache = Cache(Path(config.cache) if config.cache else None, config.cache_gb << 30)
+    resumed = _resumed(config)
+    initial = None
+    given: tuple[Architecture, Tokenizer | None] | None = None
+    if config.init_from and not resumed:
+        initial, *given = _initial(config)  # type: ignore[assignment]
+    found, tokenizer = None, None
+    if world.rank == 0:
+        found = sources.resolve(config.shards, config.weights, config.drop, config.keep, cache)
+        tokenizer = checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, given, found, cache)
+    found, tokenizer = world.share((found, tokenizer))
+    assert found is not None and tokenizer is not None
+    architecture = replace(
+        given[0] if given else ARCHITECTURES[config.model], vocab_size=tokenizer.vocab_size
+    )
+    if config.image_size:
+        architecture = replace(architecture, image_size=config.image_size)
+    elif given and config.model != "tiny":
+        architecture = replace(architecture, image_size=ARCHITECTURES[config.model].image_size)
+    if initial is not None:
+        initial = interchange.resize_positions(initial, architecture.grid)
+    if not config.enlarge:
+        for source in found:
+            sources.refuse_small(source, architecture.image_size, cache)
+    recipe = config.recipe()
+    plan = Plan(found, config.seed, config.shuffle)
+    shape = Shape(
+        batch=recipe.batch_size, ranks=world.ranks, rank=world.rank, accumulate=config.accumulate,
+        epoch_samples=plan.epoch_samples,
+    )  # fmt: skip
+    steps = recipe.epochs * shape.epoch_steps
+    steps = min(steps, config.max_steps) if config.max_steps else steps
+    warmup = min(recipe.warmup, steps // 10) if config.warmup is None else config.warmup
+    prepared = Prepared(
+        config=config, recipe=recipe, architecture=architecture, tokenizer=tokenizer, plan=plan, shape=shape,
+        cache=cache, steps=steps, warmup=warmup, resumed=resumed, initial=initial,
+    )  # fmt: skip
+    if resumed:
+        _refuse_changes(prepared)
+    return prepared
+
+
+def _resumed(config: TrainConfig) -> str:
+    folder = storage.join(config.out, "checkpoints")
+    if not storage.exists(storage.join(folder, "latest")):
+        return ""
+    if not config.resume and not config.check:
+        raise ValueError(
+            f"--out {config.out} holds a training run: continue it with --resume, or give another"
+        )
+    return checkpoint.find(config.out) if config.resume else ""
+
+
+def _initial(config: TrainConfig) -> tuple[interchange.State, Architecture, Tokenizer | None]:
+    """Return weights to start from, their sizes, and their vocabulary where it lies beside them."""
+    try:
+        folder = checkpoint.find(config.init_from)
+    except ValueError:
+        path = Path(config.init_from)
+        if not path.exists():
+            raise ValueError(f"--init-from {path}: no such file or folder") from None
+        state = interchange.to_native(interchange.read_state(path))
+        beside = (path if path.is_dir() else path.parent) / checkpoint.VOCABULARY
+        tokenizer = Tokenizer.load(beside) if beside.exists() else None
+    else:
+        state = interchange.to_native(checkpoint.read_tensors(folder, "model.safetensors"))
+        tokenizer = checkpoint.read_tokenizer(folder)
+    architecture = interchange.architecture_of(state)
+    wanted = ARCHITECTURES[config.model]
+    same = replace(architecture, image_size=wanted.image_size, vocab_size=wanted.vocab_size)
+    if same != wanted:
+        raise ValueError(f"--init-from {config.init_from} holds no {config.model}, but {architecture}")
+    return state, architecture, tokenizer
+
+
+def _tokenizer(
+    config: TrainConfig, given: tuple[Architecture, Tokenizer | None] | None,
+    found: list[sources.Source], cache: Cache,
+) -> Tokenizer:  # fmt: skip
+    """Return the vocabulary asked for, that of the weights started from, or one learned from the captions."""
+    if config.vocab and config.vocab != "clip":
+        tokenizer = Tokenizer.load(Path(config.vocab))
+    elif given is not None and given[1] is not None:
+        tokenizer = given[1]
+    elif config.vocab == "clip" or given is not None:
+        path = installed_vocabulary()
+        if path is None:
+            raise ValueError("CLIP's vocabulary is needed: give --vocab FILE, or pip install open_clip_torch")
+        tokenizer = Tokenizer.load(path)
+    else:
+        log.info("learning a vocabulary from the captions")
+        counts = vocabulary.count_words(sources.captions(found, _CAPTIONS, cache))
+        tokenizer = Tokenizer(vocabulary.learn_merges(counts))
+    if given is not None and tokenizer.vocab_size != given[0].vocab_size:
+        raise ValueError(
+            f"--init-from {config.init_from} has {given[0].vocab_size} tokens, the vocabulary "
+            f"{tokenizer.vocab_size}: give the weights' own with --vocab FILE"
+        )
+    return tokenizer
+
+
+def _refuse_changes(prepared: Prepared) -> None:
+    """Raise ValueError if the run to resume was another."""
+    before = checkpoint.read_state(prepared.resumed).config
+    now = prepared.effective() | {"epoch_samples": prepared.plan.epoch_samples}
+    now = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    changed = [name for name in (*_SEMANTIC, "epoch_samples") if before.get(name) != now.get(name)]
+    if changed:
+        raise ValueError(
+            "--resume continues the same run, but these are others now: "
+            + ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed)
+            + "; train into another --out, with --init-from this one if wanted"
+        )
+
+
+def default_workers(config: TrainConfig, world: World) -> int:
+    """Return how many processes decode for this one: its share of the CPUs, or one beside training on a CPU."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if config.workers is not None:
+        return config.workers
+    return max(1, cpus // world.local_ranks) if world.device.type == "cuda" else min(1, cpus - 1)
