@@ -59,6 +59,7 @@ class Job:
             sources["bigram"] = self._bigrams(encoded, vocabulary, words_print, len(names))
         if self.inputs.pageviews:
             sources["title"] = self._titles(encoded, encode_print, site)
+        self.statistics |= {"wordnet": {"offered": len(names)}, "extra": {"offered": len(extra)}}
         sources["wordnet"] = [Candidate(name, count, float(count)) for name, count in names.items()]
         sources["extra"] = [Candidate(query, 0, 0.0) for query in extra]
         return self._publish(merge.merge(sources, config.size, excluded))

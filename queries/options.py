@@ -26,7 +26,8 @@ class QueriesConfig:
 
     pageviews: Paths = ()
     """Page-view files, hourly (pageviews-*.gz) or complete (pageviews-*-user.bz2): a path or glob, and
-    several times. Gives titles; redirects are resolved and other pages left out if the dump is given as well."""
+    several times. Gives titles; redirects are resolved, and other pages left out, if the dump is given
+    as well."""
 
     wordnet: str = ""
     """Folder of WordNet's database files (data.noun, data.verb, data.adj, data.adv)."""
