@@ -32,6 +32,7 @@ MAX_JPEG_SIDE: Final = 65_500
 _MAX_PIXELS: Final = 178_000_000  # Pillow itself refuses above 2 * (2**30 / 12) pixels.
 _AREA_FROM: Final = 1.4
 """Ratio from which averaging areas comes nearer to Lanczos than cubic interpolation; below, it blurs."""
+_TO_8_BITS: Final = np.round(np.arange(1 << 16) / 257).astype(np.uint8)
 _MAX_DETAIL: Final = 200
 _ADDRESS: Final = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")  # would differ from run to run
 
@@ -319,9 +320,9 @@ def _decoding_reason(error: Exception) -> str:
 def _rgb(image: Image.Image) -> Pixels:
     """Return uint8 [height, width, 3]: transparency over white, 16 bits scaled to 8, CMYK converted."""
     if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits at 255
-        grey = np.asarray(image).astype(np.uint32)
+        grey = np.asarray(image)
+        scaled = _TO_8_BITS[grey if grey.dtype.itemsize == 2 else np.clip(grey, 0, 65535)]
         clear = image.info.get("transparency")
-        scaled = ((np.minimum(grey, 65535) * 255 + 32767) // 65535).astype(np.uint8)
         if isinstance(clear, int):
             scaled[grey == clear] = 255
         return np.repeat(scaled[..., None], 3, axis=2)
