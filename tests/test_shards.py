@@ -95,6 +95,7 @@ def test_gnu_tar_extracts_it(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in out.iterdir()} == dict(members_of(SAMPLES))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its file open
 def test_webdataset_reads_it(tmp_path: Path) -> None:
     write_shard(tmp_path / "x.tar", SAMPLES)
     dataset = webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False)
