@@ -1,0 +1,201 @@
+"""Judge whether two images show the same picture, not merely a similar one or the same logo.
+
+Three steps, the cheap one first: correlation after a small affine alignment of the thumbnails that the search
+found alike; then SIFT keypoints (Lowe, 2004) under one affine map found by RANSAC, at least 12 of them and
+spread over what the images share; then correlation of the pixels under that map, which tells a copy from
+another photograph of the same scene.
+"""
+
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.float32]
+Affine = npt.NDArray[np.float64]
+"""[2, 3]: maps points of the query into the reference."""
+
+MIN_INLIERS: Final = 12
+"""Keypoints under one affine map. 40,500 pairs of unrelated photographs reached 6 at most."""
+GATE: Final = 0.4
+"""Correlation of the aligned thumbnails below which keypoints are not looked for."""
+MIN_CORRELATION: Final = 0.6
+"""Correlation of the pixels under the map of the keypoints."""
+MIN_SPREAD: Final = 0.3
+"""Share of the common area that the keypoints' bounding box covers; a shared logo covers less."""
+MIN_COMMON: Final = 0.4
+"""Share of one image that the map puts inside the other; a shared logo in different places shares little."""
+
+_SIDE: Final = 256  # the shorter side for SIFT; smaller images are enlarged, or they would have no keypoints
+_KEYPOINTS: Final = 400
+_RATIO: Final = 0.8  # of the nearest to the second nearest descriptor (Lowe, 2004, section 7.1)
+_TOLERANCE: Final = 4.0  # pixels, of the reprojection
+_MOST_STRETCH: Final = 2.5  # of one axis against the other
+_COMPARED: Final = 96  # side at which pixels are compared: finer detail does not survive recompression
+_BLUR: Final = 6.0  # pixels at that size: slower changes are lighting
+
+
+class Features(NamedTuple):
+    """What verification needs of an image; fields only."""
+
+    luma: Pixels
+    """[height, width], the shorter side 256."""
+    points: Plane
+    """[n, 2], x and y of the keypoints."""
+    descriptors: Plane
+    """[n, 128]."""
+
+
+class Verdict(NamedTuple):
+    """The outcome for a pair; fields only."""
+
+    verified: bool
+    reason: str = ""
+    """What was missing: gate, inliers, shape, common, spread or correlation; empty if verified."""
+    inliers: int = 0
+    correlation: float = 0.0
+
+
+def features(rgb: Pixels) -> Features:
+    """Return the keypoints of an image, uint8 RGB [height, width, 3]."""
+    luma = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    scale = _SIDE / min(luma.shape)
+    if scale != 1:
+        # No side may be stretched without bound: the longer one of a 1 x 1000 strip.
+        size = tuple(min(4 * _SIDE, max(1, round(side * scale))) for side in (luma.shape[1], luma.shape[0]))
+        luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    found, descriptors = _sift().detectAndCompute(luma, None)
+    points = np.array([keypoint.pt for keypoint in found], np.float32).reshape(-1, 2)
+    if descriptors is None:
+        descriptors = np.zeros((0, 128), np.float32)
+    return Features(np.asarray(luma, np.uint8), points, np.asarray(descriptors, np.float32))
+
+
+def _sift() -> cv2.SIFT:
+    return cv2.SIFT.create(nfeatures=_KEYPOINTS, contrastThreshold=0.02)
+
+
+def aligned_correlation(query: Pixels, reference: Pixels) -> float:
+    """Return the correlation, -1 to 1, of two RGB thumbnails [64, 64, 3] after a small affine alignment."""
+    a, b = (_high_passed(_luma(one), 5.0) for one in (query, reference))
+    warp = np.eye(2, 3, dtype=np.float32)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-3)
+    try:
+        _, found = cv2.findTransformECC(b, a, warp, cv2.MOTION_AFFINE, stop, np.ones(b.shape, np.uint8), 3)
+    except cv2.error:  # it did not converge: compared as they are
+        return _correlation(a, b, np.ones(a.shape, bool))
+    return _correlation_under(a, b, np.asarray(found, np.float64))
+
+
+def verify(query: Features, reference: Features) -> Verdict:
+    """Judge a pair by keypoints and by the pixels under their common map."""
+    pairs = _mutual_matches(query.descriptors, reference.descriptors)
+    if len(pairs) < MIN_INLIERS:
+        return Verdict(False, "inliers", len(pairs))
+    source, target = query.points[pairs[:, 0]], reference.points[pairs[:, 1]]
+    found, mask = cv2.estimateAffine2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE)
+    if found is None:
+        return Verdict(False, "inliers")
+    affine = np.asarray(found, np.float64)
+    inside = mask.ravel().astype(bool)
+    inliers = int(inside.sum())
+    if inliers < MIN_INLIERS:
+        return Verdict(False, "inliers", inliers)
+    if not _is_plausible(affine):
+        return Verdict(False, "shape", inliers)
+    common, shared = _common_area(affine, query.luma, reference.luma)
+    if shared < MIN_COMMON:
+        return Verdict(False, "common", inliers)
+    box = target[inside].max(0) - target[inside].min(0)
+    if box[0] * box[1] < MIN_SPREAD * common:
+        return Verdict(False, "spread", inliers)
+    correlation = _pixel_correlation(query.luma, reference.luma, affine)
+    if correlation < MIN_CORRELATION:
+        return Verdict(False, "correlation", inliers, correlation)
+    return Verdict(True, "", inliers, correlation)
+
+
+def _mutual_matches(a: Plane, b: Plane) -> npt.NDArray[np.int64]:
+    """Return index pairs [m, 2] that are each other's nearest, and much nearer than the second."""
+    if len(a) < 2 or len(b) < 2:
+        return np.zeros((0, 2), np.int64)
+    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * (a @ b.T)
+    nearest = squared.argmin(1)
+    two = np.partition(squared, 1, axis=1)[:, :2]
+    rows = np.arange(len(a))
+    good = (two[:, 0] < _RATIO**2 * two[:, 1]) & (squared.argmin(0)[nearest] == rows)
+    return np.stack([rows[good], nearest[good]], axis=1)
+
+
+def _is_plausible(affine: Affine) -> bool:
+    """Tell a scaled, turned, somewhat squeezed copy from a map that folds or flattens the picture."""
+    large, small = np.linalg.svd(affine[:, :2], compute_uv=False)
+    return bool(
+        np.linalg.det(affine[:, :2]) > 0 and small > 0.1 and large < 10 and large < _MOST_STRETCH * small
+    )
+
+
+def _common_area(affine: Affine, query: Pixels, reference: Pixels) -> tuple[float, float]:
+    """Return the area that both show, in the reference's pixels, and its share of the smaller image."""
+    (height, width), (h, w) = query.shape, reference.shape
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+    mapped = (corners @ affine[:, :2].T + affine[:, 2]).astype(np.float32)
+    frame = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float32)
+    common, _ = cv2.intersectConvexConvex(mapped, frame)
+    smaller = min(float(cv2.contourArea(mapped)), float(w * h))
+    return float(common), float(common) / smaller if smaller else 0.0
+
+
+def _pixel_correlation(query: Pixels, reference: Pixels, affine: Affine) -> float:
+    """Return the correlation of both images, at 96 pixels, where the mapped query covers the reference."""
+    h, w = reference.shape
+    down = np.diag([_COMPARED / w, _COMPARED / h])
+    half = (np.diag(down) - 1) / 2  # pixel i covers i - 0.5 to i + 0.5
+    small = np.asarray(
+        cv2.resize(reference, (_COMPARED, _COMPARED), interpolation=cv2.INTER_AREA), np.float32
+    )
+    # The query is blurred to the grid first: a warp samples points, it does not average areas.
+    scale = np.sqrt(abs(np.linalg.det(down @ affine[:, :2])))
+    softened = cv2.GaussianBlur(query, (0, 0), max(0.3, 0.4 / max(scale, 0.05))).astype(np.float32)
+    warp = down @ affine + np.array([[0, 0, half[0]], [0, 0, half[1]]])
+    warped = np.asarray(
+        cv2.warpAffine(
+            softened, warp, (_COMPARED, _COMPARED), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        ),
+        np.float32,
+    )
+    covered = (
+        cv2.warpAffine(np.ones(query.shape, np.uint8), warp, (_COMPARED, _COMPARED), flags=cv2.INTER_NEAREST)
+        > 0
+    )
+    covered = cv2.erode(covered.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return _correlation(_high_passed(warped, _BLUR), _high_passed(small, _BLUR), covered)
+
+
+def _luma(rgb: Pixels) -> Plane:
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def _high_passed(plane: Plane, sigma: float) -> Plane:
+    return np.asarray(plane - cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
+
+
+def _correlation_under(a: Plane, b: Plane, warp: Affine) -> float:
+    size, flags = (a.shape[1], a.shape[0]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(a, warp, size, flags=flags)
+    covered = (
+        cv2.warpAffine(np.ones(a.shape, np.uint8), warp, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        > 0
+    )
+    return _correlation(np.asarray(warped, np.float32), b, covered)
+
+
+def _correlation(a: Plane, b: Plane, where: npt.NDArray[np.bool_]) -> float:
+    """Return Pearson's correlation over a mask; 0 if it is under a tenth of the area or one side is flat."""
+    if where.sum() < 0.1 * where.size:
+        return 0.0
+    x, y = a[where] - a[where].mean(), b[where] - b[where].mean()
+    norm = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum()) / norm if norm > 1e-3 else 0.0

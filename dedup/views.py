@@ -1,0 +1,118 @@
+"""Show the reference side from many sides: crops and rotations of each evaluation image.
+
+A training image is described once, as it is; that it may be a part of an evaluation image, or a turned one,
+is searched for by describing such parts of the evaluation image, which are few. Mirroring needs no views of
+its own: the query is mirrored instead, by a change of signs. Nor do borders: they are cut off the query.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dedup.descriptors import SIDE
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class View(NamedTuple):
+    """A part of an image, in shares of its sides; fields only."""
+
+    name: str
+    left: float = 0.0
+    top: float = 0.0
+    right: float = 1.0
+    bottom: float = 1.0
+    degrees: float = 0.0
+    """Counter-clockwise; what the turned image does not cover is black."""
+
+
+def _crop(width: float, height: float, x: float, y: float, name: str = "crop") -> View:
+    """Return a crop of a given size whose slack is divided as x : 1 - x and y : 1 - y."""
+    left, top = (1 - width) * x, (1 - height) * y
+    label = f"{name} {width:.0%} x {height:.0%} at {x:.0%}, {y:.0%}"
+    return View(label, left, top, left + width, top + height)
+
+
+def _turned(degrees: float) -> list[View]:
+    """Return a rotation with black corners, and its largest part without them (for a square)."""
+    radians = math.radians(abs(degrees))
+    inner = 1 / (math.cos(radians) + math.sin(radians))
+    margin = (1 - inner) / 2
+    name = f"turned {degrees:+.0f} degrees"
+    return [
+        View(name, degrees=degrees),
+        View(f"{name}, inside", margin, margin, 1 - margin, 1 - margin, degrees=degrees),
+    ]
+
+
+VIEWS: Final[tuple[View, ...]] = (
+    View("whole"),
+    *(_crop(side, side, 0.5, 0.5) for side in (0.8, 0.6, 0.45)),
+    *(_crop(0.65, 0.65, x, y) for y in (0, 0.5, 1) for x in (0, 0.5, 1) if (x, y) != (0.5, 0.5)),
+    *(_crop(0.6, 1, x, 0.5) for x in (0, 0.25, 0.5, 0.75, 1)),
+    *(_crop(1, 0.6, 0.5, y) for y in (0, 0.5, 1)),
+    *_turned(6),
+    *_turned(-6),
+)
+"""The views of an evaluation image. The first is the image itself."""
+
+_FLAT: Final = 6.0
+"""Standard deviation of luma below which a row or column belongs to a border: JPEG leaves 1 to 3."""
+_LEAST_BORDER: Final = 0.03
+_MOST_BORDER: Final = 0.35
+
+
+def thumbnail(rgb: Pixels, view: View = VIEWS[0], side: int = SIDE) -> Pixels:
+    """Squeeze a view of an image into a thumbnail: uint8 [height, width, 3] to [side, side, 3]."""
+    height, width = rgb.shape[:2]
+    if view.degrees:
+        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), view.degrees, 1)
+        rgb = np.asarray(cv2.warpAffine(rgb, turn, (width, height), flags=cv2.INTER_LINEAR), np.uint8)
+    left, right = round(view.left * width), max(round(view.right * width), round(view.left * width) + 1)
+    top, bottom = round(view.top * height), max(round(view.bottom * height), round(view.top * height) + 1)
+    return squeeze(rgb[top:bottom, left:right], side)
+
+
+def squeeze(rgb: Pixels, side: int) -> Pixels:
+    """Resize to a square: sides that shrink are averaged over areas, those that grow interpolated."""
+    height, width = rgb.shape[:2]
+    if height > side or width > side:
+        size = (min(width, side), min(height, side))
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    if rgb.shape[:2] != (side, side):
+        rgb = np.asarray(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return rgb
+
+
+def thumbnails(rgb: Pixels, views: tuple[View, ...] = VIEWS, side: int = SIDE) -> Pixels:
+    """Return the thumbnails of all views: uint8 [views, side, side, 3]."""
+    return np.stack([thumbnail(rgb, view, side) for view in views])
+
+
+def without_border(rgb: Pixels) -> Pixels | None:
+    """Return the picture inside a border of one colour, or None if there is no border around it.
+
+    A border is at least 3% of a side wide, on two opposite sides or more. It may take up to 35% on each, so
+    that a small thing on a white ground is not blown up.
+    """
+    luma = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    top, bottom = _flat_ends(luma)
+    left, right = _flat_ends(luma.T)
+    height, width = luma.shape
+    if not (min(top, bottom) >= _LEAST_BORDER * height or min(left, right) >= _LEAST_BORDER * width):
+        return None
+    if max(top, bottom) > _MOST_BORDER * height or max(left, right) > _MOST_BORDER * width:
+        return None
+    return rgb[top : height - bottom, left : width - right]
+
+
+def _flat_ends(luma: npt.NDArray[np.float32]) -> tuple[int, int]:
+    """Return how many rows at either end are flat and of the same shade as the outermost."""
+    ends = []
+    for rows in (luma, luma[::-1]):
+        same = (rows.std(axis=1) < _FLAT) & (np.abs(rows.mean(axis=1) - rows[0].mean()) < _FLAT)
+        ends.append(len(rows) if same.all() else int(np.argmin(same)))
+    return ends[0], ends[1]

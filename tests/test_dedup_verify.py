@@ -1,0 +1,109 @@
+"""Verification: copies pass, and the words for what does not."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dedup import distortions, verify, views
+
+PHOTOS = sorted((Path(__file__).resolve().parents[2] / "shared/data/images/bsds500").glob("*/*.jpg"))
+
+
+def scene(seed: int, height: int = 256, width: int = 340) -> np.ndarray:
+    """Return a picture with edges, corners and texture, different for every seed."""
+    rng = np.random.default_rng(seed)
+    canvas = cv2.resize(
+        rng.integers(0, 256, (6, 8, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    for _ in range(60):
+        x, y, r = (int(v) for v in rng.integers(0, (width, height, 40)))
+        shade = tuple(int(v) for v in rng.integers(0, 256, 3))
+        if rng.random() < 0.5:
+            cv2.circle(canvas, (x, y), r // 2 + 2, shade, -1)
+        else:
+            cv2.rectangle(canvas, (x, y), (x + r, y + r // 2 + 3), shade, -1)
+    return canvas
+
+
+@pytest.mark.parametrize("name", [n for n in distortions.DISTORTIONS if n not in ("flip", "border", "mixed")])
+def test_an_altered_copy_is_verified(name):
+    original = scene(1)
+    copy = distortions.DISTORTIONS[name](original, np.random.default_rng(5))
+    verdict = verify.verify(verify.features(copy), verify.features(original))
+    assert verdict.verified, verdict
+    assert verdict.inliers >= verify.MIN_INLIERS and verdict.correlation > 0.75
+
+
+def test_another_picture_has_no_inliers():
+    verdict = verify.verify(verify.features(scene(1)), verify.features(scene(2)))
+    assert not verdict.verified and verdict.reason == "inliers"
+
+
+@pytest.mark.parametrize(
+    ("places", "reason"), [(((10, 15), (150, 220)), "common"), (((20, 200), (22, 205)), "spread")]
+)
+def test_a_shared_logo_is_not_a_duplicate(places, reason):
+    logo = scene(7, 80, 90)
+    pair = []
+    for seed, (y, x) in zip((11, 12), places, strict=True):
+        picture = cv2.GaussianBlur(scene(seed), (0, 0), 6)
+        picture[y : y + 80, x : x + 90] = logo
+        pair.append(verify.features(picture))
+    verdict = verify.verify(*pair)
+    assert verdict.inliers >= verify.MIN_INLIERS, "the logo itself is found, or this tests nothing"
+    assert not verdict.verified and verdict.reason == reason
+
+
+def test_another_take_of_a_scene_is_not_a_duplicate():
+    # The same objects, each moved by its own parallax, under other light.
+    takes = []
+    for take in range(2):
+        rng, move = np.random.default_rng(3), np.random.default_rng(100 + take)
+        canvas = np.full((256, 340, 3), 90 + 30 * take, np.uint8)
+        for _ in range(90):
+            x, y = rng.integers(0, (330, 250)) + move.integers(-12, 13, 2)
+            shade = tuple(int(v) for v in rng.integers(0, 256, 3))
+            side = int(rng.integers(6, 30))
+            cv2.rectangle(canvas, (int(x), int(y)), (int(x) + side, int(y) + side), shade, -1)
+        takes.append(verify.features(canvas))
+    assert not verify.verify(*takes).verified
+
+
+def test_blank_and_tiny_images_are_not_verified():
+    blank, black = np.full((256, 256, 3), 255, np.uint8), np.zeros((256, 256, 3), np.uint8)
+    for pair in ((blank, blank), (black, blank), (blank[:1, :1], black[:2, :200])):
+        verdict = verify.verify(*(verify.features(one) for one in pair))
+        assert not verdict.verified and verdict.reason == "inliers"
+
+
+def test_the_gate_tells_copies_from_others():
+    a, b = scene(1), scene(2)
+    moved = views.thumbnail(distortions.crop(0.95, 0.95)(a, np.random.default_rng(0)))
+    assert verify.aligned_correlation(moved, views.thumbnail(a)) > 0.9
+    assert verify.aligned_correlation(views.thumbnail(b), views.thumbnail(a)) < verify.GATE
+    flat = np.zeros((64, 64, 3), np.uint8)
+    assert verify.aligned_correlation(flat, flat) == 0
+
+
+def test_the_same_pair_gets_the_same_verdict():
+    a, b = scene(4), distortions.mixed(scene(4), np.random.default_rng(2))
+    assert verify.verify(verify.features(b), verify.features(a)) == verify.verify(
+        verify.features(b), verify.features(a)
+    )
+
+
+@pytest.mark.skipif(not PHOTOS, reason="needs the sample photographs beside the checkout")
+def test_photographs_and_their_copies():
+    photos = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in PHOTOS[:24]]
+    known = [verify.features(photo) for photo in photos]
+    kept = 0
+    for index, photo in enumerate(photos):
+        copy = distortions.jpeg(
+            distortions.crop(0.75, 1)(photo, np.random.default_rng(index)), np.random.default_rng(index)
+        )
+        found = verify.features(copy)
+        kept += verify.verify(found, known[index]).verified
+        assert not verify.verify(found, known[index - 1]).verified
+    assert kept >= 22
