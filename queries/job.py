@@ -132,8 +132,8 @@ class Job:
             "offered": sum(result["enough"] for result in results),
             "distribution": sum_counts(result["bits"] for result in results),
         }
-        ranked = pa.concat_tables([steps.read_table(result["path"]) for result in results])
-        best = ranked.sort_by([("score", "descending"), ("pair", "ascending")])[:limit]
+        paths = [result["path"] for result in results]
+        best = best_rows(paths, [("score", "descending"), ("pair", "ascending")], limit)
         return list(pair_candidates(best, table["word"].to_pylist()))
 
     def _titles(self, encoded: list[Result], encode_print: str, site: Site) -> list[Candidate]:
@@ -178,8 +178,8 @@ class Job:
             "distribution": sum_counts(result["octaves"] for result in results),
             "dropped": sum_counts(result["dropped"] for result in [*resolved, *results]),
         }
-        ranked = pa.concat_tables([steps.read_table(result["path"]) for result in results])
-        best, _ = titles.most_viewed(ranked, self.config.min_views, limit)
+        paths = [result["path"] for result in results]
+        best = best_rows(paths, [("views", "descending"), ("title", "ascending")], limit)
         rows = zip(best["title"].to_pylist(), best["views"].to_pylist(), strict=True)
         return [Candidate(titles.without_qualifier(title), count, float(count)) for title, count in rows]
 
@@ -217,7 +217,18 @@ def finished_summary(config: QueriesConfig, found: Inputs) -> Result | None:
     if not (storage.exists(config.summary) and storage.exists(config.out)):
         return None
     summary: Result = json.loads(storage.read_bytes(config.summary))
-    return summary if summary["fingerprint"] == inputs.of_list(config, found) else None
+    same = summary["fingerprint"] == inputs.of_list(config, found)
+    return summary if same and summary["sha256"] == storage.sha256_file(config.out) else None
+
+
+def best_rows(paths: list[str], order: list[tuple[str, str]], limit: int) -> pa.Table:
+    """Return the first `limit` rows of several files by an order, holding twice as many and one file."""
+    tables: list[pa.Table] = []
+    for path in paths:
+        tables.append(steps.read_table(path))
+        if sum(table.num_rows for table in tables) > 2 * limit:
+            tables = [pa.concat_tables(tables).sort_by(order)[:limit]]
+    return pa.concat_tables(tables).sort_by(order)[:limit]
 
 
 def word_candidates(vocabulary: pa.Table) -> Iterator[Candidate]:

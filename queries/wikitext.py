@@ -49,7 +49,7 @@ _LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*")
 # Image options (https://www.mediawiki.org/wiki/Help:Images): a last part that is one of these is no caption.
 IMAGE_OPTION: Final = re.compile(
     r"(?:thumb(?:nail)?|frame(?:d|less)?|border|left|right|center|centre|none|upright|baseline|middle|sub|super|"
-    r"text-top|text-bottom|top|bottom|\d*x?\d+ ?px|"
+    r"text-top|text-bottom|top|bottom|(?:\d*x)?\d+ ?px|"
     r"(?:alt|link|upright|page|class|lang|thumb|thumbtime|start|end) *=.*)",
     re.DOTALL,
 )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -66,16 +67,14 @@ def sources(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def _run(config: QueriesConfig, workers: int = 1, steps_seen: list[str] | None = None) -> dict[str, Any]:
+def _run(config: QueriesConfig, workers: int = 1, flags: tuple[str, ...] = ()) -> dict[str, Any]:
     @contextlib.contextmanager
     def on_step(label: str, folder: str, tasks: int) -> Iterator[None]:
-        if steps_seen is not None:
-            steps_seen.append(label)
         yield
 
     Path(config.out).parent.mkdir(exist_ok=True)
     found = inputs.find_inputs(config)
-    return job.Job(config, found, graph.Runner(workers=workers), on_step).run()
+    return job.Job(config, found, graph.Runner(workers=workers, flags=flags), on_step).run()
 
 
 def test_all_sources_make_one_list(tmp_path: Path, sources: dict[str, Any]) -> None:
@@ -114,6 +113,24 @@ def test_workers_and_pieces_do_not_change_a_byte(
     assert inputs.find_inputs(second).partitions > 2
     _run(second, workers=2)
     assert Path(first.out).read_bytes() == Path(second.out).read_bytes()
+
+
+def test_a_portable_runner_gives_the_same_bytes(tmp_path: Path, sources: dict[str, Any]) -> None:
+    """What Flink, Spark and Dataflow do to a graph: through protocol buffers, coders and pickles."""
+    options = {name: sources[name] for name in ("wikipedia", "min_count")}
+    first, second = _config(tmp_path, "a", **options), _config(tmp_path, "b", **options)
+    _run(first)
+    flags = ("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")
+    _run(second, flags=flags)
+    assert Path(first.out).read_bytes() == Path(second.out).read_bytes()
+
+
+def test_only_the_best_rows_are_held(tmp_path: Path) -> None:
+    paths = [
+        steps.publish(pa.table({"n": pa.array(numbers, pa.int64())}), str(tmp_path / f"{i}.parquet"))
+        for i, numbers in enumerate([[3, 9], [8, 1, 2], [7, 10], []])
+    ]
+    assert job.best_rows(paths, [("n", "descending")], 2)["n"].to_pylist() == [10, 9]
 
 
 def test_a_run_continues_where_it_stopped(
@@ -159,6 +176,11 @@ def test_wordnet_alone_makes_a_list(tmp_path: Path) -> None:
     assert pq.read_table(config.out)["query"].to_pylist() == [
         "able", "breathe", "elect", "entity", "st. petersburg", "w0"
     ]  # fmt: skip
+
+
+def test_a_dump_without_frequent_words_gives_none(tmp_path: Path, sources: dict[str, Any]) -> None:
+    config = _config(tmp_path, "a", wikipedia=sources["wikipedia"], extra=sources["extra"], min_count=1000)
+    assert _run(config)["composition"] == {"unigram": 0, "bigram": 0, "title": 0, "wordnet": 0, "extra": 2}
 
 
 def test_page_views_alone_make_a_list(tmp_path: Path, sources: dict[str, Any]) -> None:

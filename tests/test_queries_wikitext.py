@@ -106,6 +106,11 @@ def test_repeated_markup_takes_no_quadratic_time(unit: str) -> None:
     strip(unit * (1_000_000 // len(unit)))  # quadratic time would exceed the test's time limit
 
 
+def test_a_long_number_is_no_image_option() -> None:
+    number = "1" * 500_000
+    assert strip(f"[[File:x.jpg|{number}]]") == number
+
+
 def _words(text: str) -> Counter[str]:
     return Counter(token for token in tokens(text) if is_word(token))
 
