@@ -99,11 +99,13 @@ class Job:
         if not storage.exists(path):
             words = pa.concat_tables([steps.read_table(result["path"]) for result in results])
             steps.publish(words.sort_by("word"), path)
+        distinct, kept = (sum(result[name] for result in results) for name in ("distinct", "kept"))
         self.statistics["unigram"] = {
             "occurrences": sum(part["occurrences"] for part in _parts(encoded)),
-            "distinct": sum(result["distinct"] for result in results),
-            "offered": sum(result["kept"] for result in results),
+            "distinct": distinct,
+            "offered": kept,
             "distribution": sum_counts(result["octaves"] for result in results),
+            "dropped": {"too_rare": distinct - kept},
         }
         return path, fingerprint
 
@@ -127,10 +129,18 @@ class Job:
             limit=limit,
         )
         results = self._run("rank bigrams", folder, _partition_tasks(len(bounds) - 1), ranks)
+        distinct, enough, associated = (
+            sum(result[name] for result in results) for name in ("distinct", "enough", "associated")
+        )
         self.statistics["bigram"] = {
-            "distinct": sum(result["distinct"] for result in results),
-            "offered": sum(result["enough"] for result in results),
+            "distinct": distinct,
+            "offered": associated,
             "distribution": sum_counts(result["bits"] for result in results),
+            "dropped": {
+                "too_rare": distinct - enough,
+                "by_chance": enough - associated,
+                "over_budget": max(associated - limit, 0),
+            },
         }
         paths = [result["path"] for result in results]
         best = best_rows(paths, [("score", "descending"), ("pair", "ascending")], limit)
@@ -169,14 +179,16 @@ class Job:
             limit=limit,
         )
         results = self._run("titles", folder, _partition_tasks(partitions), rank)
+        offered = sum(result["enough"] for result in results)
+        dropped = sum_counts(result["dropped"] for result in [*resolved, *results])
         self.statistics["title"] = {
             "views": sum(result["views"] for result in read),
             "malformed": sum(result["malformed"] for result in read),
             "damage": [line for result in read for line in result["damage"]],
             "distinct": sum(result["titles"] for result in resolved),
-            "offered": sum(result["enough"] for result in results),
+            "offered": offered,
             "distribution": sum_counts(result["octaves"] for result in results),
-            "dropped": sum_counts(result["dropped"] for result in [*resolved, *results]),
+            "dropped": {**dropped, "over_budget": max(offered - limit, 0)},
         }
         paths = [result["path"] for result in results]
         best = best_rows(paths, [("views", "descending"), ("title", "ascending")], limit)

@@ -123,8 +123,11 @@ def pmi(pair_counts: I64, first_counts: I64, second_counts: I64, words: int) -> 
     return rounded
 
 
-def best_pairs(counted: Pairs, word_counts: I64, words: int, min_count: int, limit: int) -> tuple[Pairs, F64]:
-    """Return the `limit` bigrams of highest PMI among those seen `min_count` times, best first.
+def best_pairs(
+    counted: Pairs, word_counts: I64, words: int, min_count: int, limit: int
+) -> tuple[Pairs, F64, int]:
+    """Return the `limit` bigrams of highest PMI among those seen `min_count` times, best first; their PMI; and
+    how many there were to choose from.
 
     word_counts[i] is that of word id i+1, and ids ascend with the words, so that equal scores are in
     alphabetical order. PMI alone would rank what occurs once: it is at most log2(words / count). Bigrams of
@@ -135,5 +138,6 @@ def best_pairs(counted: Pairs, word_counts: I64, words: int, min_count: int, lim
     first = word_counts[(pairs >> np.uint64(32)).astype(np.int64) - 1]
     second = word_counts[(pairs & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1]
     scores = pmi(counts, first, second, words)
-    order = np.argsort(-scores, kind="stable")[: min(limit, np.count_nonzero(scores > 0))]
-    return Pairs(pairs[order], counts[order]), scores[order]
+    associated = int(np.count_nonzero(scores > 0))
+    order = np.argsort(-scores, kind="stable")[: min(limit, associated)]
+    return Pairs(pairs[order], counts[order]), scores[order], associated

@@ -1,6 +1,7 @@
 """The report beside the list: one HTML file without scripts or links to elsewhere."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ _MEASURES: Final = {
     "bigram": "bigrams with the minimum count by PMI, in bits",
     "title": "articles ranked by views, in octaves",
 }
+_MEANINGS: Final = merge.DROPPED | titles.DROPPED
 _EXAMPLES: Final = 15
 _MAX_DAMAGE_LINES: Final = 50
 
@@ -92,9 +94,9 @@ def _examples(merged: Merged) -> list[tuple[str, list[tuple[str, list[Query]]]]]
             continue
         middle = max((len(queries) - _EXAMPLES) // 2, 0)
         parts = {
-            "highest": queries[:_EXAMPLES],
+            "first": queries[:_EXAMPLES],
             "middle": queries[middle : middle + _EXAMPLES],
-            "lowest": queries[-_EXAMPLES:],
+            "last": queries[-_EXAMPLES:],
         }
         shown.append((SOURCE_NAMES[source], list(parts.items())))
     return shown
@@ -102,23 +104,12 @@ def _examples(merged: Merged) -> list[tuple[str, list[tuple[str, list[Query]]]]]
 
 def _dropped(merged: Merged, statistics: dict[str, Any]) -> list[tuple[str, str, int, str, str]]:
     """Return source, reason, number, meaning and examples of what is not in the list."""
-    rows = [
-        (
-            SOURCE_NAMES[source],
-            reason,
-            count,
-            merge.DROPPED[reason],
-            " · ".join(merged.examples[source, reason]),
+    rows = []
+    for source in merge.SOURCES:
+        counts = Counter(merged.dropped.get(source, {})) + Counter(
+            statistics.get(source, {}).get("dropped", {})
         )
-        for source, reasons in merged.dropped.items()
-        for reason, count in sorted(reasons.items())
-    ]
-    rows += [
-        (SOURCE_NAMES["title"], reason, count, titles.DROPPED[reason], "")
-        for reason, count in statistics.get("title", {}).get("dropped", {}).items()
-    ]
-    for name in ("unigram", "bigram"):
-        if figures := statistics.get(name):
-            rare = figures["distinct"] - figures["offered"]
-            rows.append((SOURCE_NAMES[name], "too_rare", rare, "occurs less often than asked for", ""))
-    return sorted(rows)
+        for reason, count in sorted(counts.items()):
+            examples = " · ".join(merged.examples.get((source, reason), []))
+            rows.append((SOURCE_NAMES[source], reason, count, _MEANINGS[reason], examples))
+    return rows

@@ -213,13 +213,16 @@ class RankPairsWorker:
     def run(self, word_counts: npt.NDArray[np.int64], task: Task) -> Result:
         """Write the best bigrams of {"partition": p}."""
         counted = ngrams.merge_pairs(self._read(task["partition"]))
-        best, scores = ngrams.best_pairs(counted, word_counts, self.words, self.min_count, self.limit)
+        best, scores, associated = ngrams.best_pairs(
+            counted, word_counts, self.words, self.min_count, self.limit
+        )
         bits, sizes = np.unique(np.floor(scores).astype(np.int64), return_counts=True)
         table = pa.table([best.pairs, best.counts, scores], RANKED_PAIRS)
         return {
             "path": publish(table, storage.join(self.folder, f"{task['name']}.parquet")),
             "distinct": counted.pairs.size,
             "enough": int(np.count_nonzero(counted.counts >= self.min_count)),
+            "associated": associated,
             "bits": {str(bit): int(size) for bit, size in zip(bits, sizes, strict=True)},
         }
 

@@ -94,7 +94,8 @@ def test_all_sources_make_one_list(tmp_path: Path, sources: dict[str, Any]) -> N
     assert rows["new york"][1] > rows["york is"][1] > 0
     assert not {"city new", "older new"} & rows.keys()  # a sentence ends between
     assert summary["statistics"]["title"]["dropped"] == {
-        "disambiguation": 1, "list": 1, "other_namespace": 1, "too_few_views": 1, "unknown_page": 2
+        "disambiguation": 1, "list": 1, "other_namespace": 1, "over_budget": 0, "too_few_views": 1,
+        "unknown_page": 2,
     }  # fmt: skip
     assert summary["statistics"]["wikipedia"]["kinds"] == {
         "article": 4, "disambiguation": 1, "list": 1, "redirect": 1

@@ -82,7 +82,7 @@ def test_the_best_pairs_are_frequent_associated_and_in_order() -> None:
         np.array([(1 << 32) | 2, (2 << 32) | 3, (2 << 32) | 4, (3 << 32) | 4, (4 << 32) | 4], np.uint64),
         np.array([1, 5, 5, 9, 2]),
     )
-    best, scores = ngrams.best_pairs(counted, word_counts, 130, 2, 10)
+    best, scores, associated = ngrams.best_pairs(counted, word_counts, 130, 2, 10)
     assert [(p >> 32, p & 7) for p in best.pairs.tolist()] == [
         (3, 4),
         (2, 3),
@@ -90,8 +90,10 @@ def test_the_best_pairs_are_frequent_associated_and_in_order() -> None:
         (4, 4),
     ]  # equal: by word
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
-    few, _ = ngrams.best_pairs(counted, word_counts, 130, 2, 1)
+    assert associated == 4
+    few, _, associated = ngrams.best_pairs(counted, word_counts, 130, 2, 1)
     assert few.pairs.tolist() == [(3 << 32) | 4]
     # 1 of 130 words, expected 100 * 10 / 130 times: less often than by chance
-    every, _ = ngrams.best_pairs(counted, word_counts, 130, 1, 10)
+    assert associated == 4
+    every, _, _ = ngrams.best_pairs(counted, word_counts, 130, 1, 10)
     assert (1 << 32) | 2 not in every.pairs.tolist()

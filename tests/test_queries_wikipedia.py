@@ -112,6 +112,24 @@ def test_what_is_no_dump_is_refused(tmp_path: Path) -> None:
         plan([str(path)])
 
 
+@pytest.mark.parametrize(
+    ("dump", "index"),
+    [
+        ("enwiki-20260101-pages-articles-multistream.xml.bz2", "multistream-index.txt.bz2"),
+        (
+            "enwiki-20260101-pages-articles-multistream1.xml-p1p41242.bz2",
+            "multistream-index1.txt-p1p41242.bz2",
+        ),
+        ("enwiki-20260101-pages-articles-multistream.xml.bz2", "multistream-index.txt"),
+    ],
+)
+def test_the_index_is_found_under_wikimedias_names(tmp_path: Path, dump: str, index: str) -> None:
+    expected = tmp_path / f"enwiki-20260101-pages-articles-{index}"
+    assert index_path(str(tmp_path / dump)) is None
+    expected.write_bytes(b"")
+    assert index_path(str(tmp_path / dump)) == str(expected)
+
+
 def test_an_index_of_another_form_is_refused(tmp_path: Path) -> None:
     path, _ = write_multistream(tmp_path, PAGES, 5)
     index = index_path(str(path))
