@@ -53,7 +53,7 @@ FETCHED_ROWS = pa.schema(
         pa.field("detail", pa.string(), nullable=False),
         pa.field("final_url", pa.string(), nullable=False),
         pa.field("http_status", pa.int16(), nullable=False),
-        pa.field("fetched_at", pa.timestamp("s", tz="UTC"), nullable=False),
+        pa.field("fetched_at", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.binary(32), nullable=True),
         pa.field("format", pa.string(), nullable=False),

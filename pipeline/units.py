@@ -17,13 +17,16 @@ import xxhash
 class UnitLimits:
     """Say how large a unit may grow."""
 
-    images: int = 2_000
-    seconds: float = 300.0
-    lanes: int = 8
+    unit_images: int = 2_000
+    """Images in a work unit; a worker fetches one unit at a time and loses at most one when it dies."""
+    unit_seconds: float = 300.0
+    """Time that a site may need in one unit at its rate; a site that needs longer is cut into lanes."""
+    unit_lanes: int = 8
+    """Lanes of one site at most; each has an equal share of its rate."""
 
     def __post_init__(self) -> None:
         """Refuse what would make no unit."""
-        if self.images < 1 or self.seconds <= 0 or self.lanes < 1:
+        if self.unit_images < 1 or self.unit_seconds <= 0 or self.unit_lanes < 1:
             raise ValueError("a unit holds at least one image, lasts some seconds and has at least one lane")
 
 
@@ -38,13 +41,13 @@ class Lane(NamedTuple):
 
 def lanes_of(site: str, images: np.ndarray, delay: float, limits: UnitLimits) -> Iterator[Lane]:
     """Yield a site's lanes; images are dealt out in turn, so that each lane is a fair sample of the site."""
-    by_size = -(-len(images) // limits.images)
-    by_time = int(-(-len(images) * delay // limits.seconds))
+    by_size = -(-len(images) // limits.unit_images)
+    by_time = int(-(-len(images) * delay // limits.unit_seconds))
     # With a rate to keep, more lanes than may run at once would each be slower, not faster: then they are
     # longer.
-    count = max(1, min(max(by_size, by_time), limits.lanes) if delay > 0 else by_size)
+    count = max(1, min(max(by_size, by_time), limits.unit_lanes) if delay > 0 else by_size)
     for lane in range(count):
-        order = xxhash.xxh3_64_intdigest(f"{site}\n{lane}")
+        order = xxhash.xxh3_64_intdigest(f"{site}\n{lane}".encode())
         yield Lane(site, images[lane::count], count, order)
 
 
@@ -65,7 +68,7 @@ def cut(sites: np.ndarray, delay: float, limits: UnitLimits) -> list[list[Lane]]
     for lane in sorted(lanes, key=lambda lane: (lane.order, lane.site)):
         if len(lane.images) > room or any(other.site == lane.site for other in units[-1]):
             units.append([])
-            room = limits.images
+            room = limits.unit_images
         units[-1].append(lane)
         room -= len(lane.images)
     return units

@@ -26,8 +26,8 @@ rows = st.lists(
 @given(rows, st.integers(1, 4))
 def test_every_row_is_kept_or_rejected_once(data, cap: int) -> None:
     table = caption_table(data)
-    kept, repeated = drop_duplicates(table, "select")
-    kept, over = cap_captions(kept, cap, "select")
+    kept, repeated = drop_duplicates(table)
+    kept, over = cap_captions(kept, cap)
     assert len(kept) + len(repeated) + len(over) == len(table)
     by_url = defaultdict(set)
     for url, caption, _ in data:

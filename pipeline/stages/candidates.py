@@ -130,9 +130,9 @@ def judge_piece(images: Iterator[Image], source: str, judge: CaptionJudge, max_c
         tables[accepted].append(records.to_table(rest, schemas[accepted]))
     accepted_rows, rejected_rows = pa.concat_tables(tables[True]), pa.concat_tables(tables[False])
     candidates = len(accepted_rows) + len(rejected_rows)
-    kept, repeated = drop_duplicates(records.sort_rows(accepted_rows), "candidates")
+    kept, repeated = drop_duplicates(records.sort_rows(accepted_rows))
     # One URL of the web has nine million captions: bounded here, before anything is combined.
-    kept, over = cap_captions(kept, max_captions, "candidates")
+    kept, over = cap_captions(kept, max_captions)
     return PieceTables(kept, pa.concat_tables([rejected_rows, repeated, over]), seen, candidates)
 
 

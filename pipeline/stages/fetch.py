@@ -7,6 +7,7 @@ unit either is there whole or is fetched again.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,9 +32,9 @@ class _Row:
 
     uid: bytes
     outcome: Outcome  # without its body
-    bytes: int = 0
+    size: int = 0  # bytes of the answer
     processed: Processed | None = None
-    fetched_at: int = 0
+    fetched_at: int = 0  # ms
     sha256: bytes | None = None
     spooled: tuple[int, int] = (0, 0)  # offset and length in the spool file
     scores: dict[str, float] = field(default_factory=dict)
@@ -59,19 +60,23 @@ def receive(uid: bytes, outcome: Outcome, decoder: Decoder, spool: IO[bytes], no
 
 def score(
     rows: list[_Row], captions: list[list[str]], spool: Path, scorer: Scorer, keep_if: KeepIf | None
-) -> bytes:
-    """Score the fetched images in order, reject by `keep_if`, and return what replaces the spool."""
-    data = spool.read_bytes()
-    jpegs = [data[offset : offset + length] for offset, length in (row.spooled for row in rows)]
-    columns, edited = score_batches(scorer, jpegs, captions)
-    output = bytearray()
-    for index, (row, jpeg) in enumerate(zip(rows, edited, strict=True)):
-        row.scores = {name: float(values[index]) for name, values in columns.items()}
-        if keep_if is not None and not keep_if.check(row.scores):
-            row.reason, row.detail = "score_filter", json.dumps(row.scores, sort_keys=True)
-        row.spooled = (len(output), len(jpeg))
-        output += jpeg
-    return bytes(output)
+) -> None:
+    """Score the fetched images in order, reject by `keep_if`, and append replacements to the spool."""
+    with spool.open("r+b") as file:
+        samples = ((_read(file, *row.spooled), texts) for row, texts in zip(rows, captions, strict=True))
+        scored = score_batches(scorer, samples)
+        for index, row in enumerate(rows):
+            row.scores = {name: float(values[index]) for name, values in scored.columns.items()}
+            if keep_if is not None and not keep_if.check(row.scores):
+                row.reason, row.detail = "score_filter", json.dumps(row.scores, sort_keys=True)
+        for index, jpeg in scored.replacements.items():
+            rows[index].spooled = (file.seek(0, os.SEEK_END), len(jpeg))
+            file.write(jpeg)
+
+
+def _read(file: IO[bytes], offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
 
 
 def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]]) -> pa.Table:
@@ -86,7 +91,7 @@ def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]])
         offset, length = places.get(row.uid, (0, 0))
         detail = row.detail.encode("utf-8", "replace").decode()[: records.DETAIL_CHARACTERS]
         return (
-            row.uid, row.reason, detail, answer.final_url, answer.status, row.fetched_at, row.bytes,
+            row.uid, row.reason, detail, answer.final_url, answer.status, row.fetched_at, row.size,
             row.sha256, image.format if image else "", *size, exif, phash,
             json.dumps(row.scores, sort_keys=True) if row.scores else "", blob if length else "", offset,
             length,
@@ -154,9 +159,11 @@ class FetchWorker:
     def _receive_all(
         self, state: _State, first: pa.Table, uids: list[bytes], sink: IO[bytes]
     ) -> Iterator[_Row]:
-        shares = {site: 1 / n for site, n in zip(first["site"].to_pylist(), first["lanes"].to_pylist(), strict=True)}
+        shares = {
+            site: 1 / n for site, n in zip(first["site"].to_pylist(), first["lanes"].to_pylist(), strict=True)
+        }
         for index, outcome in state.loop.run(enumerate(first["fetch_url"].to_pylist()), shares=shares):
-            yield receive(uids[index], outcome, state.decoder, sink, int(time.time()))
+            yield receive(uids[index], outcome, state.decoder, sink, int(time.time() * 1000))
 
     def _finish(
         self, state: _State, unit: pa.Table, starts: np.ndarray, rows: list[_Row], order: np.ndarray,
@@ -168,11 +175,10 @@ class FetchWorker:
             stops = np.append(starts, len(unit))[1:]
             texts = unit["caption"].to_pylist()
             captions = [texts[starts[i] : stops[i]] for i in good]
-            spool.write_bytes(score([rows[i] for i in good], captions, spool, state.scorer, state.keep_if))
+            score([rows[i] for i in good], captions, spool, state.scorer, state.keep_if)
         places: dict[bytes, tuple[int, int]] = {}
         with spool.open("rb") as source, blob.open("wb") as sink:
             for row in (rows[i] for i in good if not rows[i].reason):
-                source.seek(row.spooled[0])
                 places[row.uid] = (sink.tell(), row.spooled[1])
-                sink.write(source.read(row.spooled[1]))
+                sink.write(_read(source, *row.spooled))
         return places

@@ -145,9 +145,8 @@ class GroupShuffler:
         """Yield a file's samples by the seeded hash of their blob."""
         table = records.read_table(task["path"])
         names = table["blob"].combine_chunks().dictionary_encode()
-        seeded = [
-            xxhash.xxh3_64_intdigest(name, seed=self.seed) >> 32 for name in names.dictionary.to_pylist()
-        ]
+        blobs = names.dictionary.to_pylist()
+        seeded = [xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) >> 32 for name in blobs]
         of_blob = (np.array(seeded, np.uint64) * np.uint64(self.groups) >> np.uint64(32)).astype(np.int64)
         group = of_blob[names.indices.to_numpy()] if len(table) else np.zeros(0, np.int64)
         inside = (group >= self.low) & (group < self.high)
@@ -267,8 +266,7 @@ class RejectWorker:
     """
 
     folder: str
-    seed: int
-    per_query: int
+    queries: QueryTable
     share: tuple[tuple[str, float], ...] = ()
 
     def open(self) -> Nothing:
@@ -291,7 +289,7 @@ class RejectWorker:
         unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
         final = ~pa.compute.equal(fetched["reason"], "").to_numpy()
         if task["arrived"]:  # another round followed, and took what was worth it
-            final &= ~worth_retrying(fetched, unit, read_vector(task["arrived"])[0], self.per_query)
+            final &= ~worth_retrying(fetched, unit, self.queries.hashes, read_vector(task["arrived"]))
         starts = records.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
         rows = final[of_row]
@@ -310,5 +308,7 @@ class RejectWorker:
         limits = [1.0 if stage == "fetch" else share.get(reason, 1.0)
                   for stage, reason in zip(fetched, table["reason"].to_pylist(), strict=True)]  # fmt: skip
         texts = zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True)
-        hashes = [xxhash.xxh3_64_intdigest(f"{url}\n{text}".encode(), seed=self.seed) for url, text in texts]
+        hashes = [
+            xxhash.xxh3_64_intdigest(f"{url}\n{text}".encode(), seed=self.queries.seed) for url, text in texts
+        ]
         return table.filter(pa.array([h <= limit * 2**64 for h, limit in zip(hashes, limits, strict=True)]))

@@ -5,11 +5,13 @@ leaves durable files with a marker written last, so that running it again skips 
 openwit imports Beam.
 """
 
+import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import apache_beam as beam
 import numpy as np
@@ -32,6 +34,8 @@ from pipeline.stages.files import (
 )
 
 
+# Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.
+@runtime_checkable
 class Worker(Protocol):
     """Do one kind of task; picklable, what is expensive to load is in the state that `open` returns."""
 
@@ -44,6 +48,7 @@ class Worker(Protocol):
         ...
 
 
+@runtime_checkable
 class Shuffler(Protocol):
     """Split input tasks into slices by partition, and make one output of all slices of a partition."""
 
@@ -56,6 +61,7 @@ class Shuffler(Protocol):
         ...
 
 
+@runtime_checkable
 class Counter(Protocol):
     """Give the (query, priority) pairs of one task's samples."""
 
@@ -64,7 +70,7 @@ class Counter(Protocol):
         ...
 
 
-class _RunTask(beam.DoFn):  # type: ignore[misc]
+class _RunTask(beam.DoFn):
     """Run a task unless its marker says that it is done."""
 
     def __init__(self, worker: Worker, folder: str) -> None:
@@ -88,7 +94,7 @@ def _write_results(results: list[str], path: str) -> None:
 
 
 @dataclass
-class Tasks(beam.PTransform):  # type: ignore[misc]
+class Tasks(beam.PTransform):
     """Run every task of a file on its own; results go to results.jsonl."""
 
     folder: str
@@ -115,7 +121,7 @@ def _reduce(group: tuple[int, Iterable[bytes]], shuffler: Shuffler, folder: str)
 
 
 @dataclass
-class Shuffle(beam.PTransform):  # type: ignore[misc]
+class Shuffle(beam.PTransform):
     """Split the tasks' tables into partitions and reduce each; slices cross the shuffle as bytes."""
 
     folder: str
@@ -137,7 +143,7 @@ class Shuffle(beam.PTransform):  # type: ignore[misc]
         )
 
 
-class _SumVectors(beam.CombineFn):  # type: ignore[misc]
+class _SumVectors(beam.CombineFn):
     """Add int64 arrays of one shape: counts for all queries travel as one vector, not as 500,000 keys."""
 
     def create_accumulator(self) -> np.ndarray | None:
@@ -176,7 +182,7 @@ def _pairs_of(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(data, np.int32, n), np.frombuffer(data, np.uint64, n, offset=4 * n)
 
 
-class _Smallest(beam.CombineFn):  # type: ignore[misc]
+class _Smallest(beam.CombineFn):
     """Keep each query's `rank` smallest priorities: bounded arrays, merged before and after the shuffle."""
 
     def __init__(self, rank: str) -> None:
@@ -221,7 +227,7 @@ def _write_thresholds(
 
 
 @dataclass
-class Thresholds(beam.PTransform):  # type: ignore[misc]
+class Thresholds(beam.PTransform):
     """Sum the tasks' counts and find each query's threshold at its rank; writes `counts` and `thresholds`."""
 
     folder: str
@@ -261,6 +267,8 @@ class Runner:
 
     flags: tuple[str, ...] = ()
     workers: int = 1
+    log: str = ""
+    """Local file for what worker processes write to stderr; they inherit ours without it."""
 
     @property
     def is_local(self) -> bool:
@@ -292,10 +300,29 @@ class Runner:
         quiet_beam()
         pipeline = beam.Pipeline(options=self.options(tasks))
         _ = pipeline | type(graph).__name__ >> graph
-        result = pipeline.run()
-        state = result.wait_until_finish()
+        with stderr_to(self.log):
+            state = pipeline.run().wait_until_finish()
         if state not in (None, "DONE"):
             raise RuntimeError(f"the job ended as {state}; the same command continues it")
+
+
+@contextlib.contextmanager
+def stderr_to(path: str) -> Iterator[None]:
+    """Let file descriptor 2 write to a local file while worker processes are started and at work.
+
+    Beam's workers log every step to the stderr that they inherit; what matters comes back as an exception.
+    """
+    if not path:
+        yield
+        return
+    kept = os.dup(2)
+    with open(path, "ab") as file:  # noqa: PTH123 - a descriptor is wanted
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def quiet_beam() -> None:

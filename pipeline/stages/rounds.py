@@ -12,7 +12,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline import records, storage, urls
-from pipeline.balance import I64
+from pipeline.balance import U64
 from pipeline.reasons import REASONS
 from pipeline.stages.files import read_vector
 from pipeline.stages.select import Pairs, QueryTable, chosen, concat, slices
@@ -27,14 +27,14 @@ UNIT_ROWS = (
 _TRANSIENT = pa.array(sorted(word for word, reason in REASONS.items() if reason.transient))
 
 
-def worth_retrying(fetched: pa.Table, unit: pa.Table, arrived: I64, per_query: int) -> np.ndarray:
+def worth_retrying(fetched: pa.Table, unit: pa.Table, query_hash: U64, arrived: U64) -> np.ndarray:
     """Return for each image of a unit whether the next round tries it again, bool [images].
 
-    Only what failed for a passing reason, and only if one of its queries has fewer than `per_query` samples.
+    Only what failed for a passing reason, and only if one of its queries would keep it: `arrived` holds the
+    thresholds of what is there so far, which let everything in where a query has too few.
     """
-    passing = pa.compute.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy(zero_copy_only=False)
-    pairs = Pairs.of(unit, len(arrived))
-    return passing & pairs.any_of(arrived[pairs.query] < per_query)
+    passing: np.ndarray = pa.compute.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy()
+    return passing & chosen(Pairs.of(unit, len(query_hash)), query_hash, arrived)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +46,17 @@ class UnitShuffler:
     low: int
     high: int
     queries: QueryTable
-    per_query: int
     delay: float
     limits: UnitLimits
     thresholds: str
     previous: str = ""  # the round before: its thresholds,
-    arrived: str = ""  # and how many samples of each query it left, int64 [2, Q]
+    arrived: str = ""  # and the thresholds of what had arrived by then
 
     def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
         """Yield the new samples of a samples file, or the retries of a fetched unit."""
         table = self._retries(task) if "fetched" in task else self._new(task)
         partition = np.array(
-            [xxhash.xxh3_64_intdigest(site) >> 32 for site in table["site"].to_pylist()], np.uint64
+            [xxhash.xxh3_64_intdigest(site.encode()) >> 32 for site in table["site"].to_pylist()], np.uint64
         )
         partition = (partition * np.uint64(self.partitions) >> np.uint64(32)).astype(np.int64)
         inside = (partition >= self.low) & (partition < self.high)
@@ -74,7 +73,7 @@ class UnitShuffler:
 
     def _retries(self, task: dict[str, str]) -> pa.Table:
         unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
-        again = worth_retrying(fetched, unit, read_vector(self.arrived)[0], self.per_query)
+        again = worth_retrying(fetched, unit, self.queries.hashes, read_vector(self.arrived))
         starts = records.run_starts(unit["uid"])
         lengths = np.diff(np.append(starts, len(unit)))
         elsewhere = pa.compute.equal(fetched["reason"], "redirect_elsewhere")

@@ -15,7 +15,7 @@ from pipeline.balance import I64, U64
 from pipeline.stages.files import read_vector, write_vector
 
 
-def drop_duplicates(table: pa.Table, stage: str) -> tuple[pa.Table, pa.Table]:
+def drop_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Keep the first of equal (uid, caption_hash) rows of a sorted table; return (kept, rejected)."""
     if not len(table):
         return table, records.REJECTED_ROWS.empty_table()
@@ -25,18 +25,18 @@ def drop_duplicates(table: pa.Table, stage: str) -> tuple[pa.Table, pa.Table]:
     hashes = table["caption_hash"].to_numpy()
     first[1:] |= hashes[1:] != hashes[:-1]
     return table.filter(pa.array(first)), records.rejected_table(
-        table.filter(pa.array(~first)), stage, "duplicate"
+        table.filter(pa.array(~first)), "select", "duplicate"
     )
 
 
-def cap_captions(table: pa.Table, max_captions: int, stage: str) -> tuple[pa.Table, pa.Table]:
+def cap_captions(table: pa.Table, max_captions: int) -> tuple[pa.Table, pa.Table]:
     """Keep each sample's `max_captions` captions of smallest hash; return (kept, rejected)."""
     starts = records.run_starts(table["uid"])
     if not len(starts):
         return table, records.REJECTED_ROWS.empty_table()
     lengths = np.diff(np.append(starts, len(table)))
     inside = np.arange(len(table)) - np.repeat(starts, lengths) < max_captions
-    rejected = records.rejected_table(table.filter(pa.array(~inside)), stage, "too_many_captions")
+    rejected = records.rejected_table(table.filter(pa.array(~inside)), "select", "too_many_captions")
     return table.filter(pa.array(inside)), rejected
 
 
@@ -144,8 +144,8 @@ class DedupeShuffler:
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write NNNNN.parquet and NNNNN.rejected.parquet."""
-        table, repeated = drop_duplicates(records.sort_rows(concat(data, records.CAPTION_ROWS)), "select")
-        table, over = cap_captions(table, self.max_captions, "select")
+        table, repeated = drop_duplicates(records.sort_rows(concat(data, records.CAPTION_ROWS)))
+        table, over = cap_captions(table, self.max_captions)
         base = storage.join(self.folder, f"{partition:05d}")
         rejected = pa.concat_tables([repeated, over])
         records.write_table(f"{base}.parquet", table)

@@ -1,0 +1,130 @@
+"""Select at several sizes: CPU seconds and peak memory per candidate row, and how they grow.
+
+    python -m bench.select --rows 100000 1000000 10000000
+
+Rows are synthetic with a web-like shape: one URL in four has a second row, queries follow Zipf's law with seven
+matches a caption, sites a heavy tail. Each size runs in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+QUERIES = 500_000
+FILE_ROWS = 250_000
+MATCHES = 7
+
+
+def write_candidates(folder: Path, rows: int) -> list[list[object]]:
+    """Write candidates files as the stage does, sorted by uid; return [path, rows] for each."""
+    import numpy as np
+    import pyarrow as pa
+
+    from pipeline import records
+
+    generator = np.random.default_rng(0)
+    files: list[list[object]] = []
+    for number, start in enumerate(range(0, rows, FILE_ROWS)):
+        count = min(FILE_ROWS, rows - start)
+        image = generator.integers(0, max(1, rows * 3 // 4), count)
+        # splitmix64 twice gives the 16 bytes of a uid without a hash object a row.
+        from pipeline.balance import mix
+
+        halves = np.stack([mix(image.astype(np.uint64)), mix(image.astype(np.uint64) + np.uint64(1 << 40))], 1)
+        uid = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(16), count, [None, pa.py_buffer(np.ascontiguousarray(halves).astype(">u8").tobytes())]
+        )
+        site = (generator.pareto(0.8, count) * 10).astype(np.int64) % 5_000_000
+        query = np.minimum(generator.zipf(1.2, count * MATCHES) - 1, QUERIES - 1).astype(np.int32)
+        query = np.sort(query.reshape(count, MATCHES), axis=1).reshape(-1)
+        numbers = pa.array(image).cast(pa.string())
+        url = pa.compute.binary_join_element_wise(
+            "https://site", pa.array(site).cast(pa.string()), ".example/images/photo-", numbers, ".jpg", ""
+        )
+        text = generator.integers(0, rows * 2, count)
+        words = [pa.array(text // 7**i % 9973).cast(pa.string()) for i in range(4)]
+        caption = pa.compute.binary_join_element_wise("a photo of item", *words, "in the garden", " ")
+        constant = {"lang": "en", "page_url": "https://site.example/page.html", "source": "bench", "extra": ""}
+        table = pa.table(
+            {
+                "uid": uid,
+                "url": url,
+                "caption": caption,
+                "caption_hash": mix(text.astype(np.uint64)),
+                "matched": pa.ListArray.from_arrays(np.arange(0, count * MATCHES + 1, MATCHES, np.int32), query),
+                "lang": [constant["lang"]] * count,
+                "lang_score": np.full(count, 0.9, np.float32),
+                **{name: [constant[name]] * count for name in ("page_url", "source", "extra")},
+            }
+        ).cast(records.CAPTION_ROWS)
+        path = str(folder / f"{number:06d}.parquet")
+        records.write_table(path, records.sort_rows(table))
+        files.append([path, count])
+    return files
+
+
+def measure(rows: int, folder: Path) -> dict[str, object]:
+    """Run select once in this process and return its cost."""
+    from contextlib import nullcontext
+
+    from pipeline import crawl, querylist
+    from pipeline.options import CrawlConfig
+    from pipeline.run import Layout
+    from pipeline.stages.graph import Runner
+    from pipeline.stages.select import QueryTable
+
+    files = json.loads((folder / "files.json").read_text())
+    layout = Layout(str(folder / "run"))
+    querylist.save(layout.queries, [f"query number {i}" for i in range(QUERIES)])
+    config = CrawlConfig(queries="", source=("-",), out=layout.root, per_query=max(1, rows // 5000))
+    table = QueryTable(path=layout.queries, seed=0, queries=QUERIES)
+    job = crawl.Crawl(config, layout, Runner(workers=1), table, lambda *_: nullcontext())
+    started, cpu = time.monotonic(), time.process_time()
+    found = crawl.select(job, {"files": files, "rows": rows})
+    units = crawl.cut_units(job, 0, found["samples"], [])
+    return {
+        "rows": rows,
+        "samples": found["count"],
+        "selected": sum(unit["images"] for unit in units),
+        "cpu_s": time.process_time() - cpu,
+        "wall_s": time.monotonic() - started,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    """Measure each size in a fresh process and print a table and JSON."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    arguments.add_argument("--one", help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.rows[0], Path(options.one))))
+        return
+    results = []
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "files.json").write_text(json.dumps(write_candidates(Path(folder), rows)))
+            command = [sys.executable, "-m", "bench.select", "--rows", str(rows), "--one", folder]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        results.append(json.loads(output.splitlines()[-1]))
+        one = results[-1]
+        print(
+            f"{rows:>12,} rows  {one['cpu_s']:8.1f} CPU s  {one['cpu_s'] / rows * 1e6:6.2f} us/row  "
+            f"{one['peak_mb']:7.0f} MB peak  {one['selected']:>10,} of {one['samples']:,} samples selected"
+        )
+    import pyarrow
+
+    print(json.dumps({"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+                      "python": platform.python_version(), "pyarrow": pyarrow.__version__, "results": results}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

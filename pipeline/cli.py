@@ -1,0 +1,242 @@
+"""`openwit crawl`: check, run the stages, verify, and end with a table."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import xxhash
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from pipeline import config as parser
+from pipeline import manifest, querylist, run, storage
+from pipeline.options import CrawlConfig
+from pipeline.run import Layout
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
+    """Run `openwit crawl`; return the exit code."""
+    options, beam_flags = parser.parse(CrawlConfig, argv, prog=prog, beam=True)
+    # A descriptor of its own: file descriptor 2 goes to a log while worker processes are at work.
+    console = Console(file=os.fdopen(os.dup(2), "w"))
+    try:
+        return crawl(options, beam_flags, console)
+    except (ValueError, FileNotFoundError) as error:
+        parser.usage_error(prog, str(error))
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command continues where it stopped.")
+        return 130
+
+
+def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:
+    """Run the stages that are asked for and not done; return 0 when the run is complete."""
+    from pipeline import sources  # its readers are in the crawl extra
+
+    layout = Layout(options.out.rstrip("/"))
+    pieces = pilot(sources.plan(options.source, options.sources), options.sample, options.seed)
+    inputs = [storage.file_info(path) for path in sorted({piece.path for piece in pieces})]
+    queries = querylist.load(options.queries)
+    semantics = with_contents(options, queries)
+    prints = run.fingerprints(semantics, inputs)
+    if options.check:
+        show_plan(console, options, pieces, inputs, queries, layout)
+        return 0
+    prepare(layout, options, inputs, prints, semantics, console)
+    storage_toml = parser.to_toml(parser.effective(options))
+    storage.write_bytes(storage.join(layout.root, "config.toml"), storage_toml.encode())
+    if not storage.exists(layout.queries):
+        querylist.save(layout.queries, queries)
+    return run_stages(options, beam_flags, layout, pieces, len(queries), prints, semantics, console)
+
+
+def with_contents(options: CrawlConfig, queries: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the semantic options, with the contents of the files that they name in place of paths."""
+    semantics = options.semantics()
+    semantics["candidates"]["queries"] = xxhash.xxh3_128_hexdigest(
+        "\n".join(queries).encode("utf-8", "replace")
+    )
+    if options.drop:
+        semantics["fetch"]["drop"] = storage.sha256_file(options.drop)
+    return semantics
+
+
+def pilot(pieces: list[Any], share: float, seed: int) -> list[Any]:
+    """Return a hash sample of the pieces, at least one; all of them for a share of 1."""
+    if share >= 1:
+        return pieces
+    order = sorted(pieces, key=lambda piece: xxhash.xxh3_64_intdigest(repr(piece).encode(), seed=seed))
+    chosen = set(order[: max(1, round(len(pieces) * share))])
+    return [piece for piece in pieces if piece in chosen]
+
+
+def prepare(
+    layout: Layout, options: CrawlConfig, inputs: list[storage.FileInfo], prints: dict[str, str],
+    semantics: dict[str, dict[str, Any]], console: Console,
+) -> None:  # fmt: skip
+    """Decide whether the folder is a new run, one to continue, or none of either."""
+    if not storage.exists(layout.work):
+        if storage.list_files(layout.root):
+            raise ValueError(f"{layout.root} is not empty and holds no run; choose another --out")
+        recorded = [list(info) for info in inputs]
+        manifest.write_json(layout.stage("candidates", "inputs.list"), recorded)
+        return
+    changes = changed = run.changed_inputs(layout, inputs)
+    if changes:
+        shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+        raise ValueError(
+            f"the sources are not those of this run ({shown}); put them back, or choose another --out"
+        )
+    stage, changed = run.first_changed_stage(layout, prints, semantics)
+    if stage == "finish" and run.read_json(layout.stage("fetch", "removed.stage")):
+        raise ValueError(
+            f"{changed} would need the fetched images, which were removed once the shards were verified; "
+            "choose another --out, and --keep-staging to be able to change it"
+        )
+    if stage:
+        console.print(f"Options changed ({changed}): starting again from [bold]{stage}[/].")
+        run.discard_from(layout, stage)
+        if stage == "candidates":
+            storage.remove_tree(layout.queries)
+            manifest.write_json(layout.stage("candidates", "inputs.list"), [list(info) for info in inputs])
+
+
+def run_stages(
+    options: CrawlConfig, beam_flags: tuple[str, ...], layout: Layout, pieces: list[Any], queries: int,
+    prints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
+) -> int:  # fmt: skip
+    """Run each wanted stage that has no marker."""
+    from pipeline import crawl as stages  # imports Beam
+    from pipeline.stages.graph import Runner
+    from pipeline.stages.select import QueryTable
+
+    started = time.monotonic()
+    job = stages.Crawl(
+        options, layout, Runner(flags=beam_flags, workers=options.workers, log=worker_log(layout)),
+        QueryTable(path=layout.queries, seed=options.seed, queries=queries), progress_of(console),
+    )  # fmt: skip
+    done: dict[str, dict[str, Any]] = {}
+    steps = {
+        "candidates": lambda: stages.candidates(job, pieces),
+        "select": lambda: stages.select(job, done["candidates"]),
+        "fetch": lambda: stages.fetch(job, done["candidates"], done["select"]),
+        "finish": lambda: finish(job, done, prints, semantics),
+    }
+    for stage in run.STAGES:
+        found = run.done(layout, stage)
+        if found is None and options.stage not in ("all", stage):
+            raise ValueError(
+                f"--stage {options.stage} needs the stage {stage}, which is not done in {layout.root}"
+            )
+        if found is None:
+            run.begin(layout, stage, prints[stage], semantics[stage])
+            found = run.finish_stage(layout, stage, steps[stage]())
+        done[stage] = found
+        if options.stage == stage:
+            break
+    if "finish" in done:
+        show_result(console, layout, time.monotonic() - started)
+    return 0
+
+
+def worker_log(layout: Layout) -> str:
+    """Return where worker processes write what nobody needs to see, "" for a run that is not local."""
+    return str(storage.local_path(layout.work) / "workers.log") if storage.is_local(layout.root) else ""
+
+
+def finish(
+    job: Any, done: dict[str, dict[str, Any]], prints: dict[str, str], semantics: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Run the last stage, write the manifest, verify the shards, and let the staged images go."""
+    from pipeline import crawl as stages
+
+    found = stages.finish(job, done["candidates"], done["select"], done["fetch"])
+    manifest.write(job.layout, job.config, found, done, prints, semantics)
+    problems = manifest.verify_shards(job.layout)
+    if problems:
+        raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
+    if not job.config.keep_staging:
+        stages.remove_staging(job.layout, done["fetch"])
+    return {name: found[name] for name in ("samples", "captions")}
+
+
+def progress_of(console: Console) -> Any:
+    """Return a context manager that shows how many of a folder's markers are there; silent off a terminal."""
+
+    @contextlib.contextmanager
+    def watch(label: str, folder: str, total: int) -> Iterator[None]:
+        if not console.is_terminal:
+            log.info("%s: %d tasks", label, total)
+            yield
+            return
+        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(),            TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(label, total=total)
+            stop = threading.Event()
+
+            def count() -> None:
+                while not stop.wait(0.5):
+                    markers = [p for p in storage.list_files(folder, ".json") if "/range-" not in p]
+                    progress.update(task, completed=min(len(markers), total))
+
+            thread = threading.Thread(target=count, daemon=True)
+            thread.start()
+            try:
+                yield
+                progress.update(task, completed=total)
+            finally:
+                stop.set()
+                thread.join()
+
+    return watch
+
+
+def show_plan(
+    console: Console, options: CrawlConfig, pieces: list[Any], inputs: list[storage.FileInfo], queries:
+    list[str], layout: Layout,
+) -> None:  # fmt: skip
+    """Print what a run would read and under which configuration."""
+    size = sum(info.size for info in inputs)
+    console.print(
+        f"{len(inputs)} files, {size / 1e6:,.1f} MB, in {len(pieces)} pieces; {len(queries)} queries"
+    )
+    known = [stage for stage in run.STAGES if run.done(layout, stage)] if storage.exists(layout.work) else []
+    console.print(f"Stages done in {layout.root}: {', '.join(known) or 'none'}. Nothing was written.")
+    sys.stdout.write(parser.to_toml(parser.effective(options)))
+
+
+def show_result(console: Console, layout: Layout, seconds: float) -> None:
+    """Print the final table."""
+    found = run.read_json(layout.manifest)
+    counts = found["counts"]
+    table = Table(title=f"{layout.root}", title_justify="left")
+    for name, justify in (("stage", "left"), ("what", "left"), ("count", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_row("candidates", "captions found", f"{counts['candidates']:,}")
+    for stage, reasons in sorted(
+        counts["rejected_by_stage"].items(), key=lambda item: run.STAGES.index(item[0])
+    ):
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+            table.add_row(stage, f"- {reason}", f"{count:,}")
+    table.add_row("finish", "captions in shards", f"{counts['captions']:,}", style="bold")
+    table.add_row("", "samples in shards", f"{counts['samples']:,}", style="bold")
+    console.print(table)
+    where = [("shards", f"{len(found['shards'])} in {layout.shards}"), ("rejected rows", layout.rejected),
+             ("manifest", layout.manifest), ("time", f"{seconds:,.1f} s")]  # fmt: skip
+    for name, value in where:
+        console.print(f"{name:<14} {value}", highlight=False, soft_wrap=True)

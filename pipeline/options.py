@@ -1,0 +1,122 @@
+"""The options of the crawl. Importing this module needs nothing but the core's packages."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tyro
+
+from pipeline.fetch_options import FetchOptions
+from pipeline.images import ImageOptions
+from pipeline.sources import SourceOptions
+from pipeline.text import TextRules
+from pipeline.units import UnitLimits
+
+Stage = Literal["all", "candidates", "select", "fetch", "finish"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrawlConfig:
+    """Build image-text shards from the web: candidates, select, fetch, finish.
+
+    Run the same command again to continue where it stopped.
+    """
+
+    queries: str
+    """Query list: Parquet from `openwit queries`, .txt with one a line, or a .json list."""
+    source: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Where candidates come from: a file, folder, glob or @LIST of paths. May be given several times."""
+    out: str
+    """Folder of the run. A run that stopped is continued by the same command."""
+    stage: Stage = "all"
+    """Run one stage only; the ones before it must be done."""
+    check: bool = False
+    """Match the inputs, print the plan and the effective configuration, and write nothing."""
+
+    sources: SourceOptions = field(default_factory=SourceOptions)
+    sample: float = 1.0
+    """Share of the source pieces to take, by hash: a pilot that measures the yields before the whole."""
+    text: TextRules = field(default_factory=TextRules)
+    lang: str = "en"
+    """Language of captions that is kept (most likely label of fastText lid.176); `any` keeps all."""
+    mask_contacts: bool = False
+    """Replace mail addresses and telephone numbers in captions."""
+
+    per_query: int = 20_000
+    """Samples that a query contributes at most (CLIP, section 2.2)."""
+    headroom: float = 1.25
+    """How many times --per-query the first round tries, since not every page is still there."""
+    rounds: int = 3
+    """Rounds of fetching at most; later ones take what queries still lack, and what failed in passing."""
+    max_captions: int = 16
+    """Captions that a sample keeps at most, those of smallest hash."""
+    shared_captions: int = 10
+    """Drop texts that stand at more than this many images, as ALIGN and COYO do; 0 keeps them."""
+    placeholder_captions: int = 10
+    """Drop images that stand under at least this many captions that share few words; 0 keeps them."""
+    dedup: Literal["exact", "off"] = "exact"
+    """exact: images of the same bytes become one sample with the captions of all."""
+    drop: str = ""
+    """Parquet file whose column uid names samples that must not be in the set."""
+    seed: int = 0
+    """Decides which samples a query keeps, and their order."""
+
+    images: ImageOptions = field(default_factory=ImageOptions)
+    scorer: str = ""
+    """MODULE:CLASS that adds score_* columns from the images, such as pipeline.scoring:Sharpness."""
+    keep_if: str = ""
+    """Condition on scores that a sample must satisfy, such as "score_sharpness > 50"."""
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+
+    samples_per_shard: int = 10_000
+    """Samples in a shard at most; shards are filled evenly."""
+    rejected: Literal["all", "sample"] | None = None
+    """Rows in rejected/: all, or about 100,000 of each reason; by default all up to 10 million candidates."""
+    keep_staging: bool = False
+    """Keep the fetched images after the shards have been verified."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes on this machine; on a cluster Beam's own flags decide."""
+    units: UnitLimits = field(default_factory=UnitLimits)
+    partition_rows: int = 1_000_000
+    """Rows in a partition of a shuffle."""
+    partitions_at_once: int = 2
+    """Partitions that the local runner holds in memory at a time; a cluster has all at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done, saying what can."""
+        if not self.source:
+            raise ValueError("give at least one --source: a file, folder, glob or @LIST of paths")
+        for name in ("per_query", "rounds", "max_captions", "samples_per_shard", "workers", "partition_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("shared_captions", "placeholder_captions", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if not self.headroom >= 1:
+            raise ValueError(f"headroom must be at least 1, not {self.headroom}")
+        if not 0 < self.sample <= 1:
+            raise ValueError(f"sample must be a share above 0 and up to 1, not {self.sample}")
+        if self.keep_if and not self.scorer:
+            raise ValueError("--keep-if needs a --scorer that gives the scores")
+
+    def semantics(self) -> dict[str, dict[str, Any]]:
+        """Return by stage the options that change its result; the others are outside the fingerprints."""
+        from dataclasses import asdict
+
+        return {
+            "candidates": {
+                "sources": asdict(self.sources), "sample": self.sample, "text": asdict(self.text),
+                "lang": self.lang, "mask_contacts": self.mask_contacts, "max_captions": self.max_captions,
+            },
+            "select": {
+                "per_query": self.per_query, "headroom": self.headroom, "seed": self.seed,
+                "shared_captions": self.shared_captions,
+            },
+            "fetch": {
+                "rounds": self.rounds, "images": asdict(self.images), "scorer": self.scorer,
+                "keep_if": self.keep_if, "max_bytes": self.fetch.max_bytes, "dedup": self.dedup,
+                "placeholder_captions": self.placeholder_captions, "drop": self.drop,
+            },
+            "finish": {"samples_per_shard": self.samples_per_shard, "rejected": self.rejected},
+        }  # fmt: skip

@@ -1,0 +1,30 @@
+"""A small web for all tests of a session: drawn once, served once."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
+    """Serve 130 sites with 520 pictures on loopback; yields pipeline.demo.server.Server."""
+    from pipeline.demo.server import serve
+    from pipeline.demo.web import build
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("web") / "web"
+    with serve(build(folder, seed=1, n_images=520, n_sites=130, port=port)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """Return the sample data beside the checkout, or skip."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.exists():
+        pytest.skip("no sample data beside the checkout")
+    return folder

@@ -1,0 +1,65 @@
+"""Run crawls in tests, and read what they left."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.cli import main
+from pipeline.demo.web import Web
+
+
+def arguments(web: Web, out: Path, *extra: str) -> list[str]:
+    """Return `openwit crawl` arguments for a served web; later ones win."""
+    return [
+        "--queries", str(web.queries), "--source", str(web.warc), "--out", str(out), "--timeout", "10",
+        "--allow-network", "127.0.0.0/8", "--samples-per-shard", "100", *extra,
+    ]  # fmt: skip
+
+
+def crawl(web: Web, out: Path, *extra: str) -> Path:
+    """Crawl in this process; the run must be complete."""
+    assert main(arguments(web, out, *extra)) == 0
+    return out
+
+
+def samples(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of all shards, in order."""
+    paths = sorted((run / "shards").glob("*.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+def rejected(run: Path) -> list[dict[str, Any]]:
+    """Return all rejected rows."""
+    tables = [pq.read_table(path) for path in sorted((run / "rejected").glob("*.parquet"))]
+    return pa.concat_tables(tables).to_pylist()  # type: ignore[no-any-return]
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    """Return the manifest."""
+    found: dict[str, Any] = json.loads((run / "manifest.json").read_text())
+    return found
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Return what must be equal from run to run, whatever the runner and the workers."""
+    rows = sorted(json.dumps(row, sort_keys=True) for row in rejected(run))
+    parquet = [{name: value for name, value in row.items() if name != "fetched_at"} for row in samples(run)]
+    return {
+        "tars": {shard["name"]: shard["sha256"] for shard in manifest(run)["shards"]},
+        "rows": parquet,
+        "rejected": rows,
+        "queries": pq.read_table(run / "query_counts.parquet").to_pylist(),
+        "counts": manifest(run)["counts"],
+    }
+
+
+def reasons(run: Path) -> Counter[str]:
+    """Return the number of rejected candidates by reason."""
+    found: Counter[str] = Counter()
+    for row in rejected(run):
+        found[row["reason"]] += row["candidates"]
+    return found

@@ -1,0 +1,178 @@
+"""The Beam graphs on real runners: the same files whatever the runner, the workers and the ranges."""
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import balance, querylist, records
+from pipeline.stages import graph
+from pipeline.stages.files import Task, finished, read_vector, write_vector
+from pipeline.stages.select import (
+    AdmitWorker,
+    DedupeShuffler,
+    PairCounter,
+    Pairs,
+    QueryTable,
+    SharedCaptionShuffler,
+    chosen,
+)
+from tests.rows import caption_table, uid_of
+
+QUERIES = [f"q{i}" for i in range(6)]
+K = 3
+
+RUNNERS = {
+    "in memory": graph.Runner(workers=1),
+    "two processes": graph.Runner(workers=2),
+    "bundles repeated": graph.Runner(flags=("--direct_runner_bundle_repeat=2",), workers=1),
+    "portable": graph.Runner(
+        flags=("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"), workers=1
+    ),
+}
+
+
+def candidates_files(folder: Path) -> tuple[list[str], list[tuple[str, str, list[int]]]]:
+    """Write three candidates files with URLs and captions in common; return them and all their rows."""
+    generator = np.random.default_rng(3)
+    rows = [
+        (f"https://a.test/{u}", f"caption {c}", sorted(set(generator.integers(0, 6, 2).tolist())))
+        for u, c in zip(
+            generator.integers(0, 40, 120).tolist(), generator.integers(0, 200, 120).tolist(), strict=True
+        )
+    ]
+    rows += [(f"https://b.test/{u}", "the same text everywhere", [0]) for u in range(4)]
+    paths = []
+    for part in range(3):
+        path = str(folder / f"{part}.parquet")
+        # As a stage would: within a file each (URL, caption) once, with one set of matches everywhere.
+        own = {
+            (url, caption): sorted({ord(caption[-1]) % 6, len(url) % 6}) for url, caption, _ in rows[part::3]
+        }
+        records.write_table(path, caption_table([(*key, matched) for key, matched in own.items()]))
+        paths.append(path)
+    return paths, [(url, caption, sorted({ord(caption[-1]) % 6, len(url) % 6})) for url, caption, _ in rows]
+
+
+def select(folder: Path, runner: graph.Runner, partitions: int, at_once: int) -> dict[str, str]:
+    """Run the select graphs; return the sha256 of what matters, by name, and the thresholds."""
+    paths, _ = candidates_files(folder)
+    list_path = str(folder / "queries.parquet")
+    querylist.save(list_path, QUERIES)
+    queries = QueryTable(path=list_path, seed=5, queries=len(QUERIES))
+    deduplicated, shared, samples, found = (
+        str(folder / name) for name in ("dedup", "shared", "samples", "round")
+    )
+    inputs: list[Task] = [{"files": [path]} for path in paths]
+    results = graph.run_shuffle(
+        runner, deduplicated, inputs,
+        lambda low, high: DedupeShuffler(
+            folder=deduplicated, partitions=partitions, low=low, high=high, max_captions=4
+        ), partitions, at_once,
+    )  # fmt: skip
+    texts = graph.run_shuffle(
+        runner, shared, [{"files": [r["path"] for r in results]}],
+        lambda low, high: SharedCaptionShuffler(
+            folder=shared, partitions=2, low=low, high=high, limit=3
+        ), 2, at_once,
+    )  # fmt: skip
+    write_vector(
+        str(folder / "shared_captions"), np.sort(np.concatenate([read_vector(r["path"]) for r in texts]))
+    )
+    tasks = [{"name": r["name"], "path": r["path"]} for r in results]
+    worker = AdmitWorker(folder=samples, queries=queries, shared=str(folder / "shared_captions"))
+    admitted = graph.run_tasks(runner, samples, tasks, worker)
+    graph.run_thresholds(
+        runner, found, admitted, PairCounter(queries=queries), np.full(len(QUERIES), K, np.int64)
+    )
+    tables = [records.read_table(r["path"]).to_pylist() for r in admitted]
+    rows = sorted((row["url"], row["caption"]) for table in tables for row in table)
+    kept = set()
+    for result in admitted:
+        table = records.read_table(result["path"])
+        pairs = Pairs.of(table, len(QUERIES))
+        mask = chosen(pairs, queries.hashes, read_vector(f"{found}/thresholds"))
+        kept |= set(table.filter(pairs.rows_of(mask, len(table)))["url"].to_pylist())
+    digest = hashlib.sha256(repr((rows, sorted(kept))).encode()).hexdigest()
+    return {
+        "rows": digest,
+        "counts": read_vector(f"{found}/counts").tolist(),
+        "thresholds": read_vector(f"{found}/thresholds").tolist(),
+        "kept": sorted(kept),
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return select(tmp_path_factory.mktemp("reference"), RUNNERS["in memory"], 1, 1)
+
+
+def test_the_kept_samples_are_those_of_the_oracle(expected, tmp_path: Path) -> None:
+    _, rows = candidates_files(tmp_path)
+    captions = defaultdict(dict)
+    for url, caption, matched in rows:
+        captions[url][caption] = matched
+    first = {url: sorted(own, key=records.caption_hash)[:4] for url, own in captions.items()}
+    images = defaultdict(int)
+    for own in first.values():
+        for caption in own:
+            images[caption] += 1
+    matched = {
+        url: set().union(*(captions[url][c] for c in own if images[c] <= 3)) for url, own in first.items()
+    }
+    hashes = balance.query_hashes(QUERIES, 5)
+    kept = set()
+    for query in range(len(QUERIES)):
+        urls = [url for url, queries in matched.items() if query in queries]
+        heads = np.array([int.from_bytes(uid_of(url)[:8], "big") for url in urls], np.uint64)
+        priority = balance.priorities(heads, np.full(len(urls), hashes[query])).tolist()
+        kept |= {url for _, url in sorted(zip(priority, urls, strict=True))[:K]}
+    assert expected["kept"] == sorted(kept)
+    assert len(kept) < len(matched), "the cap bites"
+
+
+@pytest.mark.parametrize("runner", list(RUNNERS))
+@pytest.mark.parametrize(("partitions", "at_once"), [(1, 1), (5, 2)])
+def test_runner_workers_and_ranges_do_not_change_the_result(
+    expected, tmp_path: Path, runner: str, partitions: int, at_once: int
+) -> None:
+    assert select(tmp_path, RUNNERS[runner], partitions, at_once) == expected
+
+
+class _Loud:
+    """A worker that leaves a trace each time it runs, and can be told to fail."""
+
+    def __init__(self, folder: str, fail: str = "") -> None:
+        self.folder, self.fail = folder, fail
+
+    def open(self) -> "_Loud":
+        return self
+
+    def run(self, state: "_Loud", task: Task) -> dict[str, object]:
+        with (Path(self.folder) / "trace").open("a") as trace:
+            trace.write(task["name"] + "\n")
+        if task["name"] == self.fail:
+            raise RuntimeError("the disk is full")
+        return {"square": task["n"] ** 2}
+
+
+def test_finished_tasks_are_not_run_again(tmp_path: Path) -> None:
+    folder, tasks = str(tmp_path), [{"name": f"{n:03d}", "n": n} for n in range(4)]
+    with pytest.raises(Exception, match="the disk is full"):
+        graph.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder, fail="002"))
+    before = set(finished(folder))
+    results = graph.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
+    assert [r["square"] for r in results] == [0, 1, 4, 9]
+    runs = (tmp_path / "trace").read_text().split()
+    assert all(runs.count(name) == 1 for name in before)
+    graph.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
+    assert (tmp_path / "trace").read_text().split() == runs
+
+
+def test_vectors_come_back(tmp_path: Path) -> None:
+    for vector in (np.arange(7), np.full((2, 3), 2**64 - 1, np.uint64), np.zeros((1, 0), np.int64)):
+        write_vector(str(tmp_path / "v"), vector)
+        back = read_vector(str(tmp_path / "v"))
+        assert back.dtype == vector.dtype and back.shape == vector.shape and (back == vector).all()
