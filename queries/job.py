@@ -38,31 +38,39 @@ class Job:
     on_step: OnStep
     statistics: dict[str, Any] = field(default_factory=dict)
     """What each source read and offered, for the report."""
+    spare: int = 0
 
     def run(self) -> Result:
         """Write the list, the report and the summary; return the summary."""
         config = self.config
-        names = (
-            wordnet.names(wordnet.read_lemmas(config.wordnet), config.wordnet_lemmas)
-            if config.wordnet
-            else {}
-        )
-        extra = [query for path in config.extra for query in querylist.load(path)]
+        sources = self._given()
         excluded = [query for path in config.exclude for query in querylist.load(path)]
+        merge.merge(sources, config.size, excluded)  # what does not fit is told now, not after hours
+        # Bigrams and titles beyond their places that may be needed, because these take none or are left out.
+        self.spare = sum(map(len, sources.values())) + len(excluded)
         pieces = wikipedia.plan(self.inputs.wikipedia)
         site = wikipedia.read_site(pieces[0].path) if pieces else Site()
         encoded, encode_print = self._encode(pieces, site)
-        sources: dict[str, Iterable[Candidate]] = {}
         if pieces:
             vocabulary, words_print = self._words(encoded, encode_print)
-            sources["unigram"] = word_candidates(steps.read_table(vocabulary))
-            sources["bigram"] = self._bigrams(encoded, vocabulary, words_print, len(names))
+            sources["unigram"] = list(word_candidates(steps.read_table(vocabulary)))
+            sources["bigram"] = self._bigrams(encoded, vocabulary, words_print)
         if self.inputs.pageviews:
             sources["title"] = self._titles(encoded, encode_print, site)
-        self.statistics |= {"wordnet": {"offered": len(names)}, "extra": {"offered": len(extra)}}
-        sources["wordnet"] = [Candidate(name, count, float(count)) for name, count in names.items()]
-        sources["extra"] = [Candidate(query, 0, 0.0) for query in extra]
         return self._publish(merge.merge(sources, config.size, excluded))
+
+    def _given(self) -> dict[str, list[Candidate]]:
+        """Return the sources that are complete whatever their number: WordNet and the user's own queries."""
+        config = self.config
+        names: dict[str, int] = {}
+        if config.wordnet:
+            names = wordnet.names(wordnet.read_lemmas(config.wordnet), config.wordnet_lemmas)
+        extra = [query for path in config.extra for query in querylist.load(path)]
+        self.statistics |= {"wordnet": {"offered": len(names)}, "extra": {"offered": len(extra)}}
+        return {
+            "wordnet": [Candidate(name, count, float(count)) for name, count in names.items()],
+            "extra": [Candidate(query, 0, 0.0) for query in extra],
+        }
 
     def _encode(self, pieces: list[Piece], site: Site) -> tuple[list[Result], str]:
         partitions = self.inputs.partitions
@@ -109,15 +117,14 @@ class Job:
         }
         return path, fingerprint
 
-    def _bigrams(self, encoded: list[Result], vocabulary: str, upstream: str, names: int) -> list[Candidate]:
+    def _bigrams(self, encoded: list[Result], vocabulary: str, upstream: str) -> list[Candidate]:
         table = steps.read_table(vocabulary)
         bounds = ngrams.partition_bounds(table["count"].to_numpy())
         folder = self._folder("bigrams", upstream)
         pairs = steps.PairsWorker(folder=folder, vocabulary=vocabulary, bounds=tuple(bounds.tolist()))
         tasks: list[Task] = [{"name": f"{i:05d}", **part} for i, part in enumerate(_parts(encoded))]
         counted = self._run("bigrams", folder, tasks, pairs)
-        # Each place of the list, and each bigram that is a name of WordNet and takes none.
-        limit = self.config.size + names
+        limit = self.config.size + self.spare
         folder = self._folder("ranks", digest(upstream, self.config.min_bigram_count, limit))
         ranks = steps.RankPairsWorker(
             folder=folder,
@@ -168,7 +175,8 @@ class Job:
             language=self.config.lang,
         )
         resolved = self._run("redirects", folder, _partition_tasks(partitions), resolve)
-        limit = 2 * self.config.size  # a title may be a word or a bigram already, or share its name
+        # A title may be a word or a bigram already, or share its name with another article.
+        limit = 2 * self.config.size + self.spare
         folder = self._folder("titles", digest(resolve_print, self.config.min_views, limit))
         rank = steps.RankTitlesWorker(
             folder=folder,

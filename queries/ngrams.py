@@ -126,8 +126,8 @@ def pmi(pair_counts: I64, first_counts: I64, second_counts: I64, words: int) -> 
 def best_pairs(
     counted: Pairs, word_counts: I64, words: int, min_count: int, limit: int
 ) -> tuple[Pairs, F64, int]:
-    """Return the `limit` bigrams of highest PMI among those seen `min_count` times, best first; their PMI; and
-    how many there were to choose from.
+    """Return the `limit` bigrams of highest PMI among those seen `min_count` times, best first; their PMI;
+    and how many there were to choose from.
 
     word_counts[i] is that of word id i+1, and ids ascend with the words, so that equal scores are in
     alphabetical order. PMI alone would rank what occurs once: it is at most log2(words / count). Bigrams of

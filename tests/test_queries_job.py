@@ -169,6 +169,14 @@ def test_a_changed_option_reruns_from_the_step_it_touches(
     assert min(counts) == 5
 
 
+def test_a_size_that_is_too_small_is_told_before_the_dump_is_read(
+    tmp_path: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps.EncodeWorker, "run", None)
+    with pytest.raises(ValueError, match="make 8 queries; --size must be at least that, not 7"):
+        _run(_config(tmp_path, "a", **sources, size=7))
+
+
 def test_wordnet_alone_makes_a_list(tmp_path: Path) -> None:
     folder = tmp_path / "wordnet"
     folder.mkdir()
