@@ -58,7 +58,8 @@ def resolve(url: str, base: str | None = None) -> str:
         raise BadUrl("data_url" if scheme == "data" else "bad_scheme", f"{scheme}:")
     if parsed.has_credentials():
         raise BadUrl("bad_url", "user name or password in the URL")
-    href = href.partition("#")[0]
+    if "#" in href:
+        href = href.partition("#")[0]
     if len(href) > MAX_LENGTH:
         raise BadUrl("bad_url", f"{len(href)} characters once resolved")
     return href

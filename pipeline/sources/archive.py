@@ -3,7 +3,7 @@
 import io
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Final, NamedTuple, TypeVar
+from typing import IO, Final, Generic, NamedTuple, TypeVar
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
@@ -28,10 +28,10 @@ class Damage(NamedTuple):
 
 
 def body(record: WarcRecord) -> bytes:
-    """Return a record's block; OSError if it is shorter than the record says."""
+    """Return a record's block; OSError if it is empty or shorter than the record says."""
     declared: int = record.content_length
     data: bytes = record.reader.read()
-    if len(data) < declared:
+    if not data or len(data) < declared:  # a header cut short declares nothing
         raise OSError(f"{len(data)} of {declared} bytes")
     return data
 
@@ -64,32 +64,52 @@ def records(
     Damage; reading goes on at the next record after it. LF-only headers, which some tools write, are read.
     """
     file.seek(0)
-    head = file.read(len(_ZSTD))
-    is_gzip = head.startswith(_GZIP)
-    at: int | None = start
-    if start > 0 and is_gzip:
-        at = _next_member(file, start)
-    failed = False  # the stretch at hand is damaged and was told
+    is_gzip = file.read(len(_GZIP)) == _GZIP
+    at = _next_member(file, start) if start > 0 and is_gzip else start
     while at is not None and (end < 0 or at < end):
-        file.seek(at)
-        fresh = True
-        try:
-            for record in ArchiveIterator(file, record_types=types, parse_http=False, quirks_mode=True):
-                at = record.stream_pos
-                if 0 <= end <= at:
-                    return
-                loaded = load(record)
-                fresh = failed = False
-                yield loaded
-        except OSError as error:
-            if not (failed and fresh):
-                yield Damage(at, str(error))
-            failed = True
-            at = _next_member(file, at + 1) if is_gzip else None
-        else:
-            if end < 0 and is_gzip and not failed and not _whole_from(file, at):
-                yield Damage(at, "the file ends in the middle of a record")
+        damage: Damage | None = None
+        for loaded in _run(file, at, types, load):
+            if isinstance(loaded, Damage):
+                damage = loaded
+            elif 0 <= end <= loaded.offset:
+                return
+            else:
+                at = loaded.offset
+                yield loaded.value
+        if damage is None:
+            cut = _first_damaged(file, at) if end < 0 and is_gzip else None
+            if cut is not None:
+                yield Damage(cut, "the file ends in the middle of a record")
             return
+        if not is_gzip:
+            yield damage
+            return
+        if damage.offset < 0:
+            damage = damage._replace(offset=_first_damaged(file, at) or at)
+        if 0 <= end <= damage.offset and _starts_record(file, damage.offset):
+            return  # the next piece will find and tell it
+        yield damage
+        at = _next_member(file, damage.offset + 1)
+
+
+class _At(NamedTuple, Generic[Loaded]):
+    offset: int
+    value: Loaded
+
+
+def _run(
+    file: IO[bytes], start: int, types: WarcRecordType, load: Callable[[WarcRecord], Loaded]
+) -> Iterator[_At[Loaded] | Damage]:
+    """Yield loaded records from `start` up to the end or a Damage; offset -1: between records."""
+    file.seek(start)
+    where = -1
+    try:
+        for record in ArchiveIterator(file, record_types=types, parse_http=False, quirks_mode=True):
+            where = record.stream_pos
+            yield _At(where, load(record))
+            where = -1
+    except OSError as error:
+        yield Damage(where, str(error))
 
 
 def _next_member(file: IO[bytes], at: int) -> int | None:
@@ -136,15 +156,16 @@ def _member_end(file: IO[bytes], at: int) -> int | None:
     return at - len(inflater.unused_data)
 
 
-def _whole_from(file: IO[bytes], at: int) -> bool:
-    """Return whether whole gzip members, and nothing else, follow from `at` to the end of the file."""
+def _first_damaged(file: IO[bytes], start: int) -> int | None:
+    """Return the start of the first gzip member from `start` on that cannot be read, None if all can."""
     size = file.seek(0, io.SEEK_END)
+    at = start
     while at < size:
         end = _member_end(file, at)
         if end is None:
-            return False
+            return at
         at = end
-    return True
+    return None
 
 
 def _walk(file: IO[bytes], size: int, piece_bytes: int) -> list[int]:

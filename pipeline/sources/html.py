@@ -106,8 +106,8 @@ def images(data: bytes, page_url: str, charset: str | None = None) -> Iterator[I
     yield from open_graph(metas, page_url, base)
 
 
-def open_graph(metas: list[tuple[str, str]], page_url: str, base: str | None) -> Iterator[Image]:
-    """Yield the og:image references among a page's (property, content) pairs, each with its alt or the title.
+def open_graph(metas: list[tuple[str, str]], page_url: str, base: str | None) -> list[Image]:
+    """Return the og:image references among (property, content) pairs, each with its alt or the title.
 
     Arrays follow https://ogp.me: an og:image:alt belongs to the og:image before it.
     """
@@ -121,9 +121,9 @@ def open_graph(metas: list[tuple[str, str]], page_url: str, base: str | None) ->
             found[-1] = (found[-1][0], content.strip())
         elif name == "og:title":
             title = title or content.strip()
-    for url, alt in found:
-        text = alt or title
-        yield make_image(url, (("og", text),) if text else (), page_url, base)
+    return [
+        make_image(url, (("og", alt or title),) if alt or title else (), page_url, base) for url, alt in found
+    ]
 
 
 def decode(data: bytes, charset: str | None) -> str:

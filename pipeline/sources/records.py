@@ -76,12 +76,15 @@ def make_image(
     extra: dict[str, object] | None = None,
 ) -> Image:
     """Resolve `reference` against `base`; what cannot be fetched becomes an Image with its reason."""
-    texts = tuple([(kind, _tidy(text)) for kind, text in texts])
+    for _, text in texts:
+        if len(text) > MAX_TEXT or not text.isascii():
+            texts = tuple((kind, scalar(text[:MAX_TEXT])) for kind, text in texts)
+            break
     try:
         url = resolve(reference, base)
     except BadUrl as error:
         return Image(scalar(reference[:_MAX_SHOWN]), texts, page_url, extra, error.reason, scalar(str(error)))
-    if url.partition("?")[0].lower().endswith((".svg", ".svgz")):
+    if "svg" in url.lower() and url.partition("?")[0].lower().endswith((".svg", ".svgz")):
         return Image(url, texts, page_url, extra, "svg", "by its name")
     return Image(url, texts, page_url, extra)
 
@@ -93,10 +96,8 @@ def bad_record(detail: str, page_url: str = "") -> Image:
 
 def scalar(text: str) -> str:
     """Replace lone surrogates, which JSON's escapes can hold and UTF-8 cannot."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _tidy(text: str) -> str:
-    return text if text.isascii() and len(text) <= MAX_TEXT else scalar(text[:MAX_TEXT])
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -8,6 +8,7 @@ Most of the bytes are <a> links. So the IMG@/src objects are cut out by a regula
 JSON's strings, and only they are parsed; what does not look as the writer of WATs writes it is parsed whole.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -23,10 +24,13 @@ from pipeline.urls import BadUrl, resolve
 
 _IMG: Final = "IMG@/src"
 _IMG_VALUE: Final = b'"IMG@/src"'
+_IMG_KEYS: Final = (
+    b'[{"path":',
+    b',{"path":',
+)  # an element of an array; a header that looks alike follows a colon
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _PAIRS: Final = rb"(?:," + _STRING + rb":" + _STRING + rb")*+"
-# An element of an array: a member of an object, such as a server's own header, would follow a colon.
-_IMG_OBJECT: Final = re.compile(rb'(?<=[\[,])\{"path":"IMG@/src"' + _PAIRS + rb"\}")
+_IMG_REST: Final = re.compile(_PAIRS + rb"\}")
 _METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + _STRING + rb":" + _STRING + _PAIRS + rb"\},?)*+\])")
 
 
@@ -48,38 +52,64 @@ def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
             yield bad_record(f"{piece.source} at byte {record.offset}: {error}", scalar(record.uri))
 
 
-def page_images(data: bytes, uri: str = "") -> Iterator[Image]:
-    """Yield the images of one WAT record, `data` being its JSON; ValueError if it is none.
+def page_images(data: bytes, uri: str = "") -> list[Image]:
+    """Return the images of one WAT record, `data` being its JSON; ValueError if it is none.
 
     `uri` is the record's WARC-Target-URI; without it, the JSON's own is taken. The result is that of
     `parsed_images`, sooner.
     """
-    has_images = _IMG_VALUE in data
-    has_graph = b"og:image" in data
-    if not has_images and not has_graph:
-        if not data.rstrip().endswith(b"}"):
-            _parse(data)  # cut short, or no JSON at all: raises
-        return
-    links = orjson.loads(b"[" + b",".join(_IMG_OBJECT.findall(data)) + b"]") if has_images else []
-    metas = _METAS.findall(data) if has_graph else []
-    if (
-        not uri
-        or len(links) != data.count(_IMG_VALUE)  # other spacing or order, or the value stands elsewhere
-        or len(metas) != (data.count(b'"Metas":') if has_graph else 0)
-        or len(metas) > 1
-        or b'"Base":' in data
-        or not data.rstrip().endswith(b"}")
-    ):
-        yield from parsed_images(data, uri)
-        return
-    for link in links:
-        yield _link_image(link, uri, uri)
+    try:
+        if not uri or not data.rstrip().endswith(b"}"):
+            raise LookupError
+        if b'"HTML-Metadata"' not in data:  # two of three records: a request, or the crawler's own notes
+            return []
+        parts = data.split(_IMG_VALUE)
+        metas = _metas(parts)
+        links = _links(parts)
+    except (LookupError, orjson.JSONDecodeError):  # another layout, lone surrogates, or no JSON
+        return parsed_images(data, uri)
+    images = [_link_image(link, uri, uri) for link in links]
     if metas:
-        yield from open_graph(_properties(orjson.loads(metas[0])), uri, uri)
+        images += open_graph(_properties(metas), uri, uri)
+    return images
 
 
-def parsed_images(data: bytes, uri: str = "") -> Iterator[Image]:
-    """Yield the images of one WAT record by parsing all of its JSON; ValueError if it is none."""
+def _metas(parts: list[bytes]) -> list[dict[str, Any]]:
+    """Parse Head.Metas if og:image is named; LookupError for a <base>, or where that cannot be told."""
+    first = parts[0]
+    links = first.find(b'"Links":[')
+    head = first.find(b'"HTML-Metadata":{"Head":{', 0, max(links, 0))
+    if head >= 0 and first[links - 2 : links] == b"},":
+        edges = [first[head:links]]  # as Common Crawl writes it: all of Head, then the links
+    else:
+        edges = parts if len(parts) == 1 else [first, parts[-1]]  # at least not between two images
+    if any(b'"Base":' in edge for edge in edges):
+        raise LookupError
+    if not any(b"og:image" in edge for edge in edges):
+        return []
+    found = [match for edge in edges for match in _METAS.finditer(edge)]
+    if len(found) != 1 or sum(edge.count(b'"Metas":') for edge in edges) != 1:
+        raise LookupError
+    metas: list[dict[str, Any]] = orjson.loads(found[0][1])
+    return metas
+
+
+def _links(parts: list[bytes]) -> list[dict[str, Any]]:
+    """Parse the IMG@/src objects of a record split at that value; LookupError where one looks unusual."""
+    if len(parts) == 1:
+        return []
+    objects: list[bytes] = []
+    for before, after in itertools.pairwise(parts):
+        match = _IMG_REST.match(after)
+        if match is None or not before.endswith(_IMG_KEYS):
+            raise LookupError
+        objects.append(b'{"path":"IMG@/src"' + match[0])
+    links: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(objects) + b"]")
+    return links
+
+
+def parsed_images(data: bytes, uri: str = "") -> list[Image]:
+    """Return the images of one WAT record by parsing all of its JSON; ValueError if it is none."""
     envelope = _get(_parse(data), "Envelope")
     uri = uri or _text(_get(envelope, "WARC-Header-Metadata").get("WARC-Target-URI"))
     html = _get(_get(_get(envelope, "Payload-Metadata"), "HTTP-Response-Metadata"), "HTML-Metadata")
@@ -90,10 +120,9 @@ def parsed_images(data: bytes, uri: str = "") -> Iterator[Image]:
             base = resolve(_text(head["Base"]), uri)
         except BadUrl:
             base = uri
-    for link in _objects(html.get("Links")):
-        if link.get("path") == _IMG:
-            yield _link_image(link, uri, base)
-    yield from open_graph(_properties(head.get("Metas")), uri, base)
+    links = [link for link in _objects(html.get("Links")) if link.get("path") == _IMG]
+    images = [_link_image(link, uri, base) for link in links]
+    return images + open_graph(_properties(head.get("Metas")), uri, base)
 
 
 def _load(record: WarcRecord) -> _Record:
@@ -101,12 +130,15 @@ def _load(record: WarcRecord) -> _Record:
 
 
 def _link_image(link: dict[str, Any], uri: str, base: str) -> Image:
-    texts: list[tuple[Kind, str]] = []
-    if alt := _text(link.get("alt")).strip():
-        texts.append(("alt", alt))
-    if title := _text(link.get("title")).strip():
-        texts.append(("title", title))
-    return make_image(_text(link.get("url")), tuple(texts), uri, base)
+    url = link.get("url")
+    if url.__class__ is not str:
+        url = _text(url)
+    texts: tuple[tuple[Kind, str], ...] = ()
+    if "alt" in link and (alt := _text(link["alt"]).strip()):
+        texts = (("alt", alt),)
+    if "title" in link and (title := _text(link["title"]).strip()):
+        texts = (*texts, ("title", title))
+    return make_image(url, texts, uri, base)
 
 
 def _properties(metas: object) -> list[tuple[str, str]]:
@@ -135,6 +167,6 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 def _text(value: object) -> str:
     """Return a string; the first of a list, which is what repeated headers and attributes became in 2024."""
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    return value if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return value
+    return _text(value[0]) if isinstance(value, list) and value else ""
