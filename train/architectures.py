@@ -96,8 +96,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         embed_dim=128,
         image_size=32,
         vision_layers=(1, 1, 1, 1),
-        vision_width=48,
-        text_width=128,
+        vision_width=24,
+        text_width=64,
         text_layers=2,
     ),
 }
@@ -115,5 +115,5 @@ RECIPES: dict[str, Recipe] = {
     "ViT-L-14": Recipe(lr=4e-4),
     # One more epoch at 336 pixels, started from ViT-L-14 (`--init-from`).
     "ViT-L-14-336": Recipe(lr=2e-5, epochs=1),
-    "tiny": Recipe(batch_size=256, epochs=10, lr=2e-3, weight_decay=0.1, warmup=50),
+    "tiny": Recipe(batch_size=128, epochs=6, lr=2e-3, weight_decay=0.1, warmup=100),
 }

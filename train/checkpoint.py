@@ -122,7 +122,7 @@ def complete(folder: str) -> list[str]:
 
 
 def find(path: str) -> str:
-    """Return the folder of the checkpoint that a run, its `checkpoints` or itself names; ValueError if none."""
+    """Return the checkpoint's folder that a run, its `checkpoints` or itself names; ValueError if none."""
     for folder in (storage.join(path, "checkpoints"), path):
         latest = storage.join(folder, "latest")
         if storage.exists(latest):
@@ -172,5 +172,9 @@ def restore(folder: str, model: CLIP, optimizer: torch.optim.Optimizer) -> None:
     model.load_state_dict(read_tensors(folder, "model.safetensors"))
     moments = read_tensors(folder, "optimizer.safetensors")
     for name, parameter in model.named_parameters():
-        values = {key: moments[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in values.items()}
+        # The fused kernel walks memory: moments must lie as their parameter does, channels last or not.
+        state = {key: torch.empty_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
+        for key, tensor in state.items():
+            tensor.copy_(moments[f"{key}.{name}"])
+        state["step"] = moments[f"step.{name}"].to(parameter.device)
+        optimizer.state[parameter] = state

@@ -98,8 +98,8 @@ def _print_plan(prepared) -> None:  # type: ignore[no-untyped-def]
     console.print(table)
     console.print(
         f"{p.config.model} at {p.architecture.image_size} pixels, {p.tokenizer.vocab_size:,} tokens; "
-        f"{p.shape.epoch_steps:,} steps an epoch, {p.steps:,} in all, {p.warmup:,} of warm-up; micro-batches of "
-        f"{p.shape.micro:,} on each of {p.shape.ranks} processes"
+        f"{p.shape.epoch_steps:,} steps an epoch, {p.steps:,} in all, {p.warmup:,} of warm-up; "
+        f"micro-batches of {p.shape.micro:,} on each of {p.shape.ranks} processes"
     )
     console.print(options.to_toml(p.effective()), markup=False, highlight=False)
 

@@ -18,7 +18,7 @@ Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
 class TrainConfig:
     """Train CLIP on finished runs or any WebDataset.
 
-    Options left out are the paper's for the model. For several GPUs: `torchrun --nproc-per-node N -m train ...`.
+    Options left out are the paper's for the model. Several GPUs: `torchrun --nproc-per-node N -m train ...`.
     """
 
     shards: Paths
@@ -87,7 +87,7 @@ class TrainConfig:
     cache_gb: int = 200
     """Most space for copies of remote shards."""
     vocab: str = ""
-    """Vocabulary: a file of merges, or `clip` for that of an installed open_clip_torch; else it is learned."""
+    """Vocabulary: a file of merges, or `clip` for an installed open_clip_torch's; else it is learned."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on a CPU."""

@@ -170,7 +170,7 @@ def _refuse_changes(prepared: Prepared) -> None:
 
 
 def default_workers(config: TrainConfig, world: World) -> int:
-    """Return how many processes decode for this one: its share of the CPUs, or one beside training on a CPU."""
+    """Return how many processes decode for this one: its share of the CPUs; one where it trains on them."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if config.workers is not None:
         return config.workers
