@@ -47,9 +47,10 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     """Run the stages that are asked for and not done; return 0 when the run is complete."""
     from pipeline import sources  # its readers are in the crawl extra
 
+    check_scoring(options)
     layout = Layout(options.out.rstrip("/"))
     pieces = pilot(sources.plan(options.source, options.sources), options.sample, options.seed)
-    inputs = [storage.file_info(path) for path in sorted({piece.path for piece in pieces})]
+    inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)
     prints = run.fingerprints(semantics, inputs)
@@ -62,6 +63,33 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     if not storage.exists(layout.queries):
         querylist.save(layout.queries, queries)
     return run_stages(options, beam_flags, layout, pieces, len(queries), prints, semantics, console)
+
+
+def check_scoring(options: CrawlConfig) -> None:
+    """Raise ValueError for a scorer that cannot be had, or a condition on what it does not give."""
+    if options.scorer:
+        from pipeline import scoring
+
+        scorer = scoring.load(options.scorer)
+        if options.keep_if:
+            scoring.KeepIf.parse(options.keep_if).require(scorer.columns)
+
+
+def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:
+    """Return what identifies the input files; those of the web are taken to be what their URL says."""
+    from pipeline.sources.plan import page_files
+
+    infos = []
+    for path, kind in sorted({(piece.path, piece.format) for piece in pieces}):
+        if path.startswith(("http://", "https://")):
+            infos.append(storage.FileInfo(path, -1, ""))
+        elif kind == "html":  # a folder or pattern
+            _, files = page_files(path)
+            listing = xxhash.xxh3_128_hexdigest(repr(files).encode())
+            infos.append(storage.FileInfo(path, sum(size for _, size in files), listing))
+        else:
+            infos.append(storage.file_info(path))
+    return infos
 
 
 def with_contents(options: CrawlConfig, queries: list[str]) -> dict[str, dict[str, Any]]:
@@ -211,7 +239,7 @@ def show_plan(
     list[str], layout: Layout,
 ) -> None:  # fmt: skip
     """Print what a run would read and under which configuration."""
-    size = sum(info.size for info in inputs)
+    size = sum(info.size for info in inputs if info.size > 0)
     console.print(
         f"{len(inputs)} files, {size / 1e6:,.1f} MB, in {len(pieces)} pieces; {len(queries)} queries"
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import balance, manifest, querylist, storage
+from pipeline import balance, manifest, querylist, records, storage
 from pipeline.fetch_many import PUBLIC_DELAY
+from pipeline.fetch_options import requires_contact
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
 from pipeline.sources import Piece
@@ -174,6 +175,7 @@ def fetch(crawl: Crawl, found: Result, selected: Result) -> Result:
         new = cut_units(crawl, number, selected["samples"], [u for u in units if u["round"] == number - 1])
         if not new and number:
             break
+        require_contact(config.fetch.contact, [unit["path"] for unit in new])
         folder = layout.stage("fetch", f"round-{number}")
         worker = FetchWorker(
             folder=folder, fetch=config.fetch, images=config.images, seed=config.seed,
@@ -197,6 +199,16 @@ def fetch(crawl: Crawl, found: Result, selected: Result) -> Result:
         if number + 1 < config.rounds:
             thresholds(crawl, number + 1, selected["samples"], rank)
     return {"units": units, "rounds": rounds, "last": len(rounds) - 1}
+
+
+def require_contact(contact: str, units: list[str]) -> None:
+    """Raise ValueError if somebody else's host is to be fetched and nobody could say to whom it belongs."""
+    for path in [] if contact else units:
+        if requires_contact(records.read_table(path, ["fetch_url"])["fetch_url"].to_pylist()):
+            raise ValueError(
+                "the candidates are on hosts of others: give --contact, a URL or a mail address for the "
+                "User-Agent, so that their owners can reach you; the same command then continues"
+            )
 
 
 def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Result]) -> list[Result]:

@@ -1,0 +1,152 @@
+"""The command line: what is wrong is named with what is right, and nothing is written."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import beam_job
+from pipeline import config
+from pipeline.cli import main
+from pipeline.demo.server import Server
+from pipeline.options import CrawlConfig
+from tests.crawling import arguments
+
+
+def usage(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    started = time.process_time()
+    done = subprocess.run(
+        [sys.executable, "-m", "beam_job", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.process_time() - started < 5
+    for command in beam_job.COMMANDS:
+        assert command in done.stdout
+
+
+def test_an_unknown_command_names_the_nearest(capsys) -> None:
+    assert beam_job.main(["crwal"]) == 2
+    assert "did you mean crawl?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        (["--per-quary", "3"], "--per-query"),
+        (["--runer", "DataflowRunner"], "--runner"),
+        (["--temp_locatio", "gs://bucket"], "--temp_location"),
+        (["--tmieout=3"], "--timeout"),
+    ],
+)
+def test_a_misspelt_option_names_the_nearest(capsys, tmp_path: Path, wrong, nearest) -> None:
+    base = ["--queries", "q.txt", "--source", "x", "--out", str(tmp_path / "run")]
+    assert nearest in usage(capsys, [*base, *wrong])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--per-query", "0"], "per_query must be at least 1"),
+        (["--headroom", "0.5"], "headroom must be at least 1"),
+        (["--sample", "2"], "share above 0"),
+        (["--keep-if", "score_x > 1"], "--scorer"),
+        (["--source", "/nowhere/*.parquet"], "matches nothing"),
+        (["--queries", "/nowhere/list.txt"], "/nowhere/list.txt"),
+        (["--scorer", "nowhere:Scorer"], "cannot be imported"),
+        (["--scorer", "pipeline.scoring:Sharpness", "--keep-if", "score_nsfw < 1"], "score_sharpness"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    capsys, web: Server, tmp_path: Path, change, says
+) -> None:
+    out = tmp_path / "run"
+    assert says in usage(capsys, [*arguments(web.web, out), *change])
+    assert not out.exists()
+
+
+def test_a_contact_is_required_for_the_public_web(capsys, tmp_path: Path) -> None:
+    (tmp_path / "urls.csv").write_text("url,caption\nhttp://example.com/a.jpg,a red boat\n")
+    (tmp_path / "queries.txt").write_text("boat\n")
+    argv = [
+        "--queries",
+        str(tmp_path / "queries.txt"),
+        "--source",
+        str(tmp_path / "urls.csv"),
+        "--lang",
+        "any",
+    ]
+    assert "--contact" in usage(capsys, [*argv, "--out", str(tmp_path / "run")])
+
+
+def test_a_folder_with_other_things_is_refused(capsys, web: Server, tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("precious")
+    assert "not empty" in usage(capsys, arguments(web.web, tmp_path))
+
+
+def test_check_writes_nothing(capsys, web: Server, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main([*arguments(web.web, out), "--check"]) == 0
+    assert not out.exists()
+    shown = capsys.readouterr().out
+    assert "per_query = 20000" in shown and "samples_per_shard = 100" in shown
+
+
+def test_toml_and_flags_are_one_parser(tmp_path: Path) -> None:
+    file = tmp_path / "crawl.toml"
+    file.write_text(
+        'queries = "q.txt"\nout = "run"\nsource = ["a.warc.gz", "b.warc.gz"]\nseed = 7\n'
+        '[crawl]\nper-query = 50\nkeep_staging = true\n[beam]\nregion = "europe-west4"\n'
+    )
+    found, beam = config.parse(
+        CrawlConfig, ["--config", str(file), "--per-query", "60"], prog="x crawl", beam=True
+    )
+    assert (found.per_query, found.seed, found.keep_staging) == (60, 7, True)
+    assert found.source == ("a.warc.gz", "b.warc.gz")
+    assert beam == ("--region=europe-west4",)
+    replaced, _ = config.parse(CrawlConfig, ["--source", "c.warc.gz", f"--config={file}"], prog="x crawl")
+    assert replaced.source == ("c.warc.gz",), "a list given by flags replaces the file's"
+
+
+def test_the_effective_configuration_reads_back(tmp_path: Path) -> None:
+    flags = [
+        "--queries",
+        "q.txt",
+        "--source",
+        "a b",
+        "--source",
+        'c"d',
+        "--out",
+        "run",
+        "--allow-network",
+        "127.0.0.0/8",
+    ]
+    first, _ = config.parse(CrawlConfig, [*flags, "--no-boilerplate", "--max-aspect", "3"], prog="x crawl")
+    (tmp_path / "c.toml").write_text(config.to_toml(config.effective(first)))
+    again, _ = config.parse(CrawlConfig, ["--config", str(tmp_path / "c.toml")], prog="x crawl")
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("per_quer = 3", "per_query"),
+        ("[crawl]\nimage-siez = 3", "image_size"),
+        ("per_query = ", "crawl.toml"),
+        ('per_query = "many"', "--per-query"),
+    ],
+)
+def test_a_wrong_toml_key_or_value_is_named(capsys, tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "crawl.toml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        config.parse(CrawlConfig, ["--config", str(tmp_path / "crawl.toml")], prog="openwit crawl")
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err

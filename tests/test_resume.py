@@ -1,0 +1,175 @@
+"""A run that dies is continued by the same command: same bytes, nothing finished is fetched again."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.demo.server import Server
+from tests.crawling import arguments, contents, crawl
+
+OPTIONS = ("--per-query", "4", "--headroom", "1", "--rounds", "2", "--workers", "1", "--unit-images", "60")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return crawl(web.web, tmp_path_factory.mktemp("undisturbed") / "run", *OPTIONS, "--keep-staging")
+
+
+def kill_when(command: list[str], seen: Path, pattern: str) -> None:
+    """Start the command in a process group and kill -9 it as soon as a file matches."""
+    child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(seen.glob(pattern)):
+        assert child.poll() is None, f"it ended before {pattern} was there"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    subprocess.os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def fetched_urls(server: Server, start: int) -> Counter[tuple[str, str]]:
+    """Return how often each image was asked for since a place in the access log."""
+    requests = server.requests()[start:]
+    return Counter((r["host"], r["path"]) for r in requests if not str(r["path"]).endswith("robots.txt"))
+
+
+def test_kill_in_every_stage_and_continue(web: Server, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "beam_job",
+        "crawl",
+        *arguments(web.web, out, *OPTIONS, "--keep-staging"),
+    ]
+    for pattern in (
+        "work/candidates/*.parquet",
+        "work/select/deduplicated/*.parquet",
+        "work/select/units-0/*.parquet",
+        "work/fetch/round-0/00000-0001.json",
+        "work/fetch/merged-0/*.json",
+        "shards/00001.tar",
+        "rejected/*.parquet",
+    ):
+        kill_when(command, out, pattern)
+        if "round-0" in pattern:
+            start = len(web.requests())
+            finished = [json.loads(p.read_text()) for p in (out / "work/fetch/round-0").glob("*.json")]
+    assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 0
+    found, expected = contents(out), contents(undisturbed)
+    for part in expected:
+        assert found[part] == expected[part], part
+    again = fetched_urls(web, start)
+    for result in finished:
+        for host, path in done_urls(result):
+            assert again[host, path] <= transient(undisturbed, host, path), (
+                "a finished unit was fetched again"
+            )
+    leftovers = [p for p in out.rglob("*.tmp") if p.suffix == ".tmp"]
+    assert len(leftovers) <= 7, "one temporary file a kill at most"
+
+
+def done_urls(result: dict[str, str]) -> list[tuple[str, str]]:
+    """Return (host, path) of the URLs of a fetched unit."""
+    from urllib.parse import urlsplit
+
+    from pipeline import records
+
+    urls = set(records.read_table(result["unit"], ["fetch_url"])["fetch_url"].to_pylist())
+    parts = [urlsplit(url) for url in urls]
+    return [(part.netloc.split(":")[0], part.path) for part in parts]
+
+
+def transient(run: Path, host: str, path: str) -> int:
+    """Return how often an undisturbed run asked for a URL after the first round: retries are right."""
+    from pipeline import records
+
+    count = 0
+    for unit in (run / "work/select/units-1").glob("*.parquet"):
+        urls = records.read_table(str(unit), ["fetch_url"])["fetch_url"].to_pylist()
+        count += any(host in url and url.endswith(path) for url in urls) * 3  # redirects within a site
+    return count
+
+
+def test_a_shard_without_its_marker_is_written_again(web: Server, undisturbed: Path, tmp_path: Path) -> None:
+    """Killed between publishing a shard and its marker, in fetch and in finish."""
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    relocate(undisturbed, out)
+    expected = contents(out)
+    for name in ("finish/shards/00000.json", "finish/done.stage", "finish/rejected/fetch-00000.json"):
+        (out / "work" / name).unlink()
+    (out / "manifest.json").unlink()
+    (out / "shards/00000.tar").write_bytes(b"half of it")
+    assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 0
+    assert contents(out) == expected
+
+
+def relocate(old: Path, new: Path) -> None:
+    """Let a copied run's markers point to the copy."""
+    for path in (new / "work").rglob("*"):
+        if path.suffix in (".json", ".stage", ".jsonl", ".tasks"):
+            path.write_text(path.read_text().replace(str(old), str(new)))
+
+
+def test_a_finished_run_does_nothing(web: Server, undisturbed: Path) -> None:
+    before, start = contents(undisturbed), len(web.requests())
+    assert main(arguments(web.web, undisturbed, *OPTIONS, "--keep-staging")) == 0
+    assert contents(undisturbed) == before and len(web.requests()) == start
+
+
+def test_a_changed_option_reruns_from_its_stage(web: Server, undisturbed: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    relocate(undisturbed, out)
+    start = len(web.requests())
+    assert main(arguments(web.web, out, *OPTIONS, "--keep-staging", "--samples-per-shard", "50")) == 0
+    assert len(web.requests()) == start, "another shard size needs no fetching"
+    rows = [{**row, "key": ""} for row in contents(out)["rows"]]
+    assert rows == [{**row, "key": ""} for row in contents(undisturbed)["rows"]]
+    assert len(list((out / "shards").glob("*.tar"))) > len(list((undisturbed / "shards").glob("*.tar")))
+
+
+def test_operational_options_are_outside_the_fingerprint(web: Server, undisturbed: Path) -> None:
+    start = len(web.requests())
+    changed = (
+        "--timeout",
+        "9",
+        "--workers",
+        "2",
+        "--max-inflight",
+        "10",
+        "--host-delay",
+        "0.5",
+        "--contact",
+        "a@b.c",
+    )
+    assert main(arguments(web.web, undisturbed, *OPTIONS, "--keep-staging", *changed)) == 0
+    assert len(web.requests()) == start
+
+
+def test_changed_inputs_are_refused(web: Server, undisturbed: Path, tmp_path: Path, capsys) -> None:
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    relocate(undisturbed, out)
+    other = shutil.copy(web.web.warc, tmp_path / "other.warc.gz")
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(web.web, out, *OPTIONS, "--source", str(other)))
+    assert stop.value.code == 2
+    assert f"{other} is new" in capsys.readouterr().err
+
+
+def test_finish_options_cannot_change_once_the_images_are_gone(
+    web: Server, undisturbed: Path, tmp_path, capsys
+) -> None:
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    relocate(undisturbed, out)
+    (out / "work/fetch/removed.stage").write_text("true")
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(web.web, out, *OPTIONS, "--samples-per-shard", "50"))
+    assert stop.value.code == 2 and "--keep-staging" in capsys.readouterr().err
