@@ -92,12 +92,17 @@ def read(path: str) -> Iterator[Example]:
     """Yield the examples of a set, in the order of its sorted files; memory stays flat."""
     form = form_of(path)
     for file in files_of(path):
-        if form == "folder":
-            yield _of_folder(path, file)
-        elif form == "webdataset":
-            yield from _of_shard(file)
-        else:
-            yield from _of_parquet(file)
+        yield from read_file(path, form, file)
+
+
+def read_file(path: str, form: Form, file: str) -> Iterator[Example]:
+    """Yield the examples of one of a set's files."""
+    if form == "folder":
+        yield _of_folder(path, file)
+    elif form == "webdataset":
+        yield from _of_shard(file)
+    else:
+        yield from _of_parquet(file)
 
 
 def _of_folder(folder: str, file: str) -> Example:

@@ -151,7 +151,8 @@ def _similarity(pairs: Pairs, vectors: F32, colours: npt.NDArray[np.int8], bits:
         part = slice(start, start + (1 << 16))
         rows = colours[pairs.reference[part]].astype(np.float32)
         cosine[part] = np.einsum("ij,ij->i", vectors[pairs.query[part]], rows) / _QUANTUM
-    return np.asarray((signs + cosine) / 2, np.float32)
+    # Rounding takes the cosine of equal images over 1.
+    return np.asarray(np.minimum((signs + cosine) / 2, 1), np.float32)
 
 
 def _best(query: I64, reference: I64, similarity: F32, mirrored: npt.NDArray[np.bool_], views: int) -> Hits:

@@ -1,0 +1,89 @@
+"""`openwit overlap`: check, run the steps, and end with a table."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dedup.options import OverlapConfig
+from pipeline import config as parser
+from pipeline import storage
+
+
+def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
+    """Run `openwit overlap`; return the exit code."""
+    options, beam_flags = parser.parse(OverlapConfig, argv, prog=prog, beam=True)
+    console = Console(stderr=True)
+    try:
+        return run(options, beam_flags, console)
+    except (ValueError, FileNotFoundError) as error:
+        parser.usage_error(prog, str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command continues where it stopped.")
+        return 130
+
+
+def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
+    """Run the analysis; return 0 when it is complete."""
+    from dedup import overlap  # imports Beam and OpenCV
+    from pipeline.cli import progress_of
+    from pipeline.stages.graph import Runner
+
+    console = console or Console(stderr=True)
+    started = time.monotonic()
+    training, inputs, eval_inputs = overlap.prepare(config)
+    if config.check:
+        show_plan(console, config, inputs, eval_inputs)
+        return 0
+    runner = Runner(flags=tuple(beam_flags), workers=config.workers)
+    job = overlap.Job(
+        config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner,
+        watch=progress_of(console),
+    )  # fmt: skip
+    show_result(console, config, overlap.run(job), time.monotonic() - started)
+    return 0
+
+
+def show_plan(
+    console: Console,
+    config: OverlapConfig,
+    inputs: list[storage.FileInfo],
+    eval_inputs: list[storage.FileInfo],
+) -> None:
+    """Print what an analysis would read and under which configuration."""
+    size, eval_size = (sum(info.size for info in files) / 1e6 for files in (inputs, eval_inputs))
+    console.print(
+        f"{len(inputs)} shards, {size:,.1f} MB; {len(config.sets)} sets in {len(eval_inputs)} files, "
+        f"{eval_size:,.1f} MB. Nothing was written."
+    )
+    sys.stdout.write(parser.to_toml(parser.effective(config)))
+
+
+def show_result(console: Console, config: OverlapConfig, summary: dict[str, Any], seconds: float) -> None:
+    """Print the final table."""
+    table = Table(title=config.out, title_justify="left")
+    table.add_column("evaluation set")
+    for name in ("examples", "overlap", "contamination", "All - Clean", "p (corrected)", "recall"):
+        table.add_column(name, justify="right")
+    for one in summary["datasets"]:
+        recall = one["recall"].get("mixed")
+        table.add_row(
+            one["name"], f"{one['examples']:,}", f"{one['overlap']:,}", f"{one['contamination']:.2%}",
+            "" if one["delta"] is None else f"{100 * one['delta']:+.2f}",
+            "" if one["p_bonferroni"] is None else f"{one['p_bonferroni']:.2g}",
+            "" if recall is None else f"{recall:.0%}", style="bold red" if one["significant"] else "",
+        )  # fmt: skip
+    console.print(table)
+    out = config.out.rstrip("/")
+    where = [("report", storage.join(out, "index.html")), ("matches", storage.join(out, "matches.parquet"))]
+    if config.decontaminate:
+        where.append(
+            ("drop", f"{storage.join(out, 'drop.parquet')} ({summary['dropped']:,} training images)")
+        )
+    where.append(("time", f"{seconds:,.1f} s"))
+    for name, value in where:
+        console.print(f"{name:<8} {value}", highlight=False, soft_wrap=True)

@@ -1,0 +1,281 @@
+"""Compare training images with the index: describe, search, verify; one shard in, one table of matches out.
+
+A shard is read once and in batches, so memory does not grow with it. Altered copies of evaluation images are
+searched for in the same way, which measures the recall on that very set.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from dedup import distortions, search, training, views
+from dedup.descriptors import COLOUR_TERMS, describe, take
+from dedup.index import Index, load_whitening
+from dedup.pictures import Pictures, Pixels, preview
+from dedup.search import Hits, Whitening
+from dedup.verify import GATE, Features, Verdict, aligned_correlation, features, verify
+from pipeline import records, storage
+
+FOUND: Final = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+        pa.field("verified", pa.bool_(), nullable=False),
+        pa.field("refused", pa.string(), nullable=False),  # what verification missed; empty if verified
+        pa.field("inliers", pa.int32(), nullable=False),
+        pa.field("correlation", pa.float32(), nullable=False),
+        pa.field("view", pa.string(), nullable=False),  # of the evaluation image that was found
+        pa.field("mirrored", pa.bool_(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("preview", pa.binary(), nullable=False),  # WebP of the training image
+    ]
+)
+BATCH: Final = 256
+_CACHED_FEATURES: Final = 500  # of evaluation images, 0.3 MB each with 400 keypoints
+_MOST_CANDIDATES: Final = 50  # verified for one training image, the most similar ones
+_SAMPLE: Final = 2_500  # images of a shard from which the whitening is fitted
+_CAPTION: Final = 500
+
+
+class Picture(NamedTuple):
+    """A training image on its way through the search; fields only."""
+
+    sample: training.Image
+    rgb: Pixels
+    """Without a border, if it has one."""
+    thumbnail: Pixels
+
+
+class Candidate(NamedTuple):
+    """A pair and what became of it; fields only."""
+
+    picture: int
+    example: int
+    similarity: float
+    view: int
+    mirrored: bool
+    verdict: Verdict
+
+
+@dataclass
+class Matcher:
+    """Find and verify the evaluation images that pictures contain."""
+
+    index: Index
+    whitening: Whitening
+    floor: float
+    min_quality: int
+    counts: Counter[str] = field(default_factory=Counter)
+    _features: OrderedDict[int, Features] = field(default_factory=OrderedDict)
+
+    def match(self, pictures: list[Picture]) -> list[Candidate]:
+        """Return the candidates among a batch, each with its verdict."""
+        if not pictures:
+            return []
+        described = describe(np.stack([picture.thumbnail for picture in pictures]))
+        rows = np.flatnonzero(described.qualities >= self.min_quality)
+        self.counts["low_information"] += len(pictures) - len(rows)
+        chosen = take(described, rows)
+        hits = search.search(chosen, self.index.references, self.whitening, floor=self.floor)
+        found: list[Candidate] = []
+        for place, picture in enumerate(rows.tolist()):
+            found += self._verify(picture, pictures[picture], hits, np.flatnonzero(hits.query == place))
+        return found
+
+    def _verify(
+        self, number: int, picture: Picture, hits: Hits, mine: npt.NDArray[np.int64]
+    ) -> Iterator[Candidate]:
+        mine = mine[np.argsort(-hits.similarity[mine], kind="stable")]
+        self.counts["candidates"] += len(mine)
+        self.counts["candidates_not_verified"] += max(0, len(mine) - _MOST_CANDIDATES)
+        known: dict[bool, Features] = {}
+        for hit in mine[:_MOST_CANDIDATES].tolist():
+            example, view, mirrored = (int(c[hit]) for c in (hits.example, hits.view, hits.mirrored))
+            verdict = self._judge(picture, example, view, bool(mirrored), known)
+            self.counts["verified"] += verdict.verified
+            yield Candidate(number, example, float(hits.similarity[hit]), view, bool(mirrored), verdict)
+
+    def _judge(
+        self, picture: Picture, example: int, view: int, mirrored: bool, known: dict[bool, Features]
+    ) -> Verdict:
+        reference = self.index.pixels(example)
+        thumbnail = picture.thumbnail[:, ::-1] if mirrored else picture.thumbnail
+        shown = views.thumbnail(reference, views.VIEWS[view])
+        correlation = aligned_correlation(np.ascontiguousarray(thumbnail), shown)
+        if correlation < GATE:
+            return Verdict(False, "gate", 0, correlation)
+        if mirrored not in known:
+            known[mirrored] = features(picture.rgb[:, ::-1] if mirrored else picture.rgb)
+        return verify(known[mirrored], self._reference_features(example, reference))
+
+    def _reference_features(self, example: int, rgb: Pixels) -> Features:
+        if example in self._features:
+            self._features.move_to_end(example)
+        else:
+            self._features[example] = features(rgb)
+            if len(self._features) > _CACHED_FEATURES:
+                self._features.popitem(last=False)
+        return self._features[example]
+
+
+def picture_of(sample: training.Image, rgb: Pixels) -> Picture:
+    """Prepare a decoded image, cutting off a border of one colour."""
+    inside = views.without_border(rgb)
+    rgb = rgb if inside is None else inside
+    return Picture(sample, rgb, views.thumbnail(rgb))
+
+
+@dataclass(frozen=True)
+class State:
+    """What a worker process keeps."""
+
+    pictures: Pictures
+    index: Index | None
+    whitening: Whitening | None
+
+
+def _one_thread() -> None:
+    search.use_one_thread()
+    cv2.setNumThreads(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleWorker:
+    """Describe the first images of a shard, for fitting the whitening."""
+
+    folder: str
+    is_run: bool
+
+    def open(self) -> State:
+        """Return the decoder, one a process."""
+        _one_thread()
+        return State(Pictures(), None, None)
+
+    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
+        """Write NAME.npy, int16 [n, 256]."""
+        colours = [np.zeros((0, COLOUR_TERMS), np.int16)]
+        samples = islice(training.read(task["shard"], self.is_run), _SAMPLE)
+        for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter())):
+            colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
+        path = storage.join(self.folder, f"{task['name']}.npy")
+        with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
+            np.save(sink, np.concatenate(colours))
+        return {"path": path}
+
+
+def load_sample(path: str) -> npt.NDArray[np.int16]:
+    """Return what `SampleWorker` wrote."""
+    with storage.open_input(path) as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.int16)
+
+
+def _decoded(
+    samples: Iterator[training.Image], pictures: Pictures, ours: bool, counts: Counter[str]
+) -> Iterator[Picture]:
+    for sample in samples:
+        counts["images"] += 1
+        rgb = pictures.decode(sample.image, ours=ours)
+        if rgb is None:
+            counts["unreadable"] += 1
+        else:
+            yield picture_of(sample._replace(image=b""), rgb)
+
+
+def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
+    while batch := list(islice(pictures, BATCH)):
+        yield batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchWorker:
+    """Match one shard, or planted copies of one evaluation set."""
+
+    folder: str
+    index: str
+    whitening: str
+    is_run: bool
+    floor: float
+    min_quality: int
+    planted: int
+    seed: int
+
+    def open(self) -> State:
+        """Map the index, once a process."""
+        _one_thread()
+        return State(Pictures(), Index(self.index), load_whitening(self.whitening))
+
+    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
+        """Write NAME.parquet with the candidates of a shard, or return how many planted copies were found."""
+        assert state.index is not None and state.whitening is not None
+        matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality)
+        if "plant" in task:
+            return {"recall": self._recall(matcher, task["plant"])}
+        bad: Counter[str] = Counter()
+        rows: list[tuple[object, ...]] = []
+        samples = training.read(task["shard"], self.is_run, bad)
+        for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts)):
+            rows += _rows(state.index, batch, matcher.match(batch), task["shard"])
+        path = storage.join(self.folder, f"{task['name']}.parquet")
+        records.write_table(path, records.to_table(rows, FOUND), row_group_size=1024)
+        counts = {**matcher.counts, **{f"member_{word}": n for word, n in bad.items()}}
+        return {"path": path, "counts": dict(sorted(counts.items()))}
+
+    def _recall(self, matcher: Matcher, dataset: str) -> dict[str, list[float]]:
+        """Return by distortion the similarity of each copy that was verified, -1 for the others."""
+        rows = planted_rows(matcher.index, dataset, self.planted, self.seed)
+        found = {}
+        for name, distortion in distortions.DISTORTIONS.items():
+            copies = []
+            for row in rows:
+                number = xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) & 0xFFFFFFFF
+                rng = np.random.default_rng([self.seed, number, row])
+                copy = distortion(matcher.index.pixels(row), rng)
+                copies.append(picture_of(training.Image("", "", "", (), b""), np.ascontiguousarray(copy)))
+            similarity = [-1.0] * len(rows)
+            for batch in range(0, len(copies), BATCH):
+                for one in matcher.match(copies[batch : batch + BATCH]):
+                    if one.verdict.verified and one.example == rows[batch + one.picture]:
+                        similarity[batch + one.picture] = round(one.similarity, 4)
+            found[name] = similarity
+        return found
+
+
+def planted_rows(index: Index, dataset: str, count: int, seed: int) -> list[int]:
+    """Return the examples of a set that copies are made of, chosen by hash."""
+    if dataset not in index.names:
+        return []
+    rows = np.flatnonzero(index.dataset == index.names.index(dataset)).tolist()
+    rows.sort(key=lambda row: xxhash.xxh3_64_intdigest(index.example_ids[row].as_py().encode(), seed=seed))
+    return sorted(rows[:count])
+
+
+def _rows(
+    index: Index, batch: list[Picture], candidates: list[Candidate], shard: str
+) -> Iterator[tuple[object, ...]]:
+    for one in candidates:
+        picture, verdict = batch[one.picture], one.verdict
+        sample = picture.sample
+        caption = sample.captions[0][:_CAPTION] if sample.captions else ""
+        yield (
+            index.names[index.dataset[one.example]], index.example_ids[one.example].as_py(), sample.uid,
+            _printable(sample.url), round(one.similarity, 4), verdict.verified, verdict.reason,
+            verdict.inliers, round(verdict.correlation, 3), views.VIEWS[one.view].name, one.mirrored,
+            _printable(caption), shard, sample.key, preview(picture.rgb),
+        )  # fmt: skip
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be stored

@@ -1,0 +1,74 @@
+"""Decode images for comparison: upright, opaque RGB with a shorter side of 256 pixels at most."""
+
+import io
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from pipeline.decoder import Decoder
+from pipeline.images import ImageOptions
+
+Pixels = npt.NDArray[np.uint8]
+
+SIDE: Final = 256
+MIN_SIDE: Final = 8
+"""Thumbnails below this only match by chance."""
+_OPTIONS: Final = ImageOptions(
+    image_size=SIDE, min_side=MIN_SIDE, max_aspect=100.0, quality=95, allow_animated=True
+)
+
+
+class Pictures:
+    """Decode pictures from anywhere; what openwit did not write goes through a killable child process."""
+
+    def __init__(self) -> None:
+        self._decoder: Decoder | None = None
+
+    def normalised(self, data: bytes) -> bytes:
+        """Return any supported image as an upright JPEG of bounded size; b"" if it cannot be decoded."""
+        if self._decoder is None:
+            self._decoder = Decoder(_OPTIONS)
+        return self._decoder.process(data).jpeg
+
+    def decode(self, data: bytes, *, ours: bool) -> Pixels | None:
+        """Return uint8 RGB [height, width, 3], or None if it is broken; `ours`: openwit wrote it."""
+        if ours:
+            return decode_jpeg(data)
+        jpeg = self.normalised(data)
+        return decode_jpeg(jpeg) if jpeg else None
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._decoder is not None:
+            self._decoder.close()
+
+
+def decode_jpeg(data: bytes) -> Pixels | None:
+    """Return the pixels of a JPEG that openwit wrote, or None if it is damaged."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        least = min(SIDE, height, width)
+        rgb = np.asarray(
+            simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, min_factor=1), np.uint8
+        )
+    except Exception:  # noqa: BLE001 - libjpeg's many ways to refuse; the caller counts it
+        return None
+    scale = SIDE / min(rgb.shape[:2])
+    if scale < 1:
+        rgb = np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    return rgb if min(rgb.shape[:2]) >= MIN_SIDE else None
+
+
+def preview(rgb: Pixels, side: int = 160) -> bytes:
+    """Return a small WebP of at most `side` pixels for the report, some 3 KB."""
+    scale = side / max(rgb.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(n * scale)) for n in rgb.shape[:2])
+        rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(rgb).save(sink, "WEBP", quality=60, method=2)
+    return sink.getvalue()

@@ -1,0 +1,188 @@
+"""The overlap report: one HTML file with the paper's table and figure, and a gallery to set thresholds in.
+
+Nothing is loaded from elsewhere. Captions, URLs and ids come from the web: they reach the page as escaped
+text only, and a content security policy lets nothing run but the page's own script, named by its hash.
+"""
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import markupsafe
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dedup import index
+from dedup.conclusions import Conclusion
+from dedup.figure import figure, p_value, percent, points
+from dedup.pictures import decode_jpeg, preview
+from pipeline import records, urls
+
+_SITES: Final = 12
+_SCALE: Final = 10_000  # similarities travel as whole ten-thousandths
+Place = tuple[str, str]
+"""Shard and key: where a training image lies."""
+
+
+def previews(results: list[dict[str, Any]], wanted: set[Place]) -> dict[Place, bytes]:
+    """Return the small pictures of some training images, from the shards' match files."""
+    found: dict[Place, bytes] = {}
+    shards = {shard for shard, _ in wanted}
+    for result in results:
+        places = records.read_table(result["path"], ["shard", "key"])
+        if not len(places) or places["shard"][0].as_py() not in shards:
+            continue
+        pairs = list(zip(places["shard"].to_pylist(), places["key"].to_pylist(), strict=True))
+        rows: list[int] = np.flatnonzero([pair in wanted for pair in pairs]).tolist()
+        if rows:
+            pictures = (
+                records.read_table(result["path"], ["preview"])["preview"].take(pa.array(rows)).to_pylist()
+            )
+            found |= {pairs[row]: picture for row, picture in zip(rows, pictures, strict=True)}
+    return found
+
+
+def chosen(matches: pa.Table, name: str, count: int) -> pa.Table:
+    """Return the pairs of a set that the gallery shows, by falling similarity, evenly over all ranks.
+
+    Every example appears once, with its best training image: the one that decides on it.
+    """
+    best = matches.filter(pc.and_(pc.equal(matches["dataset"], name), pc.equal(matches["rank"], 1)))
+    best = best.sort_by([("similarity", "descending"), ("example_id", "ascending")])
+    if len(best) <= count:
+        return best
+    rows = np.unique(np.linspace(0, len(best) - 1, count).round().astype(np.int64)) if count else []
+    return best.take(pa.array(rows, pa.int64()))
+
+
+def render(
+    summary: dict[str, Any], concluded: list[Conclusion], matches: pa.Table, results: list[dict[str, Any]],
+    index_folder: str, gallery: int,
+) -> str:  # fmt: skip
+    """Return the page."""
+    shown = {one.dataset.name: chosen(matches, one.dataset.name, gallery) for one in concluded}
+    pictures = previews(
+        results,
+        {
+            pair
+            for table in shown.values()
+            for pair in zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)
+        },
+    )
+    places = _places(index_folder)
+    sets = [
+        {
+            "numbers": _script(numbers(one)),
+            "gallery": _script(list(_cards(one, shown[one.dataset.name], pictures, places, index_folder))),
+            "sites": sites(matches, one),
+            "shown": _shown(matches, one.dataset.name, len(shown[one.dataset.name])),
+        }
+        for one in concluded
+    ]
+    here = Path(__file__)
+    script, style = (here.with_name(f"report.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "number": "{:,}".format, "p": p_value}
+    template = environment.from_string(here.with_name("report.html").read_text(encoding="utf-8"))
+    return template.render(
+        summary=summary, sets=list(zip(summary["datasets"], sets, strict=True)),
+        panels=figure(summary["datasets"]),
+        script=_trusted(script), style=_trusted(style), script_hash=_hash(script), style_hash=_hash(style),
+    )  # fmt: skip
+
+
+def _shown(matches: pa.Table, name: str, shown: int) -> str:
+    mask = pc.and_(pc.equal(matches["dataset"], name), pc.equal(matches["rank"], 1))
+    total = int(pc.sum(mask).as_py() or 0)
+    if not total:
+        return "No training image comes near any example of this set."
+    spread = "" if shown == total else f", evenly from the most to the least similar of {total:,}"
+    return f"{shown:,} pairs{spread}."
+
+
+def _trusted(text: str) -> Any:
+    return markupsafe.Markup(text)  # noqa: S704 - our own files, and JSON in which no tag can begin
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _script(value: object) -> Any:
+    """Return JSON that can stand in a script element: no tag can begin in it."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _trusted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def numbers(one: Conclusion) -> dict[str, Any]:
+    """Return what the page counts with at any threshold: examples with a verified match, best first."""
+    data = one.dataset
+    rows = np.flatnonzero(np.isfinite(data.similarity))
+    rows = rows[np.argsort(-data.similarity[rows], kind="stable")]
+    return {
+        "name": data.name,
+        "examples": len(data.example_ids),
+        "threshold": round(one.threshold * _SCALE),
+        "similarity": np.rint(data.similarity[rows] * _SCALE).astype(int).tolist(),
+        "correct": None if data.correct is None else data.correct[rows].astype(int).tolist(),
+        "right": None if data.correct is None else int(data.correct.sum()),
+    }
+
+
+def _places(index_folder: str) -> dict[Place, tuple[int, int, str]]:
+    table = index.read_examples(index_folder)
+    columns = (table[name].to_pylist() for name in ("dataset", "example_id", "offset", "length", "label"))
+    return {
+        (name, one): (offset, length, label)
+        for name, one, offset, length, label in zip(*columns, strict=True)
+    }
+
+
+def _cards(
+    one: Conclusion,
+    table: pa.Table,
+    pictures: dict[Place, bytes],
+    places: dict[Place, tuple[int, int, str]],
+    index_folder: str,
+) -> Iterator[dict[str, Any]]:
+    correct = (
+        dict(zip(one.dataset.example_ids, one.dataset.correct.tolist(), strict=True))
+        if one.dataset.correct is not None
+        else {}
+    )
+    rows = table.to_pylist()
+    spots = [places[row["dataset"], row["example_id"]] for row in rows]
+    jpegs = index.read_jpegs(index_folder, [spot[:2] for spot in spots])
+    for row, spot, jpeg in zip(rows, spots, jpegs, strict=True):
+        rgb = decode_jpeg(jpeg)
+        yield {
+            "id": row["example_id"], "label": spot[2], "similarity": round(row["similarity"] * _SCALE),
+            "verified": row["verified"], "refused": row["refused"], "inliers": row["inliers"],
+            "correlation": round(row["correlation"], 2), "view": row["view"], "mirrored": row["mirrored"],
+            "uid": row["uid"], "url": row["url"], "caption": row["caption"],
+            "correct": correct.get(row["example_id"]),
+            "left": "" if rgb is None else base64.b64encode(preview(rgb)).decode(),
+            "right": base64.b64encode(pictures.get((row["shard"], row["key"]), b"")).decode(),
+        }  # fmt: skip
+
+
+def sites(matches: pa.Table, one: Conclusion) -> list[tuple[str, int]]:
+    """Return the sites that the overlapping training images of a set came from, most images first."""
+    mask = pc.and_(pc.equal(matches["dataset"], one.dataset.name), matches["verified"])
+    own = matches.filter(pc.and_(mask, pc.greater_equal(matches["similarity"], one.threshold - 1e-6)))
+    found = dict(zip(own["uid"].to_pylist(), own["url"].to_pylist(), strict=True))
+    counts: Counter[str] = Counter()
+    for url in found.values():
+        try:
+            counts[urls.site(urls.canonical(url)) if url else "no URL"] += 1
+        except urls.BadUrl:
+            counts["no URL"] += 1
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_SITES]

@@ -1,0 +1,103 @@
+"""Read the training side: an openwit run or anybody's WebDataset, one sample at a time."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from dedup import webdataset
+from pipeline import storage, urls
+from pipeline.shards import read_shard
+
+_MAX_CAPTIONS: Final = 64
+
+
+class Image(NamedTuple):
+    """One training sample; fields only."""
+
+    uid: str
+    """Of the run; for others the row's uid, else the URL's, else shard/key."""
+    key: str
+    url: str
+    captions: tuple[str, ...]
+    image: bytes
+
+
+class TrainingSet(NamedTuple):
+    """The shards of a training set; fields only."""
+
+    shards: list[str]
+    is_run: bool
+    """Written by openwit: the strict reader takes them."""
+    last_fetch: str
+    """ISO 8601 moment of the last fetch, from a run's manifest; else empty."""
+
+
+def find(path: str) -> TrainingSet:
+    """Return the shards of a run, or of a folder or glob of .tar files; ValueError if there are none."""
+    root = path.rstrip("/")
+    manifest_path = storage.join(root, "manifest.json")
+    if not any(c in path for c in "*?[") and storage.exists(manifest_path):
+        manifest = orjson.loads(storage.read_bytes(manifest_path))
+        # Only what the manifest lists exists: a stopped job may have left other files.
+        shards = [storage.join(root, "shards", shard["name"]) for shard in manifest.get("shards", [])]
+        if not shards:
+            raise ValueError(f"{root} is a run without shards; `openwit crawl --out {root}` continues it")
+        return TrainingSet(shards, True, str((manifest.get("crawled") or {}).get("last") or ""))
+    folder = not any(c in path for c in "*?[") and not root.endswith(".tar") and storage.exists(root)
+    if folder and storage.exists(storage.join(root, "work")):
+        raise ValueError(f"{root} is a run that is not finished; `openwit crawl --out {root}` continues it")
+    shards = storage.list_files(root, ".tar") if folder else storage.glob(path)
+    if not shards:
+        raise ValueError(f"no .tar shards at {path}; give a run's folder or a glob such as 'data/*.tar'")
+    return TrainingSet(shards, False, "")
+
+
+def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[Image]:
+    """Yield the samples of a shard that have an image; what is left out is counted in `bad`."""
+    bad = Counter() if bad is None else bad
+    stem = posixpath.basename(path).split(".")[0]
+    with storage.open_input(path) as file:
+        if is_run:
+            for sample in read_shard(file, bad):
+                yield _image(stem, sample.key, sample.jpg, sample.json, sample.txt)
+            return
+        try:
+            for other in webdataset.read(file, bad):
+                if other.image is None:
+                    bad["no_image"] += 1
+                    continue
+                text = other.parts.get("txt", b"").decode("utf-8", "replace")
+                yield _image(stem, other.key, other.image, other.parts.get("json", b""), text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _image(stem: str, key: str, image: bytes, row_json: bytes, text: str) -> Image:
+    row = _row(row_json)
+    url = row.get("url")
+    url = url if isinstance(url, str) else ""
+    listed = row.get("captions")
+    captions = [text, row.get("caption"), *(listed if isinstance(listed, list) else [])]
+    unique = dict.fromkeys(c.strip() for c in captions if isinstance(c, str) and c.strip())
+    return Image(_uid(row, url) or f"{stem}/{key}", key, url, tuple(unique)[:_MAX_CAPTIONS], image)
+
+
+def _row(data: bytes) -> dict[str, Any]:
+    try:
+        row = orjson.loads(data) if data else {}
+    except orjson.JSONDecodeError:
+        return {}  # a foreign sample is found by shard and key as well
+    return row if isinstance(row, dict) else {}
+
+
+def _uid(row: dict[str, Any], url: str) -> str:
+    uid = row.get("uid")
+    if isinstance(uid, str) and 0 < len(uid) <= 200:
+        return uid
+    try:
+        return urls.uid(urls.canonical(url)) if url else ""
+    except urls.BadUrl:
+        return ""

@@ -1,0 +1,113 @@
+"""Drive headless Chromium over its DevTools protocol, for tests of the HTML reports."""
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--remote-debugging-port=0", "--remote-allow-origins=*", "--window-size=1280,1000", "about:blank",
+)  # fmt: skip
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection, self._numbers = connection, itertools.count(1)
+        self.events: list[dict[str, Any]] = []
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and return its result, keeping the events that come before it."""
+        number = next(self._numbers)
+        self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._connection.recv())
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def open(self, path: Path) -> None:
+        """Load a local file and wait for it."""
+        self.events.clear()
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        deadline = time.monotonic() + 30
+        while self.run("document.readyState + location.protocol") != "completefile:":
+            assert time.monotonic() < deadline, "the page did not load"
+            time.sleep(0.05)
+
+    def run(self, expression: str) -> Any:
+        """Evaluate JavaScript and return its value."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def key(self, key: str, code: int = 0) -> None:
+        """Press and release a key."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def screenshot(self, path: Path) -> None:
+        """Write a PNG of the window."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def problems(self) -> list[str]:
+        """Return exceptions, dialogs, refused resources, and requests other than for the file itself."""
+        found = []
+        for event in self.events:
+            method, given = event.get("method"), event.get("params", {})
+            if method in ("Runtime.exceptionThrown", "Page.javascriptDialogOpening", "Log.entryAdded"):
+                found.append(f"{method}: {json.dumps(given)[:300]}")
+            if method == "Network.requestWillBeSent":
+                url = given["request"]["url"]
+                if not url.startswith(("file:", "data:", "blob:")):
+                    found.append(f"request to {url}")
+        return found
+
+
+@contextmanager
+def chromium() -> Iterator[Page]:
+    """Start Chromium with an empty profile; skips the test where it or websocket-client is missing."""
+    websocket = pytest.importorskip("websocket")
+    binary = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not binary:
+        pytest.skip("needs Chromium")
+    profile = Path(tempfile.mkdtemp(prefix="openwit-chromium-"))
+    process = subprocess.Popen([binary, *_FLAGS, f"--user-data-dir={profile}"], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while (
+            not (profile / "DevToolsActivePort").exists() or not (profile / "DevToolsActivePort").read_text()
+        ):
+            assert time.monotonic() < deadline and process.poll() is None, "Chromium did not start"
+            time.sleep(0.1)
+        port = (profile / "DevToolsActivePort").read_text().split()[0]
+        import urllib.request
+
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
+            target = next(one for one in json.load(answer) if one["type"] == "page")
+        connection = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=60)
+        try:
+            yield Page(connection)
+        finally:
+            connection.close()
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(profile, ignore_errors=True)
