@@ -3,7 +3,7 @@
     python -m bench.train_cifar [CIFAR10-IMAGES.tar.gz] [OUT]
 
 The photos become shards by the crawl's own writer, captions come from class names, and the model is trained
-by `openwit train` with its defaults. Prints the accuracy and the CPU time; aims at 65% within 600 CPU seconds.
+by `openwit train` with its defaults. Prints the accuracy and the CPU time; the aim is 65% in 600 CPU seconds.
 The archive holds {train,test}/CLASS/*.jpg; by default the sample data beside the checkout is used.
 """
 

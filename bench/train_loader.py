@@ -1,0 +1,142 @@
+"""Images that the loader decodes, crops and tokenises in a CPU second, beside open_clip's path.
+
+    python -m bench.train_loader [--photos FOLDER] [--shorter 224 256] [--size 224] [--seconds 5]
+
+Photos are resized to each shorter side, saved at JPEG quality 90 and written as a shard with captions; both
+read it in one process and one thread, in alternating rounds. open_clip's path is what its training script builds:
+webdataset, Pillow, RandomResizedCrop, float normalisation, SimpleTokenizer. Without open_clip or torchvision
+its figure is null. `--photos` is a folder of JPEGs, by default the sample data beside the checkout.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from bench import train_peers
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared/data/images/clothing_cc0/train"
+COUNT = 400
+
+
+def write_shard(photos: Path, shorter: int, target: Path) -> float:
+    """Write the shard; return the mean size of a picture in KB."""
+    total = count = 0
+    with tarfile.open(target, "w") as tar:
+        for index, path in enumerate(itertools.islice(sorted(photos.rglob("*.jpg")), COUNT)):
+            image = Image.open(path).convert("RGB")
+            scale = shorter / min(image.size)
+            buffer = io.BytesIO()
+            image.resize((round(image.width * scale), round(image.height * scale))).save(
+                buffer, "JPEG", quality=90
+            )
+            caption = f"{path.parent.name} number {index}, a photo from our new collection of clothes"
+            row = json.dumps({"uid": f"{index:032x}", "caption": caption, "captions": [caption]})
+            for suffix, data in [
+                ("jpg", buffer.getvalue()),
+                ("json", row.encode()),
+                ("txt", caption.encode()),
+            ]:
+                info = tarfile.TarInfo(f"{index:09d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            total, count = total + len(buffer.getvalue()), count + 1
+    if not count:
+        raise SystemExit(f"{photos}: no JPEGs; give a folder with --photos")
+    return total / count / 1e3
+
+
+def ours(shard: Path, size: int, crop: str) -> Iterator[int]:
+    """Yield the samples of each piece that the trainer's worker makes, for ever."""
+    from train import sources
+    from train.cache import Cache
+    from train.data import Pieces, Shape
+    from train.plan import Plan
+    from train.tokenizer import Tokenizer, installed_vocabulary
+
+    cache = Cache()
+    plan = Plan(sources.resolve([str(shard)], (), (), (), cache), 0, 100_000)
+    shape = Shape(batch=50, ranks=1, rank=0, accumulate=1, epoch_samples=plan.epoch_samples)
+    vocabulary = installed_vocabulary()
+    tokenizer = Tokenizer.load(vocabulary) if vocabulary else Tokenizer([])
+    pieces = Pieces(plan, shape, tokenizer, size, crop, cache)  # type: ignore[arg-type]
+    for item in itertools.count():
+        yield len(pieces[item].pixels)
+
+
+def open_clips(shard: Path, size: int) -> Iterator[int]:
+    """Yield the samples of each batch that open_clip's pipeline makes, for ever."""
+    import webdataset as wds
+
+    open_clip = train_peers.open_clip()
+    assert open_clip is not None
+    preprocess = open_clip.image_transform(size, is_train=True)
+    tokenizer = open_clip.tokenizer.SimpleTokenizer()
+    dataset = wds.DataPipeline(
+        wds.ResampledShards([str(shard)]),
+        wds.tarfile_to_samples(),
+        wds.shuffle(100, initial=100),
+        wds.decode("pilrgb"),
+        wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+        wds.map_dict(image=preprocess, text=lambda text: tokenizer(text)[0]),
+        wds.to_tuple("image", "text"),
+        wds.batched(50, partial=False),
+    )
+    for images, _ in dataset:
+        yield len(images)
+
+
+def rate(batches: Iterator[int], seconds: float) -> float:
+    """Return samples per CPU second, over about so many of them."""
+    next(batches)
+    began = time.process_time()
+    count = 0
+    while time.process_time() - began < seconds:
+        count += next(batches)
+    return count / (time.process_time() - began)
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--shorter", type=int, nargs="+", default=[224, 256])
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for shorter in options.shorter:
+            shard = Path(folder) / f"{shorter}.tar"
+            size_kb = write_shard(options.photos, shorter, shard)
+            paths: dict[str, Callable[[], Iterator[int]]] = {
+                f"ours/{crop}": lambda crop=crop, shard=shard: ours(shard, options.size, crop)  # type: ignore[misc]
+                for crop in ("paper", "crop", "random-resized")
+            }
+            if train_peers.open_clip() is not None:
+                paths["open_clip"] = lambda shard=shard: open_clips(shard, options.size)  # type: ignore[misc]
+            running = {name: make() for name, make in paths.items()}
+            best: dict[str, float] = dict.fromkeys(["open_clip", *paths], 0.0)
+            for _ in range(options.rounds):
+                for name, batches in running.items():
+                    best[name] = max(best[name], rate(batches, options.seconds / options.rounds))
+            figures = {name: round(value, 1) or None for name, value in best.items()}
+            results.append({"shorter": shorter, "kb": round(size_kb, 1), "images_per_cpu_second": figures})
+    print(json.dumps({"bench": "train_loader", "size": options.size, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
