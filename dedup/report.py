@@ -39,7 +39,7 @@ def previews(results: list[dict[str, Any]], wanted: set[Place]) -> dict[Place, b
         if not len(places) or places["shard"][0].as_py() not in shards:
             continue
         pairs = list(zip(places["shard"].to_pylist(), places["key"].to_pylist(), strict=True))
-        rows: list[int] = np.flatnonzero([pair in wanted for pair in pairs]).tolist()
+        rows = np.flatnonzero([pair in wanted for pair in pairs]).tolist()
         if rows:
             pictures = (
                 records.read_table(result["path"], ["preview"])["preview"].take(pa.array(rows)).to_pylist()
@@ -57,8 +57,8 @@ def chosen(matches: pa.Table, name: str, count: int) -> pa.Table:
     best = best.sort_by([("similarity", "descending"), ("example_id", "ascending")])
     if len(best) <= count:
         return best
-    rows = np.unique(np.linspace(0, len(best) - 1, count).round().astype(np.int64)) if count else []
-    return best.take(pa.array(rows, pa.int64()))
+    rows = np.unique(np.linspace(0, len(best) - 1, count).round().astype(np.int64))
+    return best.take(pa.array(rows))
 
 
 def render(

@@ -7,24 +7,9 @@ import numpy as np
 import pytest
 
 from dedup import distortions, verify, views
+from tests.scenes import scene
 
 PHOTOS = sorted((Path(__file__).resolve().parents[2] / "shared/data/images/bsds500").glob("*/*.jpg"))
-
-
-def scene(seed: int, height: int = 256, width: int = 340) -> np.ndarray:
-    """Return a picture with edges, corners and texture, different for every seed."""
-    rng = np.random.default_rng(seed)
-    canvas = cv2.resize(
-        rng.integers(0, 256, (6, 8, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
-    )
-    for _ in range(60):
-        x, y, r = (int(v) for v in rng.integers(0, (width, height, 40)))
-        shade = tuple(int(v) for v in rng.integers(0, 256, 3))
-        if rng.random() < 0.5:
-            cv2.circle(canvas, (x, y), r // 2 + 2, shade, -1)
-        else:
-            cv2.rectangle(canvas, (x, y), (x + r, y + r // 2 + 3), shade, -1)
-    return canvas
 
 
 @pytest.mark.parametrize("name", [n for n in distortions.DISTORTIONS if n not in ("flip", "border", "mixed")])

@@ -1,0 +1,264 @@
+"""The whole of `openwit overlap` on small sets with planted copies and hard negatives."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from dedup import distortions
+from dedup.cli import main
+from tests.scenes import jpeg, sample, scene, uid_of, write_folder, write_run
+
+DIRTY = {f"class{n % 2}/{n:02d}.jpg": scene(n) for n in range(12)}
+CLEAN = {f"class{n % 2}/{n}.jpg": scene(n) for n in range(100, 110)}
+COPIES = {0: "crop 90%", 2: "flip", 3: "jpeg", 5: "rotation to 5", 6: "hsv", 8: "resize", 9: "border"}
+FOUND = {f"class{n % 2}/{n:02d}.jpg" for n in COPIES}
+
+
+def with_logo(seed: int) -> np.ndarray:
+    """Return a picture of its own with a part of evaluation image 1 in it."""
+    picture = scene(seed)
+    picture[20:80, 30:110] = scene(1)[20:80, 30:110]
+    return picture
+
+
+def training_pictures() -> list[tuple[str, np.ndarray]]:
+    """Return (url, picture) pairs: copies, hard negatives, others, and frames without detail."""
+    pictures = [
+        (f"https://copies.test/{n}.jpg", distortions.DISTORTIONS[name](scene(n), np.random.default_rng(n)))
+        for n, name in COPIES.items()
+    ]
+    pictures += [(f"https://logo.test/{seed}.jpg", with_logo(seed)) for seed in (501, 502)]
+    pictures += [(f"https://other.test/{seed}.jpg", scene(seed)) for seed in range(600, 630)]
+    pictures += [("https://other.test/black.jpg", np.zeros((256, 256, 3), np.uint8))]
+    return pictures
+
+
+def predictions(path: Path, ids: list[str], correct: list[bool]) -> Path:
+    labels = [one.split("/")[0] for one in ids]
+    table = {"example_id": ids, "label": labels, "prediction": labels, "correct": correct}
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Return the folders of a finished analysis."""
+    root = tmp_path_factory.mktemp("overlap")
+    write_folder(root / "dirty", {**DIRTY, "class0/black.jpg": np.zeros((200, 200, 3), np.uint8)})
+    (root / "dirty/class0/broken.jpg").write_bytes(b"\xff\xd8 no image")
+    write_folder(root / "clean", CLEAN)
+    pictures = training_pictures()
+    samples = [sample(f"{i:04d}", rgb, url, f"a caption of {url}") for i, (url, rgb) in enumerate(pictures)]
+    shards = [samples[0::2], samples[1::2]]
+    write_run(
+        root / "run",
+        [
+            [one._replace(key=f"{s:05d}{i:04d}") for i, one in enumerate(shard)]
+            for s, shard in enumerate(shards)
+        ],
+    )
+    ids = sorted([*DIRTY, "class0/black.jpg", "class0/broken.jpg"])
+    dirty = predictions(root / "dirty.parquet", ids[::-1], [one in FOUND for one in ids[::-1]])
+    clean = predictions(root / "clean.parquet", sorted(CLEAN), [n % 2 == 0 for n in range(len(CLEAN))])
+    arguments = [
+        "--run", str(root / "run"), "--eval", f"dirty={root}/dirty", "--eval", f"clean={root}/clean",
+        "--predictions", f"dirty={dirty}", "--predictions", f"clean={clean}",
+        "--published", "clean=2025-06-01", "--decontaminate", "dirty",
+        "--out", str(root / "out"), "--planted", "2", "--workers", "1",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    report = json.loads((root / "out/report.json").read_text())
+    return SimpleNamespace(root=root, out=root / "out", arguments=arguments, report=report, ids=ids)
+
+
+def test_copies_are_found_all_and_only(made):
+    assert set((made.out / "overlap/dirty.txt").read_text().split()) == FOUND
+    assert (made.out / "overlap/clean.txt").read_text() == ""
+    assert (made.out / "clean/dirty.txt").read_text().split() == [one for one in made.ids if one not in FOUND]
+    assert (made.out / "clean/clean.txt").read_text().split() == sorted(CLEAN)
+
+
+def test_matches_have_the_promised_columns(made):
+    table = pq.read_table(made.out / "matches.parquet")
+    assert table.column_names[:7] == ["dataset", "example_id", "uid", "url", "similarity", "verified", "rank"]
+    rows = table.to_pylist()
+    verified = {(row["example_id"], row["url"]) for row in rows if row["verified"]}
+    assert verified == {(f"class{n % 2}/{n:02d}.jpg", f"https://copies.test/{n}.jpg") for n in COPIES}
+    assert all(row["uid"] == uid_of(row["url"]) for row in rows)
+    flipped = next(row for row in rows if row["url"] == "https://copies.test/2.jpg" and row["verified"])
+    assert flipped["mirrored"] and flipped["inliers"] >= 12 and flipped["rank"] == 1
+    assert all(row["refused"] for row in rows if not row["verified"])
+    assert all(0.35 <= row["similarity"] <= 1 for row in rows)
+
+
+def test_the_report_holds_the_statistics(made):
+    dirty, clean = made.report["datasets"]
+    n, k = len(made.ids), len(FOUND)
+    assert (dirty["name"], dirty["examples"], dirty["overlap"]) == ("dirty", n, k)
+    assert dirty["contamination"] == pytest.approx(k / n)
+    assert (dirty["acc_all"], dirty["acc_overlap"], dirty["acc_clean"]) == (k / n, 1.0, 0.0)
+    assert dirty["delta"] == pytest.approx(
+        dirty["contamination"] * (dirty["acc_overlap"] - dirty["acc_clean"])
+    )
+    assert dirty["p_value"] == 0 and dirty["significant"] is True
+    expected = stats.binomtest(k, k).proportion_ci(0.995, "exact")
+    assert (dirty["ci_low"], dirty["ci_high"]) == pytest.approx((expected.low, expected.high))
+    assert (dirty["unreadable"], dirty["low_information"]) == (1, 1)
+    assert dirty["threshold"] == 0.35
+    assert dirty["sweep"][0]["overlap"] == k > dirty["sweep"][-1]["overlap"]
+    assert dirty["recall"]["flip"] == 1.0 and dirty["planted"] == 2
+    assert (clean["overlap"], clean["delta"], clean["p_value"], clean["significant"]) == (0, 0.0, None, None)
+    assert clean["published_after_crawl"] is True and dirty["published_after_crawl"] is None
+    assert made.report["counts"]["images"] == len(training_pictures())
+    assert made.report["counts"]["low_information"] == 1
+    assert made.report["declared_sets"] == 2
+
+
+def test_what_decontaminates_names_the_copies(made):
+    table = pq.read_table(made.out / "drop.parquet")
+    assert table["uid"].to_pylist() == sorted(uid_of(f"https://copies.test/{n}.jpg") for n in COPIES)
+    assert set(map(tuple, table["datasets"].to_pylist())) == {("dirty",)}
+
+
+def files_below(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_thresholds_change_the_result_without_another_search(made, tmp_path):
+    shutil.copytree(made.root, tmp_path / "x", copy_function=shutil.copy2)
+    before = files_below(made.out / "work")
+    rows = pq.read_table(made.out / "matches.parquet").to_pylist()
+    similarities = sorted(row["similarity"] for row in rows if row["verified"])
+    threshold = round(similarities[3], 4)
+    assert similarities[2] < similarities[3], "the threshold lies between two examples"
+    (tmp_path / "t.json").write_text(json.dumps({"thresholds": {"dirty": threshold}}))
+    try:
+        assert main([*made.arguments, "--thresholds", str(tmp_path / "t.json")]) == 0
+        report = json.loads((made.out / "report.json").read_text())
+        assert report["datasets"][0]["overlap"] == 4 and report["datasets"][0]["threshold"] == threshold
+        assert len((made.out / "overlap/dirty.txt").read_text().split()) == 4
+        assert len(pq.read_table(made.out / "drop.parquet")) == 4
+        assert files_below(made.out / "work") == before
+    finally:
+        shutil.rmtree(made.out)
+        shutil.copytree(tmp_path / "x/out", made.out, copy_function=shutil.copy2)
+
+
+def test_the_same_command_gives_the_same_files(made):
+    first = {
+        name: (made.out / name).read_bytes() for name in ("matches.parquet", "report.json", "index.html")
+    }
+    assert main(made.arguments) == 0
+    assert {name: (made.out / name).read_bytes() for name in first} == first
+
+
+def test_a_stopped_job_continues_with_what_is_missing(made):
+    before = (made.out / "matches.parquet").read_bytes()
+    matching = next((made.out / "work").glob("match-*"))
+    markers = sorted(matching.glob("shard-*.json"))
+    assert len(markers) == 2
+    kept = markers[1].with_suffix(".parquet")
+    stamp = kept.stat().st_mtime_ns
+    markers[0].unlink()
+    markers[0].with_suffix(".parquet").unlink()
+    assert main(made.arguments) == 0
+    assert (made.out / "matches.parquet").read_bytes() == before
+    assert markers[0].exists() and kept.stat().st_mtime_ns == stamp
+
+
+def test_any_webdataset_can_be_the_training_set(made, tmp_path):
+    """img2dataset's layout without uids, and an evaluation set in Parquet."""
+    import io
+    import tarfile
+
+    with tarfile.open(tmp_path / "00000.tar", "w") as archive:
+        for number, (url, rgb) in enumerate(training_pictures()[:12]):
+            row = (
+                json.dumps({"url": url, "caption": "text", "key": f"{number:09d}"}).encode()
+                if number
+                else b"{}"
+            )
+            for suffix, data in (("jpg", jpeg(rgb)), ("txt", b"text"), ("json", row)):
+                info = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    table = pa.table({"image": [jpeg(rgb) for rgb in DIRTY.values()], "label": [0] * len(DIRTY)})
+    pq.write_table(table, tmp_path / "val.parquet")
+    out = tmp_path / "out"
+    arguments = [
+        "--run",
+        f"{tmp_path}/*.tar",
+        "--eval",
+        f"val={tmp_path}/val.parquet",
+        "--out",
+        str(out),
+        "--planted",
+        "0",
+    ]
+    assert main([*arguments, "--workers", "1"]) == 0
+    assert set((out / "overlap/val.txt").read_text().split()) == {f"val/{n}" for n in COPIES}
+    report = json.loads((out / "report.json").read_text())["datasets"][0]
+    assert report["acc_all"] is None and report["delta"] is None and report["significant"] is None
+    assert not (out / "drop.parquet").exists()
+    found = {
+        row["example_id"]: row["uid"]
+        for row in pq.read_table(out / "matches.parquet").to_pylist()
+        if row["verified"]
+    }
+    assert found["val/0"] == "00000/000000000"  # without a URL it is named by its place
+    assert found["val/2"] == uid_of("https://copies.test/2.jpg")
+
+
+def run_with(made: SimpleNamespace, *more: str) -> int:
+    """Return the exit code of the command with more options."""
+    try:
+        return main([*made.arguments, *more])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--thresholds", "absent.json"), "absent.json"),
+        (("--decontaminate", "other"), "there is no such --eval; given are dirty, clean"),
+        (("--predictions", "dirty"), "takes NAME=VALUE"),
+        (("--eval", "dirty=x"), "dirty is given twice"),
+        (("--eval", "third=/absent"), "neither a folder"),
+        (("--published", "dirty=soon"), "not a date"),
+        (("--declared-sets", "1"), "2 sets are given"),
+        (("--treshold", "x"), "did you mean --threshold"),
+        (("--floor", "2"), "similarities"),
+    ],
+)
+def test_usage_errors_exit_with_2_and_say_what_is_wrong(made, capsys, more, message):
+    assert run_with(made, *more) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_predictions_of_other_examples_are_refused(made, tmp_path, capsys):
+    path = predictions(tmp_path / "p.parquet", sorted(CLEAN)[1:], [True] * (len(CLEAN) - 1))
+    assert run_with(made, "--predictions", f"clean={path}") == 2
+    assert "1 without a prediction" in capsys.readouterr().err
+
+
+def test_check_writes_nothing(made, tmp_path, capsys):
+    arguments = [one if one != str(made.out) else str(tmp_path / "new") for one in made.arguments]
+    assert main([*arguments, "--check"]) == 0
+    assert not (tmp_path / "new").exists()
+    assert 'run = "' in capsys.readouterr().out
+
+
+def test_a_foreign_folder_is_not_overwritten(made, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("precious")
+    arguments = [one if one != str(made.out) else str(tmp_path) for one in made.arguments]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and "not empty" in capsys.readouterr().err

@@ -1,0 +1,254 @@
+"""The report in a real browser: inert whatever the web put into it, and usable by keyboard."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dedup import conclusions, figure, index, pictures, report
+from dedup.conclusions import MATCHES, Dataset
+from dedup.matching import FOUND
+from pipeline import records
+from tests.browser import chromium
+from tests.scenes import jpeg, scene
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "<!--<script>",
+    "javascript:document.title='owned'",
+    "{{ 7 * 7 }} ]]> ' \" & \\ \u2028 \u202e",
+)
+
+
+def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 20) -> str:
+    """Return a page of synthetic sets; every match's texts are hostile."""
+    jpegs = [jpeg(scene(n, 96, 128)) for n in range(3)]
+    (folder / "images.bin").write_bytes(b"".join(jpegs))
+    offsets = np.cumsum([0, *map(len, jpegs)])
+    rows, found, datasets = [], [], []
+    preview = pictures.preview(scene(9, 96, 128))
+    rng = np.random.default_rng(0)
+    for number in range(sets):
+        name = f"set-{number:02d}"
+        ids = [f"{HOSTILE[n % len(HOSTILE)]}/{n}" for n in range(examples)]
+        similarity = np.full(examples, -np.inf)
+        similarity[:matched] = np.round(np.linspace(0.98, 0.36, matched), 4)
+        correct = rng.random(examples) < np.where(np.isfinite(similarity), 0.9, 0.5)
+        datasets.append(Dataset(name, ids, ["x"] * examples, ["compared"] * examples, similarity, correct))
+        for n, one in enumerate(ids):
+            rows.append(
+                (name, one, HOSTILE[1], "", "", "compared", n, int(offsets[n % 3]), len(jpegs[n % 3]))
+            )
+        for n in range(matched):
+            text = HOSTILE[n % len(HOSTILE)]
+            checked = (similarity[n], True, "", 20, 0.9, "whole", False)
+            found.append((name, ids[n], f"uid{n}", text, *checked, text, "s", f"{n}", preview))
+    records.write_table(str(folder / "examples.parquet"), records.to_table(rows, index.EXAMPLES))
+    table = records.to_table(found, FOUND)
+    records.write_table(str(folder / "found.parquet"), table)
+    matches = conclusions.ranked(table, 5)
+    assert matches.schema == MATCHES
+    concluded = conclusions.conclude(datasets, {"set-00": 0.5}, 0.35, sets)
+    entries = [
+        conclusions.as_json(one)
+        | {"recall": {"mixed": 0.9}, "planted": 10, "published": None, "published_after_crawl": None}
+        for one in concluded
+    ]
+    summary = {
+        "datasets": entries, "training_set": HOSTILE[0], "shards": 1, "counts": {"images": 5}, "floor": 0.35,
+        "declared_sets": sets, "min_quality": 25, "last_fetch": None, "seed": 0,
+    }  # fmt: skip
+    return report.render(
+        summary, concluded, matches, [{"path": str(folder / "found.parquet")}], str(folder), gallery
+    )
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    path = folder / "index.html"
+    path.write_text(build(folder, 3, 40, 120), encoding="utf-8")
+    return path
+
+
+def test_no_text_of_the_web_becomes_markup(page_file):
+    html = page_file.read_text(encoding="utf-8")
+    assert html.count("<script") == 1 + 2 * 3, "the page's own script, and two blocks of data a set"
+    assert "<img" not in html and "<!--" not in html
+    assert "{{ 7 * 7 }}" in html, "a template in a caption is text as well"
+    assert "default-src 'none'" in html and "unsafe-inline" not in html
+
+
+def test_hostile_texts_are_inert_and_nothing_is_loaded(page_file):
+    with chromium() as page:
+        page.open(page_file)
+        assert page.run("document.title").startswith("Overlap of </script><script>")
+        assert page.run("document.querySelectorAll('.card').length") == 20
+        assert page.run("document.querySelector('.card dd.long').textContent") in HOSTILE
+        assert page.run("document.querySelectorAll('a, iframe, object, form').length") == 0
+        for number in range(3):
+            page.run(f"document.querySelectorAll('button.open')[{number}].click()")
+        assert (
+            page.run("[...document.images].every(i => i.src.startsWith('data:image/webp;base64,'))") is True
+        )
+        assert page.run("document.images[0].naturalWidth") > 0
+        assert page.problems() == []
+
+
+def test_the_policy_stops_what_the_page_did_not_bring(page_file):
+    with chromium() as page:
+        page.open(page_file)
+        page.run("var s = document.createElement('script'); s.textContent = 'document.title = 1'")
+        page.run("document.body.append(s)")
+        page.run("var i = document.createElement('img'); i.src = 'http://127.0.0.1:9/x.png'")
+        page.run("document.body.append(i)")
+        assert page.run("document.title") != "1"
+        assert any("Content Security Policy" in problem for problem in page.problems())
+        failed = [e["params"] for e in page.events if e.get("method") == "Network.loadingFailed"]
+        assert [one["blockedReason"] for one in failed] == ["csp"]
+
+
+def set_threshold(page, value: float) -> None:
+    page.run(f"var f = document.getElementById('field'); f.value = '{value}'")
+    page.run("f.dispatchEvent(new Event('change'))")
+
+
+def shown(page) -> tuple[str, str, str]:
+    return tuple(
+        page.run(f"document.getElementById('{name}').textContent")
+        for name in ("overlap", "contamination", "delta")
+    )
+
+
+def test_the_slider_counts_as_the_report_does(page_file, tmp_path):
+    folder = page_file.parent
+    similarity = np.full(120, -np.inf)
+    similarity[:40] = np.round(np.linspace(0.98, 0.36, 40), 4)
+    rng = np.random.default_rng(0)
+    correct = rng.random(120) < np.where(np.isfinite(similarity), 0.9, 0.5)
+    data = Dataset("set-00", ["x"] * 120, ["x"] * 120, ["compared"] * 120, similarity, correct)
+    with chromium() as page:
+        page.open(folder / "index.html")
+        assert page.run("document.getElementById('field').value") == "0.5000"
+        for threshold in (0.35, 0.5, 0.7, 0.9641, 0.98, 1.0):
+            set_threshold(page, threshold)
+            [one] = conclusions.conclude([data], {"set-00": threshold}, 0.35, 1)
+            expected = one.comparison
+            overlap, contamination, delta = shown(page)
+            assert overlap == f"{expected.overlap} of 120"
+            assert contamination == figure.percent(expected.contamination)
+            assert delta == figure.points(expected.delta)
+        assert page.problems() == []
+
+
+def test_everything_works_by_keyboard(page_file):
+    with chromium() as page:
+        page.open(page_file)
+        page.run("document.getElementById('slider').focus()")
+        page.key("ArrowRight", 39)
+        assert page.run("document.getElementById('field').value") == "0.5001"
+        assert page.run("document.getElementById('slider').getAttribute('aria-valuetext')").startswith(
+            "similarity 0.5001"
+        )
+        page.run("document.activeElement.blur()")
+        page.key("j")
+        page.key("j")
+        page.key("j")
+        page.key("k")
+        assert page.run("document.activeElement.getAttribute('aria-label')").startswith("Pair 2 of 20")
+        page.key("t")
+        second = page.run("document.querySelectorAll('.card')[1].similarity")
+        assert page.run("Number(document.getElementById('field').value) * 10000") == pytest.approx(second)
+        assert page.run("document.querySelectorAll('.card.below').length") == 18
+        page.key("n")
+        assert page.run("document.getElementById('set').selectedOptions[0].textContent") == "set-01"
+        page.key("p")
+        assert page.run("document.getElementById('set').value") == "0"
+        assert page.run("document.getElementById('field').value") == f"{second / 10000:.4f}", (
+            "it is remembered"
+        )
+        page.run("document.getElementById('slider').focus()")
+        page.key("Tab", 9)
+        assert page.run("document.activeElement.id") == "field"
+
+
+def test_exported_thresholds_are_read_by_the_next_run(page_file, tmp_path):
+    with chromium() as page:
+        page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        page.open(page_file)
+        set_threshold(page, 0.61)
+        assert page.run("document.getElementById('export').textContent") == "Export thresholds (1 changed)"
+        page.run("document.getElementById('export').click()")
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "thresholds.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert conclusions.read_thresholds(str(tmp_path / "thresholds.json"), ["set-00", "set-01", "set-02"]) == {
+        "set-00": 0.61, "set-01": 0.35, "set-02": 0.35,
+    }  # fmt: skip
+
+
+def test_fifty_sets_and_a_hundred_thousand_matches(tmp_path):
+    path = tmp_path / "index.html"
+    path.write_text(build(tmp_path, 50, 2000, 3000, gallery=100), encoding="utf-8")
+    assert path.stat().st_size < 60e6
+    with chromium() as page:
+        page.open(path)
+        page.run("document.querySelectorAll('button.open')[49].click()")
+        assert page.run("document.querySelectorAll('.card').length") == 100
+        assert "evenly from the most to the least similar of 2,000" in page.run(
+            "document.getElementById('shown').textContent"
+        )
+        page.run("document.getElementById('slider').focus()")
+        page.key("End", 35)
+        assert shown(page)[0] == "0 of 3,000"
+        assert page.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"), ("[]", "must hold"), ('{"thresholds": {"x": 0.5}}', "names the set 'x'"),
+        ('{"a": 1.5}', "from 0 to 1"), ('{"a": true}', "from 0 to 1"), ('{"a": "0.5"}', "from 0 to 1"),
+    ],
+)  # fmt: skip
+def test_thresholds_that_cannot_be_meant_are_refused(tmp_path, text, message):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        conclusions.read_thresholds(str(tmp_path / "t.json"), ["a"])
+
+
+def test_the_figure_places_marks_where_its_axes_say():
+    entry = {
+        "name": "x", "contamination": 0.1, "acc_overlap": 0.7, "acc_clean": 0.6, "ci_low": 0.5,
+        "ci_high": 0.8, "delta": 0.01, "delta_low": -0.01, "delta_high": 0.02, "p_value": 0.03, "significant": False,
+    }  # fmt: skip
+    left, right = figure.figure([entry, {**entry, "p_value": None}])
+    for panel, value in ((left, 0.1), (right, 0.01)):
+        [mark] = panel.marks
+        assert mark.kind == "weak" and mark.top < mark.y < mark.bottom
+        upper = next(t for t in panel.y_ticks if t.label == f"{100 * value:+.2f}" or t is panel.y_ticks[-1])
+        share = (panel.zero - mark.y) / (panel.zero - upper.at)
+        assert share == pytest.approx(value / (float(upper.label) / 100), abs=0.01)
+    assert figure.figure([{**entry, "p_value": None}]) == []
+
+
+def test_sites_are_counted_by_registrable_domain():
+    urls = [
+        "https://a.example.co.uk/1",
+        "https://b.example.co.uk/2",
+        "https://b.example.co.uk/2",
+        "",
+        "http://[bad",
+    ]
+    uids = ["u0", "u1", "u1", "u3", "u4"]
+    rows = [
+        ("d", str(n), uid, url, 0.9, True, 1, "", 1, 1.0, "", False, "", "", "")
+        for n, (uid, url) in enumerate(zip(uids, urls, strict=True))
+    ]
+    data = Dataset("d", ["0"], [""], ["compared"], np.array([0.9]), None)
+    [one] = conclusions.conclude([data], {}, 0.35, 1)
+    assert report.sites(records.to_table(rows, MATCHES), one) == [("example.co.uk", 2), ("no URL", 2)]
+    assert json.dumps(report.numbers(one))
