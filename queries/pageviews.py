@@ -24,7 +24,7 @@ BATCH_TITLES: Final = 1_000_000
 _BLOCK: Final = 4 << 20
 # The site itself, its mobile site, and the one of Wikipedia Zero (until 2018).
 _HOURLY_SITES: Final = rb"(?:\.m|\.zero)?"
-_SPACES: Final = re.compile(r"[ _\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
+_SPACES: Final = re.compile(r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 
 
 class LineReader:
@@ -103,7 +103,11 @@ def canonical_title(written: str) -> str:
         title = title[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     if "%" in title:
         title = urllib.parse.unquote(title, errors="replace")
-    title = _SPACES.sub(" ", title.partition("#")[0]).strip()
+    if "#" in title:
+        title = title.partition("#")[0]
+    title = title.replace("_", " ").strip()
+    if "  " in title or not title.isascii():
+        title = _SPACES.sub(" ", title).strip()
     if title in ("", "-"):
         return ""
     first = title[0].upper()
