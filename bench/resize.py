@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.decoder import Decoder
-from pipeline.images import ImageOptions, process
+from pipeline.images import process
+from pipeline.options import ImageOptions
 
 REPEATS = 5
 OPTIONS = ImageOptions()

@@ -57,7 +57,7 @@ def main() -> None:
 
 def ours(path: Path) -> list[str]:
     """Return the alts by `pipeline.sources`: every image is resolved and takes its texts along."""
-    options = SourceOptions(format="wat", piece_bytes=1 << 40)
+    options = SourceOptions(source_format="wat", piece_bytes=1 << 40)
     (piece,) = plan([str(path)], options)
     return [text for image in read(piece, options) for kind, text in image.texts if kind == "alt"]
 

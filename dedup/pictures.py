@@ -10,7 +10,7 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.decoder import Decoder
-from pipeline.images import ImageOptions
+from pipeline.options import ImageOptions
 
 Pixels = npt.NDArray[np.uint8]
 

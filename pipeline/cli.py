@@ -123,7 +123,7 @@ def prepare(
         recorded = [list(info) for info in inputs]
         manifest.write_json(layout.stage("candidates", "inputs.list"), recorded)
         return
-    changes = changed = run.changed_inputs(layout, inputs)
+    changes = run.changed_inputs(layout, inputs)
     if changes:
         shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
         raise ValueError(

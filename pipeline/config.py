@@ -12,7 +12,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -60,7 +60,7 @@ def parse(
     return config, (*from_toml, *rest)
 
 
-def usage_error(prog: str, message: str) -> "typing.NoReturn":  # type: ignore[name-defined]  # noqa: F821
+def usage_error(prog: str, message: str) -> NoReturn:
     """Print what is wrong and exit with 2."""
     sys.stderr.write(f"{prog}: error: {message}\n")
     raise SystemExit(2)
@@ -90,24 +90,29 @@ def _flags_of(
     beam_values = values.pop("beam", {}) if beam else {}
     tables = {name: value for name, value in values.items() if isinstance(value, dict)}
     own = {name: value for name, value in values.items() if name not in tables} | tables.get(command, {})
-    valid = {name for name, _ in fields(config_class)}
+    valid = dict(fields(config_class))
     flags: list[str] = []
     for key, value in own.items():
         name = key.replace("-", "_")
         if name not in valid:
             raise ValueError(f"unknown option {key!r}{nearest(name, sorted(valid))}")
-        flags += _flag(name, value, arguments)
+        flags += _flag(name, value, arguments, repeated=hasattr(valid[name].type, "__metadata__"))
     extra = [f"--{key}={value}" for key, value in beam_values.items() if value is not False]
     return flags, [flag.removesuffix("=True") for flag in extra]
 
 
-def _flag(name: str, value: Any, arguments: list[str]) -> list[str]:
+def _flag(name: str, value: Any, arguments: list[str], *, repeated: bool) -> list[str]:
+    """Return a TOML value as flags; `repeated` says that a list's flag stands before each of its items."""
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag if value else f"--no-{name.replace('_', '-')}"]
     if isinstance(value, list):  # a list given by flags replaces the file's
         given = any(a == flag or a.startswith(f"{flag}=") for a in arguments)
-        return [] if given else [part for item in value for part in (flag, str(item))]
+        if given or not value:
+            return []
+        return (
+            [part for item in value for part in (flag, str(item))] if repeated else [flag, *map(str, value)]
+        )
     return [flag, str(value)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline import balance, manifest, querylist, records, storage
 from pipeline.fetch_many import PUBLIC_DELAY
-from pipeline.fetch_options import requires_contact
+from pipeline.identity import requires_contact
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
 from pipeline.sources import Piece

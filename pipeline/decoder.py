@@ -28,7 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-from pipeline.images import ImageOptions, Processed
+from pipeline.images import Processed
+from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
 
 Process = Callable[[bytes, ImageOptions], Processed]

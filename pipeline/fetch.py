@@ -15,7 +15,8 @@ import aiohttp
 from yarl import URL
 
 from pipeline import dns, failures, optout, robots, urls
-from pipeline.fetch_options import FetchOptions, user_agent
+from pipeline.identity import user_agent
+from pipeline.options import FetchOptions
 from pipeline.policy import ATTEMPTS, AddressPolicy, Attempts, check_url, socket_factory
 from pipeline.politeness import retry_after
 from pipeline.robots import RobotsCache, Verdict

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from pipeline import dns
 from pipeline.fetch import Fetcher, Outcome
 from pipeline.fetch_many import Counts, Pool, fetch_many
-from pipeline.fetch_options import FetchOptions
+from pipeline.options import FetchOptions
 
 _Item = tuple[object, Outcome]
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from pipeline import failures, urls
 from pipeline.fetch import KEEP_ALIVE_SECONDS, Fetcher, Outcome, authority
-from pipeline.fetch_options import FetchOptions
 from pipeline.memory import Memory
+from pipeline.options import FetchOptions
 from pipeline.politeness import LONGEST_PAUSE, Lane, Row, Schedule, turn
 
 PUBLIC_DELAY: Final = 1.0

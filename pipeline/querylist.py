@@ -30,7 +30,7 @@ def load(path: str) -> list[str]:
         queries = [line.strip() for line in lines if line.strip()]
     if not queries or not all(isinstance(query, str) for query in queries):
         raise ValueError(f"{path} must hold at least one query, and only strings")
-    return queries
+    return list(queries)
 
 
 def save(path: str, queries: list[str]) -> None:

@@ -4,7 +4,7 @@ A row is one caption of one image: a *caption row*. All caption rows of an image
 sorted by (uid, caption_hash), so that a sample is a run of rows and every decision is a vectorised pass.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +81,7 @@ def caption_hash(caption: str) -> int:
 
 def to_table(rows: Iterable[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
     """Build a table from row tuples in schema order."""
-    columns = list(zip(*rows, strict=True)) or [[] for _ in schema]
+    columns: list[Sequence[object]] = list(zip(*rows, strict=True)) or [() for _ in schema]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 

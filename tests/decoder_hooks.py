@@ -11,8 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.images import ImageOptions, Processed
+from pipeline.images import Processed
 from pipeline.images import process as really_process
+from pipeline.options import ImageOptions
 
 
 def obey(data: bytes, options: ImageOptions) -> Processed:

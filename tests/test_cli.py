@@ -145,7 +145,7 @@ def test_the_effective_configuration_reads_back(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_toml_key_or_value_is_named(capsys, tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "crawl.toml").write_text(text)
+    (tmp_path / "crawl.toml").write_text('queries = "q.txt"\nsource = ["a"]\nout = "run"\n' + text)
     with pytest.raises(SystemExit) as stop:
         config.parse(CrawlConfig, ["--config", str(tmp_path / "crawl.toml")], prog="openwit crawl")
     assert stop.value.code == 2

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 
 from pipeline import balance, querylist
+from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.reasons import REASONS
 from pipeline.text import clean
 from pipeline.verify import main as verify
-from tests.crawling import contents, crawl, manifest, reasons, rejected, samples
+from tests.crawling import arguments, contents, crawl, manifest, reasons, rejected, samples
 
 
 @pytest.fixture(scope="module")
 def whole(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which no cap bites."""
-    return crawl(web.web, tmp_path_factory.mktemp("whole") / "run", "--workers", "2", "--keep-staging")
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(arguments(web.web, out, "--workers", "2", "--keep-staging")) == 0
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +182,8 @@ def test_an_older_webdataset_reads_them_too(whole: Path, tmp_path: Path) -> None
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("webdataset 0.2.86 cannot be had")
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import webdataset as w; assert w.__version__ == '0.2.86'\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import webdataset as w; assert w.__version__ == '0.2.86'\n"
         "pairs = w.WebDataset(sys.argv[2:]).decode('pil').to_tuple('__key__', 'jpg', 'txt')\n"
         "print(*(key for key, image, text in pairs if image.size and text))"
     )

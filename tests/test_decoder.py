@@ -20,7 +20,8 @@ from PIL import Image
 
 from pipeline import decoder
 from pipeline.decoder import Decoder
-from pipeline.images import ImageOptions, Processed, process
+from pipeline.images import Processed, process
+from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
@@ -156,7 +157,7 @@ def test_the_child_ends_with_its_parent(command: str) -> None:
         f"""
         import json
         from pipeline.decoder import Decoder
-        from pipeline.images import ImageOptions
+        from pipeline.options import ImageOptions
         child = Decoder(ImageOptions(), seconds=1.5, function="tests.decoder_hooks:obey")
         print(json.loads(child.process(b"facts ").detail)["pid"], flush=True)
         {f'child.process(b"{command} ")' if command else "import time; time.sleep(60)"}

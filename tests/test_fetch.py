@@ -16,7 +16,8 @@ import pytest
 
 from pipeline import dns
 from pipeline.fetch import Fetcher, Outcome
-from pipeline.fetch_options import FetchOptions, requires_contact, user_agent
+from pipeline.identity import requires_contact, user_agent
+from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
 from tests.misbehaving import IMAGE, Server, refusing_port
 

@@ -17,8 +17,8 @@ from pipeline import fetch_many as module
 from pipeline.fetch import Fetcher, Outcome
 from pipeline.fetch_loop import FetchLoop
 from pipeline.fetch_many import Counts, Pool, fetch_many
-from pipeline.fetch_options import FetchOptions
 from pipeline.memory import Memory
+from pipeline.options import FetchOptions
 from pipeline.politeness import Lane, Row, Schedule, retry_after, turn
 from tests.misbehaving import IMAGE, Request, Server, refusing_port
 

@@ -17,7 +17,9 @@ from PIL import Image, ImageOps
 
 from dedup.descriptors import hamming
 from pipeline import headers, images
-from pipeline.images import FORMATS, ImageOptions, Processed, process, sniff
+from pipeline.headers import FORMATS, sniff
+from pipeline.images import Processed, process
+from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
 
 ANY_SIZE = ImageOptions(min_side=1, max_aspect=1e9)

@@ -311,7 +311,7 @@ def test_pages_of_a_warc(tmp_path: Path, block: bytes, form: str) -> None:
     ]
     path.write_bytes(pack([*others, record("response", PAGE, block, "application/http; msgtype=response")]))
     expected = [Image(f"{page}a.jpg", (("alt", "é"),), page) for page in (PAGE + "r/", PAGE)]
-    assert load(path, format="warc") == expected
+    assert load(path, source_format="warc") == expected
 
 
 def test_a_body_is_bounded_and_what_precedes_damage_is_kept() -> None:

@@ -60,7 +60,7 @@ def test_lists_give_a_path_a_line_with_the_prefix(tmp_path: Path) -> None:
     for name in ("paths", "paths.gz"):
         options = SourceOptions(source_prefix=f"{tmp_path}/")
         assert paths(plan([f"@{tmp_path / name}"], options)) == ["b.jsonl", "a.jsonl"]
-    options = SourceOptions(source_prefix="https://data.example/", format="wat")
+    options = SourceOptions(source_prefix="https://data.example/", source_format="wat")
     assert [p.path for p in plan([f"@{tmp_path / 'paths'}"], options)] == [
         "https://data.example/b.jsonl",
         "https://data.example/a.jsonl",
@@ -77,7 +77,7 @@ def test_lists_give_a_path_a_line_with_the_prefix(tmp_path: Path) -> None:
         (["empty.jsonl"], {}, "nothing to read"),
         (["pages"], {}, "--base-url"),
         (["."], {"base_url": "http://x.y"}, "--source-format"),
-        (["."], {"format": "parquet"}, "no parquet files"),
+        (["."], {"source_format": "parquet"}, "no parquet files"),
         (["@x.bin"], {}, "not text"),
     ],
 )
@@ -92,10 +92,10 @@ def test_errors_say_what_to_do(
         plan(sources, SourceOptions(**options))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{"format": "xml"}, {"piece_bytes": 0}, {"base_url": "ftp://x"}])
-def test_options_are_validated(options: dict[str, object]) -> None:
+@pytest.mark.parametrize("options", [{"source_format": "xml"}, {"piece_bytes": 0}, {"base_url": "ftp://x"}])
+def test_options_are_validated(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        SourceOptions(**options)  # type: ignore[arg-type]
+        plan([str(tmp_path)], SourceOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from pipeline import storage
+from pipeline.options.sources import Format, SourceOptions
 from pipeline.sources import html, table, warc, wat
 from pipeline.sources.inputs import open_stored
 from pipeline.sources.plan import listed_pages, page_url, plan
-from pipeline.sources.records import Format, Image, Kind, Piece, SourceOptions, bad_record
+from pipeline.sources.records import Image, Kind, Piece, bad_record
 
 __all__ = ["Format", "Image", "Kind", "Piece", "SourceOptions", "plan", "read"]
 

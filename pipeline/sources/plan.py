@@ -9,9 +9,11 @@ from urllib.parse import quote, urlsplit
 from fsspec.core import url_to_fs
 
 from pipeline import storage
+from pipeline.options.sources import SourceOptions
 from pipeline.sources import archive, table
 from pipeline.sources.inputs import is_web, open_plain
-from pipeline.sources.records import Piece, SourceOptions
+from pipeline.sources.records import Piece
+from pipeline.urls import BadUrl, resolve
 
 _FORMATS: Final = {
     ".wat": "wat",
@@ -36,6 +38,11 @@ def plan(sources: Sequence[str], options: SourceOptions) -> list[Piece]:
     Raises ValueError where a pattern matches nothing, a format is unknown or a column is not there; OSError
     where a file cannot be opened. Files of the web are not looked at: each is one piece.
     """
+    if options.base_url is not None:
+        try:
+            resolve(options.base_url)
+        except BadUrl as error:
+            raise ValueError(f"--base-url {options.base_url!r} is not an http(s) URL: {error}") from None
     pieces: list[Piece] = []
     seen: set[str] = set()
     for path in _expand(sources, options):
@@ -113,9 +120,9 @@ def _matches(path: str, options: SourceOptions) -> list[str]:
         return [path]
     fs, inner = url_to_fs(path)
     if fs.isdir(inner):
-        if options.format in ("auto", "html"):
+        if options.source_format in ("auto", "html"):
             return [path]
-        wanted = options.format
+        wanted = options.source_format
         found = [p for p in storage.list_files(path) if format_of(p) == wanted]
         if not found:
             raise ValueError(f"{path}: no {wanted} files in this folder; name them with a pattern")
@@ -129,8 +136,8 @@ def _matches(path: str, options: SourceOptions) -> list[str]:
 
 
 def _format(path: str, options: SourceOptions) -> str:
-    if options.format != "auto":
-        return options.format
+    if options.source_format != "auto":
+        return options.source_format
     known = format_of(path)
     if known is None:
         raise ValueError(f"{path}: the name does not tell the format; give --source-format")

@@ -1,11 +1,9 @@
 """What every source yields, and how one unit of reading is named. Plain fields only: they cross processes."""
 
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple
 
 from pipeline.urls import BadUrl, resolve
 
-Format = Literal["auto", "wat", "warc", "html", "parquet", "csv", "tsv", "jsonl"]
 Kind = Literal["alt", "title", "figcaption", "og", "caption"]
 
 MAX_TEXT: Final = 10_000
@@ -33,39 +31,6 @@ class Piece(NamedTuple):
     end: int
     base_url: str
     source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How sources are read."""
-
-    format: Format = "auto"
-    """Format of the sources; auto goes by the file name, and a folder is HTML."""
-    url_col: str | None = None
-    """Column that holds the image URL; found among the usual names when not given."""
-    caption_col: str | None = None
-    """Column that holds the caption or a list of captions; found among the usual names when not given."""
-    keep_columns: tuple[str, ...] = ()
-    """Further columns to carry along."""
-    base_url: str | None = None
-    """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
-    source_prefix: str = ""
-    """Put before each line of an @FILE list, such as https://data.commoncrawl.org/."""
-    piece_bytes: int = 64 << 20
-    """Aim for pieces of this many stored bytes, where a format can be cut."""
-
-    def __post_init__(self) -> None:
-        if self.format not in get_args(Format):
-            raise ValueError(
-                f"unknown source format {self.format!r}; choose from {', '.join(get_args(Format))}"
-            )
-        if self.piece_bytes < 1:
-            raise ValueError(f"piece_bytes must be positive, not {self.piece_bytes}")
-        if self.base_url is not None:
-            try:
-                resolve(self.base_url)
-            except BadUrl as error:
-                raise ValueError(f"--base-url {self.base_url!r} is not an http(s) URL: {error}") from None
 
 
 def make_image(

@@ -15,8 +15,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.options.sources import SourceOptions
 from pipeline.sources.inputs import DAMAGED, file_size, open_plain, open_stored
-from pipeline.sources.records import Image, Kind, Piece, SourceOptions, bad_record, make_image, scalar
+from pipeline.sources.records import Image, Kind, Piece, bad_record, make_image, scalar
 from pipeline.storage import is_local
 
 MAX_LINE: Final = 1 << 20

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,13 @@ class _State:
         self.decoder = Decoder(worker.images)
         self.scorer = load(worker.scorer) if worker.scorer else None
         self.keep_if = KeepIf.parse(worker.keep_if) if worker.keep_if else None
+        # Several DoFns of a process share it; the last one to let go ends the thread and the child.
+        weakref.finalize(self, _close, self.loop, self.decoder)
+
+
+def _close(loop: FetchLoop, decoder: Decoder) -> None:
+    loop.close()
+    decoder.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +170,10 @@ class FetchWorker:
         shares = {
             site: 1 / n for site, n in zip(first["site"].to_pylist(), first["lanes"].to_pylist(), strict=True)
         }
-        for index, outcome in state.loop.run(enumerate(first["fetch_url"].to_pylist()), shares=shares):
-            yield receive(uids[index], outcome, state.decoder, sink, int(time.time() * 1000))
+        rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
+        for uid, outcome in state.loop.run(rows, shares=shares):
+            assert isinstance(uid, bytes)
+            yield receive(uid, outcome, state.decoder, sink, int(time.time() * 1000))
 
     def _finish(
         self, state: _State, unit: pa.Table, starts: np.ndarray, rows: list[_Row], order: np.ndarray,

@@ -178,9 +178,9 @@ def _whole_groups(
         for index, (start, size) in enumerate(zip(starts, sizes, strict=True)):
             if any(uid in dropped for uid in uids[start : start + size]):
                 reasons[index] = "dropped"
-    for index in np.flatnonzero((sizes >= max(limit, 2)) & (reasons == "")):
-        if is_placeholder(table["caption"].slice(int(starts[index]), int(sizes[index])).to_pylist(), limit):
-            reasons[index] = "placeholder"
+    for group in np.flatnonzero((sizes >= max(limit, 2)) & (reasons == "")).tolist():
+        if is_placeholder(table["caption"].slice(int(starts[group]), int(sizes[group])).to_pylist(), limit):
+            reasons[group] = "placeholder"
     return reasons
 
 

@@ -34,7 +34,8 @@ def worth_retrying(fetched: pa.Table, unit: pa.Table, query_hash: U64, arrived: 
     thresholds of what is there so far, which let everything in where a query has too few.
     """
     passing: np.ndarray = pa.compute.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy()
-    return passing & chosen(Pairs.of(unit, len(query_hash)), query_hash, arrived)
+    kept: np.ndarray = passing & chosen(Pairs.of(unit, len(query_hash)), query_hash, arrived)
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)

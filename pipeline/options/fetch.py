@@ -1,13 +1,11 @@
-"""The options of fetching, and who must say whom to reach."""
+"""How images are fetched."""
 
-import importlib.metadata
 import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
-from pipeline import robots, urls
-from pipeline.policy import AddressPolicy
+_LEAST_HELD_BYTES: Final = 1 << 20  # a robots.txt of 500 KiB must fit as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class FetchOptions:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative, but is {value}")
-        if self.max_held_bytes < max(self.max_bytes, robots.MAX_BYTES):
+        if self.max_held_bytes < max(self.max_bytes, _LEAST_HELD_BYTES):
             raise ValueError(
                 f"max_held_bytes ({self.max_held_bytes}) must hold one body of max_bytes ({self.max_bytes})"
             )
@@ -63,29 +61,5 @@ class FetchOptions:
             raise ValueError(
                 f"contact must be a URL or a mail address without spaces and brackets: {self.contact!r}"
             )
-        AddressPolicy.from_text(self.allow_network)
-
-
-def user_agent(contact: str) -> str:
-    """Return the User-Agent header: who we are, in which version, and whom to reach."""
-    try:
-        version = importlib.metadata.version("openwit")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        version = "0"
-    return f"{robots.TOKEN}/{version}" + (f" (+{contact})" if contact else "")
-
-
-def requires_contact(references: Iterable[str]) -> bool:
-    """Return whether one of the URLs leads to anything but this machine, written as such."""
-    return any(not _is_loopback(url) for url in references)
-
-
-def _is_loopback(url: str) -> bool:
-    try:
-        host = urls.host(url)
-    except urls.BadUrl:
-        return True  # it is never asked
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
+        for network in self.allow_network:
+            ipaddress.ip_network(network)

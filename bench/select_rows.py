@@ -1,9 +1,10 @@
 """Select at several sizes: CPU seconds and peak memory per candidate row, and how they grow.
 
-    python -m bench.select --rows 100000 1000000 10000000
+    python -m bench.select_rows --rows 100000 1000000 10000000
 
-Rows are synthetic with a web-like shape: one URL in four has a second row, queries follow Zipf's law with seven
-matches a caption, sites a heavy tail. Each size runs in a process of its own, so that its peak memory is its own.
+Rows are synthetic with a web-like shape: one URL in four has a second row, queries follow Zipf's law with
+seven matches a caption, sites a heavy tail. Each size runs in a process of its own, so that its peak memory
+is its own.
 """
 
 import argparse
@@ -37,7 +38,8 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
         # splitmix64 twice gives the 16 bytes of a uid without a hash object a row.
         from pipeline.balance import mix
 
-        halves = np.stack([mix(image.astype(np.uint64)), mix(image.astype(np.uint64) + np.uint64(1 << 40))], 1)
+        low = image.astype(np.uint64)
+        halves = np.stack([mix(low), mix(low + np.uint64(1 << 40))], 1)
         uid = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(16), count, [None, pa.py_buffer(np.ascontiguousarray(halves).astype(">u8").tobytes())]
         )
@@ -51,15 +53,17 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
         text = generator.integers(0, rows * 2, count)
         words = [pa.array(text // 7**i % 9973).cast(pa.string()) for i in range(4)]
         caption = pa.compute.binary_join_element_wise("a photo of item", *words, "in the garden", " ")
-        constant = {"lang": "en", "page_url": "https://site.example/page.html", "source": "bench", "extra": ""}
+        constant = {"page_url": "https://site.example/page.html", "source": "bench", "extra": ""}
         table = pa.table(
             {
                 "uid": uid,
                 "url": url,
                 "caption": caption,
                 "caption_hash": mix(text.astype(np.uint64)),
-                "matched": pa.ListArray.from_arrays(np.arange(0, count * MATCHES + 1, MATCHES, np.int32), query),
-                "lang": [constant["lang"]] * count,
+                "matched": pa.ListArray.from_arrays(
+                    np.arange(0, count * MATCHES + 1, MATCHES, np.int32), query
+                ),
+                "lang": ["en"] * count,
                 "lang_score": np.full(count, 0.9, np.float32),
                 **{name: [constant[name]] * count for name in ("page_url", "source", "extra")},
             }
@@ -101,7 +105,7 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
 
 def main() -> None:
     """Measure each size in a fresh process and print a table and JSON."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     options = arguments.parse_args()
@@ -112,7 +116,7 @@ def main() -> None:
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "files.json").write_text(json.dumps(write_candidates(Path(folder), rows)))
-            command = [sys.executable, "-m", "bench.select", "--rows", str(rows), "--one", folder]
+            command = [sys.executable, "-m", "bench.select_rows", "--rows", str(rows), "--one", folder]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         results.append(json.loads(output.splitlines()[-1]))
         one = results[-1]
@@ -123,7 +127,8 @@ def main() -> None:
     import pyarrow
 
     print(json.dumps({"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                      "python": platform.python_version(), "pyarrow": pyarrow.__version__, "results": results}))  # fmt: skip
+                      "python": platform.python_version(), "pyarrow": pyarrow.__version__, "results":
+                      results}))  # fmt: skip
 
 
 if __name__ == "__main__":

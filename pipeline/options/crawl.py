@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import tyro
 
-from pipeline.fetch_options import FetchOptions
-from pipeline.images import ImageOptions
-from pipeline.sources import SourceOptions
+from pipeline.options.fetch import FetchOptions
+from pipeline.options.images import ImageOptions
+from pipeline.options.sources import SourceOptions
 from pipeline.text import TextRules
 from pipeline.units import UnitLimits
 

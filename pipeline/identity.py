@@ -1,0 +1,32 @@
+"""Who we say we are, and when somebody must be named whom site owners can reach."""
+
+import importlib.metadata
+import ipaddress
+from collections.abc import Iterable
+
+from pipeline import robots, urls
+
+
+def user_agent(contact: str) -> str:
+    """Return the User-Agent header: who we are, in which version, and whom to reach."""
+    try:
+        version = importlib.metadata.version("openwit")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        version = "0"
+    return f"{robots.TOKEN}/{version}" + (f" (+{contact})" if contact else "")
+
+
+def requires_contact(references: Iterable[str]) -> bool:
+    """Return whether one of the URLs leads to anything but this machine, written as such."""
+    return any(not _is_loopback(url) for url in references)
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urls.host(url)
+    except urls.BadUrl:
+        return True  # it is never asked
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3

@@ -1,0 +1,34 @@
+"""How sources are read."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Format = Literal["auto", "wat", "warc", "html", "parquet", "csv", "tsv", "jsonl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How sources are read."""
+
+    source_format: Format = "auto"
+    """Format of the sources; auto goes by the file name, and a folder is HTML."""
+    url_col: str | None = None
+    """Column that holds the image URL; found among the usual names when not given."""
+    caption_col: str | None = None
+    """Column that holds the caption or a list of captions; found among the usual names when not given."""
+    keep_columns: tuple[str, ...] = ()
+    """Further columns to carry along."""
+    base_url: str | None = None
+    """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
+    source_prefix: str = ""
+    """Put before each line of an @FILE list, such as https://data.commoncrawl.org/."""
+    piece_bytes: int = 64 << 20
+    """Aim for pieces of this many stored bytes, where a format can be cut."""
+
+    def __post_init__(self) -> None:
+        if self.source_format not in get_args(Format):
+            raise ValueError(
+                f"unknown source format {self.source_format!r}; choose from {', '.join(get_args(Format))}"
+            )
+        if self.piece_bytes < 1:
+            raise ValueError(f"piece_bytes must be positive, not {self.piece_bytes}")
