@@ -41,7 +41,7 @@ class Panel:
     width: int = 460
     height: int = 320
     left: int = 64
-    right: int = 14
+    right: int = 26
     top: int = 14
     bottom: int = 46
 

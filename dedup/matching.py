@@ -18,9 +18,10 @@ import xxhash
 
 from dedup import distortions, search, training, views
 from dedup.descriptors import COLOUR_TERMS, describe, take
-from dedup.index import Index, load_whitening
+from dedup.index import Index, load_whitening, read_examples
 from dedup.pictures import Pictures, Pixels, preview
 from dedup.search import Hits, Whitening
+from dedup.text import TEXT_MATCHES, TextIndex, texts_of
 from dedup.verify import GATE, Features, Verdict, aligned_correlation, features, verify
 from pipeline import records, storage
 
@@ -145,6 +146,7 @@ class State:
     pictures: Pictures
     index: Index | None
     whitening: Whitening | None
+    texts: TextIndex | None = None
 
 
 def _one_thread() -> None:
@@ -211,27 +213,40 @@ class MatchWorker:
     min_quality: int
     planted: int
     seed: int
+    text_threshold: float | None
+    """Jaccard similarity of texts, or None to leave texts out."""
 
     def open(self) -> State:
         """Map the index, once a process."""
         _one_thread()
-        return State(Pictures(), Index(self.index), load_whitening(self.whitening))
+        texts = None
+        if self.text_threshold is not None:
+            texts = TextIndex(texts_of(read_examples(self.index)), self.text_threshold)
+        return State(Pictures(), Index(self.index), load_whitening(self.whitening), texts)
 
     def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
-        """Write NAME.parquet with the candidates of a shard, or return how many planted copies were found."""
+        """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or return a set's recall."""
         assert state.index is not None and state.whitening is not None
         matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality)
         if "plant" in task:
             return {"recall": self._recall(matcher, task["plant"])}
         bad: Counter[str] = Counter()
         rows: list[tuple[object, ...]] = []
-        samples = training.read(task["shard"], self.is_run, bad)
+        text_rows: list[tuple[object, ...]] = []
+        samples = _with_texts(training.read(task["shard"], self.is_run, bad), state.texts, text_rows)
         for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts)):
             rows += _rows(state.index, batch, matcher.match(batch), task["shard"])
         path = storage.join(self.folder, f"{task['name']}.parquet")
         records.write_table(path, records.to_table(rows, FOUND), row_group_size=1024)
+        text_path = storage.join(self.folder, f"{task['name']}.text.parquet")
+        if state.texts is not None:
+            records.write_table(text_path, records.to_table(text_rows, TEXT_MATCHES))
         counts = {**matcher.counts, **{f"member_{word}": n for word, n in bad.items()}}
-        return {"path": path, "counts": dict(sorted(counts.items()))}
+        return {
+            "path": path,
+            "text_path": text_path if state.texts is not None else "",
+            "counts": dict(sorted(counts.items())),
+        }
 
     def _recall(self, matcher: Matcher, dataset: str) -> dict[str, list[float]]:
         """Return by distortion the similarity of each copy that was verified, -1 for the others."""
@@ -251,6 +266,21 @@ class MatchWorker:
                         similarity[batch + one.picture] = round(one.similarity, 4)
             found[name] = similarity
         return found
+
+
+def _with_texts(
+    samples: Iterator[training.Image], texts: TextIndex | None, rows: list[tuple[object, ...]]
+) -> Iterator[training.Image]:
+    """Pass samples on, adding the texts that their captions are near to `rows`."""
+    while batch := list(islice(samples, BATCH)):
+        if texts is not None:
+            captions = [(sample, caption) for sample in batch for caption in sample.captions]
+            for hit in texts.search([caption for _, caption in captions]):
+                sample, caption = captions[hit.query]
+                target = (hit.target.dataset, hit.target.kind, hit.target.example_id, hit.target.text)
+                shown = (_printable(sample.url), _printable(caption)[:_CAPTION])
+                rows.append((*target, sample.uid, *shown, round(hit.jaccard, 4)))
+        yield from batch
 
 
 def planted_rows(index: Index, dataset: str, count: int, seed: int) -> list[int]:

@@ -19,6 +19,7 @@ from dedup import conclusions, index, matching, report, training
 from dedup.conclusions import Conclusion
 from dedup.options import OverlapConfig, named
 from dedup.search import Whitening
+from dedup.text import PARAMETERS
 from dedup.training import TrainingSet
 from pipeline import records, storage
 from pipeline.stages.files import read_marker, write_json
@@ -108,6 +109,7 @@ def run(job: Job) -> dict[str, Any]:
     )
     summary = _summary(job, concluded, recall, results)
     _publish(job, concluded, matches, summary)
+    _publish_texts(job, results, summary)
     page = report.render(summary, concluded, matches, results, index_folder, config.gallery)
     storage.write_bytes(storage.join(job.out, "index.html"), page.encode())
     # Last: it is what a finished analysis is known by.
@@ -158,10 +160,13 @@ def _match(
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]:
     """Match every shard and the planted copies; return the shards' results and the copies' similarities."""
     config = job.config
-    folder = job.folder("match", index_folder, config.floor, config.min_quality, config.planted, config.seed)
+    text_threshold = config.text_threshold if config.text else None
+    semantics = (config.floor, config.min_quality, config.planted, config.seed, text_threshold)
+    folder = job.folder("match", index_folder, *semantics)
     worker = matching.MatchWorker(
         folder=folder, index=index_folder, whitening=whitening, is_run=job.training.is_run,
         floor=config.floor, min_quality=config.min_quality, planted=config.planted, seed=config.seed,
+        text_threshold=text_threshold,
     )  # fmt: skip
     # A shard's task is named by its version too: a set that has grown is matched where it has grown.
     tasks: list[dict[str, Any]] = [
@@ -209,7 +214,7 @@ def _summary(
         "datasets": datasets,
         "training_set": config.run, "shards": len(job.inputs), "counts": dict(sorted(counts.items())),
         "declared_sets": config.tests, "floor": config.floor, "min_quality": config.min_quality,
-        "last_fetch": job.training.last_fetch or None, "seed": config.seed,
+        "last_fetch": job.training.last_fetch or None, "seed": config.seed, "text": None,
     }  # fmt: skip
 
 
@@ -238,6 +243,31 @@ def _publish(job: Job, concluded: list[Conclusion], matches: pa.Table, summary: 
         summary["dropped"] = len(table)
     else:
         storage.remove_tree(path)  # one of an earlier run would not belong to this report
+
+
+def _publish_texts(job: Job, results: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write text_matches.parquet and add to the summary how many texts of each set have a near caption."""
+    path = storage.join(job.out, "text_matches.parquet")
+    if not job.config.text:
+        storage.remove_tree(path)
+        return
+    falling = [(name, "descending" if name in ("kind", "jaccard") else "ascending")
+               for name in ("dataset", "kind", "text", "jaccard", "uid", "caption")]  # fmt: skip
+    table = pa.concat_tables([records.read_table(result["text_path"]) for result in results]).sort_by(falling)
+    records.write_table(path, table)
+    found: dict[tuple[str, str], set[str]] = {}
+    pairs: dict[tuple[str, str], int] = {}
+    columns = (table[name].to_pylist() for name in ("dataset", "kind", "text"))
+    for dataset, kind, text in zip(*columns, strict=True):
+        found.setdefault((dataset, kind), set()).add(text)
+        pairs[dataset, kind] = pairs.get((dataset, kind), 0) + 1
+    sets = [
+        {"name": one.name, "kind": kind, "texts": len(found.get((one.name, kind), ())),
+         "pairs": pairs.get((one.name, kind), 0)}
+        for one in job.config.sets
+        for kind in ("caption", "prompt")
+    ]  # fmt: skip
+    summary["text"] = {"threshold": job.config.text_threshold, "sketch": PARAMETERS, "datasets": sets}
 
 
 def drop_table(matches: pa.Table, concluded: list[Conclusion]) -> pa.Table:

@@ -9,6 +9,9 @@
   const slider = byId("slider"), field = byId("field"), picker = byId("set"), gallery = byId("gallery");
   let current = 0, cards = [];
 
+  const REFUSED = { gate: "the thumbnails differ", inliers: "too few keypoints agree", shape: "no plausible map", common: "little in common",
+    spread: "only a part agrees", correlation: "the pixels differ" };
+
   const element = (tag, name, text) => {
     const node = document.createElement(tag);
     if (name) node.className = name;
@@ -99,14 +102,14 @@
     node.tabIndex = 0;
     node.setAttribute("aria-label", `Pair ${number + 1} of ${total}, similarity ${(pair.similarity / SCALE).toFixed(3)}`);
     const head = element("header");
-    head.append(element("span", "", (pair.similarity / SCALE).toFixed(4)), element("span", "soft", pair.verified ? "verified" : `not verified: ${pair.refused}`));
+    head.append(element("span", "", (pair.similarity / SCALE).toFixed(4)), element("span", "soft", pair.verified ? "verified" : `not verified: ${REFUSED[pair.refused]}`));
     if (!pair.verified) node.classList.add("refused");
     const both = element("div", "pair");
     both.append(picture(pair.left, "evaluation image"), picture(pair.right, "training image"));
     const list = element("dl");
     const rows = [["example", pair.id + (pair.label ? ` (${pair.label})` : "")], ["caption", pair.caption], ["URL", pair.url], ["uid", pair.uid],
       ["found as", pair.view + (pair.mirrored ? ", mirrored" : "")],
-      ["checked", `${pair.inliers} keypoints agree, correlation ${pair.correlation}`]];
+      ["checked", `${pair.inliers} keypoints agree` + (pair.correlation ? `, correlation ${pair.correlation}` : "")]];
     if (pair.correct !== null) rows.push(["model", pair.correct ? "right" : "wrong"]);
     for (const [name, value] of rows) {
       if (value) list.append(element("dt", "", name), element("dd", name === "caption" || name === "URL" ? "long" : "", value));

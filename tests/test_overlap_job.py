@@ -262,3 +262,38 @@ def test_a_foreign_folder_is_not_overwritten(made, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2 and "not empty" in capsys.readouterr().err
+
+
+def test_texts_are_compared_and_reported_apart(made, tmp_path):
+    rows = [
+        ("https://a.test/1.jpg", "a photo of a red fox"),
+        ("https://a.test/2.jpg", "two dogs on a wide beach today"),
+    ]
+    samples = [sample(f"0000000{n}", scene(900 + n), url, text) for n, (url, text) in enumerate(rows)]
+    write_run(tmp_path / "run", [samples])
+    captions = ["two dogs on a wide beach", "nothing like it"]
+    table = {"image": [jpeg(scene(1)), jpeg(scene(2))], "label": ["red_fox", "dog"], "caption": captions}
+    pq.write_table(pa.table(table), tmp_path / "v.parquet")
+    arguments = [
+        "--run",
+        str(tmp_path / "run"),
+        "--eval",
+        f"v={tmp_path}/v.parquet",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, "--planted", "0", "--workers", "1", "--text"]) == 0
+    found = pq.read_table(tmp_path / "out/text_matches.parquet").to_pylist()
+    assert [(r["kind"], r["example_id"], r["text"], r["url"]) for r in found] == [
+        ("prompt", "v/0", "a photo of a red fox", "https://a.test/1.jpg"),
+        ("caption", "v/0", "two dogs on a wide beach", "https://a.test/2.jpg"),
+    ]
+    assert found[1]["jaccard"] == pytest.approx(11 / 13, abs=1e-4)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["datasets"][0]["overlap"] == 0
+    assert (
+        report["text"]["sketch"]["scheme"] == "affine32" and report["text"]["sketch"]["permutations"] == 128
+    )
+    counted = {one["kind"]: one["texts"] for one in report["text"]["datasets"]}
+    assert counted == {"caption": 1, "prompt": 1}
+    assert "text_matches.parquet" in (tmp_path / "out/index.html").read_text()

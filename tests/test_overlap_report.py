@@ -59,7 +59,7 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
     ]
     summary = {
         "datasets": entries, "training_set": HOSTILE[0], "shards": 1, "counts": {"images": 5}, "floor": 0.35,
-        "declared_sets": sets, "min_quality": 25, "last_fetch": None, "seed": 0,
+        "declared_sets": sets, "min_quality": 25, "last_fetch": None, "seed": 0, "text": None,
     }  # fmt: skip
     return report.render(
         summary, concluded, matches, [{"path": str(folder / "found.parquet")}], str(folder), gallery
@@ -223,7 +223,8 @@ def test_thresholds_that_cannot_be_meant_are_refused(tmp_path, text, message):
 def test_the_figure_places_marks_where_its_axes_say():
     entry = {
         "name": "x", "contamination": 0.1, "acc_overlap": 0.7, "acc_clean": 0.6, "ci_low": 0.5,
-        "ci_high": 0.8, "delta": 0.01, "delta_low": -0.01, "delta_high": 0.02, "p_value": 0.03, "significant": False,
+        "ci_high": 0.8, "delta": 0.01, "delta_low": -0.01, "delta_high": 0.02, "p_value": 0.03,
+        "significant": False,
     }  # fmt: skip
     left, right = figure.figure([entry, {**entry, "p_value": None}])
     for panel, value in ((left, 0.1), (right, 0.01)):
