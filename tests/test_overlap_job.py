@@ -159,6 +159,13 @@ def test_the_same_command_gives_the_same_files(made):
     assert {name: (made.out / name).read_bytes() for name in first} == first
 
 
+def test_processes_change_nothing(made, tmp_path):
+    other = [str(tmp_path / "out") if one == str(made.out) else one for one in made.arguments]
+    assert main([*other[:-1], "2"]) == 0
+    for name in ("matches.parquet", "report.json", "index.html", "overlap/dirty.txt", "drop.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (made.out / name).read_bytes(), name
+
+
 def test_a_stopped_job_continues_with_what_is_missing(made):
     before = (made.out / "matches.parquet").read_bytes()
     matching = next((made.out / "work").glob("match-*"))

@@ -1,0 +1,155 @@
+"""Near-duplicates inside a set: all verified pairs, stars instead of chains, nothing removed silently."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dedup import groups
+from dedup.groups import BandShuffler, Member, SiteRemoval
+from pipeline import records
+from pipeline.stages.graph import Runner, run_shuffle
+
+
+def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
+    found = np.unpackbits(row)
+    found[rng.choice(256, bits, replace=False)] ^= 1
+    return np.packbits(found)
+
+
+def test_a_band_is_shared_by_all_pairs_up_to_15_bits():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        a = rng.integers(0, 256, 32, dtype=np.uint8)
+        pair = groups.band_keys(np.stack([a, flipped(a, 15, rng)]))
+        assert (pair[0] == pair[1]).any()
+    assert groups.band_keys(a[None]).shape == (1, 16)
+    assert len(set(groups.band_keys(np.zeros((1, 32), np.uint8))[0])) == 16, "bands never meet each other"
+
+
+def planted(count: int) -> tuple[list[str], np.ndarray, set[tuple[str, str]]]:
+    """Return uids, hashes and the pairs within 31 bits that share a band: originals with 0 to 2 copies."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for _ in range(count):
+        original = rng.integers(0, 256, 32, dtype=np.uint8)
+        rows += [
+            original,
+            *(flipped(original, int(rng.integers(0, 16)), rng) for _ in range(rng.integers(0, 3))),
+        ]
+    hashes = np.stack(rows)
+    uids = [f"{n:032x}" for n in np.random.default_rng(4).permutation(len(rows))]
+    bits = np.unpackbits(hashes, axis=1).astype(int)
+    near = (bits[:, None] != bits[None]).sum(2) <= groups.RADIUS
+    keys = groups.band_keys(hashes)
+    meet = (keys[:, None] == keys[None]).any(2)
+    pairs = {tuple(sorted((uids[a], uids[b]))) for a, b in np.argwhere(near & meet) if a != b}
+    return uids, hashes, pairs
+
+
+def test_the_shuffle_finds_every_pair_that_shares_a_band(tmp_path):
+    uids, hashes, expected = planted(120)
+    assert len(expected) > 60
+    tasks = []
+    for number, part in enumerate(np.array_split(np.arange(len(uids)), 3)):
+        path = str(tmp_path / f"{number}.parquet")
+        digits = [hashes[row].tobytes().hex() for row in part]
+        records.write_table(path, pa.table({"uid": [uids[row] for row in part], "phash": digits}))
+        tasks.append({"name": str(number), "path": path})
+
+    def make(low: int, high: int) -> BandShuffler:
+        return BandShuffler(folder=str(tmp_path / "edges"), partitions=4, low=low, high=high)
+
+    results = run_shuffle(Runner(workers=1), str(tmp_path / "edges"), tasks, make, 4, 2)
+    tables = [records.read_table(result["path"]) for result in results]
+    found = {(row["a"], row["b"]): row["distance"] for row in pa.concat_tables(tables).to_pylist()}
+    assert set(found) == expected
+    by_uid = dict(zip(uids, hashes, strict=True))
+    for (a, b), distance in found.items():
+        assert distance == np.unpackbits(by_uid[a] ^ by_uid[b]).sum() <= groups.RADIUS
+    assert all(result["beyond"] == 0 for result in results)
+
+
+def member(uid: str, pixels: int = 1, captions: int = 1) -> Member:
+    return Member(uid, pixels, captions)
+
+
+def test_a_chain_is_not_a_group():
+    # b is near a and c, which are not near each other: c stays.
+    chain = [member("a", 30), member("b", 20), member("c", 10)]
+    assert groups.stars(chain, [("a", "b"), ("b", "c")]) == {"a": ["b"]}
+    # Were b the largest, both would be its copies.
+    assert groups.stars([member("b", 40), *chain[::2]], [("a", "b"), ("b", "c")]) == {"b": ["a", "c"]}
+
+
+def test_the_representative_is_the_largest_then_the_best_described_then_the_first():
+    edges = [("a", "b"), ("a", "c"), ("b", "c")]
+    assert list(groups.stars([member("a", 5), member("b", 9), member("c", 5)], edges)) == ["b"]
+    assert list(groups.stars([member("a", 5, 1), member("b", 5, 3), member("c", 5, 2)], edges)) == ["b"]
+    assert list(groups.stars([member("c"), member("b"), member("a")], edges)) == ["a"]
+
+
+def test_groups_are_bounded():
+    edges = [("hub", f"m{n}") for n in range(10)]
+    found = groups.stars([member("hub", 9), *(member(f"m{n}") for n in range(10))], edges, most=4)
+    assert found == {"hub": ["m0", "m1", "m2"]}
+
+
+nodes = st.integers(2, 12).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.integers(1, 4), min_size=n, max_size=n),
+        st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda p: p[0] < p[1])),
+    )
+)
+
+
+@given(nodes, st.integers(2, 5))
+def test_stars_are_disjoint_verified_and_order_free(graph, most):
+    pixels, pairs = graph
+    members = [member(f"n{n:02d}", p) for n, p in enumerate(pixels)]
+    edges = [(f"n{a:02d}", f"n{b:02d}") for a, b in pairs]
+    found = groups.stars(members, edges, most)
+    everyone = [uid for star, others in found.items() for uid in (star, *others)]
+    assert len(everyone) == len(set(everyone))
+    by_uid = {one.uid: one for one in members}
+    for star, others in found.items():
+        assert 1 <= len(others) < most
+        for uid in others:
+            assert tuple(sorted((star, uid))) in edges, "every member is verified against its representative"
+            assert groups.rank(by_uid[star]) < groups.rank(by_uid[uid])
+    if most > len(members):
+        stay = {m.uid for m in members} - {uid for others in found.values() for uid in others}
+        assert not any(a in stay and b in stay for a, b in edges), "no two that stay are near-duplicates"
+    shuffled = random.Random(0)
+    assert (
+        groups.stars(shuffled.sample(members, len(members)), shuffled.sample(edges, len(edges)), most)
+        == found
+    )
+
+
+def test_captions_and_queries_are_merged_into_the_representative():
+    rows = {
+        "a": {"captions": ["one", "two"], "matched_query_ids": [3]},
+        "b": {"captions": ["two", "three"], "matched_query_ids": [1, 3]},
+        "c": {"captions": ["other"], "matched_query_ids": [9]},
+    }
+    kept = groups.merged(rows, {"a": ["b"]})
+    assert kept == {
+        "a": {"captions": ["one", "two", "three"], "matched_query_ids": [1, 3]},
+        "c": {"captions": ["other"], "matched_query_ids": [9]},
+    }
+    assert rows["a"]["captions"] == ["one", "two"], "the input is left as it was"
+
+
+def test_removals_are_reported_by_site_and_never_silent():
+    url_of = {f"u{n}": f"https://x{n % 2}.shop.com/{n}" for n in range(4)} | {"v": "https://v.org/"}
+    found = {"u0": ["u1", "u2"]}
+    assert groups.removals(url_of, found) == [SiteRemoval("shop.com", 4, 2)]
+    groups.check_share(url_of, found)
+    with pytest.raises(
+        ValueError, match=r"2 of 5 images would be removed.*shop.com \(2 of 4\).*of 3, is around u0"
+    ):
+        groups.check_share(url_of, found, limit=0.3)
