@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 
 if [ "${1:-}" = pack ]; then
+    [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
     "$PYTHON" -m pip install --quiet --upgrade --no-deps --target .gpu/site --only-binary=:all: \
         --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --platform any \
         --python-version "${GPU_PYTHON:-3.12}" \

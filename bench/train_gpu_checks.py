@@ -69,7 +69,9 @@ def main() -> int:
     for found, batches in [(whole, [(pixels, text)]), (split, halves)]:
         model.zero_grad()
         found.append(float(gradcache.backward(on_pixels, batches, bf16)))
-        found.extend(float(p.grad.norm()) for p in (model.logit_scale, model.text_projection))  # type: ignore[union-attr]
+        for parameter in (model.logit_scale, model.text_projection):
+            assert parameter.grad is not None
+            found.append(float(parameter.grad.norm()))
     results = {
         "varlen_kernel": packing.use_varlen_kernel(torch.device("cuda"), torch.bfloat16),
         "varlen_cosine": float((exact * kernel).sum(dim=1).min()),

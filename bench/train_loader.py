@@ -3,12 +3,13 @@
     python -m bench.train_loader [--photos FOLDER] [--shorter 224 256] [--size 224] [--seconds 5]
 
 Photos are resized to each shorter side, saved at JPEG quality 90 and written as a shard with captions; both
-read it in one process and one thread, in alternating rounds. open_clip's path is what its training script builds:
-webdataset, Pillow, RandomResizedCrop, float normalisation, SimpleTokenizer. Without open_clip or torchvision
-its figure is null. `--photos` is a folder of JPEGs, by default the sample data beside the checkout.
+read it in one process and one thread, in alternating rounds. open_clip's path is what its training script
+builds: webdataset, Pillow, RandomResizedCrop, float normalisation, SimpleTokenizer. Without open_clip or
+torchvision its figure is null. `--photos`: a folder of JPEGs, by default the sample data beside the checkout.
 """
 
 import argparse
+import functools
 import io
 import itertools
 import json
@@ -123,11 +124,11 @@ def main() -> None:
             shard = Path(folder) / f"{shorter}.tar"
             size_kb = write_shard(options.photos, shorter, shard)
             paths: dict[str, Callable[[], Iterator[int]]] = {
-                f"ours/{crop}": lambda crop=crop, shard=shard: ours(shard, options.size, crop)  # type: ignore[misc]
+                f"ours/{crop}": functools.partial(ours, shard, options.size, crop)
                 for crop in ("paper", "crop", "random-resized")
             }
             if train_peers.open_clip() is not None:
-                paths["open_clip"] = lambda shard=shard: open_clips(shard, options.size)  # type: ignore[misc]
+                paths["open_clip"] = functools.partial(open_clips, shard, options.size)
             running = {name: make() for name, make in paths.items()}
             best: dict[str, float] = dict.fromkeys(["open_clip", *paths], 0.0)
             for _ in range(options.rounds):

@@ -2,8 +2,8 @@
 
     python -m bench.train_tokenizer [CAPTIONS.txt|.parquet]
 
-One thread. Cold is the first pass over the captions, warm the second. The captions are one a line, or a column TEXT
-or caption; by default the web captions of the sample data beside the checkout.
+One thread. Cold is the first pass over the captions, warm the second. The captions are one a line, or a
+column TEXT or caption; by default the web captions of the sample data beside the checkout.
 """
 
 import json

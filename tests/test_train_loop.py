@@ -301,7 +301,7 @@ def test_options_that_cannot_be_meant(given: dict[str, object], message: str) ->
 
 
 def test_every_option_has_help_and_survives_toml(run: Path, tmp_path: Path) -> None:
-    before = config(run, tmp_path / "out", weights=(0.5,), drop=("a", "b"))
+    before = config(run, tmp_path / "out", weights=(0.5, 2.0), drop=("a", "b"))
     (tmp_path / "c.toml").write_text(options.to_toml(options.effective(before)))
     after, _ = options.parse(TrainConfig, ["--config", str(tmp_path / "c.toml")], prog="openwit train")
     assert after == before

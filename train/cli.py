@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -12,6 +13,10 @@ from rich.table import Table
 
 from pipeline import config as options
 from train.config import ExportConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from train.loop import Result
+    from train.prepare import Prepared
 
 _NEEDED = "this command needs torch and more: pip install 'openwit[train]'"
 
@@ -83,8 +88,7 @@ def _fail(message: str, prog: str = "openwit train") -> int:
     return 2
 
 
-def _print_plan(prepared) -> None:  # type: ignore[no-untyped-def]
-    p = prepared
+def _print_plan(p: "Prepared") -> None:
     table = Table("source", "shards", "samples", "weight", "an epoch takes", title="plan")
     for source in p.plan.sources:
         table.add_row(
@@ -104,7 +108,7 @@ def _print_plan(prepared) -> None:  # type: ignore[no-untyped-def]
     console.print(options.to_toml(p.effective()), markup=False, highlight=False)
 
 
-def _print_result(result) -> None:  # type: ignore[no-untyped-def]
+def _print_result(result: "Result") -> None:
     table = Table("what", "value", title="training")
     table.add_row("steps", f"{result.steps:,} of {result.planned:,}")
     table.add_row("loss", f"{result.loss:.4f}")

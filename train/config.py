@@ -68,8 +68,8 @@ class TrainConfig:
     keep_checkpoints: int = 3
     """Newest checkpoints to keep."""
 
-    weights: tuple[float, ...] = ()
-    """For each --shards, how often an epoch passes over it; 0.5 takes each half in turn."""
+    weights: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
+    """How often an epoch passes over a --shards, given once for each; 0.5 takes each half in turn."""
     drop: Paths = ()
     """Parquet file whose column uid names samples to leave out. May be given several times."""
     keep: Paths = ()

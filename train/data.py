@@ -244,19 +244,16 @@ def _to_device(pixels: list[Tensor], device: torch.device) -> Tensor:
 
 
 def _send_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Copy the next batch on a stream of its own while the device computes on the current one."""
+    """Copy on a stream of its own: steps are queued, so the device computes the one before meanwhile."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def following() -> Batch | None:
+    while True:
         with torch.cuda.stream(stream):
-            return next(batches, None)
-
-    batch = following()
-    while batch is not None:
+            batch = next(batches, None)
+        if batch is None:
+            return
         torch.cuda.current_stream(device).wait_stream(stream)
-        for pixels, text in batch.micro:
-            for tensor in [pixels, *(value for value in vars(text).values() if isinstance(value, Tensor))]:
+        tensors = [tensor for pixels, text in batch.micro for tensor in (pixels, *vars(text).values())]
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
                 tensor.record_stream(torch.cuda.current_stream(device))
-        upcoming = following()
         yield batch
-        batch = upcoming

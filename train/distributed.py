@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from types import FrameType
@@ -73,14 +74,16 @@ class Stop:
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
         self._asked = False
         self._pending: Tensor | None = None
-        self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        self._main = threading.current_thread() is threading.main_thread()  # only it may take signals
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
     def now(self) -> bool:
         """Return whether to stop after this step, the same on every rank."""
-        if self._end is not None and time.monotonic() >= self._end:
+        if self.timed_out:
             self._asked = True
         if self._world.ranks == 1:
             return self._asked
@@ -91,10 +94,11 @@ class Stop:
         return previous is not None and bool(previous.item())
 
     @property
-    def signalled(self) -> bool:
-        """Return whether SIGTERM, not the time, ended the run."""
-        return self._asked and not (self._end is not None and time.monotonic() >= self._end)
+    def timed_out(self) -> bool:
+        """Return whether the time is over."""
+        return self._end is not None and time.monotonic() >= self._end
 
     def close(self) -> None:
         """Give SIGTERM back to whom it was before."""
-        signal.signal(signal.SIGTERM, self._before)
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)

@@ -206,7 +206,7 @@ def _fit(prepared: Prepared, world: World) -> Result:
         report.close()
     return Result(
         out=config.out, steps=trainer.step, planned=prepared.steps, loss=loss, seconds=trainer.seconds,
-        complete=trainer.step == prepared.steps or not stop.signalled,
+        complete=trainer.step == prepared.steps or stop.timed_out,
         accuracy=accuracies, chance={s.name: s.chance for s in labelled}, counts=trainer.total_counts(),
     )  # fmt: skip
 

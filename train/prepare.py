@@ -4,7 +4,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import config as options
 from pipeline import storage
@@ -56,25 +56,17 @@ def prepare(config: TrainConfig, world: World) -> Prepared:
     """Count samples, find or learn the vocabulary, divide the steps; ValueError if it cannot be."""
     cache = Cache(Path(config.cache) if config.cache else None, config.cache_gb << 30)
     resumed = _resumed(config)
-    initial = None
-    given: tuple[Architecture, Tokenizer | None] | None = None
-    if config.init_from and not resumed:
-        initial, *given = _initial(config)  # type: ignore[assignment]
+    start = _start(config) if config.init_from else None
     found, tokenizer = None, None
     if world.rank == 0:
         found = sources.resolve(config.shards, config.weights, config.drop, config.keep, cache)
-        tokenizer = checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, given, found, cache)
+        tokenizer = checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, start, found, cache)
     found, tokenizer = world.share((found, tokenizer))
     assert found is not None and tokenizer is not None
-    architecture = replace(
-        given[0] if given else ARCHITECTURES[config.model], vocab_size=tokenizer.vocab_size
-    )
+    architecture = replace(ARCHITECTURES[config.model], vocab_size=tokenizer.vocab_size)
     if config.image_size:
         architecture = replace(architecture, image_size=config.image_size)
-    elif given and config.model != "tiny":
-        architecture = replace(architecture, image_size=ARCHITECTURES[config.model].image_size)
-    if initial is not None:
-        initial = interchange.resize_positions(initial, architecture.grid)
+    initial = interchange.resize_positions(start.state, architecture.grid) if start else None
     if not config.enlarge:
         for source in found:
             sources.refuse_small(source, architecture.image_size, cache)
@@ -107,8 +99,15 @@ def _resumed(config: TrainConfig) -> str:
     return checkpoint.find(config.out) if config.resume else ""
 
 
-def _initial(config: TrainConfig) -> tuple[interchange.State, Architecture, Tokenizer | None]:
-    """Return weights to start from, their sizes, and their vocabulary where it lies beside them."""
+class _Start(NamedTuple):
+    """Hold weights to start from, and their vocabulary where it lies beside them."""
+
+    state: interchange.State
+    tokenizer: Tokenizer | None
+    vocab_size: int
+
+
+def _start(config: TrainConfig) -> _Start:
     try:
         folder = checkpoint.find(config.init_from)
     except ValueError:
@@ -126,19 +125,19 @@ def _initial(config: TrainConfig) -> tuple[interchange.State, Architecture, Toke
     same = replace(architecture, image_size=wanted.image_size, vocab_size=wanted.vocab_size)
     if same != wanted:
         raise ValueError(f"--init-from {config.init_from} holds no {config.model}, but {architecture}")
-    return state, architecture, tokenizer
+    return _Start(state, tokenizer, architecture.vocab_size)
 
 
 def _tokenizer(
-    config: TrainConfig, given: tuple[Architecture, Tokenizer | None] | None,
+    config: TrainConfig, start: _Start | None,
     found: list[sources.Source], cache: Cache,
 ) -> Tokenizer:  # fmt: skip
     """Return the vocabulary asked for, that of the weights started from, or one learned from the captions."""
     if config.vocab and config.vocab != "clip":
         tokenizer = Tokenizer.load(Path(config.vocab))
-    elif given is not None and given[1] is not None:
-        tokenizer = given[1]
-    elif config.vocab == "clip" or given is not None:
+    elif start is not None and start.tokenizer is not None:
+        tokenizer = start.tokenizer
+    elif config.vocab == "clip" or start is not None:
         path = installed_vocabulary()
         if path is None:
             raise ValueError("CLIP's vocabulary is needed: give --vocab FILE, or pip install open_clip_torch")
@@ -147,9 +146,9 @@ def _tokenizer(
         log.info("learning a vocabulary from the captions")
         counts = vocabulary.count_words(sources.captions(found, _CAPTIONS, cache))
         tokenizer = Tokenizer(vocabulary.learn_merges(counts))
-    if given is not None and tokenizer.vocab_size != given[0].vocab_size:
+    if start is not None and tokenizer.vocab_size != start.vocab_size:
         raise ValueError(
-            f"--init-from {config.init_from} has {given[0].vocab_size} tokens, the vocabulary "
+            f"--init-from {config.init_from} has {start.vocab_size} tokens, the vocabulary "
             f"{tokenizer.vocab_size}: give the weights' own with --vocab FILE"
         )
     return tokenizer
