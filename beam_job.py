@@ -9,8 +9,12 @@ from typing import Final
 
 # command: module, function of (argv) -> exit code, what it does, the extra it needs
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
+    "queries": ("queries.cli", "main", "build the query list from Wikipedia, page views and WordNet", "crawl"),
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", "crawl"),
+    "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),
+    "train": ("train.cli", "main", "train CLIP on shards", "train"),
+    "export": ("train.cli", "export_main", "write a checkpoint's weights for other programs", "train"),
     "demo": ("pipeline.demo.run", "main", "serve a small web on loopback and run everything on it", "crawl"),
 }
 

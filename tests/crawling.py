@@ -16,9 +16,13 @@ from pipeline.demo.web import Web
 
 
 def arguments(web: Web, out: Path, *extra: str) -> list[str]:
-    """Return `openwit crawl` arguments for a served web; later ones win."""
+    """Return `openwit crawl` arguments for a served web; later ones win.
+
+    The times are long, so that a busy machine does not change what arrives.
+    """
     return [
-        "--queries", str(web.queries), "--source", str(web.warc), "--out", str(out), "--timeout", "10",
+        "--queries", str(web.queries), "--source", str(web.warc), "--out", str(out), "--timeout", "90",
+        "--connect-timeout", "60", "--read-timeout", "60", "--min-rate", "0",
         "--allow-network", "127.0.0.0/8", "--samples-per-shard", "100", *extra,
     ]  # fmt: skip
 

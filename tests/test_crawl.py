@@ -18,6 +18,8 @@ from pipeline.text import clean
 from pipeline.verify import main as verify
 from tests.crawling import arguments, contents, crawl, manifest, reasons, rejected, samples
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def whole(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:

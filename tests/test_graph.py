@@ -21,6 +21,8 @@ from pipeline.stages.select import (
 )
 from tests.rows import caption_table, uid_of
 
+pytestmark = pytest.mark.timeout(900)
+
 QUERIES = [f"q{i}" for i in range(6)]
 K = 3
 

@@ -15,6 +15,8 @@ from pipeline.cli import main
 from pipeline.demo.server import Server
 from tests.crawling import arguments, contents, crawl
 
+pytestmark = pytest.mark.timeout(900)
+
 OPTIONS = ("--per-query", "4", "--headroom", "1", "--rounds", "2", "--workers", "1", "--unit-images", "60")
 
 

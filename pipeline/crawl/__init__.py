@@ -1,0 +1,8 @@
+"""The crawl: candidates, select, fetch in rounds, finish; each durable, each continued where it stopped."""
+
+from pipeline.crawl.fetching import cut_units, fetch, remove_staging
+from pipeline.crawl.finishing import finish
+from pipeline.crawl.job import Crawl
+from pipeline.crawl.selecting import candidates, select
+
+__all__ = ["Crawl", "candidates", "cut_units", "fetch", "finish", "remove_staging", "select"]

@@ -1,0 +1,116 @@
+"""Drive the fetching: rounds of work units, until no query is short of anything that is still to be tried."""
+
+import numpy as np
+
+from pipeline import balance, records, storage
+from pipeline.crawl.job import Crawl, add_counts
+from pipeline.crawl.selecting import thresholds
+from pipeline.fetch_many import PUBLIC_DELAY
+from pipeline.identity import requires_contact
+from pipeline.run import Layout
+from pipeline.stages import graph
+from pipeline.stages.fetch import FetchWorker
+from pipeline.stages.files import Result, Task, read_vector
+from pipeline.stages.merge import MergeShuffler
+from pipeline.stages.rounds import UnitShuffler
+from pipeline.stages.select import PairCounter
+
+
+def fetch(crawl: Crawl, found: Result, selected: Result) -> Result:
+    """Fetch in rounds until no query is short of anything that is still to be tried."""
+    config, layout = crawl.config, crawl.layout
+    units: list[Result] = []  # {"unit", "fetched", "round"} of all rounds
+    rounds: list[Result] = []
+    rank = read_vector(storage.join(layout.stage("select", "round-0"), "rank"))
+    for number in range(config.rounds):
+        tried = layout.stage("select", f"round-{number}")
+        new = cut_units(crawl, number, selected["samples"], [u for u in units if u["round"] == number - 1])
+        if not new and number:
+            break
+        require_contact(config.fetch.contact, [unit["path"] for unit in new])
+        folder = layout.stage("fetch", f"round-{number}")
+        worker = FetchWorker(
+            folder=folder, fetch=config.fetch, images=config.images, seed=config.seed,
+            scorer=config.scorer, keep_if=config.keep_if,
+        )  # fmt: skip
+        tasks = [{**u, "unit": u["path"], "blob": f"round-{number}/{u['name']}"} for u in new]
+        results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker)
+        units += [{"unit": r["unit"], "fetched": r["fetched"], "round": number} for r in results]
+        merged = _merge(crawl, number, units, tried)
+        counts = read_vector(storage.join(layout.stage("fetch", f"arrived-{number}"), "counts"))
+        matched = read_vector(storage.join(layout.stage("select", "round-0"), "counts"))[0]
+        rounds.append(
+            {
+                "images": sum(r["images"] for r in results), "bytes": sum(r["bytes"] for r in results),
+                "reasons": add_counts(r["reasons"] for r in results), "merged": merged,
+            }
+        )  # fmt: skip
+        rank = balance.next_rank(
+            np.minimum(rank, matched), matched, counts[1], config.per_query, config.headroom
+        )
+        if number + 1 < config.rounds:
+            thresholds(crawl, number + 1, selected["samples"], rank)
+    return {"units": units, "rounds": rounds, "last": len(rounds) - 1}
+
+
+def require_contact(contact: str, units: list[str]) -> None:
+    """Raise ValueError if somebody else's host is to be fetched and nobody could say to whom it belongs."""
+    for path in [] if contact else units:
+        if requires_contact(records.read_table(path, ["fetch_url"])["fetch_url"].to_pylist()):
+            raise ValueError(
+                "the candidates are on hosts of others: give --contact, a URL or a mail address for the "
+                "User-Agent, so that their owners can reach you; the same command then continues"
+            )
+
+
+def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Result]) -> list[Result]:
+    config, layout = crawl.config, crawl.layout
+    folder = layout.stage("select", f"units-{number}")
+    inputs: list[Task] = [{"path": r["path"]} for r in samples]
+    inputs += [{"unit": u["unit"], "fetched": u["fetched"]} for u in before]
+    partitions = crawl.partitions(sum(r["samples"] for r in samples))
+    delay = PUBLIC_DELAY if config.fetch.host_delay is None else config.fetch.host_delay
+    results = crawl.shuffle(
+        f"units, round {number}", folder, inputs,
+        lambda low, high: UnitShuffler(
+            folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
+            delay=delay, limits=config.units,
+            thresholds=layout.stage("select", f"round-{number}", "thresholds"),
+            previous=layout.stage("select", f"round-{number - 1}", "thresholds") if number else "",
+            arrived=layout.stage("fetch", f"arrived-{number - 1}", "thresholds") if number else "",
+        ), partitions,
+    )  # fmt: skip
+    return [
+        {**unit, "path": storage.join(folder, f"{unit['name']}.parquet")}
+        for r in results
+        for unit in r["units"]
+    ]
+
+
+def _merge(crawl: Crawl, number: int, units: list[Result], tried: str) -> list[Result]:
+    """Merge all that arrived so far and find which samples each query keeps of it."""
+    config, layout = crawl.config, crawl.layout
+    folder = layout.stage("fetch", f"merged-{number}")
+    partitions = crawl.partitions(len(units) * config.units.unit_images)
+    merged = crawl.shuffle(
+        f"merge, round {number}", folder, units,
+        lambda low, high: MergeShuffler(
+            folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
+            max_captions=config.max_captions, thresholds=storage.join(tried, "thresholds"),
+            placeholder_captions=config.placeholder_captions, by_bytes=config.dedup != "off",
+            drop=config.drop,
+        ), partitions,
+    )  # fmt: skip
+    rank = np.full(crawl.queries.queries, config.per_query, np.int64)
+    folder = layout.stage("fetch", f"arrived-{number}")
+    graph.run_thresholds(crawl.runner, folder, merged, PairCounter(queries=crawl.queries), rank)
+    return merged
+
+
+def remove_staging(layout: Layout, fetched: Result) -> None:
+    """Remove the staged images of a verified run; their rows stay, and a note that the images went."""
+    storage.write_bytes(layout.stage("fetch", "removed.stage"), b"true")
+    for unit in fetched["units"]:
+        path = unit["fetched"].removesuffix(".parquet") + ".blob"
+        if storage.exists(path):
+            storage.remove_tree(path)

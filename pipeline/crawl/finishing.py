@@ -1,0 +1,125 @@
+"""Drive the last stage: the shards, the rejected rows, and the counts by query."""
+
+from typing import Any
+
+from pipeline import manifest, querylist, storage
+from pipeline.crawl.job import Crawl, add_counts, add_vectors
+from pipeline.run import Layout
+from pipeline.stages.files import Result, Task, read_vector
+from pipeline.stages.finish import (
+    GROUP_SAMPLES,
+    AssembleWorker,
+    GroupShuffler,
+    RejectWorker,
+    WriteWorker,
+    cut_shards,
+)
+from pipeline.stages.select import UntriedWorker
+
+_SAMPLED_ROWS_PER_REASON = 100_000
+_ALL_REJECTED_UP_TO = 10_000_000  # candidates
+
+
+def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Result:
+    """Write the shards, the rejected rows and the counts by query."""
+    config, layout = crawl.config, crawl.layout
+    arrived = layout.stage("fetch", f"arrived-{fetched['last']}", "thresholds")
+    folder = layout.stage("finish", "samples")
+    merged = fetched["rounds"][-1]["merged"]
+    worker = AssembleWorker(folder=folder, queries=crawl.queries, thresholds=arrived)
+    tasks = [{"name": r["name"], "path": r["path"]} for r in merged]
+    samples = crawl.tasks("balance", folder, tasks, worker)
+    total = sum(r["samples"] for r in samples)
+    groups = max(1, -(-total // GROUP_SAMPLES))
+    folder = layout.stage("finish", "groups")
+    grouped = crawl.shuffle(
+        "mix", folder, samples,
+        lambda low, high: GroupShuffler(folder=folder, groups=groups, low=low, high=high, seed=config.seed),
+        groups,
+    )  # fmt: skip
+    shards = _write_shards(crawl, grouped, samples)
+    untried, rejected, sampled = _reject(crawl, found, selected, fetched, samples)
+    queries = manifest.write_query_counts(
+        storage.join(layout.root, "query_counts.parquet"), querylist.load(layout.queries), config.per_query,
+        matched=read_vector(layout.stage("select", "round-0", "counts"))[0],
+        untried=add_vectors([r["counts"] for r in untried], crawl.queries.queries, 1)[0],
+        kept_present=add_vectors([r["counts"] for r in samples], crawl.queries.queries, 2),
+    )  # fmt: skip
+    return {
+        "samples": total,
+        "captions": sum(r["captions"] for r in samples),
+        "shards": shards,
+        "rejected": rejected,
+        "rejected_sampled": sampled,
+        "queries": queries,
+        "first_fetch": min((r["fetched"][0] for r in samples if r["fetched"]), default=None),
+        "last_fetch": max((r["fetched"][1] for r in samples if r["fetched"]), default=None),
+    }
+
+
+def _write_shards(crawl: Crawl, groups: list[Result], samples: list[Result]) -> list[Result]:
+    layout, size = crawl.layout, crawl.config.samples_per_shard
+    kinds: dict[str, str] = {}
+    for result in samples:
+        for name, kind in result["extra"].items():
+            kinds[name] = kind if kinds.get(name, kind) == kind else "text"
+    worker = WriteWorker(
+        folder=layout.shards,
+        staging=layout.staging,
+        samples_per_shard=size,
+        extra=tuple(sorted(kinds.items())),
+    )
+    folder = layout.stage("finish", "shards")
+    shards = crawl.tasks("shards", folder, cut_shards(groups, size), worker)
+    sizes = {f"{r['name']}.tar": r["samples"] for r in shards}
+    manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+    return shards
+
+
+def _reject(
+    crawl: Crawl, found: Result, selected: Result, fetched: Result, samples: list[Result]
+) -> tuple[list[Result], dict[str, int], bool]:
+    """Publish rejected rows; return the untried samples, exact counts, and whether the rows are sampled."""
+    layout = crawl.layout
+    last = fetched["last"]
+    folder = layout.stage("finish", "untried")
+    tried = layout.stage("select", f"round-{last}", "thresholds")
+    tasks = [{"name": r["name"], "path": r["path"]} for r in selected["samples"]]
+    untried = crawl.tasks(
+        "not fetched", folder, tasks, UntriedWorker(folder=folder, queries=crawl.queries, thresholds=tried)
+    )
+    merged = fetched["rounds"][-1]["merged"]
+    finished = [r["path"].replace(".parquet", ".rejected.parquet") for r in [*merged, *samples]]
+    unused = [storage.join(folder, f"{r['name']}.rejected.parquet") for r in untried]
+    work = _batches("candidates", "tables", found["rejected"])
+    work += _batches("select", "tables", [*selected["rejected"], *unused])
+    units = [
+        {**u, "arrived": _arrived(layout, u["round"]) if u["round"] < last else ""} for u in fetched["units"]
+    ]
+    work += _batches("fetch", "units", units)
+    work += _batches("finish", "tables", finished)
+    reasons = add_counts([found["reasons"], selected["reasons"], *(r["rejected"] for r in untried)])
+    share = _shares(crawl, found, reasons)
+    worker = RejectWorker(folder=layout.rejected, queries=crawl.queries, share=share)
+    results = crawl.tasks("rejected rows", layout.stage("finish", "rejected"), work, worker)
+    return untried, add_counts(r["counts"] for r in results), bool(share)
+
+
+def _arrived(layout: Layout, number: int) -> str:
+    return layout.stage("fetch", f"arrived-{number}", "thresholds")
+
+
+def _batches(stage: str, kind: str, items: list[Any]) -> list[Task]:
+    size = 32 if kind == "tables" else 64
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    return [{"name": f"{stage}-{index:05d}", kind: part} for index, part in enumerate(parts)]
+
+
+def _shares(crawl: Crawl, found: Result, reasons: dict[str, int]) -> tuple[tuple[str, float], ...]:
+    """Return the share of rows to publish of each reason, where a sample is asked for or all are too many."""
+    mode = crawl.config.rejected or ("all" if found["candidates"] <= _ALL_REJECTED_UP_TO else "sample")
+    if mode == "all":
+        return ()
+    return tuple(
+        (reason, min(1.0, _SAMPLED_ROWS_PER_REASON / count)) for reason, count in sorted(reasons.items())
+    )

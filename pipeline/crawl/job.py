@@ -1,0 +1,78 @@
+"""What the stages of one crawl share, and the sums over their results."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.options import CrawlConfig
+from pipeline.run import Layout
+from pipeline.stages import graph
+from pipeline.stages.files import Result, Task, read_vector
+from pipeline.stages.select import QueryTable
+
+# A slice of fewer rows is mostly headers; tables are gathered until the average slice has so many.
+SLICE_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Crawl:
+    """What every stage of one crawl shares."""
+
+    config: CrawlConfig
+    layout: Layout
+    runner: graph.Runner
+    queries: QueryTable
+    on_stage: Callable[[str, str, int], Any]  # told of a folder in which so many markers will appear
+
+    def partitions(self, rows: int) -> int:
+        """Return how many partitions hold so many rows."""
+        return max(1, -(-rows // self.config.partition_rows))
+
+    def at_once(self, partitions: int) -> int:
+        """Return how many partitions one graph may hold: few where memory is not spilled."""
+        return self.config.partitions_at_once if self.runner.is_local else partitions
+
+    def tasks(self, label: str, folder: str, tasks: list[Task], worker: graph.Worker) -> list[Result]:
+        """Run tasks with progress."""
+        with self.on_stage(label, folder, len(tasks)):
+            return graph.run_tasks(self.runner, folder, tasks, worker)
+
+    def shuffle(
+        self, label: str, folder: str, inputs: list[Task], make: graph.ShufflerOf, partitions: int
+    ) -> list[Result]:
+        """Run a shuffle with progress."""
+        with self.on_stage(label, folder, partitions):
+            return graph.run_shuffle(self.runner, folder, inputs, make, partitions, self.at_once(partitions))
+
+
+def gather(files: list[tuple[str, int]], rows: int) -> list[Task]:
+    """Group (path, rows) files into split tasks of at least so many rows."""
+    tasks: list[Task] = []
+    batch: list[str] = []
+    total = 0
+    for path, count in files:
+        batch.append(path)
+        total += count
+        if total >= rows:
+            tasks.append({"files": batch})
+            batch, total = [], 0
+    return [*tasks, {"files": batch}] if batch else tasks
+
+
+def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Return the sum of dictionaries of counts, sorted by key."""
+    total: dict[str, int] = {}
+    for part in counts:
+        for key, value in part.items():
+            total[key] = total.get(key, 0) + value
+    return dict(sorted(total.items()))
+
+
+def add_vectors(paths: list[str], queries: int, rows: int) -> np.ndarray:
+    """Return the sum of count files, int64 [rows, Q]."""
+    total = np.zeros((rows, queries), np.int64)
+    for path in paths:
+        total += read_vector(path)
+    return total

@@ -1,0 +1,85 @@
+"""Drive the first two stages: read and judge the sources, then decide whom to try first."""
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
+from pipeline.sources import Piece
+from pipeline.stages import graph
+from pipeline.stages.candidates import CandidatesWorker
+from pipeline.stages.files import Result, read_vector, write_vector
+from pipeline.stages.select import AdmitWorker, DedupeShuffler, PairCounter, SharedCaptionShuffler
+
+
+def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
+    """Read, judge and match every piece of the sources."""
+    config, folder = crawl.config, crawl.layout.stage("candidates")
+    tasks = [{"name": f"{index:06d}", "piece": list(piece)} for index, piece in enumerate(pieces)]
+    worker = CandidatesWorker(
+        folder=folder, queries=crawl.layout.queries, sources=config.sources, rules=config.text,
+        lang=config.lang, mask=config.mask_contacts, max_captions=config.max_captions,
+    )  # fmt: skip
+    results = crawl.tasks("candidates", folder, tasks, worker)
+    files = [[storage.join(folder, f"{r['name']}.parquet"), r["rows"]] for r in results]
+    return {
+        "files": files,
+        "rejected": [storage.join(folder, f"{r['name']}.rejected.parquet") for r in results],
+        "reasons": add_counts(r["rejected"] for r in results),
+        **{name: sum(r[name] for r in results) for name in ("images", "candidates", "rows")},
+    }
+
+
+def select(crawl: Crawl, found: Result) -> Result:
+    """Deduplicate, drop shared texts, count, and find the first round's thresholds."""
+    config, layout = crawl.config, crawl.layout
+    partitions = crawl.partitions(found["rows"])
+    slice_rows = SLICE_ROWS * crawl.at_once(partitions)
+    files = gather([(path, rows) for path, rows in found["files"]], slice_rows)
+    folder = layout.stage("select", "deduplicated")
+    deduplicated = crawl.shuffle(
+        "deduplicate", folder, files,
+        lambda low, high: DedupeShuffler(
+            folder=folder, partitions=partitions, low=low, high=high, max_captions=config.max_captions
+        ), partitions,
+    )  # fmt: skip
+    shared = _shared_captions(crawl, deduplicated, partitions)
+    folder = layout.stage("select", "samples")
+    tasks = [{"name": r["name"], "path": r["path"]} for r in deduplicated]
+    samples = crawl.tasks(
+        "count", folder, tasks, AdmitWorker(folder=folder, queries=crawl.queries, shared=shared)
+    )
+    first = np.full(crawl.queries.queries, int(np.ceil(config.per_query * config.headroom)), np.int64)
+    thresholds(crawl, 0, samples, first)
+    rejected = [r["path"].replace(".parquet", ".rejected.parquet") for r in [*deduplicated, *samples]]
+    return {
+        "samples": samples,
+        "count": sum(r["samples"] for r in samples),
+        "rejected": rejected,
+        "reasons": add_counts(r["rejected"] for r in [*deduplicated, *samples]),
+    }
+
+
+def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
+    path = crawl.layout.stage("select", "shared_captions")
+    if storage.exists(path):
+        return path
+    hashes = [np.zeros(0, np.uint64)]
+    if crawl.config.shared_captions:
+        folder = crawl.layout.stage("select", "shared")
+        rows = SLICE_ROWS * crawl.at_once(partitions)
+        results = crawl.shuffle(
+            "shared captions", folder, gather([(r["path"], r["rows"]) for r in files], rows),
+            lambda low, high: SharedCaptionShuffler(
+                folder=folder, partitions=partitions, low=low, high=high, limit=crawl.config.shared_captions
+            ), partitions,
+        )  # fmt: skip
+        hashes += [read_vector(r["path"]) for r in results]
+    write_vector(path, np.sort(np.concatenate(hashes)))
+    return path
+
+
+def thresholds(crawl: Crawl, number: int, samples: list[Result], rank: np.ndarray) -> str:
+    """Find the thresholds of a round: each query's sample of smallest priority number `rank`."""
+    folder = crawl.layout.stage("select", f"round-{number}")
+    graph.run_thresholds(crawl.runner, folder, samples, PairCounter(queries=crawl.queries), rank)
+    return folder
