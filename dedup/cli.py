@@ -30,7 +30,7 @@ def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
 def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Run the analysis; return 0 when it is complete."""
     from dedup import overlap  # imports Beam and OpenCV
-    from pipeline.cli import progress_of
+    from pipeline.progress import progress_of
     from pipeline.stages.graph import Runner
 
     console = console or Console(stderr=True)

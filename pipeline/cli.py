@@ -1,29 +1,20 @@
 """`openwit crawl`: check, run the stages, verify, and end with a table."""
 
-import contextlib
 import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import xxhash
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import manifest, querylist, run, storage
 from pipeline.options import CrawlConfig
+from pipeline.progress import progress_of
 from pipeline.run import Layout
 
 log = logging.getLogger(__name__)
@@ -200,38 +191,6 @@ def finish(
     if not job.config.keep_staging:
         stages.remove_staging(job.layout, done["fetch"])
     return {name: found[name] for name in ("samples", "captions")}
-
-
-def progress_of(console: Console) -> Any:
-    """Return a context manager that shows how many of a folder's markers are there; silent off a terminal."""
-
-    @contextlib.contextmanager
-    def watch(label: str, folder: str, total: int) -> Iterator[None]:
-        if not console.is_terminal:
-            log.info("%s: %d tasks", label, total)
-            yield
-            return
-        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(),            TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(label, total=total)
-            stop = threading.Event()
-
-            def count() -> None:
-                while not stop.wait(0.5):
-                    markers = [p for p in storage.list_files(folder, ".json") if "/range-" not in p]
-                    progress.update(task, completed=min(len(markers), total))
-
-            thread = threading.Thread(target=count, daemon=True)
-            thread.start()
-            try:
-                yield
-                progress.update(task, completed=total)
-            finally:
-                stop.set()
-                thread.join()
-
-    return watch
 
 
 def show_plan(

@@ -16,9 +16,11 @@ from pipeline.demo.server import Server
 from pipeline.reasons import REASONS
 from pipeline.text import clean
 from pipeline.verify import main as verify
-from tests.crawling import arguments, contents, crawl, manifest, reasons, rejected, samples
+from tests.crawling import arguments, contents, crawl, manifest, reasons, rejected, samples, settle
 
 pytestmark = pytest.mark.timeout(900)
+
+CAPPED = ("--per-query", "4", "--headroom", "1", "--rounds", "2")
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,9 @@ def whole(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def capped(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a cap that bites, and so many rounds that no query stays short of anything."""
+    """A run with a cap that bites."""
     out = tmp_path_factory.mktemp("capped") / "run"
-    return crawl(web.web, out, "--per-query", "4", "--headroom", "1", "--rounds", "9", "--workers", "1")
+    return crawl(web.web, out, *CAPPED, "--workers", "1")
 
 
 def test_every_candidate_of_the_web_is_in_the_shards_or_rejected(web: Server, whole: Path) -> None:
@@ -225,7 +227,7 @@ def test_shards_mix_the_sites(whole: Path) -> None:
 def test_the_same_bytes_however_it_is_run(
     web: Server, capped: Path, tmp_path: Path, extra: tuple[str, ...]
 ) -> None:
-    run = crawl(web.web, tmp_path / "run", "--per-query", "4", "--headroom", "1", "--rounds", "9", *extra)
+    run = crawl(web.web, tmp_path / "run", *CAPPED, *extra)
     found, expected = contents(run), contents(capped)
     for part in expected:
         assert found[part] == expected[part], part
@@ -244,3 +246,43 @@ def test_verify_finds_a_flipped_bit_and_a_lost_row(whole: Path, tmp_path: Path) 
     shutil.copy(whole / "shards" / tar.name, tar)
     next(iter((run / "rejected").glob("fetch*.parquet"))).unlink()
     assert verify(["--run", str(run)]) == 1
+
+
+def test_a_url_list_with_kept_columns_and_a_scorer(web: Server, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(web.web.folder / "urls.parquet").slice(0, 60)
+    source = tmp_path / "list.parquet"
+    extra = {"similarity": [i / 100 for i in range(60)], "licence": ["cc0", None] * 30}
+    for name, values in extra.items():
+        table = table.append_column(name, [values])
+    pq.write_table(table, source)
+    settle(web.web)
+    argv = arguments(web.web, tmp_path / "run", "--workers", "1", "--lang", "any")
+    argv[argv.index(str(web.web.warc))] = str(source)
+    scoring = ["--scorer", "pipeline.scoring:Sharpness", "--keep-if", "score_sharpness > 300"]
+    assert main([*argv, "--keep-columns", "similarity", "licence", *scoring]) == 0
+    rows = samples(tmp_path / "run")
+    counts = manifest(tmp_path / "run")["counts"]
+    assert counts["candidates"] == 60 == counts["captions"] + counts["rejected"]
+    assert rows and all(row["score_sharpness"] > 300 for row in rows)
+    blurred = [row for row in rejected(tmp_path / "run") if row["reason"] == "score_filter"]
+    assert blurred and all(json.loads(row["detail"])["score_sharpness"] <= 300 for row in blurred)
+    by_caption = dict(zip(table["caption"].to_pylist(), table["similarity"].to_pylist(), strict=True))
+    for row in rows:
+        assert row["source"] == "list.parquet" and row["licence"] in ("cc0", None)
+        assert row["similarity"] == by_caption.get(row["caption"], row["similarity"])
+    assert {type(row["similarity"]) for row in rows} == {float}
+
+
+def test_no_match_at_all_is_an_empty_but_complete_run(web: Server, tmp_path: Path) -> None:
+    (tmp_path / "none.txt").write_text("xylophone quartet\n")
+    run = crawl(web.web, tmp_path / "run", "--queries", str(tmp_path / "none.txt"), "--workers", "1")
+    assert samples_or_none(run) == []
+    counts = manifest(run)["counts"]
+    assert counts["candidates"] == counts["rejected"] == web.web.candidates()
+    assert verify(["--run", str(run)]) == 0
+
+
+def samples_or_none(run: Path) -> list[dict[str, object]]:
+    return samples(run) if (run / "shards").exists() else []

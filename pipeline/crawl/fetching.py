@@ -46,7 +46,7 @@ def fetch(crawl: Crawl, found: Result, selected: Result) -> Result:
             }
         )  # fmt: skip
         rank = balance.next_rank(
-            np.minimum(rank, matched), matched, counts[1], config.per_query, config.headroom
+            np.minimum(rank, matched), matched, counts[-1], config.per_query, config.headroom
         )
         if number + 1 < config.rounds:
             thresholds(crawl, number + 1, selected["samples"], rank)
