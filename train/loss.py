@@ -29,7 +29,7 @@ def gather(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     gathered = x.new_empty((world_size() * x.shape[0], *x.shape[1:]))
-    dist.all_gather_into_tensor(gathered, x.contiguous())
+    dist.all_gather(list(gathered.chunk(world_size())), x.contiguous())
     return gathered
 
 
@@ -38,7 +38,7 @@ def _sum_own_rows(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     own = x.new_empty((x.shape[0] // world_size(), x.shape[1]))
-    dist.reduce_scatter_tensor(own, x)
+    dist.reduce_scatter(own, list(x.chunk(world_size())))
     return own
 
 
