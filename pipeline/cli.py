@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,23 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
     except KeyboardInterrupt:
         console.print("Stopped. The same command continues where it stopped.")
         return 130
+    except Exception as error:  # noqa: BLE001 - the user is told what to do; the log has the rest
+        return failed(options, console, error)
+
+
+def failed(options: CrawlConfig, console: Console, error: Exception) -> int:
+    """Say in one line what happened, leave the traceback in the run's log, and return 1."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    console.print(f"[red]failed[/] {lines[-1]}", highlight=False, soft_wrap=True)
+    log_path = worker_log(Layout(options.out.rstrip("/")))
+    if log_path and os.path.exists(log_path):  # noqa: PTH110
+        with open(log_path, "a") as file:  # noqa: PTH123
+            traceback.print_exception(error, file=file)
+        console.print(f"Details are in {log_path}.", soft_wrap=True)
+    else:
+        traceback.print_exception(error)
+    console.print("When the cause is removed, the same command continues where it stopped.")
+    return 1
 
 
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:
@@ -48,7 +66,18 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     if options.check:
         show_plan(console, options, pieces, inputs, queries, layout)
         return 0
-    prepare(layout, options, inputs, prints, semantics, console)
+    if not storage.exists(layout.work) and storage.list_files(layout.root):
+        raise ValueError(f"{layout.root} is not empty and holds no run; choose another --out")
+    with run.lock(layout):
+        prepare(layout, options, inputs, prints, semantics, console)
+        return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
+
+
+def begin(
+    layout: Layout, options: CrawlConfig, beam_flags: tuple[str, ...], pieces: list[Any], queries: list[str],
+    prints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
+) -> int:  # fmt: skip
+    """Write down the configuration and the queries, and run the stages."""
     storage_toml = parser.to_toml(parser.effective(options))
     storage.write_bytes(storage.join(layout.root, "config.toml"), storage_toml.encode())
     if not storage.exists(layout.queries):
@@ -107,10 +136,8 @@ def prepare(
     layout: Layout, options: CrawlConfig, inputs: list[storage.FileInfo], prints: dict[str, str],
     semantics: dict[str, dict[str, Any]], console: Console,
 ) -> None:  # fmt: skip
-    """Decide whether the folder is a new run, one to continue, or none of either."""
-    if not storage.exists(layout.work):
-        if storage.list_files(layout.root):
-            raise ValueError(f"{layout.root} is not empty and holds no run; choose another --out")
+    """Begin a new run, or see what of an old one may be continued."""
+    if not storage.exists(layout.stage("candidates", "inputs.list")):
         recorded = [list(info) for info in inputs]
         manifest.write_json(layout.stage("candidates", "inputs.list"), recorded)
         return

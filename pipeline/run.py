@@ -4,8 +4,11 @@ Each stage's fingerprint covers its own semantic options, the schema version, it
 fingerprint upstream. A change reruns from the first stage that it touches; changed inputs are refused.
 """
 
+import contextlib
 import hashlib
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +57,31 @@ class Layout:
     def manifest(self) -> str:
         """Return the manifest's path."""
         return storage.join(self.root, "manifest.json")
+
+
+@contextlib.contextmanager
+def lock(layout: Layout) -> Iterator[None]:
+    """Keep a second launcher out of a local run, and remove what a killed one left half-written.
+
+    On an object store there is no lock: markers and single PUTs make a second launcher wasteful, not wrong.
+    """
+    if not storage.is_local(layout.root) or sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    folder = storage.local_path(layout.work)
+    known = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"another openwit is at work in {layout.root}") from None
+        if known:
+            for path in storage.local_path(layout.root).rglob(".*.tmp*"):
+                path.unlink()
+        yield
 
 
 def fingerprints(options: dict[str, dict[str, Any]], inputs: list[storage.FileInfo]) -> dict[str, str]:

@@ -113,6 +113,15 @@ def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) ->
     return (uid, url, caption[:8192], page, "candidates", reason, detail[:limit], 1)
 
 
+def _judged(image: Image, source: str, judge: CaptionJudge) -> list[tuple[tuple[object, ...], bool]]:
+    try:
+        return list(judge_image(image, source, judge))
+    except Exception as error:  # noqa: BLE001 - one image must not end a file: it is counted
+        detail = f"{type(error).__name__}: {error}"
+        captions = [clean(text) for _, text in image.texts] or [""]
+        return [(_rejected("", image, text, "internal_error", detail), False) for text in captions]
+
+
 def judge_piece(images: Iterator[Image], source: str, judge: CaptionJudge, max_captions: int) -> PieceTables:
     """Return the tables of a piece; within it, captions are already deduplicated and capped."""
     rows: dict[bool, list[tuple[object, ...]]] = {True: [], False: []}
@@ -121,7 +130,7 @@ def judge_piece(images: Iterator[Image], source: str, judge: CaptionJudge, max_c
     seen = 0
     for image in images:
         seen += 1
-        for row, accepted in judge_image(image, source, judge):
+        for row, accepted in _judged(image, source, judge):
             rows[accepted].append(row)
             if len(rows[accepted]) >= _BATCH_ROWS:
                 tables[accepted].append(records.to_table(rows[accepted], schemas[accepted]))

@@ -173,7 +173,15 @@ class FetchWorker:
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
         for uid, outcome in state.loop.run(rows, shares=shares):
             assert isinstance(uid, bytes)
-            yield receive(uid, outcome, state.decoder, sink, int(time.time() * 1000))
+            now = int(time.time() * 1000)
+            try:
+                row = receive(uid, outcome, state.decoder, sink, now)
+            except OSError:  # the disk, not the image
+                raise
+            except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
+                row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
+                row.reason, row.detail = "internal_error", f"{type(error).__name__}: {error}"
+            yield row
 
     def _finish(
         self, state: _State, unit: pa.Table, starts: np.ndarray, rows: list[_Row], order: np.ndarray,

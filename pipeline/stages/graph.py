@@ -6,6 +6,7 @@ openwit imports Beam.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -273,9 +274,9 @@ class Runner:
     @property
     def is_local(self) -> bool:
         """Return whether the graphs run on this machine, where memory between stages is not spilled."""
-        return not any(flag == "--runner" or flag.startswith("--runner=") for flag in self.flags) or any(
-            "FnApiRunner" in flag for flag in self.flags
-        )
+        named = [value for flag, value in itertools.pairwise((*self.flags, "")) if flag == "--runner"]
+        named += [flag.removeprefix("--runner=") for flag in self.flags if flag.startswith("--runner=")]
+        return all(name in ("DirectRunner", "FnApiRunner") for name in named)
 
     def options(self, tasks: int) -> PipelineOptions:
         """Return the pipeline options for a graph of so many tasks.
@@ -287,12 +288,8 @@ class Runner:
         if self.is_local:
             processes = min(self.workers, tasks)
             mode = "multi_processing" if processes > 1 else "in_memory"
-            flags = [
-                "--runner=FnApiRunner",
-                f"--direct_running_mode={mode}",
-                f"--direct_num_workers={max(processes, 1)}",
-                *flags,
-            ]
+            own = [f"--direct_running_mode={mode}", f"--direct_num_workers={max(processes, 1)}"]
+            flags = [*own, *flags, "--runner=FnApiRunner"]  # the last one counts
         return PipelineOptions(flags)
 
     def run(self, graph: beam.PTransform, tasks: int) -> None:
