@@ -7,15 +7,21 @@ from pathlib import Path
 import pytest
 
 import beam_job
+from dedup.options import OverlapConfig
 from pipeline import config
 from pipeline.demo.run import DemoConfig
 from pipeline.options import CrawlConfig
 from pipeline.reasons import REASONS
 from pipeline.verify import VerifyConfig
+from queries.options import QueriesConfig
+from train.config import ExportConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-CONFIGS = {"crawl": CrawlConfig, "verify": VerifyConfig, "demo": DemoConfig}
+CONFIGS = {
+    "crawl": CrawlConfig, "verify": VerifyConfig, "demo": DemoConfig, "queries": QueriesConfig,
+    "overlap": OverlapConfig, "train": TrainConfig, "export": ExportConfig,
+}  # fmt: skip
 COMMANDS = re.findall(r"^openwit .*$", README, re.MULTILINE)
 
 
@@ -45,7 +51,7 @@ def test_every_option_has_an_explanation() -> None:
             flag = f"--{name.replace('_', '-')}"
             after = text.split(f"{flag} " if f"{flag} " in text else f"{flag},", 1)[1]
             words = after.split("(default")[0].split("(required")[0]
-            assert re.search(r"[a-z]{2,} [a-z]", words), flag
+            assert re.search(r"[a-z']{2,} [a-z]", words), flag
 
 
 def test_every_reason_is_documented() -> None:
