@@ -77,7 +77,7 @@ class IndexWorker:
             for example in _examples(task):
                 jpeg = state.normalised(example.image) if example.image else b""
                 rgb = decode_jpeg(jpeg) if jpeg else None
-                found = None if rgb is None else describe(views.thumbnails(rgb))
+                found = None if rgb is None else describe(views.thumbnails(views.inner(rgb)))
                 if found is None:
                     state_word, jpeg = "unreadable", b""
                 elif found.qualities[0] < self.min_quality:
@@ -187,10 +187,10 @@ class Index:
             return file.read(int(self._length[row]))
 
     def pixels(self, row: int) -> Pixels:
-        """Return the image of an example."""
+        """Return the image of an example as it is compared, without a border."""
         rgb = decode_jpeg(self.jpeg(row))
         assert rgb is not None, "the index holds what could be decoded"
-        return rgb
+        return views.inner(rgb)
 
 
 def read_examples(folder: str) -> pa.Table:

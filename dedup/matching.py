@@ -134,8 +134,7 @@ class Matcher:
 
 def picture_of(sample: training.Image, rgb: Pixels) -> Picture:
     """Prepare a decoded image, cutting off a border of one colour."""
-    inside = views.without_border(rgb)
-    rgb = rgb if inside is None else inside
+    rgb = views.inner(rgb)
     return Picture(sample, rgb, views.thumbnail(rgb))
 
 

@@ -10,7 +10,7 @@
   let current = 0, cards = [];
 
   const REFUSED = { gate: "the thumbnails differ", inliers: "too few keypoints agree", shape: "no plausible map", common: "little in common",
-    spread: "only a part agrees", correlation: "the pixels differ" };
+    spread: "only a part agrees", correlation: "the pixels differ", colour: "the colours differ" };
 
   const element = (tag, name, text) => {
     const node = document.createElement(tag);

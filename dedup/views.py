@@ -1,8 +1,9 @@
 """Show the reference side from many sides: crops and rotations of each evaluation image.
 
-A training image is described once, as it is; that it may be a part of an evaluation image, or a turned one,
-is searched for by describing such parts of the evaluation image, which are few. Mirroring needs no views of
-its own: the query is mirrored instead, by a change of signs. Nor do borders: they are cut off the query.
+A training image is described once, as it is; that it may be a part of an evaluation image, a turned one, or
+what that one is a part of, is searched for by describing the evaluation image accordingly: those are few.
+Mirroring needs no views of its own: the query is mirrored instead, by a change of signs. Nor do borders:
+they are cut off both sides.
 """
 
 import math
@@ -25,6 +26,11 @@ class View(NamedTuple):
     top: float = 0.0
     right: float = 1.0
     bottom: float = 1.0
+    outside: float = 0.0
+    """Share of each side that lies outside the image, which is continued there by its outermost pixels."""
+    x: float = 0.5
+    """How what is outside is divided between left and right, 0 to 1."""
+    y: float = 0.5
     degrees: float = 0.0
     """Counter-clockwise; what the turned image does not cover is black."""
 
@@ -54,6 +60,12 @@ VIEWS: Final[tuple[View, ...]] = (
     *(_crop(0.65, 0.65, x, y) for y in (0, 0.5, 1) for x in (0, 0.5, 1) if (x, y) != (0.5, 0.5)),
     *(_crop(0.6, 1, x, 0.5) for x in (0, 0.25, 0.5, 0.75, 1)),
     *(_crop(1, 0.6, 0.5, y) for y in (0, 0.5, 1)),
+    # An evaluation image that is itself a crop of a training image.
+    *(
+        View(f"crop of 80% x 80% at {x:.0%}, {y:.0%}", outside=0.2, x=x, y=y)
+        for y in (0, 0.5, 1)
+        for x in (0, 0.5, 1)
+    ),
     *_turned(6),
     *_turned(-6),
 )
@@ -71,9 +83,22 @@ def thumbnail(rgb: Pixels, view: View = VIEWS[0], side: int = SIDE) -> Pixels:
     if view.degrees:
         turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), view.degrees, 1)
         rgb = np.asarray(cv2.warpAffine(rgb, turn, (width, height), flags=cv2.INTER_LINEAR), np.uint8)
+    if view.outside:
+        rgb = _continued(rgb, view)
+        height, width = rgb.shape[:2]
     left, right = round(view.left * width), max(round(view.right * width), round(view.left * width) + 1)
     top, bottom = round(view.top * height), max(round(view.bottom * height), round(view.top * height) + 1)
     return squeeze(rgb[top:bottom, left:right], side)
+
+
+def _continued(rgb: Pixels, view: View) -> Pixels:
+    """Return the image with its outermost pixels repeated around it."""
+    height, width = rgb.shape[:2]
+    more_y, more_x = (round(side * view.outside / (1 - view.outside)) for side in (height, width))
+    top, left = round(more_y * view.y), round(more_x * view.x)
+    return np.asarray(
+        cv2.copyMakeBorder(rgb, top, more_y - top, left, more_x - left, cv2.BORDER_REPLICATE), np.uint8
+    )
 
 
 def squeeze(rgb: Pixels, side: int) -> Pixels:
@@ -107,6 +132,12 @@ def without_border(rgb: Pixels) -> Pixels | None:
     if max(top, bottom) > _MOST_BORDER * height or max(left, right) > _MOST_BORDER * width:
         return None
     return rgb[top : height - bottom, left : width - right]
+
+
+def inner(rgb: Pixels) -> Pixels:
+    """Return the picture without its border, or the picture: what both sides are compared as."""
+    inside = without_border(rgb)
+    return rgb if inside is None else inside
 
 
 def _flat_ends(luma: npt.NDArray[np.float32]) -> tuple[int, int]:

@@ -92,3 +92,21 @@ def test_photographs_and_their_copies():
         kept += verify.verify(found, known[index]).verified
         assert not verify.verify(found, known[index - 1]).verified
     assert kept >= 22
+
+
+def test_the_same_drawing_in_other_colours_is_not_a_duplicate():
+    original = scene(21)
+    ycc = cv2.cvtColor(original, cv2.COLOR_RGB2YCrCb)
+    ycc[..., 1:] = 255 - ycc[..., 1:]
+    other = cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
+    verdict = verify.verify(verify.features(other), verify.features(original))
+    assert not verdict.verified and verdict.reason == "colour"
+    grey = np.repeat(cv2.cvtColor(original, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    assert verify.verify(verify.features(grey), verify.features(original)).verified
+
+
+def test_a_thing_before_a_plain_ground_is_a_duplicate():
+    picture = np.full((256, 340, 3), (200, 190, 170), np.uint8)
+    picture[90:160, 120:210] = scene(8, 70, 90)
+    copy = distortions.jpeg(picture, np.random.default_rng(1))
+    assert verify.verify(verify.features(copy), verify.features(picture)).verified
