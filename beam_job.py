@@ -9,7 +9,7 @@ from typing import Final
 
 # command: module, function of (argv) -> exit code, what it does, the extra it needs
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
-    "queries": ("queries.cli", "main", "build the query list from Wikipedia, page views and WordNet", "crawl"),
+    "queries": ("queries.cli", "main", "build the query list from Wikipedia and WordNet", "crawl"),
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),

@@ -218,7 +218,7 @@ def test_shards_mix_the_sites(whole: Path) -> None:
     "extra",
     [
         ("--workers", "2"),
-        ("--workers", "1", "--partition-rows", "60", "--partitions-at-once", "2"),
+        ("--workers", "1", "--partition-rows", "200", "--partitions-at-once", "2"),
         ("--workers", "1", "--direct_runner_bundle_repeat=2"),
         ("--workers", "1", "--unit-images", "40", "--piece-bytes", "20000"),
     ],

@@ -1,4 +1,4 @@
-"""Real pages, crawled from loopback: an independent reader says what is there, and nothing of it may be lost."""
+"""Real pages, crawled from loopback: an independent reader says what is there; nothing may be lost."""
 
 import threading
 from collections import Counter
@@ -91,7 +91,8 @@ def test_no_image_with_text_is_lost(served: str, tmp_path: Path) -> None:
     (tmp_path / "wordnet.txt").write_text("\n".join(sorted(lemmas)) + "\n")
     run = tmp_path / "run"
     argv = [
-        "--queries", str(tmp_path / "wordnet.txt"), "--source", str(PAGES), "--base-url", served, "--out", str(run),
+        "--queries", str(tmp_path / "wordnet.txt"), "--source", str(PAGES), "--base-url", served,
+        "--out", str(run),
         "--allow-network", "127.0.0.0/8", "--per-query", "3", "--lang", "any", "--workers", "1",
         "--host-concurrency", "8", "--no-file-names",
     ]  # fmt: skip

@@ -189,7 +189,7 @@ def test_two_launchers_do_not_work_on_one_run(web: Server, tmp_path: Path, capsy
 
 
 def test_a_failing_disk_is_reported_and_continued(
-    web: Server, undisturbed: Path, tmp_path: Path, capsys
+    web: Server, undisturbed: Path, tmp_path: Path, capfd
 ) -> None:
     """A stage that cannot write ends the run with 1 and says how to go on; the next start does."""
     out = shutil.copytree(undisturbed, tmp_path / "run")
@@ -200,7 +200,7 @@ def test_a_failing_disk_is_reported_and_continued(
     (out / "shards/00000.tar").unlink()
     (out / "shards/00000.tar").mkdir()  # cannot be replaced by a file
     assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 1
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "failed" in said and "the same command continues" in said
     (out / "shards/00000.tar").rmdir()
     assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from pipeline import config as parser
 from pipeline.demo.server import serve
@@ -23,8 +24,10 @@ class DemoConfig:
     """Pictures to draw."""
     sites: int = 150
     """Sites to put them on, each at a loopback address of its own."""
-    per_query: int = 60
+    per_query: int = 12
     """Samples that a query contributes at most; small, so that the balance can be seen at work."""
+    train_minutes: float = 2.0
+    """Minutes of training a tiny CLIP on the CPU; 0 leaves training out."""
     seed: int = 0
     """Decides the drawings and the balance."""
     fresh: bool = False
@@ -36,6 +39,8 @@ class DemoConfig:
         """Refuse a web too small to show anything."""
         if self.sites < 12 or self.images < 4 * self.sites:
             raise ValueError("give at least 12 --sites and four times as many --images")
+        if self.train_minutes < 0:
+            raise ValueError("train_minutes must not be negative")
 
 
 def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
@@ -52,7 +57,51 @@ def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
     web = the_web(out / "web", options, console)
     with serve(web):
         code = crawl(web, out / "run", options)
-    return code or verify(["--run", str(out / "run")])
+    code = code or verify(["--run", str(out / "run")])
+    for step in () if code else (overlap, train):
+        code = code or step(web, out, options)
+    if not code:
+        show(console, out, options)
+    return code
+
+
+def overlap(web: Web, out: Path, options: DemoConfig) -> int:
+    """Compare the set with the two evaluation sets that came with the web, one with planted copies."""
+    from dedup.cli import main as overlap_main
+
+    sets = [f"{name}={web.folder / 'eval' / name}" for name in ("clean", "contaminated")]
+    evaluations = [part for name in sets for part in ("--eval", name)]
+    few = ("--planted", "10", "--neighbours", "5")  # a demonstration's worth
+    return overlap_main(["--run", str(out / "run"), "--out", str(out / "overlap"), *evaluations, *few])
+
+
+def train(web: Web, out: Path, options: DemoConfig) -> int:
+    """Train a tiny model on the shards just built and measure it on drawings that are not among them."""
+    if not options.train_minutes:
+        return 0
+    from train.cli import main as train_main
+
+    return train_main(
+        [
+            "--shards", str(out / "run"), "--model", "tiny", "--out", str(out / "model"), "--resume",
+            "--max-minutes", str(options.train_minutes), "--seed", str(options.seed),
+            "--eval", f"clean={web.folder / 'eval' / 'clean'}",
+        ]
+    )  # fmt: skip
+
+
+def show(console: Console, out: Path, options: DemoConfig) -> None:
+    """Name what there is to look at."""
+    table = Table(title="openwit demo", title_justify="left")
+    table.add_column("what")
+    table.add_column("where")
+    table.add_row("shards for WebDataset", str(out / "run" / "shards"))
+    table.add_row("why the others are not in them", str(out / "run" / "rejected"))
+    table.add_row("counts, configuration, hashes", str(out / "run" / "manifest.json"))
+    table.add_row("overlap with evaluation sets", str(out / "overlap" / "index.html"))
+    if options.train_minutes:
+        table.add_row("the trained model", str(out / "model"))
+    console.print(table)
 
 
 def the_web(folder: Path, options: DemoConfig, console: Console) -> Web:

@@ -297,8 +297,12 @@ class Runner:
         quiet_beam()
         pipeline = beam.Pipeline(options=self.options(tasks))
         _ = pipeline | type(graph).__name__ >> graph
-        with stderr_to(self.log):
-            state = pipeline.run().wait_until_finish()
+        level = logging.getLogger().level
+        try:
+            with stderr_to(self.log):
+                state = pipeline.run().wait_until_finish()
+        finally:
+            logging.getLogger().setLevel(level)  # Beam's worker in this process has set it to INFO
         if state not in (None, "DONE"):
             raise RuntimeError(f"the job ended as {state}; the same command continues it")
 
