@@ -11,12 +11,13 @@ from rich.table import Table
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
+from pipeline.progress import terminal
 
 
 def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
     """Run `openwit overlap`; return the exit code."""
     options, beam_flags = parser.parse(OverlapConfig, argv, prog=prog, beam=True)
-    console = Console(stderr=True)
+    console = terminal()
     try:
         return run(options, beam_flags, console)
     except (ValueError, FileNotFoundError) as error:
@@ -30,16 +31,16 @@ def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
 def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Run the analysis; return 0 when it is complete."""
     from dedup import overlap  # imports Beam and OpenCV
-    from pipeline.progress import progress_of
+    from pipeline.progress import progress_of, worker_log
     from pipeline.stages.graph import Runner
 
-    console = console or Console(stderr=True)
+    console = console or terminal()
     started = time.monotonic()
     training, inputs, eval_inputs = overlap.prepare(config)
     if config.check:
         show_plan(console, config, inputs, eval_inputs)
         return 0
-    runner = Runner(flags=tuple(beam_flags), workers=config.workers)
+    runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=worker_log(f"{config.out}/work"))
     job = overlap.Job(
         config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner,
         watch=progress_of(console),

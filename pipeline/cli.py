@@ -1,7 +1,6 @@
 """`openwit crawl`: check, run the stages, verify, and end with a table."""
 
 import logging
-import os
 import sys
 import time
 import traceback
@@ -15,7 +14,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import manifest, querylist, run, storage
 from pipeline.options import CrawlConfig
-from pipeline.progress import progress_of
+from pipeline.progress import progress_of, terminal, worker_log
 from pipeline.run import Layout
 
 log = logging.getLogger(__name__)
@@ -24,8 +23,7 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
     """Run `openwit crawl`; return the exit code."""
     options, beam_flags = parser.parse(CrawlConfig, argv, prog=prog, beam=True)
-    # A descriptor of its own: file descriptor 2 goes to a log while worker processes are at work.
-    console = Console(file=os.fdopen(os.dup(2), "w"))
+    console = terminal()
     try:
         return crawl(options, beam_flags, console)
     except (ValueError, FileNotFoundError) as error:
@@ -41,8 +39,9 @@ def failed(options: CrawlConfig, console: Console, error: Exception) -> int:
     """Say in one line what happened, leave the traceback in the run's log, and return 1."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     console.print(f"[red]failed[/] {lines[-1]}", highlight=False, soft_wrap=True)
-    log_path = worker_log(Layout(options.out.rstrip("/")))
-    if log_path and os.path.exists(log_path):  # noqa: PTH110
+    work = Layout(options.out.rstrip("/")).work
+    log_path = worker_log(work) if storage.exists(work) else ""
+    if log_path:
         with open(log_path, "a") as file:  # noqa: PTH123
             traceback.print_exception(error, file=file)
         console.print(f"Details are in {log_path}.", soft_wrap=True)
@@ -172,7 +171,7 @@ def run_stages(
 
     started = time.monotonic()
     job = stages.Crawl(
-        options, layout, Runner(flags=beam_flags, workers=options.workers, log=worker_log(layout)),
+        options, layout, Runner(flags=beam_flags, workers=options.workers, log=worker_log(layout.work)),
         QueryTable(path=layout.queries, seed=options.seed, queries=queries), progress_of(console),
     )  # fmt: skip
     done: dict[str, dict[str, Any]] = {}
@@ -197,11 +196,6 @@ def run_stages(
     if "finish" in done:
         show_result(console, layout, time.monotonic() - started)
     return 0
-
-
-def worker_log(layout: Layout) -> str:
-    """Return where worker processes write what nobody needs to see, "" for a run that is not local."""
-    return str(storage.local_path(layout.work) / "workers.log") if storage.is_local(layout.root) else ""
 
 
 def finish(

@@ -10,13 +10,14 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
+from pipeline.progress import terminal
 from queries.options import QueriesConfig
 
 
 def main(argv: Sequence[str], prog: str = "openwit queries") -> int:
     """Run `openwit queries`; return the exit code."""
     options, beam_flags = parser.parse(QueriesConfig, argv, prog=prog, beam=True)
-    console = Console(stderr=True)
+    console = terminal()
     try:
         return run(options, beam_flags, console)
     except (ValueError, FileNotFoundError) as error:
@@ -28,12 +29,12 @@ def main(argv: Sequence[str], prog: str = "openwit queries") -> int:
 
 def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Build the list; return 0 when it is complete, 1 when a part of the input could not be read."""
-    from pipeline.progress import progress_of
+    from pipeline.progress import progress_of, worker_log
     from pipeline.stages.graph import Runner  # imports Beam
     from queries import job
     from queries.inputs import find_inputs
 
-    console = console or Console(stderr=True)
+    console = console or terminal()
     started = time.monotonic()
     found = find_inputs(config)
     if config.check:
@@ -41,7 +42,7 @@ def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console 
         return 0
     summary = job.finished_summary(config, found)
     if summary is None:
-        runner = Runner(flags=tuple(beam_flags), workers=config.workers)
+        runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=worker_log(config.work))
         summary = job.Job(config, found, runner, progress_of(console)).run()
     show_result(console, config, summary, time.monotonic() - started)
     return 1 if damage(summary) else 0
