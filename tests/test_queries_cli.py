@@ -20,17 +20,17 @@ def dump(tmp_path: Path) -> Path:
     return path
 
 
-def test_check_writes_nothing(tmp_path: Path, dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_writes_nothing(tmp_path: Path, dump: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out" / "q.parquet"
     assert main(["--wikipedia", str(dump), "--out", str(out), "--check"]) == 0
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     assert "1 of Wikipedia in 1 pieces" in " ".join(shown.err.split())
     assert "min_count = 100" in shown.out
     assert not out.parent.exists()
 
 
 def test_a_complete_list_is_exit_code_0_and_a_second_run_only_shows_it(
-    tmp_path: Path, dump: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, dump: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "wordnet").mkdir()
     out = tmp_path / "out" / "q.parquet"
@@ -44,7 +44,7 @@ def test_a_complete_list_is_exit_code_0_and_a_second_run_only_shows_it(
     ]
     options += ["--min-count", "5", "--min-bigram-count", "5", "--size", "12"]
     assert main(options) == 0
-    shown = capsys.readouterr().err
+    shown = capfd.readouterr().err
     assert "WordNet synsets" in shown
     assert "q_report.html" in shown
     assert pq.read_table(out)["query"].to_pylist()[:2] == ["red", "the"]
@@ -54,14 +54,14 @@ def test_a_complete_list_is_exit_code_0_and_a_second_run_only_shows_it(
 
 
 def test_a_damaged_dump_gives_a_list_and_exit_code_1(
-    tmp_path: Path, dump: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, dump: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = Written("A", "the red fox and the red hen " * 9)
     plain_dump = tmp_path / "y.xml"
     plain_dump.write_bytes(plain([whole, Written("B", "cut")])[:-60])
     out = tmp_path / "q.parquet"
     assert main(["--wikipedia", str(plain_dump), "--min-count", "5", "--out", str(out)]) == 1
-    assert "the last page is cut off" in capsys.readouterr().err
+    assert "the last page is cut off" in capfd.readouterr().err
     assert "red" in pq.read_table(out)["query"].to_pylist()
 
 
@@ -75,9 +75,9 @@ def test_a_damaged_dump_gives_a_list_and_exit_code_1(
     ],
 )
 def test_usage_errors_are_exit_code_2(
-    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(options)
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in capfd.readouterr().err
