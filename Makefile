@@ -36,6 +36,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	# The peer that weights are compared with; its own requirements include torchvision, which the tests do without.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
 	@touch $(READY)
 
 clean:

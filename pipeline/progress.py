@@ -29,11 +29,7 @@ def terminal() -> Console:
 
 def worker_log(folder: str) -> str:
     """Return where worker processes write what nobody needs to see; "" for a folder that is not local."""
-    if not storage.is_local(folder):
-        return ""
-    path = storage.local_path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    return str(path / "workers.log")
+    return str(storage.local_path(folder) / "workers.log") if storage.is_local(folder) else ""
 
 
 def progress_of(console: Console) -> Any:

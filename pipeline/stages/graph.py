@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import apache_beam as beam
@@ -317,6 +318,7 @@ def stderr_to(path: str) -> Iterator[None]:
         yield
         return
     kept = os.dup(2)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:  # noqa: PTH123 - a descriptor is wanted
         os.dup2(file.fileno(), 2)
     try:

@@ -1,0 +1,31 @@
+"""Run the benchmarks that need no input of yours, one after the other: `make bench`.
+
+The others take real inputs: queries_wikitext, queries_scale, queries_match, overlap_recall, overlap_search,
+train_cifar, train_loader, train_tokenizer, train_step; each explains itself with --help. bench/gpu.sh is for a GPU.
+"""
+
+import subprocess
+import sys
+
+COMMANDS = (
+    ["bench.wat"],
+    ["bench.match"],
+    ["bench.resize"],
+    ["bench.select_rows", "--rows", "100000", "1000000"],
+    ["bench.train_loss", "--batches", "1024", "4096"],
+)
+
+
+def main() -> int:
+    """Return 1 if one of them failed."""
+    failed = []
+    for module, *arguments in COMMANDS:
+        print(f"\n== python -m {module} {' '.join(arguments)}", flush=True)
+        if subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode:
+            failed.append(module)
+    print(f"\nfailed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
