@@ -245,30 +245,30 @@ def run_with(made: SimpleNamespace, *more: str) -> int:
         (("--floor", "2"), "similarities"),
     ],
 )
-def test_usage_errors_exit_with_2_and_say_what_is_wrong(made, capfd, more, message):
+def test_usage_errors_exit_with_2_and_say_what_is_wrong(made, capsys, more, message):
     assert run_with(made, *more) == 2
-    assert message in " ".join(capfd.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_predictions_of_other_examples_are_refused(made, tmp_path, capfd):
+def test_predictions_of_other_examples_are_refused(made, tmp_path, capsys):
     path = predictions(tmp_path / "p.parquet", sorted(CLEAN)[1:], [True] * (len(CLEAN) - 1))
     assert run_with(made, "--predictions", f"clean={path}") == 2
-    assert "1 without a prediction" in capfd.readouterr().err
+    assert "1 without a prediction" in capsys.readouterr().err
 
 
-def test_check_writes_nothing(made, tmp_path, capfd):
+def test_check_writes_nothing(made, tmp_path, capsys):
     arguments = [one if one != str(made.out) else str(tmp_path / "new") for one in made.arguments]
     assert main([*arguments, "--check"]) == 0
     assert not (tmp_path / "new").exists()
-    assert 'run = "' in capfd.readouterr().out
+    assert 'run = "' in capsys.readouterr().out
 
 
-def test_a_foreign_folder_is_not_overwritten(made, tmp_path, capfd):
+def test_a_foreign_folder_is_not_overwritten(made, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("precious")
     arguments = [one if one != str(made.out) else str(tmp_path) for one in made.arguments]
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    assert stop.value.code == 2 and "not empty" in capfd.readouterr().err
+    assert stop.value.code == 2 and "not empty" in capsys.readouterr().err
 
 
 def test_texts_are_compared_and_reported_apart(made, tmp_path):
