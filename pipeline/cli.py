@@ -1,6 +1,5 @@
 """`openwit crawl`: check, run the stages, verify, and end with a table."""
 
-import logging
 import sys
 import time
 import traceback
@@ -17,7 +16,8 @@ from pipeline.options import CrawlConfig
 from pipeline.progress import progress_of, terminal, worker_log
 from pipeline.run import Layout
 
-log = logging.getLogger(__name__)
+
+_ASKED_FILES = 1000  # remote inputs whose size and version are asked for
 
 
 def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
@@ -95,17 +95,24 @@ def check_scoring(options: CrawlConfig) -> None:
 
 
 def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:
-    """Return what identifies the input files; those of the web are taken to be what their URL says."""
+    """Return what identifies the input files.
+
+    Those of the web, and of long lists on object stores, are taken to be what their URL says: asking for each
+    of Common Crawl's 90,000 paths would take longer than many a run.
+    """
+    from pipeline.sources.inputs import is_web
     from pipeline.sources.plan import page_files
 
     infos = []
-    for path, kind in sorted({(piece.path, piece.format) for piece in pieces}):
-        if path.startswith(("http://", "https://")):
+    files = sorted({(piece.path, piece.format) for piece in pieces})
+    remote = sum(not storage.is_local(path) for path, _ in files)
+    for path, kind in files:
+        if is_web(path) or (remote > _ASKED_FILES and not storage.is_local(path)):
             infos.append(storage.FileInfo(path, -1, ""))
         elif kind == "html":  # a folder or pattern
-            _, files = page_files(path)
-            listing = xxhash.xxh3_128_hexdigest(repr(files).encode())
-            infos.append(storage.FileInfo(path, sum(size for _, size in files), listing))
+            _, pages = page_files(path)
+            listing = xxhash.xxh3_128_hexdigest(repr(pages).encode())
+            infos.append(storage.FileInfo(path, sum(size for _, size in pages), listing))
         else:
             infos.append(storage.file_info(path))
     return infos
