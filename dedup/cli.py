@@ -11,27 +11,20 @@ from rich.table import Table
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.progress import terminal
+from pipeline.command import guarded, terminal, worker_log
 
 
 def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
     """Run `openwit overlap`; return the exit code."""
     options, beam_flags = parser.parse(OverlapConfig, argv, prog=prog, beam=True)
     console = terminal()
-    try:
-        return run(options, beam_flags, console)
-    except (ValueError, FileNotFoundError) as error:
-        parser.usage_error(prog, str(error))
-        return 2
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command continues where it stopped.")
-        return 130
+    return guarded(prog, console, f"{options.out}/work", lambda: run(options, beam_flags, console))
 
 
 def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Run the analysis; return 0 when it is complete."""
     from dedup import overlap  # imports Beam and OpenCV
-    from pipeline.progress import progress_of, worker_log
+    from pipeline.progress import progress_of
     from pipeline.stages.graph import Runner
 
     console = console or terminal()

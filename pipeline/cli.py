@@ -2,7 +2,6 @@
 
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import manifest, querylist, run, storage
+from pipeline.command import guarded, terminal, worker_log
 from pipeline.options import CrawlConfig
-from pipeline.progress import progress_of, terminal, worker_log
+from pipeline.progress import progress_of
 from pipeline.run import Layout
-
 
 _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
 
@@ -24,31 +23,8 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
     """Run `openwit crawl`; return the exit code."""
     options, beam_flags = parser.parse(CrawlConfig, argv, prog=prog, beam=True)
     console = terminal()
-    try:
-        return crawl(options, beam_flags, console)
-    except (ValueError, FileNotFoundError) as error:
-        parser.usage_error(prog, str(error))
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command continues where it stopped.")
-        return 130
-    except Exception as error:  # noqa: BLE001 - the user is told what to do; the log has the rest
-        return failed(options, console, error)
-
-
-def failed(options: CrawlConfig, console: Console, error: Exception) -> int:
-    """Say in one line what happened, leave the traceback in the run's log, and return 1."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    console.print(f"[red]failed[/] {lines[-1]}", highlight=False, soft_wrap=True)
     work = Layout(options.out.rstrip("/")).work
-    log_path = worker_log(work) if storage.exists(work) else ""
-    if log_path:
-        with open(log_path, "a") as file:  # noqa: PTH123
-            traceback.print_exception(error, file=file)
-        console.print(f"Details are in {log_path}.", soft_wrap=True)
-    else:
-        traceback.print_exception(error)
-    console.print("When the cause is removed, the same command continues where it stopped.")
-    return 1
+    return guarded(prog, console, work, lambda: crawl(options, beam_flags, console))
 
 
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +19,6 @@ from rich.progress import (
 from pipeline import storage
 
 log = logging.getLogger(__name__)
-
-
-def terminal() -> Console:
-    """Return a console on stderr with a descriptor of its own, untouched while descriptor 2 goes to a log."""
-    return Console(file=os.fdopen(os.dup(2), "w"))
-
-
-def worker_log(folder: str) -> str:
-    """Return where worker processes write what nobody needs to see; "" for a folder that is not local."""
-    return str(storage.local_path(folder) / "workers.log") if storage.is_local(folder) else ""
 
 
 def progress_of(console: Console) -> Any:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.progress import terminal
+from pipeline.command import guarded, terminal, worker_log
 from queries.options import QueriesConfig
 
 
@@ -18,18 +18,12 @@ def main(argv: Sequence[str], prog: str = "openwit queries") -> int:
     """Run `openwit queries`; return the exit code."""
     options, beam_flags = parser.parse(QueriesConfig, argv, prog=prog, beam=True)
     console = terminal()
-    try:
-        return run(options, beam_flags, console)
-    except (ValueError, FileNotFoundError) as error:
-        parser.usage_error(prog, str(error))
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command continues where it stopped.")
-        return 130
+    return guarded(prog, console, options.work, lambda: run(options, beam_flags, console))
 
 
 def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Build the list; return 0 when it is complete, 1 when a part of the input could not be read."""
-    from pipeline.progress import progress_of, worker_log
+    from pipeline.progress import progress_of
     from pipeline.stages.graph import Runner  # imports Beam
     from queries import job
     from queries.inputs import find_inputs

@@ -302,6 +302,8 @@ class Runner:
         try:
             with stderr_to(self.log):
                 state = pipeline.run().wait_until_finish()
+        except Exception as error:  # of any type, from a worker: not for `except ValueError` of a command
+            raise RuntimeError(str(error)) from error
         finally:
             logging.getLogger().setLevel(level)  # Beam's worker in this process has set it to INFO
         if state not in (None, "DONE"):
