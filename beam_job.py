@@ -54,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # Before Beam is imported: it would install its own handler, and basicConfig would do nothing afterwards.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for (
+        handler
+    ) in logging.getLogger().handlers:  # what Beam says on import where its gcp extra is not installed
+        handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
     module, function, _, extra = COMMANDS[name]
     try:
         command = getattr(importlib.import_module(module), function)

@@ -50,6 +50,7 @@ def parse(
     toml_flags, from_toml = _take_config(arguments, config_class, prog.split()[-1], beam)
     arguments = [*toml_flags, *arguments]
     try:
+        _refuse_misspelt(arguments, config_class, beam)
         config, rest = tyro.cli(
             config_class, args=arguments, prog=prog, config=_MARKERS, return_unknown_args=True, add_help=True
         )
@@ -58,6 +59,18 @@ def parse(
     except ValueError as error:
         usage_error(prog, str(error))
     return config, (*from_toml, *rest)
+
+
+def _refuse_misspelt(arguments: Sequence[str], config_class: type, beam: bool) -> None:
+    """Raise ValueError for a flag that nobody knows, before the one that it was meant to be is missed."""
+    names = [name.replace("_", "-") for name, _ in fields(config_class)]
+    known = {"--help", "--config", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)}
+    given = [
+        argument.partition("=")[0] for argument in arguments if argument.startswith("--") and argument != "--"
+    ]
+    unknown = [flag for flag in given if flag.replace("_", "-") not in known]
+    if unknown:
+        check_beam_flags(unknown, [f"--{name}" for name in names], beam)
 
 
 def usage_error(prog: str, message: str) -> NoReturn:

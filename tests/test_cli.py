@@ -44,6 +44,7 @@ def test_an_unknown_command_names_the_nearest(capsys) -> None:
         (["--runer", "DataflowRunner"], "--runner"),
         (["--temp_locatio", "gs://bucket"], "--temp_location"),
         (["--tmieout=3"], "--timeout"),
+        (["--querys", "other.txt"], "--queries"),
     ],
 )
 def test_a_misspelt_option_names_the_nearest(capsys, tmp_path: Path, wrong, nearest) -> None:
@@ -150,3 +151,7 @@ def test_a_wrong_toml_key_or_value_is_named(capsys, tmp_path: Path, text: str, s
         config.parse(CrawlConfig, ["--config", str(tmp_path / "crawl.toml")], prog="openwit crawl")
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_misspelt_required_option_is_named_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean --queries?" in usage(capsys, ["--querys", "q.txt", "--source", "x", "--out", "run"])
