@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_LEAST_HELD_BYTES: Final = 1 << 20  # a robots.txt of 500 KiB must fit as well
+_LEAST_HELD_BYTES: Final = 500 << 10  # a robots.txt must fit as well (RFC 9309, section 2.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,4 +62,7 @@ class FetchOptions:
                 f"contact must be a URL or a mail address without spaces and brackets: {self.contact!r}"
             )
         for network in self.allow_network:
-            ipaddress.ip_network(network)
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"not a network in CIDR notation, such as 127.0.0.0/8: {error}") from None
