@@ -222,6 +222,7 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
     for stage, reasons in sorted(
         counts["rejected_by_stage"].items(), key=lambda item: run.STAGES.index(item[0])
     ):
+        # Zero stands for images that are gone while their captions live on in the one they were merged into.
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
             table.add_row(stage, f"- {reason}", f"{count:,}")
     table.add_row("finish", "captions in shards", f"{counts['captions']:,}", style="bold")

@@ -84,7 +84,7 @@ def train(web: Web, out: Path, options: DemoConfig) -> int:
     return train_main(
         [
             "--shards", str(out / "run"), "--model", "tiny", "--out", str(out / "model"), "--resume",
-            "--max-minutes", str(options.train_minutes), "--seed", str(options.seed),
+            "--max-minutes", str(options.train_minutes), "--epochs", "20", "--seed", str(options.seed),
             "--eval", f"clean={web.folder / 'eval' / 'clean'}",
         ]
     )  # fmt: skip
