@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import manifest, querylist, run, storage
 from pipeline.command import guarded, terminal, worker_log
-from pipeline.options import CrawlConfig
+from pipeline.options import CrawlConfig, ImageOptions
 from pipeline.progress import progress_of
 from pipeline.run import Layout
 
@@ -32,6 +32,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     from pipeline import sources  # its readers are in the crawl extra
 
     check_scoring(options)
+    if warning := too_small_for(options.model, options.images):
+        console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
     layout = Layout(options.out.rstrip("/"))
     pieces = pilot(sources.plan(options.source, options.sources), options.sample, options.seed)
     inputs = inputs_of(pieces)
@@ -68,6 +70,20 @@ def check_scoring(options: CrawlConfig) -> None:
         scorer = scoring.load(options.scorer)
         if options.keep_if:
             scoring.KeepIf.parse(options.keep_if).require(scorer.columns)
+
+
+def too_small_for(model: str, images: ImageOptions) -> str:
+    """Return what is wrong with the stored size for a model, or ""; ValueError for an unknown model."""
+    if not model:
+        return ""
+    from train.architectures import ARCHITECTURES
+
+    if model not in ARCHITECTURES:
+        raise ValueError(f"unknown model {model}{parser.nearest(model, list(ARCHITECTURES))}")
+    side = ARCHITECTURES[model].image_size
+    if images.resize_mode == "longer" or (images.resize_mode != "keep" and images.image_size < side):
+        return f"{model} is trained at {side} pixels; store the shorter side at --image-size {side} or more"
+    return ""
 
 
 def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:

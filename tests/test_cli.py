@@ -9,9 +9,9 @@ import pytest
 
 import beam_job
 from pipeline import config
-from pipeline.cli import main
+from pipeline.cli import main, too_small_for
 from pipeline.demo.server import Server
-from pipeline.options import CrawlConfig
+from pipeline.options import CrawlConfig, ImageOptions
 from tests.crawling import arguments
 
 
@@ -155,3 +155,17 @@ def test_a_wrong_toml_key_or_value_is_named(capsys, tmp_path: Path, text: str, s
 
 def test_a_misspelt_required_option_is_named_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean --queries?" in usage(capsys, ["--querys", "q.txt", "--source", "x", "--out", "run"])
+
+
+def test_images_too_small_for_the_model_are_warned_of() -> None:
+    small, large = ImageOptions(image_size=256), ImageOptions(image_size=336)
+    assert "336 pixels" in too_small_for("ViT-L-14-336", small)
+    assert (
+        too_small_for("ViT-L-14-336", large)
+        == too_small_for("ViT-B-32", small)
+        == too_small_for("", small)
+        == ""
+    )
+    assert too_small_for("ViT-B-32", ImageOptions(resize_mode="longer"))
+    with pytest.raises(ValueError, match="did you mean ViT-B-32"):
+        too_small_for("ViT-B32", small)

@@ -68,6 +68,8 @@ class CrawlConfig:
     """Condition on scores that a sample must satisfy, such as "score_sharpness > 50"."""
     fetch: FetchOptions = field(default_factory=FetchOptions)
 
+    model: str = ""
+    """Model that the set is for, such as ViT-L-14-336: warns where the images are stored too small for it."""
     samples_per_shard: int = 10_000
     """Samples in a shard at most; shards are filled evenly."""
     rejected: Literal["all", "sample"] | None = None
