@@ -262,7 +262,7 @@ def test_a_url_list_with_kept_columns_and_a_scorer(web: Server, tmp_path: Path) 
     argv = arguments(web.web, tmp_path / "run", "--workers", "1", "--lang", "any")
     argv[argv.index(str(web.web.warc))] = str(source)
     scoring = ["--scorer", "pipeline.scoring:Sharpness", "--keep-if", "score_sharpness > 300"]
-    assert main([*argv, "--keep-columns", "similarity", "licence", *scoring]) == 0
+    assert main([*argv, "--keep-columns", "similarity", "--keep-columns", "licence", *scoring]) == 0
     rows = samples(tmp_path / "run")
     counts = manifest(tmp_path / "run")["counts"]
     assert counts["candidates"] == 60 == counts["captions"] + counts["rejected"]

@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from tyro.conf import UseAppendAction
+
 _LEAST_HELD_BYTES: Final = 500 << 10  # a robots.txt must fit as well (RFC 9309, section 2.5)
 
 
@@ -32,8 +34,8 @@ class FetchOptions:
     """Seconds between the starts of two requests to a site; by default 1, but 0 in --allow-network."""
     host_concurrency: int = 2
     """Requests at a time to a site."""
-    allow_network: tuple[str, ...] = ()
-    """Networks (CIDR) to open although they are not public, such as 127.0.0.0/8 for a test web."""
+    allow_network: UseAppendAction[tuple[str, ...]] = ()
+    """Network (CIDR) to open although it is not public, such as 127.0.0.0/8. May be given several times."""
     max_held_bytes: int = 256 << 20
     """Bytes of bodies held in one process, read or waiting to be decoded."""
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tyro.conf import UseAppendAction
+
 Format = Literal["auto", "wat", "warc", "html", "parquet", "csv", "tsv", "jsonl"]
 
 
@@ -16,8 +18,8 @@ class SourceOptions:
     """Column that holds the image URL; found among the usual names when not given."""
     caption_col: str | None = None
     """Column that holds the caption or a list of captions; found among the usual names when not given."""
-    keep_columns: tuple[str, ...] = ()
-    """Further columns to carry along."""
+    keep_columns: UseAppendAction[tuple[str, ...]] = ()
+    """Further column to carry along. May be given several times."""
     base_url: str | None = None
     """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
     source_prefix: str = ""
