@@ -43,7 +43,8 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
         uid = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(16), count, [None, pa.py_buffer(np.ascontiguousarray(halves).astype(">u8").tobytes())]
         )
-        site = (generator.pareto(0.8, count) * 10).astype(np.int64) % 5_000_000
+        share = (mix(low + np.uint64(1 << 50)) >> np.uint64(11)) / 2.0**53  # uniform, fixed by the image
+        site = ((1 - share) ** -1.25 * 10).astype(np.int64) % 5_000_000  # Pareto with exponent 0.8
         query = np.minimum(generator.zipf(1.2, count * MATCHES) - 1, QUERIES - 1).astype(np.int32)
         query = np.sort(query.reshape(count, MATCHES), axis=1).reshape(-1)
         numbers = pa.array(image).cast(pa.string())

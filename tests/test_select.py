@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import records
-from pipeline.stages.select import Pairs, cap_captions, concat, drop_duplicates, slices
+from pipeline.stages.select import Pairs, cap_captions, concat, drop_duplicates, one_url, slices
 from tests.rows import caption_table, uid_of
 
 rows = st.lists(
@@ -104,3 +104,12 @@ def test_slices_cross_as_small_bytes(data, partitions: int) -> None:
 def test_a_slice_does_not_carry_its_parent(tmp_path: Path) -> None:
     table = caption_table([(f"https://a.test/{i}", f"caption number {i}", [1]) for i in range(5000)])
     assert len(records.encode(table.slice(17, 3))) < 5000
+
+
+def test_spellings_of_one_url_are_one_sample() -> None:
+    table = caption_table([("https://a.test/1", f"caption {i}", [1]) for i in range(3)])
+    spelled = table.set_column(
+        1, table.schema.field("url"), pa.array([f"https://A.test/{i}" for i in range(3)])
+    )
+    assert set(one_url(spelled)["url"].to_pylist()) == {"https://A.test/0"}
+    assert len(one_url(table.slice(0, 0))) == 0

@@ -40,6 +40,14 @@ def cap_captions(table: pa.Table, max_captions: int) -> tuple[pa.Table, pa.Table
     return table.filter(pa.array(inside)), rejected
 
 
+def one_url(table: pa.Table) -> pa.Table:
+    """Give all rows of a sample its first row's URL: spellings of one canonical URL are fetched once."""
+    starts = records.run_starts(table["uid"])
+    first = np.repeat(starts, np.diff(np.append(starts, len(table))))
+    index = table.column_names.index("url")
+    return table.set_column(index, table.schema.field("url"), table["url"].take(pa.array(first)))
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The (sample, query) pairs of a table, each once, with the samples' first rows."""
@@ -146,6 +154,7 @@ class DedupeShuffler:
         """Write NNNNN.parquet and NNNNN.rejected.parquet."""
         table, repeated = drop_duplicates(records.sort_rows(concat(data, records.CAPTION_ROWS)))
         table, over = cap_captions(table, self.max_captions)
+        table = one_url(table)
         base = storage.join(self.folder, f"{partition:05d}")
         rejected = pa.concat_tables([repeated, over])
         records.write_table(f"{base}.parquet", table)
