@@ -46,7 +46,7 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     if not storage.exists(layout.work) and storage.list_files(layout.root):
         raise ValueError(f"{layout.root} is not empty and holds no run; choose another --out")
     with run.lock(layout):
-        prepare(layout, options, inputs, prints, semantics, console)
+        prepare(layout, inputs, prints, semantics, console)
         return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
 
 
@@ -131,7 +131,7 @@ def pilot(pieces: list[Any], share: float, seed: int) -> list[Any]:
 
 
 def prepare(
-    layout: Layout, options: CrawlConfig, inputs: list[storage.FileInfo], prints: dict[str, str],
+    layout: Layout, inputs: list[storage.FileInfo], prints: dict[str, str],
     semantics: dict[str, dict[str, Any]], console: Console,
 ) -> None:  # fmt: skip
     """Begin a new run, or see what of an old one may be continued."""
@@ -177,7 +177,7 @@ def run_stages(
     steps = {
         "candidates": lambda: stages.candidates(job, pieces),
         "select": lambda: stages.select(job, done["candidates"]),
-        "fetch": lambda: stages.fetch(job, done["candidates"], done["select"]),
+        "fetch": lambda: stages.fetch(job, done["select"]),
         "finish": lambda: finish(job, done, prints, semantics),
     }
     for stage in run.STAGES:

@@ -33,6 +33,10 @@ class Layout:
         """Return a stage's folder, or a path in it."""
         return storage.join(self.work, name, *parts)
 
+    def tried(self, number: int) -> str:
+        """Return the folder of a round's thresholds; later ones follow from what was fetched."""
+        return self.stage("fetch", f"tried-{number}") if number else self.stage("select", "round-0")
+
     @property
     def queries(self) -> str:
         """Return the run's own copy of the query list."""

@@ -55,7 +55,7 @@ def test_kill_in_every_stage_and_continue(web: Server, undisturbed: Path, tmp_pa
     for pattern in (
         "work/candidates/*.parquet",
         "work/select/deduplicated/*.parquet",
-        "work/select/units-0/*.parquet",
+        "work/fetch/units-0/*.parquet",
         "work/fetch/round-0/00000-0001.json",
         "work/fetch/merged-0/*.json",
         "shards/00001.tar",
@@ -94,7 +94,7 @@ def transient(run: Path, host: str, path: str) -> int:
     from pipeline import records
 
     count = 0
-    for unit in (run / "work/select/units-1").glob("*.parquet"):
+    for unit in (run / "work/fetch/units-1").glob("*.parquet"):
         urls = records.read_table(str(unit), ["fetch_url"])["fetch_url"].to_pylist()
         count += any(host in url and url.endswith(path) for url in urls) * 3  # redirects within a site
     return count
@@ -205,3 +205,14 @@ def test_a_failing_disk_is_reported_and_continued(
     (out / "shards/00000.tar").rmdir()
     assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 0
     assert contents(out) == expected
+
+
+def test_a_changed_fetch_option_forgets_the_later_rounds(
+    web: Server, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Which samples a later round tries follows from what was fetched under the same options."""
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    relocate(undisturbed, out)
+    changed = (*OPTIONS, "--min-side", "300")
+    assert main(arguments(web.web, out, *changed)) == 0
+    assert contents(out) == contents(crawl(web.web, tmp_path / "fresh", *changed))

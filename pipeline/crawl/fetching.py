@@ -16,14 +16,14 @@ from pipeline.stages.rounds import UnitShuffler
 from pipeline.stages.select import PairCounter
 
 
-def fetch(crawl: Crawl, found: Result, selected: Result) -> Result:
+def fetch(crawl: Crawl, selected: Result) -> Result:
     """Fetch in rounds until no query is short of anything that is still to be tried."""
     config, layout = crawl.config, crawl.layout
     units: list[Result] = []  # {"unit", "fetched", "round"} of all rounds
     rounds: list[Result] = []
-    rank = read_vector(storage.join(layout.stage("select", "round-0"), "rank"))
+    rank = read_vector(storage.join(layout.tried(0), "rank"))
     for number in range(config.rounds):
-        tried = layout.stage("select", f"round-{number}")
+        tried = layout.tried(number)
         new = cut_units(crawl, number, selected["samples"], [u for u in units if u["round"] == number - 1])
         if not new and number:
             break
@@ -37,8 +37,8 @@ def fetch(crawl: Crawl, found: Result, selected: Result) -> Result:
         results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker)
         units += [{"unit": r["unit"], "fetched": r["fetched"], "round": number} for r in results]
         merged = _merge(crawl, number, units, tried)
-        counts = read_vector(storage.join(layout.stage("fetch", f"arrived-{number}"), "counts"))
-        matched = read_vector(storage.join(layout.stage("select", "round-0"), "counts"))[0]
+        counts = read_vector(layout.stage("fetch", f"arrived-{number}", "counts"))
+        matched = read_vector(storage.join(layout.tried(0), "counts"))[0]
         rounds.append(
             {
                 "images": sum(r["images"] for r in results), "bytes": sum(r["bytes"] for r in results),
@@ -64,8 +64,9 @@ def require_contact(contact: str, units: list[str]) -> None:
 
 
 def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Result]) -> list[Result]:
+    """Cut a round's work units: samples not yet tried, and retries of the units of the round before."""
     config, layout = crawl.config, crawl.layout
-    folder = layout.stage("select", f"units-{number}")
+    folder = layout.stage("fetch", f"units-{number}")
     inputs: list[Task] = [{"path": r["path"]} for r in samples]
     inputs += [{"unit": u["unit"], "fetched": u["fetched"]} for u in before]
     partitions = crawl.partitions(sum(r["samples"] for r in samples))
@@ -75,8 +76,8 @@ def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Res
         lambda low, high: UnitShuffler(
             folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
             delay=delay, limits=config.units,
-            thresholds=layout.stage("select", f"round-{number}", "thresholds"),
-            previous=layout.stage("select", f"round-{number - 1}", "thresholds") if number else "",
+            thresholds=storage.join(layout.tried(number), "thresholds"),
+            previous=storage.join(layout.tried(number - 1), "thresholds") if number else "",
             arrived=layout.stage("fetch", f"arrived-{number - 1}", "thresholds") if number else "",
         ), partitions,
     )  # fmt: skip

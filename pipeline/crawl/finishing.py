@@ -41,7 +41,7 @@ def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Re
     untried, rejected, sampled = _reject(crawl, found, selected, fetched, samples)
     queries = manifest.write_query_counts(
         storage.join(layout.root, "query_counts.parquet"), querylist.load(layout.queries), config.per_query,
-        matched=read_vector(layout.stage("select", "round-0", "counts"))[0],
+        matched=read_vector(storage.join(layout.tried(0), "counts"))[0],
         untried=add_vectors([r["counts"] for r in untried], crawl.queries.queries, 1)[0],
         kept_present=add_vectors([r["counts"] for r in samples], crawl.queries.queries, 2),
     )  # fmt: skip
@@ -83,7 +83,7 @@ def _reject(
     layout = crawl.layout
     last = fetched["last"]
     folder = layout.stage("finish", "untried")
-    tried = layout.stage("select", f"round-{last}", "thresholds")
+    tried = storage.join(layout.tried(last), "thresholds")
     tasks = [{"name": r["name"], "path": r["path"]} for r in selected["samples"]]
     untried = crawl.tasks(
         "not fetched", folder, tasks, UntriedWorker(folder=folder, queries=crawl.queries, thresholds=tried)

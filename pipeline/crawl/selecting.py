@@ -80,6 +80,6 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
 
 def thresholds(crawl: Crawl, number: int, samples: list[Result], rank: np.ndarray) -> str:
     """Find the thresholds of a round: each query's sample of smallest priority number `rank`."""
-    folder = crawl.layout.stage("select", f"round-{number}")
+    folder = crawl.layout.tried(number)
     graph.run_thresholds(crawl.runner, folder, samples, PairCounter(queries=crawl.queries), rank)
     return folder
