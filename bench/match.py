@@ -23,7 +23,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.match import Matcher, tokens
+from pipeline.captions.match import Matcher, tokens
 
 REPEATS = 5
 PEER_CAPTIONS = 50  # the published rule reads every query for every caption: about 25 captions a second

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import pyarrow.parquet as pq
 
 from pipeline import querylist
-from pipeline.language import Identifier
-from pipeline.match import Matcher
-from pipeline.text import TextRules, check, clean
+from pipeline.captions.language import Identifier
+from pipeline.captions.match import Matcher
+from pipeline.captions.text import TextRules, check, clean
 
 _SPACED = ",.;:?!`"
 

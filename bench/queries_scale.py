@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 from queries.corpus import is_word
 from queries.wikipedia import plan, read_pages
 from queries.wikitext import strip

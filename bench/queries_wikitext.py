@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 from queries import wikitext
 from queries.corpus import Encoder, is_word
 from queries.wikipedia import Page, plan, read_pages

@@ -27,8 +27,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.decoder import Decoder
-from pipeline.images import process
+from pipeline.images.decoder import Decoder
+from pipeline.images.process import process
 from pipeline.options import ImageOptions
 
 REPEATS = 5

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from pipeline.decoder import Decoder
+from pipeline.images.decoder import Decoder
 from pipeline.options import ImageOptions
 
 Pixels = npt.NDArray[np.uint8]

@@ -65,7 +65,7 @@ def begin(
 def check_scoring(options: CrawlConfig) -> None:
     """Raise ValueError for a scorer that cannot be had, or a condition on what it does not give."""
     if options.scorer:
-        from pipeline import scoring
+        from pipeline.images import scoring
 
         scorer = scoring.load(options.scorer)
         if options.keep_if:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 
 
 def load(path: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 
 U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]

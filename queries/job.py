@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import querylist, storage
-from pipeline.match import Matcher
+from pipeline.captions.match import Matcher
 from pipeline.stages import graph
 from pipeline.stages.files import Result, Task, write_json
 from queries import inputs, merge, ngrams, report, steps, titles, wikipedia, wordnet

@@ -13,7 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 from queries.corpus import is_word
 
 BIGRAM_SHARE: Final = 100_646 / (100_646 + 61_235)

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.images import Processed
-from pipeline.images import process as really_process
+from pipeline.images.process import Processed
+from pipeline.images.process import process as really_process
 from pipeline.options import ImageOptions
 
 

@@ -63,7 +63,7 @@ def test_a_misspelt_option_names_the_nearest(capsys, tmp_path: Path, wrong, near
         (["--source", "/nowhere/*.parquet"], "matches nothing"),
         (["--queries", "/nowhere/list.txt"], "/nowhere/list.txt"),
         (["--scorer", "nowhere:Scorer"], "cannot be imported"),
-        (["--scorer", "pipeline.scoring:Sharpness", "--keep-if", "score_nsfw < 1"], "score_sharpness"),
+        (["--scorer", "pipeline.images.scoring:Sharpness", "--keep-if", "score_nsfw < 1"], "score_sharpness"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline import balance, querylist
+from pipeline.captions.text import clean
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.reasons import REASONS
-from pipeline.text import clean
 from pipeline.verify import main as verify
 from tests.crawling import arguments, contents, crawl, manifest, reasons, rejected, samples, settle
 
@@ -261,7 +261,7 @@ def test_a_url_list_with_kept_columns_and_a_scorer(web: Server, tmp_path: Path) 
     settle(web.web)
     argv = arguments(web.web, tmp_path / "run", "--workers", "1", "--lang", "any")
     argv[argv.index(str(web.web.warc))] = str(source)
-    scoring = ["--scorer", "pipeline.scoring:Sharpness", "--keep-if", "score_sharpness > 300"]
+    scoring = ["--scorer", "pipeline.images.scoring:Sharpness", "--keep-if", "score_sharpness > 300"]
     assert main([*argv, "--keep-columns", "similarity", "--keep-columns", "licence", *scoring]) == 0
     rows = samples(tmp_path / "run")
     counts = manifest(tmp_path / "run")["counts"]

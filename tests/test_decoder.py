@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import decoder
-from pipeline.decoder import Decoder
-from pipeline.images import Processed, process
+from pipeline.images import decoder
+from pipeline.images.decoder import Decoder
+from pipeline.images.process import Processed, process
 from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
 
@@ -156,7 +156,7 @@ def test_the_child_ends_with_its_parent(command: str) -> None:
     script = textwrap.dedent(
         f"""
         import json
-        from pipeline.decoder import Decoder
+        from pipeline.images.decoder import Decoder
         from pipeline.options import ImageOptions
         child = Decoder(ImageOptions(), seconds=1.5, function="tests.decoder_hooks:obey")
         print(json.loads(child.process(b"facts ").detail)["pid"], flush=True)

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from dedup.descriptors import hamming, low_frequencies, mirrored, quality, sign_hash, sign_hashes, signs
-from pipeline.images import luma_thumbnail
+from pipeline.images.process import luma_thumbnail
 
 Luma = npt.NDArray[np.uint8]
 LUMAS = hnp.arrays(np.uint8, (64, 64))

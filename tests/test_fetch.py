@@ -14,9 +14,9 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from pipeline import dns
-from pipeline.fetch import Fetcher, Outcome
-from pipeline.identity import requires_contact, user_agent
+from pipeline.http import dns
+from pipeline.http.fetch import Fetcher, Outcome
+from pipeline.http.identity import requires_contact, user_agent
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
 from tests.misbehaving import IMAGE, Server, refusing_port

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import dns
-from pipeline import fetch_many as module
-from pipeline.fetch import Fetcher, Outcome
-from pipeline.fetch_loop import FetchLoop
-from pipeline.fetch_many import Counts, Pool, fetch_many
-from pipeline.memory import Memory
+from pipeline.http import dns
+from pipeline.http import fetch_many as module
+from pipeline.http.fetch import Fetcher, Outcome
+from pipeline.http.fetch_loop import FetchLoop
+from pipeline.http.fetch_many import Counts, Pool, fetch_many
+from pipeline.http.memory import Memory
+from pipeline.http.politeness import Lane, Row, Schedule, retry_after, turn
 from pipeline.options import FetchOptions
-from pipeline.politeness import Lane, Row, Schedule, retry_after, turn
 from tests.misbehaving import IMAGE, Request, Server, refusing_port
 
 HANG = 30  # seconds until a test counts as hanging

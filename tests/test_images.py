@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dedup.descriptors import hamming
-from pipeline import headers, images
-from pipeline.headers import FORMATS, sniff
-from pipeline.images import Processed, process
+from pipeline.images import headers
+from pipeline.images import process as images
+from pipeline.images.headers import FORMATS, sniff
+from pipeline.images.process import Processed, process
 from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
 

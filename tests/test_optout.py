@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.optout import check_headers
+from pipeline.http.optout import check_headers
 
 
 @pytest.mark.parametrize(

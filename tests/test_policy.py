@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import policy
-from pipeline.policy import AddressBlocked, AddressPolicy, check_url
+from pipeline.http import policy
+from pipeline.http.policy import AddressBlocked, AddressPolicy, check_url
 
 PUBLIC = [
     "1.1.1.1", "8.8.8.8", "93.184.215.14", "11.0.0.1", "100.63.255.255", "100.128.0.0", "126.255.255.255",

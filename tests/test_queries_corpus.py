@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 from queries import corpus
 from queries.corpus import Encoder, Part, is_word
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 from queries import inputs, job, steps, wikipedia, wikitext
 from queries.options import QueriesConfig
 from tests.queries_dump import SAMPLE_DUMP, WORDNET, Written, write_multistream

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.match import Matcher
+from pipeline.captions.match import Matcher
 from queries import merge
 from queries.merge import Candidate, Merged
 

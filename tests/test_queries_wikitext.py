@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 from queries.corpus import is_word
 from queries.wikipedia import plan, read_pages
 from queries.wikitext import HIDDEN, IMAGE_OPTION, INLINE, strip

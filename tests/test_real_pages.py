@@ -10,8 +10,8 @@ from urllib.parse import quote, urljoin
 
 import pytest
 
+from pipeline.captions.text import clean
 from pipeline.cli import main
-from pipeline.text import clean
 from tests.crawling import manifest, reasons, rejected, samples
 
 PAGES = Path("/usr/share/doc/python-skimage-doc/html")  # Debian: python-skimage-doc

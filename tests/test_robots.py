@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import robots
-from pipeline.robots import RobotsCache, Verdict, parse, verdict_for_status
+from pipeline.http import robots
+from pipeline.http.robots import RobotsCache, Verdict, parse, verdict_for_status
 
 SITE = "http://example.com"
 

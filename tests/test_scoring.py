@@ -11,8 +11,8 @@ import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images import Pixels, encode_jpeg
-from pipeline.scoring import KeepIf, Sharpness, load, score_batches
+from pipeline.images.process import Pixels, encode_jpeg
+from pipeline.images.scoring import KeepIf, Sharpness, load, score_batches
 
 
 def image(level: int, height: int = 40, width: int = 60) -> Pixels:
@@ -112,7 +112,7 @@ def test_sharpness_ranks_blur_and_ignores_size() -> None:
 
 
 def test_load_makes_the_example() -> None:
-    scorer = load("pipeline.scoring:Sharpness")
+    scorer = load("pipeline.images.scoring:Sharpness")
     assert isinstance(scorer, Sharpness)
     assert score_batches(scorer, [stored(9)]).columns["score_sharpness"] == pytest.approx([0])
 
@@ -124,9 +124,9 @@ def test_load_makes_the_example() -> None:
         ("module", "module:Class"),
         (":Class", "module:Class"),
         ("no_such_module:Class", "cannot be imported: No module named 'no_such_module'"),
-        ("pipeline.scoring:Nothing", "no class 'Nothing'"),
-        ("pipeline.scoring:load", "no class 'load'"),
-        ("pipeline.scoring:Scored", "cannot be created: TypeError"),
+        ("pipeline.images.scoring:Nothing", "no class 'Nothing'"),
+        ("pipeline.images.scoring:load", "no class 'load'"),
+        ("pipeline.images.scoring:Scored", "cannot be created: TypeError"),
         ("collections:Counter", "needs a method `score`"),
         ("scorers:NoColumns", "needs a method `score` and a tuple"),
         ("scorers:BadNames", "begin with score_"),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.captions.text import CUT_CHARS, TextRules, check, clean, mask_contacts
 from pipeline.reasons import REASONS
-from pipeline.text import CUT_CHARS, TextRules, check, clean, mask_contacts
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text"
 RULES = TextRules()

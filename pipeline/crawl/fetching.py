@@ -5,8 +5,8 @@ import numpy as np
 from pipeline import balance, records, storage
 from pipeline.crawl.job import Crawl, add_counts
 from pipeline.crawl.selecting import thresholds
-from pipeline.fetch_many import PUBLIC_DELAY
-from pipeline.identity import requires_contact
+from pipeline.http.fetch_many import PUBLIC_DELAY
+from pipeline.http.identity import requires_contact
 from pipeline.run import Layout
 from pipeline.stages import graph
 from pipeline.stages.fetch import FetchWorker

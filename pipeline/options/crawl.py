@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import tyro
 
+from pipeline.captions.text import TextRules
 from pipeline.options.fetch import FetchOptions
 from pipeline.options.images import ImageOptions
 from pipeline.options.sources import SourceOptions
-from pipeline.text import TextRules
 from pipeline.units import UnitLimits
 
 Stage = Literal["all", "candidates", "select", "fetch", "finish"]
@@ -63,7 +63,7 @@ class CrawlConfig:
 
     images: ImageOptions = field(default_factory=ImageOptions)
     scorer: str = ""
-    """MODULE:CLASS that adds score_* columns from the images, such as pipeline.scoring:Sharpness."""
+    """MODULE:CLASS that adds score_* columns from the images, such as pipeline.images.scoring:Sharpness."""
     keep_if: str = ""
     """Condition on scores that a sample must satisfy, such as "score_sharpness > 50"."""
     fetch: FetchOptions = field(default_factory=FetchOptions)

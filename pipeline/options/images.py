@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from pipeline.headers import FORMATS
+from pipeline.images.headers import FORMATS
 
 ResizeMode = Literal["shorter", "longer", "square", "keep"]
 

@@ -12,12 +12,12 @@ import orjson
 import pyarrow as pa
 
 from pipeline import querylist, records, storage, urls
-from pipeline.language import Identifier
-from pipeline.match import Matcher
+from pipeline.captions.language import Identifier
+from pipeline.captions.match import Matcher
+from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.options import SourceOptions, TextRules
 from pipeline.sources import Image, Piece, read
 from pipeline.stages.select import cap_captions, drop_duplicates
-from pipeline.text import check, clean, mask_contacts
 
 _BATCH_ROWS = 50_000
 _CACHE_ENTRIES = 100_000

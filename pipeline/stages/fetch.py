@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import balance, records, storage
-from pipeline.decoder import Decoder
-from pipeline.fetch import Outcome
-from pipeline.fetch_loop import FetchLoop
-from pipeline.images import Processed
+from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_loop import FetchLoop
+from pipeline.images.decoder import Decoder
+from pipeline.images.process import Processed
+from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
-from pipeline.scoring import KeepIf, Scorer, load, score_batches
 
 
 @dataclass

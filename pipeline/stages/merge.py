@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import records, storage
-from pipeline.match import tokens
+from pipeline.captions.match import tokens
 from pipeline.stages.files import read_vector, write_vector
 from pipeline.stages.select import Pairs, QueryTable, concat, slices
 

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline import failures, urls
-from pipeline.fetch import KEEP_ALIVE_SECONDS, Fetcher, Outcome, authority
-from pipeline.memory import Memory
+from pipeline import urls
+from pipeline.http import failures
+from pipeline.http.fetch import KEEP_ALIVE_SECONDS, Fetcher, Outcome, authority
+from pipeline.http.memory import Memory
+from pipeline.http.politeness import LONGEST_PAUSE, Lane, Row, Schedule, turn
 from pipeline.options import FetchOptions
-from pipeline.politeness import LONGEST_PAUSE, Lane, Row, Schedule, turn
 
 PUBLIC_DELAY: Final = 1.0
 """Seconds between requests to a site unless told otherwise."""

@@ -2,7 +2,7 @@
 
 In this order: the URL's policy, robots.txt, the request (its address is judged where the socket is made),
 status, opt-out headers, encoding, declared length, body. What may not be read is not read: the connection is
-closed. Redirects are followed by hand, each hop through all of it. Many URLs at once: `pipeline.fetch_many`.
+closed. Redirects are followed by hand, each hop through all of it. Many URLs at once: `fetch_many`.
 """
 
 import asyncio
@@ -14,12 +14,13 @@ from typing import Final, NamedTuple, Protocol
 import aiohttp
 from yarl import URL
 
-from pipeline import dns, failures, optout, robots, urls
-from pipeline.identity import user_agent
+from pipeline import urls
+from pipeline.http import dns, failures, optout, robots
+from pipeline.http.identity import user_agent
+from pipeline.http.policy import ATTEMPTS, AddressPolicy, Attempts, check_url, socket_factory
+from pipeline.http.politeness import retry_after
+from pipeline.http.robots import RobotsCache, Verdict
 from pipeline.options import FetchOptions
-from pipeline.policy import ATTEMPTS, AddressPolicy, Attempts, check_url, socket_factory
-from pipeline.politeness import retry_after
-from pipeline.robots import RobotsCache, Verdict
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 ROBOTS_REDIRECTS: Final = 5

@@ -1,7 +1,7 @@
 """Turn untrusted bytes into a small clean JPEG and a description, or into a reason why not.
 
-`process` runs inside the decoding child (`pipeline.decoder`), which bounds its time and memory; what a header
-tells is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
+`process` runs inside the decoding child (`pipeline.images.decoder`), which bounds its time and memory; what a
+header tells is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
 (libjpeg-turbo's m/8 factors), to the smallest size that is not under the target, and resized from there.
 Pillow takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded
 afresh, so only the pixels of the source survive: no metadata, no trailer, no second file in the first.
@@ -20,8 +20,8 @@ import simplejpeg
 from PIL import Image
 
 from dedup.descriptors import SIDE, quality, sign_hash
-from pipeline import exif
-from pipeline.headers import JPEG_END, jpeg_markers, sniff, webp_size
+from pipeline.images import exif
+from pipeline.images.headers import JPEG_END, jpeg_markers, sniff, webp_size
 from pipeline.options.images import MAX_JPEG_SIDE, ImageOptions
 
 Pixels = npt.NDArray[np.uint8]

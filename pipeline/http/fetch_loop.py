@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import SimpleQueue
 
-from pipeline import dns
-from pipeline.fetch import Fetcher, Outcome
-from pipeline.fetch_many import Counts, Pool, fetch_many
+from pipeline.http import dns
+from pipeline.http.fetch import Fetcher, Outcome
+from pipeline.http.fetch_many import Counts, Pool, fetch_many
 from pipeline.options import FetchOptions
 
 _Item = tuple[object, Outcome]

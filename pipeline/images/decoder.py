@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-from pipeline.images import Processed
+from pipeline.images.process import Processed
 from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
 
@@ -78,7 +78,7 @@ class Decoder:
         *,
         memory_bytes: int = 3 << 29,
         seconds: float = 10.0,
-        function: str = "pipeline.images:process",
+        function: str = "pipeline.images.process:process",
     ) -> None:
         if memory_bytes <= 0 or seconds <= 0:
             raise ValueError("memory_bytes and seconds must be positive")
@@ -129,7 +129,7 @@ class Decoder:
         environment |= _SETTINGS | {"PYTHONPATH": os.pathsep.join(sys.path)}
         # A session of its own keeps the terminal's Ctrl-C away; -P keeps the working directory off sys.path.
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipeline.decoder"],
+            [sys.executable, "-P", "-m", "pipeline.images.decoder"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

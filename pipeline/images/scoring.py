@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipeline.images import Pixels, encode_jpeg
+from pipeline.images.process import Pixels, encode_jpeg
 
 PREFIX: Final = "score_"
 _MAX_EXPRESSION: Final = 1000

@@ -8,7 +8,7 @@ from typing import Final
 import aiohttp
 from aiohttp import http_exceptions
 
-from pipeline.policy import Attempts
+from pipeline.http.policy import Attempts
 
 UNREACHABLE: Final = frozenset(
     {

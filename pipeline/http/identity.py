@@ -4,7 +4,8 @@ import importlib.metadata
 import ipaddress
 from collections.abc import Iterable
 
-from pipeline import robots, urls
+from pipeline import urls
+from pipeline.http import robots
 
 
 def user_agent(contact: str) -> str:

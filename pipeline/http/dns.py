@@ -38,7 +38,7 @@ def lookup(host: str, family: socket.AddressFamily) -> Answer:
 class Resolver(AbstractResolver):
     """Resolve for aiohttp's connector; never returns an empty list, on which the connector would fail.
 
-    Whether an address may be used is not asked here but where the socket is made (`pipeline.policy`).
+    Whether an address may be used is not asked here but where the socket is made (`pipeline.http.policy`).
     """
 
     def __init__(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from pipeline.robots import ALIASES, TOKEN
+from pipeline.http.robots import ALIASES, TOKEN
 
 DIRECTIVES: Final = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
 """Of X-Robots-Tag; `none` means noindex and nofollow."""

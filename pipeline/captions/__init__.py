@@ -1,0 +1,1 @@
+"""Clean, judge, tag and match captions."""

@@ -1,0 +1,1 @@
+"""Turn untrusted bytes into clean JPEG, in a child process that can be killed."""
