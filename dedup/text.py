@@ -25,7 +25,7 @@ BANDS: Final = (25, 5)
 weighs false hits as much as lost ones and finds 44%; here hits are verified, so that only losses count."""
 PARAMETERS: Final = {
     "scheme": SCHEME, "seed": SEED, "permutations": PERMUTATIONS, "bands": BANDS[0], "rows": BANDS[1],
-    "hash": "sha1, first 4 bytes, little-endian", "shingles": "words and word pairs of pipeline.captions.match",
+    "hash": "sha1, first 4 bytes, little-endian", "shingles": "words and word pairs of captions.match",
 }  # fmt: skip
 PROMPT: Final = "a photo of a {}"
 
