@@ -1,0 +1,108 @@
+"""What a command and all that it starts costs: CPU time, wall time, peak memory."""
+
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
+_SAMPLE_S: Final = 0.25
+
+
+class Usage(NamedTuple):
+    """Hold what a command cost."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mb: float
+    """Largest sum of the proportional set sizes of its processes: pages that they share count once."""
+
+
+def measure(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None
+) -> Usage:
+    """Run a command to its end; RuntimeError with the end of its output if it fails.
+
+    Processes that outlive their parents are handed to this one (a subreaper), so their time counts as well.
+    Linux only.
+    """
+    if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise RuntimeError("this kernel has no child subreapers")
+    before, started = _children_s(), time.monotonic()
+    log = log or Path(os.devnull)
+    with log.open("wb") as sink:
+        child = subprocess.Popen(
+            command,
+            env=dict(os.environ, **(environment or {})),
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+        memory = _Memory(child.pid)
+        code = child.wait()
+        wall = time.monotonic() - started
+        memory.stop()
+    while True:  # those handed to us
+        try:
+            os.waitpid(-child.pid, 0)
+        except ChildProcessError:
+            break
+    if code:
+        tail = "" if log == Path(os.devnull) else log.read_text("utf-8", "replace")[-2000:]
+        raise RuntimeError(f"{command[0]} ended with status {code}\n{tail}")
+    return Usage(_children_s() - before, wall, memory.peak_mb)
+
+
+def _children_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+class _Memory:
+    """Sample the memory of a session's processes from a thread; its own time is not in the children's."""
+
+    def __init__(self, session: int) -> None:
+        self.peak_mb = 0.0
+        self._session = session
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_SAMPLE_S):
+            self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, _members(self._session))))
+
+
+def _members(session: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended meanwhile
+                continue
+            if int(fields[3]) == session:  # state, ppid, pgrp, session
+                found.append(int(entry.name))
+    return found
+
+
+def _pss_mb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+if __name__ == "__main__":
+    print(measure(sys.argv[1:]))
