@@ -28,7 +28,15 @@ class Example(NamedTuple):
     """As stored, not yet decoded; empty where the example has none."""
     label: str = ""
     caption: str = ""
+    """The only one, or the first."""
     group: str = ""
+    several_captions: tuple[str, ...] = ()
+    """All of them where there are several: a line each in .txt, a list in .json or Parquet."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Return all captions, none where the example has none."""
+        return self.several_captions or ((self.caption,) if self.caption else ())
 
 
 class EvalSet(NamedTuple):
@@ -137,16 +145,20 @@ def _of_sample(example_id: str, sample: webdataset.Sample) -> Example:
     label = (
         sample.parts["cls"].decode("utf-8", "replace").strip() if "cls" in sample.parts else row.get("label")
     )
-    caption = (
-        sample.parts["txt"].decode("utf-8", "replace").strip()
-        if "txt" in sample.parts
-        else row.get("caption")
-    )
-    return Example(example_id, sample.image or b"", _text(label), _text(caption), _text(row.get("group")))
+    text = sample.parts["txt"].decode("utf-8", "replace").splitlines() if "txt" in sample.parts else None
+    caption, several = _captions(row.get("captions") or text or row.get("caption"))
+    return Example(example_id, sample.image or b"", _text(label), caption, _text(row.get("group")), several)
 
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)
+
+
+def _captions(value: object) -> tuple[str, tuple[str, ...]]:
+    """Return the first caption, and all where there are several, from a text or a list of texts."""
+    texts = [_text(one).strip() for one in value] if isinstance(value, list) else [_text(value)]
+    texts = [text for text in texts if text]
+    return (texts[0] if texts else ""), (tuple(texts) if len(texts) > 1 else ())
 
 
 def _of_parquet(path: str) -> Iterator[Example]:
@@ -167,11 +179,9 @@ def _of_parquet(path: str) -> Iterator[Example]:
                     image = image.get("bytes")
                 if image is not None and not isinstance(image, bytes):
                     raise ValueError(f"{path}: the column image holds {type(image).__name__}, not bytes")
+                caption, several = _captions(row.get("caption"))
                 yield Example(
-                    f"{stem}/{row_number}",
-                    image or b"",
-                    _text(row["label"]),
-                    _text(row.get("caption")),
-                    _text(row.get("group")),
-                )
+                    f"{stem}/{row_number}", image or b"", _text(row["label"]), caption,
+                    _text(row.get("group")), several,
+                )  # fmt: skip
                 row_number += 1
