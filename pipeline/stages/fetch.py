@@ -21,10 +21,12 @@ import pyarrow as pa
 from pipeline import balance, records, storage
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
+from pipeline.http.fetch_many import Counts
 from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
+from pipeline.stages.unit_log import UnitLog
 
 
 @dataclass
@@ -134,7 +136,7 @@ class FetchWorker:
         return _State(self)
 
     def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
-        """Write NAME.blob and NAME.parquet; rows are sorted by uid, one for each image of the unit.
+        """Write NAME.blob, NAME.parquet and NAME.jsonl; rows are sorted by uid, one for each image.
 
         task["blob"] is what the rows call the blob: a name that does not depend on where the run lies.
         """
@@ -144,18 +146,20 @@ class FetchWorker:
         first = unit.take(pa.array(starts))
         uids = first["uid"].to_pylist()
         order = balance.sample_order(records.high_bits(first["uid"]), self.seed)
-        started = time.time()
+        started, log, requests = time.time(), UnitLog(), Counts()
         with storage.atomic_output(f"{base}.blob") as blob:
             spool = Path(f"{blob}.spool")
             try:
                 with spool.open("wb") as sink:
-                    rows = sorted(self._receive_all(state, first, uids, sink), key=lambda row: row.uid)
+                    received = self._receive_all(state, first, sink, log, requests)
+                    rows = sorted(received, key=lambda row: row.uid)
                 assert [row.uid for row in rows] == uids, "every image of a unit has one row"
                 places = self._finish(state, unit, starts, rows, order, spool, blob)
             finally:
                 spool.unlink(missing_ok=True)
         table = _to_table(rows, task["blob"], places)
         records.write_table(f"{base}.parquet", table)
+        storage.write_bytes(f"{base}.jsonl", log.lines(requests.requests))
         reasons = table.group_by("reason").aggregate([([], "count_all")])
         counts = dict(zip(reasons["reason"].to_pylist(), reasons["count_all"].to_pylist(), strict=True))
         return {
@@ -165,13 +169,13 @@ class FetchWorker:
         }  # fmt: skip
 
     def _receive_all(
-        self, state: _State, first: pa.Table, uids: list[bytes], sink: IO[bytes]
+        self, state: _State, first: pa.Table, sink: IO[bytes], log: UnitLog, requests: Counts
     ) -> Iterator[_Row]:
-        shares = {
-            site: 1 / n for site, n in zip(first["site"].to_pylist(), first["lanes"].to_pylist(), strict=True)
-        }
+        uids, sites, lanes = (first[name].to_pylist() for name in ("uid", "site", "lanes"))
+        shares = {site: 1 / n for site, n in zip(sites, lanes, strict=True)}
+        site_of = dict(zip(uids, sites, strict=True))
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
-        for uid, outcome in state.loop.run(rows, shares=shares):
+        for uid, outcome in state.loop.run(rows, shares=shares, counts=requests):
             assert isinstance(uid, bytes)
             now = int(time.time() * 1000)
             try:
@@ -181,6 +185,7 @@ class FetchWorker:
             except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
                 row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
                 row.reason, row.detail = "internal_error", f"{type(error).__name__}: {error}"
+            log.add(site_of[uid], outcome, row.reason, row.size, now / 1000)
             yield row
 
     def _finish(
