@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline import manifest, querylist, run, storage, usage
+from pipeline import manifest, querylist, run, storage
 from pipeline.command import guarded, terminal, worker_log
 from pipeline.options import CrawlConfig, ImageOptions
 from pipeline.progress import progress_of
@@ -188,9 +188,7 @@ def run_stages(
             )
         if found is None:
             run.begin(layout, stage, prints[stage], semantics[stage])
-            with usage.measured(layout, stage, job.runner.is_local):
-                result = steps[stage]()
-            found = run.finish_stage(layout, stage, result)
+            found = run.finish_stage(layout, stage, steps[stage]())
         done[stage] = found
         if options.stage == stage:
             break
