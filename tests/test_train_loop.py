@@ -197,7 +197,7 @@ def test_accumulation_trains_a_vit_alike(
 
 
 def test_divergence_is_said(run: Path, tmp_path: Path) -> None:
-    from train.loop import Diverged
+    from train.steps import Diverged
 
     with pytest.raises(Diverged, match="the loss is nan after step"):
         fit(config(run, tmp_path / "out", lr=1e30, max_steps=9))

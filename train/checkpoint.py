@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, without stopping training, read without unpickling.
 
 OUT/checkpoints/latest                 the name of the newest complete checkpoint
-OUT/checkpoints/step-00001000/         model.safetensors, optimizer.safetensors, bpe_vocab.txt.gz,
+OUT/checkpoints/step-00001000/         model.safetensors, optimizer.safetensors, for CLIP bpe_vocab.txt.gz,
                                        and state.json, written last
 """
 
@@ -12,11 +12,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import storage
 from train.architectures import Architecture
@@ -26,6 +26,25 @@ from train.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 VOCABULARY = "bpe_vocab.txt.gz"
+
+
+class Progress(Protocol):
+    """Say where a run is: a dataclass of what JSON can hold."""
+
+    @property
+    def step(self) -> int:
+        """Return the steps done."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Return the time trained so far."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the bad samples by reason so far."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +70,7 @@ class Loaded(NamedTuple):
     state: State
 
 
-def _moments(model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Name the optimiser's tensors after their parameters."""
     return {
         f"{key}.{name}": value
@@ -63,16 +82,14 @@ def _moments(model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]
 class Writer:
     """Write checkpoints of one run; the step waits only for a copy in main memory."""
 
-    def __init__(self, out: str, tokenizer: Tokenizer, keep: int) -> None:
+    def __init__(self, out: str, files: dict[str, bytes], keep: int) -> None:
+        """Prepare to write below `out`, and with every checkpoint these small files."""
         self.folder = storage.join(out, "checkpoints")
-        self.keep = keep
+        self.files, self.keep = files, keep
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save(Path(folder) / VOCABULARY)
-            self._vocabulary = (Path(folder) / VOCABULARY).read_bytes()
 
-    def save(self, model: CLIP, optimizer: torch.optim.Optimizer, state: State) -> None:
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Progress) -> None:
         """Copy everything and write it in the background; waits for the checkpoint before."""
         self.wait()
         tensors = [_copies(model.state_dict()), _copies(_moments(model, optimizer))]
@@ -90,14 +107,15 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, weights: dict[str, Tensor], moments: dict[str, Tensor], state: State) -> None:
+    def _write(self, weights: dict[str, Tensor], moments: dict[str, Tensor], state: Progress) -> None:
         try:
             name = f"step-{state.step:08d}"
             folder = storage.join(self.folder, name)
-            storage.write_bytes(storage.join(folder, VOCABULARY), self._vocabulary)
+            for file, data in self.files.items():
+                storage.write_bytes(storage.join(folder, file), data)
             storage.write_bytes(storage.join(folder, "model.safetensors"), save(weights))
             storage.write_bytes(storage.join(folder, "optimizer.safetensors"), save(moments))
-            text = json.dumps(asdict(state), indent=1)
+            text = json.dumps(asdict(state), indent=1)  # type: ignore[call-overload]
             storage.write_bytes(storage.join(folder, "state.json"), text.encode())
             storage.write_bytes(storage.join(self.folder, "latest"), name.encode())
             for old in complete(self.folder)[: -self.keep]:
@@ -132,9 +150,15 @@ def find(path: str) -> str:
     raise ValueError(f"{path}: no checkpoint there; give a training run's folder or one of its checkpoints")
 
 
+def read_values(folder: str) -> dict[str, Any]:
+    """Return the fields of the state saved in a checkpoint."""
+    values: dict[str, Any] = json.loads(storage.read_bytes(storage.join(folder, "state.json")))
+    return values
+
+
 def read_state(folder: str) -> State:
-    """Return the state saved in a checkpoint."""
-    values = json.loads(storage.read_bytes(storage.join(folder, "state.json")))
+    """Return the state saved in a checkpoint of CLIP."""
+    values = read_values(folder)
     values["architecture"] = architecture_from(values["architecture"])
     return State(**values)
 
@@ -159,6 +183,13 @@ def load_model(path: str, device: torch.device | str = "cpu") -> Loaded:
     return Loaded(model.to(device).eval(), read_tokenizer(folder), state)
 
 
+def vocabulary_file(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the file that keeps a tokenizer beside a checkpoint, by name."""
+    with tempfile.TemporaryDirectory() as local:
+        tokenizer.save(Path(local) / VOCABULARY)
+        return {VOCABULARY: (Path(local) / VOCABULARY).read_bytes()}
+
+
 def read_tokenizer(folder: str) -> Tokenizer:
     """Return the tokenizer kept beside a checkpoint."""
     with tempfile.TemporaryDirectory() as local:
@@ -167,7 +198,7 @@ def read_tokenizer(folder: str) -> Tokenizer:
         return Tokenizer.load(copy)
 
 
-def restore(folder: str, model: CLIP, optimizer: torch.optim.Optimizer) -> None:
+def restore(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights and moments into a model and its optimiser, exactly as they were."""
     model.load_state_dict(read_tensors(folder, "model.safetensors"))
     moments = read_tensors(folder, "optimizer.safetensors")

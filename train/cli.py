@@ -25,8 +25,9 @@ def main(argv: Sequence[str]) -> int:
     """Run `openwit train`; return 0 when complete, 1 when stopped early or failed, 2 for a usage error."""
     config, _ = options.parse(TrainConfig, argv, prog="openwit train")
     try:
-        from train.loop import Diverged, fit
+        from train.loop import fit
         from train.prepare import prepare
+        from train.steps import Diverged
     except ImportError as error:
         return _fail(f"{_NEEDED} ({error})")
     first = os.environ.get("RANK", "0") == "0"
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         if config.check:
             from train import distributed
 
-            world = distributed.join(config)
+            world = distributed.join(config.device)
             prepared = prepare(config, world)
             if world.rank == 0:
                 _print_plan(prepared)

@@ -4,9 +4,9 @@ import functools
 import hashlib
 import signal
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -92,29 +92,99 @@ class Batch(NamedTuple):
     tokens: int
     squares: int
 
+    def tensors(self) -> list[Tensor]:
+        """Return what was copied to the device in the background."""
+        packed = [part for pixels, text in self.micro for part in (pixels, *vars(text).values())]
+        return [part for part in packed if isinstance(part, Tensor)]
+
+
+class OnDevice(Protocol):
+    """A step's batch."""
+
+    def tensors(self) -> list[Tensor]:
+        """Return what was copied to the device in the background."""
+        ...
+
 
 def key_of(text: str) -> int:
     """Return 63 bits of a hash, to find equal captions and uids in a batch."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()) >> 1
 
 
-class Pieces(Dataset[Piece]):
+P = TypeVar("P")
+S = TypeVar("S")
+B = TypeVar("B", bound="OnDevice")
+
+
+class Samples(Dataset[P], Generic[P, B]):
     """Make the pieces of a run's batches; item `step * pieces + i` is piece i of this rank's part."""
+
+    def __init__(self, plan: Plan, shape: Shape, cache: Cache) -> None:
+        self.plan, self.shape, self.cache = plan, shape, cache
+        self._open: OrderedDict[str, OpenShard | None] = OrderedDict()
+
+    def batch(self, groups: list[list[P]], device: torch.device) -> B:
+        """Join pieces, grouped by micro-batch, on the device."""
+        raise NotImplementedError
+
+    def first(self, item: int) -> tuple[int, int]:
+        """Return the epoch of a piece, and the position in it of the piece's first sample."""
+        step, index = divmod(item, self.shape.pieces)
+        epoch, step = divmod(step, self.shape.epoch_steps)
+        share = self.shape.batch // self.shape.ranks
+        return epoch, step * self.shape.batch + self.shape.rank * share + index * self.shape.piece
+
+    def sample(
+        self,
+        epoch: int,
+        position: int,
+        read: Callable[[OpenShard, int, np.random.Generator, str], S],
+        counts: Counter[str],
+    ) -> S:
+        """Return what `read` makes of the sample at a position; a bad one is counted and another one read."""
+        at, path = position, ""
+        for attempt in range(_ATTEMPTS):
+            source, shard, place = self.plan.locate(epoch, at)
+            random = self.plan.random(epoch, position, attempt)
+            try:
+                path = self.plan.sources[source].shards[shard].path
+                return read(self._shard(path, place), place, random, path)
+            except images.BadImage as error:
+                counts[error.reason] += 1
+            at = self.plan.replacement(epoch, position, attempt + 1)
+        raise ValueError(f"{_ATTEMPTS} samples in a row are bad, the last in {path}: {dict(counts)}")
+
+    def _shard(self, path: str, place: int) -> OpenShard:
+        """Return the open shard, of which at most _OPEN_SHARDS stay so; BadImage without such a place."""
+        if path not in self._open:
+            try:
+                self._open[path] = OpenShard(str(self.cache.local(path)))
+            except (OSError, ValueError):
+                self._open[path] = None
+            while len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(path)
+        shard = self._open[path]
+        if shard is None:
+            raise images.BadImage("unreadable_shard", path)
+        if place >= len(shard):
+            raise images.BadImage("missing", f"{path} has {len(shard)} samples")
+        return shard
+
+
+class Pieces(Samples[Piece, Batch]):
+    """Make pieces of pictures and captions."""
 
     def __init__(
         self, plan: Plan, shape: Shape, tokenizer: Tokenizer, size: int, crop: images.Crop, cache: Cache,
         context_length: int = 77,
     ) -> None:  # fmt: skip
-        self.plan, self.shape, self.tokenizer = plan, shape, tokenizer
-        self.size, self.crop, self.cache, self.context_length = size, crop, cache, context_length
-        self._open: OrderedDict[str, OpenShard | None] = OrderedDict()
+        super().__init__(plan, shape, cache)
+        self.tokenizer, self.size, self.crop, self.context_length = tokenizer, size, crop, context_length
 
     def __getitem__(self, item: int) -> Piece:
         """Return one piece; bad samples are replaced and counted."""
-        step, index = divmod(item, self.shape.pieces)
-        epoch, step = divmod(step, self.shape.epoch_steps)
-        share = self.shape.batch // self.shape.ranks
-        first = step * self.shape.batch + self.shape.rank * share + index * self.shape.piece
+        epoch, first = self.first(item)
         pixels = np.empty((self.shape.piece, self.size, self.size, 3), np.uint8)
         counts: Counter[str] = Counter()
         ids: list[list[int]] = []
@@ -135,47 +205,44 @@ class Pieces(Dataset[Piece]):
         self, epoch: int, position: int, pixels: images.Pixels, counts: Counter[str]
     ) -> tuple[list[int], int, int]:
         """Write the picture into `pixels`; return token ids and the keys of caption and uid."""
-        at = position
-        for attempt in range(_ATTEMPTS):
-            source, shard, place = self.plan.locate(epoch, at)
-            random = self.plan.random(epoch, position, attempt)
-            try:
-                path = self.plan.sources[source].shards[shard].path
-                return self._read(path, place, random, pixels, counts)
-            except images.BadImage as error:
-                counts[error.reason] += 1
-            at = self.plan.replacement(epoch, position, attempt + 1)
-        raise ValueError(f"{_ATTEMPTS} samples in a row are bad, the last in {path}: {dict(counts)}")
 
-    def _read(
-        self, path: str, place: int, random: np.random.Generator, pixels: images.Pixels, counts: Counter[str]
-    ) -> tuple[list[int], int, int]:
-        shard = self._shard(path)
-        if shard is None:
-            raise images.BadImage("unreadable_shard", path)
-        if place >= len(shard):
-            raise images.BadImage("missing", f"{path} has {len(shard)} samples")
-        row = shard.row(place)
-        captions = shard.captions(place, row)
-        if not captions:
-            raise images.BadImage("no_caption")
-        caption = captions[int(random.integers(len(captions)))]
-        pixels[:], enlarged = images.training_image(shard.image(place), self.size, self.crop, random)
-        counts["enlarged"] += enlarged
-        uid = str(row.get("uid") or f"{path}/{place}")
-        return self.tokenizer.caption(caption, self.context_length), key_of(caption), key_of(uid)
+        def read(
+            shard: OpenShard, place: int, random: np.random.Generator, path: str
+        ) -> tuple[list[int], int, int]:
+            row = shard.row(place)
+            captions = shard.captions(place, row)
+            if not captions:
+                raise images.BadImage("no_caption")
+            caption = captions[int(random.integers(len(captions)))]
+            pixels[:], enlarged = images.training_image(shard.image(place), self.size, self.crop, random)
+            counts["enlarged"] += enlarged
+            uid = str(row.get("uid") or f"{path}/{place}")
+            return self.tokenizer.caption(caption, self.context_length), key_of(caption), key_of(uid)
 
-    def _shard(self, path: str) -> OpenShard | None:
-        """Return the open shard, or None if it cannot be read; at most _OPEN_SHARDS stay open."""
-        if path not in self._open:
-            try:
-                self._open[path] = OpenShard(str(self.cache.local(path)))
-            except (OSError, ValueError):
-                self._open[path] = None
-            while len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(path)
-        return self._open[path]
+        return self.sample(epoch, position, read, counts)
+
+    def batch(self, groups: list[list[Piece]], device: torch.device) -> Batch:
+        """Join pieces, grouped by micro-batch, on the device."""
+        micro = []
+        for group in groups:
+            lengths = torch.cat([piece.lengths for piece in group])
+            text = pack(torch.cat([piece.ids for piece in group]), lengths)
+            micro.append((to_device([piece.pixels for piece in group], device), text.to(device)))
+        parts = [piece for group in groups for piece in group]
+        lengths = torch.cat([piece.lengths for piece in parts]).long()
+        return Batch(
+            micro,
+            torch.cat([piece.captions for piece in parts]).to(device),
+            torch.cat([piece.uids for piece in parts]).to(device),
+            total(piece.counts for piece in parts),
+            int(lengths.sum()),
+            int((lengths**2).sum()),
+        )
+
+
+def total(counts: Iterable[dict[str, int]]) -> Counter[str]:
+    """Return the sums of counts."""
+    return functools.reduce(Counter.__add__, map(Counter, counts), Counter())
 
 
 def _start_worker(worker: int) -> None:
@@ -185,13 +252,13 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _as_is(piece: Piece) -> Piece:
+def _as_is(piece: Any) -> Any:
     return piece
 
 
 def load(
-    pieces: Pieces, start: int, stop: int, workers: int, device: torch.device, ahead: int = 2
-) -> Iterator[Batch]:
+    pieces: Samples[P, B], start: int, stop: int, workers: int, device: torch.device, ahead: int = 2
+) -> Iterator[B]:
     """Yield this rank's batches of the run's steps `start` to `stop`, on the device."""
     count = pieces.shape.pieces
     loader = DataLoader(
@@ -199,39 +266,29 @@ def load(
         batch_size=None,
         sampler=range(start * count, stop * count),
         num_workers=workers,
-        collate_fn=_as_is,  # type: ignore[arg-type]  # without a batch size it gets single items
+        collate_fn=_as_is,  # without a batch size it gets single items
         worker_init_fn=_start_worker,
         prefetch_factor=ahead if workers else None,
         pin_memory=device.type == "cuda",
     )
-    assembled = _assemble(iter(loader), pieces.shape, device)
+    assembled = _assemble(iter(loader), pieces, device)
     return _send_ahead(assembled, device) if device.type == "cuda" else assembled
 
 
-def _assemble(loader: Iterator[Piece], shape: Shape, device: torch.device) -> Iterator[Batch]:
+def _assemble(loader: Iterator[P], pieces: Samples[P, B], device: torch.device) -> Iterator[B]:
+    shape = pieces.shape
     per_micro = shape.micro // shape.piece
     while True:
-        micro, parts = [], []
-        for _ in range(shape.accumulate):
-            group = [piece for _, piece in zip(range(per_micro), loader, strict=False)]
-            if len(group) < per_micro:
-                return
-            lengths = torch.cat([piece.lengths for piece in group])
-            text = pack(torch.cat([piece.ids for piece in group]), lengths)
-            micro.append((_to_device([piece.pixels for piece in group], device), text.to(device)))
-            parts += group
-        lengths = torch.cat([piece.lengths for piece in parts]).long()
-        yield Batch(
-            micro,
-            torch.cat([piece.captions for piece in parts]).to(device),
-            torch.cat([piece.uids for piece in parts]).to(device),
-            functools.reduce(Counter.__add__, (Counter(piece.counts) for piece in parts), Counter()),
-            int(lengths.sum()),
-            int((lengths**2).sum()),
-        )
+        groups = [
+            [piece for _, piece in zip(range(per_micro), loader, strict=False)]
+            for _ in range(shape.accumulate)
+        ]
+        if len(groups[-1]) < per_micro:
+            return
+        yield pieces.batch(groups, device)
 
 
-def _to_device(pixels: list[Tensor], device: torch.device) -> Tensor:
+def to_device(pixels: list[Tensor], device: torch.device) -> Tensor:
     """Join pieces on the device; from pinned memory the copies do not wait."""
     if device.type == "cpu":
         return torch.cat(pixels)
@@ -243,7 +300,7 @@ def _to_device(pixels: list[Tensor], device: torch.device) -> Tensor:
     return joined
 
 
-def _send_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _send_ahead(batches: Iterator[B], device: torch.device) -> Iterator[B]:
     """Copy on a stream of its own: steps are queued, so the device computes the one before meanwhile."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     while True:
@@ -252,8 +309,6 @@ def _send_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batc
         if batch is None:
             return
         torch.cuda.current_stream(device).wait_stream(stream)
-        tensors = [tensor for pixels, text in batch.micro for tensor in (pixels, *vars(text).values())]
-        for tensor in tensors:
-            if isinstance(tensor, Tensor):
-                tensor.record_stream(torch.cuda.current_stream(device))
+        for tensor in batch.tensors():
+            tensor.record_stream(torch.cuda.current_stream(device))
         yield batch

@@ -12,8 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from train.config import TrainConfig
-
 T = TypeVar("T")
 
 
@@ -43,11 +41,11 @@ class World:
         return values
 
 
-def join(config: TrainConfig) -> World:
-    """Join the processes that torchrun started, or be alone."""
+def join(wanted: str) -> World:
+    """Join the processes that torchrun started, or be alone; `wanted`: the device, auto, cuda or cpu."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
+    cuda = torch.cuda.is_available() if wanted == "auto" else wanted == "cuda"
     if cuda and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here")
     device = torch.device("cuda", local) if cuda else torch.device("cpu")

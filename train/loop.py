@@ -1,33 +1,26 @@
-"""The training loop (arXiv:2103.00020, section 2.5)."""
+"""Train CLIP (arXiv:2103.00020, section 2.5)."""
 
-import logging
-import math
-import time
-from collections import Counter
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import config as options
 from pipeline import storage
-from train import checkpoint, distributed, flops, gradcache
+from train import checkpoint, distributed, flops
 from train.config import TrainConfig
 from train.data import Batch, Pieces, load
 from train.distributed import World
 from train.images import normalise
 from train.loss import count_equal_pairs
 from train.model import CLIP, Transformer
-from train.optimizer import learning_rate, make_optimizer
 from train.packing import PackedText
 from train.prepare import Prepared, default_workers, prepare
 from train.report import Report, peak_memory_gb
+from train.steps import Schedule, Stepper, take_steps
 from train.zeroshot import LabelledSet, accuracy
-
-log = logging.getLogger("train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +43,6 @@ class Result:
     """Accuracy of always answering the commonest class."""
     counts: dict[str, int] = field(default_factory=dict)
     """Bad samples by reason, and pictures that were enlarged."""
-
-
-class Diverged(RuntimeError):  # noqa: N818
-    """Say that the loss is no number any more."""
 
 
 class OnPixels(nn.Module):
@@ -80,64 +69,35 @@ def compile_blocks(model: CLIP) -> None:
         model.visual.compile()
 
 
-class Trainer:
-    """Hold a run in progress: model, optimiser, where it is, and how long it took."""
+class Trainer(Stepper[Batch]):
+    """Hold a run of CLIP in progress."""
+
+    model: CLIP
 
     def __init__(self, prepared: Prepared, world: World) -> None:
-        self.prepared, self.world, config = prepared, world, prepared.config
+        self.prepared, config = prepared, prepared.config
         cuda = world.device.type == "cuda"
-        if cuda:
-            torch.set_float32_matmul_precision("high")  # TF32 for the loss; the towers run in bf16
-        self.model = CLIP(prepared.architecture).initialise(config.seed)
+        model = CLIP(prepared.architecture).initialise(config.seed)
         if prepared.initial is not None:
-            self.model.load_state_dict(prepared.initial)
-        self.model.to(world.device).train()
+            model.load_state_dict(prepared.initial)
         if prepared.architecture.is_resnet:  # convolutions over pixels as they come: a fifth faster
-            self.model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model.set_checkpointing(config.checkpointing)
-        self.optimizer = make_optimizer(self.model, prepared.recipe)
-        self.step, self.seconds = 0, 0.0
-        self.counts_before: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter()  # of this rank, since this process began
-        if prepared.resumed:
-            checkpoint.restore(prepared.resumed, self.model, self.optimizer)
-            state = checkpoint.read_state(prepared.resumed)
-            self.step, self.seconds, self.counts_before = state.step, state.seconds, Counter(state.counts)
+            model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.set_checkpointing(config.checkpointing)
         compiled = cuda if config.compile is None else config.compile
+        wrapped = OnPixels(model, compiled)
+        schedule = Schedule(
+            recipe=prepared.recipe, steps=prepared.steps, warmup=prepared.warmup,
+            grad_clip=config.grad_clip, log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every, eval_every=config.eval_every,
+        )  # fmt: skip
+        bf16 = cuda if config.precision == "auto" else config.precision == "bf16"
         if compiled:
-            compile_blocks(self.model)
-        self.wrapped: nn.Module = OnPixels(self.model, compiled)
-        if world.ranks > 1:
-            ids = [world.device.index] if cuda else None
-            self.wrapped = DistributedDataParallel(self.wrapped, device_ids=ids, gradient_as_bucket_view=True)
-        self.bf16 = cuda if config.precision == "auto" else config.precision == "bf16"
+            compile_blocks(model)
+        super().__init__(model, wrapped, world, schedule, prepared.resumed, bf16)
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """Return the context of a forward pass."""
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def train_step(self, batch: Batch) -> Tensor:
-        """Take one step and return its loss, still on the device."""
-        p = self.prepared
-        rate = learning_rate(self.step, p.steps, p.recipe.lr, p.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = gradcache.backward(self.wrapped, batch.micro, self.autocast)
-        if p.config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), p.config.grad_clip)
-        self.optimizer.step()
+    def after_step(self) -> None:
+        """Keep the scale where the paper keeps it."""
         self.model.clamp_scale()
-        self.step += 1
-        self.counts += batch.counts
-        return loss
-
-    def total_counts(self) -> dict[str, int]:
-        """Return the bad samples of all ranks since the run began; all ranks must call it together."""
-        total = self.counts_before + Counter()
-        for counts in self.world.gather(self.counts):
-            total += counts
-        return dict(sorted(total.items()))
 
     def state(self) -> checkpoint.State:
         """Return what a checkpoint holds beside the tensors; all ranks must call it together."""
@@ -157,16 +117,13 @@ class Trainer:
             samples * flops.image_flops(a) + flops.text_flops(a, batch.tokens, batch.squares, samples)
         )
         peak = flops.peak_flops(self.world.device)
-        norm = nn.utils.get_total_norm(
-            [g for g in (x.grad for x in self.model.parameters()) if g is not None]
-        )
         figures: dict[str, Any] = {
             "step": self.step,
             "epoch": round(self.step / p.shape.epoch_steps, 3),
             "loss": float(loss),
             "scale": float(self.model.logit_scale.detach().exp()),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": float(norm),
+            "grad_norm": self.grad_norm(),
             "samples_per_second": round(p.shape.batch * steps / seconds, 2),
             "data_wait": round(waited / seconds, 4),
             "memory_gb": round(peak_memory_gb(self.world.device), 3),
@@ -181,7 +138,7 @@ class Trainer:
 
 def fit(config: TrainConfig) -> Result:
     """Train as configured and return what came of it; ValueError if the options cannot be meant."""
-    world = distributed.join(config)
+    world = distributed.join(config.device)
     try:
         return _fit(prepare(config, world), world)
     finally:
@@ -195,11 +152,14 @@ def _fit(prepared: Prepared, world: World) -> Result:
         storage.write_bytes(storage.join(config.out, "config.toml"), text.encode())
     trainer = Trainer(prepared, world)
     labelled = [LabelledSet(name, prepared.architecture.image_size) for name in config.eval] if first else []
-    writer = checkpoint.Writer(config.out, prepared.tokenizer, config.keep_checkpoints)
+    files = checkpoint.vocabulary_file(prepared.tokenizer)
+    writer = checkpoint.Writer(config.out, files, config.keep_checkpoints)
     report = Report(config.out, trainer.step, prepared.steps, config.tensorboard, silent=not first)
     stop = distributed.Stop(world, config.max_minutes)
     try:
-        loss, accuracies = _train(trainer, labelled, writer, report, stop)
+        loss, accuracies = take_steps(
+            trainer, _batches(trainer), writer, report, stop, _evaluation(trainer, labelled)
+        )
         writer.wait()
     finally:
         stop.close()
@@ -211,54 +171,20 @@ def _fit(prepared: Prepared, world: World) -> Result:
     )  # fmt: skip
 
 
-def _train(
-    trainer: Trainer, labelled: list[LabelledSet], writer: checkpoint.Writer, report: Report,
-    stop: distributed.Stop,
-) -> tuple[float, dict[str, float]]:  # fmt: skip
-    """Take the remaining steps; return the last loss and accuracies."""
+def _batches(trainer: Trainer) -> Iterator[Batch]:
     p, config, world = trainer.prepared, trainer.prepared.config, trainer.world
     pieces = Pieces(
         p.plan, p.shape, p.tokenizer, p.architecture.image_size, config.crop, p.cache,
         p.architecture.context_length,
     )  # fmt: skip
-    batches = load(pieces, trainer.step, p.steps, default_workers(config, world), world.device)
-    loss_value, accuracies = math.nan, dict[str, float]()
-    began = window_began = time.monotonic()
-    before, logged, waited = trainer.seconds, trainer.step, 0.0
-    while trainer.step < p.steps:
-        asked = time.monotonic()
-        batch = next(batches)
-        waited += time.monotonic() - asked
-        loss = trainer.train_step(batch)
-        trainer.seconds = before + time.monotonic() - began
-        last = stop.now() or trainer.step == p.steps
-        report.step(trainer.step)
-        if last or trainer.step % config.log_every == 0:
-            loss_value = float(loss)
-            now = time.monotonic()
-            report.tell(trainer.metrics(batch, loss, trainer.step - logged, now - window_began, waited))
-            _refuse_divergence(loss_value, trainer)
-            window_began, logged, waited = time.monotonic(), trainer.step, 0.0
-        if labelled and (last or trainer.step % config.eval_every == 0):
-            accuracies = {
-                s.name: accuracy(trainer.model, p.tokenizer, s, world.device, trainer.autocast)
-                for s in labelled
-            }
-            report.tell({"step": trainer.step} | {f"accuracy/{k}": v for k, v in accuracies.items()})
-            window_began, waited = time.monotonic(), 0.0
-        if last or trainer.step % config.checkpoint_every == 0:
-            state = trainer.state()
-            if world.rank == 0:
-                writer.save(trainer.model, trainer.optimizer, state)
-                report.flush()
-            if last:
-                break
-    return loss_value, accuracies
+    return load(pieces, trainer.step, p.steps, default_workers(config.workers, world), world.device)
 
 
-def _refuse_divergence(loss: float, trainer: Trainer) -> None:
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the loss is {loss} after step {trainer.step}: start from the last checkpoint with "
-            "--init-from, a lower --lr or a --grad-clip, and another --out"
-        )
+def _evaluation(trainer: Trainer, labelled: list[LabelledSet]) -> Callable[[], dict[str, float]] | None:
+    """Return what computes the accuracies of this rank's sets, if it has any."""
+
+    def accuracies() -> dict[str, float]:
+        tokenizer, device = trainer.prepared.tokenizer, trainer.world.device
+        return {s.name: accuracy(trainer.model, tokenizer, s, device, trainer.autocast) for s in labelled}
+
+    return accuracies if labelled else None

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ class Prepared:
 def prepare(config: TrainConfig, world: World) -> Prepared:
     """Count samples, find or learn the vocabulary, divide the steps; ValueError if it cannot be."""
     cache = Cache(Path(config.cache) if config.cache else None, config.cache_gb << 30)
-    resumed = _resumed(config)
+    resumed = resumed_from(config.out, config.resume, config.check)
     start = _start(config) if config.init_from else None
     found, tokenizer = None, None
     if world.rank == 0:
@@ -84,19 +85,19 @@ def prepare(config: TrainConfig, world: World) -> Prepared:
         cache=cache, steps=steps, warmup=warmup, resumed=resumed, initial=initial,
     )  # fmt: skip
     if resumed:
-        _refuse_changes(prepared)
+        now = prepared.effective() | {"epoch_samples": plan.epoch_samples}
+        refuse_changes(resumed, now, (*_SEMANTIC, "epoch_samples"))
     return prepared
 
 
-def _resumed(config: TrainConfig) -> str:
-    folder = storage.join(config.out, "checkpoints")
+def resumed_from(out: str, resume: bool, check: bool) -> str:
+    """Return the folder of the checkpoint to go on from, or empty; ValueError if a run is in the way."""
+    folder = storage.join(out, "checkpoints")
     if not storage.exists(storage.join(folder, "latest")):
         return ""
-    if not config.resume and not config.check:
-        raise ValueError(
-            f"--out {config.out} holds a training run: continue it with --resume, or give another"
-        )
-    return checkpoint.find(config.out) if config.resume else ""
+    if not resume and not check:
+        raise ValueError(f"--out {out} holds a training run: continue it with --resume, or give another")
+    return checkpoint.find(out) if resume else ""
 
 
 class _Start(NamedTuple):
@@ -154,12 +155,11 @@ def _tokenizer(
     return tokenizer
 
 
-def _refuse_changes(prepared: Prepared) -> None:
-    """Raise ValueError if the run to resume was another."""
-    before = checkpoint.read_state(prepared.resumed).config
-    now = prepared.effective() | {"epoch_samples": prepared.plan.epoch_samples}
+def refuse_changes(resumed: str, now: dict[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError if the run to resume had other values under these names."""
+    before = checkpoint.read_values(resumed)["config"]
     now = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
-    changed = [name for name in (*_SEMANTIC, "epoch_samples") if before.get(name) != now.get(name)]
+    changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(
             "--resume continues the same run, but these are others now: "
@@ -168,9 +168,9 @@ def _refuse_changes(prepared: Prepared) -> None:
         )
 
 
-def default_workers(config: TrainConfig, world: World) -> int:
+def default_workers(wanted: int | None, world: World) -> int:
     """Return how many processes decode for this one: its share of the CPUs; one where it trains on them."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if config.workers is not None:
-        return config.workers
+    if wanted is not None:
+        return wanted
     return max(1, cpus // world.local_ranks) if world.device.type == "cuda" else min(1, cpus - 1)

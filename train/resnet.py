@@ -4,6 +4,8 @@ Parameter names are those of OpenAI's released state dicts.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +13,38 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 
+class Parts(NamedTuple):
+    """Say what a ResNet is built of; fields only."""
+
+    conv: Callable[..., nn.Module]
+    """Takes inputs, outputs, kernel size, stride and padding; adds no bias if a norm does."""
+    norm: Callable[[int], nn.Module]
+    activation: Callable[[Tensor], Tensor]
+
+
+def _conv(inputs: int, outputs: int, kernel: int, **options: Any) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, kernel, bias=False, **options)
+
+
+BATCH_NORM = Parts(_conv, nn.BatchNorm2d, F.relu)
+"""CLIP's image towers."""
+
+
 class Bottleneck(nn.Module):
     """Apply 1x1, 3x3, 1x1 convolutions around a shortcut; a stride is an average pool before the last."""
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, parts: Parts = BATCH_NORM) -> None:
         super().__init__()
         outputs = width * self.expansion
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.conv1 = parts.conv(inputs, width, 1)
+        self.bn1 = parts.norm(width)
+        self.conv2 = parts.conv(width, width, 3, padding=1)
+        self.bn2 = parts.norm(width)
+        self.conv3 = parts.conv(width, outputs, 1)
+        self.bn3 = parts.norm(outputs)
+        self.activation = parts.activation
         self.stride = stride
         self.downsample: nn.Module | None = None
         if stride > 1 or inputs != outputs:
@@ -33,21 +53,21 @@ class Bottleneck(nn.Module):
                 OrderedDict(
                     [
                         ("-1", nn.AvgPool2d(stride)),
-                        ("0", nn.Conv2d(inputs, outputs, 1, bias=False)),
-                        ("1", nn.BatchNorm2d(outputs)),
+                        ("0", parts.conv(inputs, outputs, 1)),
+                        ("1", parts.norm(outputs)),
                     ]
                 )
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, 4 * width, H / stride, W / stride]."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.activation(self.bn1(self.conv1(x)))
+        y = self.activation(self.bn2(self.conv2(y)))
         if self.stride > 1:
             y = F.avg_pool2d(y, self.stride)
         y = self.bn3(self.conv3(y))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(y + shortcut)
+        return self.activation(y + shortcut)
 
 
 class AttentionPool(nn.Module):
@@ -79,28 +99,27 @@ class AttentionPool(nn.Module):
         return self.c_proj(pooled)  # type: ignore[no-any-return]
 
 
-class ModifiedResNet(nn.Module):
-    """Encode images [B, 3, N, N] as features [B, outputs]."""
+class Trunk(nn.Module):
+    """Encode images as a grid of features: CLIP's ResNet before its pooling."""
 
-    def __init__(
-        self, layers: tuple[int, int, int, int], outputs: int, heads: int, image_size: int, width: int
-    ) -> None:
+    def __init__(self, layers: tuple[int, int, int, int], width: int, parts: Parts = BATCH_NORM) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width // 2)
-        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width // 2)
-        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
+        self.conv1 = parts.conv(3, width // 2, 3, stride=2, padding=1)
+        self.bn1 = parts.norm(width // 2)
+        self.conv2 = parts.conv(width // 2, width // 2, 3, padding=1)
+        self.bn2 = parts.norm(width // 2)
+        self.conv3 = parts.conv(width // 2, width, 3, padding=1)
+        self.bn3 = parts.norm(width)
+        self.activation = parts.activation
         inputs = width
         for stage, depth in enumerate(layers):
             channels = width * 2**stage
             blocks = []
             for index in range(depth):
-                blocks.append(Bottleneck(inputs, channels, 2 if stage and not index else 1))
+                blocks.append(Bottleneck(inputs, channels, 2 if stage and not index else 1, parts))
                 inputs = channels * Bottleneck.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.attnpool = AttentionPool(image_size // 32, inputs, heads, outputs)
+        self.channels = inputs
         self.checkpointing = False
 
     @property
@@ -111,9 +130,9 @@ class ModifiedResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Map images [B, 3, N, N] to the last stage's grid [B, 32 * width, N / 32, N / 32]."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.relu(self.bn3(self.conv3(x)))
+        x = self.activation(self.bn1(self.conv1(x)))
+        x = self.activation(self.bn2(self.conv2(x)))
+        x = self.activation(self.bn3(self.conv3(x)))
         x = F.avg_pool2d(x, 2)
         for stage, index in self.blocks:
             block = stage[index]
@@ -123,6 +142,16 @@ class ModifiedResNet(nn.Module):
                 else block(x)
             )
         return x
+
+
+class ModifiedResNet(Trunk):
+    """Encode images [B, 3, N, N] as features [B, outputs]."""
+
+    def __init__(
+        self, layers: tuple[int, int, int, int], outputs: int, heads: int, image_size: int, width: int
+    ) -> None:
+        super().__init__(layers, width)
+        self.attnpool = AttentionPool(image_size // 32, self.channels, heads, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, 3, N, N] to features [B, outputs]."""
@@ -135,5 +164,5 @@ class ModifiedResNet(nn.Module):
             nn.init.normal_(getattr(self.attnpool, name).weight, std=self.attnpool.c_proj.in_features**-0.5)
         for stage, index in self.blocks:
             block = stage[index]
-            assert isinstance(block, Bottleneck)
+            assert isinstance(block, Bottleneck) and isinstance(block.bn3, nn.BatchNorm2d)
             nn.init.zeros_(block.bn3.weight)
