@@ -1,0 +1,164 @@
+"""The detector's network: CLIP's anti-aliased ResNet, weight norm, GELU (arXiv 2103.00020, appendix C).
+
+Weight norm takes the place of batch norm "to avoid leaking information about duplicates via batch
+statistics": nothing in a forward pass depends on the other images of the batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from train.images import normalise
+from train.resnet import Bottleneck, Parts, Trunk
+
+TEMPERATURE: Final = 0.07
+"""Fixed, not learned (appendix C)."""
+_POWER: Final = 3.0  # of generalised-mean pooling (Radenovic et al. 2018, arXiv 1711.02512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Fix every size of one network."""
+
+    side: int
+    """Of the square images it takes, in pixels; a multiple of 32."""
+    layers: tuple[int, int, int, int]
+    width: int
+    dims: int
+    """Of the descriptor."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no such network can have."""
+        if self.side < 32 or self.side % 32:
+            raise ValueError(f"--image-size {self.side} is not a multiple of 32, the network's stride")
+
+
+ARCHITECTURES: Final = {
+    "RN50": Architecture(side=224, layers=(3, 4, 6, 3), width=64, dims=512),
+    # For a CPU: 1.3 million parameters, 66 MFLOP an image.
+    "small": Architecture(side=64, layers=(1, 1, 1, 1), width=24, dims=128),
+}
+
+
+class WeightNormConv2d(nn.Module):
+    """Convolve with filters of learned direction and length (Salimans & Kingma 2016, arXiv 1602.07868)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+        self.gain = nn.Parameter(torch.ones(outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.stride, self.padding = stride, padding
+        nn.init.normal_(self.direction, std=0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        length = torch.linalg.vector_norm(self.direction, dim=(1, 2, 3))
+        weight = self.direction * (self.gain / length)[:, None, None, None]
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+def _no_norm(channels: int) -> nn.Module:
+    return nn.Identity()
+
+
+WEIGHT_NORM: Final = Parts(WeightNormConv2d, _no_norm, F.gelu)
+
+
+class Network(nn.Module):
+    """Embed images as unit vectors."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.trunk = Trunk(architecture.layers, architecture.width, WEIGHT_NORM)
+        self.head = nn.Linear(self.trunk.channels, architecture.dims)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map uint8 [B, side, side, 3] to float32 unit vectors [B, dims]."""
+        grid = self.trunk.features(normalise(pixels))
+        # The generalised mean lets a small matching part count; GELU leaves values a little below 0.
+        pooled = grid.float().clamp(min=1e-3).pow(_POWER).mean(dim=(2, 3)).pow(1 / _POWER)
+        return F.normalize(self.head(pooled).float(), dim=1)
+
+    @torch.inference_mode()
+    def embed(self, thumbnails: npt.NDArray[np.uint8], batch: int = 256) -> npt.NDArray[np.float32]:
+        """Map uint8 [n, side, side, 3] to float32 unit vectors [n, dims], on the network's device."""
+        device = self.head.weight.device
+        bf16 = device.type == "cuda"
+        found = [np.zeros((0, self.architecture.dims), np.float32)]
+        for start in range(0, len(thumbnails), batch):
+            pixels = torch.from_numpy(np.ascontiguousarray(thumbnails[start : start + batch])).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                found.append(self(pixels).cpu().numpy())
+        return np.concatenate(found)
+
+    def initialise(self, seed: int, pixels: Tensor) -> "Network":
+        """Draw weights, and set gains and biases by a batch, uint8 [B, side, side, 3], as the weight norm's
+        authors do (section 3): every convolution's output then has mean 0 and deviation 1. Residual branches
+        start from zero.
+        """  # fmt: skip
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, WeightNormConv2d):
+                    module.direction.normal_(std=0.05, generator=generator)
+            self.head.weight.normal_(std=self.head.in_features**-0.5, generator=generator)
+            self.head.bias.zero_()
+            with _standardising(self):
+                self(pixels)
+            for block in self.modules():
+                if isinstance(block, Bottleneck):
+                    assert isinstance(block.conv3, WeightNormConv2d)
+                    block.conv3.gain.zero_()
+                    block.conv3.bias.zero_()
+        return self
+
+
+@contextmanager
+def _standardising(network: nn.Module) -> Iterator[None]:
+    """Let each convolution that is called set its gain and bias by its output, and give it accordingly."""
+
+    def standardise(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        assert isinstance(module, WeightNormConv2d)
+        deviation, mean = torch.std_mean(output, dim=(0, 2, 3))
+        scale = 1 / deviation.clamp(min=1e-3)
+        module.gain.mul_(scale)
+        module.bias.sub_(mean).mul_(scale)
+        return (output - mean[:, None, None]) * scale[:, None, None]
+
+    hooks = [
+        module.register_forward_hook(standardise)
+        for module in network.modules()
+        if isinstance(module, WeightNormConv2d)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class OnPairs(nn.Module):
+    """Embed two views of the same images: what the training loop calls."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.last: tuple[Tensor, Tensor]  # for the log
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(1 / TEMPERATURE), persistent=False)
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map two batches of pixels, row i showing one image, to their vectors and the logits' factor."""
+        vectors = self.network(torch.cat([first, second]))
+        a, b = vectors[: len(first)], vectors[len(first) :]
+        self.last = (a.detach(), b.detach())
+        return a, b, self.scale

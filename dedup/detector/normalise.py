@@ -1,0 +1,55 @@
+"""Centre descriptors, and take off how near an image is to everything.
+
+Descriptors of photographs share a direction, and some photographs (a plain sky) are near to many. Subtracting
+the training set's mean descriptor, and from each similarity what both images have with a background sample,
+makes one threshold fit more pairs (score normalisation: Pizzi et al. 2022, arXiv 2202.10261, section 4.3).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+NEAREST: Final = 10
+"""Background images whose mean similarity is an image's bias."""
+_BLOCK: Final = 1 << 22  # similarities at a time: 16 MiB
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """The mean descriptor and a background sample of the training set."""
+
+    mean: F32
+    """[d]"""
+    background: F32
+    """[m, d]: centred unit vectors."""
+
+    @classmethod
+    def fit(cls, vectors: F32) -> "Normaliser":
+        """Fit to descriptors of a sample, unit vectors [m, d]."""
+        if len(vectors) <= NEAREST:
+            raise ValueError(f"{len(vectors)} images are too few for a background sample")
+        mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return cls(mean, _unit(vectors - mean))
+
+    def centred(self, vectors: F32) -> F32:
+        """Return descriptors [n, d] relative to the mean, as unit vectors."""
+        return _unit(vectors - self.mean)
+
+    def biases(self, centred: F32) -> F32:
+        """Return half the mean cosine of each descriptor with its nearest background images: [n]."""
+        found = np.empty(len(centred), np.float32)
+        step = max(1, _BLOCK // len(self.background))
+        for start in range(0, len(centred), step):
+            cosines = centred[start : start + step] @ self.background.T
+            nearest = np.partition(cosines, -NEAREST, axis=1)[:, -NEAREST:]
+            found[start : start + step] = nearest.mean(axis=1) / 2
+        return found
+
+
+def _unit(vectors: F32) -> F32:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-6), np.float32)

@@ -1,0 +1,97 @@
+"""Feed the detector: workers decode photographs and make two views of each."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dedup.detector import augment
+from dedup.views import inner
+from train import images
+from train.cache import Cache
+from train.data import Samples, Shape, key_of, to_device, total
+from train.plan import Plan
+from train.sources import OpenShard
+
+_LEAST_SIDE = 16
+
+
+class PairPiece(NamedTuple):
+    """Hold P photographs' views: uint8 [P, N, N, 3] twice; int64 [P] keys of their uids."""
+
+    first: Tensor
+    second: Tensor
+    uids: Tensor
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Hold one rank's step on its device: micro-batches of both views; `uids`: int64 [B]."""
+
+    micro: list[tuple[Tensor, Tensor]]
+    uids: Tensor
+    counts: Counter[str]
+
+    def tensors(self) -> list[Tensor]:
+        """Return what was copied to the device in the background."""
+        return [part for views in self.micro for part in views]
+
+
+class Pairs(Samples[PairPiece, PairBatch]):
+    """Make pieces of pairs of views."""
+
+    def __init__(self, plan: Plan, shape: Shape, cache: Cache, side: int) -> None:
+        super().__init__(plan, shape, cache)
+        self.side = side
+
+    def __getitem__(self, item: int) -> PairPiece:
+        """Return one piece; bad samples are replaced and counted."""
+        cv2.setNumThreads(1)  # workers are as many as cores already
+        epoch, first = self.first(item)
+        pixels = np.empty((2, self.shape.piece, self.side, self.side, 3), np.uint8)
+        uids = np.empty(self.shape.piece, np.int64)
+        counts: Counter[str] = Counter()
+        for slot in range(self.shape.piece):
+            pixels[0, slot], pixels[1, slot], uids[slot] = self.sample(
+                epoch, first + slot, self._read, counts
+            )
+        return PairPiece(*map(torch.from_numpy, pixels), torch.from_numpy(uids), dict(counts))
+
+    def _read(
+        self, shard: OpenShard, place: int, random: np.random.Generator, path: str
+    ) -> tuple[augment.Pixels, augment.Pixels, int]:
+        rgb = self._decoded(shard, place)
+        uid = str(shard.row(place).get("uid") or f"{path}/{place}")
+        return *augment.pair(inner(rgb), self.side, random), key_of(uid)
+
+    def _decoded(self, shard: OpenShard, place: int) -> augment.Pixels:
+        rgb = images.decode(shard.image(place), 2 * self.side)
+        if min(rgb.shape[:2]) < _LEAST_SIDE:
+            raise images.BadImage("too_small")
+        return rgb
+
+    def original(self, position: int) -> augment.Pixels | None:
+        """Return the photograph at a position of the first epoch as it is stored, or None if it is bad."""
+        source, number, place = self.plan.locate(0, position)
+        try:
+            return self._decoded(self._shard(self.plan.sources[source].shards[number].path, place), place)
+        except images.BadImage:
+            return None
+
+    def batch(self, groups: list[list[PairPiece]], device: torch.device) -> PairBatch:
+        """Join pieces, grouped by micro-batch, on the device."""
+        micro = [
+            (
+                to_device([piece.first for piece in group], device),
+                to_device([p.second for p in group], device),
+            )
+            for group in groups
+        ]
+        parts = [piece for group in groups for piece in group]
+        uids = torch.cat([piece.uids for piece in parts]).to(device)
+        return PairBatch(micro, uids, total(piece.counts for piece in parts))
