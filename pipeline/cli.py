@@ -12,6 +12,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import manifest, querylist, run, storage
 from pipeline.command import guarded, terminal, worker_log
+from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions
 from pipeline.progress import progress_of
 from pipeline.run import Layout
@@ -45,7 +46,7 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         return 0
     if not storage.exists(layout.work) and storage.list_files(layout.root):
         raise ValueError(f"{layout.root} is not empty and holds no run; choose another --out")
-    with run.lock(layout):
+    with lock(layout.work):
         prepare(layout, inputs, prints, semantics, console)
         return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
 

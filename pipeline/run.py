@@ -4,11 +4,8 @@ Each stage's fingerprint covers its own semantic options, the schema version, it
 fingerprint upstream. A change reruns from the first stage that it touches; changed inputs are refused.
 """
 
-import contextlib
 import hashlib
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,31 +60,6 @@ class Layout:
         return storage.join(self.root, "manifest.json")
 
 
-@contextlib.contextmanager
-def lock(layout: Layout) -> Iterator[None]:
-    """Keep a second launcher out of a local run, and remove what a killed one left half-written.
-
-    On an object store there is no lock: markers and single PUTs make a second launcher wasteful, not wrong.
-    """
-    if not storage.is_local(layout.root) or sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    folder = storage.local_path(layout.work)
-    known = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another openwit is at work in {layout.root}") from None
-        if known:
-            for path in storage.local_path(layout.root).rglob(".*.tmp*"):
-                path.unlink()
-        yield
-
-
 def fingerprints(options: dict[str, dict[str, Any]], inputs: list[storage.FileInfo]) -> dict[str, str]:
     """Return each stage's fingerprint, hex; `options` holds the semantic options by stage."""
     upstream = _digest([SCHEMA_VERSION, [list(info) for info in inputs]])
@@ -132,11 +104,17 @@ def first_changed_stage(
 
 
 def discard_from(layout: Layout, stage: str) -> None:
-    """Remove the outputs of a stage and of all that follow."""
-    for later in STAGES[STAGES.index(stage) :]:
-        storage.remove_tree(layout.stage(later))
-    for path in (layout.shards, layout.rejected, layout.manifest):
+    """Remove the outputs of a stage and of all that follow.
+
+    The note of the fingerprint goes last: whoever is killed on the way finds it again, and begins again.
+    """
+    for path in (layout.manifest, layout.shards, layout.rejected):
         storage.remove_tree(path)
+    for later in reversed(STAGES[STAGES.index(stage) :]):
+        for path in storage.list_files(layout.stage(later)):
+            if not path.endswith("/begun.stage"):
+                storage.remove_tree(path)
+        storage.remove_tree(layout.stage(later))
 
 
 def begin(layout: Layout, stage: str, fingerprint: str, options: dict[str, Any]) -> None:

@@ -1,21 +1,26 @@
 """Read, list and publish files on any file system that fsspec knows.
 
 Publishing is atomic: a reader sees the whole file or none. Locally that is a temporary file in the same
-folder, fsync and rename; on an object store a single PUT is atomic by itself.
+folder, fsync and rename; on an object store it is one PUT, or a multipart upload that is completed last. What
+fails in passing there is tried again.
 """
 
 import contextlib
 import hashlib
 import os
 import posixpath
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
-import fsspec
 from fsspec.core import url_to_fs
+
+from pipeline.retry import retried
+
+_READ_AHEAD: Final = 8 << 20  # bytes; s3fs itself would read 50 MiB for the footer of a Parquet file
+_S3_TRIES: Final = 9
+"""Tries of each request of an open file, 17 s in all; s3fs gives up after 5, within 2 s."""
 
 
 class FileInfo(NamedTuple):
@@ -41,25 +46,55 @@ def join(base: str, *parts: str) -> str:
     return posixpath.join(base, *parts)
 
 
-def open_input(path: str, **options: object) -> IO[bytes]:
+def file_system(path: str) -> tuple[Any, str]:
+    """Return fsspec's file system of `path`, and the path in it.
+
+    Remote listings are not cached: what they are for is to see what other processes have written.
+    """
+    if is_local(path):
+        return url_to_fs(path)  # type: ignore[no-any-return]
+    fs, inner = url_to_fs(path, use_listings_cache=False)
+    if "s3" in fs.protocol:
+        fs.retries = _S3_TRIES
+    return fs, inner
+
+
+def open_input(path: str) -> IO[bytes]:
     """Open `path` for reading bytes, uncompressed as stored."""
-    return fsspec.open(path, "rb", **options).open()  # type: ignore[no-any-return]
+    fs, inner = file_system(path)
+    if is_local(path):
+        return fs.open(inner, "rb")  # type: ignore[no-any-return]
+    return retried(lambda: fs.open(inner, "rb", block_size=_READ_AHEAD))
 
 
 def read_bytes(path: str) -> bytes:
     """Return the whole file."""
-    with open_input(path) as file:
-        return file.read()
+    if is_local(path):
+        return local_path(path).read_bytes()
+    fs, inner = file_system(path)
+    return bytes(retried(lambda: fs.cat_file(inner)))
+
+
+def read_many(paths: list[str]) -> list[bytes]:
+    """Return whole files, all of one file system, in order; remote ones are read at the same time."""
+    if not paths or is_local(paths[0]):
+        return [read_bytes(path) for path in paths]
+    fs, _ = file_system(paths[0])
+    inner = [fs._strip_protocol(path) for path in paths]
+    found = retried(lambda: fs.cat(inner, on_error="raise"))
+    return [found[name] for name in inner]
 
 
 def read_ranges(ranges: list[tuple[str, int, int]]) -> list[bytes]:
     """Return the bytes of (path, start, stop) ranges, all of one file system, in order."""
     if not ranges:
         return []
-    fs, _ = url_to_fs(ranges[0][0])
     paths, starts, stops = zip(*ranges, strict=True)
     if not is_local(paths[0]):
-        return list(fs.cat_ranges(list(paths), list(starts), list(stops)))
+        fs, _ = file_system(paths[0])
+        inner = [fs._strip_protocol(path) for path in paths]
+        # By default errors come back among the bytes.
+        return list(retried(lambda: fs.cat_ranges(inner, list(starts), list(stops), on_error="raise")))
     found: list[bytes] = []
     with contextlib.ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
@@ -73,23 +108,32 @@ def read_ranges(ranges: list[tuple[str, int, int]]) -> list[bytes]:
 
 def exists(path: str) -> bool:
     """Return whether a file or folder exists."""
-    fs, inner = url_to_fs(path)
-    return bool(fs.exists(inner))
+    fs, inner = file_system(path)
+    return bool(retried(lambda: fs.exists(inner)))
 
 
 def glob(pattern: str) -> list[str]:
     """Return the matching paths, sorted; a path without wildcards that exists is returned as is."""
-    fs, inner = url_to_fs(pattern)
-    found = fs.glob(inner) if any(c in pattern for c in "*?[") else ([inner] if fs.exists(inner) else [])
-    if is_local(pattern):
-        return sorted(found)
-    scheme = pattern.split("://", 1)[0]
-    return sorted(p if "://" in p else f"{scheme}://{p}" for p in found)
+    if not any(c in pattern for c in "*?["):
+        return [_named(pattern, file_system(pattern)[1])] if exists(pattern) else []
+    fs, inner = file_system(pattern)
+    return sorted(_named(pattern, found) for found in retried(lambda: fs.glob(inner)))
+
+
+def _named(like: str, inner: str) -> str:
+    """Return a file system's own path with the scheme of `like`."""
+    return inner if is_local(like) or "://" in inner else f"{like.split('://', 1)[0]}://{inner}"
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
-    """Return the files directly inside `folder` whose names end in `suffix`, sorted; [] if there is none."""
-    return glob(join(folder, f"*{suffix}")) if exists(folder) else []
+    """Return what lies directly inside `folder` and ends in `suffix`, sorted; [] if there is no folder."""
+    fs, inner = file_system(folder)
+    try:
+        found = retried(lambda: fs.ls(inner, detail=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = (posixpath.basename(str(path).rstrip("/")) for path in found if path.rstrip("/") != inner)
+    return sorted(join(folder, name) for name in names if name.endswith(suffix))
 
 
 def file_info(path: str) -> FileInfo:
@@ -97,8 +141,8 @@ def file_info(path: str) -> FileInfo:
     if is_local(path):
         stat = local_path(path).stat()
         return FileInfo(path, stat.st_size, str(stat.st_mtime_ns))
-    fs, inner = url_to_fs(path)
-    info = fs.info(inner)
+    fs, inner = file_system(path)
+    info = retried(lambda: fs.info(inner))
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("mtime") or ""
     return FileInfo(path, int(info.get("size") or 0), str(tag).strip('"'))
 
@@ -123,23 +167,61 @@ def atomic_output(path: str) -> Iterator[Path]:
             temporary.chmod(0o644)
             temporary.replace(target)
         else:
-            with temporary.open("rb") as source, fsspec.open(path, "wb").open() as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
+            fs, inner = file_system(path)
+            # Not through an open file: closing one after an error would publish a part.
+            retried(lambda: fs.put_file(name, inner))
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str, data: bytes) -> None:
     """Publish `data` under `path` atomically."""
-    with atomic_output(path) as temporary:
-        temporary.write_bytes(data)
+    if is_local(path):
+        with atomic_output(path) as temporary:
+            temporary.write_bytes(data)
+        return
+    fs, inner = file_system(path)
+    retried(lambda: fs.pipe_file(inner, data))
+
+
+def create_bytes(path: str, data: bytes) -> bool:
+    """Publish `data` under `path` unless something is there; return whether it was published.
+
+    One of several writers at a time wins: by a hard link locally, by `If-None-Match: *` on S3 and
+    `ifGenerationMatch=0` on Google's storage. A try whose answer was lost counts as another's: whoever has to
+    know who won reads the file.
+    """
+    try:
+        if is_local(path):
+            _create_local(local_path(path), data)
+        else:
+            fs, inner = file_system(path)
+            retried(lambda: fs.pipe_file(inner, data, mode="create"))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _create_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(data)
+            file.flush()
+            os.fsync(handle)
+        Path(name).chmod(0o644)
+        os.link(name, path)
+    finally:
+        Path(name).unlink()
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder and all in it, if it exists."""
-    fs, inner = url_to_fs(path)
-    if fs.exists(inner):
-        fs.rm(inner, recursive=True)
+    """Remove a file, or a folder and all in it, if it exists."""
+    fs, inner = file_system(path)
+    if exists(path):
+        with contextlib.suppress(FileNotFoundError):
+            retried(lambda: fs.rm(inner, recursive=True))
 
 
 def sha256_file(path: str) -> str:

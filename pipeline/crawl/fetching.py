@@ -111,7 +111,6 @@ def _merge(crawl: Crawl, number: int, units: list[Result], tried: str) -> list[R
 def remove_staging(layout: Layout, fetched: Result) -> None:
     """Remove the staged images of a verified run; their rows stay, and a note that the images went."""
     storage.write_bytes(layout.stage("fetch", "removed.stage"), b"true")
-    for unit in fetched["units"]:
-        path = unit["fetched"].removesuffix(".parquet") + ".blob"
-        if storage.exists(path):
+    for number in range(fetched["last"] + 1):
+        for path in storage.list_files(layout.stage("fetch", f"round-{number}"), ".blob"):
             storage.remove_tree(path)

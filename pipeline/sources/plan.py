@@ -6,8 +6,6 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from fsspec.core import url_to_fs
-
 from pipeline import storage
 from pipeline.options.sources import SourceOptions
 from pipeline.sources import archive, table
@@ -56,7 +54,7 @@ def plan(sources: Sequence[str], options: SourceOptions) -> list[Piece]:
 
 def page_files(path: str) -> tuple[str, list[tuple[str, int]]]:
     """Return the folder of `path` (folder, glob or file) and its HTML files: sorted relative names, sizes."""
-    fs, inner = url_to_fs(path)
+    fs, inner = storage.file_system(path)
     if any(c in _WILD for c in inner):
         root = posixpath.dirname(inner[: min(inner.index(c) for c in _WILD if c in inner)])
         found = fs.glob(inner, detail=True)
@@ -98,7 +96,8 @@ def _expand(sources: Sequence[str], options: SourceOptions) -> Iterator[str]:
     for source in sources:
         if source.startswith("@"):
             for line in _list_lines(source[1:]):
-                yield from _matches(options.source_prefix + line, options)
+                path = options.source_prefix + line
+                yield from [path] if _is_remote_archive(path) else _matches(path, options)
         else:
             yield from _matches(source, options)
 
@@ -114,11 +113,16 @@ def _list_lines(path: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def _is_remote_archive(path: str) -> bool:
+    """Return whether a path of a list is taken as it is: asking for 90,000 of a store would take an hour."""
+    return not storage.is_local(path) and format_of(path) in ("wat", "warc") and not _WILD & set(path)
+
+
 def _matches(path: str, options: SourceOptions) -> list[str]:
     """Return the files that `path` stands for; HTML stays a folder or pattern, read in batches of files."""
     if is_web(path):
         return [path]
-    fs, inner = url_to_fs(path)
+    fs, inner = storage.file_system(path)
     if fs.isdir(inner):
         if options.source_format in ("auto", "html"):
             return [path]
@@ -145,8 +149,8 @@ def _format(path: str, options: SourceOptions) -> str:
 
 
 def _cut(path: str, options: SourceOptions) -> list[Piece]:
-    if not is_web(path):
-        fs, inner = url_to_fs(path)
+    if not is_web(path) and not _is_remote_archive(path):
+        fs, inner = storage.file_system(path)
         if any(c in _WILD for c in path) or fs.isdir(inner):
             return _cut_pages(path, options)
     format = _format(path, options)

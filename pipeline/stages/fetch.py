@@ -3,12 +3,17 @@
 A staged shard is a blob of encoded images, in the order in which the finished set wants them, and a table
 with one row for every image that was tried. The table is written after the blob and the marker last, so a
 unit either is there whole or is fetched again.
+
+Fetching a unit twice does not give the same bytes, and a worker that was given up may still be at work beside
+its successor. So each attempt names its files itself, and those count that the marker names: of markers too
+the first one counts.
 """
 
 import hashlib
 import json
 import os
 import time
+import uuid
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -136,12 +141,13 @@ class FetchWorker:
         return _State(self)
 
     def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
-        """Write NAME.blob, NAME.parquet and NAME.jsonl; rows are sorted by uid, one for each image.
+        """Write NAME@ATTEMPT.blob, .parquet and .jsonl; rows are sorted by uid, one for each image.
 
-        task["blob"] is what the rows call the blob: a name that does not depend on where the run lies.
+        task["blob"]@ATTEMPT is what the rows call the blob: it does not depend on where the run lies.
         """
         unit = records.read_table(task["unit"])
-        base = storage.join(self.folder, task["name"])
+        attempt = f"@{uuid.uuid4().hex[:8]}"
+        base = storage.join(self.folder, task["name"]) + attempt
         starts = records.run_starts(unit["uid"])
         first = unit.take(pa.array(starts))
         uids = first["uid"].to_pylist()
@@ -157,7 +163,7 @@ class FetchWorker:
                 places = self._finish(state, unit, starts, rows, order, spool, blob)
             finally:
                 spool.unlink(missing_ok=True)
-        table = _to_table(rows, task["blob"], places)
+        table = _to_table(rows, task["blob"] + attempt, places)
         records.write_table(f"{base}.parquet", table)
         storage.write_bytes(f"{base}.jsonl", log.lines(requests.requests))
         reasons = table.group_by("reason").aggregate([([], "count_all")])

@@ -24,6 +24,16 @@ def read_marker(folder: str, name: str) -> Result | None:
     return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
 
 
+def commit(folder: str, name: str, result: Result) -> Result:
+    """Write a task's marker unless another attempt has; return the result that counts."""
+    data = json.dumps(result, sort_keys=True, separators=(",", ":")).encode()
+    if storage.create_bytes(marker_path(folder, name), data):
+        return result
+    found = read_marker(folder, name)
+    assert found is not None, "markers are removed by nobody while a stage runs"
+    return found
+
+
 def write_json(path: str, value: object) -> None:
     """Publish JSON, sorted and indented by nothing, so that equal values are equal bytes."""
     storage.write_bytes(path, json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
@@ -57,8 +67,8 @@ def write_tasks(path: str, tasks: Iterable[Task]) -> int:
 def finished(folder: str) -> dict[str, Result]:
     """Return the results of a folder's finished tasks by name, from their markers."""
     found = {}
-    for path in storage.list_files(folder, ".json"):
-        result = json.loads(storage.read_bytes(path))
+    for data in storage.read_many(storage.list_files(folder, ".json")):
+        result = json.loads(data)
         if "name" in result:
             found[result["name"]] = result
     return found

@@ -145,7 +145,7 @@ class GroupShuffler:
         """Yield a file's samples by the seeded hash of their blob."""
         table = records.read_table(task["path"])
         names = table["blob"].combine_chunks().dictionary_encode()
-        blobs = names.dictionary.to_pylist()
+        blobs = [name.partition("@")[0] for name in names.dictionary.to_pylist()]  # whatever the attempt
         seeded = [xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) >> 32 for name in blobs]
         of_blob = (np.array(seeded, np.uint64) * np.uint64(self.groups) >> np.uint64(32)).astype(np.int64)
         group = of_blob[names.indices.to_numpy()] if len(table) else np.zeros(0, np.int64)

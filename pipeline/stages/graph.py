@@ -25,6 +25,7 @@ from pipeline.balance import I64, smallest, thresholds
 from pipeline.stages.files import (
     Result,
     Task,
+    commit,
     finished,
     marker_path,
     read_lines,
@@ -87,7 +88,7 @@ class _RunTask(beam.DoFn):
         result = read_marker(self._folder, task["name"])
         if result is None:
             result = {"name": task["name"], **self._worker.run(self._state, task)}
-            write_json(marker_path(self._folder, task["name"]), result)
+            result = commit(self._folder, task["name"], result)
         yield json.dumps(result, sort_keys=True)
 
 

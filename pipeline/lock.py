@@ -1,0 +1,179 @@
+"""Keep a second launcher out of a folder, and say who holds it.
+
+Locally the kernel decides, so that a killed launcher holds nothing. On an object store the lock is an object
+that only one can create and that its holder writes anew every 20 s; one that has been silent for two
+minutes may be taken over. It saves work, no more: what is committed is decided by who writes a marker first.
+"""
+
+import _thread
+import contextlib
+import json
+import logging
+import os
+import shlex
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
+
+from pipeline import storage
+
+log = logging.getLogger(__name__)
+
+_BEAT: Final = 20.0  # seconds
+_SILENT: Final = 120.0  # seconds, several beats and what the clocks of two machines may differ
+_LOCAL_TRIES: Final = 10  # 0.1 s apart: `openwit status` holds the lock for an instant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Say who is, or was last, at work in a folder. Times are seconds since 1970."""
+
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    command: str = field(default_factory=lambda: shlex.join(["openwit", *sys.argv[1:]]))
+    """What was typed, to be typed again."""
+    started: float = field(default_factory=time.time)
+    beat: float = field(default_factory=time.time)
+    """Last sign of life; locally not renewed."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __str__(self) -> str:
+        """Return where the holder is."""
+        return f"process {self.pid} on {self.host}"
+
+    @property
+    def is_dead(self) -> bool:
+        """Return whether this machine knows that the holder, one of its processes, has ended."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def holder(work: str) -> tuple[Holder | None, bool]:
+    """Return who was last at work in a folder, or None, and whether they are alive."""
+    path = storage.join(work, "lock")
+    if not storage.exists(path):
+        return None, False
+    found = _read(path)
+    if not storage.is_local(work):
+        return found, found is not None and not _may_be_taken(found)
+    import fcntl
+
+    with storage.local_path(path).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return found, True
+    return found, False
+
+
+@contextlib.contextmanager
+def lock(work: str) -> Iterator[None]:
+    """Hold a folder's lock during the block; ValueError says who holds it already.
+
+    work: the folder of unfinished work, as `Layout.work`.
+    """
+    if storage.is_local(work):
+        with _local_lock(work):
+            yield
+    else:
+        with _remote_lock(work):
+            yield
+
+
+def _read(path: str) -> Holder | None:
+    try:
+        return Holder(**json.loads(storage.read_bytes(path)))
+    except (FileNotFoundError, ValueError, TypeError):  # gone; or written by another version
+        return None
+
+
+def _encoded(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder), sort_keys=True).encode()
+
+
+@contextlib.contextmanager
+def _local_lock(work: str) -> Iterator[None]:
+    """Hold the kernel's lock, and remove what a killed launcher left half-written."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    folder = storage.local_path(work)
+    known = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+b") as file:
+        for left in reversed(range(_LOCAL_TRIES)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not left:
+                    raise ValueError(_busy(work, _read(str(folder / "lock")))) from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(_encoded(Holder()))
+        file.flush()
+        if known:
+            for path in folder.parent.rglob(".*.tmp*"):
+                path.unlink()
+        yield
+
+
+def _busy(work: str, found: Holder | None) -> str:
+    who = f" ({found})" if found else ""
+    return f"another openwit{who} is at work in {work.removesuffix('/work')}"
+
+
+@contextlib.contextmanager
+def _remote_lock(work: str) -> Iterator[None]:
+    path, own = storage.join(work, "lock"), Holder()
+    while not storage.create_bytes(path, _encoded(own)):
+        found = _read(path)
+        if found is not None and found.id == own.id:
+            break  # the answer to an earlier try was lost
+        if found is not None and not _may_be_taken(found):
+            wait = max(1, round(found.beat + _SILENT - time.time()))
+            raise ValueError(f"{_busy(work, found)}; if it was killed, this command works in {wait} s")
+        storage.remove_tree(path)
+    ended = threading.Event()
+    thread = threading.Thread(target=_beat, args=(path, own, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        found = _read(path)
+        if found is not None and found.id == own.id:
+            storage.remove_tree(path)
+
+
+def _may_be_taken(found: Holder) -> bool:
+    return found.is_dead or time.time() - found.beat > _SILENT
+
+
+def _beat(path: str, own: Holder, ended: threading.Event) -> None:
+    """Renew the lock until the end; interrupt the main thread if somebody else has taken it."""
+    while not ended.wait(_BEAT):
+        try:
+            found = _read(path)
+            if found is not None and found.id != own.id:
+                log.error("%s has been taken over by %s; stopping here", path, found)
+                _thread.interrupt_main()
+                return
+            storage.write_bytes(path, _encoded(replace(own, beat=time.time())))
+        except Exception as error:  # noqa: BLE001 - the run is not ended because its lock cannot be renewed
+            log.warning("the lock %s could not be renewed: %s", path, error)
