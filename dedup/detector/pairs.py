@@ -52,15 +52,16 @@ class Pairs(Samples[PairPiece, PairBatch]):
     def __getitem__(self, item: int) -> PairPiece:
         """Return one piece; bad samples are replaced and counted."""
         cv2.setNumThreads(1)  # workers are as many as cores already
-        epoch, first = self.first(item)
+        epoch, position = self.first(item)
         pixels = np.empty((2, self.shape.piece, self.side, self.side, 3), np.uint8)
         uids = np.empty(self.shape.piece, np.int64)
         counts: Counter[str] = Counter()
         for slot in range(self.shape.piece):
             pixels[0, slot], pixels[1, slot], uids[slot] = self.sample(
-                epoch, first + slot, self._read, counts
+                epoch, position + slot, self._read, counts
             )
-        return PairPiece(*map(torch.from_numpy, pixels), torch.from_numpy(uids), dict(counts))
+        first_views, second_views = (torch.from_numpy(views) for views in pixels)
+        return PairPiece(first_views, second_views, torch.from_numpy(uids), dict(counts))
 
     def _read(
         self, shard: OpenShard, place: int, random: np.random.Generator, path: str

@@ -82,7 +82,7 @@ class Result:
     """Say what a run came to."""
 
     detector: str
-    """The file that was written."""
+    """The file that was written, if all was done."""
     steps: int
     planned: int
     complete: bool
@@ -246,13 +246,13 @@ def _fit(prepared: Prepared, world: World) -> Result:
     finally:
         stop.close()
         report.close()
+    complete = trainer.step == prepared.steps or stop.timed_out
     path = storage.join(config.out, DETECTOR)
-    if first:
+    if first and complete:  # whoever sends SIGTERM does not wait for it; --resume goes on to it
         write_detector(path, trainer.model, prepared, trainer.step)
     return Result(
-        detector=path, steps=trainer.step, planned=prepared.steps, loss=loss, seconds=trainer.seconds,
-        complete=trainer.step == prepared.steps or stop.timed_out,
-        accuracy=accuracies, counts=trainer.total_counts(),
+        detector=path, steps=trainer.step, planned=prepared.steps, complete=complete, loss=loss,
+        seconds=trainer.seconds, accuracy=accuracies, counts=trainer.total_counts(),
     )  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def write_detector(path: str, network: Network, prepared: Prepared, step: int) -
 
 def unseen_pairs(path: str, side: int) -> tuple[Tensor, Tensor]:
     """Return two views of each photograph of a set: uint8 [n, side, side, 3] twice."""
-    views = []
+    views: list[tuple[augment.Pixels, augment.Pixels]] = []
     for number, example in enumerate(evalsets.read(path)):
         if len(views) == _PROXY:
             break
