@@ -14,6 +14,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),
     "detector": ("dedup.detector.cli", "main", "train and use the learned duplicate detector", "train"),
+    "plan": ("pipeline.plan.cli", "main", "predict what a build costs and how long it takes", "crawl"),
     "train": ("train.cli", "main", "train CLIP on shards", "train"),
     "export": ("train.cli", "export_main", "write a checkpoint's weights for other programs", "train"),
     "demo": ("pipeline.demo.run", "main", "serve a small web on loopback and run everything on it", "crawl"),

@@ -1,0 +1,114 @@
+"""The prediction: yields, rates and a cluster in, one row a stage out. Pure arithmetic."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.plan import expected
+from pipeline.plan.options import PlanConfig
+from pipeline.plan.yields import Yields
+
+HOUR = 3600.0
+
+
+class Stage(NamedTuple):
+    """Hold what one stage takes."""
+
+    name: str
+    core_hours: float
+    wall_hours: float
+    bound: str
+    """What decides its wall time: cores, requests in flight, or politeness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of everything there will be."""
+
+    pieces: float
+    source_bytes: float
+    candidates: float
+    rows: float
+    distinct: float
+    """Samples that match, before the balance."""
+    tried: float
+    samples: float
+    fetched_bytes: float
+    stored_bytes: float
+    shuffled_bytes: float
+    sites: np.ndarray
+    """Images asked of each of the pilot's sites, float64 [sites]."""
+
+
+def scale_of(found: Yields, config: PlanConfig) -> Scale:
+    """Scale a pilot up to --pieces or --pairs; ValueError if no number of pieces gives so many samples."""
+    arrives = found.arrived / found.tried
+    # Of what arrives, some merges with the same bytes under another URL.
+    expected_here = expected.kept(found.balance, 1.0, config.per_query, arrives)
+    survives = min(1.0, found.samples / expected_here) if found.per_query == config.per_query else 1.0
+    times = config.pieces / found.pieces if config.pieces else expected.pieces_for(
+        found.balance, found.novelty, config.per_query, arrives * survives, config.pairs
+    )  # fmt: skip
+    if times is None:
+        raise ValueError(
+            f"no number of such pieces gives {config.pairs:,.0f} samples with --per-query "
+            f"{config.per_query}: the queries that match are full; use more queries or a larger --per-query"
+        )
+    growth = expected.growth(times, found.novelty)
+    asked = config.per_query * max(config.headroom, 1 / arrives)
+    tried = expected.kept(found.balance, growth, asked)
+    samples = expected.kept(found.balance, growth, config.per_query, arrives) * survives
+    share = tried / (growth * found.balance.samples)
+    return Scale(
+        pieces=times * found.pieces, source_bytes=times * found.source_bytes,
+        candidates=times * found.candidates, rows=times * found.rows,
+        distinct=growth * found.balance.samples, tried=tried, samples=samples,
+        fetched_bytes=tried * found.fetched_bytes / found.tried,
+        stored_bytes=samples * found.stored_bytes / found.samples,
+        shuffled_bytes=times * found.rows * found.row_bytes,
+        sites=found.balance.sites * growth * share,
+    )  # fmt: skip
+
+
+def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -> list[Stage]:
+    """Return what each stage of the crawl takes, in order."""
+    cores = config.workers * config.cores
+    parse = rates["candidates"].get(f"{form}_s_per_mb", 0.0) * scale.source_bytes / 1e6
+    https = config.https_share
+    fetch = rates["fetch"]
+    image_ms = https * fetch["https_image_ms"] + (1 - https) * fetch["http_image_ms"]
+    cpu = {
+        "candidates": parse + rates["candidates"]["caption_us"] * 1e-6 * scale.candidates,
+        "select": rates["select"]["row_us"] * 1e-6 * scale.rows,
+        "fetch": image_ms * 1e-3 * scale.tried,
+        "finish": rates["finish"]["image_ms"] * 1e-3 * scale.samples,
+    }
+    result = []
+    for name, seconds in cpu.items():
+        start = rates[name]["start_s"]
+        bounds = {"cores": start + seconds / cores}
+        if name == "fetch":
+            bounds["requests in flight"] = (
+                scale.tried * config.request_seconds / (cores * config.max_inflight)
+            )
+            bounds["politeness"] = expected.politeness(scale.sites, 1.0, config.host_delay)["99%"]
+        bound = max(bounds, key=lambda key: bounds[key])
+        result.append(Stage(name, (start + seconds) / HOUR, bounds[bound] / HOUR, bound))
+    return result
+
+
+def money(
+    scale: Scale, done: list[Stage], gpu_days: float, config: PlanConfig, prices: dict[str, float]
+) -> dict[str, float]:
+    """Return what each part costs, in the currency of the prices.
+
+    Cores are paid by the hour that they are held, also while they wait for other people's servers.
+    """
+    held = sum(stage.wall_hours for stage in done) * config.workers * config.cores
+    return {
+        "cores": held * prices["core_hour"],
+        "traffic": scale.fetched_bytes / 1e9 * (prices["fetched_gb"] + prices["nat_gb"]),
+        "storage": scale.stored_bytes / 1e9 * prices["stored_gb_month"] * prices["months"],
+        "GPUs": gpu_days * 24 * prices["gpu_hour"],
+    }

@@ -1,0 +1,70 @@
+"""The options of `openwit plan`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """Predict what a build costs: source to read, core-hours, bytes, wall time, money, GPU-days."""
+
+    run: str = ""
+    """A finished pilot (`openwit crawl --sample 0.001`) whose yields to go by; without it, published figures
+    of Common Crawl stand in, and only their order of magnitude is right."""
+    pairs: float = 0.0
+    """Samples wanted, such as 400e6; 0: as many as all of --pieces give."""
+    pieces: int = 0
+    """Source pieces (WAT files) to read; 0: as many as --pairs needs."""
+    queries: int = 500_000
+    """Queries in the list, where there is no pilot that has them."""
+    per_query: int = 20_000
+    """Samples that a query contributes at most."""
+    headroom: float = 1.25
+    """As in the crawl: how many times --per-query is asked for at first."""
+
+    workers: int = 16
+    """Worker machines."""
+    cores: int = 4
+    """Cores of a worker machine."""
+    max_inflight: int = 256
+    """Requests at a time in one process; a machine has as many processes as cores."""
+    request_seconds: float = 1.0
+    """Seconds that a request takes, a mean."""
+    host_delay: float = 1.0
+    """Seconds between two requests to a site."""
+    https_share: float = 0.95
+    """Share of the images behind https."""
+
+    model: str = "ViT-B-32"
+    """Model to train; empty for none."""
+    epochs: int = 0
+    """Passes over the data; 0: the paper's for that model."""
+    gpu: str = "H200"
+    """Device to train on, as named in the rates."""
+    gpus: int = 8
+    """Devices."""
+    mfu: float = 0.0
+    """Share of the device's peak that training reaches; 0: what the rates say."""
+
+    rates: str = ""
+    """TOML of measured rates; the default's come from `python -m bench.plan_rates`."""
+    prices: str = ""
+    """TOML of prices; the default's are round figures to be replaced by your own."""
+    out: str = ""
+    """Write the prediction to this file as JSON as well."""
+    check: bool = False
+    """Print the effective configuration, rates and prices, and predict nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be planned; ValueError says what can."""
+        for name in ("per_query", "queries", "workers", "cores", "max_inflight", "gpus"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("pairs", "pieces", "epochs", "host_delay", "request_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if not 0 <= self.https_share <= 1 or not 0 <= self.mfu <= 1:
+            raise ValueError("https_share and mfu are shares, from 0 to 1")
+        if not self.pairs and not self.pieces:
+            raise ValueError("say how much: --pairs 400e6, or --pieces 90000")
+        if self.pairs and self.pieces:
+            raise ValueError("give --pairs or --pieces, not both: one follows from the other")

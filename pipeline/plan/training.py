@@ -1,0 +1,52 @@
+"""How long training takes: arithmetic, the device's peak, and the share of it that is reached."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CAPTION_TOKENS = 77.0
+"""Of the context, padding included: what the paper's text tower computes, and more than ours, which packs."""
+PASSES = 3.0
+"""A training step costs three forward passes (arXiv:2204.02311, appendix B)."""
+
+
+class Training(NamedTuple):
+    """Hold what training a model takes."""
+
+    samples_seen: float
+    flops: float
+    mfu: float
+    gpu_days: float
+
+
+def training(model: str, pairs: float, epochs: int, gpu: str, mfu: float, rates: dict[str, Any]) -> Training:
+    """Return what `epochs` passes over `pairs` samples take; ValueError for an unknown model or device."""
+    from pipeline.config import nearest
+
+    try:
+        from train.architectures import ARCHITECTURES, RECIPES
+        from train.flops import image_flops, text_flops
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--model needs {error.name}: pip install 'openwit[train]', or give --model ''"
+        ) from None
+
+    if model not in ARCHITECTURES:
+        raise ValueError(f"unknown model {model}{nearest(model, list(ARCHITECTURES))}")
+    if gpu not in rates:
+        raise ValueError(
+            f"no rates for the device {gpu}{nearest(gpu, list(rates))}; known: {', '.join(rates)}"
+        )
+    architecture = ARCHITECTURES[model]
+    device = rates[gpu]
+    mfu = mfu or device["mfu"]
+    seen = pairs * (epochs or RECIPES[model].epochs)
+    forward = image_flops(architecture) + text_flops(architecture, CAPTION_TOKENS, CAPTION_TOKENS**2, 1)
+    flops = PASSES * forward * seen
+    return Training(seen, flops, mfu, flops / (device["peak_tflops"] * 1e12 * mfu) / 86_400)
+
+
+def implied_mfu(model: str, pairs: float, gpus: int, days: float, gpu: str, rates: dict[str, Any]) -> float:
+    """Return the share of the peak at which `gpus` devices train a model by its recipe in `days`."""
+    full = training(model, pairs, 0, gpu, 1.0, rates)
+    return float(np.divide(full.gpu_days, gpus * days))

@@ -1,0 +1,132 @@
+"""What a pilot found: how much of its source became candidates, samples, images, bytes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import records, storage
+from pipeline.balance import I64
+from pipeline.run import Layout, done, read_json
+from pipeline.stages.select import Pairs
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The matched samples of a pilot as (sample, query) pairs sorted by sample, and their sites."""
+
+    sample: I64  # [pairs] 0 to samples - 1
+    query: I64  # [pairs]
+    matched: NDArray[np.float64]  # [Q] samples of each query
+    sites: NDArray[np.float64]  # [sites] samples of each site, largest first
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yields:
+    """What came of the pieces that a pilot read."""
+
+    pieces: float
+    source_bytes: float
+    """Stored bytes of the pieces."""
+    format: str
+    candidates: float
+    """Captions found, good or bad."""
+    rows: float
+    """Captions that were accepted and matched, before URLs were deduplicated."""
+    novelty: float
+    """Share of the distinct URLs that were seen once: how fast reading more finds new ones."""
+    tried: float
+    """Images that were asked for."""
+    arrived: float
+    """Images that were fetched, decoded and kept by every filter."""
+    fetched_bytes: float
+    samples: float
+    """Samples in the set."""
+    stored_bytes: float
+    """Bytes of the shards."""
+    row_bytes: float
+    """Bytes that cross shuffles for each row, compressed."""
+    per_query: int
+    balance: Balance
+
+
+def of_run(root: str) -> Yields:
+    """Return the yields of a finished run; ValueError if it is not finished, or empty."""
+    layout = Layout(root)
+    stages = {stage: done(layout, stage) for stage in ("candidates", "select", "fetch")}
+    manifest = read_json(layout.manifest)
+    if manifest is None or None in stages.values():
+        raise ValueError(f"{root} is not a finished run: finish it with the command that began it")
+    candidates, select, fetch = (stages[name] or {} for name in ("candidates", "select", "fetch"))
+    balance = balance_of([r["path"] for r in select["samples"]], manifest["queries"]["queries"])
+    if not balance.samples or not manifest["counts"]["samples"]:
+        raise ValueError(f"{root} has no samples to learn from: try a larger share, or other queries")
+    pieces = sum(1 for _ in candidates["files"])
+    shards = [storage.join(layout.shards, shard["name"]) for shard in manifest["shards"]]
+    parquet = sum(storage.file_info(path.replace(".tar", ".parquet")).size for path in shards)
+    rounds = manifest["rounds"]
+    return Yields(
+        pieces=pieces, source_bytes=source_bytes(layout), format=piece_format(layout),
+        candidates=candidates["candidates"], rows=candidates["rows"],
+        novelty=novelty([path for path, _ in candidates["files"]]),
+        tried=sum(r["images"] for r in rounds),
+        arrived=sum(r["reasons"].get("", 0) for r in rounds),
+        fetched_bytes=sum(r["bytes"] for r in rounds), samples=manifest["counts"]["samples"],
+        stored_bytes=sum(shard["bytes"] for shard in manifest["shards"]) + parquet,
+        row_bytes=sum(storage.file_info(path).size for path in shuffled(candidates, select, fetch))
+        / candidates["rows"],
+        per_query=manifest["configuration"]["per_query"], balance=balance,
+    )  # fmt: skip
+
+
+def shuffled(candidates: dict[str, Any], select: dict[str, Any], fetch: dict[str, Any]) -> list[str]:
+    """Return the files whose rows cross a shuffle: candidates, samples into units, what was fetched."""
+    files = [path for path, _ in candidates["files"]]
+    files += [row["path"] for row in select["samples"]]
+    return files + [unit["fetched"] for unit in fetch["units"]]
+
+
+def balance_of(paths: list[str], queries: int) -> Balance:
+    """Read the samples that select found, of all partitions."""
+    samples, query, sites = [], [], []
+    total = 0
+    for path in paths:
+        table = records.read_table(path, ["uid", "url", "matched"])
+        pairs = Pairs.of(table, queries)
+        samples.append(pairs.sample + total)
+        query.append(pairs.query)
+        total += len(pairs.starts)
+        sites += site_names(table["url"].take(pairs.starts).to_pylist())
+    of_pair = np.concatenate([np.zeros(0, np.int64), *samples])
+    of_query = np.concatenate([np.zeros(0, np.int64), *query]).astype(np.int64)
+    counts = np.unique(np.array(sites, object), return_counts=True)[1] if sites else np.zeros(0, np.int64)
+    matched = np.bincount(of_query, minlength=queries).astype(float)
+    return Balance(of_pair, of_query, matched, np.sort(counts)[::-1].astype(float), total)
+
+
+def site_names(addresses: list[str]) -> list[str]:
+    """Return the registrable domain of each URL."""
+    from pipeline.urls import canonical, site
+
+    return [site(canonical(address)) for address in addresses]
+
+
+def novelty(paths: list[str]) -> float:
+    """Return the share of distinct (image, caption) rows' images that occur in one row of one piece only."""
+    uids = [records.high_bits(records.read_table(path, ["uid"])["uid"]) for path in paths]
+    _, pieces = np.unique(np.concatenate([np.unique(part) for part in uids]), return_counts=True)
+    return float((pieces == 1).mean()) if len(pieces) and len(paths) > 1 else 1.0
+
+
+def source_bytes(layout: Layout) -> int:
+    """Return the stored bytes of the inputs, as far as they are known."""
+    return sum(max(0, size) for _, size, _ in read_json(layout.stage("candidates", "inputs.list")) or [])
+
+
+def piece_format(layout: Layout) -> str:
+    """Return the format of the first piece."""
+    path = layout.stage("candidates", "inputs.list")
+    name = str((read_json(path) or [["", 0, ""]])[0][0])
+    return next((kind for kind in ("wat", "warc", "parquet", "html", "jsonl", "csv") if kind in name), "")
