@@ -5,15 +5,11 @@ text only, and a content security policy lets nothing run but the page's own scr
 """
 
 import base64
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-import markupsafe
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +18,7 @@ from dedup import index
 from dedup.conclusions import Conclusion
 from dedup.figure import figure, p_value, percent, points
 from dedup.pictures import decode_jpeg, preview
-from pipeline import records, urls
+from pipeline import html, records, urls
 
 _SITES: Final = 12
 _SCALE: Final = 10_000  # similarities travel as whole ten-thousandths
@@ -78,8 +74,10 @@ def render(
     places = _places(index_folder)
     sets = [
         {
-            "numbers": _script(numbers(one)),
-            "gallery": _script(list(_cards(one, shown[one.dataset.name], pictures, places, index_folder))),
+            "numbers": html.script_json(numbers(one)),
+            "gallery": html.script_json(
+                list(_cards(one, shown[one.dataset.name], pictures, places, index_folder))
+            ),
             "sites": sites(matches, one),
             "shown": _shown(matches, one.dataset.name, len(shown[one.dataset.name])),
         }
@@ -87,15 +85,15 @@ def render(
     ]
     here = Path(__file__)
     script, style = (here.with_name(f"report.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "points": points, "number": "{:,}".format, "p": p_value}
+    style = html.base_style() + style
+    environment = html.environment()
+    environment.filters |= {"percent": percent, "points": points, "p": p_value}
     template = environment.from_string(here.with_name("report.html").read_text(encoding="utf-8"))
     return template.render(
         summary=summary, sets=list(zip(summary["datasets"], sets, strict=True)),
         panels=figure(summary["datasets"]),
-        script=_trusted(script), style=_trusted(style), script_hash=_hash(script), style_hash=_hash(style),
+        script=html.trusted(script), style=html.trusted(style),
+        script_hash=html.content_hash(script), style_hash=html.content_hash(style),
     )  # fmt: skip
 
 
@@ -106,20 +104,6 @@ def _shown(matches: pa.Table, name: str, shown: int) -> str:
         return "No training image comes near any example of this set."
     spread = "" if shown == total else f", evenly from the most to the least similar of {total:,}"
     return f"{shown:,} pairs{spread}."
-
-
-def _trusted(text: str) -> Any:
-    return markupsafe.Markup(text)  # noqa: S704 - our own files, and JSON in which no tag can begin
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _script(value: object) -> Any:
-    """Return JSON that can stand in a script element: no tag can begin in it."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return _trusted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def numbers(one: Conclusion) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""Make HTML pages that hold text of the web: escaped, visible as what it is, and unable to do anything.
+
+A page names its own script and style by their hashes in its content security policy; nothing else may run
+or load.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Final
+
+import jinja2
+import markupsafe
+
+_LONGEST: Final = 600  # characters of a text that a page shows
+# Controls, and what reorders or hides text: a caption must not rewrite the words around it. The two joiners
+# U+200C and U+200D stay, which many scripts and emoji need.
+_INVISIBLE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+_MARKS: Final = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]"
+_STACKED: Final = re.compile(f"({_MARKS}{{4}}){_MARKS}+")  # more than any script puts on one letter
+
+
+def trusted(text: str) -> markupsafe.Markup:
+    """Return text of our own as markup: never anything that came from outside."""
+    return markupsafe.Markup(text)  # noqa: S704 - our own files, and JSON in which no tag can begin
+
+
+def content_hash(text: str) -> str:
+    """Return what a content security policy calls an inline script or style."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def script_json(value: object) -> markupsafe.Markup:
+    """Return JSON that can stand in a script element: no tag can begin in it."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return trusted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def visible(text: str, longest: int = _LONGEST) -> str:
+    """Return text with controls, bidirectional overrides and the like as [U+202E], cut where it is long."""
+    shown = _STACKED.sub(r"\1", text[: 8 * longest])
+    shown = _INVISIBLE.sub(lambda found: f"[U+{ord(found[0]):04X}]", shown)
+    return shown if len(shown) <= longest else f"{shown[:longest]}… ({len(text):,} characters)"
+
+
+def data_url(jpeg: bytes) -> str:
+    """Return a JPEG as the URL of an image that loads nothing."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def environment() -> jinja2.Environment:
+    """Return an environment that escapes everything and refuses unknown names."""
+    made = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters |= {"number": "{:,}".format, "visible": visible}
+    return made
+
+
+def base_style() -> str:
+    """Return the style that all pages share: colours for light and dark, text, tables, focus."""
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")

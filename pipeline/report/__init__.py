@@ -1,0 +1,28 @@
+"""What a finished run looks like: a page to look at, its numbers as JSON, a dataset card and a Croissant."""
+
+import json
+from collections.abc import Iterable
+
+from pipeline import manifest, storage
+from pipeline.report import numbers, page
+from pipeline.report.collect import collect
+from pipeline.run import Layout
+
+
+def write(layout: Layout) -> None:
+    """Publish the report, the card and the Croissant of a run that has a manifest, from its files alone."""
+    run = collect(layout)
+    folder = storage.join(layout.root, "report")
+    _write_lines(storage.join(folder, "sites.jsonl"), (one._asdict() for one in numbers.all_sites(run)))
+    names = ("start", "images", "arrived", "bytes", "in_flight")
+    moments = (
+        dict(zip(names, row, strict=True)) | {"seconds": run.network.width} for row in run.network.pace
+    )
+    _write_lines(storage.join(folder, "pace.jsonl"), moments)
+    manifest.write_json(storage.join(folder, "report.json"), numbers.as_json(run))
+    storage.write_bytes(storage.join(folder, "index.html"), page.render(run, layout.root).encode())
+
+
+def _write_lines(path: str, rows: Iterable[object]) -> None:
+    with storage.atomic_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)

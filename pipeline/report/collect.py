@@ -1,0 +1,114 @@
+"""Gather a finished run's figures from its files: a shard, a log, a file of rejected rows at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+
+from pipeline import records, storage
+from pipeline.report import balance, network, pictures, rejects, samples
+from pipeline.report.balance import Balance
+from pipeline.report.funnel import Step, funnel
+from pipeline.report.network import Network
+from pipeline.report.rejects import Rejected
+from pipeline.report.samples import Measure
+from pipeline.run import Layout, read_json
+
+_COLUMNS: Final = (
+    "key", "url", "caption", "captions", "query_ids", "matched_query_ids", "source", "lang", "lang_score",
+    "format", "bytes", "original_width", "original_height",
+)  # fmt: skip
+_GALLERY: Final = 48
+_GALLERY_SHARDS: Final = 12
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample to look at."""
+
+    row: dict[str, Any]
+    """Its row of the shard's Parquet file."""
+    thumbnail: bytes
+    """JPEG, b"" if it cannot be decoded."""
+    queries: tuple[str, ...]
+    """The texts of row["query_ids"]."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that the report and the card say of a run."""
+
+    manifest: dict[str, Any]
+    steps: list[Step]
+    samples: samples.Found
+    balance: Balance
+    network: Network
+    gallery: list[Picture]
+    extremes: list[tuple[Measure, list[tuple[float, Picture]]]]
+    rejected: dict[str, list[Rejected]]
+
+
+def collect(layout: Layout) -> Collected:
+    """Read a run that has a manifest; ValueError if it has none."""
+    manifest = read_json(layout.manifest)
+    if manifest is None:
+        raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
+    names = [shard["name"].removesuffix(".tar") for shard in manifest["shards"]]
+    summary = samples.Summary()
+    for name in names:
+        summary.add(name, _table(storage.join(layout.shards, f"{name}.parquet")))
+    found = summary.found()
+    counts = storage.join(layout.root, "query_counts.parquet")
+    shown = _gallery(layout, manifest["shards"])
+    wanted = [*shown, *((one.shard, one.key) for _, rows in found.extremes for one in rows)]
+    pictured = _pictures(layout, wanted, counts)
+    return Collected(
+        manifest=manifest,
+        steps=funnel(manifest["counts"]),
+        samples=found,
+        balance=balance.read(counts, manifest["configuration"]["per_query"]),
+        network=network.read(layout),
+        gallery=[pictured[key] for _, key in shown],
+        extremes=[
+            (measure, [(one.value, pictured[one.key]) for one in rows]) for measure, rows in found.extremes
+        ],
+        rejected=rejects.examples(layout.rejected),
+    )  # fmt: skip
+
+
+def _table(path: str) -> Any:
+    """Return the columns that are summed up, scores included."""
+    with storage.open_input(path) as file:
+        names = pq.read_schema(file).names
+    return records.read_table(path, [n for n in names if n in _COLUMNS or n.startswith("score_")])
+
+
+def _gallery(layout: Layout, shards: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return (shard, key) of the first samples of shards spread evenly.
+
+    Samples lie in the order of a seeded hash, so the first ones are a fair sample, and little is read.
+    """
+    if not shards:
+        return []
+    count = min(_GALLERY_SHARDS, len(shards))
+    chosen = [shards[index * len(shards) // count] for index in range(count)]
+    wanted: list[tuple[str, str]] = []
+    for shard in chosen:
+        name = shard["name"].removesuffix(".tar")
+        keys = records.read_table(storage.join(layout.shards, f"{name}.parquet"), ["key"])["key"]
+        wanted += [(name, key) for key in keys.slice(0, -(-_GALLERY // count)).to_pylist()]
+    return wanted[:_GALLERY]
+
+
+def _pictures(layout: Layout, wanted: list[tuple[str, str]], counts: str) -> dict[str, Picture]:
+    rows = pictures.read(layout.shards, wanted)
+    needed = sorted({query for row, _ in rows.values() for query in row["query_ids"]})
+    names = dict(
+        zip(needed, records.read_table(counts, ["query"])["query"].take(needed).to_pylist(), strict=True)
+        if needed else ()
+    )  # fmt: skip
+    return {
+        key: Picture(row, thumbnail, tuple(names[query] for query in row["query_ids"]))
+        for key, (row, thumbnail) in rows.items()
+    }

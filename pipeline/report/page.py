@@ -1,0 +1,273 @@
+"""The page: sentences, tables and figures of one collected run, as one HTML file that loads nothing.
+
+Captions, URLs and queries come from the web: they reach the page as escaped text with controls made visible,
+never as links, and a content security policy lets nothing run but the page's own script.
+"""
+
+import posixpath
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline import html
+from pipeline.report import figures
+from pipeline.report.collect import Collected
+from pipeline.report.funnel import is_opt_out
+from pipeline.report.network import quantile
+from pipeline.report.numbers import Site, busiest, opt_out_costs
+
+_SECTIONS: Final = {
+    "funnel": "Funnel", "opt-outs": "Opt-outs", "balance": "Balance", "content": "Content",
+    "gallery": "Gallery", "extremes": "Worth a look", "crawl": "Crawl", "rejected": "Left out",
+    "provenance": "Provenance",
+}  # fmt: skip
+_STAGES: Final = {
+    "candidates": "Captions that pass the filters and match a query",
+    "select": "Chosen to be fetched, each caption of a URL once",
+    "fetch": "Arrived as good images, within robots.txt and opt-outs",
+    "finish": "In the set, after merging equal images and the exact balance",
+}
+_ROWS: Final = 12
+_WEBTEXT_BYTES: Final = 40e9
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, two digits where it is small."""
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f}%"
+    if value > 99.9:  # never say all where it is not
+        return "> 99.9%"
+    return f"{value:.1f}%" if value >= 1 else ("< 0.01%" if value < 0.01 else f"{value:.2g}%")
+
+
+def size(count: float) -> str:
+    """Return bytes in decimal units."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= one:
+            return f"{count / one:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration, a dash for none."""
+    if value is None:
+        return "–"
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def render(run: Collected, root: str) -> str:
+    """Return the page of a run whose folder is `root`."""
+    environment = html.environment()
+    environment.filters |= {"percent": percent, "size": size, "seconds": seconds, "data_url": html.data_url}
+    environment.tests["opt_out"] = is_opt_out
+    here = Path(__file__)
+    style = html.base_style() + here.with_name("report.css").read_text(encoding="utf-8")
+    script = here.with_name("report.js").read_text(encoding="utf-8")
+    template = environment.from_string(here.with_name("report.html").read_text(encoding="utf-8"))
+    found, shown = run.samples, busiest(run)
+    return template.render(
+        name=posixpath.basename(root.rstrip("/")), manifest=run.manifest, counts=run.manifest["counts"],
+        found=found, balance=run.balance, gallery=run.gallery, rejected=list(run.rejected.items()),
+        sections=[item for item in _SECTIONS.items() if _has(run, item[0])],
+        lead=lead(run), tiles=tiles(run), steps=[(step, _STAGES[step.stage]) for step in run.steps],
+        opt_outs=opt_out_costs(run), balance_text=balance_text(run), words_text=words_text(run),
+        crawl_text=crawl_text(run), sites=shown, sites_text=sites_text(run, shown),
+        figures={name: html.trusted(svg) for name, svg in drawings(run).items()}, titles=titles(run),
+        languages=_shares(found.languages), formats=_shares(found.formats), sources=_shares(found.sources),
+        by_captions=_numbered(found.by_captions), by_queries=_numbered(found.by_queries),
+        extremes=[
+            (measure.title, measure.unit, [(_value(value), picture) for value, picture in rows])
+            for measure, rows in run.extremes
+        ],
+        outcomes=outcomes(run.manifest["rounds"]), style=html.trusted(style), script=html.trusted(script),
+        style_hash=html.content_hash(style), script_hash=html.content_hash(script),
+    )  # fmt: skip
+
+
+def _has(run: Collected, section: str) -> bool:
+    if section in ("gallery", "extremes"):
+        return run.samples.samples > 0
+    return section != "rejected" or bool(run.rejected)
+
+
+def _value(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
+
+
+def _shares(counts: dict[str, int]) -> list[tuple[str, int, float]]:
+    """Return name, count and share of the largest; what is beyond them as one row."""
+    total = max(sum(counts.values()), 1)
+    rows = list(counts.items())
+    if len(rows) > _ROWS:
+        rest = rows[_ROWS - 1 :]
+        rows = [*rows[: _ROWS - 1], (f"{len(rest):,} others", sum(number for _, number in rest))]
+    return [(name or "not known", number, number / total) for name, number in rows]
+
+
+def _numbered(counts: np.ndarray) -> list[tuple[str, int, float]]:
+    total, last = max(int(counts.sum()), 1), len(counts) - 1
+    filled = np.flatnonzero(counts).tolist()
+    return [(f"{i}{' or more' if i == last else ''}", int(counts[i]), counts[i] / total) for i in filled]
+
+
+def outcomes(rounds: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
+    """Return each outcome with its images by round, good ones first, then by falling count."""
+    words = {reason for one in rounds for reason in one["reasons"]}
+    rows = [(word, [one["reasons"].get(word, 0) for one in rounds]) for word in words]
+    return sorted(rows, key=lambda row: (row[0] != "", -sum(row[1]), row[0]))
+
+
+def drawings(run: Collected) -> dict[str, str]:
+    """Return the figures for which there is something to draw, and "" for the others."""
+    found, balance, network = run.samples, run.balance, run.network
+    configuration = run.manifest["configuration"]
+    stored = configuration["image_size"] if configuration["resize_mode"] != "keep" else 0
+    made = dict.fromkeys(("counts", "share", "words", "sides", "aspects", "sites", "pace", "latency"), "")
+    if balance.queries:
+        made |= {"counts": figures.counts_per_query(balance), "share": figures.running_share(balance)}
+    if found.samples:
+        made |= {
+            "words": figures.words(found), "sides": figures.sides(found, stored),
+            "aspects": figures.aspects(found), "sites": figures.sites(found),
+        }  # fmt: skip
+    if network.pace:
+        made["pace"] = figures.pace(network)
+    if any(network.latency):
+        made["latency"] = figures.latency(network)
+    return made
+
+
+def titles(run: Collected) -> dict[str, str]:
+    """Return what each figure shows, as a finding with its number."""
+    found, balance, network = run.samples, run.balance, run.network
+    said: dict[str, str] = {}
+    if balance.queries:
+        share = balance.head_share
+        said["counts"] = f"{percent(balance.below_cap)} of the queries match fewer samples than the cap"
+        said["share"] = (
+            f"The most frequent 1% of the queries have {percent(share['matched'])} of the matches and "
+            f"{percent(share['kept'])} of what is kept"
+        )
+    if found.samples:
+        said["words"] = f"Half of the captions have {middle(found.by_words)} words or fewer"
+        said["sides"] = f"Half of the images have a shorter side of {middle(found.by_side):,} pixels or less"
+        half = len(found.by_aspect) // 2
+        wide = found.by_aspect[half:].sum() / found.samples
+        said["aspects"] = f"{percent(wide)} of the images are square or wider than high"
+        counts = np.sort(found.sites["samples"].to_numpy())[::-1]
+        needed = int(np.searchsorted(np.cumsum(counts), found.samples / 2)) + 1
+        said["sites"] = (
+            f"{count(needed, 'site has', 'sites have')} half of the samples, "
+            f"the largest {percent(counts[0] / found.samples)}"
+        )
+    if network.pace:
+        fastest = max(row[1] for row in network.pace) / network.width
+        said["pace"] = f"At its fastest {fastest:,.0f} images a second were answered"
+    if any(network.latency):
+        said["latency"] = (
+            f"Half of the answers took less than {seconds(quantile(network.latency, 0.5))}, "
+            f"95% less than {seconds(quantile(network.latency, 0.95))}"
+        )
+    return said
+
+
+def middle(counts: np.ndarray) -> int:
+    """Return the bin at which half of the counts is reached."""
+    return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
+
+
+def lead(run: Collected) -> str:
+    """Return the run in a sentence."""
+    found, manifest, balance = run.samples, run.manifest, run.balance
+    crawled = manifest["crawled"]
+    when = ""
+    if crawled["first"]:
+        first, last = crawled["first"][:10], crawled["last"][:10]
+        when = f", crawled on {first}" if first == last else f", crawled from {first} to {last}"
+    candidates = count(manifest["counts"]["candidates"], "candidate")
+    return (
+        f"{count(found.samples, 'image')} with {count(found.captions, 'caption')} from "
+        f"{count(len(found.sites), 'site')}, chosen among {candidates} for {balance.present:,} of "
+        f"{count(balance.queries, 'query', 'queries')}{when}."
+    )
+
+
+def tiles(run: Collected) -> list[tuple[str, str]]:
+    """Return the numbers to see first."""
+    found, balance, counts = run.samples, run.balance, run.manifest["counts"]
+    stored = sum(shard["bytes"] for shard in run.manifest["shards"])
+    return [
+        (f"{found.samples:,}", "samples, each an image with its captions"),
+        (f"{found.captions:,}", "captions"),
+        (f"{found.words:,}", "words in them"),
+        (percent(balance.present / max(balance.queries, 1)), "of the queries are in the set"),
+        (f"{len(found.sites):,}", "sites"),
+        (percent(counts["captions"] / max(counts["candidates"], 1)), "of the candidates are in the set"),
+        (size(stored), f"in {count(len(run.manifest['shards']), 'shard')}"),
+    ]
+
+
+def balance_text(run: Collected) -> str:
+    """Return what the cap did, in words."""
+    balance = run.balance
+    if not balance.queries:
+        return "This run has no query counts."
+    total = balance.totals
+    none = balance.queries - balance.matched
+    return (
+        f"Each query keeps at most {balance.per_query:,} samples. Of {count(balance.queries, 'query', 'queries')}"
+        f" {balance.matched:,} match something, {balance.full:,} keep as many as they may, {none:,} match nothing,"
+        f" and {balance.short:,} are short although there was more to try. Of {total['matched']:,} matches "
+        f"{total['kept']:,} are kept for their query."
+    )
+
+
+def words_text(run: Collected) -> str:
+    """Return the size of the text, beside the only thing that the paper says of WIT's."""
+    found = run.samples
+    if not found.samples:
+        return ""
+    mean, of_webtext = found.words / found.captions, found.text_bytes / _WEBTEXT_BYTES
+    return (
+        f"{found.words:,} words, as white space separates them, in {count(found.captions, 'caption')}: "
+        f"{mean:.1f} a caption, and {size(found.text_bytes)} of text. Of WIT the paper says that its total "
+        "word count is similar to that of WebText (Radford et al. 2021, section 2.2), which is 40 GB of text "
+        f"(Radford et al. 2019, section 2.1); the captions here are {percent(of_webtext)} of that. "
+        f"The images were {size(found.image_bytes)} as served."
+    )
+
+
+def crawl_text(run: Collected) -> str:
+    """Return how much was asked for, and how it was answered."""
+    network, rounds = run.network, run.manifest["rounds"]
+    tried = sum(one["images"] for one in rounds)
+    good = sum(one["reasons"].get("", 0) for one in rounds)
+    text = (
+        f"{count(tried, 'image')} tried in {count(len(rounds), 'round')}, {good:,} of them good "
+        f"({percent(good / max(tried, 1))}); {size(sum(one['bytes'] for one in rounds))} received."
+    )
+    if not network.units:
+        return f"{text} The logs of the fetched units are not there any more."
+    answers = sum(number for status, number in network.statuses.items() if status != "0")
+    return (
+        f"{text} {network.requests:,} requests, robots.txt and redirects included, to "
+        f"{count(len(network.sites), 'site')}; {answers:,} images had an answer."
+    )
+
+
+def sites_text(run: Collected, shown: list[Site]) -> str:
+    """Return which sites the table shows."""
+    total = len(run.network.sites)
+    if total <= len(shown):
+        return "All sites that were asked. Time is that of one image, redirects included. Sort by any column."
+    return (
+        f"Of {total:,} sites those with the most images and those with the most failures; all are in "
+        "sites.jsonl. Time is that of one image, redirects included. Sort by any column."
+    )

@@ -1,0 +1,42 @@
+"""A few rejected rows of each reason: what a filter refuses is best judged by looking."""
+
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+
+_EXAMPLES: Final = 4
+_BATCH: Final = 65_536  # rows
+_COLUMNS: Final = ["uid", "url", "caption", "reason", "detail"]
+
+
+class Rejected(NamedTuple):
+    """One rejected row; fields only. Rows are ordered by uid, a hash: the first ones are a fair sample."""
+
+    uid: str
+    url: str
+    caption: str
+    detail: str
+
+
+def examples(folder: str) -> dict[str, list[Rejected]]:
+    """Return the rows of smallest uid by reason, of all files in `folder`."""
+    found: dict[str, list[Rejected]] = {}
+    for path in storage.list_files(folder, ".parquet"):
+        with storage.open_input(path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=_COLUMNS):
+                for reason in pc.unique(batch["reason"]).to_pylist():
+                    own = _smallest(batch.filter(pc.equal(batch["reason"], reason)))
+                    found[reason] = sorted({*found.get(reason, []), *own})[:_EXAMPLES]
+    return dict(sorted(found.items()))
+
+
+def _smallest(rows: pa.RecordBatch) -> list[Rejected]:
+    keys = [(name, "ascending") for name in Rejected._fields]
+    columns = pa.table([rows[name] for name in Rejected._fields], names=list(Rejected._fields))
+    return [
+        Rejected(**row) for row in columns.take(pc.select_k_unstable(columns, _EXAMPLES, keys)).to_pylist()
+    ]
