@@ -12,10 +12,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "queries": ("queries.cli", "main", "build the query list from Wikipedia and WordNet", "crawl"),
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", "crawl"),
+    "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run for good", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),
     "detector": ("dedup.detector.cli", "main", "train and use the learned duplicate detector", "train"),
     "plan": ("pipeline.plan.cli", "main", "predict what a build costs and how long it takes", "crawl"),
     "train": ("train.cli", "main", "train CLIP on shards", "train"),
+    "eval": ("train.evaluation.cli", "main", "measure checkpoints as CLIP's paper does", "train"),
     "export": ("train.cli", "export_main", "write a checkpoint's weights for other programs", "train"),
     "demo": ("pipeline.demo.run", "main", "serve a small web on loopback and run everything on it", "crawl"),
 }

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline import manifest, querylist, run, storage
+from pipeline import hashlist, manifest, querylist, run, storage, tombstones
 from pipeline.command import guarded, terminal, worker_log
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions
@@ -47,6 +47,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     if not storage.exists(layout.work) and storage.list_files(layout.root):
         raise ValueError(f"{layout.root} is not empty and holds no run; choose another --out")
     with lock(layout.work):
+        if unfinished := tombstones.pending(layout.root):
+            raise ValueError(unfinished)
         prepare(layout, inputs, prints, semantics, console)
         return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
 
@@ -119,6 +121,9 @@ def with_contents(options: CrawlConfig, queries: list[str]) -> dict[str, dict[st
     )
     if options.drop:
         semantics["fetch"]["drop"] = storage.sha256_file(options.drop)
+    if options.hash_list:
+        hashlist.load(options.hash_list)  # before anything is fetched
+        semantics["fetch"]["hash_list"] = storage.sha256_file(options.hash_list)
     return semantics
 
 

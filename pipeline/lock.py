@@ -79,16 +79,17 @@ def holder(work: str) -> tuple[Holder | None, bool]:
 
 
 @contextlib.contextmanager
-def lock(work: str) -> Iterator[None]:
+def lock(work: str, command: str = "") -> Iterator[None]:
     """Hold a folder's lock during the block; ValueError says who holds it already.
 
-    work: the folder of unfinished work, as `Layout.work`.
+    work: the folder of unfinished work, as `Layout.work`; command: what to note instead of what was typed.
     """
+    own = Holder(command=command) if command else Holder()
     if storage.is_local(work):
-        with _local_lock(work):
+        with _local_lock(work, own):
             yield
     else:
-        with _remote_lock(work):
+        with _remote_lock(work, own):
             yield
 
 
@@ -104,7 +105,7 @@ def _encoded(holder: Holder) -> bytes:
 
 
 @contextlib.contextmanager
-def _local_lock(work: str) -> Iterator[None]:
+def _local_lock(work: str, own: Holder) -> Iterator[None]:
     """Hold the kernel's lock, and remove what a killed launcher left half-written."""
     if sys.platform == "win32":
         yield
@@ -124,7 +125,7 @@ def _local_lock(work: str) -> Iterator[None]:
                     raise ValueError(_busy(work, _read(str(folder / "lock")))) from None
                 time.sleep(0.1)
         file.truncate(0)
-        file.write(_encoded(Holder()))
+        file.write(_encoded(own))
         file.flush()
         if known:
             for path in folder.parent.rglob(".*.tmp*"):
@@ -138,8 +139,8 @@ def _busy(work: str, found: Holder | None) -> str:
 
 
 @contextlib.contextmanager
-def _remote_lock(work: str) -> Iterator[None]:
-    path, own = storage.join(work, "lock"), Holder()
+def _remote_lock(work: str, own: Holder) -> Iterator[None]:
+    path = storage.join(work, "lock")
     while not storage.create_bytes(path, _encoded(own)):
         found = _read(path)
         if found is not None and found.id == own.id:

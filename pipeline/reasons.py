@@ -39,6 +39,7 @@ REASONS: Final[dict[str, Reason]] = {
         repetitive="the text repeats itself",
         language="not in the wanted language",
         no_match="no query occurs in the text",
+        taken_down="removed by openwit takedown, or of an image, a page or a site that was",
     ),
     # What dedupe, balance and the caption cap leave out.
     **_stage(
@@ -100,6 +101,7 @@ REASONS: Final[dict[str, Reason]] = {
         decode_memory="decoding needed more memory than allowed",
         decode_crash="the decoder died on it",
         score_filter="a score does not satisfy --keep-if",
+        hash_listed="its bytes or its look are in --hash-list; nothing of it was stored",
     ),
     # What is known only when everything has arrived.
     **_stage(

@@ -94,6 +94,11 @@ def site(url_or_host: str) -> str:
     return _site_of_host(url_or_host.lower().rstrip("."))
 
 
+def is_public_suffix(name: str) -> bool:
+    """Return whether a host name in lower case is one under which anybody can register, such as co.uk."""
+    return bool(name == _SUFFIXES.publicsuffix(name, accept_unknown=False))
+
+
 def host(url: str) -> str:
     """Return the host name of an http(s) URL, IPv6 addresses in brackets; raises BadUrl as `resolve` does."""
     # A resolved URL has no credentials, so the authority is host[:port].

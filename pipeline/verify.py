@@ -8,6 +8,7 @@ from rich.console import Console
 from pipeline import config as parser
 from pipeline import manifest, records, storage
 from pipeline.run import Layout, read_json
+from pipeline.tombstones import pending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     layout = Layout(options.run.rstrip("/"))
     if not storage.exists(layout.manifest):
         parser.usage_error(prog, f"{layout.manifest} does not exist: is the run finished?")
-    problems = [*manifest.verify_shards(layout), *accounting(layout)]
+    unfinished = pending(layout.root)
+    problems = [unfinished] if unfinished else [*manifest.verify_shards(layout), *accounting(layout)]
     for problem in problems:
         console.print(f"[red]wrong[/] {problem}", highlight=False, soft_wrap=True)
     if not problems:

@@ -31,7 +31,7 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         folder = layout.stage("fetch", f"round-{number}")
         worker = FetchWorker(
             folder=folder, fetch=config.fetch, images=config.images, seed=config.seed,
-            scorer=config.scorer, keep_if=config.keep_if,
+            scorer=config.scorer, keep_if=config.keep_if, hash_list=config.hash_list, root=layout.root,
         )  # fmt: skip
         tasks = [{**u, "unit": u["path"], "blob": f"round-{number}/{u['name']}"} for u in new]
         results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker)

@@ -58,6 +58,9 @@ class CrawlConfig:
     """exact: images of the same bytes become one sample with the captions of all."""
     drop: str = ""
     """Parquet file whose column uid names samples that must not be in the set."""
+    hash_list: str = ""
+    """File of hashes of images that must not be stored, one a line: `sha256 HEX`, `md5 HEX` (as sha256sum and
+    md5sum write them too), or `phash HEX [DISTANCE]`. Looked at before anything is written."""
     seed: int = 0
     """Decides which samples a query keeps, and their order."""
 
@@ -119,6 +122,7 @@ class CrawlConfig:
                 "rounds": self.rounds, "images": asdict(self.images), "scorer": self.scorer,
                 "keep_if": self.keep_if, "max_bytes": self.fetch.max_bytes, "dedup": self.dedup,
                 "placeholder_captions": self.placeholder_captions, "drop": self.drop,
+                "hash_list": self.hash_list,
             },
             "finish": {"samples_per_shard": self.samples_per_shard, "rejected": self.rejected},
         }  # fmt: skip

@@ -18,6 +18,8 @@ from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.options import SourceOptions, TextRules
 from pipeline.sources import Image, Piece, read
 from pipeline.stages.select import cap_captions, drop_duplicates
+from pipeline.tombstones import Tombstones
+from pipeline.tombstones import load as load_tombstones
 
 _BATCH_ROWS = 50_000
 _CACHE_ENTRIES = 100_000
@@ -79,8 +81,14 @@ class PieceTables(NamedTuple):
     candidates: int
 
 
-def judge_image(image: Image, source: str, judge: CaptionJudge) -> Iterator[tuple[tuple[object, ...], bool]]:
+def judge_image(
+    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None = None
+) -> Iterator[tuple[tuple[object, ...], bool]]:
     """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
+    if stones and (stones.has_url(image.url) or stones.has_url(image.page_url)):
+        for _ in image.texts or [""]:
+            yield _rejected("", Image(""), "", "taken_down", ""), False
+        return
     reason, detail, uid = image.reason or "", image.detail, ""
     if not reason:
         try:
@@ -113,16 +121,24 @@ def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) ->
     return (uid, url, caption[:8192], page, "candidates", reason, detail[:limit], 1)
 
 
-def _judged(image: Image, source: str, judge: CaptionJudge) -> list[tuple[tuple[object, ...], bool]]:
+def _judged(
+    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None
+) -> list[tuple[tuple[object, ...], bool]]:
     try:
-        return list(judge_image(image, source, judge))
+        return list(judge_image(image, source, judge, stones))
     except Exception as error:  # noqa: BLE001 - one image must not end a file: it is counted
         detail = f"{type(error).__name__}: {error}"
         captions = [clean(text) for _, text in image.texts] or [""]
         return [(_rejected("", image, text, "internal_error", detail), False) for text in captions]
 
 
-def judge_piece(images: Iterator[Image], source: str, judge: CaptionJudge, max_captions: int) -> PieceTables:
+def judge_piece(
+    images: Iterator[Image],
+    source: str,
+    judge: CaptionJudge,
+    max_captions: int,
+    stones: Tombstones | None = None,
+) -> PieceTables:
     """Return the tables of a piece; within it, captions are already deduplicated and capped."""
     rows: dict[bool, list[tuple[object, ...]]] = {True: [], False: []}
     schemas = {True: records.CAPTION_ROWS, False: records.REJECTED_ROWS}
@@ -130,7 +146,7 @@ def judge_piece(images: Iterator[Image], source: str, judge: CaptionJudge, max_c
     seen = 0
     for image in images:
         seen += 1
-        for row, accepted in _judged(image, source, judge):
+        for row, accepted in _judged(image, source, judge, stones):
             rows[accepted].append(row)
             if len(rows[accepted]) >= _BATCH_ROWS:
                 tables[accepted].append(records.to_table(rows[accepted], schemas[accepted]))
@@ -146,8 +162,8 @@ def judge_piece(images: Iterator[Image], source: str, judge: CaptionJudge, max_c
 
 
 class _State:
-    def __init__(self, judge: CaptionJudge) -> None:
-        self.judge = judge
+    def __init__(self, judge: CaptionJudge, stones: Tombstones) -> None:
+        self.judge, self.stones = judge, stones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,17 +177,21 @@ class CandidatesWorker:
     lang: str
     mask: bool
     max_captions: int
+    root: str
+    """Folder of the run, whose tombstones are honoured."""
 
     def open(self) -> _State:
         """Load the matcher and the language model, once a process."""
         identifier = None if self.lang == "any" else Identifier()
         matcher = Matcher(querylist.load(self.queries))
-        return _State(CaptionJudge(matcher, self.rules, identifier, self.lang, self.mask))
+        judge = CaptionJudge(matcher, self.rules, identifier, self.lang, self.mask)
+        return _State(judge, load_tombstones(self.root))
 
     def run(self, state: _State, task: dict[str, object]) -> dict[str, object]:
         """Write NAME.parquet and NAME.rejected.parquet."""
         piece = Piece(*task["piece"])  # type: ignore[misc]
-        tables = judge_piece(read(piece, self.sources), piece.source, state.judge, self.max_captions)
+        images = read(piece, self.sources)
+        tables = judge_piece(images, piece.source, state.judge, self.max_captions, state.stones)
         base = storage.join(self.folder, str(task["name"]))
         records.write_table(f"{base}.parquet", tables.accepted)
         records.write_table(f"{base}.rejected.parquet", tables.rejected)

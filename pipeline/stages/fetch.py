@@ -23,7 +23,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from pipeline import balance, records, storage
+from pipeline import balance, hashlist, records, storage, tombstones
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.http.fetch_many import Counts
@@ -50,15 +50,48 @@ class _Row:
     detail: str = ""
 
 
-def receive(uid: bytes, outcome: Outcome, decoder: Decoder, spool: IO[bytes], now: int) -> _Row:
-    """Decode, resize and spool one answer; whatever goes wrong becomes the row's reason."""
+@dataclass(frozen=True)
+class Refused:
+    """What may not be stored: what --hash-list names, and what was taken down."""
+
+    listed: hashlist.HashList = field(default_factory=hashlist.HashList)
+    stones: tombstones.Tombstones = field(default_factory=tombstones.Tombstones)
+
+    def answer(self, outcome: Outcome, sha256: bytes) -> tuple[str, str]:
+        """Return why the bytes of an answer are refused, reason and detail, or ("", "")."""
+        if kind := self.listed.of_bytes(outcome.body, sha256):
+            return "hash_listed", kind
+        is_gone = self.stones.has_url(outcome.final_url) or self.stones.images.of_bytes(b"", sha256)
+        return ("taken_down" if is_gone else ""), ""
+
+    def picture(self, phash: str) -> tuple[str, str]:
+        """Return why a picture is refused, however it is encoded, or ("", "")."""
+        if kind := self.listed.of_picture(phash):
+            return "hash_listed", kind
+        return ("taken_down" if self.stones.images.of_picture(phash) else ""), ""
+
+
+def receive(
+    uid: bytes, outcome: Outcome, decoder: Decoder, spool: IO[bytes], now: int, refused: Refused
+) -> _Row:
+    """Decode, resize and spool one answer; whatever goes wrong becomes the row's reason.
+
+    Of what is refused nothing is kept, neither hashes nor sizes.
+    """
     row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
     row.reason, row.detail = outcome.reason, outcome.detail
     if row.reason:
         return row
-    row.sha256 = hashlib.sha256(outcome.body).digest()
-    row.processed = decoder.process(outcome.body)
-    row.reason, row.detail = row.processed.reason, row.processed.detail
+    sha256 = hashlib.sha256(outcome.body).digest()
+    row.reason, row.detail = refused.answer(outcome, sha256)
+    processed = None if row.reason else decoder.process(outcome.body)
+    if processed is not None:
+        row.reason, row.detail = refused.picture(processed.phash)
+    if processed is None or row.reason:
+        row.outcome = row.outcome._replace(final_url="")
+        return row
+    row.sha256, row.processed = sha256, processed
+    row.reason, row.detail = processed.reason, processed.detail
     if not row.reason:
         row.spooled = (spool.tell(), len(row.processed.jpeg))
         spool.write(row.processed.jpeg)
@@ -116,6 +149,8 @@ class _State:
         self.decoder = Decoder(worker.images)
         self.scorer = load(worker.scorer) if worker.scorer else None
         self.keep_if = KeepIf.parse(worker.keep_if) if worker.keep_if else None
+        stones = tombstones.load(worker.root) if worker.root else tombstones.Tombstones()
+        self.refused = Refused(hashlist.load(worker.hash_list), stones)
         # Several DoFns of a process share it; the last one to let go ends the thread and the child.
         weakref.finalize(self, _close, self.loop, self.decoder)
 
@@ -135,6 +170,9 @@ class FetchWorker:
     seed: int
     scorer: str = ""
     keep_if: str = ""
+    hash_list: str = ""
+    root: str = ""
+    """Folder of the run, whose tombstones are honoured."""
 
     def open(self) -> _State:
         """Start the loop and the decode child, once a process."""
@@ -185,7 +223,7 @@ class FetchWorker:
             assert isinstance(uid, bytes)
             now = int(time.time() * 1000)
             try:
-                row = receive(uid, outcome, state.decoder, sink, now)
+                row = receive(uid, outcome, state.decoder, sink, now, state.refused)
             except OSError:  # the disk, not the image
                 raise
             except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted

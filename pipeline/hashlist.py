@@ -1,0 +1,112 @@
+"""Hashes of images that must not be stored: exact ones of the bytes, perceptual ones of the picture."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import storage
+
+DISTANCE: Final = 31
+"""Bits of 256 up to which two pictures count as one: `dedup.groups.RADIUS`, for the reason given there."""
+MAX_DISTANCE: Final = 90
+"""Unrelated pictures differ in 128 bits on average, with a standard deviation of 8: above this, all match."""
+
+_HEX: Final = re.compile(r"[0-9a-f]+")
+_KINDS: Final = {32: "md5", 64: "sha256"}
+
+
+def phash_bytes(digits: str) -> bytes:
+    """Return the 32 bytes of a perceptual hash of 64 hex digits; ValueError for anything else."""
+    if len(digits) != 64 or not _HEX.fullmatch(digits.lower()):
+        raise ValueError(f"a perceptual hash has 64 hex digits, not {digits!r}")
+    return bytes.fromhex(digits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashList:
+    """Hashes to refuse: SHA-256 and MD5 of the fetched bytes, perceptual hashes each with its distance."""
+
+    sha256: frozenset[bytes] = frozenset()
+    md5: frozenset[bytes] = frozenset()
+    phashes: tuple[tuple[bytes, int], ...] = ()
+    _bits: npt.NDArray[np.uint8] = field(init=False, repr=False, compare=False)
+    _radii: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Lay the perceptual hashes out for comparison: uint8 [n, 32]."""
+        raw = b"".join(value for value, _ in self.phashes)
+        object.__setattr__(self, "_bits", np.frombuffer(raw, np.uint8).reshape(-1, 32))
+        object.__setattr__(self, "_radii", np.array([radius for _, radius in self.phashes], np.int64))
+
+    def of_bytes(self, data: bytes, sha256: bytes) -> str:
+        """Return which kind of hash lists these bytes, or ""."""
+        if sha256 in self.sha256:
+            return "sha256"
+        if self.md5 and hashlib.md5(data, usedforsecurity=False).digest() in self.md5:
+            return "md5"
+        return ""
+
+    def of_picture(self, phash: str) -> str:
+        """Return the kind of hash and the distance if a picture is near a listed one, or "".
+
+        phash: 64 hex digits, or "" for none.
+        """
+        if not len(self._bits) or not phash:
+            return ""
+        own = np.frombuffer(bytes.fromhex(phash), np.uint8)
+        distances = np.bitwise_count(self._bits ^ own).sum(axis=1, dtype=np.int64)
+        near = np.flatnonzero(distances <= self._radii)
+        return f"phash, {distances[near].min()} bits away" if len(near) else ""
+
+
+def parse(lines: Iterable[str], name: str) -> HashList:
+    """Read one hash a line; ValueError names a line that is none, or a list without any.
+
+    A line is `HEX`, of 64 digits for SHA-256 and 32 for MD5, what follows it being a file name as sha256sum
+    and md5sum write it; or `sha256 HEX`, `md5 HEX`, or `phash HEX [DISTANCE]`. `#` begins a comment.
+    """
+    exact: dict[str, set[bytes]] = {"sha256": set(), "md5": set()}
+    phashes: dict[bytes, int] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].lower().replace(",", " ").split()
+        if not words:
+            continue
+        kind, *rest = words if words[0] in ("sha256", "md5", "phash") else (_kind(words[0]), *words)
+        try:
+            if kind == "phash":
+                radius = int(rest[1]) if len(rest) > 1 else DISTANCE
+                phashes[phash_bytes(rest[0])] = check_distance(radius)
+            elif kind in exact and rest and _kind(rest[0]) == kind:
+                exact[kind].add(bytes.fromhex(rest[0]))
+            else:
+                raise ValueError("neither 64 hex digits (SHA-256) nor 32 (MD5), nor `phash HEX DISTANCE`")
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{name}, line {number}: {error}: {line.strip()[:80]!r}") from None
+    if not phashes and not any(exact.values()):
+        raise ValueError(f"{name} lists no hash")
+    return HashList(
+        sha256=frozenset(exact["sha256"]), md5=frozenset(exact["md5"]), phashes=tuple(sorted(phashes.items()))
+    )
+
+
+def load(path: str) -> HashList:
+    """Read a list from a file; an empty path is an empty list."""
+    if not path:
+        return HashList()
+    return parse(storage.read_bytes(path).decode("utf-8", "replace").splitlines(), path)
+
+
+def check_distance(radius: int) -> int:
+    """Return a distance between perceptual hashes; ValueError where it would match anything."""
+    if not 0 <= radius <= MAX_DISTANCE:
+        raise ValueError(f"a distance between perceptual hashes is from 0 to {MAX_DISTANCE} bits")
+    return radius
+
+
+def _kind(word: str) -> str:
+    return _KINDS.get(len(word), "") if _HEX.fullmatch(word) else ""

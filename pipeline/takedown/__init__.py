@@ -1,0 +1,1 @@
+"""Takedown: remove samples from every file of a run, for good."""

@@ -1,0 +1,189 @@
+"""`openwit takedown`: remove samples from a run for good, and refuse them from then on.
+
+What is to happen is written down first, in RUN/takedown.json, and done after that in steps that can be
+repeated; a takedown that was killed is finished by the next one. The file names nothing but digests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from tyro.conf import UseAppendAction
+
+from pipeline import config as parser
+from pipeline import hashlist, manifest, records, run, storage, tombstones
+from pipeline.command import guarded, terminal
+from pipeline.lock import lock
+from pipeline.run import Layout, read_json
+from pipeline.takedown import published, tables, work
+from pipeline.tombstones import PENDING, Tombstones
+
+Several = UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakedownConfig:
+    """Remove samples from every file of a run for good, and refuse them in whatever it does from then on.
+
+    An image goes with all its captions and with every copy of the same bytes. Run the same command again to
+    finish a takedown that was interrupted.
+    """
+
+    run: str
+    """Folder of the run."""
+    url: Several = ()
+    """URL of an image, as found or after redirects; or of a page, for all images found on it."""
+    domain: Several = ()
+    """Domain of which all images and all pages are meant, names below it included."""
+    sha256: Several = ()
+    """SHA-256 of an image's bytes as fetched: the column sha256 of the shards."""
+    phash: Several = ()
+    """Perceptual hash, 64 hex digits, of a picture that is meant however it is encoded: the column phash."""
+    phash_distance: int = hashlist.DISTANCE
+    """Bits of 256 in which a picture may differ from --phash."""
+    overlap: Several = ()
+    """Folder of an `openwit overlap` report on the run, to be cleaned as well."""
+    check: bool = False
+    """Say how much would be removed, and write nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not understood."""
+        self.request()
+
+    def request(self) -> Tombstones:
+        """Return what is asked for, as digests."""
+        return tombstones.request(
+            url=self.url, domain=self.domain, sha256=self.sha256, phash=self.phash,
+            distance=self.phash_distance,
+        )  # fmt: skip
+
+
+def main(argv: Sequence[str], prog: str = "openwit takedown") -> int:
+    """Take down; return 0 when every file of the run is clean."""
+    options, _ = parser.parse(TakedownConfig, argv, prog=prog)
+    console = terminal()
+    layout = Layout(options.run.rstrip("/"))
+    return guarded(prog, console, layout.work, lambda: takedown(options, layout, console))
+
+
+def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
+    """Finish what was interrupted, then do what is asked for."""
+    finished = storage.exists(layout.manifest)
+    if not finished and not storage.exists(layout.work):
+        raise ValueError(f"{layout.root} holds no run")
+    if finished and storage.exists(layout.stage("finish")) and not run.done(layout, "finish"):
+        raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
+    asked = options.request()
+    if options.check:
+        stones = expanded(layout, tombstones.load(layout.root) | asked)
+        _, samples = removed(layout, stones)
+        console.print(f"{samples:,} samples would be removed. Nothing was written.")
+        return 0
+    # What was typed, which the lock would note, names what is to be forgotten.
+    with lock(layout.work, f"openwit takedown --run {options.run}"):
+        unfinished = read_json(storage.join(layout.root, PENDING))
+        if not asked and unfinished is None:
+            raise ValueError("say what to remove: --url, --domain, --sha256 or --phash")
+        if unfinished is not None:
+            apply(layout, unfinished)
+            console.print("Finished the takedown that was interrupted.")
+        if asked:
+            stones = expanded(layout, tombstones.load(layout.root) | asked)
+            counts, samples = removed(layout, stones)
+            apply(layout, write_down(layout, stones, counts, options.overlap))
+            console.print(
+                f"{samples:,} samples were removed from {layout.root}; what was named is refused from now on",
+                soft_wrap=True,
+            )
+    return 0
+
+
+def expanded(layout: Layout, stones: Tombstones) -> Tombstones:
+    """Return the tombstones with every image of the run that they mean, and every copy of its bytes.
+
+    An image is found by its URL, its page, where it was redirected, its bytes or its look.
+    """
+    paths = [path for path in tables.find_files(layout.root, ".parquet") if "uid" in tables.columns_of(path)]
+    uids: set[str] = set()
+    for path in paths:
+        table = _identities(path)
+        gone = tables.hits(table, stones) | tables.image_hits(table, stones)
+        uids.update(_hex(value) for value in table["uid"].filter(pa.array(gone)).to_pylist())
+    uids.discard("")  # of rejected rows without a valid URL
+    stones |= Tombstones(urls=frozenset(uids))
+    digests: set[bytes] = set()
+    for path in paths:
+        table = _identities(path)
+        if "sha256" in table.column_names:
+            found = table["sha256"].filter(pa.array(tables.hits(table, stones))).to_pylist()
+            digests.update(bytes.fromhex(_hex(value)) for value in found if value)
+    if not digests - stones.images.sha256:
+        return stones
+    return expanded(layout, stones | Tombstones(images=hashlist.HashList(sha256=frozenset(digests))))
+
+
+def _identities(path: str) -> pa.Table:
+    names = tables.columns_of(path)
+    return records.read_table(
+        path, [name for name in ("uid", *tables.URL_COLUMNS, "sha256", "phash") if name in names]
+    )
+
+
+def _hex(value: bytes | str) -> str:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def removed(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any] | None, int]:
+    """Return the plan for a finished set, {counts, shards}, and how many samples it loses."""
+    if not storage.exists(layout.manifest):
+        return None, 0
+    counts, shards = published.planned_counts(layout, stones)
+    before = read_json(layout.manifest)["counts"]["samples"]
+    return {"counts": counts, "shards": shards}, before - counts["samples"]
+
+
+def write_down(
+    layout: Layout, stones: Tombstones, plan: dict[str, Any] | None, overlap: Sequence[str]
+) -> dict[str, Any]:
+    """Publish what is about to be done: from here on the takedown will be finished, whatever happens."""
+    pending = {"tombstones": stones.to_json(), "published": plan, "overlap": list(overlap)}
+    manifest.write_json(storage.join(layout.root, PENDING), pending)
+    return pending
+
+
+def apply(layout: Layout, pending: dict[str, Any]) -> None:
+    """Do what was written down; doing it again, wholly or from the middle, gives the same files."""
+    stones = Tombstones.from_json(pending["tombstones"])
+    tombstones.save(layout.root, stones)
+    plan = pending["published"]
+    if storage.exists(layout.work):
+        _forget_finish(layout, is_finished=plan is not None)
+        work.scrub(layout, stones)
+    if plan is not None:
+        shards = [published.scrub_shard(layout, name, stones) for name in plan["shards"]]
+        taken_down = plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
+        published.scrub_rejected(layout, stones, taken_down)
+        published.scrub_manifest(layout, shards, plan["counts"])
+    for folder in pending["overlap"]:
+        _scrub_overlap(folder.rstrip("/"), stones)
+    storage.remove_tree(storage.join(layout.root, PENDING))
+
+
+def _forget_finish(layout: Layout, *, is_finished: bool) -> None:
+    """Remove the last stage's own files: a finished run needs them no more, another makes them anew."""
+    if not is_finished:
+        run.discard_from(layout, "finish")
+        return
+    for path in tables.find_files(layout.stage("finish"), ""):
+        if not path.endswith(".stage"):
+            storage.remove_tree(path)
+
+
+def _scrub_overlap(folder: str, stones: Tombstones) -> None:
+    """Remove rows from an overlap report's tables; its page goes, and the same command makes it anew."""
+    for path in tables.find_files(folder, ".parquet"):
+        tables.rewrite(path, stones)
+    for name in ("index.html", "report.json"):
+        storage.remove_tree(storage.join(folder, name))

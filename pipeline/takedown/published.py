@@ -1,0 +1,161 @@
+"""Remove what was taken down from the finished set: shards, rejected rows, counts, manifest.
+
+Keys keep their numbers. Shards are rewritten tar first and Parquet last, since the Parquet rows are what says
+that a shard still holds something.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import manifest, records, storage
+from pipeline.run import Layout, read_json
+from pipeline.shards import Sample, read_shard, write_shard
+from pipeline.stages.files import read_vector
+from pipeline.takedown import tables
+from pipeline.takedown.tables import REASON
+from pipeline.tombstones import Tombstones
+
+_ACCOUNT = f"candidates/{REASON}"
+
+
+def shard_files(layout: Layout, name: str) -> tuple[str, str]:
+    """Return the paths of a shard's tar and Parquet; `name` is as the manifest has it, NNNNN.tar."""
+    tar = storage.join(layout.shards, name)
+    return tar, f"{tar.removesuffix('.tar')}.parquet"
+
+
+def scrub_shard(layout: Layout, name: str, stones: Tombstones) -> dict[str, Any]:
+    """Rewrite a shard without what was taken down; return its entry for the manifest."""
+    tar, parquet = shard_files(layout, name)
+    table = records.read_table(parquet)
+    gone = tables.hits(table, stones)
+    keys = {key for key, is_gone in zip(table["key"].to_pylist(), gone, strict=True) if is_gone}
+    table = table.filter(pa.array(~gone))
+    with storage.open_input(tar) as source, storage.atomic_output(tar) as path:
+        kept = (Sample(*sample) for sample in read_shard(source) if sample.key not in keys)
+        written = write_shard(Path(path), kept)
+    if written.samples != len(table):
+        raise RuntimeError(f"{tar} and {parquet} do not hold the same samples: openwit verify says more")
+    stats_path = f"{tar.removesuffix('.tar')}_stats.json"
+    stats = read_json(stats_path) or {}
+    stats |= {"count": len(table), "successes": len(table), "status_dict": {"success": len(table)},
+              "tar_bytes": written.bytes, "tar_sha256": written.sha256}  # fmt: skip
+    manifest.write_json(stats_path, stats)
+    records.write_table(parquet, table)
+    return {
+        "name": name, "samples": len(table), "bytes": written.bytes, "sha256": written.sha256,
+        "parquet_sha256": storage.sha256_file(parquet),
+    }  # fmt: skip
+
+
+def scrub_rejected(layout: Layout, stones: Tombstones, taken_down: int) -> None:
+    """Remove rejected rows; one file accounts for those `taken_down` that no other row stands for."""
+    own = storage.join(layout.rejected, "taken_down.parquet")
+    accounted = 0
+    for path in storage.list_files(layout.rejected, ".parquet"):
+        if path == own:
+            continue
+        tables.rewrite(path, stones)
+        accounted += _reclassified(records.read_table(path, ["stage", "reason", "candidates"])).get(
+            _ACCOUNT, 0
+        )
+    if taken_down > accounted:
+        records.write_table(own, tables.taken_down_rows(taken_down - accounted))
+
+
+def _reclassified(rows: pa.Table) -> dict[str, int]:
+    """Return the candidates of rejected rows by stage/reason."""
+    sums = rows.group_by(["stage", "reason"]).aggregate([("candidates", "sum")]).to_pylist()
+    return {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
+
+
+def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], list[str]]:
+    """Return the manifest's counts as they will be, and the names of the shards that hold something."""
+    found = read_json(layout.manifest)
+    counts, touched = found["counts"], []
+    captions = samples = 0
+    for shard in found["shards"]:
+        _, parquet = shard_files(layout, shard["name"])
+        table = records.read_table(parquet, ["uid", "url", "page_url", "captions"])
+        gone = tables.hits(table, stones)
+        if gone.any():
+            touched.append(shard["name"])
+        table = table.filter(pa.array(~gone))
+        samples += len(table)
+        captions += int(pa.compute.sum(pa.compute.list_value_length(table["captions"])).as_py() or 0)
+    rejected = {
+        f"{stage}/{reason}": count
+        for stage, reasons in counts["rejected_by_stage"].items()
+        for reason, count in reasons.items()
+    }
+    for path in storage.list_files(layout.rejected, ".parquet"):
+        rows = records.read_table(path)
+        rows = rows.filter(pa.array(tables.hits(rows, stones)))
+        for key, count in _reclassified(rows).items():
+            rejected[key] -= count
+    rejected[_ACCOUNT] = 0
+    rejected[_ACCOUNT] = counts["candidates"] - captions - sum(rejected.values())
+    return manifest.counts_of(counts["candidates"], captions, samples, rejected), touched
+
+
+def scrub_manifest(layout: Layout, shards: list[dict[str, Any]], counts: dict[str, Any]) -> None:
+    """Publish sizes.json, query_counts.parquet and, last, the manifest."""
+    found = read_json(layout.manifest)
+    new = {shard["name"]: shard for shard in shards}
+    found["shards"] = [new.get(shard["name"], shard) for shard in found["shards"]]
+    sizes = {shard["name"]: shard["samples"] for shard in found["shards"]}
+    manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+    found["counts"] = counts
+    found["queries"] |= _scrub_query_counts(layout, found)
+    manifest.write_json(layout.manifest, found)
+
+
+def _scrub_query_counts(layout: Layout, found: dict[str, Any]) -> dict[str, int]:
+    """Count samples by query anew, from the shards and what is left of the work folder."""
+    path = storage.join(layout.root, "query_counts.parquet")
+    old = records.read_table(path)
+    matched, present, short = (old[name].to_numpy().copy() for name in ("matched", "present", "short"))
+    kept_now, present_now = _kept_present(layout, found, len(old))
+    untried = _untried(layout, len(old))
+    if untried is None:  # the work folder is gone: what of the rest was taken down is not known
+        matched -= present - present_now
+        untried = short
+    else:
+        matched = read_vector(storage.join(layout.tried(0), "counts"))[0]
+    return manifest.write_query_counts(
+        path, old["query"].to_pylist(), found["configuration"]["per_query"],
+        matched=matched, untried=untried, kept_present=np.stack([kept_now, present_now]),
+    )  # fmt: skip
+
+
+def _kept_present(layout: Layout, found: dict[str, Any], queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many samples of the shards each query keeps, and how many contain it: int64 [Q] each."""
+    totals = np.zeros((2, queries), np.int64)
+    for shard in found["shards"]:
+        _, parquet = shard_files(layout, shard["name"])
+        table = records.read_table(parquet, ["query_ids", "matched_query_ids"])
+        for row, name in enumerate(("query_ids", "matched_query_ids")):
+            ids = pa.compute.list_flatten(table[name]).to_numpy()
+            totals[row] += np.bincount(ids.astype(np.int64), minlength=queries)
+    return totals[0], totals[1]
+
+
+def _untried(layout: Layout, queries: int) -> np.ndarray | None:
+    """Return for each query how many samples were never tried, int64 [Q]; None without the work folder."""
+    from pipeline.stages.select import Pairs, QueryTable, chosen
+
+    fetched = read_json(layout.stage("fetch", "done.stage"))
+    if fetched is None or not storage.exists(storage.join(layout.tried(0), "counts")):
+        return None
+    seed = read_json(layout.stage("select", "begun.stage"))["options"]["seed"]
+    table = QueryTable(path=layout.queries, seed=seed, queries=queries)
+    limits = read_vector(storage.join(layout.tried(fetched["last"]), "thresholds"))
+    total = np.zeros(queries, np.int64)
+    for shard in read_json(layout.stage("select", "done.stage"))["samples"]:
+        pairs = Pairs.of(records.read_table(shard["path"], ["uid", "matched"]), queries)
+        never = ~chosen(pairs, table.hashes, limits)
+        total += pairs.counts(queries, never[pairs.sample])
+    return total

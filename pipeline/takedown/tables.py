@@ -1,0 +1,115 @@
+"""Find and remove rows of what was taken down, in any of a run's tables."""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from pipeline import records, storage
+from pipeline.tombstones import Tombstones
+
+Mask = npt.NDArray[np.bool_]
+
+URL_COLUMNS: Final = ("url", "page_url", "fetch_url", "final_url")
+REASON: Final = "taken_down"
+_NAMED: Final = re.compile(r"https?://[^\s\"'<>]+|\b[0-9a-f]{32}\b")
+_MOST_CANDIDATES: Final = 2**31 - 1  # of one row
+
+
+def find_files(folder: str, suffix: str) -> list[str]:
+    """Return the files in `folder` and below whose names end in `suffix`, sorted; [] if there is none."""
+    fs, inner = url_to_fs(folder)
+    names = (path.removeprefix(inner.rstrip("/")).lstrip("/") for path in fs.find(inner))
+    return sorted(storage.join(folder, name) for name in names if name.endswith(suffix))
+
+
+def columns_of(path: str) -> list[str]:
+    """Return the names of a Parquet file's columns."""
+    with storage.open_input(path) as file:
+        return list(pq.ParquetFile(file).schema_arrow.names)
+
+
+def hits(table: pa.Table, stones: Tombstones) -> Mask:
+    """Return which rows are of an image or a page that was taken down, by whatever columns name it."""
+    mask = np.zeros(len(table), bool)
+    if "uid" in table.column_names:
+        mask |= _among(table["uid"], lambda value: _hex(value) in stones.urls)
+    for name in URL_COLUMNS:
+        if name in table.column_names:
+            mask |= _among(table[name], stones.has_url)
+    return mask
+
+
+def image_hits(table: pa.Table, stones: Tombstones) -> Mask:
+    """Return which rows are of a picture that was taken down, by their columns sha256 and phash."""
+    mask = np.zeros(len(table), bool)
+    if "sha256" in table.column_names:
+        mask |= _among(table["sha256"], lambda value: _raw(value) in stones.images.sha256)
+    if "phash" in table.column_names and stones.images.phashes:
+        mask |= _among(table["phash"], lambda value: bool(stones.images.of_picture(value)))
+    return mask
+
+
+def _among(column: pa.ChunkedArray, is_hit: Callable[[Any], bool]) -> Mask:
+    """Return which values are hits, asking once for each distinct one."""
+    found = [value for value in column.unique().to_pylist() if value is not None and is_hit(value)]
+    mask: Mask = pa.compute.is_in(column, value_set=pa.array(found, column.type)).to_numpy()
+    return mask
+
+
+def _hex(value: bytes | str) -> str:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _raw(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else bytes.fromhex(value)
+
+
+def without(table: pa.Table, mask: Mask, stones: Tombstones) -> pa.Table:
+    """Return the other rows; what their details tell of the removed ones goes too."""
+    table = table.filter(pa.array(~mask))
+    if "detail" not in table.column_names:
+        return table
+    silent = [text for text in table["detail"].unique().to_pylist() if text and _tells(text, stones)]
+    if not silent:
+        return table
+    told = pa.compute.is_in(table["detail"], value_set=pa.array(silent))
+    index = table.column_names.index("detail")
+    blank = pa.compute.if_else(told, "", table["detail"])
+    return table.set_column(index, table.schema.field("detail"), blank)
+
+
+def _tells(text: str, stones: Tombstones) -> bool:
+    return any(
+        word in stones.urls or ("//" in word and stones.has_url(word)) for word in _NAMED.findall(text)
+    )
+
+
+def taken_down_rows(candidates: int) -> pa.Table:
+    """Return rejected rows that stand for so many candidates and tell nothing else."""
+    counts = [_MOST_CANDIDATES] * (candidates // _MOST_CANDIDATES) + [candidates % _MOST_CANDIDATES]
+    rows = [("", "", "", "", "candidates", REASON, "", count) for count in counts if count]
+    return records.to_table(rows, records.REJECTED_ROWS)
+
+
+def rewrite(path: str, stones: Tombstones) -> pa.Table | None:
+    """Remove the hits from a Parquet file; return the removed rows, or None if nothing had to change.
+
+    Column types, metadata and the order of rows stay.
+    """
+    names = columns_of(path)
+    if not {"uid", "detail", *URL_COLUMNS} & set(names):
+        return None
+    looked_at: list[str] = [name for name in ("uid", "detail", *URL_COLUMNS) if name in names]
+    narrow = records.read_table(path, looked_at)
+    mask = hits(narrow, stones)
+    if not mask.any() and without(narrow, mask, stones).equals(narrow):
+        return None
+    table = records.read_table(path)
+    records.write_table(path, without(table, mask, stones))
+    return table.filter(pa.array(mask))

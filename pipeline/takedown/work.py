@@ -1,0 +1,158 @@
+"""Remove what was taken down from a run's work folder: rows, staged images, counts.
+
+In the files of the first stage the rows become `taken_down`, so that no candidate is lost; the files of later
+stages forget them. Every step can be repeated: a takedown that was killed is finished by doing it again.
+"""
+
+import itertools
+import json
+import posixpath
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import records, storage
+from pipeline.run import Layout, read_json
+from pipeline.stages.files import finished, read_marker, read_vector, write_vector
+from pipeline.stages.select import Pairs, QueryTable
+from pipeline.takedown import tables
+from pipeline.tombstones import Tombstones
+
+
+def scrub(layout: Layout, stones: Tombstones) -> None:
+    """Remove all rows and images of what was taken down from RUN/work."""
+    candidates = layout.stage("candidates")
+    _remove_strays(layout)
+    for path in tables.find_files(layout.work, ".parquet"):
+        folder = posixpath.dirname(path)
+        if folder == candidates:
+            _candidates(path, stones)
+        elif posixpath.basename(folder).startswith("round-"):
+            _fetched(layout, path, stones)
+        else:
+            if storage.exists(_counts(path)):
+                _recount(layout, path, stones)
+            tables.rewrite(path, stones)
+    _sum_counts(layout)
+    _scrub_logs(layout, stones)
+
+
+def _remove_strays(layout: Layout) -> None:
+    """Remove what attempts left that came to no end, or not first: no marker names it."""
+    for folder in storage.list_files(layout.stage("fetch")):
+        if posixpath.basename(folder).startswith("round-"):
+            wanted = {result["fetched"].removesuffix(".parquet") for result in finished(folder).values()}
+            for path in storage.list_files(folder):
+                stem, ending = posixpath.splitext(path)
+                if ending in (".blob", ".parquet") and stem not in wanted:
+                    storage.remove_tree(path)
+
+
+def _candidates(path: str, stones: Tombstones) -> None:
+    """Turn rows of a piece into `taken_down` ones; its marker says how many candidates there must be."""
+    if path.endswith(".rejected.parquet"):
+        return  # together with the accepted ones
+    folder, name = posixpath.split(path.removesuffix(".parquet"))
+    marker = read_marker(folder, name)
+    if marker is None:
+        return  # not finished: it will be made again
+    accepted = records.read_table(path)
+    rejected = records.read_table(f"{path.removesuffix('.parquet')}.rejected.parquet")
+    gone = tables.hits(accepted, stones)
+    old = tables.hits(rejected, stones)
+    rest = tables.without(rejected, old, stones)
+    if not gone.any() and rest.equals(rejected):
+        return
+    taken = pa.compute.equal(rest["reason"], tables.REASON).to_numpy()
+    rest = rest.filter(pa.array(~taken))
+    left = len(accepted) - int(gone.sum()) + int(pa.compute.sum(rest["candidates"]).as_py() or 0)
+    rows = pa.concat_tables([rest, tables.taken_down_rows(marker["candidates"] - left)])
+    # The rejected ones first: if it ends between the two, the accepted hits are found again.
+    records.write_table(f"{path.removesuffix('.parquet')}.rejected.parquet", rows)
+    records.write_table(path, accepted.filter(pa.array(~gone)))
+
+
+def _fetched(layout: Layout, path: str, stones: Tombstones) -> None:
+    """Overwrite the images of a fetched unit in its blob, then forget their rows."""
+    table = records.read_table(path)
+    gone = table.filter(pa.array(tables.hits(table, stones)))
+    for blob in gone["blob"].unique().to_pylist():
+        staged = storage.join(layout.staging, f"{blob}.blob")
+        if blob and storage.exists(staged):
+            is_here = pa.compute.equal(table["blob"], blob)
+            starts = table["offset"].filter(is_here).to_pylist()
+            overwrite(
+                staged, starts, set(gone["offset"].filter(pa.compute.equal(gone["blob"], blob)).to_pylist())
+            )
+    tables.rewrite(path, stones)
+
+
+def overwrite(path: str, starts: list[int], gone: set[int]) -> None:
+    """Put zeros over some of the images of a blob, up to the next one each; the others keep their places.
+
+    starts: offsets of all images; gone: those of the images to overwrite.
+    """
+    starts = sorted({0, *starts})  # the first image may be gone already
+    with (
+        storage.open_input(path) as source,
+        storage.atomic_output(path) as temporary,
+        temporary.open("wb") as sink,
+    ):
+        for start, stop in itertools.zip_longest(starts, starts[1:]):
+            data = source.read(-1 if stop is None else stop - start)
+            sink.write(bytes(len(data)) if start in gone else data)
+
+
+def _counts(path: str) -> str:
+    return f"{path.removesuffix('.parquet')}.counts"
+
+
+def _recount(layout: Layout, path: str, stones: Tombstones) -> None:
+    """Write the counts by query of a samples file, or of a merged one, as they will be."""
+    table = records.read_table(path, ["uid", "url", "page_url", "matched"])
+    gone = tables.hits(table, stones)
+    if not gone.any():
+        return
+    counts = read_vector(_counts(path))
+    pairs = Pairs.of(table.filter(pa.array(~gone)), counts.shape[1])
+    now = pairs.counts(counts.shape[1])[None]
+    folder = posixpath.basename(posixpath.dirname(path))
+    if folder.startswith("merged-"):  # as stages.merge.MergeShuffler counts
+        seed = read_json(layout.stage("select", "begun.stage"))["options"]["seed"]
+        queries = QueryTable(path=layout.queries, seed=seed, queries=counts.shape[1])
+        limits = read_vector(storage.join(layout.tried(int(folder.removeprefix("merged-"))), "thresholds"))
+        within = pairs.priorities(queries.hashes) <= limits[pairs.query]
+        now = np.concatenate([now, pairs.counts(counts.shape[1], within)[None]])
+    write_vector(_counts(path), now)
+
+
+def _sum_counts(layout: Layout) -> None:
+    """Write the sums over all files of samples and of each merge anew, where they were written before."""
+    parts = {layout.stage("select", "samples"): [layout.tried(0)]}
+    for path in tables.find_files(layout.stage("fetch"), "/counts"):
+        folder = posixpath.dirname(path)
+        kind, _, number = posixpath.basename(folder).partition("-")
+        if kind == "tried":
+            parts[layout.stage("select", "samples")].append(folder)
+        elif kind == "arrived":
+            parts[layout.stage("fetch", f"merged-{number}")] = [folder]
+    for source, sums in parts.items():
+        vectors = [read_vector(path) for path in tables.find_files(source, ".counts")]
+        for folder in sums:
+            path = storage.join(folder, "counts")
+            if vectors and storage.exists(path):
+                write_vector(path, np.stack(vectors).sum(axis=0, dtype=np.int64))
+
+
+def _scrub_logs(layout: Layout, stones: Tombstones) -> None:
+    """Take hosts out of the units' logs, and remove the workers' log, which may hold anything."""
+    for path in tables.find_files(layout.stage("fetch"), ".jsonl"):
+        lines = storage.read_bytes(path).decode().splitlines()
+        rows = [json.loads(line) for line in lines]
+        named = [row for row in rows if stones.has_host(str(row.get("site", "")))]
+        for row in named:
+            row["site"] = ""
+        if named:
+            text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+            storage.write_bytes(path, text.encode())
+    storage.remove_tree(storage.join(layout.work, "workers.log"))
