@@ -31,6 +31,8 @@ MATCHES: Final = pa.schema(
         pa.field("caption", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
+        pa.field("hashes", pa.float32()),  # similarity by hash and colour; null if these did not find it
+        pa.field("learned", pa.float32()),  # by the detector, on the same scale; null likewise
     ]
 )
 _SWEEP_STEPS: Final = 13
@@ -200,6 +202,13 @@ def as_json(one: Conclusion) -> dict[str, Any]:
         "low_information": data.states.count("low_information"),
         "sweep": [point._asdict() for point in statistics.sweep(data.similarity, data.correct, steps)],
     }  # fmt: skip
+
+
+def found_by(one: Conclusion, matches: pa.Table, column: str) -> set[str]:
+    """Return the examples of a set that `hashes` or `learned` finds at its threshold."""
+    own = matches.filter(pc.and_(pc.equal(matches["dataset"], one.dataset.name), matches["verified"]))
+    pairs = zip(own["example_id"].to_pylist(), own[column].to_pylist(), strict=True)
+    return {name for name, value in pairs if value is not None and round(value, 4) >= one.threshold}
 
 
 def recall_at(similarities: dict[str, list[float]], threshold: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -41,6 +41,8 @@ FOUND: Final = pa.schema(
         pa.field("caption", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
+        pa.field("hashes", pa.float32()),  # similarity by hash and colour; null if these did not find it
+        pa.field("learned", pa.float32()),  # by the detector, on the same scale; null likewise
         pa.field("preview", pa.binary(), nullable=False),  # WebP of the training image
     ]
 )
@@ -69,6 +71,31 @@ class Candidate(NamedTuple):
     view: int
     mirrored: bool
     verdict: Verdict
+    hashes: float | None
+    """Similarity by hash and colour, if they found the pair."""
+    learned: float | None
+    """Similarity by the learned detector, on the same scale, if it found the pair."""
+
+
+class LearnedHits(Protocol):
+    """Pairs of pictures and examples that a learned detector found; by picture."""
+
+    @property
+    def query(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def example(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def similarity(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def view(self) -> npt.NDArray[np.int64]: ...  # among `views.VIEWS`
+
+
+class Learned(Protocol):
+    """A learned detector with the examples that it described."""
+
+    def search(self, pictures: list[Pixels]) -> LearnedHits:
+        """Return what is above the sets' thresholds, with similarities on the scale of the hashes."""
+        ...
 
 
 @dataclass
@@ -79,6 +106,7 @@ class Matcher:
     whitening: Whitening
     floor: float
     min_quality: int
+    learned: Learned | None = None
     counts: Counter[str] = field(default_factory=Counter)
     _features: OrderedDict[int, Features] = field(default_factory=OrderedDict)
 
@@ -91,23 +119,85 @@ class Matcher:
         self.counts["low_information"] += len(pictures) - len(rows)
         chosen = take(described, rows)
         hits = search.search(chosen, self.index.references, self.whitening, floor=self.floor)
+        learned = self._learned_hits([pictures[row].rgb for row in rows])
         found: list[Candidate] = []
         for place, picture in enumerate(rows.tolist()):
-            found += self._verify(picture, pictures[picture], hits, np.flatnonzero(hits.query == place))
+            known: dict[bool, Features] = {}
+            mine = np.flatnonzero(hits.query == place)
+            by_hash = list(self._verify(picture, pictures[picture], hits, mine, known))
+            found += self._with_learned(picture, pictures[picture].rgb, by_hash, learned[place], known)
         return found
 
+    def _learned_hits(self, pictures: list[Pixels]) -> list[dict[int, tuple[float, int]]]:
+        """Return for each picture the examples that the detector finds, with similarity and view."""
+        found: list[dict[int, tuple[float, int]]] = [{} for _ in pictures]
+        if self.learned is not None and pictures:
+            hits = self.learned.search(pictures)
+            columns = (hits.query, hits.example, hits.similarity, hits.view)
+            for query, example, similarity, view in zip(*(c.tolist() for c in columns), strict=True):
+                found[query][example] = (similarity, view)
+        return found
+
+    def _with_learned(
+        self,
+        number: int,
+        rgb: Pixels,
+        by_hash: list[Candidate],
+        learned: dict[int, tuple[float, int]],
+        known: dict[bool, Features],
+    ) -> Iterator[Candidate]:
+        """Add to the candidates of a picture what the detector found, and verify it."""
+        best = sorted(learned, key=lambda example: (-learned[example][0], example))
+        self.counts["learned_candidates"] += len(best)
+        self.counts["candidates_not_verified"] += max(0, len(best) - _MOST_CANDIDATES)
+        kept = set(best[:_MOST_CANDIDATES])
+        for one in by_hash:
+            if one.example in kept:
+                kept.discard(one.example)
+                similarity, view = learned[one.example]
+                one = one._replace(similarity=max(one.similarity, similarity), learned=similarity)
+                if not one.verdict.verified:
+                    one = self._judged_anew(one, rgb, known)
+                    self.counts["verified"] += one.verdict.verified
+            yield one
+        for example in sorted(kept):
+            similarity, view = learned[example]
+            none = Verdict(False, "inliers")
+            one = Candidate(number, example, similarity, view, False, none, None, similarity)
+            one = self._judged_anew(one, rgb, known)
+            self.counts["verified"] += one.verdict.verified
+            yield one
+
+    def _judged_anew(self, one: Candidate, rgb: Pixels, known: dict[bool, Features]) -> Candidate:
+        """Judge a pair by keypoints, as it is and mirrored: the detector does not say which it is."""
+        reference = self._reference_features(one.example, self.index.pixels(one.example))
+        for mirrored in (False, True):
+            if mirrored not in known:
+                known[mirrored] = features(np.ascontiguousarray(rgb[:, ::-1]) if mirrored else rgb)
+            verdict = verify(known[mirrored], reference)
+            if verdict.verified or verdict.inliers > one.verdict.inliers:
+                one = one._replace(verdict=verdict, mirrored=mirrored)
+            if verdict.verified:
+                break
+        return one
+
     def _verify(
-        self, number: int, picture: Picture, hits: Hits, mine: npt.NDArray[np.int64]
+        self,
+        number: int,
+        picture: Picture,
+        hits: Hits,
+        mine: npt.NDArray[np.int64],
+        known: dict[bool, Features],
     ) -> Iterator[Candidate]:
         mine = mine[np.argsort(-hits.similarity[mine], kind="stable")]
         self.counts["candidates"] += len(mine)
         self.counts["candidates_not_verified"] += max(0, len(mine) - _MOST_CANDIDATES)
-        known: dict[bool, Features] = {}
         for hit in mine[:_MOST_CANDIDATES].tolist():
             example, view, mirrored = (int(c[hit]) for c in (hits.example, hits.view, hits.mirrored))
             verdict = self._judge(picture, example, view, bool(mirrored), known)
             self.counts["verified"] += verdict.verified
-            yield Candidate(number, example, float(hits.similarity[hit]), view, bool(mirrored), verdict)
+            similarity = float(hits.similarity[hit])
+            yield Candidate(number, example, similarity, view, bool(mirrored), verdict, similarity, None)
 
     def _judge(
         self, picture: Picture, example: int, view: int, mirrored: bool, known: dict[bool, Features]
@@ -146,6 +236,7 @@ class State:
     index: Index | None
     whitening: Whitening | None
     texts: TextIndex | None = None
+    learned: Learned | None = None
 
 
 def _one_thread() -> None:
@@ -214,6 +305,10 @@ class MatchWorker:
     seed: int
     text_threshold: float | None
     """Jaccard similarity of texts, or None to leave texts out."""
+    detector: str = ""
+    """A learned detector's file, or empty."""
+    described: str = ""
+    """Folder of the examples that it described."""
 
     def open(self) -> State:
         """Map the index, once a process."""
@@ -221,14 +316,22 @@ class MatchWorker:
         texts = None
         if self.text_threshold is not None:
             texts = TextIndex(texts_of(read_examples(self.index)), self.text_threshold)
-        return State(Pictures(), Index(self.index), load_whitening(self.whitening), texts)
+        index = Index(self.index)
+        learned = self._learned(index) if self.detector else None
+        return State(Pictures(), index, load_whitening(self.whitening), texts, learned)
+
+    def _learned(self, index: Index) -> Learned:
+        from dedup.detector.candidates import LearnedSearch  # imports torch
+
+        return LearnedSearch(self.described, self.detector, index, self.floor)
 
     def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
         """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or return a set's recall."""
         assert state.index is not None and state.whitening is not None
-        matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality)
+        matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality, state.learned)
         if "plant" in task:
-            return {"recall": self._recall(matcher, task["plant"])}
+            recall = self._recall(matcher, task["plant"])
+            return {"recall": recall["either"], "hashes": recall["hashes"], "learned": recall["learned"]}
         bad: Counter[str] = Counter()
         rows: list[tuple[object, ...]] = []
         text_rows: list[tuple[object, ...]] = []
@@ -247,10 +350,10 @@ class MatchWorker:
             "counts": dict(sorted(counts.items())),
         }
 
-    def _recall(self, matcher: Matcher, dataset: str) -> dict[str, list[float]]:
-        """Return by distortion the similarity of each copy that was verified, -1 for the others."""
+    def _recall(self, matcher: Matcher, dataset: str) -> dict[str, dict[str, list[float]]]:
+        """Return by detector and distortion the similarity of each copy that was verified, -1 for others."""
         rows = planted_rows(matcher.index, dataset, self.planted, self.seed)
-        found = {}
+        found: dict[str, dict[str, list[float]]] = {"either": {}, "hashes": {}, "learned": {}}
         for name, distortion in distortions.DISTORTIONS.items():
             copies = []
             for row in rows:
@@ -258,12 +361,15 @@ class MatchWorker:
                 rng = np.random.default_rng([self.seed, number, row])
                 copy = distortion(matcher.index.pixels(row), rng)
                 copies.append(picture_of(training.Image("", "", "", (), b""), np.ascontiguousarray(copy)))
-            similarity = [-1.0] * len(rows)
+            similarity = {by: [-1.0] * len(rows) for by in found}
             for batch in range(0, len(copies), BATCH):
                 for one in matcher.match(copies[batch : batch + BATCH]):
                     if one.verdict.verified and one.example == rows[batch + one.picture]:
-                        similarity[batch + one.picture] = round(one.similarity, 4)
-            found[name] = similarity
+                        values = {"either": one.similarity, "hashes": one.hashes, "learned": one.learned}
+                        for by, value in values.items():
+                            similarity[by][batch + one.picture] = -1.0 if value is None else round(value, 4)
+            for by, values_by in similarity.items():
+                found[by][name] = values_by
         return found
 
 
@@ -302,7 +408,7 @@ def _rows(
             index.names[index.dataset[one.example]], index.example_ids[one.example].as_py(), sample.uid,
             _printable(sample.url), round(one.similarity, 4), verdict.verified, verdict.reason,
             verdict.inliers, round(verdict.correlation, 3), views.VIEWS[one.view].name, one.mirrored,
-            _printable(caption), shard, sample.key, preview(picture.rgb),
+            _printable(caption), shard, sample.key, one.hashes, one.learned, preview(picture.rgb),
         )  # fmt: skip
 
 

@@ -40,6 +40,11 @@ class OverlapConfig:
     """Jaccard similarity of word pairs from which texts count as alike."""
     declared_sets: int = 0
     """Evaluation sets that were decided on, by which p-values are corrected; 0: those that are given."""
+    detector: str = ""
+    """detector.safetensors of `openwit detector train`: finds what hashes miss, reported beside them."""
+    detector_precision: float = 0.9
+    """Share of a set's examples that unrelated images shall leave alone before verification; it decides the
+    detector's threshold for each set."""
     floor: float = 0.35
     """Smallest similarity of a candidate. Of unrelated photographs one pair in 100,000 is above 0.35."""
     min_quality: int = 25
@@ -82,6 +87,8 @@ class OverlapConfig:
             raise ValueError(f"{len(sets)} sets are given, but only {self.declared_sets} declared")
         if not 0 <= self.floor <= 1 or not 0 < self.text_threshold <= 1:
             raise ValueError("floor and text_threshold are similarities, from 0 to 1")
+        if not 0 < self.detector_precision < 1:
+            raise ValueError(f"detector_precision must be between 0 and 1, not {self.detector_precision}")
         if not 0 <= self.min_quality <= 100:
             raise ValueError(f"min_quality must be from 0 to 100, not {self.min_quality}")
 

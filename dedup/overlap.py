@@ -25,7 +25,7 @@ from pipeline import records, storage
 from pipeline.stages.files import read_marker, write_json
 from pipeline.stages.graph import Runner, run_tasks
 
-VERSION: Final = 3  # of descriptors, views and verification; raised when they change
+VERSION: Final = 4  # of descriptors, views and verification; raised when they change
 _SAMPLED_SHARDS: Final = 8
 _OWN_FILES: Final = ("report.json", "work")
 
@@ -72,6 +72,10 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
 
     found = training.find(config.run)
     eval_files = sorted({file for one in config.sets for file in evalsets.files_of(one.path)})
+    if config.detector and not storage.exists(config.detector):
+        raise ValueError(
+            f"--detector: there is no file {config.detector}; `openwit detector train` writes one"
+        )
     for option in ("predictions",):
         for name, path in named(getattr(config, option), option):
             if not storage.exists(path):
@@ -94,7 +98,9 @@ def run(job: Job) -> dict[str, Any]:
     config = job.config
     whitening = _whitening(job)
     index_folder = _index(job, whitening)
-    results, recall = _match(job, whitening, index_folder)
+    learned_folder = _learned(job, index_folder) if config.detector else ""
+    results, planted = _match(job, whitening, index_folder, learned_folder)
+    recall = {name: result["recall"] for name, result in planted.items()}
     examples = index.read_examples(index_folder)
     found = _found(results)
     matches = conclusions.ranked(found, config.neighbours)
@@ -108,6 +114,8 @@ def run(job: Job) -> dict[str, Any]:
         conclusions.datasets(examples, matches, predictions), thresholds, config.floor, config.tests
     )
     summary = _summary(job, concluded, recall, results)
+    if config.detector:
+        _add_detectors(summary, concluded, matches, planted, learned_folder)
     _publish(job, concluded, matches, summary)
     _publish_texts(job, results, summary)
     page = report.render(summary, concluded, matches, results, index_folder, config.gallery)
@@ -119,12 +127,17 @@ def run(job: Job) -> dict[str, Any]:
     return summary
 
 
-def _whitening(job: Job) -> str:
-    """Fit the whitening to a hash sample of the shards, once; return its path."""
+def _sampled(job: Job) -> list[storage.FileInfo]:
+    """Return the shards that stand for all, chosen by hash."""
     shards = sorted(
         job.inputs, key=lambda info: xxhash.xxh3_64_intdigest(info.path.encode(), seed=job.config.seed)
     )
-    chosen = sorted(shards[:_SAMPLED_SHARDS])
+    return sorted(shards[:_SAMPLED_SHARDS])
+
+
+def _whitening(job: Job) -> str:
+    """Fit the whitening to a hash sample of the shards, once; return its path."""
+    chosen = _sampled(job)
     folder = job.folder("sample", chosen)
     path = storage.join(folder, "whitening")
     if not storage.exists(path):
@@ -155,18 +168,68 @@ def _index(job: Job, whitening: str) -> str:
     return folder
 
 
+def _learned(job: Job, index_folder: str) -> str:
+    """Describe the index by the learned detector and set its thresholds; return the folder."""
+    from dedup.detector import candidates, weights  # imports torch
+    from dedup.detector.views import VIEWS
+
+    config = job.config
+    detector = weights.read(config.detector)
+    shards = _sampled(job)
+    made_from = (detector.name, index_folder, [view._asdict() for view in VIEWS], shards)
+    folder = job.folder("learned", *made_from, config.detector_precision, sum(i.size for i in job.inputs))
+    if read_marker(folder, "described") is None:
+        compared = index.Index(index_folder)
+        parts = storage.join(folder, "parts")
+        example_worker = candidates.ExampleWorker(folder=parts, index=index_folder, detector=config.detector)
+        done = job.tasks("learned detector", parts, candidates.plan(len(compared)), example_worker)
+        candidates.join(folder, done, detector.dims)
+        worker = candidates.SampleWorker(
+            folder=folder, index=index_folder, detector=config.detector, is_run=job.training.is_run,
+            min_quality=config.min_quality,
+        )  # fmt: skip
+        tasks = [{"name": f"{n:02d}", "shard": info.path} for n, info in enumerate(shards)]
+        sampled = job.tasks("thresholds", storage.join(folder, "sample"), tasks, worker)
+        size = sum(info.size for info in job.inputs)
+        candidates.save_thresholds(folder, compared, sampled, size, config.detector_precision)
+        write_json(storage.join(folder, "described.json"), {"name": "described"})
+        storage.remove_tree(parts)
+    return folder
+
+
+def _add_detectors(
+    summary: dict[str, Any], concluded: list[Conclusion], matches: pa.Table,
+    planted: dict[str, dict[str, Any]], learned_folder: str,
+) -> None:  # fmt: skip
+    """Add to each set's entry what the hashes and the learned detector found on their own."""
+    from dedup.detector import candidates
+
+    own = candidates.read_thresholds(learned_folder)
+    for entry, one in zip(summary["datasets"], concluded, strict=True):
+        found = {by: conclusions.found_by(one, matches, by) for by in ("hashes", "learned")}
+        entry["detectors"] = {
+            by: {
+                "overlap": len(found[by]),
+                "alone": len(found[by] - found["hashes" if by == "learned" else "learned"]),
+                "recall": conclusions.recall_at(planted.get(one.dataset.name, {}).get(by, {}), one.threshold),
+            }
+            for by in found
+        }
+        entry["detectors"]["learned"]["own_threshold"] = own.get(one.dataset.name)
+
+
 def _match(
-    job: Job, whitening: str, index_folder: str
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]:
-    """Match every shard and the planted copies; return the shards' results and the copies' similarities."""
+    job: Job, whitening: str, index_folder: str, learned_folder: str
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Match every shard and the planted copies; return the shards' results and each set's copies'."""
     config = job.config
     text_threshold = config.text_threshold if config.text else None
     semantics = (config.floor, config.min_quality, config.planted, config.seed, text_threshold)
-    folder = job.folder("match", index_folder, *semantics)
+    folder = job.folder("match", index_folder, learned_folder, *semantics)
     worker = matching.MatchWorker(
         folder=folder, index=index_folder, whitening=whitening, is_run=job.training.is_run,
         floor=config.floor, min_quality=config.min_quality, planted=config.planted, seed=config.seed,
-        text_threshold=text_threshold,
+        text_threshold=text_threshold, detector=config.detector, described=learned_folder,
     )  # fmt: skip
     # A shard's task is named by its version too: a set that has grown is matched where it has grown.
     tasks: list[dict[str, Any]] = [
@@ -177,10 +240,8 @@ def _match(
         [{"name": f"plant-{one.name}", "plant": one.name} for one in config.sets] if config.planted else []
     )
     done = job.tasks("training images", folder, [*tasks, *planted], worker)
-    recall = {
-        task["plant"]: result["recall"] for task, result in zip(planted, done[len(tasks) :], strict=True)
-    }
-    return done[: len(tasks)], recall
+    copies = {task["plant"]: result for task, result in zip(planted, done[len(tasks) :], strict=True)}
+    return done[: len(tasks)], copies
 
 
 def _found(results: list[dict[str, Any]]) -> pa.Table:

@@ -152,10 +152,15 @@ def _cards(
             "verified": row["verified"], "refused": row["refused"], "inliers": row["inliers"],
             "correlation": round(row["correlation"], 2), "view": row["view"], "mirrored": row["mirrored"],
             "uid": row["uid"], "url": row["url"], "caption": row["caption"],
-            "correct": correct.get(row["example_id"]),
+            "correct": correct.get(row["example_id"]), "hashes": _digits(row["hashes"]),
+            "learned": _digits(row["learned"]),
             "left": "" if rgb is None else base64.b64encode(preview(rgb)).decode(),
             "right": base64.b64encode(pictures.get((row["shard"], row["key"]), b"")).decode(),
         }  # fmt: skip
+
+
+def _digits(similarity: float | None) -> str:
+    return "" if similarity is None else f"{similarity:.4f}"
 
 
 def sites(matches: pa.Table, one: Conclusion) -> list[tuple[str, int]]:
