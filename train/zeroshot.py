@@ -1,23 +1,21 @@
 """Zero-shot accuracy while training: a few prompts, a set kept decoded (arXiv:2103.00020, section 3.1).
 
-`openwit eval` does the full evaluations; this one shows whether training works.
+`openwit eval` does the full evaluations with the same classifier; this one shows whether training works.
 """
 
 import contextlib
-import hashlib
-import heapq
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from dedup import evalsets
+from train.evaluation.classes import display
+from train.evaluation.sets import examples
+from train.evaluation.texts import class_embeddings
 from train.images import BadImage, Pixels, evaluation_image, normalise
 from train.model import CLIP
-from train.packing import pack_lists
 from train.tokenizer import Tokenizer
 
 PROMPTS = ("{}", "a photo of a {}.", "a photo of the {}.")
@@ -30,21 +28,12 @@ class LabelledSet:
 
     def __init__(self, argument: str, size: int) -> None:
         self.name, path = evalsets.parse(argument)
-        heap: list[tuple[int, int, bytes, str]] = []
-        for index, example in enumerate(evalsets.read(path)):
-            # Of a larger set, those of smallest hash: a fair sample, the same one every time.
-            digest = hashlib.blake2b(example.example_id.encode(), digest_size=8).digest()
-            entry = (-int.from_bytes(digest), index, example.image, example.label)
-            if len(heap) < MOST:
-                heapq.heappush(heap, entry)
-            else:
-                heapq.heappushpop(heap, entry)
         pixels: list[Pixels] = []
         labels: list[str] = []
-        for _, _, image, label in sorted(heap, key=lambda entry: entry[1]):
+        for example in examples(path, MOST):
             with contextlib.suppress(BadImage):
-                pixels.append(evaluation_image(image, size))
-                labels.append(label)
+                pixels.append(evaluation_image(example.image, size))
+                labels.append(example.label)
         self.classes = sorted(set(labels))
         if len(self.classes) < 2:
             raise ValueError(
@@ -59,15 +48,6 @@ class LabelledSet:
         return float(self.labels.bincount().max()) / len(self.labels)
 
 
-def class_embeddings(model: CLIP, tokenizer: Tokenizer, classes: list[str], device: torch.device) -> Tensor:
-    """Return unit vectors [classes, E]: the mean over the prompts of each class's embeddings."""
-    embeddings = []
-    for name in classes:
-        captions = [tokenizer.caption(prompt.format(name.replace("_", " "))) for prompt in PROMPTS]
-        embeddings.append(model.encode_text(pack_lists(captions).to(device)).mean(dim=0))
-    return F.normalize(torch.stack(embeddings), dim=1)
-
-
 @torch.no_grad()
 def accuracy(
     model: CLIP, tokenizer: Tokenizer, labelled: LabelledSet, device: torch.device,
@@ -79,7 +59,8 @@ def accuracy(
     try:
         right = 0
         with autocast():
-            classes = class_embeddings(model, tokenizer, labelled.classes, device)
+            names = [display(name) for name in labelled.classes]
+            classes = class_embeddings(model, tokenizer, names, PROMPTS, device)
             for start in range(0, len(labelled.labels), _BATCH):
                 images = normalise(labelled.pixels[start : start + _BATCH].to(device))
                 guesses = (model.encode_image(images) @ classes.T).argmax(dim=1).cpu()

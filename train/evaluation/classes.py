@@ -1,0 +1,92 @@
+"""Classes of a set: its labels in order, and what they are called in prompts."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import storage
+
+SEPARATOR = "|"  # between the classes of an example that has several
+
+
+class Classes(NamedTuple):
+    """A set's classes; fields only."""
+
+    labels: list[str]
+    """As in the data."""
+    names: list[str]
+    """As in prompts."""
+
+
+def display(label: str) -> str:
+    """Return a label as words: folders say `sports_car`."""
+    return " ".join(label.replace("_", " ").split())
+
+
+def read_lines(path: str) -> list[str]:
+    """Return the lines of a text file without the empty ones."""
+    try:
+        text = storage.read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read(path: str, found: Iterable[str]) -> Classes:
+    """Return the classes of a file: lines of `name`, or `label`, a tab and `name`; in the order of lines.
+
+    Where the set's labels (`found`) are the numbers of lines, counted from 0, lines may be names alone.
+    """
+    pairs = [line.partition("\t")[::2] for line in read_lines(path)]
+    if not pairs:
+        raise ValueError(f"{path} holds no classes; write one per line")
+    tabs = sum(bool(name) for _, name in pairs)
+    if tabs not in (0, len(pairs)):
+        raise ValueError(
+            f"{path}: {tabs} of {len(pairs)} lines hold a tab; write all as `label`, tab, `name`"
+        )
+    labels, names = [pair[0].strip() for pair in pairs], [pair[1].strip() or pair[0] for pair in pairs]
+    numbers = [str(number) for number in range(len(pairs))]
+    if not tabs and (given := set(found)) and given <= set(numbers) and not given <= set(labels):
+        labels = numbers
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ValueError(f"{path} holds {twice!r} twice")
+    return Classes(labels, names if tabs else [display(name) for name in names])
+
+
+def of(name: str, labels: Iterable[str], path: str, *, several: bool = False) -> Classes:
+    """Return the classes of a set with these labels, from a file or from the labels themselves."""
+    found = {part for label in labels for part in split(label, several=several)}
+    if path:
+        classes = read(path, found)
+        if missing := sorted(found - set(classes.labels)):
+            raise ValueError(
+                f"{path} does not name {missing[0]!r}, which is a label of {name}; "
+                f"{len(missing)} labels are missing"
+            )
+        return classes
+    if not found:
+        raise ValueError(f"{name} has no labels: name the classes to predict with --classes FILE")
+    if len(found) < 2:
+        raise ValueError(f"{name} has one class alone, {next(iter(found))!r}; --classes FILE can name more")
+    order = sorted(found, key=lambda label: (len(label), label) if label.isdigit() else (0, label))
+    return Classes(order, [display(label) for label in order])
+
+
+def split(label: str, *, several: bool) -> list[str]:
+    """Return the classes that a label holds; none where it is empty."""
+    parts = label.split(SEPARATOR) if several else [label]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def truth(labels: list[str], classes: list[str], *, several: bool = False) -> npt.NDArray[np.bool_]:
+    """Return bool [n, C]: which classes each example has; rows of unlabelled examples are empty."""
+    index = {label: number for number, label in enumerate(classes)}
+    table = np.zeros((len(labels), len(classes)), np.bool_)
+    for row, label in enumerate(labels):
+        for part in split(label, several=several):
+            table[row, index[part]] = True
+    return table

@@ -1,0 +1,150 @@
+"""The evaluation: every checkpoint through every task; what is computed once serves all of them."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dedup.options import named
+from dedup.statistics import Interval
+from pipeline import storage
+from train.evaluation import (
+    classes,
+    classify,
+    compare,
+    features,
+    fitting,
+    intervals,
+    models,
+    others,
+    report,
+    results,
+    shifts,
+)
+from train.evaluation.fitting import Fitting
+from train.evaluation.options import EvalConfig
+from train.evaluation.results import Result
+from train.evaluation.subject import Subject, Watch
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Hold what was found so far."""
+
+    config: EvalConfig
+    watch: Watch
+    results: list[Result] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
+    """Of the models, by name."""
+    gflops: dict[str, float] = field(default_factory=dict)
+    """Of one image's forward pass, by model; foreign encoders have none."""
+    fittings: list[Fitting] = field(default_factory=list)
+
+    def zero_shot(self, model: str, dataset: str) -> Result | None:
+        """Return a model's zero-shot result on a set, if it was measured."""
+        own = (r for r in self.results if (r.model, r.dataset, r.task) == (model, dataset, "zeroshot"))
+        return next(own, None)
+
+
+def run(config: EvalConfig, watch: Watch) -> Evaluation:
+    """Evaluate, and write results.json, report.html, and what else was asked for."""
+    done = Evaluation(config=config, watch=watch)
+    for source in models.sources(config.checkpoint):
+        subject = Subject(models.load(source, config), config, watch)
+        done.paths[source.name], done.gflops[source.name] = source.path, subject.encoder.gflops
+        _run_subject(done, subject)
+    for name, path in named(config.features, "features"):
+        if name in done.paths:
+            raise ValueError(f"--features {name}: a checkpoint has that name; give another")
+        done.paths[name] = path
+        _run_foreign(done, name, path)
+    if "few-shot" in config.task:
+        fitting.publish_draws(storage.join(config.out, "few_shot_draws.json"), done.fittings)
+    storage.write_bytes(storage.join(config.out, "results.json"), results.to_json(done.results, done.paths))
+    page = report.render(done.results, config, done.gflops, averages(done))
+    storage.write_bytes(storage.join(config.out, "report.html"), page.encode())
+    return done
+
+
+def _run_subject(done: Evaluation, subject: Subject) -> None:
+    config = done.config
+    if "zeroshot" in config.task:
+        labels = {one.name: _labels(subject, one.name) for one in config.sets} if config.compare else {}
+        theirs = {name: compare.read(path, labels) for name, path in named(config.compare, "compare")}
+        done.results += classify.run(subject, theirs)
+    fitted = {one.name: _fitting(subject, one.name) for one in config.sets if config.fits(one.name)}
+    for name, own in fitted.items():
+        _run_fitting(done, own, subject, name)
+    if "retrieval" in config.task:
+        done.results += others.run_retrieval(subject)
+    if "robustness" in config.task:
+        done.results += shifts.run(subject, fitted.get(config.sets[0].name))
+    if "bias" in config.task:
+        done.results += others.run_bias(subject)
+
+
+def _labels(subject: Subject, name: str) -> dict[str, str]:
+    found = subject.features(name)
+    return dict(zip(found.example_ids, found.labels, strict=True))
+
+
+def _fitting(subject: Subject, name: str) -> Fitting:
+    if subject.several(name) and {"linear-probe", "few-shot"} & set(subject.config.task):
+        raise ValueError(f"{name}: a probe takes one class an example; map11 is for zeroshot")
+    held = subject.config.split("validation", name)
+    return Fitting(
+        model=subject.name, dataset=name, config=subject.config, watch=subject.watch,
+        device=subject.encoder.device, known=subject.classes(name), train=subject.features(name, "train"),
+        validation=subject.features(name, "validation") if held else None, test=subject.features(name),
+    )  # fmt: skip
+
+
+def _run_fitting(done: Evaluation, own: Fitting, subject: Subject | None, name: str) -> None:
+    zero_shot = done.zero_shot(own.model, name)
+    if zero_shot is None and subject is not None:
+        zero_shot = classify.reference(subject, name)
+    if "linear-probe" in done.config.task:
+        result, logits, truth = fitting.probe_result(own, zero_shot)
+        done.results.append(result)
+        if subject is not None:
+            done.results += classify.scored_subsets(subject, name, "linear-probe", logits, truth, own.test)
+        if done.config.save_predictions:
+            table = results.predictions(own.test, logits, own.known, truth)
+            classify.save_predictions(done.config, own.model, name, "linear-probe", table)
+    if "few-shot" in done.config.task:
+        done.results.append(fitting.few_shot_result(own, zero_shot))
+        done.fittings.append(own)
+
+
+def _run_foreign(done: Evaluation, model: str, path: str) -> None:
+    """Fit probes on another encoder's features."""
+    found = features.read_foreign(path)
+    device = models.device_of(done.config)
+    for name in dict.fromkeys(name for name, _ in found):
+        dataset = name or (done.config.sets[0].name if len(done.config.sets) == 1 else model)
+        if (name, "train") not in found or (name, "test") not in found:
+            raise ValueError(f"{path}: {dataset} needs rows of split train and of split test")
+        train, test = found[name, "train"], found[name, "test"]
+        known = classes.of(dataset, [*test.labels, *train.labels], done.config.for_set("classes", dataset))
+        own = Fitting(
+            model=model, dataset=dataset, config=done.config, watch=done.watch, device=device, known=known,
+            train=train, validation=found.get((name, "validation")), test=test,
+        )  # fmt: skip
+        _run_fitting(done, own, None, dataset)
+
+
+def averages(done: Evaluation) -> dict[tuple[str, str], tuple[float, Interval, int]]:
+    """Return by model and task the mean main metric over its sets, its interval, and their number.
+
+    The sets are given, their examples drawn: each set's replicates are averaged with the others'.
+    """
+    found = {}
+    for model, task in dict.fromkeys((one.model, one.task) for one in done.results):
+        own = [r for r in done.results if (r.model, r.task) == (model, task) and r.replicates is not None]
+        if len(own) < 2:
+            continue
+        count = min(len(one.replicates) for one in own if one.replicates is not None)
+        drawn = np.mean([one.replicates[:count] for one in own if one.replicates is not None], axis=0)
+        mean = math.fsum(one.value for one in own) / len(own)
+        found[model, task] = (mean, intervals.percentile(drawn, done.config.confidence), len(own))
+    return found

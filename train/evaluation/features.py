@@ -1,0 +1,191 @@
+"""Encode evaluation sets, and keep what was encoded: every task but the text side starts from here.
+
+The file is Parquet with `example_id, label, group, captions, readable, features, embedding`; other encoders'
+features come in through the same columns, of which only `features` and `label` are needed.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from dedup.evalsets import Example
+from pipeline import storage
+from train.evaluation import sets
+from train.evaluation.models import Encoder
+from train.images import Pixels, normalise
+
+Floats = npt.NDArray[np.float32]
+_VERSION = 1  # of the file; raised when its columns or the preprocessing change
+_ROWS = 4_096
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Hold n encoded examples of a set."""
+
+    example_ids: list[str]
+    labels: list[str]
+    groups: list[str]
+    captions: list[tuple[str, ...]]
+    readable: npt.NDArray[np.bool_]
+    """[n]: whether the picture could be read; zeros stand for those that could not."""
+    features: Floats
+    """[n, D], before the projection."""
+    embeddings: Floats
+    """[n, E] unit vectors; E is 0 for a foreign encoder."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.example_ids)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Features":
+        """Return some of the examples, in the order of `rows`."""
+        return Features(
+            example_ids=[self.example_ids[row] for row in rows], labels=[self.labels[row] for row in rows],
+            groups=[self.groups[row] for row in rows], captions=[self.captions[row] for row in rows],
+            readable=self.readable[rows], features=self.features[rows], embeddings=self.embeddings[rows],
+        )  # fmt: skip
+
+
+def encode(
+    encoder: Encoder, found: Iterator[Example], batch: int, workers: int,
+    change: sets.Change | None = None, tell: Callable[[int], None] = lambda done: None,
+) -> Features:  # fmt: skip
+    """Encode examples in batches; `tell` hears how many are done."""
+    rows: list[Example] = []
+    readable: list[bool] = []
+    parts: list[tuple[Floats, Floats]] = []
+    blank = np.zeros((encoder.size, encoder.size, 3), np.uint8)
+    pixels: list[Pixels] = []
+
+    def flush() -> None:
+        if pixels:
+            parts.append(_encode(encoder, pixels, np.array(readable[len(readable) - len(pixels) :])))
+            pixels.clear()
+            tell(len(rows))
+
+    for example, picture in sets.pictures(found, encoder.size, workers, change):
+        rows.append(example)
+        readable.append(picture is not None)
+        pixels.append(blank if picture is None else picture)
+        if len(pixels) == batch:
+            flush()
+    flush()
+    if not rows:
+        raise ValueError("an evaluation set has no examples")
+    return Features(
+        example_ids=[one.example_id for one in rows], labels=[one.label for one in rows],
+        groups=[one.group for one in rows], captions=[one.captions for one in rows],
+        readable=np.array(readable), features=np.concatenate([part[0] for part in parts]),
+        embeddings=np.concatenate([part[1] for part in parts]),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _encode(encoder: Encoder, pixels: list[Pixels], readable: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    images = normalise(torch.from_numpy(np.stack(pixels)).to(encoder.device))
+    with encoder.autocast():
+        found = encoder.encode(images)
+    features, embeddings = (part.cpu().numpy() * readable[:, None] for part in found)
+    return features, embeddings
+
+
+def write(path: str, found: Features, key: str) -> None:
+    """Publish features under the key of what they were made from."""
+    table = pa.table(
+        {
+            "example_id": found.example_ids,
+            "label": found.labels,
+            "group": found.groups,
+            "captions": pa.array([list(some) for some in found.captions], pa.list_(pa.string())),
+            "readable": found.readable,
+            "features": _vectors(found.features),
+            "embedding": _vectors(found.embeddings),
+        }
+    ).replace_schema_metadata({"openwit_key": key})
+    with storage.atomic_output(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=_ROWS)
+
+
+def key_of(*made_from: Any) -> str:
+    """Return the key of features, from everything that decides their values."""
+    return json.dumps([_VERSION, *made_from], default=str)
+
+
+def read(path: str, key: str) -> Features | None:
+    """Return features written under this key, None if there are none or they are others."""
+    if not storage.exists(path):
+        return None
+    with storage.open_input(path) as file:
+        reader = pq.ParquetFile(file)
+        metadata = reader.schema_arrow.metadata or {}
+        if metadata.get(b"openwit_key", b"").decode() != key:
+            return None
+        table = reader.read()
+    return Features(
+        example_ids=table["example_id"].to_pylist(), labels=table["label"].to_pylist(),
+        groups=table["group"].to_pylist(), captions=[tuple(some) for some in table["captions"].to_pylist()],
+        readable=np.array(table["readable"].to_pylist(), np.bool_),
+        features=matrix(table["features"], path), embeddings=matrix(table["embedding"], path),
+    )  # fmt: skip
+
+
+def read_foreign(path: str) -> dict[tuple[str, str], Features]:
+    """Return another encoder's features by dataset ("" without such a column) and split; ValueError."""
+    with storage.open_input(path) as file:
+        table = pq.read_table(file)
+    if missing := {"features", "label", "split"} - set(table.column_names):
+        raise ValueError(f"{path} has no column {sorted(missing)[0]!r}; features have features, label, split")
+    size = len(table)
+    splits = [str(value) for value in table["split"].to_pylist()]
+    if unknown := sorted(set(splits) - {"train", "validation", "test"}):
+        raise ValueError(f"{path}: split must be train, validation or test, not {unknown[0]!r}")
+    names = _texts(table, "dataset", [""] * size)
+    stem = path.rpartition("/")[2].removesuffix(".parquet")
+    everything = Features(
+        example_ids=_texts(table, "example_id", [f"{stem}/{row}" for row in range(size)]),
+        labels=_texts(table, "label", []), groups=[""] * size, captions=[()] * size,
+        readable=np.ones(size, np.bool_), features=matrix(table["features"], path),
+        embeddings=np.zeros((size, 0), np.float32),
+    )  # fmt: skip
+    places: dict[tuple[str, str], list[int]] = {}
+    for row, place in enumerate(zip(names, splits, strict=True)):
+        places.setdefault(place, []).append(row)
+    return {place: everything.take(np.array(rows)) for place, rows in places.items()}
+
+
+def _texts(table: pa.Table, name: str, default: list[str]) -> list[str]:
+    if name not in table.column_names:
+        return default
+    return ["" if value is None else str(value) for value in table[name].to_pylist()]
+
+
+def _vectors(values: Floats) -> pa.Array:
+    flat = pa.array(values.ravel())
+    return (
+        pa.FixedSizeListArray.from_arrays(flat, values.shape[1]) if values.shape[1] else pa.nulls(len(values))
+    )
+
+
+def matrix(column: pa.ChunkedArray, path: str) -> Floats:
+    """Return a column of vectors as float32 [n, D]; ValueError where lengths differ or values are missing."""
+    if pa.types.is_null(column.type):
+        return np.zeros((len(column), 0), np.float32)
+    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+            or pa.types.is_large_list(column.type)):  # fmt: skip
+        raise ValueError(f"{path}: features must be lists of numbers, not {column.type}")
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    lengths = np.unique([len(column)] if not len(column) else np.array(pa.compute.list_value_length(column)))
+    if column.null_count or len(lengths) != 1 or not len(column):
+        raise ValueError(f"{path}: every row needs features of the same length")
+    if not np.isfinite(flat).all():
+        raise ValueError(f"{path}: features must be finite numbers")
+    found: Floats = flat.reshape(len(column), -1)
+    return found

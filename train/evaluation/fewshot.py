@@ -1,0 +1,42 @@
+"""Few-shot probes: how many labelled examples of a class zero-shot is worth (section 3.1.5)."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+Targets = npt.NDArray[np.int64]
+
+
+def draw(targets: Targets, classes: int, most: int, seed: int, number: int) -> list[npt.NDArray[np.int64]]:
+    """Return for each class the rows of draw `number`, up to `most`, in the order in which they are taken.
+
+    k shots are the first k of each class: a draw's larger samples hold its smaller ones.
+    """
+    random = np.random.default_rng([seed, number])
+    return [random.permutation(np.flatnonzero(targets == one))[:most] for one in range(classes)]
+
+
+def shots(drawn: Sequence[npt.NDArray[np.int64]], count: int) -> npt.NDArray[np.int64]:
+    """Return the rows of `count` shots of each class; of a class with fewer examples all of them."""
+    return np.concatenate([rows[:count] for rows in drawn])
+
+
+def shots_to_match(target: float, curve: Sequence[tuple[int, float]]) -> float | None:
+    """Return the shots at which a curve of (shots, accuracy) first reaches `target`, log-linear in between.
+
+    None: never up to the last. The first value already reached is a bound from above (figure 7 interpolates
+    the same way).
+    """
+    points = sorted(curve)
+    if not points:
+        return None
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            part = (target - low) / (high - low)
+            return math.exp(math.log(few) + part * (math.log(many) - math.log(few)))
+    return None

@@ -1,0 +1,217 @@
+"""The linear-probe and few-shot tasks, on a model's own features or on a foreign encoder's."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dedup.statistics import Interval
+from pipeline import storage
+from train.evaluation import classes, fewshot, intervals, metrics
+from train.evaluation.classes import Classes
+from train.evaluation.features import Features
+from train.evaluation.metrics import Bools
+from train.evaluation.options import EvalConfig
+from train.evaluation.probe import Choice, Probe, Problem
+from train.evaluation.results import Result
+from train.evaluation.scoring import difference, score
+from train.evaluation.subject import Watch, labelled
+
+_VALIDATION_SHARE: Final = 5  # one in five
+_FEW_SHOT_HALVINGS: Final = 1  # a decade apart: with a few examples a finer C is noise
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitting:
+    """Hold what a probe is fitted on, chosen by, and scored on; probes are fitted once."""
+
+    model: str
+    dataset: str
+    config: EvalConfig
+    watch: Watch
+    device: torch.device
+    known: Classes
+    train: Features
+    validation: Features | None
+    test: Features
+
+    @cached_property
+    def _parts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the rows to fit on and, where no validation images were given, those kept from them."""
+        rows = labelled(self.train)
+        rows = rows[self.train.readable[rows]]
+        if self.validation is not None:
+            return rows, rows[:0]
+        held = validation_rows([self.train.labels[row] for row in rows],
+                               [self.train.example_ids[row] for row in rows], self.config.seed)  # fmt: skip
+        return rows[~held], rows[held]
+
+    def _targets(self, found: Features, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        index = {label: number for number, label in enumerate(self.known.labels)}
+        if strange := sorted({found.labels[row] for row in rows} - set(index)):
+            raise ValueError(
+                f"the images to fit on for {self.dataset} have the class {strange[0]!r}, which is not "
+                "among its classes; name them all with --classes"
+            )
+        return np.array([index[found.labels[row]] for row in rows], np.int64)
+
+    @cached_property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Return the classes of the rows to fit on: int64."""
+        return self._targets(self.train, self._parts[0])
+
+    @cached_property
+    def _held(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        if self.validation is None:
+            rows = self._parts[1]
+            return self.train.features[rows], self._targets(self.train, rows)
+        rows = labelled(self.validation)
+        rows = rows[self.validation.readable[rows]]
+        return self.validation.features[rows], self._targets(self.validation, rows)
+
+    def _problem(self, chosen: npt.NDArray[np.int64], tell: Any = None) -> Problem:
+        """Return the problem of fitting on some of the rows: places in `targets`."""
+        features = self.train.features[self._parts[0][chosen]]
+        return Problem(
+            features, self.targets[chosen], *self._held, len(self.known.labels), self.device,
+            tell or (lambda: None),
+        )  # fmt: skip
+
+    @cached_property
+    def full(self) -> tuple[Probe, Choice]:
+        """Return the probe on all examples, and how its C was found; fitted again on both splits together."""
+        done = iter(range(1, 100))
+        with self.watch(f"{self.model}: probe {self.dataset}", 16) as tell:
+            problem = self._problem(np.arange(len(self.targets)), lambda: tell(next(done)))
+            choice = problem.sweep()
+            held, wanted = self._held
+            features = np.concatenate([self.train.features[self._parts[0]], held])
+            both = Problem(features, np.concatenate([self.targets, wanted]), held, wanted,
+                           len(self.known.labels), self.device)  # fmt: skip
+            return both.probe(both.fit(choice.c)), choice
+
+    def drawn(self, number: int) -> list[npt.NDArray[np.int64]]:
+        """Return a draw: for each class places in `targets`, in the order in which they are taken."""
+        return fewshot.draw(
+            self.targets, len(self.known.labels), max(self.config.shots), self.config.seed, number
+        )
+
+    def example_ids(self, number: int) -> dict[str, list[str]]:
+        """Return the ids of a draw by class."""
+        rows = self._parts[0]
+        return {
+            label: [self.train.example_ids[rows[place]] for place in places]
+            for label, places in zip(self.known.labels, self.drawn(number), strict=True)
+        }
+
+    @cached_property
+    def few(self) -> dict[int, list[Probe]]:
+        """Return by number of shots the probe of each draw; C is chosen on the validation examples."""
+        shots, done = sorted(self.config.shots), 0
+        found: dict[int, list[Probe]] = {count: [] for count in shots}
+        with self.watch(f"{self.model}: few-shot {self.dataset}", len(shots) * self.config.draws) as tell:
+            for number in range(self.config.draws):
+                places = self.drawn(number)
+                for count in shots:
+                    chosen = fewshot.shots(places, count)
+                    problem = self._problem(chosen)
+                    c = problem.sweep(halvings=_FEW_SHOT_HALVINGS).c
+                    found[count].append(problem.probe(problem.fit(c)))
+                    done += 1
+                    tell(done)
+        return found
+
+
+def validation_rows(labels: list[str], example_ids: list[str], seed: int) -> npt.NDArray[np.bool_]:
+    """Return bool [n]: a fifth of each class, those of smallest hash, but never a class's only example."""
+    order = sorted(
+        range(len(labels)),
+        key=lambda row: hashlib.blake2b(f"{seed}/{example_ids[row]}".encode(), digest_size=8).digest(),
+    )
+    held = np.zeros(len(labels), np.bool_)
+    by_class: dict[str, list[int]] = {}
+    for row in order:
+        by_class.setdefault(labels[row], []).append(row)
+    for rows in by_class.values():
+        held[rows[: min(-(-len(rows) // _VALIDATION_SHARE), len(rows) - 1)]] = True
+    if not held.any():
+        raise ValueError("no class has two examples to fit on: give --validation as well")
+    return held
+
+
+def probe_result(fitting: Fitting, zero_shot: Result | None) -> tuple[Result, npt.NDArray[np.float64], Bools]:
+    """Return a set's probe result with the logits and truth of all examples, beside zero-shot's if known."""
+    found, config = fitting.test, fitting.config
+    main = config.main_metric(fitting.dataset)
+    fitted, choice = fitting.full
+    logits = fitted.logits(found.features)
+    truth = classes.truth(found.labels, fitting.known.labels)
+    rows = labelled(found)
+    if not len(rows):
+        raise ValueError(f"{fitting.dataset} has no labels to score a probe with")
+    seed = intervals.seed_of(config.seed, fitting.dataset)
+    scored = score(logits[rows], truth[rows], found.readable[rows], main, config.confidence, seed)
+    detail: dict[str, Any] = {"c": choice.c, "sweep": [[c, value] for c, value in choice.tried.items()],
+                              "fitted_on": len(fitting.targets) + len(fitting._held[1])}  # fmt: skip
+    if zero_shot is not None and zero_shot.replicates is not None:
+        detail["zero_shot"] = zero_shot.value
+        detail["zero_shot_minus_probe"] = zero_shot.value - scored.metrics[main]
+        detail["difference_interval"] = difference(zero_shot.replicates, scored.replicates, config.confidence)
+    result = Result(
+        dataset=fitting.dataset, model=fitting.model, task="linear-probe",
+        metrics=scored.metrics | {"c": choice.c}, intervals=scored.intervals, main=main, detail=detail,
+        replicates=scored.replicates,
+    )  # fmt: skip
+    return result, logits, truth
+
+
+def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
+    """Return the curve of the main metric over shots, and the shots that zero-shot is worth."""
+    found, config = fitting.test, fitting.config
+    main = config.main_metric(fitting.dataset)
+    rows = labelled(found)
+    truth = classes.truth(found.labels, fitting.known.labels)[rows]
+    curve: list[dict[str, Any]] = []
+    values: dict[str, float] = {}
+    spans: dict[str, Interval] = {}
+    for count, probes in fitting.few.items():
+        drawn = [
+            metrics.measures(
+                one.logits(found.features[rows]), truth, found.readable[rows], ranked=main in metrics.RANKED
+            )[main](None)
+            for one in probes
+        ]
+        interval = intervals.of_mean(drawn, config.confidence)
+        name = f"{main}_{count}_shot"
+        values[name], spans[name] = float(np.mean(drawn)), interval
+        curve.append({"shots": count, "mean": values[name], "low": interval.low, "high": interval.high,
+                      "draws": drawn})  # fmt: skip
+    detail: dict[str, Any] = {"curve": curve}
+    if zero_shot is not None:
+        detail["zero_shot"] = zero_shot.value
+        needed = fewshot.shots_to_match(zero_shot.value, [(one["shots"], one["mean"]) for one in curve])
+        detail["shots_to_match"] = needed
+        if needed is not None:
+            values["shots_to_match_zero_shot"] = needed
+    last = f"{main}_{max(config.shots)}_shot"
+    return Result(
+        dataset=fitting.dataset, model=fitting.model, task="few-shot", metrics=values, intervals=spans,
+        main=last, detail=detail,
+    )  # fmt: skip
+
+
+def publish_draws(path: str, fittings: list[Fitting]) -> None:
+    """Write which examples every draw holds, by set, draw and class, in the order in which they are taken."""
+    sets: dict[str, Any] = {}
+    for fitting in fittings:
+        sets.setdefault(
+            fitting.dataset,
+            {"seed": fitting.config.seed, "shots": sorted(fitting.config.shots),
+             "draws": [fitting.example_ids(number) for number in range(fitting.config.draws)]},
+        )  # fmt: skip
+    storage.write_bytes(path, (json.dumps(sets, indent=1) + "\n").encode())

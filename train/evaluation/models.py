@@ -1,0 +1,190 @@
+"""Checkpoints to evaluate: a training run's, or weights of OpenAI, open_clip and Hugging Face."""
+
+import contextlib
+import hashlib
+import json
+from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import storage
+from train import checkpoint, flops, interchange
+from train.evaluation.options import EvalConfig
+from train.images import MEAN, STD
+from train.model import CLIP, MLP, VisionTransformer
+from train.tokenizer import Tokenizer, installed_vocabulary
+
+
+class Source(NamedTuple):
+    """Where a model is, and what it is called; fields only."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoder:
+    """Hold a model ready to encode, and who it is."""
+
+    name: str
+    path: str
+    model: CLIP
+    tokenizer: Tokenizer
+    device: torch.device
+    precision: str
+    fingerprint: str
+    """Of the weights and the vocabulary, hex."""
+
+    @property
+    def gflops(self) -> float:
+        """Return billions of FLOPs of one image's forward pass; a multiply-add is two."""
+        return flops.image_flops(self.model.architecture) / 1e9
+
+    @property
+    def size(self) -> int:
+        """Return the side of the images, in pixels."""
+        return self.model.architecture.image_size
+
+    @property
+    def scale(self) -> float:
+        """Return the factor from cosines to logits."""
+        return float(self.model.logit_scale.detach().exp())
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context to encode in."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images [B, 3, N, N] to features [B, D] before the projection, and to unit vectors [B, E].
+
+        Of a ViT the class position's features (section 3.2 measures probes on them); a ResNet's attention
+        pool has no projection after it, so its output serves for both.
+        """
+        visual = self.model.visual
+        features = visual.features(images) if isinstance(visual, VisionTransformer) else visual(images)
+        outputs = features @ visual.proj if isinstance(visual, VisionTransformer) else features
+        return features.float(), nn.functional.normalize(outputs.float(), dim=-1)
+
+
+def sources(arguments: tuple[str, ...]) -> list[Source]:
+    """Return the checkpoints of PATH or NAME=PATH arguments, each under a name of its own; ValueError."""
+    found = []
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        named = bool(equals and path) and "/" not in name and not storage.exists(argument)
+        path = path if named else argument
+        if not storage.exists(path):
+            raise ValueError(f"--checkpoint {path}: no such file or folder")
+        found.append(Source(name if named else _default_name(path), path))
+    twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"two checkpoints are called {twice[0]}: name them with --checkpoint NAME=PATH")
+    return found
+
+
+def _default_name(path: str) -> str:
+    """Return a training run's model and step, else the file's or folder's name."""
+    try:
+        folder = checkpoint.find(path)
+    except ValueError:
+        return path.rstrip("/").rpartition("/")[2].partition(".")[0]
+    state = checkpoint.read_state(folder)
+    return f"{state.model}-step-{state.step}"
+
+
+def device_of(config: EvalConfig) -> torch.device:
+    """Return the device asked for; ValueError if there is none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here")
+    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def load(source: Source, config: EvalConfig) -> Encoder:
+    """Load a checkpoint in evaluation mode; ValueError for what is none."""
+    device = device_of(config)
+    try:
+        checkpoint.find(source.path)
+    except ValueError:
+        model, tokenizer = _load_foreign(Path(source.path), config)
+    else:
+        loaded = checkpoint.load_model(source.path)
+        model, tokenizer = loaded.model, loaded.tokenizer
+    fingerprint = _fingerprint(model, tokenizer)
+    return Encoder(
+        name=source.name, path=source.path, model=model.to(device).eval(), tokenizer=tokenizer, device=device,
+        precision=config.precision, fingerprint=fingerprint,
+    )  # fmt: skip
+
+
+def _load_foreign(path: Path, config: EvalConfig) -> tuple[CLIP, Tokenizer]:
+    state = interchange.to_native(interchange.read_state(path))
+    architecture = interchange.architecture_of(state)
+    folder = path if path.is_dir() else path.parent
+    beside = folder / checkpoint.VOCABULARY
+    vocabulary = Path(config.vocab) if config.vocab else beside if beside.exists() else installed_vocabulary()
+    if vocabulary is None:
+        raise ValueError("CLIP's vocabulary is needed: give --vocab FILE, or pip install open_clip_torch")
+    tokenizer = Tokenizer.load(vocabulary)
+    if tokenizer.vocab_size != architecture.vocab_size:
+        raise ValueError(
+            f"{path} has {architecture.vocab_size} tokens, {vocabulary} {tokenizer.vocab_size}: "
+            "give the weights' own vocabulary with --vocab FILE"
+        )
+    model = CLIP(architecture)
+    model.load_state_dict(state)
+    quick = config.activation == "quick-gelu"
+    if config.activation == "auto":
+        quick = _is_quick(folder)
+    if not quick:
+        for module in model.modules():
+            if isinstance(module, MLP):
+                module.gelu = nn.GELU()  # type: ignore[assignment]
+    return model, tokenizer
+
+
+def _is_quick(folder: Path) -> bool:
+    """Return whether the configuration beside weights asks for OpenAI's QuickGELU; without one, yes.
+
+    open_clip's own models mostly have the exact GELU: the wrong one costs points and looks like a poor model.
+    """
+    given = _json(folder / "open_clip_config.json")
+    if "model_cfg" in given:
+        preprocess = given.get("preprocess_cfg", {})
+        for key, expected in (("mean", MEAN), ("std", STD)):
+            if list(preprocess.get(key) or expected) != list(expected):
+                raise ValueError(f"{folder}: its images are normalised with another {key} than OpenAI's")
+        return bool(given["model_cfg"].get("quick_gelu", False))
+    given = _json(folder / "config.json")
+    return bool(given.get("text_config", {}).get("hidden_act", "quick_gelu") == "quick_gelu")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_bytes()) if path.exists() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _fingerprint(model: CLIP, tokenizer: Tokenizer) -> str:
+    digest = hashlib.sha256(repr((model.architecture, tokenizer.merges)).encode())
+    digest.update(repr([type(m.gelu).__name__ for m in model.modules() if isinstance(m, MLP)][:1]).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(path: str) -> str:
+    """Return what a checkpoint is, without loading its weights."""
+    try:
+        folder = checkpoint.find(path)
+    except ValueError:
+        return "weights to import"
+    state = checkpoint.read_state(folder)
+    return f"{state.model} after step {state.step:,}"

@@ -1,0 +1,215 @@
+"""The options of `openwit eval`; importing this needs no torch."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+import tyro
+
+from dedup import evalsets
+from dedup.evalsets import EvalSet
+from dedup.options import named
+
+Task = Literal["zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias"]
+Metric = Literal["acc1", "acc5", "mean_per_class_recall", "roc_auc", "map11"]
+Corruption = Literal["noise", "blur", "fog", "snow", "jpeg"]
+LEVELS: Final = (1, 2, 3, 4, 5)
+FitSplit = Literal["train", "validation"]
+Several = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+_FITTED: Final = ("linear-probe", "few-shot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Measure checkpoints as CLIP's paper does: results.json, predictions and report.html, with intervals.
+
+    Run the same command again to continue where it stopped: features and classifiers are kept in --out.
+    """
+
+    task: tyro.conf.UseAppendAction[tuple[Task, ...]]
+    """What to measure. May be given several times: all goes into one report."""
+    out: str
+    """Folder of the result."""
+    checkpoint: Several = ()
+    """A training run's folder, a checkpoint in it, or weights in OpenAI's, open_clip's or Hugging Face's
+    layout; PATH or NAME=PATH. May be given several times."""
+    data: Several = ()
+    """Evaluation set as NAME=PATH: a folder of class folders (or of images alone, to be predicted), a glob of
+    .tar shards, or a Parquet file with image, label and optionally caption, group. May be given several
+    times; for robustness the first is the source, the others are shifted sets."""
+    train: Several = ()
+    """NAME=PATH: labelled images that a set's probe is fitted on, never those it is scored on."""
+    validation: Several = ()
+    """NAME=PATH: images on which a probe's regularisation is chosen; by default a fifth of --train."""
+    features: Several = ()
+    """ENCODER=FILE: Parquet with features, label, split (train, validation, test) and optionally dataset,
+    example_id: another encoder's features, for linear-probe and few-shot; no checkpoint needed."""
+    check: bool = False
+    """Match the inputs, print the plan and the effective configuration, and write nothing."""
+
+    classes: Several = ()
+    """Class names, FILE for all sets or NAME=FILE: a line each, or the set's label, a tab and the name."""
+    templates: Several = ()
+    """Prompts, FILE for all sets or NAME=FILE: one per line, {} for the class; by default chosen by the set's
+    name from openwit's own."""
+    metric: Several = ()
+    """Main metric, for all sets or NAME=METRIC: acc1, acc5, mean_per_class_recall, roc_auc, or map11 (labels
+    may then hold several classes, separated by |)."""
+    subset: Several = ()
+    """Score these examples apart as well, for zeroshot and linear-probe: FILE or NAME=FILE with an example_id
+    a line, such as the clean/NAME.txt of `openwit overlap`. May be given several times."""
+    compare: Several = ()
+    """NAME=FILE: other predictions (people's, say) as Parquet with example_id and correct or prediction, and
+    dataset where several sets share ids."""
+
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Labelled examples of each class for few-shot, and for robustness."""
+    draws: int = 5
+    """Random draws of the few-shot examples; which were drawn is in few_shot_draws.json."""
+    class_map: Several = ()
+    """NAME=FILE: for a shifted set whose classes are some of the source's, or unite them: on each line a
+    class of the source, a tab, and the set's class."""
+    baseline: str = ""
+    """CSV with model, SOURCE and shifted sets as columns, accuracies from 0 to 1: the reference models from
+    which effective robustness is measured."""
+    corruptions: tyro.conf.UseAppendAction[tuple[Corruption | Literal["all"], ...]] = ()
+    """Corruption of the source set at five levels, as further shifted sets. May be given several times."""
+    bias_classes: str = ""
+    """File with a class name a line, such as occupations: how often each is assigned to each group."""
+    bias_added: str = ""
+    """File with further class names: the rates again with these added to --bias-classes."""
+    retrieval_template: str = "{}"
+    """Prompt around every caption in retrieval; the paper's is "a photo of {}"."""
+
+    limit: int = 0
+    """Evaluate at most so many examples of a set, those of smallest hash; 0: all."""
+    gallery: int = 24
+    """Examples of each set that the report shows, drawn at random."""
+    confidence: float = 0.95
+    """Of all intervals."""
+    seed: int = 0
+    """Decides few-shot draws, the validation split, bootstrap samples, corruptions and the gallery."""
+    save_predictions: bool = False
+    """Write predictions/NAME.parquet, which `openwit overlap --predictions` reads."""
+
+    vocab: str = ""
+    """Vocabulary of imported weights: a file of merges; by default that beside them, else CLIP's own from an
+    installed open_clip_torch."""
+    activation: Literal["auto", "quick-gelu", "gelu"] = "auto"
+    """Of imported weights; auto: what their configuration says, else OpenAI's quick-gelu."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU if there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast, faster on a GPU, accuracies differ by a tenth of a point or so."""
+    batch_size: int = 256
+    """Images encoded at once."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Threads that decode images."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        self._check_inputs()
+        self._check_names()
+        for name in ("draws", "batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("limit", "gallery", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must not be negative, but is {getattr(self, name)}")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"--confidence must be from 0.5 to below 1, not {self.confidence}")
+        if not self.shots or min(self.shots) < 1 or len(set(self.shots)) < len(self.shots):
+            raise ValueError("--shots takes different numbers from 1, such as --shots 1 2 4 8 16")
+        if "{}" not in self.retrieval_template:
+            raise ValueError("--retrieval-template needs {} where the caption goes")
+
+    def _check_inputs(self) -> None:
+        if not self.task:
+            raise ValueError(f"--task is needed: one or more of {', '.join(get_args(Task))}")
+        if not self.checkpoint and not self.features:
+            raise ValueError("give at least one --checkpoint, or --features for another encoder's probe")
+        if self.features and not any(task in _FITTED for task in self.task):
+            raise ValueError("--features are for --task linear-probe and few-shot")
+        if self.checkpoint and not self.data:
+            raise ValueError("give at least one --data NAME=PATH")
+        if self.checkpoint and any(task in _FITTED for task in self.task) and not self.train:
+            raise ValueError("linear-probe and few-shot need --train NAME=PATH: the images to fit on")
+        robust = "robustness" in self.task
+        if robust and len(self.sets) < 2 and not self.corruptions:
+            raise ValueError("robustness needs a second --data, the shifted set, or --corruptions")
+        for name in ("class_map", "baseline", "corruptions"):
+            if getattr(self, name) and not robust:
+                raise ValueError(f"--{name.replace('_', '-')} is for --task robustness")
+        for name in ("bias_classes", "bias_added"):
+            if getattr(self, name) and "bias" not in self.task:
+                raise ValueError(f"--{name.replace('_', '-')} is for --task bias")
+        if self.bias_added and not self.bias_classes:
+            raise ValueError("--bias-added adds to --bias-classes: give both")
+        if self.subset and not {"zeroshot", "linear-probe"} & set(self.task):
+            raise ValueError("--subset is for --task zeroshot and linear-probe")
+        if self.compare and "zeroshot" not in self.task:
+            raise ValueError("--compare puts predictions beside zero-shot ones: add --task zeroshot")
+
+    def _check_names(self) -> None:
+        known = [one.name for one in self.sets]
+        for option in ("train", "validation", "class_map"):
+            names = [name for name, _ in named(getattr(self, option), option.replace("_", "-"))]
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"--{option.replace('_', '-')} {twice[0]} is given twice")
+            for name in names:
+                _known(name, known, option)
+        for option in ("classes", "templates", "metric", "subset"):
+            for value in getattr(self, option):
+                name, equals, _ = value.partition("=")
+                if equals:
+                    _known(name, known, option)
+        if any("=" not in value for value in self.subset) and len(known) > 1:
+            raise ValueError("--subset FILE: say which set it is of, --subset NAME=FILE")
+        for value in self.metric:
+            metric = value.rpartition("=")[2]
+            if metric not in get_args(Metric):
+                raise ValueError(f"--metric {metric}: choose one of {', '.join(get_args(Metric))}")
+        named(self.compare, "compare")
+        named(self.features, "features")
+
+    @property
+    def sets(self) -> list[EvalSet]:
+        """Return the evaluation sets in the order given."""
+        return evalsets.parse_all(self.data)
+
+    def split(self, option: FitSplit, name: str) -> str:
+        """Return the path of a set's training or validation images, "" if none was given."""
+        return dict(named(getattr(self, option), option)).get(name, "")
+
+    def for_set(self, option: Literal["classes", "templates", "metric", "class_map"], name: str) -> str:
+        """Return a set's own value of an option, else the one for all sets, else ""."""
+        values = [value.partition("=") for value in getattr(self, option)]
+        own = [rest for key, equals, rest in values if equals and key == name]
+        common = [key for key, equals, _ in values if not equals]
+        last: str = (own or common or [""])[-1]
+        return last
+
+    def main_metric(self, name: str) -> str:
+        """Return a set's main metric: the one that tables and figures show."""
+        return self.for_set("metric", name) or "acc1"
+
+    def fits(self, name: str) -> bool:
+        """Return whether probes are fitted for a set."""
+        wanted = {*_FITTED, *(("robustness",) if name == self.sets[0].name else ())}
+        return bool(self.split("train", name)) and bool(wanted & set(self.task))
+
+    @property
+    def corrupted(self) -> list[tuple[Corruption, int]]:
+        """Return the corruptions asked for, each with its levels."""
+        kinds: tuple[Corruption, ...] = get_args(Corruption)
+        wanted = [kind for kind in kinds if kind in self.corruptions or "all" in self.corruptions]
+        return [(kind, level) for kind in wanted for level in LEVELS]
+
+
+def _known(name: str, known: list[str], option: str) -> None:
+    if name not in known:
+        flag = option.replace("_", "-")
+        raise ValueError(f"--{flag} {name}: there is no such --data; given are {', '.join(known)}")

@@ -1,0 +1,224 @@
+"""Which figure of the paper shows which results."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from dedup.figure import percent, points
+from dedup.statistics import Interval
+from train.evaluation.figures import Chart, Mark, Row, against_compute, bars, curves, finite, scatter
+from train.evaluation.intervals import of_correlation
+from train.evaluation.results import Result
+
+SERIES: Final = 8  # colours; further ones start again
+
+
+class Wins(NamedTuple):
+    """Zero-shot against probes over a model's sets; fields only."""
+
+    model: str
+    wins: int
+    sets: int
+    mean: float
+    r: float
+    r_interval: Interval
+
+
+def wins(probes: Sequence[Result]) -> list[Wins]:
+    """Return for each model on how many sets zero-shot beats its probe, and how the two correlate."""
+    found = []
+    for model in dict.fromkeys(one.model for one in probes):
+        own = [one.detail for one in probes if one.model == model and "zero_shot" in one.detail]
+        if not own:
+            continue
+        gaps = [one["zero_shot_minus_probe"] for one in own]
+        r = correlation(
+            [(one["zero_shot"], one["zero_shot"] - gap) for one, gap in zip(own, gaps, strict=True)]
+        )
+        found.append(
+            Wins(model, sum(gap > 0 for gap in gaps), len(gaps), math.fsum(gaps) / len(gaps), r,
+                 of_correlation(r, len(gaps), 0.95))
+        )  # fmt: skip
+    return found
+
+
+def correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Return Pearson's r, NaN below three pairs or without variation."""
+    values = np.array(pairs, np.float64)
+    if len(values) < 3 or np.ptp(values[:, 0]) == 0 or np.ptp(values[:, 1]) == 0:
+        return math.nan
+    return float(stats.pearsonr(values[:, 0], values[:, 1]).statistic)
+
+
+def compute(
+    zero: Sequence[Result], gflops: dict[str, float], averages: dict[tuple[str, str], Any]
+) -> list[Chart]:
+    """Return the error over compute, for two models or more (figure 9)."""
+    rows = []
+    for model, flops in gflops.items():
+        own = [one for one in zero if one.model == model and finite(one.value) and one.replicates is not None]
+        if not own:
+            continue
+        mean, (low, high), _ = averages.get((model, "zeroshot"), (own[0].value, own[0].interval, 1))
+        rows.append((model, flops, 1 - mean, 1 - high, 1 - low))
+    return [against_compute(rows)] if len(rows) > 1 else []
+
+
+def prompts(own: Sequence[Result], suffix: str) -> list[Chart]:
+    """Return the gain of prompts over the bare class names (figure 4)."""
+    with_prompts = [one for one in own if "prompts" in one.detail]
+    charts = []
+    for kind, title in (
+        ("ensemble", "Gain of the prompt ensemble"),
+        ("single_template", "Gain of one template"),
+    ):
+        rows = [
+            Row(
+                one.dataset,
+                one.detail["prompts"][f"gain_{kind}"],
+                *one.detail["prompts"][f"gain_{kind}_interval"],
+            )
+            for one in with_prompts
+        ]
+        if rows:
+            charts.append(bars(f"{title} over the bare class name{suffix}", "points", rows))
+    return charts
+
+
+def probe(own: Sequence[Result], suffix: str) -> list[Chart]:
+    """Return zero-shot minus probe by set (figure 5), and one against the other (figure 8)."""
+    both = [one for one in own if "zero_shot" in one.detail]
+    if not both:
+        return []
+    rows = [
+        Row(one.dataset, one.detail["zero_shot_minus_probe"], *one.detail["difference_interval"])
+        for one in both
+    ]
+    charts = [bars(f"Zero-shot minus linear probe{suffix}", "points", rows)]
+    marks = [
+        Mark(one.value, one.detail["zero_shot"], series=0,
+             title=f"{one.dataset}: zero-shot {percent(one.detail['zero_shot'])}, probe {percent(one.value)}")
+        for one in both
+    ]  # fmt: skip
+    r = correlation([(mark.x, mark.y) for mark in marks])
+    note = f"Pearson's r = {r:.2f} over {len(marks)} sets." if math.isfinite(r) else ""
+    return [*charts, scatter(f"Zero-shot over probe{suffix}", "linear probe", "zero-shot", marks, note=note)]
+
+
+def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
+    """Return the curves over shots (figure 6), and the shots that zero-shot is worth (figure 7)."""
+    if not own:
+        return []
+    shots = sorted({row["shots"] for one in own for row in one.detail["curve"]})
+    # Zero shots have no logarithm: they stand one doubling left of the first.
+    zero = min(shots) / 2
+    series, stars, rows = [], [], []
+    for number, one in enumerate(own):
+        marks = [
+            Mark(row["shots"], row["mean"], row["low"], row["high"], number % SERIES, "dot",
+                 f"{one.dataset}, {row['shots']} shots: {percent(row['mean'])}")
+            for row in one.detail["curve"]
+        ]  # fmt: skip
+        series.append((one.dataset, marks, False))
+        if "zero_shot" in one.detail:
+            value, needed = one.detail["zero_shot"], one.detail["shots_to_match"]
+            stars.append(Mark(zero, value, None, None, number % SERIES, "star",
+                              f"{one.dataset}, zero-shot: {percent(value)}"))  # fmt: skip
+            rows.append(Row(one.dataset, needed if needed is not None else float(max(shots)), None, None))
+    ticks = [(float(count), str(count)) for count in shots]
+    charts = [
+        curves(f"Few-shot probes{suffix}", "labelled examples of a class", "main metric", series,
+               [(zero, "0")] * bool(stars) + ticks, log=True, extra=stars,
+               note="Bars: Student's t over draws. Stars: zero-shot.")
+    ]  # fmt: skip
+    if rows:
+        most = float(max(shots))
+        charts.append(
+            bars(f"Labelled examples of a class that zero-shot is worth{suffix}", "shots", rows,
+                 lambda value: f"{value:.2g}" if value < most else f"≥ {value:.2g}")
+        )  # fmt: skip
+    return charts
+
+
+def robustness(own: Sequence[Result], suffix: str) -> list[Chart]:
+    """Return a set's shifted over source accuracies on logit axes (figure 13), and corruptions by level."""
+    charts = [_shift(one, suffix) for one in own if not one.detail["corruption"]]
+    corrupted = [one for one in own if one.detail["corruption"]]
+    for predictor in ("zero-shot", "probe"):
+        chart = _levels(corrupted, predictor, suffix)
+        charts += [chart] if chart else []
+    return charts
+
+
+def _mark(x: float, y: float, span: Interval, *, series: int, title: str, shape: str = "dot") -> Mark:
+    return Mark(x, y, span[0], span[1], series, shape, title)
+
+
+def _shift(one: Result, suffix: str) -> Chart:
+    references = [
+        Mark(source, shifted, series=-1, shape="small", title="reference model")
+        for source, shifted in one.detail["references"]
+    ]
+    predictors = one.detail["predictors"]
+    marks = [
+        _mark(row["source_acc1"], row["acc1"], row["acc1_interval"], series=number % SERIES,
+             shape="star" if row["predictor"] == "zero-shot" else "dot",
+             title=f"{row['predictor']}: source {percent(row['source_acc1'])}, here {percent(row['acc1'])}")
+        for number, row in enumerate(predictors)
+    ]  # fmt: skip
+    line = one.detail["line"]
+    lines = []
+    if line is not None:
+        at = np.linspace(0.005, 0.995, 200)
+        on = 1 / (1 + np.exp(-(line["slope"] * np.log(at / (1 - at)) + line["offset"])))
+        lines = [(list(zip(at.tolist(), on.tolist(), strict=True)), -1, False)]
+    return scatter(
+        f"{one.dataset}{suffix}", f"accuracy on {one.detail['source']}", f"accuracy on {one.dataset}",
+        references + marks, lines=lines, logits=True,
+        note="Logit axes. Dashed: no loss." + (" Line: reference models." if line else ""),
+        legend=[(number % SERIES, row["predictor"]) for number, row in enumerate(predictors)],
+    )  # fmt: skip
+
+
+def _levels(corrupted: Sequence[Result], predictor: str, suffix: str) -> Chart | None:
+    series = []
+    for number, kind in enumerate(dict.fromkeys(one.detail["corruption"] for one in corrupted)):
+        own = [(one.detail, row) for one in corrupted if one.detail["corruption"] == kind
+               for row in one.detail["predictors"] if row["predictor"] == predictor]  # fmt: skip
+        if not own:
+            continue
+        first = own[0][1]
+        marks = [_mark(0, first["source_acc1"], first["source_acc1_interval"], series=number % SERIES,
+                      title=f"uncorrupted: {percent(first['source_acc1'])}")]  # fmt: skip
+        marks += [
+            _mark(detail["level"], row["acc1"], row["acc1_interval"], series=number % SERIES,
+                 title=f"{kind}, level {detail['level']}: {percent(row['acc1'])} "
+                 f"({points(row['acc1'] - row['source_acc1'])})")
+            for detail, row in own
+        ]  # fmt: skip
+        series.append((kind, marks, False))
+    if not series:
+        return None
+    title = f"Corruptions of {corrupted[0].detail['source']}: {predictor}{suffix}"
+    return curves(title, "level", "accuracy", series, [(float(n), str(n)) for n in range(6)])
+
+
+def compare(own: Sequence[Result], suffix: str) -> list[Chart]:
+    """Return the model's accuracy by class over the others' (figure 16)."""
+    charts = []
+    for one in own:
+        for name, beside in one.detail.get("compare", {}).items():
+            marks = [
+                Mark(row["theirs"], row["ours"],
+                     title=f"{row['class']}: {name} {percent(row['theirs'])}, model {percent(row['ours'])}")
+                for row in beside["classes"]
+            ]  # fmt: skip
+            note = f"A point is a class. Pearson's r = {beside['pearson']:.2f}." if finite(
+                beside["pearson"]) else "A point is a class."  # fmt: skip
+            charts.append(
+                scatter(f"{one.dataset}: {name} and the model{suffix}", name, "model", marks, note=note)
+            )
+    return charts

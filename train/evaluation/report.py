@@ -1,0 +1,105 @@
+"""The evaluation's report: one HTML file with the paper's tables and figures, without any script."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, get_args
+
+import numpy as np
+
+from dedup.figure import percent, points
+from dedup.statistics import Interval
+from pipeline import html
+from train.evaluation import panels
+from train.evaluation.figures import Chart
+from train.evaluation.options import EvalConfig, Task
+from train.evaluation.results import Result
+
+METRIC_NAMES: Final = {
+    "acc1": "accuracy", "acc5": "top-5 accuracy", "mean_per_class_recall": "mean per class",
+    "roc_auc": "ROC AUC", "map11": "11-point mAP", "image_retrieval_recall@5": "text to image R@5",
+}  # fmt: skip
+
+Averages = dict[tuple[str, str], tuple[float, Interval, int]]
+
+
+class Figures(NamedTuple):
+    """The charts by section; fields only."""
+
+    compute: list[Chart]
+    prompts: list[Chart]
+    probe: list[Chart]
+    few: list[Chart]
+    shifts: list[Chart]
+    compare: list[Chart]
+
+
+def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float], averages: Averages) -> str:
+    """Return the page."""
+    environment = html.environment()
+    environment.filters |= {
+        "percent": _percent, "points": _points, "metric": metric_name, "value": _value, "shots": _shots,
+    }  # fmt: skip
+    here = Path(__file__)
+    style = html.base_style() + here.with_name("report.css").read_text(encoding="utf-8")
+    template = environment.from_string(here.with_name("report.html").read_text(encoding="utf-8"))
+    by_task = {str(task): [one for one in found if one.task == task] for task in get_args(Task)}
+    models = list(dict.fromkeys(one.model for one in found))
+    return template.render(
+        models=[(name, gflops.get(name)) for name in models],
+        sets=list(dict.fromkeys(one.dataset for one in found)),
+        tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages),
+        confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
+        baseline=bool(config.baseline), wins=panels.wins(by_task.get("linear-probe", [])),
+        style=html.trusted(style), style_hash=html.content_hash(style),
+    )  # fmt: skip
+
+
+def _figures(
+    by_task: dict[str, list[Result]], models: list[str], gflops: dict[str, float], averages: Averages
+) -> Figures:
+    zero, probe, few, shifted = (
+        by_task.get(task, []) for task in ("zeroshot", "linear-probe", "few-shot", "robustness")
+    )
+
+    def each(draw: Any, own: Sequence[Result]) -> list[Chart]:
+        """Draw a model's charts for every model, its name in the title where there are several."""
+        charts = []
+        for model in models:
+            suffix = f", {model}" if len(models) > 1 else ""
+            charts += draw([one for one in own if one.model == model], suffix)
+        return charts
+
+    return Figures(
+        compute=panels.compute(zero, gflops, averages),
+        prompts=each(panels.prompts, zero),
+        probe=each(panels.probe, probe),
+        few=each(panels.few_shot, few),
+        shifts=each(panels.robustness, shifted),
+        compare=each(panels.compare, zero),
+    )
+
+
+def metric_name(name: str) -> str:
+    """Return a metric in words."""
+    if name in METRIC_NAMES:
+        return METRIC_NAMES[name]
+    if name.endswith("_shot"):
+        main, count, _ = name.rsplit("_", 2)
+        return f"{METRIC_NAMES.get(main, main)}, {count} shots"
+    return name.replace("_", " ")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or not np.isfinite(value) else percent(value)
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None or not np.isfinite(value) else points(value)
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:.3f}"
+
+
+def _shots(value: float | None) -> str:
+    return "more than the last" if value is None else f"{value:.2g}"

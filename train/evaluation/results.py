@@ -1,0 +1,102 @@
+"""What an evaluation leaves: results.json in CLIP_benchmark's shape, and predictions by example."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dedup.statistics import Interval
+from pipeline import storage
+from train.evaluation.classes import Classes
+from train.evaluation.features import Features
+from train.evaluation.intervals import Replicates
+from train.evaluation.metrics import Bools, Scores, softmax, top
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("prediction", pa.string(), nullable=False),  # empty where the image could not be read
+        pa.field("correct", pa.bool_()),  # null where the example has no label
+        pa.field("probability", pa.float32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One model on one set in one task."""
+
+    dataset: str
+    model: str
+    task: str
+    metrics: dict[str, float]
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    main: str = "acc1"
+    """The metric that tables show."""
+    detail: dict[str, Any] = field(default_factory=dict)
+    """What figures are drawn from, in results.json as well."""
+    replicates: Replicates | None = None
+    """Of the main metric, to be averaged over sets."""
+    gallery: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        """Return the main metric, NaN where there is none."""
+        return self.metrics.get(self.main, math.nan)
+
+    @property
+    def interval(self) -> Interval:
+        """Return the main metric's interval."""
+        return self.intervals.get(self.main, Interval(math.nan, math.nan))
+
+
+def to_json(results: Sequence[Result], paths: dict[str, str]) -> bytes:
+    """Return results.json: rows of dataset, model, pretrained, task, language, metrics, and our intervals."""
+    rows = [
+        {
+            "dataset": one.dataset, "model": one.model, "pretrained": paths[one.model], "task": one.task,
+            "language": "en", "metrics": one.metrics, "intervals": one.intervals, "main_metric": one.main,
+            "detail": one.detail,
+        }
+        for one in results
+    ]  # fmt: skip
+    return (json.dumps(finite(rows), indent=1) + "\n").encode()
+
+
+def finite(value: Any) -> Any:
+    """Return the same with null for numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def predictions(found: Features, logits: Scores, classes: Classes, truth: Bools) -> pa.Table:
+    """Return PREDICTIONS of a set, a row for each example in order."""
+    first = top(logits, 1)[:, 0]
+    probability = softmax(logits)[np.arange(len(found)), first] * found.readable
+    labelled = truth.any(axis=1)
+    right = truth[np.arange(len(found)), first] & found.readable
+    columns = [
+        pa.array(found.example_ids),
+        pa.array(found.labels),
+        pa.array([classes.labels[one] if ok else "" for one, ok in zip(first, found.readable, strict=True)]),
+        pa.array(right, mask=~labelled),
+        pa.array(probability.astype(np.float32)),
+    ]
+    return pa.Table.from_arrays(columns, schema=PREDICTIONS)
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Publish a Parquet file."""
+    with storage.atomic_output(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

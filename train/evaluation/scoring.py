@@ -1,0 +1,51 @@
+"""All metrics of one set with their intervals, from logits."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from dedup.statistics import Interval
+from train.evaluation import intervals
+from train.evaluation.intervals import Replicates
+from train.evaluation.metrics import RANKED, Bools, Scores, hits, measures
+
+_MOST_CLASSES: Final = 100  # ROC AUC and mAP of more classes only where they are the main metric
+
+
+class Scored(NamedTuple):
+    """A set's metrics; fields only."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    replicates: Replicates
+    """Of the main metric."""
+
+
+def score(logits: Scores, truth: Bools, readable: Bools, main: str, confidence: float, seed: int) -> Scored:
+    """Return every metric of labelled examples; unreadable ones count as wrong.
+
+    Shares of examples have exact intervals, the others bootstrap percentiles.
+    """
+    n, classes = logits.shape
+    found = measures(logits, truth, readable, ranked=main in RANKED or classes <= _MOST_CLASSES)
+    if main not in found:
+        raise ValueError(f"--metric {main} needs more than {classes} classes")
+    values: dict[str, float] = {name: measure(None) for name, measure in found.items()}
+    spans: dict[str, Interval] = {}
+    drawn: dict[str, Replicates] = {}
+    for name, measure in found.items():
+        count = intervals.RANKED_REPLICATES if name in RANKED else intervals.REPLICATES
+        if name not in ("acc1", "acc5") or name == main:
+            drawn[name] = intervals.replicates(measure, n, seed, count)
+            spans[name] = intervals.percentile(drawn[name], confidence)
+    for name, count in (("acc1", 1), ("acc5", 5)):
+        if name in found:
+            right = int(hits(logits, truth, count, readable).sum())
+            spans[name] = intervals.exact(right, n, confidence)
+    values |= {"examples": n, "unreadable": int((~readable).sum())}
+    return Scored(values, spans, drawn[main])
+
+
+def difference(a: Replicates, b: Replicates, confidence: float) -> Interval:
+    """Return the interval of a difference of two predictors on the same examples, replicates paired."""
+    return intervals.percentile(np.asarray(a - b), confidence)

@@ -1,0 +1,142 @@
+"""One model under evaluation: its features and classifiers, computed once and kept in the result's folder."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol
+
+import numpy as np
+
+from dedup import evalsets
+from pipeline import storage
+from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
+from train.evaluation.classes import Classes
+from train.evaluation.features import Features, Floats
+from train.evaluation.models import Encoder
+from train.evaluation.options import Corruption, EvalConfig
+from train.evaluation.prompts import Prompts
+from train.images import Pixels
+
+log = logging.getLogger("train.evaluation")
+
+Split = Literal["test", "train", "validation"]
+
+
+class Watch(Protocol):
+    """Show the progress of one step; what it yields is called with how much is done."""
+
+    def __call__(self, label: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]: ...
+
+
+class Subject:
+    """Hold an encoder, the run's options, and what was encoded so far."""
+
+    def __init__(self, encoder: Encoder, config: EvalConfig, watch: Watch) -> None:
+        self.encoder, self.config, self.watch = encoder, config, watch
+        self._paths = {one.name: one.path for one in config.sets}
+        self._features: dict[tuple[str, Split], Features] = {}
+        self._folder = storage.join(config.out, "work", encoder.fingerprint[:12])
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.encoder.name
+
+    def path(self, name: str, split: Split = "test") -> str:
+        """Return where a set's split is; ValueError where a probe would be scored on what fitted it."""
+        if split == "test":
+            return self._paths[name]
+        path = self.config.split(split, name)
+        if path and path.rstrip("/") == self._paths[name].rstrip("/"):
+            raise ValueError(
+                f"--{split} {name} is the very set that the probe is scored on: give another split"
+            )
+        return path
+
+    def features(self, name: str, split: Split = "test") -> Features:
+        """Return a set's features, read from the result's folder where they are."""
+        if (name, split) not in self._features:
+            self._features[name, split] = self._encoded(name, split, None)
+        return self._features[name, split]
+
+    def corrupted(self, name: str, kind: Corruption, level: int) -> Features:
+        """Return the features of a corrupted copy of a set."""
+        return self._encoded(name, "test", (kind, level))
+
+    def _encoded(self, name: str, split: Split, corruption: tuple[Corruption, int] | None) -> Features:
+        path, config = self.path(name, split), self.config
+        limit = config.limit if split == "test" else 0
+        label = " ".join([name, split if split != "test" else "", *map(str, corruption or ())]).strip()
+        seed = config.seed if corruption else None
+        key = features.key_of(
+            self.encoder.fingerprint, config.precision, sets.fingerprint(path, limit), corruption, seed
+        )
+        kept_at = storage.join(self._folder, f"{label.replace(' ', '-')}.parquet")
+        kept = features.read(kept_at, key)
+        if kept is None:
+            with self.watch(f"{self.name}: {label}", _count(path, limit)) as tell:
+                kept = features.encode(
+                    self.encoder, sets.examples(path, limit), config.batch_size, config.workers,
+                    _change(corruption, config.seed), tell,
+                )  # fmt: skip
+            features.write(kept_at, kept, key)
+        if bad := int((~kept.readable).sum()):
+            log.warning("%s: %d of %d images could not be read; they count as wrong", label, bad, len(kept))
+        return kept
+
+    def several(self, name: str) -> bool:
+        """Return whether a set's examples may have several classes."""
+        return self.config.main_metric(name) == "map11"
+
+    def classes(self, name: str) -> Classes:
+        """Return a set's classes: of its file, or all labels of the set and of its training images."""
+        labels = list(self.features(name).labels)
+        if self.config.fits(name):
+            labels += self.features(name, "train").labels
+        return classes.of(name, labels, self.config.for_set("classes", name), several=self.several(name))
+
+    def prompts(self, name: str) -> Prompts:
+        """Return a set's prompts: of its file, else those that its name suggests."""
+        path = self.config.for_set("templates", name)
+        return prompts.read(path) if path else prompts.for_set(name)
+
+    def classifier(self, name: str, known: Classes, templates: tuple[str, ...], kind: str = "") -> Floats:
+        """Return the zero-shot classifier of classes, kept under classifiers/MODEL/NAME.safetensors."""
+        path = storage.join(self.config.out, "classifiers", file_name(self.name), f"{name}{kind}.safetensors")
+        return zeroshot.classifier(self.encoder, known.labels, known.names, templates, path)
+
+    def zero_shot(self, name: str, kind: Literal["", ".class-name", ".single-template"] = "") -> Floats:
+        """Return a set's zero-shot logits with the ensemble, the bare class names, or a single template."""
+        given = self.prompts(name)
+        lists = {"": given.ensemble, ".class-name": (prompts.BARE,), ".single-template": (given.single,)}
+        weights = self.classifier(name, self.classes(name), lists[kind], kind)
+        return zeroshot.logits(self.features(name).embeddings, weights, self.encoder.scale)
+
+
+def file_name(name: str) -> str:
+    """Return a model's name as a folder's."""
+    return "".join(c if c.isalnum() or c in "._@-" else "-" for c in name).lstrip(".") or "model"
+
+
+def _change(corruption: tuple[Corruption, int] | None, seed: int) -> sets.Change | None:
+    if corruption is None:
+        return None
+    kind, level = corruption
+
+    def change(pixels: Pixels, example_id: str) -> Pixels:
+        return corruptions.corrupt(pixels, kind, level, seed, example_id)
+
+    return change
+
+
+def _count(path: str, limit: int) -> int | None:
+    """Return how many examples will be encoded, None where only reading the archives tells."""
+    if evalsets.form_of(path) != "folder":
+        return limit or None
+    count = len(evalsets.files_of(path))
+    return min(count, limit) if limit else count
+
+
+def labelled(found: Features) -> np.ndarray:
+    """Return the rows of examples that have a label: int64."""
+    return np.flatnonzero([bool(label) for label in found.labels])
