@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from dedup.detector.model import Architecture, Network
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage
 
-_FORMAT: Final = "openwit detector 1"
+_KEY, _FORMAT = "openwit", "detector 1"
 
 
 class LearnedDetector:
@@ -43,8 +43,9 @@ def write(path: str, network: Network, normaliser: Normaliser, about: dict[str, 
     tensors = {f"network.{name}": value.contiguous().cpu() for name, value in network.state_dict().items()}
     tensors["mean"] = torch.from_numpy(normaliser.mean)
     tensors["background"] = torch.from_numpy(normaliser.background).half()
-    facts = {"architecture": asdict(network.architecture), **about}
-    storage.write_bytes(path, save(tensors, {"format": _FORMAT, "about": json.dumps(facts, sort_keys=True)}))
+    facts = {"format": _FORMAT, "architecture": asdict(network.architecture), "about": about}
+    # One entry: several would come in another order each time.
+    storage.write_bytes(path, save(tensors, {_KEY: json.dumps(facts, sort_keys=True)}))
 
 
 def read(path: str) -> LearnedDetector:
@@ -54,11 +55,10 @@ def read(path: str) -> LearnedDetector:
     data = storage.read_bytes(path)
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = header.get("__metadata__", {})
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}")
-        about = json.loads(metadata["about"])
-        sizes = about.pop("architecture")
+        facts = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+        if facts.get("format") != _FORMAT:
+            raise ValueError(f"its format is {facts.get('format')!r}")
+        sizes = facts["architecture"]
         network = Network(Architecture(**{**sizes, "layers": tuple(sizes["layers"])}))
         tensors = load(data)
         network.load_state_dict({
@@ -70,4 +70,4 @@ def read(path: str) -> LearnedDetector:
         normaliser = Normaliser(tensors["mean"].numpy(), tensors["background"].float().numpy())
     except (ValueError, KeyError, TypeError, UnicodeDecodeError, RuntimeError) as error:
         raise ValueError(f"--detector {path} is no detector of `openwit detector train` ({error})") from error
-    return LearnedDetector(hashlib.sha256(data).hexdigest()[:16], network, normaliser, about)
+    return LearnedDetector(hashlib.sha256(data).hexdigest()[:16], network, normaliser, facts["about"])

@@ -1,0 +1,273 @@
+"""The detector's parts: alterations, network, normalisation, thresholds, file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dedup.descriptors import Detector
+from dedup.detector import augment, thresholds, weights
+from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs, WeightNormConv2d
+from dedup.detector.normalise import NEAREST, Normaliser
+from dedup.detector.train import forward_flops, proxy_accuracy
+from dedup.detector.views import VIEWS
+from dedup.views import squeeze
+from tests.scenes import scene
+
+TINY = Architecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+NOTHING = augment.Strength(area=0.99, stretch=1.0, degrees=0, hue=0, tone=0, chance=0.0)
+
+
+def pixels(count: int, side: int = 32) -> np.ndarray:
+    return np.stack([squeeze(scene(n), side) for n in range(count)])
+
+
+def network(seed: int = 0) -> Network:
+    return Network(TINY).initialise(seed, torch.from_numpy(pixels(16))).eval()
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+# Alterations
+
+
+def test_both_views_are_squares_made_from_the_seed_alone():
+    first = augment.pair(scene(1), 64, np.random.default_rng(5))
+    again = augment.pair(scene(1), 64, np.random.default_rng(5))
+    other = augment.pair(scene(1), 64, np.random.default_rng(6))
+    assert all(view.shape == (64, 64, 3) and view.dtype == np.uint8 for view in first)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_view_without_alterations_is_the_squeezed_picture():
+    assert np.array_equal(
+        augment.view(scene(2), 64, NOTHING, np.random.default_rng(0)), squeeze(scene(2), 64)
+    )
+
+
+@pytest.mark.parametrize(
+    ("index", "low"), [(0, 0.2), (1, 0.3), (2, 0.9), (3, 0.9), (4, 0.6), (5, 0.9)],
+    ids=["crop", "rotation", "mirror", "scale", "colour", "jpeg"],
+)  # fmt: skip
+def test_each_alteration_changes_the_picture_and_keeps_it_recognisable(index, low, monkeypatch):
+    class Only(np.random.Generator):
+        """Let one kind happen, and the others not."""
+
+        def random(self, size=None):
+            if size == 6:
+                return np.where(np.arange(6) == index, 0.0, 1.0)
+            return super().random(size)
+
+    rng = Only(np.random.PCG64(3))
+    strength = augment.Strength(area=0.8, stretch=1.1, degrees=8, hue=20, tone=0.4, chance=0.5)
+    smooth = np.ascontiguousarray(scene(3))
+    altered = augment.view(smooth, 64, strength, rng)
+    plain = squeeze(smooth, 64)
+    assert not np.array_equal(altered, plain)
+    if index == 2:
+        altered = altered[:, ::-1]
+    assert correlation(altered, plain) > low
+
+
+def test_a_mirrored_crop_shows_the_mirrored_part():
+    """Of a picture whose left half is black a crop keeps the black on the right when mirrored."""
+    rgb = np.zeros((80, 80, 3), np.uint8)
+    rgb[:, 40:] = 255
+    done = np.array([True, False, True, False, False, False])
+    strength = augment.Strength(area=0.98, stretch=1.0, degrees=0, hue=0, tone=0, chance=1.0)
+    shown = augment._mapped(rgb, 40, strength, done, np.random.default_rng(0))
+    assert shown[:, :15].mean() > 200 and shown[:, 25:].mean() < 50
+
+
+def test_a_turn_goes_about_the_centre_and_leaves_corners_black_or_none():
+    rgb = np.full((100, 140, 3), 200, np.uint8)
+    done = np.array([False, True, False, False, False, False])
+    strength = augment.Strength(area=1, stretch=1, degrees=10, hue=0, tone=0, chance=1)
+    corners = []
+    for seed in range(30):
+        shown = augment._mapped(rgb, 50, strength, done, np.random.default_rng(seed))
+        assert shown[20:30, 20:30].min() > 190
+        corners.append(shown[[0, 0, -1, -1], [0, -1, 0, -1]].min() < 100)
+    assert 3 < sum(corners) < 27
+
+
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_any_picture_gives_views(height, width, seed):
+    rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    assert [view.shape for view in augment.pair(rgb, 32, np.random.default_rng(seed))] == [(32, 32, 3)] * 2
+
+
+# Network
+
+
+def test_nothing_depends_on_the_rest_of_the_batch():
+    """What weight norm is for (appendix C): batch norm would let duplicates be told by the batch."""
+    one = network().train()
+    together = one(torch.from_numpy(pixels(8)))
+    alone = torch.cat([one(torch.from_numpy(pixels(8)[n : n + 1])) for n in range(8)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in one.modules())
+
+
+def test_descriptors_are_unit_vectors_of_the_promised_size():
+    vectors = network().embed(pixels(5), batch=2)
+    assert vectors.shape == (5, 16) and vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert network().embed(pixels(1)[:0]).shape == (0, 16)
+
+
+def test_initial_outputs_have_mean_zero_and_deviation_one():
+    """The data-dependent initialisation of weight norm's authors, section 3."""
+    one = Network(TINY)
+    batch = torch.from_numpy(pixels(16))
+    one.initialise(0, batch)
+    seen = []
+    hook = one.trunk.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    one(batch)
+    hook.remove()
+    deviation, mean = torch.std_mean(seen[0], dim=(0, 2, 3))
+    assert torch.allclose(mean, torch.zeros_like(mean), atol=1e-4)
+    assert torch.allclose(deviation, torch.ones_like(deviation), atol=1e-3)
+
+
+def test_weight_norm_is_torchs():
+    ours = WeightNormConv2d(3, 5, 3, padding=1)
+    theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 5, 3, padding=1))
+    with torch.no_grad():
+        ours.gain.uniform_(0.5, 2)
+        theirs.parametrizations.weight.original0.copy_(ours.gain[:, None, None, None])
+        theirs.parametrizations.weight.original1.copy_(ours.direction)
+        theirs.bias.copy_(ours.bias)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+
+
+def test_the_two_architectures_have_the_documented_sizes():
+    sizes = {name: sum(p.numel() for p in Network(a).parameters()) for name, a in ARCHITECTURES.items()}
+    assert 1.2e6 < sizes["small"] < 1.4e6
+    assert 23e6 < sizes["RN50"] < 26e6, "a ResNet-50 without its classifier"
+    assert forward_flops(ARCHITECTURES["small"]) == pytest.approx(64e6, rel=0.05)
+    assert 8e9 < forward_flops(ARCHITECTURES["RN50"]) < 12e9
+    with pytest.raises(ValueError, match="multiple of 32"):
+        Architecture(side=50, layers=(1, 1, 1, 1), width=8, dims=16)
+
+
+def test_the_temperature_is_the_papers():
+    first, second, scale = OnPairs(network())(torch.from_numpy(pixels(3)), torch.from_numpy(pixels(3)))
+    assert float(scale) == pytest.approx(1 / 0.07)
+    assert torch.allclose(first, second)
+
+
+def test_proxy_accuracy_counts_both_directions():
+    first = torch.eye(3)
+    assert proxy_accuracy(first, first) == 1.0
+    assert proxy_accuracy(first, first[[0, 2, 1]]) == pytest.approx(1 / 3)
+
+
+# Normalisation
+
+
+def test_centring_takes_off_what_all_vectors_share():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(500, 16)).astype(np.float32) + 3
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert (vectors @ vectors.T).mean() > 0.8
+    centred = Normaliser.fit(vectors).centred(vectors)
+    assert abs((centred @ centred.T).mean()) < 0.02
+    assert np.allclose(np.linalg.norm(centred, axis=1), 1, atol=1e-5)
+
+
+def test_a_bias_is_half_the_mean_of_the_nearest_background_images():
+    rng = np.random.default_rng(1)
+    normaliser = Normaliser.fit(_unit(rng.normal(size=(200, 8))))
+    queries = normaliser.centred(_unit(rng.normal(size=(7, 8))))
+    expected = np.sort(queries @ normaliser.background.T, axis=1)[:, -NEAREST:].mean(1) / 2
+    assert np.allclose(normaliser.biases(queries), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="too few"):
+        Normaliser.fit(normaliser.background[:NEAREST])
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+# Thresholds
+
+
+def test_a_threshold_within_reach_of_the_sample_is_a_quantile():
+    scores = np.linspace(0, 1, 10_001).astype(np.float32)
+    # 100 examples x 100 images sampled of 100: 10% of the examples are 10 pairs... of a tail of 1,000 known.
+    found = thresholds.threshold(scores, pairs=10_000, examples=100, images=100, precision=0.5)
+    assert found == pytest.approx(1 - 50 / 10_000, abs=0.01)
+
+
+def test_an_exponential_tail_is_continued():
+    rng = np.random.default_rng(2)
+    scores = rng.exponential(0.05, 1_000_000).astype(np.float32)
+    # 1,000 images sampled and 1,000 examples; the set has 100,000 images: at most 100 pairs of 1e8, 1e-6.
+    found = thresholds.threshold(scores, pairs=1_000_000, examples=1_000, images=100_000, precision=0.9)
+    assert found == pytest.approx(-0.05 * np.log(1e-6), rel=0.12)
+
+
+@given(st.integers(1_000, 10**9), st.floats(0.5, 0.99))
+def test_thresholds_rise_with_the_training_set_and_the_precision(images, precision):
+    scores = np.random.default_rng(3).exponential(0.03, 2_000).astype(np.float32)
+    low = thresholds.threshold(scores, 200_000, 200, images, precision)
+    assert low <= thresholds.threshold(scores, 200_000, 200, 2 * images, precision)
+    assert low <= thresholds.threshold(scores, 200_000, 200, images, (1 + precision) / 2)
+
+
+def test_the_scale_of_the_hashes_begins_at_the_threshold():
+    values = thresholds.on_scale(np.array([0.6, 0.8, 1.0], np.float32), np.array([0.6] * 3, np.float32), 0.35)
+    assert np.allclose(values, [0.35, 0.675, 1.0])
+
+
+def test_an_impossible_precision_is_refused():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        thresholds.threshold(np.zeros(5, np.float32), 5, 5, 5, 1.0)
+
+
+# File
+
+
+def test_a_file_gives_the_same_descriptors_and_its_content_names_it(tmp_path):
+    one, path = network(), str(tmp_path / "detector.safetensors")
+    normaliser = Normaliser.fit(one.embed(pixels(20)))
+    weights.write(path, one, normaliser, {"step": 7})
+    read: Detector = weights.read(path)
+    assert isinstance(read, weights.LearnedDetector) and read.about == {"step": 7}
+    assert (read.side, read.dims) == (32, 16)
+    assert np.allclose(read.embed(pixels(4)), normaliser.centred(one.embed(pixels(4))), atol=1e-6)
+    before = read.name
+    weights.write(path, one, normaliser, {"step": 7})
+    assert weights.read(path).name == before
+    weights.write(path, network(1), normaliser, {"step": 7})
+    assert weights.read(path).name != before
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 7, b"\xff" * 100, json.dumps({}).encode()])
+def test_what_is_no_detector_is_refused(tmp_path, data):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="is no detector"):
+        weights.read(str(tmp_path / "x.safetensors"))
+    with pytest.raises(ValueError, match="no such file"):
+        weights.read(str(tmp_path / "y.safetensors"))
+
+
+def test_weights_of_another_program_are_refused(tmp_path):
+    from safetensors.torch import save
+
+    (tmp_path / "x.safetensors").write_bytes(save({"a": torch.zeros(2)}))
+    with pytest.raises(ValueError, match="format is None"):
+        weights.read(str(tmp_path / "x.safetensors"))
+
+
+def test_the_first_view_is_the_whole_image():
+    assert VIEWS[0].name == "whole" and len({view.name for view in VIEWS}) == len(VIEWS)
