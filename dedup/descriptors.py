@@ -181,6 +181,35 @@ def mirrored_descriptors(descriptors: Descriptors) -> Descriptors:
     )
 
 
+PACKED_BYTES: Final = 32 + 32 + 2 * COLOUR_TERMS + 1
+"""Of one image, as a run's shards and staging keep it."""
+
+
+def pack(descriptors: Descriptors) -> list[bytes]:
+    """Return each image's descriptors as bytes: hash, mirrored hash, colours (little-endian), quality."""
+    parts = (
+        descriptors.hashes,
+        descriptors.mirrored_hashes,
+        np.ascontiguousarray(descriptors.colours, "<i2").view(np.uint8),
+        descriptors.qualities[:, None],
+    )
+    return [row.tobytes() for row in np.concatenate(parts, axis=1)]
+
+
+def unpack(packed: list[bytes]) -> Descriptors:
+    """Return what `pack` packed; ValueError for anything of another length."""
+    if any(len(one) != PACKED_BYTES for one in packed):
+        raise ValueError(f"a descriptor is {PACKED_BYTES} bytes")
+    rows = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, PACKED_BYTES)
+    hashes, mirrored, colours, qualities = np.split(rows, np.cumsum((32, 32, 2 * COLOUR_TERMS)), axis=1)
+    return Descriptors(
+        np.ascontiguousarray(hashes),
+        np.ascontiguousarray(mirrored),
+        np.ascontiguousarray(colours).view("<i2").astype(np.int16),
+        qualities[:, 0].copy(),
+    )
+
+
 def take(descriptors: Descriptors, rows: slice | npt.NDArray[np.int64]) -> Descriptors:
     """Return the descriptors of some images."""
     return Descriptors(

@@ -1,7 +1,8 @@
 """Compare training images with the index: describe, search, verify; one shard in, one table of matches out.
 
-A shard is read once and in batches, so memory does not grow with it. Altered copies of evaluation images are
-searched for in the same way, which measures the recall on that very set.
+A shard is read once and in batches, so memory does not grow with it. What openwit wrote was described when it
+was fetched: of those images only the candidates are decoded, for verification. Altered copies of evaluation
+images are searched for in the same way, which measures the recall on that very set.
 """
 
 from collections import Counter, OrderedDict
@@ -17,7 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from dedup import distortions, search, training, views
-from dedup.descriptors import COLOUR_TERMS, describe, take
+from dedup.descriptors import COLOUR_TERMS, Descriptors, describe, take
 from dedup.index import Index, load_whitening, read_examples
 from dedup.pictures import Pictures, Pixels, preview
 from dedup.search import Hits, Whitening
@@ -115,18 +116,21 @@ class Matcher:
         if not pictures:
             return []
         described = describe(np.stack([picture.thumbnail for picture in pictures]))
-        rows = np.flatnonzero(described.qualities >= self.min_quality)
-        self.counts["low_information"] += len(pictures) - len(rows)
-        chosen = take(described, rows)
-        hits = search.search(chosen, self.index.references, self.whitening, floor=self.floor)
+        rows, hits = self.search(described)
         learned = self._learned_hits([pictures[row].rgb for row in rows])
         found: list[Candidate] = []
         for place, picture in enumerate(rows.tolist()):
             known: dict[bool, Features] = {}
-            mine = np.flatnonzero(hits.query == place)
-            by_hash = list(self._verify(picture, pictures[picture], hits, mine, known))
+            by_hash = list(self.verify(picture, pictures[picture], hits, known))
             found += self._with_learned(picture, pictures[picture].rgb, by_hash, learned[place], known)
         return found
+
+    def search(self, described: Descriptors) -> tuple[npt.NDArray[np.int64], Hits]:
+        """Return which of the described images have enough detail, and the candidates among them."""
+        rows = np.flatnonzero(described.qualities >= self.min_quality)
+        self.counts["low_information"] += len(described.qualities) - len(rows)
+        hits = search.search(take(described, rows), self.index.references, self.whitening, floor=self.floor)
+        return rows, hits._replace(query=rows[hits.query])
 
     def _learned_hits(self, pictures: list[Pixels]) -> list[dict[int, tuple[float, int]]]:
         """Return for each picture the examples that the detector finds, with similarity and view."""
@@ -181,14 +185,14 @@ class Matcher:
                 break
         return one
 
-    def _verify(
-        self,
-        number: int,
-        picture: Picture,
-        hits: Hits,
-        mine: npt.NDArray[np.int64],
-        known: dict[bool, Features],
+    def verify(
+        self, number: int, picture: Picture, hits: Hits, known: dict[bool, Features]
     ) -> Iterator[Candidate]:
+        """Yield what the hashes found for image `number`, each with its verdict.
+
+        `known` keeps the keypoints of the image and of its mirror image.
+        """
+        mine = np.flatnonzero(hits.query == number)
         mine = mine[np.argsort(-hits.similarity[mine], kind="stable")]
         self.counts["candidates"] += len(mine)
         self.counts["candidates_not_verified"] += max(0, len(mine) - _MOST_CANDIDATES)
@@ -259,9 +263,13 @@ class SampleWorker:
     def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
         """Write NAME.npy, int16 [n, 256]."""
         colours = [np.zeros((0, COLOUR_TERMS), np.int16)]
-        samples = islice(training.read(task["shard"], self.is_run), _SAMPLE)
-        for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter())):
-            colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
+        stored = training.read_described(task["shard"], _SAMPLE) if self.is_run else None
+        if stored is not None:
+            colours += [part.descriptors.colours for part in islice(stored, 1)]
+        else:
+            samples = islice(training.read(task["shard"], self.is_run), _SAMPLE)
+            for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter())):
+                colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
         path = storage.join(self.folder, f"{task['name']}.npy")
         with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
             np.save(sink, np.concatenate(colours))
@@ -335,9 +343,15 @@ class MatchWorker:
         bad: Counter[str] = Counter()
         rows: list[tuple[object, ...]] = []
         text_rows: list[tuple[object, ...]] = []
-        samples = _with_texts(training.read(task["shard"], self.is_run, bad), state.texts, text_rows)
-        for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts)):
-            rows += _rows(state.index, batch, matcher.match(batch), task["shard"])
+        # A learned detector looks at every image itself.
+        is_described = self.is_run and state.learned is None
+        stored = training.read_described(task["shard"], BATCH) if is_described else None
+        if stored is not None:
+            rows += self._match_stored(state, matcher, task["shard"], stored, bad, text_rows)
+        else:
+            samples = _with_texts(training.read(task["shard"], self.is_run, bad), state.texts, text_rows)
+            for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts)):
+                rows += _rows(state.index, batch, matcher.match(batch), task["shard"])
         path = storage.join(self.folder, f"{task['name']}.parquet")
         records.write_table(path, records.to_table(rows, FOUND), row_group_size=1024)
         text_path = storage.join(self.folder, f"{task['name']}.text.parquet")
@@ -349,6 +363,38 @@ class MatchWorker:
             "text_path": text_path if state.texts is not None else "",
             "counts": dict(sorted(counts.items())),
         }
+
+    def _match_stored(
+        self,
+        state: State,
+        matcher: Matcher,
+        shard: str,
+        stored: Iterator[training.Described],
+        bad: Counter[str],
+        text_rows: list[tuple[object, ...]],
+    ) -> Iterator[tuple[object, ...]]:
+        """Search by the descriptors of a run, then decode the candidates alone; yield FOUND rows."""
+        assert state.index is not None
+        hits_of: dict[str, tuple[training.Image, int, Hits]] = {}
+        for part in stored:
+            matcher.counts["images"] += len(part.samples)
+            text_rows += _near_texts(part.samples, state.texts)
+            _, hits = matcher.search(part.descriptors)
+            for number in np.unique(hits.query).tolist():
+                hits_of[part.samples[number].key] = part.samples[number], number, hits
+        if not hits_of:
+            return
+        for sample in training.read(shard, self.is_run, bad):
+            if sample.key not in hits_of:
+                continue
+            known, number, hits = hits_of[sample.key]
+            rgb = state.pictures.decode(sample.image, ours=True)
+            if rgb is None:
+                matcher.counts["unreadable"] += 1
+                continue
+            picture = picture_of(known, rgb)
+            found = [one._replace(picture=0) for one in matcher.verify(number, picture, hits, {})]
+            yield from _rows(state.index, [picture], found, shard)
 
     def _recall(self, matcher: Matcher, dataset: str) -> dict[str, dict[str, list[float]]]:
         """Return by detector and distortion the similarity of each copy that was verified, -1 for others."""
@@ -378,14 +424,20 @@ def _with_texts(
 ) -> Iterator[training.Image]:
     """Pass samples on, adding the texts that their captions are near to `rows`."""
     while batch := list(islice(samples, BATCH)):
-        if texts is not None:
-            captions = [(sample, caption) for sample in batch for caption in sample.captions]
-            for hit in texts.search([caption for _, caption in captions]):
-                sample, caption = captions[hit.query]
-                target = (hit.target.dataset, hit.target.kind, hit.target.example_id, hit.target.text)
-                shown = (_printable(sample.url), _printable(caption)[:_CAPTION])
-                rows.append((*target, sample.uid, *shown, round(hit.jaccard, 4)))
+        rows += _near_texts(batch, texts)
         yield from batch
+
+
+def _near_texts(samples: list[training.Image], texts: TextIndex | None) -> Iterator[tuple[object, ...]]:
+    """Yield TEXT_MATCHES rows of the samples' captions."""
+    if texts is None:
+        return
+    captions = [(sample, caption) for sample in samples for caption in sample.captions]
+    for hit in texts.search([caption for _, caption in captions]):
+        sample, caption = captions[hit.query]
+        target = (hit.target.dataset, hit.target.kind, hit.target.example_id, hit.target.text)
+        shown = (_printable(sample.url), _printable(caption)[:_CAPTION])
+        yield (*target, sample.uid, *shown, round(hit.jaccard, 4))
 
 
 def planted_rows(index: Index, dataset: str, count: int, seed: int) -> list[int]:

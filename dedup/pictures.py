@@ -9,16 +9,16 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from dedup.views import COMPARED_SIDE, bounded
 from pipeline.images.decoder import Decoder
 from pipeline.options import ImageOptions
 
 Pixels = npt.NDArray[np.uint8]
 
-SIDE: Final = 256
 MIN_SIDE: Final = 8
 """Thumbnails below this only match by chance."""
 _OPTIONS: Final = ImageOptions(
-    image_size=SIDE, min_side=MIN_SIDE, max_aspect=100.0, quality=95, allow_animated=True
+    image_size=COMPARED_SIDE, min_side=MIN_SIDE, max_aspect=100.0, quality=95, allow_animated=True
 )
 
 
@@ -51,16 +51,13 @@ def decode_jpeg(data: bytes) -> Pixels | None:
     """Return the pixels of a JPEG that openwit wrote, or None if it is damaged."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        least = min(SIDE, height, width)
+        least = min(COMPARED_SIDE, height, width)
         rgb = np.asarray(
             simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, min_factor=1), np.uint8
         )
     except Exception:  # noqa: BLE001 - libjpeg's many ways to refuse; the caller counts it
         return None
-    scale = SIDE / min(rgb.shape[:2])
-    if scale < 1:
-        rgb = np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-    return rgb if min(rgb.shape[:2]) >= MIN_SIDE else None
+    return bounded(rgb) if min(rgb.shape[:2]) >= MIN_SIDE else None
 
 
 def preview(rgb: Pixels, side: int = 160) -> bytes:

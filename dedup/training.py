@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import orjson
+import pyarrow.parquet as pq
 
 from dedup import webdataset
+from dedup.descriptors import Descriptors, unpack
 from pipeline import storage, urls
 from pipeline.shards import read_shard
 
@@ -73,6 +75,37 @@ def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[I
                 yield _image(stem, other.key, other.image, other.parts.get("json", b""), text)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+class Described(NamedTuple):
+    """Samples of a run as its Parquet files know them: with descriptors, without images; fields only."""
+
+    samples: list[Image]
+    """`image` is empty."""
+    descriptors: Descriptors
+
+
+def read_described(path: str, batch: int) -> Iterator[Described] | None:
+    """Yield a run's shard in batches from the Parquet file beside it; None if that holds no descriptors."""
+    parquet = path.removesuffix(".tar") + ".parquet"
+    if not storage.exists(parquet):
+        return None
+    with storage.open_input(parquet) as file:
+        if "descriptor" not in pq.read_schema(file).names:
+            return None
+    return _described(parquet, batch)
+
+
+def _described(parquet: str, batch: int) -> Iterator[Described]:
+    columns = ["uid", "key", "url", "captions", "descriptor"]
+    with storage.open_input(parquet) as file:
+        for rows in pq.ParquetFile(file).iter_batches(batch, columns=columns):
+            *texts, packed = (rows[name].to_pylist() for name in columns)
+            samples = [
+                Image(uid, key, url, tuple(captions[:_MAX_CAPTIONS]), b"")
+                for uid, key, url, captions in zip(*texts, strict=True)
+            ]
+            yield Described(samples, unpack(packed))
 
 
 def _image(stem: str, key: str, image: bytes, row_json: bytes, text: str) -> Image:

@@ -45,7 +45,8 @@ REJECTED_ROWS = pa.schema(
     ]
 )
 
-# What was fetched, one row an image; blob, offset and length say where its bytes are staged.
+# What was fetched, one row an image. blob, offset and length say where its bytes are staged; its descriptors
+# (dedup.descriptors.pack) follow them there, so that they do not travel through the shuffles.
 FETCHED_ROWS = pa.schema(
     [
         pa.field("uid", pa.binary(UID_BYTES), nullable=False),
@@ -63,6 +64,7 @@ FETCHED_ROWS = pa.schema(
         pa.field("original_height", pa.int32(), nullable=False),
         pa.field("exif", pa.string(), nullable=False),
         pa.field("phash", pa.string(), nullable=False),
+        pa.field("quality", pa.int16(), nullable=False),  # 0 to 100: how much detail phash was made from
         pa.field("scores", pa.string(), nullable=False),  # JSON object of score_* columns
         pa.field("blob", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),

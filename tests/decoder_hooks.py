@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dedup.descriptors import PACKED_BYTES
 from pipeline.images.process import Processed
 from pipeline.images.process import process as really_process
 from pipeline.options import ImageOptions
@@ -25,7 +26,8 @@ def obey(data: bytes, options: ImageOptions) -> Processed:
 
 
 def good(detail: str = "") -> Processed:
-    return Processed(detail=detail, jpeg=b"\xff\xd8\xff", width=1, height=1)
+    descriptor = bytes(PACKED_BYTES).hex()
+    return Processed(detail=detail, jpeg=b"\xff\xd8\xff", width=1, height=1, descriptor=descriptor)
 
 
 def sleep() -> Processed:
@@ -101,6 +103,10 @@ def lie_about_a_type() -> Processed:
     return Processed(jpeg=b"\xff\xd8\xff", width="wide")  # type: ignore[arg-type]
 
 
+def lie_about_the_descriptor() -> Processed:
+    return good()._replace(descriptor="00" * (PACKED_BYTES - 1))
+
+
 def surrogate() -> Processed:
     return good("\ud800")
 
@@ -125,6 +131,7 @@ COMMANDS = {
         lie,
         lie_about_the_reason,
         lie_about_a_type,
+        lie_about_the_descriptor,
         surrogate,
         flood,
     )

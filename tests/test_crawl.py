@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dedup import views
+from dedup.descriptors import describe, unpack
+from dedup.pictures import decode_jpeg
 from pipeline import balance, querylist
 from pipeline.captions.text import clean
 from pipeline.cli import main
@@ -167,6 +170,21 @@ def test_shards_are_read_by_others(whole: Path, tmp_path: Path) -> None:
     sizes = json.loads((whole / "shards" / "sizes.json").read_text())
     assert sum(sizes.values()) == len(expected) and max(sizes.values()) <= 100
     assert max(sizes.values()) - min(sizes.values()) <= 1
+
+
+def test_descriptors_are_kept_beside_the_images(whole: Path) -> None:
+    """The Parquet rows hold what the images are compared by; KEY.json stays small."""
+    for row in samples(whole)[::17]:
+        with tarfile.open(whole / "shards" / f"{row['key'][:5]}.tar") as tar:
+            jpeg, text = (tar.extractfile(f"{row['key']}.{suffix}") for suffix in ("jpg", "json"))
+            assert jpeg is not None and text is not None
+            rgb, known = decode_jpeg(jpeg.read()), json.loads(text.read())
+        assert rgb is not None and "descriptor" not in known
+        assert known["quality"] == row["quality"]
+        kept = unpack([row["descriptor"]])
+        later = describe(views.thumbnail(views.inner(rgb))[None])
+        assert np.unpackbits(kept.hashes ^ later.hashes).sum() <= 24, "this is another picture's descriptor"
+        assert np.unpackbits(kept.mirrored_hashes ^ later.mirrored_hashes).sum() <= 24
 
 
 def test_an_older_webdataset_reads_them_too(whole: Path, tmp_path: Path) -> None:

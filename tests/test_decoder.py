@@ -69,6 +69,7 @@ def test_results_are_those_of_the_function_itself() -> None:
         ("lie", "decode_crash", "neither a reason nor an image"),
         ("lie_about_the_reason", "decode_crash", "neither a reason nor an image"),
         ("lie_about_a_type", "decode_crash", "type"),
+        ("lie_about_the_descriptor", "decode_crash", "no descriptor"),
         ("surrogate", "decode_crash", "surrogates"),
         ("flood", "decode_crash", "bytes"),
     ],

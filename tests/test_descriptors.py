@@ -13,7 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dedup.descriptors import hamming, low_frequencies, mirrored, quality, sign_hash, sign_hashes, signs
+from dedup.descriptors import (
+    PACKED_BYTES,
+    Descriptors,
+    describe,
+    hamming,
+    low_frequencies,
+    mirrored,
+    pack,
+    quality,
+    sign_hash,
+    sign_hashes,
+    signs,
+    unpack,
+)
 from pipeline.images.process import luma_thumbnail
 
 Luma = npt.NDArray[np.uint8]
@@ -146,6 +159,24 @@ def test_quality_counts_steps_in_whole_percent() -> None:
     faint = step // 128  # 1 of 255 is under a percent
     assert quality(faint) == 0
     assert quality(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)) == 100
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 3), st.just(64), st.just(64), st.just(3))))
+@settings(max_examples=20, deadline=None)
+def test_what_is_packed_is_unpacked(thumbnails: npt.NDArray[np.uint8]) -> None:
+    described = describe(thumbnails)
+    packed = pack(described)
+    assert {len(one) for one in packed} == {PACKED_BYTES} == {577}
+    found = unpack(packed)
+    for name, column in found._asdict().items():
+        expected = getattr(described, name)
+        assert column.dtype == expected.dtype and np.array_equal(column, expected), name
+    assert isinstance(found, Descriptors) and not len(unpack([]).hashes)
+
+
+def test_a_descriptor_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="577 bytes"):
+        unpack([bytes(576)])
 
 
 def test_nothing_but_numpy_is_imported() -> None:

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from dedup.descriptors import hamming
+from dedup import views
+from dedup.descriptors import describe, hamming, unpack
+from dedup.pictures import decode_jpeg
 from pipeline.images import headers
 from pipeline.images import process as images
 from pipeline.images.headers import FORMATS, sniff
@@ -171,6 +173,24 @@ def test_orientation_is_applied(name: str, orientation: int) -> None:
     assert mean_difference(processed, expected) < 3
     upright = process(jpeg(expected, quality=95), ImageOptions())
     assert hamming(bytes.fromhex(processed.phash), bytes.fromhex(upright.phash)) <= 16
+
+
+@pytest.mark.parametrize("mode", ["shorter", "square", "keep"])
+@pytest.mark.parametrize("border", [0, 60])
+def test_the_descriptor_is_that_of_the_stored_picture(mode: str, border: int) -> None:
+    """What the fetch keeps is what the overlap job finds when it decodes the stored JPEG."""
+    data = jpeg(ImageOps.expand(photo(seed=3), border, "white"), quality=92)
+    processed = process(data, ImageOptions(resize_mode=mode))  # type: ignore[arg-type]
+    kept = unpack([bytes.fromhex(processed.descriptor)])
+    rgb = decode_jpeg(processed.jpeg)
+    assert rgb is not None
+    later = describe(views.thumbnail(views.inner(rgb))[None])
+    for name in ("hashes", "mirrored_hashes"):
+        bits = np.unpackbits(getattr(kept, name) ^ getattr(later, name)).sum()
+        assert bits <= 16, f"{bits} of 256 bits of {name} differ"
+    one, other = (found.colours[0].astype(float) for found in (kept, later))
+    assert one @ other > 0.999 * np.linalg.norm(one) * np.linalg.norm(other)
+    assert abs(int(kept.qualities[0]) - int(later.qualities[0])) <= 3
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])

@@ -13,6 +13,9 @@ from scipy import stats
 
 from dedup import distortions
 from dedup.cli import main
+from pipeline.images.process import process
+from pipeline.options import ImageOptions
+from pipeline.shards import read_shard
 from tests.scenes import jpeg, sample, scene, uid_of, write_folder, write_run
 
 DIRTY = {f"class{n % 2}/{n:02d}.jpg": scene(n) for n in range(12)}
@@ -221,6 +224,42 @@ def test_any_webdataset_can_be_the_training_set(made, tmp_path):
     }
     assert found["val/0"] == "00000/000000000"  # without a URL it is named by its place
     assert found["val/2"] == uid_of("https://copies.test/2.jpg")
+
+
+def test_a_run_is_compared_by_what_was_described_when_it_was_fetched(made, tmp_path):
+    """Only candidates are decoded: the bytes of all other images do not matter."""
+    shards = []
+    for path in sorted((made.root / "run/shards").glob("*.tar")):
+        with path.open("rb") as file:
+            samples = list(read_shard(file))
+        rows = [json.loads(one.json) for one in samples]
+        packed = [bytes.fromhex(process(one.jpg, ImageOptions(min_side=1)).descriptor) for one in samples]
+        table = {name: [row[name] for row in rows] for name in ("uid", "url", "captions")}
+        table |= {"key": [one.key for one in samples], "descriptor": pa.array(packed, pa.binary(577))}
+        shards.append((table, [one._replace(jpg=b"no image") if "other.test" in row["url"] else one
+                               for one, row in zip(samples, rows, strict=True)]))  # fmt: skip
+    write_run(tmp_path / "run", [samples for _, samples in shards])
+    for number, (table, _) in enumerate(shards):
+        pq.write_table(pa.table(table), tmp_path / "run/shards" / f"{number:05d}.parquet")
+    out = tmp_path / "out"
+    moved = {str(made.root / "run"): str(tmp_path / "run"), str(made.out): str(out)}
+    assert main([moved.get(one, one) for one in made.arguments]) == 0
+    for kind in ("overlap", "clean"):
+        assert (out / kind / "dirty.txt").read_text() == (made.out / kind / "dirty.txt").read_text()
+    report = json.loads((out / "report.json").read_text())
+    assert report["counts"]["images"] == len(training_pictures())
+    assert report["counts"]["low_information"] == 1
+    assert "unreadable" not in report["counts"], "an image that is no candidate was decoded"
+    one, other = (
+        {
+            (row["example_id"], row["uid"]): row["similarity"]
+            for row in pq.read_table(path).to_pylist()
+            if row["verified"]
+        }
+        for path in (out / "matches.parquet", made.out / "matches.parquet")
+    )
+    assert one.keys() == other.keys()
+    assert max(abs(one[pair] - other[pair]) for pair in one) < 0.1
 
 
 def run_with(made: SimpleNamespace, *more: str) -> int:

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+from dedup.descriptors import PACKED_BYTES
 from pipeline.images.process import Processed
 from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
@@ -254,6 +255,8 @@ def _parse(header: bytes, jpeg: bytes) -> Processed:
     result = Processed(jpeg=jpeg, **fields)
     if (result.reason not in REASONS) if result.reason else not jpeg.startswith(b"\xff\xd8\xff"):
         raise ValueError("neither a reason nor an image")
+    if not result.reason and len(bytes.fromhex(result.descriptor)) != PACKED_BYTES:
+        raise ValueError("no descriptor")
     return result
 
 

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from dedup.descriptors import SIDE, quality, sign_hash
+from dedup import views
+from dedup.descriptors import SIDE, describe, pack, quality, sign_hash
 from pipeline.images import exif
 from pipeline.images.headers import JPEG_END, jpeg_markers, sniff, webp_size
 from pipeline.options.images import MAX_JPEG_SIDE, ImageOptions
@@ -51,6 +52,8 @@ class Processed(NamedTuple):
     """64 hexadecimal digits, `dedup.descriptors.sign_hash` of `luma_thumbnail`."""
     quality: int = 0
     """0 to 100, how much detail the thumbnail has: `dedup.descriptors.quality`."""
+    descriptor: str = ""
+    """Hexadecimal digits of `dedup.descriptors.pack`, of the stored picture without its border."""
 
 
 class RefusedError(Exception):
@@ -109,7 +112,14 @@ def process(data: bytes, options: ImageOptions) -> Processed:
         exif=exif.as_json(decoded.tags) if options.keep_exif else "",
         phash=sign_hash(luma).hex(),
         quality=quality(luma),
+        descriptor=_descriptor(small).hex(),
     )
+
+
+def _descriptor(stored: Pixels) -> bytes:
+    """Describe what is stored, as `openwit overlap` would after decoding it again."""
+    inner = views.inner(views.bounded(np.ascontiguousarray(stored)))
+    return pack(describe(views.thumbnail(inner)[None]))[0]
 
 
 def luma_thumbnail(rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:

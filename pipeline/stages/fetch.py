@@ -128,12 +128,12 @@ def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]])
             if image
             else (0, 0, 0, 0)
         )
-        exif, phash = (image.exif, image.phash) if image else ("", "")
+        exif, phash, quality = (image.exif, image.phash, image.quality) if image else ("", "", 0)
         offset, length = places.get(row.uid, (0, 0))
         detail = row.detail.encode("utf-8", "replace").decode()[: records.DETAIL_CHARACTERS]
         return (
             row.uid, row.reason, detail, answer.final_url, answer.status, row.fetched_at, row.size,
-            row.sha256, image.format if image else "", *size, exif, phash,
+            row.sha256, image.format if image else "", *size, exif, phash, quality,
             json.dumps(row.scores, sort_keys=True) if row.scores else "", blob if length else "", offset,
             length,
         )  # fmt: skip
@@ -248,4 +248,6 @@ class FetchWorker:
             for row in (rows[i] for i in good if not rows[i].reason):
                 places[row.uid] = (sink.tell(), row.spooled[1])
                 sink.write(_read(source, *row.spooled))
+                assert row.processed is not None, "a row without a reason was decoded"
+                sink.write(bytes.fromhex(row.processed.descriptor))
         return places

@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 import xxhash
 
+from dedup.descriptors import PACKED_BYTES
 from pipeline import balance, records, storage
 from pipeline.shards import Sample, write_shard
 from pipeline.stages.files import read_vector, write_vector
@@ -171,12 +172,17 @@ def cut_shards(groups: list[dict[str, Any]], samples_per_shard: int) -> list[dic
     return tasks
 
 
-def read_blobs(staging: str, table: pa.Table, block: int = 512) -> Iterator[bytes]:
-    """Yield the staged image of every row in order, reading `block` at a time."""
+def read_blobs(staging: str, table: pa.Table, descriptors: list[bytes], block: int = 512) -> Iterator[bytes]:
+    """Yield the staged image of every row in order, reading `block` at a time; append its descriptors."""
     places = list(zip(*(table[name].to_pylist() for name in ("blob", "offset", "length")), strict=True))
     for start in range(0, len(places), block):
-        part = places[start : start + block]
-        yield from storage.read_ranges([(storage.join(staging, f"{b}.blob"), o, o + n) for b, o, n in part])
+        ranges = [
+            (storage.join(staging, f"{blob}.blob"), offset, offset + length + PACKED_BYTES)
+            for blob, offset, length in places[start : start + block]
+        ]
+        for data in storage.read_ranges(ranges):
+            descriptors.append(data[-PACKED_BYTES:])
+            yield data[:-PACKED_BYTES]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,12 +207,16 @@ class WriteWorker:
         base = storage.join(self.folder, task["name"])
         # What changes between runs of the same bytes stays out of the tar.
         metadata = rows.drop_columns(["fetched_at"]).to_pylist()
+        descriptors: list[bytes] = []
+        images = read_blobs(self.staging, table, descriptors)
         samples = (
             Sample(key, jpeg, row["caption"], orjson.dumps(row, option=orjson.OPT_SORT_KEYS))
-            for key, jpeg, row in zip(keys, read_blobs(self.staging, table), metadata, strict=True)
+            for key, jpeg, row in zip(keys, images, metadata, strict=True)
         )
         with storage.atomic_output(f"{base}.tar") as path:
             tar = write_shard(Path(path), samples)
+        # Only in the Parquet file: KEY.json holds what people read.
+        rows = rows.append_column("descriptor", pa.array(descriptors, pa.binary(PACKED_BYTES)))
         records.write_table(f"{base}.parquet", rows)
         stats = {
             "count": len(rows), "successes": len(rows), "failed_to_download": 0, "failed_to_resize": 0,
@@ -233,7 +243,7 @@ def shard_table(table: pa.Table, keys: list[str], extra: tuple[tuple[str, str], 
         **{name: table[name] for name in ("captions", "query_ids", "matched_query_ids")},
         **{
             name: table[name]
-            for name in ("page_url", "source", "lang", "lang_score", "phash", "format", "bytes")
+            for name in ("page_url", "source", "lang", "lang_score", "phash", "quality", "format", "bytes")
         },
         **{name: table[name] for name in ("http_status", "fetched_at")},
     }
