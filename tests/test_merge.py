@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import records
@@ -26,13 +26,14 @@ def table_of(rows: list[tuple[str, str, str]]) -> pa.Table:
     captions = [caption_row(url, caption, [1]) for url, caption, _ in rows]
     digests = [hashlib.sha256(data.encode()).digest() for *_, data in rows]
     images = [
-        ("", 200, 0, 10, digest, "jpeg", 8, 8, 8, 8, "", "", "", f"blob-{row[0]}", 0, 5)
+        ("", 200, 0, 10, digest, "jpeg", 8, 8, 8, 8, "", "", 80, "", f"blob-{row[0]}", 0, 5)
         for row, digest in zip(rows, digests, strict=True)
     ]
     return records.to_table([(*c, *i) for c, i in zip(captions, images, strict=True)], MERGED_ROWS)
 
 
 @given(arrived, st.lists(st.integers(0, 2), min_size=8, max_size=8), st.integers(1, 4))
+@settings(deadline=None)
 def test_every_caption_is_kept_or_rejected_once(pairs, content: list[int], cap: int) -> None:
     rows = [(f"https://a.test/{u}", f"caption {c}", f"bytes {content[u]}") for u, c in pairs]
     merged, rejected = merge(table_of(rows), "sha256", cap, 0)
