@@ -26,6 +26,8 @@ REASONS: Final[dict[str, Reason]] = {
     **_stage(
         "candidates",
         bad_record="the source record could not be read",
+        page_unavailable="a page or sitemap of the source could not be fetched; the detail says why",
+        page_limit="pages beyond --max-pages or --max-site-pages; one row a site",
         bad_url="not a valid absolute URL, or longer than 2,083 characters",
         bad_scheme="a scheme other than http and https",
         data_url="the image is inlined in the page",

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from pipeline import balance, records, storage
-from pipeline.crawl.job import Crawl, add_counts
+from pipeline import balance, storage
+from pipeline.crawl.job import Crawl, add_counts, require_contact
 from pipeline.crawl.selecting import thresholds
 from pipeline.http.fetch_many import PUBLIC_DELAY
-from pipeline.http.identity import requires_contact
 from pipeline.run import Layout
 from pipeline.stages import graph
 from pipeline.stages.fetch import FetchWorker
@@ -51,16 +50,6 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         if number + 1 < config.rounds:
             thresholds(crawl, number + 1, selected["samples"], rank)
     return {"units": units, "rounds": rounds, "last": len(rounds) - 1}
-
-
-def require_contact(contact: str, units: list[str]) -> None:
-    """Raise ValueError if somebody else's host is to be fetched and nobody could say to whom it belongs."""
-    for path in [] if contact else units:
-        if requires_contact(records.read_table(path, ["fetch_url"])["fetch_url"].to_pylist()):
-            raise ValueError(
-                "the candidates are on hosts of others: give --contact, a URL or a mail address for the "
-                "User-Agent, so that their owners can reach you; the same command then continues"
-            )
 
 
 def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Result]) -> list[Result]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import records
+from pipeline.http.identity import requires_contact
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
 from pipeline.stages import graph
@@ -45,6 +47,16 @@ class Crawl:
         """Run a shuffle with progress."""
         with self.on_stage(label, folder, partitions):
             return graph.run_shuffle(self.runner, folder, inputs, make, partitions, self.at_once(partitions))
+
+
+def require_contact(contact: str, units: list[str], column: str = "fetch_url") -> None:
+    """Raise ValueError if somebody else's host is to be fetched and nobody could say to whom it belongs."""
+    for path in [] if contact else units:
+        if requires_contact(records.read_table(path, [column])[column].to_pylist()):
+            raise ValueError(
+                "the candidates are on hosts of others: give --contact, a URL or a mail address for the "
+                "User-Agent, so that their owners can reach you; the same command then continues"
+            )
 
 
 def gather(files: list[tuple[str, int]], rows: int) -> list[Task]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
+from pipeline.crawl.paging import fetch_pages
 from pipeline.sources import Piece
 from pipeline.stages import graph
 from pipeline.stages.candidates import CandidatesWorker
@@ -14,6 +15,7 @@ from pipeline.stages.select import AdmitWorker, DedupeShuffler, PairCounter, Sha
 def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
     """Read, judge and match every piece of the sources."""
     config, folder = crawl.config, crawl.layout.stage("candidates")
+    pieces = fetch_pages(crawl, pieces)
     tasks = [{"name": f"{index:06d}", "piece": list(piece)} for index, piece in enumerate(pieces)]
     worker = CandidatesWorker(
         folder=folder, queries=crawl.layout.queries, sources=config.sources, rules=config.text,

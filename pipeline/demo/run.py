@@ -116,7 +116,7 @@ def the_web(folder: Path, options: DemoConfig, console: Console) -> Web:
 def crawl_arguments(web: Web, out: Path, options: DemoConfig) -> list[str]:
     """Return what the demo hands to `openwit crawl`; the same works from a shell while the web is served."""
     return [
-        "--queries", str(web.queries), "--source", str(web.warc), "--out", str(out),
+        "--queries", str(web.queries), "--source", web.sitemap, "--source-format", "pages", "--out", str(out),
         "--per-query", str(options.per_query), "--samples-per-shard", "250", "--seed", str(options.seed),
         "--allow-network", "127.0.0.0/8", "--timeout", "10",
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 What `build` writes into its folder, the same bytes for the same arguments:
 
-    sites/SITE/...            what each site serves
+    sites/SITE/...            what each site serves; the first one has sitemap-index.xml, which lists all
     web.warc.gz               every page as a WARC response record, as in Common Crawl
     pages.txt                 the sites' home pages, one URL a line
     urls.parquet              url and caption: a table of some of the images
@@ -40,6 +40,7 @@ LARGEST_SHARE: Final = 0.15
 _DATE: Final = "2024-05-18T12:00:00Z"  # pages' date in the WARC file: a fixed one
 _ROLES: Final[tuple[Role, ...]] = ("robots_disallow", "robots_partial", "noai", "robots_unavailable")
 _MIN_SITES: Final = 12
+_INDEX: Final = "sitemap-index.xml"
 _FIRST_PORT: Final = 28080  # below the ports that systems give to outgoing connections
 _LAST_PORT: Final = 32000
 
@@ -84,6 +85,11 @@ class Web:
         return self.folder / "web.warc.gz"
 
     @property
+    def sitemap(self) -> str:
+        """The URL of the sitemap index through which every site's pages can be found."""
+        return f"http://{self.sites[0].address}/{_INDEX}"
+
+    @property
     def queries(self) -> Path:
         """The queries, one a line."""
         return self.folder / "queries.txt"
@@ -123,6 +129,7 @@ def build(
         truth += references(draft.name, page, lambda url: digests.get(url.partition("?")[0]))
     for draft in drafts:
         _write_site_files(draft, [page.url for owner, page in pages if owner is draft])
+    _write_sitemap_index(drafts)
     _write_warc(folder / "web.warc.gz", [page for _, page in pages])
     _write_urls(folder / "urls.parquet", truth)
     _write_lines(folder / "pages.txt", [f"{draft.root}/index.html" for draft in drafts])
@@ -237,6 +244,16 @@ def _write_site_files(draft: Draft, pages: list[str]) -> None:
     elif draft.role != "ordinary" or int(draft.name[-3:]) % 3:
         text = f"User-agent: *\nDisallow: {disallow}\n\nSitemap: {draft.root}/sitemap.xml\n"
         draft.put("/robots.txt", text.encode())
+
+
+def _write_sitemap_index(drafts: list[Draft]) -> None:
+    """Let the first site list the sitemaps of all."""
+    entries = "".join(f"<sitemap><loc>{draft.root}/sitemap.xml</loc></sitemap>\n" for draft in drafts)
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<sitemapindex xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{entries}</sitemapindex>\n'
+    )
+    drafts[0].put(f"/{_INDEX}", text.encode())
 
 
 def _write_warc(path: Path, pages: list[Page]) -> None:

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from tyro.conf import UseAppendAction
 
-Format = Literal["auto", "wat", "warc", "html", "parquet", "csv", "tsv", "jsonl"]
+Format = Literal["auto", "wat", "warc", "html", "pages", "parquet", "csv", "tsv", "jsonl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,8 @@ class SourceOptions:
     """How sources are read."""
 
     source_format: Format = "auto"
-    """Format of the sources; auto goes by the file name, and a folder is HTML."""
+    """Format of the sources; auto goes by the file name, and a folder is HTML. pages: URLs of pages and of
+    sitemaps, which the crawl fetches by the rules that hold for images."""
     url_col: str | None = None
     """Column that holds the image URL; found among the usual names when not given."""
     caption_col: str | None = None
@@ -24,6 +25,12 @@ class SourceOptions:
     """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
     source_prefix: str = ""
     """Put before each line of an @FILE list, such as https://data.commoncrawl.org/."""
+    depth: int = 0
+    """Links that are followed from a page of --source-format pages, within its site."""
+    max_pages: int = 1_000_000
+    """Pages and sitemaps fetched in all."""
+    max_site_pages: int = 10_000
+    """Pages and sitemaps fetched of one site: calendars have no end."""
     piece_bytes: int = 64 << 20
     """Aim for pieces of this many stored bytes, where a format can be cut."""
 
@@ -32,5 +39,12 @@ class SourceOptions:
             raise ValueError(
                 f"unknown source format {self.source_format!r}; choose from {', '.join(get_args(Format))}"
             )
-        if self.piece_bytes < 1:
-            raise ValueError(f"piece_bytes must be positive, not {self.piece_bytes}")
+        for name in ("piece_bytes", "max_pages", "max_site_pages"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.depth < 0:
+            raise ValueError(f"depth must not be negative, but is {self.depth}")
+        if self.depth and self.source_format != "pages":
+            raise ValueError(
+                "--depth follows the links of pages that the crawl fetches: --source-format pages"
+            )

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pipeline import storage
 from pipeline.options.sources import Format, SourceOptions
-from pipeline.sources import html, table, warc, wat
+from pipeline.sources import html, pages, table, warc, wat
 from pipeline.sources.inputs import open_stored
 from pipeline.sources.plan import listed_pages, page_url, plan
 from pipeline.sources.records import Image, Kind, Piece, bad_record
@@ -21,6 +21,8 @@ def read(piece: Piece, options: SourceOptions) -> Iterator[Image]:
     """Yield the images of a piece, in the order of the file; OSError if the file cannot be opened."""
     if piece.format == "html":
         yield from _read_pages(piece)
+    elif piece.format == "pages":
+        yield from pages.read(piece.path)
     elif piece.format in ("wat", "warc"):
         with open_stored(piece.path) as file:
             yield from (wat if piece.format == "wat" else warc).read(file, piece)

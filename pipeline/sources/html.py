@@ -89,7 +89,7 @@ def images(data: bytes, page_url: str, charset: str | None = None) -> Iterator[I
     if reduced:
         yield bad_record("page nested too deeply; only its <img> and <meta> were read", page_url)
     tree = LexborHTMLParser(text)
-    base = _base(tree, page_url)
+    base = base_url(tree, page_url)
     seen: set[tuple[str, tuple[tuple[Kind, str], ...]]] = set()
     context = _Context(page_url, base, {}, {})
     for tag in ("img", "amp-img"):
@@ -276,7 +276,8 @@ def _text(node: LexborNode) -> str:
     return " ".join("".join(parts).split())
 
 
-def _base(tree: LexborHTMLParser, page_url: str) -> str:
+def base_url(tree: LexborHTMLParser, page_url: str) -> str:
+    """Return the URL that a page's references are relative to: its <base>, or its own."""
     for node in tree.tags("base"):
         href = node.attributes.get("href")
         if href is not None:  # the first one with href counts

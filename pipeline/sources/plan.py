@@ -154,6 +154,8 @@ def _cut(path: str, options: SourceOptions) -> list[Piece]:
         if any(c in _WILD for c in path) or fs.isdir(inner):
             return _cut_pages(path, options)
     format = _format(path, options)
+    if format == "pages":
+        return [_piece(format, path, 0, -1)]
     if format == "html" and not is_web(path):
         return _cut_pages(path, options)
     if is_web(path):

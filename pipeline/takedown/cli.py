@@ -13,7 +13,7 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
-from pipeline import hashlist, manifest, records, run, storage, tombstones
+from pipeline import hashlist, manifest, records, report, run, storage, tombstones
 from pipeline.command import guarded, terminal
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
@@ -166,6 +166,8 @@ def apply(layout: Layout, pending: dict[str, Any]) -> None:
         taken_down = plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
         published.scrub_rejected(layout, stones, taken_down)
         published.scrub_manifest(layout, shards, plan["counts"])
+        if storage.exists(storage.join(layout.root, "report")):
+            report.write(layout)
     for folder in pending["overlap"]:
         _scrub_overlap(folder.rstrip("/"), stones)
     storage.remove_tree(storage.join(layout.root, PENDING))

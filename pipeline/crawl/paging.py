@@ -1,0 +1,154 @@
+"""Drive the fetching of pages: what the user named, what sitemaps list, what pages link to, pass by pass.
+
+Each pass is cut into units that are fetched politely and leave durable files, as images are; between passes
+the launcher decides what comes next, so that no page is asked for twice and no site's calendar without end.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import records, storage, tombstones, units, urls
+from pipeline.crawl.job import Crawl, require_contact
+from pipeline.http.fetch_many import PUBLIC_DELAY
+from pipeline.sources import Piece, pages, sitemap
+from pipeline.sources.inputs import is_web
+from pipeline.sources.records import Image
+from pipeline.stages.files import Result, Task, read_marker, write_json
+from pipeline.stages.pages import FOUND_ROWS, PAGE_ROWS, Found, PagesWorker
+from pipeline.tombstones import Tombstones
+
+FORMAT: Final = "pages"
+
+
+def fetch_pages(crawl: Crawl, pieces: list[Piece]) -> list[Piece]:
+    """Fetch the pages that the pieces name and lead to; return pieces that hold their images instead."""
+    named = [piece.path for piece in pieces if piece.format == FORMAT]
+    if not named:
+        return pieces
+    frontier = Frontier(crawl)
+    images: list[str] = []
+    wave = frontier.admit((0, one) for path in named for one in _named(path))
+    number = 0
+    while wave:
+        results, wave = _pass(crawl, number, wave)
+        images += [result["images"] for result in results]
+        wave += frontier.admit(_found(results))
+        number += 1
+    images.append(frontier.write_limits())
+    others = [piece for piece in pieces if piece.format != FORMAT]
+    return [*others, *(Piece(FORMAT, path, 0, -1, "", FORMAT) for path in images)]
+
+
+def _named(path: str) -> Iterator[Found]:
+    """Yield what a source names: itself, or the URLs in a local list or sitemap."""
+    if is_web(path):
+        yield Found(url=path, kind="source", any_site=True)
+        return
+    listed = sitemap.parse(storage.read_bytes(path))
+    if listed is None or not listed.urls:
+        raise ValueError(f"{path} is neither a sitemap nor a list of URLs, one a line")
+    for url in listed.urls:
+        yield Found(url=url, kind="source", any_site=True)
+
+
+def _found(results: list[Result]) -> Iterator[tuple[int, Found]]:
+    """Yield (position, what was found) in the order of the pages, however they were cut into units."""
+    tables = [records.read_table(result["found"]) for result in results]
+    table = pa.concat_tables([FOUND_ROWS.empty_table(), *tables])
+    order = np.argsort(table["position"].to_numpy(), kind="stable")
+    for row in table.take(pa.array(order)).to_pylist():
+        yield row.pop("position"), Found(**row)
+
+
+class Frontier:
+    """What has been asked for, and how much more may be."""
+
+    def __init__(self, crawl: Crawl) -> None:
+        self._crawl = crawl
+        self._stones: Tombstones = tombstones.load(crawl.layout.root)
+        self._seen: set[bytes] = set()
+        self._by_site: Counter[str] = Counter()
+        self._total = 0
+        self._refused: Counter[str] = Counter()  # by site
+        self._bad: list[Image] = []
+
+    def admit(self, found: Iterable[tuple[int, Found]]) -> list[dict[str, Any]]:
+        """Return what is to be fetched, each URL once, within its site unless it may leave it."""
+        options, wave = self._crawl.config.sources, []
+        for _, one in found:
+            try:
+                url = urls.resolve(one.url, one.page_url or None)
+                site = urls.site(url)
+                identity = bytes.fromhex(urls.uid(urls.canonical(url)))
+            except urls.BadUrl as error:
+                if one.kind != "page" or not one.depth:  # named by the user or a sitemap, not a mere link
+                    self._bad.append(Image(one.url[:256], (), one.page_url, None, error.reason, str(error)))
+                continue
+            if not one.any_site and urls.site(one.page_url) != site:
+                continue
+            is_again = one.tries and one.url == one.page_url
+            if (identity in self._seen and not is_again) or self._stones.has_url(url):
+                continue
+            is_new = identity not in self._seen
+            self._seen.add(identity)
+            if is_new and (self._total >= options.max_pages or self._by_site[site] >= options.max_site_pages):
+                self._refused[site] += 1
+                continue
+            self._total += is_new
+            self._by_site[site] += is_new
+            wave.append({"url": url, "kind": one.kind, "depth": one.depth, "tries": one.tries, "site": site})
+        return wave
+
+    def write_limits(self) -> str:
+        """Publish rows for what was not fetched: URLs that are none, and by site what was beyond a limit."""
+        beyond = [
+            Image("", (), f"http://{site}/", None, "page_limit", f"{count} pages more")
+            for site, count in sorted(self._refused.items())
+        ]
+        path = self._crawl.layout.stage("candidates", "pages", "limits.parquet")
+        if not storage.exists(path):
+            pages.write(path, ((0, image) for image in [*self._bad, *beyond]))
+        return path
+
+
+def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[Result], list[dict[str, Any]]]:
+    """Fetch the sitemaps of a wave or, if there are none, all of it; return results and what is left.
+
+    Not both at once: in two units of one pass a site would be asked at twice its rate.
+    """
+    sitemaps = [row for row in wave if row["kind"] == "sitemap"]
+    now, later = (sitemaps, [row for row in wave if row["kind"] != "sitemap"]) if sitemaps else (wave, [])
+    tasks = _cut(crawl, number, now)
+    require_contact(crawl.config.fetch.contact, [task["unit"] for task in tasks], "url")
+    folder = crawl.layout.stage("candidates", "pages", f"pass-{number}")
+    worker = PagesWorker(folder=folder, fetch=crawl.config.fetch, depth=crawl.config.sources.depth)
+    return crawl.tasks(f"pages, pass {number}", folder, tasks, worker), later
+
+
+def _cut(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> list[Task]:
+    """Write a pass's units, once."""
+    folder = crawl.layout.stage("candidates", "pages", f"units-{number}")
+    marker = read_marker(folder, "units")
+    if marker is None:
+        fetch, limits = crawl.config.fetch, crawl.config.units
+        delay = PUBLIC_DELAY if fetch.host_delay is None else fetch.host_delay
+        sites = np.array([row["site"] for row in wave], dtype=object).astype(str)
+        names = []
+        for index, lanes in enumerate(units.cut(sites, delay, limits)):
+            rows = sorted((int(i), lane.lanes) for lane in lanes for i in lane.images)
+            table = records.to_table(
+                (
+                    (i, *(wave[i][name] for name in ("url", "kind", "depth", "tries", "site")), count)
+                    for i, count in rows
+                ),
+                PAGE_ROWS,
+            )
+            names.append(f"{index:06d}")
+            records.write_table(storage.join(folder, f"{names[-1]}.parquet"), table)
+        marker = {"name": "units", "units": names}
+        write_json(storage.join(folder, "units.json"), marker)
+    return [{"name": name, "unit": storage.join(folder, f"{name}.parquet")} for name in marker["units"]]

@@ -1,0 +1,53 @@
+"""Pages that the crawl fetched itself: their images as tables, written by one stage and read by the next."""
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import pyarrow as pa
+
+from pipeline import records
+from pipeline.sources.records import Image, Kind
+
+IMAGE_ROWS = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),  # of the page among those fetched with it
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("kinds", pa.list_(pa.string()), nullable=False),
+        pa.field("texts", pa.list_(pa.string()), nullable=False),
+        pa.field("page_url", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+
+def write(path: str, images: Iterable[tuple[int, Image]]) -> int:
+    """Publish images, each with the position of its page; return how many."""
+    rows = [
+        (
+            position, _text(image.url), [kind for kind, _ in image.texts],
+            [_text(text) for _, text in image.texts], _text(image.page_url), image.reason or "",
+            _text(image.detail),
+        )
+        for position, image in images
+    ]  # fmt: skip
+    records.write_table(path, records.to_table(rows, IMAGE_ROWS))
+    return len(rows)
+
+
+def _text(text: str) -> str:
+    """Return what UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def read(path: str) -> Iterator[Image]:
+    """Yield the images that `write` wrote."""
+    for row in records.read_table(path).to_pylist():
+        kinds = cast(list[Kind], row["kinds"])
+        texts = tuple(zip(kinds, row["texts"], strict=True))
+        yield Image(row["url"], texts, row["page_url"], None, row["reason"] or None, row["detail"])
+
+
+def unavailable(page_url: str, detail: str) -> Image:
+    """Stand for a page that could not be had; `detail` says why."""
+    return Image("", (), page_url, None, "page_unavailable", detail)

@@ -1,0 +1,170 @@
+"""Fetch pages and sitemaps: one unit in; the images of its pages, and what is to be fetched next, out.
+
+The client is the one that fetches images, and so are its rules: robots.txt, opt-outs, addresses, pace, sizes.
+"""
+
+import re
+import uuid
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from pipeline import records, storage
+from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_loop import FetchLoop
+from pipeline.options import FetchOptions
+from pipeline.reasons import REASONS
+from pipeline.sources import html, pages, sitemap
+from pipeline.sources.links import links
+from pipeline.sources.pages import unavailable
+from pipeline.sources.records import Image, bad_record
+
+# What is to be fetched. kind: "sitemap", "page", or "source" for what the user named, which may be either.
+PAGE_ROWS = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("depth", pa.int16(), nullable=False),  # links from a page of the source
+        pa.field("tries", pa.int16(), nullable=False),  # before this one
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("lanes", pa.int16(), nullable=False),
+    ]
+)
+# What was found, in the order in which it is to be fetched. parent: the URL of the page or sitemap.
+FOUND_ROWS = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),  # of the parent
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("depth", pa.int16(), nullable=False),
+        pa.field("tries", pa.int16(), nullable=False),
+        pa.field("page_url", pa.string(), nullable=False),  # where it was found
+        pa.field("any_site", pa.bool_(), nullable=False),  # whether it may be on another site
+    ]
+)
+
+TRIES: Final = 2
+_HTML_TYPES: Final = ("text/html", "application/xhtml+xml", "")
+_CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;\"']{1,40})", re.IGNORECASE)
+_MAX_INDEXES: Final = 3  # sitemaps in indexes in indexes; the protocol has one level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Something to be fetched."""
+
+    url: str
+    kind: str
+    depth: int = 0
+    tries: int = 0
+    page_url: str = ""
+    any_site: bool = False
+
+
+def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Image], list[Found]]:
+    """Return the images of what one row of PAGE_ROWS was answered with, and what to fetch after it.
+
+    depth: how far links are followed. A page that cannot be had is one Image with a reason, unless it is to
+    be tried again.
+    """
+    url, kind, here, tries = str(row["url"]), str(row["kind"]), int(str(row["depth"])), int(str(row["tries"]))
+    if outcome.reason:
+        elsewhere = outcome.reason == "redirect_elsewhere"
+        leaves = elsewhere and here > 0 and kind == "page"  # a link's target: --depth stays inside the site
+        if REASONS[outcome.reason].transient and tries + 1 < TRIES and not leaves:
+            target = outcome.final_url if elsewhere else url
+            again = Found(url=target, kind=kind, depth=here, tries=tries + 1, page_url=url, any_site=True)
+            return [], [again]
+        return [unavailable(url, f"{outcome.reason}: {outcome.detail}".removesuffix(": "))], []
+    if kind != "page":
+        found = sitemap.parse(outcome.body)
+        if found is not None:
+            return _listed(outcome.final_url, found, kind, here)
+        if kind == "sitemap":
+            return [unavailable(url, "not a sitemap")], []
+    media_type = outcome.content_type.partition(";")[0].strip().lower()
+    if media_type not in _HTML_TYPES:
+        return [unavailable(url, f"not a page: {media_type[:100]}")], []
+    charset = _CHARSET.search(outcome.content_type)
+    label = charset[1] if charset else None
+    images = list(html.images(outcome.body, outcome.final_url, label))
+    if here >= depth:
+        return images, []
+    targets = links(outcome.body, outcome.final_url, label)
+    return images, [
+        Found(url=target, kind="page", depth=here + 1, page_url=outcome.final_url) for target in targets
+    ]
+
+
+def _listed(url: str, found: sitemap.Sitemap, kind: str, depth: int) -> tuple[list[Image], list[Found]]:
+    """Return what a sitemap lists. One that the user named may list other sites, as an index of many does."""
+    images = [bad_record(f"sitemap: {found.problem}", url)] if found.problem else []
+    if found.kind == "pages":
+        below = [Found(url=one, kind="page", page_url=url, any_site=kind == "source") for one in found.urls]
+    elif depth + 1 < _MAX_INDEXES:
+        below = [
+            Found(url=one, kind="sitemap", depth=depth + 1, page_url=url, any_site=kind == "source")
+            for one in found.urls
+        ]
+    else:
+        below = []
+        images.append(bad_record(f"sitemap: an index more than {_MAX_INDEXES} deep", url))
+    return images, below
+
+
+class _State:
+    """What a worker process keeps between units: an event loop with its caches."""
+
+    def __init__(self, fetch: FetchOptions) -> None:
+        self.loop = FetchLoop(fetch)
+        weakref.finalize(self, self.loop.close)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PagesWorker:
+    """Fetch one unit of pages."""
+
+    folder: str
+    fetch: FetchOptions
+    depth: int
+
+    def open(self) -> _State:
+        """Start the loop, once a process."""
+        return _State(self.fetch)
+
+    def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME@ATTEMPT.images.parquet and .found.parquet, both by the pages' positions."""
+        unit = records.read_table(task["unit"])
+        images: list[tuple[int, Image]] = []
+        found: list[tuple[int, Found]] = []
+        for position, its_images, its_found in sorted(self._fetched(state, unit), key=lambda one: one[0]):
+            images += ((position, image) for image in its_images)
+            found += ((position, one) for one in its_found)
+        # Another attempt may see other pages; the files that count are those that the marker names.
+        base = storage.join(self.folder, f"{task['name']}@{uuid.uuid4().hex[:8]}")
+        pages.write(f"{base}.images.parquet", images)
+        rows = (
+            (position, one.url, one.kind, one.depth, one.tries, one.page_url, one.any_site)
+            for position, one in found
+        )
+        records.write_table(f"{base}.found.parquet", records.to_table(rows, FOUND_ROWS))
+        return {
+            "images": f"{base}.images.parquet", "found": f"{base}.found.parquet", "pages": len(unit),
+        }  # fmt: skip
+
+    def _fetched(self, state: _State, unit: pa.Table) -> Iterator[tuple[int, list[Image], list[Found]]]:
+        rows = {row["position"]: row for row in unit.to_pylist()}
+        shares = {row["site"]: 1 / row["lanes"] for row in rows.values()}
+        wanted = [(position, row["url"]) for position, row in rows.items()]
+        for position, outcome in state.loop.run(wanted, shares=shares):
+            assert isinstance(position, int)
+            try:
+                images, found = judge(rows[position], outcome, self.depth)
+            except Exception as error:  # noqa: BLE001 - one page must not end a unit: it is counted
+                detail = f"internal_error: {type(error).__name__}: {error}"
+                images, found = [unavailable(rows[position]["url"], detail)], []
+            yield position, images, found
