@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import xxhash
@@ -32,6 +33,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     """Run the stages that are asked for and not done; return 0 when the run is complete."""
     from pipeline import sources  # its readers are in the crawl extra
 
+    if options.queries == querylist.ALL:
+        options = replace(options, per_query=querylist.NO_CAP)
     check_scoring(options)
     if warning := too_small_for(options.model, options.images):
         console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Read a query list: Parquet as `openwit queries` writes it, text with one query a line, or a JSON list."""
 
 import json
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,9 +9,17 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.captions.match import tokens
 
+ALL: Final = "all"
+"""In place of a list: every caption is wanted, by the one query `EVERYTHING`."""
+EVERYTHING: Final = ["*"]
+NO_CAP: Final = 2**40
+"""Samples a query where nothing is to be left out."""
+
 
 def load(path: str) -> list[str]:
     """Return the queries in order; their positions are their ids. Raise ValueError for what is no list."""
+    if path == ALL:
+        return list(EVERYTHING)
     if path.endswith(".parquet"):
         with storage.open_input(path) as file:
             table = pq.read_table(file)

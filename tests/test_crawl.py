@@ -27,14 +27,6 @@ CAPPED = ("--per-query", "4", "--headroom", "1", "--rounds", "2")
 
 
 @pytest.fixture(scope="module")
-def whole(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which no cap bites."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert main(arguments(web.web, out, "--workers", "2", "--keep-staging")) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
 def capped(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a cap that bites."""
     out = tmp_path_factory.mktemp("capped") / "run"
@@ -292,6 +284,23 @@ def test_a_url_list_with_kept_columns_and_a_scorer(web: Server, tmp_path: Path) 
         assert row["source"] == "list.parquet" and row["licence"] in ("cc0", None)
         assert row["similarity"] == by_caption.get(row["caption"], row["similarity"])
     assert {type(row["similarity"]) for row in rows} == {float}
+
+
+def test_a_url_list_is_taken_whole_without_queries(web: Server, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(web.web.folder / "urls.parquet").slice(0, 40)
+    pq.write_table(table, tmp_path / "list.parquet")
+    settle(web.web)
+    argv = arguments(web.web, tmp_path / "run", "--workers", "1", "--lang", "any", "--queries", "all")
+    argv[argv.index(str(web.web.warc))] = str(tmp_path / "list.parquet")
+    assert main([*argv, "--shared-captions", "0", "--placeholder-captions", "0"]) == 0
+    assert verify(["--run", str(tmp_path / "run")]) == 0
+    assert not {row["reason"] for row in rejected(tmp_path / "run")} & {"no_match", "over_cap"}
+    rows = samples(tmp_path / "run")
+    assert rows and all(row["query_ids"] == row["matched_query_ids"] == [0] for row in rows)
+    counts = pq.read_table(tmp_path / "run" / "query_counts.parquet").to_pylist()
+    assert [(row["query"], row["kept"], row["short"]) for row in counts] == [("*", len(rows), 0)]
 
 
 def test_no_match_at_all_is_an_empty_but_complete_run(web: Server, tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def tokens(text: str) -> list[str]:
     return [word for token in words if (word := token.strip(_JOINERS))]
 
 
+class MatchAll:
+    """Take every text for a match of query 0, where no list of queries is wanted."""
+
+    def match(self, text: str) -> list[int]:
+        """Return query 0."""
+        return [0]
+
+
 class Matcher:
     """An exact index over queries: which of them occur in a text as consecutive tokens.
 

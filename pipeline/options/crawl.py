@@ -23,7 +23,8 @@ class CrawlConfig:
     """
 
     queries: str
-    """Query list: Parquet from `openwit queries`, .txt with one a line, or a .json list."""
+    """Query list: Parquet from `openwit queries`, .txt with one a line, or a .json list. `all` takes every
+    caption, and --per-query then caps nothing."""
     source: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Where candidates come from: a file, folder, glob or @LIST of paths. May be given several times."""
     out: str

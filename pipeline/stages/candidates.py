@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline import querylist, records, storage, urls
 from pipeline.captions.language import Identifier
-from pipeline.captions.match import Matcher
+from pipeline.captions.match import MatchAll, Matcher
 from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.options import SourceOptions, TextRules
 from pipeline.sources import Image, Piece, read
@@ -40,7 +40,12 @@ class CaptionJudge:
     """Clean, filter, identify and match captions; equal texts are judged once while the memory lasts."""
 
     def __init__(
-        self, matcher: Matcher, rules: TextRules, identifier: Identifier | None, lang: str, mask: bool
+        self,
+        matcher: Matcher | MatchAll,
+        rules: TextRules,
+        identifier: Identifier | None,
+        lang: str,
+        mask: bool,
     ) -> None:
         self._matcher, self._rules, self._identifier = matcher, rules, identifier
         self._lang, self._mask = lang, mask
@@ -183,7 +188,8 @@ class CandidatesWorker:
     def open(self) -> _State:
         """Load the matcher and the language model, once a process."""
         identifier = None if self.lang == "any" else Identifier()
-        matcher = Matcher(querylist.load(self.queries))
+        queries = querylist.load(self.queries)
+        matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
         judge = CaptionJudge(matcher, self.rules, identifier, self.lang, self.mask)
         return _State(judge, load_tombstones(self.root))
 
