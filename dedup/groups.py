@@ -5,38 +5,42 @@ group is a star: every member is within the radius of its representative, so tha
 of a chain of likenesses, which in large sets joins everything. Only (hash, uid) is shuffled, never an image.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dedup import search
-from pipeline import records, storage, urls
+from pipeline import records, storage
 
 BANDS: Final = 16
 RADIUS: Final = 31
 """Bits of 256: ThreatExchange's threshold for PDQ hashes of confident matches, which no pair of 25.8 million
 unrelated photographs reached. 16 bands find every pair up to 15 bits, and 98% of true copies up to 31."""
+MIN_QUALITY: Final = 50
+"""Detail, 0 to 100, below which a hash says too little to remove an image by: PDQ's users take 50."""
 MAX_GROUP: Final = 1_000
 """Members of a group; the rest begins another. Real copies are fewer, placeholders more."""
 MAX_BUCKET: Final = 20_000
-"""Images that share a band and are compared with each other; what is beyond is counted, not compared."""
+"""Different hashes that share a band and are compared with each other; those beyond are only counted."""
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+_BLOCK: Final = 1 << 20  # pairs that are compared at a time: 32 MiB
 
 NODES: Final = pa.schema(
     [
-        pa.field("uid", pa.string(), nullable=False),
+        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),
         pa.field("hash", pa.binary(32), nullable=False),
         pa.field("band", pa.int32(), nullable=False),  # band * 65536 + its 16 bits
     ]
 )
 EDGES: Final = pa.schema(
     [
-        pa.field("a", pa.string(), nullable=False),
-        pa.field("b", pa.string(), nullable=False),
+        pa.field("a", pa.binary(records.UID_BYTES), nullable=False),  # the smaller uid
+        pa.field("b", pa.binary(records.UID_BYTES), nullable=False),
         pa.field("distance", pa.int16(), nullable=False),
     ]
 )
@@ -49,22 +53,48 @@ class Member(NamedTuple):
     pixels: int
     """Of the original."""
     captions: int
+    like: str = ""
+    """The smallest uid with the same hash, which has the edges of all; empty: it is its own."""
 
 
-def band_keys(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+def band_keys(hashes: U8) -> npt.NDArray[np.int32]:
     """Return the band keys of hashes: uint8 [n, 32] to int32 [n, 16]; equal keys mean an equal band."""
     values = np.ascontiguousarray(hashes).view(">u2").astype(np.int32)
     return values + np.arange(BANDS, dtype=np.int32) * 65536
 
 
-def edges_of(
-    uids: list[str], hashes: npt.NDArray[np.uint8], radius: int = RADIUS
-) -> Iterator[tuple[str, str, int]]:
-    """Yield (a, b, distance), a < b, of all pairs of a bucket within the radius."""
-    found = search.within(hashes, hashes, radius)
-    for a, b, distance in zip(*(column.tolist() for column in found), strict=True):
-        if uids[a] < uids[b]:
-            yield uids[a], uids[b], distance
+def near_pairs(hashes: U8, radius: int = RADIUS) -> Iterator[tuple[I64, I64, I64]]:
+    """Yield rows a < b and their distance of all pairs within the radius, in blocks: uint8 [n, 32]."""
+    words = np.ascontiguousarray(hashes).view(np.uint64)
+    step = max(1, _BLOCK // max(len(words), 1))
+    for start in range(0, len(words), step):
+        block = words[start : start + step]
+        distance = np.bitwise_count(block[:, None] ^ words[None, start:]).sum(axis=2, dtype=np.int64)
+        a, b = np.nonzero(distance <= radius)
+        later = b > a
+        yield a[later] + start, b[later] + start, distance[a[later], b[later]]
+
+
+def bucket_edges(uids: list[bytes], hashes: U8, band: int, radius: int = RADIUS) -> Iterator[pa.Table]:
+    """Yield EDGES of the images of a bucket, sorted by uid, that no bucket of a lower band yields as well.
+
+    Images of one hash are joined to the first of them by edges of distance 0; it alone has edges to others.
+    A placeholder on 5,000 sites has 5,000 edges, not 12 million.
+    """
+    raw = np.ascontiguousarray(hashes).view("V32").ravel()
+    _, first, which = np.unique(raw, return_index=True, return_inverse=True)
+    same = np.flatnonzero(first[which] != np.arange(len(raw))) if band == 0 else np.zeros(0, np.int64)
+    yield _edges(uids, first[which[same]], same, np.zeros(len(same), np.int64))
+    rows = np.sort(first)[:MAX_BUCKET]
+    keys = band_keys(hashes[rows])
+    for a, b, distance in near_pairs(hashes[rows], radius):
+        mine = (keys[a] == keys[b]).argmax(axis=1) == band
+        yield _edges(uids, rows[a[mine]], rows[b[mine]], distance[mine])
+
+
+def _edges(uids: list[bytes], a: I64, b: I64, distance: I64) -> pa.Table:
+    columns = ([uids[row] for row in a], [uids[row] for row in b], distance)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, EDGES, strict=True)], schema=EDGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,41 +108,47 @@ class BandShuffler:
     radius: int = RADIUS
 
     def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
-        """Yield a shard's hashes by partition of their bands, once for each band."""
-        table = records.read_table(task["path"], ["uid", "phash"])
+        """Yield a file's hashes by partition of their bands, once for each band; images in runs of uid."""
+        table = records.read_table(task["path"], ["uid", "phash", "quality"])
+        table = table.take(pa.array(records.run_starts(table["uid"]), pa.int64()))
+        table = table.filter(pa.compute.greater_equal(table["quality"], MIN_QUALITY))
+        if not len(table):
+            return
         hashes = hashes_of(table["phash"].to_pylist())
         keys = band_keys(hashes)
         # Mixed, since the bands of photographs are not uniform (Knuth's multiplicative hash).
         mixed = (keys.astype(np.uint64) * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)
         partition = (mixed * np.uint64(self.partitions) >> np.uint64(32)).astype(np.int64)
-        uids, raw = table["uid"].to_pylist(), [row.tobytes() for row in hashes]
+        raw = pa.array([row.tobytes() for row in hashes], pa.binary(32))
         for number in np.unique(partition):
             if self.low <= number < self.high:
                 rows, bands = np.nonzero(partition == number)
-                columns = [uids[row] for row in rows], [raw[row] for row in rows], keys[rows, bands].tolist()
+                taken = pa.array(rows)
+                columns = [table["uid"].combine_chunks().take(taken), raw.take(taken), keys[rows, bands]]
                 arrays = [pa.array(column, f.type) for column, f in zip(columns, NODES, strict=True)]
                 yield int(number), records.encode(pa.Table.from_arrays(arrays, schema=NODES))
 
     def reduce(self, partition: int, slices: Iterable[bytes]) -> dict[str, object]:
-        """Write NNNNN.parquet with the verified pairs of a partition, each once."""
+        """Write NNNNN.parquet with the verified pairs of a partition."""
         table = pa.concat_tables([NODES.empty_table(), *map(records.decode, slices)])
         table = table.sort_by([("band", "ascending"), ("uid", "ascending")])
         bands, uids = table["band"].to_numpy(), table["uid"].to_pylist()
         hashes = np.frombuffer(b"".join(table["hash"].to_pylist()), np.uint8).reshape(-1, 32)
         starts = np.flatnonzero(np.append(True, bands[1:] != bands[:-1])) if len(bands) else np.zeros(0, int)
-        edges: set[tuple[str, str, int]] = set()
-        beyond = 0
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(bands)], strict=True):
-            beyond += max(0, stop - start - MAX_BUCKET)
-            stop = min(stop, start + MAX_BUCKET)
+        stops = np.append(starts[1:], len(bands))
+        found, beyond = [EDGES.empty_table()], 0
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
             if stop - start > 1:
-                edges.update(edges_of(uids[start:stop], hashes[start:stop], self.radius))
+                band = int(bands[start]) >> 16
+                found += bucket_edges(uids[start:stop], hashes[start:stop], band, self.radius)
+                beyond += max(0, len(np.unique(hashes[start:stop], axis=0)) - MAX_BUCKET)
+        edges = pa.concat_tables(found).sort_by([("a", "ascending"), ("b", "ascending")])
         path = storage.join(self.folder, f"{partition:05d}.parquet")
-        records.write_table(path, records.to_table(sorted(edges), EDGES))
+        records.write_table(path, edges)
         return {"path": path, "edges": len(edges), "beyond": beyond}
 
 
-def hashes_of(digits: list[str]) -> npt.NDArray[np.uint8]:
+def hashes_of(digits: list[str]) -> U8:
     """Return hashes from their hexadecimal digits: uint8 [n, 32]."""
     return np.frombuffer(bytes.fromhex("".join(digits)), np.uint8).reshape(-1, 32)
 
@@ -128,12 +164,16 @@ def stars(
     """Return the members of each group by representative, sorted; groups of one are left out.
 
     In the order of `rank`, an image that belongs to no group yet takes in those of its neighbours that belong
-    to none either, up to `most` with itself.
+    to none either, up to `most` with itself. Neighbours are those of the same hash and, by `edges` between
+    the first of each hash, those of the hashes near it.
     """
     order = sorted(members, key=rank)
     place = {member.uid: number for number, member in enumerate(order)}
+    alike: dict[str, list[str]] = {}
+    for member in order:
+        alike.setdefault(member.like or member.uid, []).append(member.uid)
     neighbours: dict[str, list[str]] = {}
-    for a, b in sorted(set(edges)):
+    for a, b in edges:
         neighbours.setdefault(a, []).append(b)
         neighbours.setdefault(b, []).append(a)
     taken: set[str] = set()
@@ -141,28 +181,14 @@ def stars(
     for member in order:
         if member.uid in taken:
             continue
-        free = [uid for uid in set(neighbours.get(member.uid, ())) if uid not in taken and uid in place]
-        chosen = sorted(free, key=place.__getitem__)[: most - 1]
+        taken.add(member.uid)
+        own = member.like or member.uid
+        near = {uid for hashed in {own, *neighbours.get(own, ())} for uid in alike.get(hashed, ())}
+        chosen = sorted(near - taken, key=place.__getitem__)[: most - 1]
         if chosen:
-            taken |= {member.uid, *chosen}
+            taken.update(chosen)
             groups[member.uid] = sorted(chosen)
     return groups
-
-
-def merged(rows: dict[str, dict[str, Any]], groups: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """Return the rows that stay: representatives with the captions and matched queries of their groups.
-
-    Rows hold `captions` and `matched_query_ids`; a representative's own captions come first.
-    """
-    gone = {uid for members in groups.values() for uid in members}
-    kept = {uid: dict(row) for uid, row in rows.items() if uid not in gone}
-    for representative, members in groups.items():
-        group = [rows[uid] for uid in (representative, *members)]
-        kept[representative]["captions"] = list(dict.fromkeys(c for row in group for c in row["captions"]))
-        kept[representative]["matched_query_ids"] = sorted(
-            {q for row in group for q in row["matched_query_ids"]}
-        )
-    return kept
 
 
 class SiteRemoval(NamedTuple):
@@ -173,29 +199,19 @@ class SiteRemoval(NamedTuple):
     removed: int
 
 
-def removals(url_of: dict[str, str], groups: dict[str, list[str]]) -> list[SiteRemoval]:
-    """Return the sites that lose images, those that lose most first."""
-    gone = {uid for members in groups.values() for uid in members}
-    images: Counter[str] = Counter()
-    removed: Counter[str] = Counter()
-    for uid, url in url_of.items():
-        site = urls.site(url)
-        images[site] += 1
-        removed[site] += uid in gone
-    rows = [SiteRemoval(site, images[site], count) for site, count in removed.items() if count]
-    return sorted(rows, key=lambda row: (-row.removed, row.site))
+def check_share(
+    images: int, groups: dict[str, list[str]], removals: list[SiteRemoval], limit: float = 0.5
+) -> None:
+    """Raise ValueError if more than `limit` of the set would go: that is never done silently.
 
-
-def check_share(url_of: dict[str, str], groups: dict[str, list[str]], limit: float = 0.5) -> None:
-    """Raise ValueError if more than `limit` of the set would go: that is never done silently."""
+    `removals`: the sites that lose images, those that lose most first.
+    """
     gone = sum(len(members) for members in groups.values())
-    if gone > limit * len(url_of):
+    if gone > limit * images:
         largest = max(groups.items(), key=lambda item: len(item[1]))
-        sites = ", ".join(
-            f"{row.site} ({row.removed} of {row.images})" for row in removals(url_of, groups)[:3]
-        )
+        sites = ", ".join(f"{row.site} ({row.removed} of {row.images})" for row in removals[:3])
         raise ValueError(
-            f"{gone} of {len(url_of)} images would be removed as near-duplicates, over the limit of "
+            f"{gone} of {images} images would be removed as near-duplicates, over the limit of "
             f"{limit:.0%}; most from {sites}; the largest group, of {len(largest[1]) + 1}, is around "
-            f"{largest[0]}. Look at it, and raise the limit if it is right"
+            f"{largest[0]}. Look at it, and raise --dedup-limit if it is right"
         )

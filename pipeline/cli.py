@@ -253,6 +253,14 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
     table.add_row("finish", "captions in shards", f"{counts['captions']:,}", style="bold")
     table.add_row("", "samples in shards", f"{counts['samples']:,}", style="bold")
     console.print(table)
+    if near := found.get("near_duplicates"):
+        most = ", ".join(
+            f"{row['site']} {row['removed']:,} of {row['images']:,}" for row in near["sites"][:3]
+        )
+        console.print(
+            f"near-duplicates: {near['removed']:,} of {near['images']:,} images are merged into "
+            f"{near['groups']:,} others{f'; most of {most}' if most else ''}", highlight=False, soft_wrap=True
+        )  # fmt: skip
     where = [("shards", f"{len(found['shards'])} in {layout.shards}"), ("rejected rows", layout.rejected),
              ("manifest", layout.manifest), ("time", f"{seconds:,.1f} s")]  # fmt: skip
     for name, value in where:

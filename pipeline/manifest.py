@@ -123,6 +123,7 @@ def write(
             "rejected_sampled": found["rejected_sampled"], "images_seen": candidates["images"],
             "rounds": [{key: r[key] for key in ("images", "bytes", "reasons")} for r in rounds],
             "queries": found["queries"],
+            "near_duplicates": found["near_duplicates"],
             "shards": shards,
         },
     )  # fmt: skip

@@ -108,7 +108,7 @@ REASONS: Final[dict[str, Reason]] = {
     # What is known only when everything has arrived.
     **_stage(
         "finish",
-        merged_into="the same bytes as another image; its captions went there",
+        merged_into="the same bytes as another image, or a near-duplicate of it; its captions went there",
         placeholder="one picture under many unrelated captions",
         over_cap="every query it matches has its --per-query samples",
     ),

@@ -1,6 +1,7 @@
 """Near-duplicates inside a set: all verified pairs, stars instead of chains, nothing removed silently."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ def test_a_band_is_shared_by_all_pairs_up_to_15_bits():
     assert len(set(groups.band_keys(np.zeros((1, 32), np.uint8))[0])) == 16, "bands never meet each other"
 
 
-def planted(count: int) -> tuple[list[str], np.ndarray, set[tuple[str, str]]]:
+def planted(count: int) -> tuple[list[bytes], np.ndarray, set[tuple[bytes, bytes]]]:
     """Return uids, hashes and the pairs within 31 bits that share a band: originals with 0 to 2 copies."""
     rng = np.random.default_rng(3)
     rows = []
@@ -38,10 +39,10 @@ def planted(count: int) -> tuple[list[str], np.ndarray, set[tuple[str, str]]]:
         original = rng.integers(0, 256, 32, dtype=np.uint8)
         rows += [
             original,
-            *(flipped(original, int(rng.integers(0, 16)), rng) for _ in range(rng.integers(0, 3))),
+            *(flipped(original, int(rng.integers(1, 16)), rng) for _ in range(rng.integers(0, 3))),
         ]
     hashes = np.stack(rows)
-    uids = [f"{n:032x}" for n in np.random.default_rng(4).permutation(len(rows))]
+    uids = [bytes.fromhex(f"{n:032x}") for n in np.random.default_rng(4).permutation(len(rows))]
     bits = np.unpackbits(hashes, axis=1).astype(int)
     near = (bits[:, None] != bits[None]).sum(2) <= groups.RADIUS
     keys = groups.band_keys(hashes)
@@ -50,27 +51,76 @@ def planted(count: int) -> tuple[list[str], np.ndarray, set[tuple[str, str]]]:
     return uids, hashes, pairs
 
 
+def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int = 100) -> dict[str, str]:
+    """Write the columns of a merged file that the shuffle reads, two captions an image."""
+    order = sorted(range(len(uids)), key=lambda row: uids[row])
+    twice = [row for row in order for _ in range(2)]
+    table = pa.table(
+        {
+            "uid": pa.array([uids[row] for row in twice], pa.binary(16)),
+            "phash": [hashes[row].tobytes().hex() for row in twice],
+            "quality": [quality] * len(twice),
+        }
+    )
+    records.write_table(str(path), table)
+    return {"name": path.stem, "path": str(path)}
+
+
+def shuffled(folder: Path, tasks: list[dict[str, str]]) -> list[dict[str, object]]:
+    """Return the edges that the shuffle writes for some files."""
+
+    def make(low: int, high: int) -> BandShuffler:
+        return BandShuffler(folder=str(folder), partitions=4, low=low, high=high)
+
+    results = run_shuffle(Runner(workers=1), str(folder), tasks, make, 4, 2)
+    assert all(result["beyond"] == 0 for result in results)
+    tables = [records.read_table(result["path"]) for result in results]
+    return pa.concat_tables([groups.EDGES.empty_table(), *tables]).to_pylist()
+
+
 def test_the_shuffle_finds_every_pair_that_shares_a_band(tmp_path):
     uids, hashes, expected = planted(120)
     assert len(expected) > 60
     tasks = []
     for number, part in enumerate(np.array_split(np.arange(len(uids)), 3)):
-        path = str(tmp_path / f"{number}.parquet")
-        digits = [hashes[row].tobytes().hex() for row in part]
-        records.write_table(path, pa.table({"uid": [uids[row] for row in part], "phash": digits}))
-        tasks.append({"name": str(number), "path": path})
-
-    def make(low: int, high: int) -> BandShuffler:
-        return BandShuffler(folder=str(tmp_path / "edges"), partitions=4, low=low, high=high)
-
-    results = run_shuffle(Runner(workers=1), str(tmp_path / "edges"), tasks, make, 4, 2)
-    tables = [records.read_table(result["path"]) for result in results]
-    found = {(row["a"], row["b"]): row["distance"] for row in pa.concat_tables(tables).to_pylist()}
-    assert set(found) == expected
+        tasks.append(write_images(tmp_path / f"{number}.parquet", [uids[row] for row in part], hashes[part]))
+    edges = shuffled(tmp_path / "edges", tasks)
+    assert sorted((row["a"], row["b"]) for row in edges) == sorted(expected), "each pair once"
     by_uid = dict(zip(uids, hashes, strict=True))
-    for (a, b), distance in found.items():
-        assert distance == np.unpackbits(by_uid[a] ^ by_uid[b]).sum() <= groups.RADIUS
-    assert all(result["beyond"] == 0 for result in results)
+    for row in edges:
+        bits = np.unpackbits(by_uid[row["a"]] ^ by_uid[row["b"]]).sum()
+        assert row["distance"] == bits <= groups.RADIUS
+
+
+def test_images_of_one_hash_are_joined_to_the_first_alone(tmp_path):
+    rng = np.random.default_rng(8)
+    hashed = rng.integers(0, 256, 32, dtype=np.uint8)
+    hashes = np.stack([hashed] * 6 + [flipped(hashed, 3, rng)] * 2)
+    uids = [bytes([n]) * 16 for n in (5, 3, 9, 1, 7, 4, 8, 2)]
+    edges = shuffled(tmp_path / "edges", [write_images(tmp_path / "0.parquet", uids, hashes)])
+    found = sorted((row["a"][0], row["b"][0], row["distance"]) for row in edges)
+    assert found == [(1, 2, 3), (1, 3, 0), (1, 4, 0), (1, 5, 0), (1, 7, 0), (1, 9, 0), (2, 8, 0)]
+
+
+def test_pictures_without_detail_are_near_to_nothing(tmp_path):
+    uids, hashes, _ = planted(40)
+    task = write_images(tmp_path / "0.parquet", uids, hashes, quality=groups.MIN_QUALITY - 1)
+    assert shuffled(tmp_path / "edges", [task]) == []
+
+
+def test_pairs_are_found_whatever_the_block(monkeypatch):
+    _, hashes, _ = planted(60)
+
+    def found() -> set[tuple[int, int, int]]:
+        columns = groups.near_pairs(hashes, 100)
+        return {triple for part in columns for triple in zip(*(c.tolist() for c in part), strict=True)}
+
+    bits = np.unpackbits(hashes, axis=1).astype(int)
+    distance = (bits[:, None] != bits[None]).sum(2)
+    expected = {(int(a), int(b), int(distance[a, b])) for a, b in np.argwhere(distance <= 100) if a < b}
+    assert found() == expected
+    monkeypatch.setattr(groups, "_BLOCK", 7 * len(hashes))
+    assert found() == expected
 
 
 def member(uid: str, pixels: int = 1, captions: int = 1) -> Member:
@@ -130,26 +180,22 @@ def test_stars_are_disjoint_verified_and_order_free(graph, most):
     )
 
 
-def test_captions_and_queries_are_merged_into_the_representative():
-    rows = {
-        "a": {"captions": ["one", "two"], "matched_query_ids": [3]},
-        "b": {"captions": ["two", "three"], "matched_query_ids": [1, 3]},
-        "c": {"captions": ["other"], "matched_query_ids": [9]},
-    }
-    kept = groups.merged(rows, {"a": ["b"]})
-    assert kept == {
-        "a": {"captions": ["one", "two", "three"], "matched_query_ids": [1, 3]},
-        "c": {"captions": ["other"], "matched_query_ids": [9]},
-    }
-    assert rows["a"]["captions"] == ["one", "two"], "the input is left as it was"
+def test_equal_hashes_share_the_edges_of_the_first():
+    members = [
+        Member("a", 9, 1, "a"), Member("b", 50, 1, "a"), Member("c", 5, 1, "c"), Member("d", 7, 1, "c"),
+        Member("e", 1, 1),
+    ]  # fmt: skip
+    # b, the largest, is near c and d because a, which has its hash, is.
+    assert groups.stars(members, [("a", "c")]) == {"b": ["a", "c", "d"]}
+    assert groups.stars(members, [("a", "c")], most=3) == {"b": ["a", "d"]}
+    assert groups.stars(members, []) == {"b": ["a"], "d": ["c"]}
 
 
-def test_removals_are_reported_by_site_and_never_silent():
-    url_of = {f"u{n}": f"https://x{n % 2}.shop.com/{n}" for n in range(4)} | {"v": "https://v.org/"}
+def test_removals_are_never_silent():
     found = {"u0": ["u1", "u2"]}
-    assert groups.removals(url_of, found) == [SiteRemoval("shop.com", 4, 2)]
-    groups.check_share(url_of, found)
+    sites = [SiteRemoval("shop.com", 4, 2)]
+    groups.check_share(5, found, sites)
     with pytest.raises(
         ValueError, match=r"2 of 5 images would be removed.*shop.com \(2 of 4\).*of 3, is around u0"
     ):
-        groups.check_share(url_of, found, limit=0.3)
+        groups.check_share(5, found, sites, limit=0.3)

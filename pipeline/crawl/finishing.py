@@ -1,6 +1,6 @@
 """Drive the last stage: the shards, the rejected rows, and the counts by query."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import manifest, querylist, storage
 from pipeline.crawl.job import Crawl, add_counts, add_vectors
@@ -25,9 +25,9 @@ def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Re
     config, layout = crawl.config, crawl.layout
     arrived = layout.stage("fetch", f"arrived-{fetched['last']}", "thresholds")
     folder = layout.stage("finish", "samples")
-    merged = fetched["rounds"][-1]["merged"]
-    worker = AssembleWorker(folder=folder, queries=crawl.queries, thresholds=arrived)
-    tasks = [{"name": r["name"], "path": r["path"]} for r in merged]
+    near = _near(crawl, fetched["rounds"][-1]["merged"], arrived)
+    worker = AssembleWorker(folder=folder, queries=crawl.queries, thresholds=near.thresholds)
+    tasks = [{"name": r["name"], "path": r["path"]} for r in near.merged]
     samples = crawl.tasks("balance", folder, tasks, worker)
     total = sum(r["samples"] for r in samples)
     groups = max(1, -(-total // GROUP_SAMPLES))
@@ -38,7 +38,7 @@ def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Re
         groups,
     )  # fmt: skip
     shards = _write_shards(crawl, grouped, samples)
-    untried, rejected, sampled = _reject(crawl, found, selected, fetched, samples)
+    untried, rejected, sampled = _reject(crawl, found, selected, fetched, near.rejected + samples)
     queries = manifest.write_query_counts(
         storage.join(layout.root, "query_counts.parquet"), querylist.load(layout.queries), config.per_query,
         matched=read_vector(storage.join(layout.tried(0), "counts"))[0],
@@ -52,9 +52,27 @@ def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Re
         "rejected": rejected,
         "rejected_sampled": sampled,
         "queries": queries,
+        "near_duplicates": near.summary,
         "first_fetch": min((r["fetched"][0] for r in samples if r["fetched"]), default=None),
         "last_fetch": max((r["fetched"][1] for r in samples if r["fetched"]), default=None),
     }
+
+
+class _Near(NamedTuple):
+    merged: list[Result]
+    thresholds: str
+    rejected: list[Result]
+    summary: Result | None
+
+
+def _near(crawl: Crawl, merged: list[Result], arrived: str) -> _Near:
+    """Merge near-duplicates if that is asked for."""
+    if crawl.config.dedup != "near":
+        return _Near(merged, arrived, [], None)
+    from pipeline.crawl.near import merge_near
+
+    found = merge_near(crawl, merged)
+    return _Near(found.merged, found.thresholds, found.merged, found.summary)
 
 
 def _write_shards(crawl: Crawl, groups: list[Result], samples: list[Result]) -> list[Result]:
@@ -77,9 +95,12 @@ def _write_shards(crawl: Crawl, groups: list[Result], samples: list[Result]) -> 
 
 
 def _reject(
-    crawl: Crawl, found: Result, selected: Result, fetched: Result, samples: list[Result]
+    crawl: Crawl, found: Result, selected: Result, fetched: Result, written: list[Result]
 ) -> tuple[list[Result], dict[str, int], bool]:
-    """Publish rejected rows; return the untried samples, exact counts, and whether the rows are sampled."""
+    """Publish rejected rows; return the untried samples, exact counts, and whether the rows are sampled.
+
+    `written`: what finish wrote with rejected rows of its own beside it.
+    """
     layout = crawl.layout
     last = fetched["last"]
     folder = layout.stage("finish", "untried")
@@ -89,7 +110,7 @@ def _reject(
         "not fetched", folder, tasks, UntriedWorker(folder=folder, queries=crawl.queries, thresholds=tried)
     )
     merged = fetched["rounds"][-1]["merged"]
-    finished = [r["path"].replace(".parquet", ".rejected.parquet") for r in [*merged, *samples]]
+    finished = [r["path"].replace(".parquet", ".rejected.parquet") for r in [*merged, *written]]
     unused = [storage.join(folder, f"{r['name']}.rejected.parquet") for r in untried]
     work = _batches("candidates", "tables", found["rejected"])
     work += _batches("select", "tables", [*selected["rejected"], *unused])

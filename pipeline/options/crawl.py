@@ -55,8 +55,11 @@ class CrawlConfig:
     """Drop texts that stand at more than this many images, as ALIGN and COYO do; 0 keeps them."""
     placeholder_captions: int = 10
     """Drop images that stand under at least this many captions that share few words; 0 keeps them."""
-    dedup: Literal["exact", "off"] = "exact"
-    """exact: images of the same bytes become one sample with the captions of all."""
+    dedup: Literal["exact", "near", "off"] = "exact"
+    """exact: images of the same bytes become one sample with the captions of all. near: so do images that
+    look alike, by 31 or fewer different bits of their 256-bit hashes."""
+    dedup_limit: float = 0.5
+    """Share of the images that `--dedup near` may remove; if it were more, the run stops before that."""
     drop: str = ""
     """Parquet file whose column uid names samples that must not be in the set."""
     hash_list: str = ""
@@ -103,6 +106,8 @@ class CrawlConfig:
             raise ValueError(f"headroom must be at least 1, not {self.headroom}")
         if not 0 < self.sample <= 1:
             raise ValueError(f"sample must be a share above 0 and up to 1, not {self.sample}")
+        if not 0 < self.dedup_limit <= 1:
+            raise ValueError(f"dedup_limit must be a share above 0 and up to 1, not {self.dedup_limit}")
         if self.keep_if and not self.scorer:
             raise ValueError("--keep-if needs a --scorer that gives the scores")
 
@@ -121,9 +126,14 @@ class CrawlConfig:
             },
             "fetch": {
                 "rounds": self.rounds, "images": asdict(self.images), "scorer": self.scorer,
-                "keep_if": self.keep_if, "max_bytes": self.fetch.max_bytes, "dedup": self.dedup,
+                "keep_if": self.keep_if, "max_bytes": self.fetch.max_bytes,
+                # Near-duplicates are merged from what was fetched: that needs no fetching again.
+                "dedup": "off" if self.dedup == "off" else "exact",
                 "placeholder_captions": self.placeholder_captions, "drop": self.drop,
                 "hash_list": self.hash_list,
             },
-            "finish": {"samples_per_shard": self.samples_per_shard, "rejected": self.rejected},
+            "finish": {
+                "samples_per_shard": self.samples_per_shard, "rejected": self.rejected,
+                "near": self.dedup == "near",
+            },
         }  # fmt: skip

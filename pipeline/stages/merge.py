@@ -118,16 +118,19 @@ def merge(
 ) -> tuple[pa.Table, pa.Table]:
     """Merge images of equal `key` into the smallest uid; return (merged rows sorted by uid, rejected rows).
 
-    key: sha256, or uid to merge nothing.
+    key: sha256; uid to merge nothing; or survivor, a column of the table that names the uid to merge into.
 
     The union of captions keeps the `max_captions` of smallest hash. Every row of the input is a row of one of
     the two outputs, and an image that gave away all its captions has a rejected row for zero candidates.
     """
-    keys = [(name, "ascending") for name in dict.fromkeys((key, "uid", "caption_hash"))]
-    table = table.sort_by(keys).combine_chunks()
+    names = [key, "uid", "caption_hash"]
+    if key == "survivor":  # which comes first in its group
+        table = table.append_column("given", pa.compute.not_equal(table["uid"], table[key]))
+        names.insert(1, "given")
+    table = table.sort_by([(name, "ascending") for name in dict.fromkeys(names)]).combine_chunks()
     group_starts = records.run_starts(table[key])
     if not len(group_starts):
-        return table, records.REJECTED_ROWS.empty_table()
+        return MERGED_ROWS.empty_table(), records.REJECTED_ROWS.empty_table()
     sizes = np.diff(np.append(group_starts, len(table)))
     group = np.repeat(np.arange(len(group_starts)), sizes)
     survivor = pa.array(np.repeat(group_starts, sizes))
@@ -162,7 +165,7 @@ def merge(
     rejected.append(_merged_into(table, traces, survivor_uid, 0))
 
     image = [field.name for field in _FETCHED]
-    columns = {name: table[name] for name in table.column_names}
+    columns = {name: table[name] for name in MERGED_ROWS.names}
     columns |= {name: table[name].take(survivor) for name in ("uid", "url", *image)}
     merged = pa.table(columns, schema=MERGED_ROWS).filter(pa.array(kept))
     return merged.sort_by([("uid", "ascending"), ("caption_hash", "ascending")]), pa.concat_tables(rejected)

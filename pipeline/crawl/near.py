@@ -1,0 +1,96 @@
+"""Drive `--dedup near`: pairs by hash, groups, and their merging; all before an image is copied."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from dedup import groups as near
+from pipeline import records, storage
+from pipeline.crawl.job import Crawl
+from pipeline.stages import graph
+from pipeline.stages.files import Result, read_marker, write_json
+from pipeline.stages.near import GROUPS, SITES, NearShuffler, add_sites, members_of
+from pipeline.stages.select import PairCounter
+
+_SITES_IN_MANIFEST = 50
+
+
+class Near(NamedTuple):
+    """What finish goes on with; fields only."""
+
+    merged: list[Result]
+    thresholds: str
+    summary: Result
+
+
+def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
+    """Merge near-duplicates and find anew which samples each query keeps.
+
+    ValueError if more than --dedup-limit of the images would go. The pairs are joined to groups on this
+    machine, with some 300 bytes of memory for each.
+    """
+    config, layout = crawl.config, crawl.layout
+    images = sum(result["samples"] for result in merged)
+    groups_path, found = _groups(crawl, merged, images)
+    folder = layout.stage("finish", "near")
+    partitions = crawl.partitions(images)
+    results = crawl.shuffle(
+        "merge near-duplicates", folder, merged,
+        lambda low, high: NearShuffler(
+            folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
+            groups=groups_path, max_captions=config.max_captions,
+            placeholder_captions=config.placeholder_captions,
+        ), partitions,
+    )  # fmt: skip
+    sites = add_sites(records.read_table(result["sites"]) for result in results)
+    removals = [near.SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
+    known = records.read_table(groups_path)
+    groups: dict[str, list[str]] = {}
+    for uid, representative in zip(*(known[name].to_pylist() for name in GROUPS.names), strict=True):
+        groups.setdefault(representative.hex(), []).append(uid.hex())
+    near.check_share(images, groups, removals, config.dedup_limit)
+    records.write_table(storage.join(layout.root, "near_duplicates.parquet"), sites.cast(SITES))
+    rank = np.full(crawl.queries.queries, config.per_query, np.int64)
+    folder = layout.stage("finish", "near-arrived")
+    graph.run_thresholds(crawl.runner, folder, results, PairCounter(queries=crawl.queries), rank)
+    summary = {
+        **found, "images": images, "removed": len(known), "groups": len(groups),
+        "largest_group": max(map(len, groups.values()), default=0) + bool(groups),
+        "sites": [row._asdict() for row in removals],
+    }  # fmt: skip
+    return Near(results, storage.join(folder, "thresholds"), summary)
+
+
+def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Result]:
+    """Find the groups, once; return their file, and the counts of pairs."""
+    folder = crawl.layout.stage("finish", "near-pairs")
+    path = storage.join(folder, "groups")
+    done = read_marker(folder, "range-groups")
+    if done is not None:
+        return path, done["counts"]
+    partitions = crawl.partitions(near.BANDS * images)
+    results = crawl.shuffle(
+        "near-duplicate pairs", folder, merged,
+        lambda low, high: near.BandShuffler(folder=folder, partitions=partitions, low=low, high=high),
+        partitions,
+    )  # fmt: skip
+    tables = [near.EDGES.empty_table(), *(records.read_table(result["path"]) for result in results)]
+    edges = pa.concat_tables(tables)
+    wanted = pa.compute.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
+    same = edges.filter(pa.compute.equal(edges["distance"], 0))
+    like = {b.hex(): a.hex() for a, b in zip(same["a"].to_pylist(), same["b"].to_pylist(), strict=True)}
+    columns = ["uid", "original_width", "original_height"]
+    members = [
+        near.Member(*member, like=like.get(member[0], ""))
+        for result in merged
+        for member in members_of(records.read_table(result["path"], columns), wanted)
+    ]
+    others = edges.filter(pa.compute.greater(edges["distance"], 0))
+    pairs = zip(others["a"].to_pylist(), others["b"].to_pylist(), strict=True)
+    groups = near.stars(members, ((a.hex(), b.hex()) for a, b in pairs))
+    rows = sorted((bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in groups.items() for uid in gone)
+    records.write_table(path, records.to_table(rows, GROUPS))
+    counts = {"pairs": len(edges), "beyond": sum(result["beyond"] for result in results)}
+    write_json(storage.join(folder, "range-groups.json"), {"name": "range-groups", "counts": counts})
+    return path, counts

@@ -1,0 +1,127 @@
+"""Merge near-duplicates: the images of a group become its representative, with the captions of all.
+
+Which images are a group is known by then, from their hashes alone (`dedup.groups`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import records, storage, urls
+from pipeline.stages.files import write_vector
+from pipeline.stages.merge import MERGED_ROWS, merge
+from pipeline.stages.select import Pairs, QueryTable, concat, slices
+
+GROUPS: Final = pa.schema(
+    [
+        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),  # of a member
+        pa.field("representative", pa.binary(records.UID_BYTES), nullable=False),
+    ]
+)
+SITES: Final = pa.schema(
+    [
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("removed", pa.int64(), nullable=False),
+    ]
+)
+
+
+@lru_cache(maxsize=2)
+def _groups(path: str) -> pa.Table:
+    return records.read_table(path).combine_chunks()
+
+
+def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
+    """Return the uid that each image is merged into, its own if it is in no group or represents one."""
+    place = pa.compute.index_in(uids, groups["uid"].combine_chunks())
+    return pa.compute.coalesce(groups["representative"].take(place), uids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearShuffler:
+    """Bring the images of a group together."""
+
+    folder: str
+    partitions: int
+    low: int
+    high: int
+    queries: QueryTable
+    groups: str  # a file of GROUPS
+    max_captions: int
+    placeholder_captions: int
+
+    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+        """Yield a merged file's rows by partition of the image that they are merged into."""
+        table = records.read_table(task["path"])
+        if not len(table):
+            return
+        high = records.high_bits(representatives(table["uid"], _groups(self.groups)))
+        partition = records.partition_of(high, self.partitions)
+        inside = (partition >= self.low) & (partition < self.high)
+        yield from slices(table.filter(pa.array(inside)), partition[inside])
+
+    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+        """Write NNNNN.parquet, NNNNN.rejected.parquet, NNNNN.counts and NNNNN.sites.
+
+        counts, int64 [1, Q]: samples of each query; sites: a table of SITES.
+        """
+        table = concat(data, MERGED_ROWS)
+        survivor = representatives(table["uid"], _groups(self.groups))
+        merged, rejected = merge(
+            table.append_column("survivor", survivor),
+            "survivor",
+            self.max_captions,
+            self.placeholder_captions,
+        )
+        pairs = Pairs.of(merged, self.queries.queries)
+        base = storage.join(self.folder, f"{partition:05d}")
+        records.write_table(f"{base}.parquet", merged)
+        records.write_table(f"{base}.rejected.parquet", rejected)
+        write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
+        records.write_table(f"{base}.sites", count_sites(table, survivor))
+        return {
+            "path": f"{base}.parquet", "counts": f"{base}.counts", "sites": f"{base}.sites",
+            "rows": len(merged), "samples": len(pairs.starts), "rejected": records.count_reasons(rejected),
+        }  # fmt: skip
+
+
+def count_sites(table: pa.Table, survivor: pa.ChunkedArray) -> pa.Table:
+    """Return SITES: how many of each site's images are merged into another; sorted by site."""
+    gone = pa.compute.not_equal(table["uid"], survivor)
+    images = table.select(["uid", "url"]).append_column("gone", gone).sort_by("uid")
+    images = images.take(pa.array(records.run_starts(images["uid"]), pa.int64()))
+    total: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
+    for url, is_gone in zip(images["url"].to_pylist(), images["gone"].to_pylist(), strict=True):
+        site = urls.site(url)
+        total[site] += 1
+        removed[site] += is_gone
+    rows = ((site, total[site], removed[site]) for site in sorted(total))
+    return records.to_table(rows, SITES)
+
+
+def add_sites(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return SITES of all parts, only sites that lose images, those that lose most first."""
+    table = pa.concat_tables([SITES.empty_table(), *tables])
+    sums = table.group_by("site").aggregate([("images", "sum"), ("removed", "sum")])
+    table = pa.table([sums[name] for name in ("site", "images_sum", "removed_sum")], schema=SITES)
+    table = table.filter(pa.array(table["removed"].to_numpy() > 0, pa.bool_()))
+    return table.sort_by([("removed", "descending"), ("site", "ascending")])
+
+
+def members_of(table: pa.Table, wanted: pa.Array) -> Iterator[tuple[str, int, int]]:
+    """Yield uid, pixels of the original and captions of the images of a merged file that are wanted."""
+    starts = records.run_starts(table["uid"])
+    captions = np.diff(np.append(starts, len(table)))
+    first = table.take(pa.array(starts, pa.int64()))
+    chosen = pa.compute.is_in(first["uid"], value_set=wanted).to_numpy()
+    first = first.filter(pa.array(chosen))
+    columns = (first[name].to_pylist() for name in ("uid", "original_width", "original_height"))
+    for uid, width, height, count in zip(*columns, captions[chosen].tolist(), strict=True):
+        yield uid.hex(), width * height, count

@@ -1,0 +1,175 @@
+"""`--dedup near`: look-alikes become one sample, everything is accounted for, and nothing goes silently."""
+
+import io
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import records
+from pipeline.cli import main
+from pipeline.stages.merge import merge
+from pipeline.stages.near import add_sites, count_sites, representatives
+from pipeline.verify import main as verify
+from tests.crawling import manifest, reasons, rejected, samples
+from tests.rows import uid_of
+from tests.scenes import scene
+from tests.test_merge import table_of
+
+
+def survivors(table: pa.Table, groups: dict[str, str]) -> pa.ChunkedArray:
+    """Return what each row is merged into, by URL."""
+    pairs = sorted((uid_of(member), uid_of(star)) for member, star in groups.items())
+    return representatives(table["uid"], records.to_table(pairs, pa.schema(
+        [pa.field("uid", pa.binary(16)), pa.field("representative", pa.binary(16))]
+    )))  # fmt: skip
+
+
+def test_a_group_becomes_its_representative_with_the_captions_of_all():
+    a, b, c = (f"https://{name}.test/x" for name in "abc")
+    rows = [(a, "one", "1"), (a, "two", "1"), (b, "two", "2"), (b, "three", "2"), (c, "other", "3")]
+    table = table_of(rows)
+    # Both ways, so that it is not the smaller uid that stays.
+    for star, member in ((a, b), (b, a)):
+        known = table.append_column("survivor", survivors(table, {member: star}))
+        merged, gone = merge(known, "survivor", 16, 0)
+        found = {(row["uid"], row["caption"]) for row in merged.to_pylist()}
+        assert found == {(uid_of(star), text) for text in ("one", "two", "three")} | {(uid_of(c), "other")}
+        assert {row["blob"] for row in merged.to_pylist()} == {f"blob-{star}", f"blob-{c}"}
+        assert merged.schema.names == table.schema.names
+        (row,) = gone.to_pylist()
+        assert (row["uid"], row["reason"], row["detail"], row["candidates"]) == (
+            uid_of(member).hex(), "merged_into", uid_of(star).hex(), 1,
+        )  # fmt: skip
+        sites = count_sites(table, known["survivor"])
+        assert add_sites([sites, sites]).to_pylist() == [
+            {"site": f"{member[8]}.test", "images": 2, "removed": 2}
+        ]
+
+
+CAPTIONS = ["a red fox in the snow", "the fox at dawn", "snow and a fox"]
+
+
+def encoded(rgb: np.ndarray, scale: float = 1.0, quality: int = 90) -> bytes:
+    image = Image.fromarray(rgb)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=quality)
+    return sink.getvalue()
+
+
+def pictures() -> dict[str, bytes]:
+    """Return path and bytes: six photographs in three sizes each, ten others, and two blanks."""
+    found = {}
+    for n in range(6):
+        rgb = scene(n, 300, 400)
+        versions = encoded(rgb), encoded(rgb, 0.8, 70), encoded(rgb, 0.7, 40)
+        found |= {f"/{n}-{size}.jpg": data for size, data in enumerate(versions)}
+    found |= {f"/other-{n}.jpg": encoded(scene(100 + n, 300, 400)) for n in range(10)}
+    found |= {f"/blank-{n}.jpg": encoded(np.full((300, 300, 3), 250 + n, np.uint8)) for n in range(2)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[SimpleNamespace]:
+    """Serve the pictures on loopback; .hits counts what was asked for."""
+    files, hits = pictures(), Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hits[self.path] += 1
+            data = files.get(self.path, b"")
+            self.send_response(200 if data else 404)
+            self.send_header("Content-Type", "image/jpeg")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield SimpleNamespace(files=files, hits=hits, port=server.server_port)
+    server.shutdown()
+    server.server_close()
+
+
+def argv(served: SimpleNamespace, folder: Path, *more: str) -> list[str]:
+    rows = [
+        {"url": f"http://127.0.0.1:{served.port}{path}", "caption": f"{CAPTIONS[n % 3]} {n // 3}"}
+        for n, path in enumerate(served.files)
+    ]
+    if not (folder / "list.jsonl").exists():  # a changed input is another run
+        (folder / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "queries.txt").write_text("fox\nsnow\n")
+    return [
+        "--queries", str(folder / "queries.txt"), "--source", str(folder / "list.jsonl"),
+        "--out", str(folder / "run"), "--allow-network", "127.0.0.0/8", "--host-delay", "0", "--lang", "any",
+        "--workers", "1", "--timeout", "60", "--min-side", "100", "--per-query", "9", "--headroom", "10",
+        *more,
+    ]  # fmt: skip
+
+
+def code(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.mark.timeout(600)
+def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd):
+    kept = ("--keep-staging",)
+    assert main(argv(served, tmp_path, *kept)) == 0
+    run = tmp_path / "run"
+    count = len(served.files)
+    fetched = sum(served.hits.values())
+    assert manifest(run)["counts"]["candidates"] == count and manifest(run)["near_duplicates"] is None
+
+    # Over the limit nothing is written; the same images serve again, none is fetched anew.
+    assert code(argv(served, tmp_path, *kept, "--dedup", "near", "--dedup-limit", "0.2")) == 2
+    message = " ".join(capfd.readouterr().err.split())
+    assert f"12 of {count} images would be removed" in message and "--dedup-limit" in message
+    assert not list(run.glob("shards/*.tar")) and not (run / "manifest.json").exists()
+    assert main(argv(served, tmp_path, *kept, "--dedup", "near")) == 0
+    assert sum(served.hits.values()) == fetched
+    assert verify(["--run", str(run)]) == 0
+
+    found = manifest(run)
+    near = found["near_duplicates"]
+    assert (near["images"], near["removed"], near["groups"], near["largest_group"]) == (count, 12, 6, 3)
+    assert near["sites"] == [{"site": "127.0.0.1", "images": count, "removed": 12}] and near["beyond"] == 0
+    assert pq.read_table(run / "near_duplicates.parquet").to_pylist() == near["sites"]
+    assert "12 of 30 images are merged into 6 others" in " ".join(capfd.readouterr().err.split())
+
+    by_path = {row["url"].rpartition("/")[2]: row for row in samples(run)}
+    gone = {row["url"].rpartition("/")[2]: row for row in rejected(run) if row["reason"] == "merged_into"}
+    assert set(gone) == {f"{n}-{size}.jpg" for n in range(6) for size in (1, 2)}
+    for n in range(6):
+        largest = uid_of(f"http://127.0.0.1:{served.port}/{n}-0.jpg").hex()
+        assert {gone[f"{n}-{size}.jpg"]["detail"] for size in (1, 2)} == {largest}
+        if f"{n}-0.jpg" in by_path:
+            assert sorted(by_path[f"{n}-0.jpg"]["captions"]) == sorted(f"{text} {n}" for text in CAPTIONS)
+    assert not any(path in by_path for path in gone)
+    # Captions of the merged are in the shards or over the cap with their group, each once.
+    counts = found["counts"]
+    assert counts["candidates"] == counts["captions"] + counts["rejected"] == count
+    assert set(reasons(run)) <= {"merged_into", "over_cap"}
+    # The queries are filled from what is left: 18 images, 9 for each query.
+    kept_rows = pq.read_table(run / "query_counts.parquet").to_pylist()
+    assert {row["kept"] for row in kept_rows} == {9}
+
+
+def test_options_are_checked(served, tmp_path, capsys):
+    assert code(argv(served, tmp_path, "--dedup", "near", "--dedup-limit", "0")) == 2
+    assert "dedup_limit must be a share" in capsys.readouterr().err
