@@ -42,6 +42,7 @@ REASONS: Final[dict[str, Reason]] = {
         language="not in the wanted language",
         no_match="no query occurs in the text",
         taken_down="removed by openwit takedown, or of an image, a page or a site that was",
+        opt_out_page="the page reserves its images: meta robots, meta tdm-reservation or X-Robots-Tag",
     ),
     # What dedupe, balance and the caption cap leave out.
     **_stage(
@@ -57,7 +58,14 @@ REASONS: Final[dict[str, Reason]] = {
         address_blocked="the name or address is not public (SSRF policy)",
         port_blocked="a port that is not a web port",
         robots_disallow="robots.txt does not allow it",
-        opt_out="a response header reserves the image from machine learning",
+        opt_out_robots_alias="robots.txt disallows it for img2dataset, LAIONDownloader or CCBot",
+        opt_out_content_signal="robots.txt says Content-Signal: ai-train=no",
+        opt_out_content_usage="robots.txt or the answer says Content-Usage: train-ai=n",
+        opt_out_tdmrep="/.well-known/tdmrep.json reserves it from text and data mining",
+        opt_out_x_robots_tag="the answer says X-Robots-Tag: noai or its like",
+        opt_out_tdm_reservation="the answer says tdm-reservation: 1",
+        opt_out_xmp="the image's own XMP metadata prohibits data mining",
+        opt_out_site="not asked: the last answers of this server all opted out",
         redirect_loop="the redirects come back to a URL already seen",
         too_many_redirects="more redirects than allowed",
         bad_redirect="a redirect without a usable target",

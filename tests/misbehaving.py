@@ -259,6 +259,7 @@ status("identity", "200 OK", Content_Encoding="identity")
 status("encoded_twice", "200 OK", Content_Encoding="gzip, gzip")
 status("encoded_unknown", "200 OK", Content_Encoding="rot13")
 status("cookies", "200 OK", Set_Cookie="a=b")
+status("opted_out", "200 OK", X_Robots_Tag="noimageai")
 status("tdm", "200 OK", tdm_reservation="1")
 status("usage", "200 OK", Content_Usage="train-ai=n")
 status("noindex_gone", "404 Not Found", X_Robots_Tag="noindex")
@@ -268,7 +269,7 @@ status("for_other_bots", "200 OK", X_Robots_Tag="otherbot: noai")
 class Server:
     """A misbehaving server; `robots` is the behaviour, or the text with status 200, behind /robots.txt.
 
-    With `hop` /robots.txt is redirected there.
+    `tdmrep` likewise behind /.well-known/. With `hop` /robots.txt is redirected there.
     """
 
     def __init__(
@@ -277,11 +278,13 @@ class Server:
         robots: str = "gone",
         *,
         hop: str = "",
+        tdmrep: str = "gone",
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.host = host
         self.robots = robots
         self.hop = hop
+        self.tdmrep = tdmrep
         self.port = 0
         self._tls = tls
         self.accepted = 0
@@ -351,10 +354,10 @@ class Server:
 
     async def _answer(self, peer: Peer, request: Request) -> bool | None:
         name = request.path[1:].partition("?")[0].partition("/")[0]
-        if name == "robots.txt":
-            if self.hop:
-                return await peer.reply("301 Moved Permanently", Location=self.hop)
-            name = self.robots
+        if name == "robots.txt" and self.hop:
+            return await peer.reply("301 Moved Permanently", Location=self.hop)
+        if name in ("robots.txt", ".well-known"):
+            name = self.robots if name == "robots.txt" else self.tdmrep
             if name not in BEHAVIOURS:
                 return await peer.reply(body=name.encode())
         return await BEHAVIOURS.get(name, BEHAVIOURS["gone"])(peer, request)

@@ -274,7 +274,9 @@ def test_digests_and_reasons_in_the_truth_hold(web: Web) -> None:
         if reference.reason is None:
             assert reference.sha256, reference
         # A label promises that the picture shows it: an unusable one has none, save where not allowed.
-        if reference.reason not in (None, "robots_disallow", "robots_unavailable", "opt_out"):
+        refused = (None, "robots_disallow", "robots_unavailable", "opt_out_x_robots_tag",
+                   "opt_out_tdm_reservation")  # fmt: skip
+        if reference.reason not in refused:
             assert reference.label is None, reference
     plain = [r for r in web.references if r.reason is None and "moved" not in " ".join(r.special)]
     for reference in plain:
@@ -295,8 +297,9 @@ def test_the_web_has_everything_that_a_crawl_must_cope_with(web: Web) -> None:
     reasons = {r.reason for r in web.references if r.reason}
     assert reasons >= {
         "animated", "bad_aspect", "bad_redirect", "data_url", "empty_body", "http_denied", "http_gone",
-        "http_server_error", "not_image", "opt_out", "placeholder", "redirect_loop", "robots_disallow",
-        "robots_unavailable", "svg", "too_many_pixels", "too_small", "truncated",
+        "http_server_error", "not_image", "opt_out_tdm_reservation", "opt_out_x_robots_tag", "placeholder",
+        "redirect_loop", "robots_disallow", "robots_unavailable", "svg", "too_many_pixels", "too_small",
+        "truncated",
     }  # fmt: skip
     assert {r.markup for r in web.references} == {"img", "figure", "picture", "srcset", "lazy", "og"}
     natures = {text.nature for r in web.references for text in r.texts}
@@ -506,7 +509,7 @@ def test_robots_and_opt_outs_are_as_the_roles_say(web: Web, server: Server) -> N
     assert b"Disallow: /private/\n" in partial.body
     assert noai.headers["X-Robots-Tag"] == "noai, noimageai"
     assert unavailable.status == 503
-    image = next(r.url for r in web.references if r.reason == "opt_out" and not r.special)
+    image = next(r.url for r in web.references if r.reason == "opt_out_x_robots_tag" and not r.special)
     assert get(image)[0].headers["X-Robots-Tag"] == "noai, noimageai"
     noai_image, tdm_image = get(reference_with(web, "noai_header"), reference_with(web, "tdm_header"))
     assert noai_image.headers["X-Robots-Tag"] == "noimageai"

@@ -18,6 +18,7 @@ from pipeline.http import dns
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.identity import requires_contact, user_agent
 from pipeline.options import FetchOptions
+from pipeline.options.fetch import OPT_OUTS
 from pipeline.reasons import REASONS
 from tests.misbehaving import IMAGE, Server, refusing_port
 
@@ -30,6 +31,7 @@ NAMES = {
     "v6.example.com": "::1",
     "mapped.example.com": "::ffff:127.0.0.1",
 }
+WITHOUT_TDMREP = tuple(name for name in OPT_OUTS if name != "tdmrep")  # one request less to reckon with
 HANG = 15  # seconds until a test counts as hanging
 
 
@@ -45,6 +47,7 @@ def options(**changes: Any) -> FetchOptions:
     values: dict[str, Any] = {
         "contact": "https://example.org/crawl", "allow_network": ("127.0.0.2/32",), "timeout": 1.2,
         "connect_timeout": 0.6, "read_timeout": 0.4, "max_bytes": 100_000, "max_held_bytes": 1 << 20,
+        "opt_out": WITHOUT_TDMREP,
     }  # fmt: skip
     return FetchOptions(**(values | changes))
 
@@ -146,9 +149,9 @@ CASES = [
     ("gzip_bomb", "bad_encoding", 200),
     ("encoded_twice", "bad_encoding", 200),
     ("encoded_unknown", "bad_encoding", 200),
-    ("opted_out_endless", "opt_out", 200),
-    ("tdm", "opt_out", 200),
-    ("usage", "opt_out", 200),
+    ("opted_out_endless", "opt_out_x_robots_tag", 200),
+    ("tdm", "opt_out_tdm_reservation", 200),
+    ("usage", "opt_out_content_usage", 200),
     ("noindex_gone", "http_gone", 404),
     ("gone", "http_gone", 404),
     ("gone_for_good", "http_gone", 410),
@@ -215,7 +218,7 @@ def test_without_keep_alive_the_server_is_told() -> None:
 
 def test_the_session_neither_unpacks_nor_remembers_nor_reads_the_environment() -> None:
     async def work(fetcher: Fetcher) -> None:
-        session = fetcher._session
+        session = fetcher._client.session
         assert not session.auto_decompress  # the client would unpack a bomb while its header is judged
         assert not session.trust_env
         assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
@@ -482,7 +485,9 @@ ALL_DENIED = "User-agent: *\nDisallow: /"
         ("User-agent: *\nDisallow: /private/", ""),
         (ALL_DENIED, "robots_disallow"),
         ("User-agent: openwit\nDisallow: /good", "robots_disallow"),
-        ("User-agent: CCBot\nDisallow: /good", "robots_disallow"),
+        ("User-agent: CCBot\nDisallow: /good", "opt_out_robots_alias"),
+        ("User-agent: *\nContent-Signal: search=yes, ai-train=no", "opt_out_content_signal"),
+        ("User-agent: *\nContent-Usage: /good train-ai=n", "opt_out_content_usage"),
         (ALL_DENIED + "\n#" + "x" * 600_000, "robots_disallow"),
         ("empty", ""),
         ("gone", ""),
@@ -509,6 +514,32 @@ def test_robots_txt(robots: str, reason: str) -> None:
         assert (first.reason, again.reason) == (reason, reason), first.detail
         assert len(server.asked("good")) == (2 if reason == "" else 0)
         assert len(server.asked("robots.txt")) == 1
+
+
+# tdmrep.json, asked for after robots.txt.
+
+
+@pytest.mark.parametrize(
+    ("robots", "tdmrep", "reason", "asked"),
+    [
+        ("gone", "gone", "", 1),
+        ("gone", "server_error", "", 1),
+        ("gone", "silent", "", 1),
+        ("gone", "endless", "", 1),
+        ("gone", '[{"location": "/good", "tdm-reservation": 1}]', "opt_out_tdmrep", 1),
+        ("gone", '[{"location": "/paid", "tdm-reservation": 1}]', "", 1),
+        (ALL_DENIED, "gone", "robots_disallow", 0),
+        ("server_error", "gone", "robots_unavailable", 0),
+        # It lies in the site too, so robots.txt holds for it.
+        ("User-agent: *\nDisallow: /.well-known/", '[{"location": "/", "tdm-reservation": 1}]', "", 0),
+    ],
+)
+def test_tdmrep_json(robots: str, tdmrep: str, reason: str, asked: int) -> None:
+    with Server(robots=robots, tdmrep=tdmrep) as server:
+        first, again = fetch(server.url("good"), server.url("good"), opt_out=OPT_OUTS)
+        assert (first.reason, again.reason) == (reason, reason), first.detail
+        assert len(server.asked("good")) == (2 if reason == "" else 0)
+        assert len(server.asked(".well-known/tdmrep.json")) == asked
 
 
 @pytest.mark.parametrize(

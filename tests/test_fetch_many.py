@@ -20,6 +20,7 @@ from pipeline.http.fetch_many import Counts, Pool, fetch_many
 from pipeline.http.memory import Memory
 from pipeline.http.politeness import Lane, Row, Schedule, retry_after, turn
 from pipeline.options import FetchOptions
+from pipeline.options.fetch import OPT_OUTS
 from tests.misbehaving import IMAGE, Request, Server, refusing_port
 
 HANG = 30  # seconds until a test counts as hanging
@@ -38,6 +39,7 @@ def options(**changes: Any) -> FetchOptions:
         "contact": "https://example.org/crawl", "allow_network": ("127.0.0.0/8",), "timeout": 5.0,
         "connect_timeout": 2.0, "read_timeout": 2.0, "host_delay": 0.0, "max_bytes": 1 << 20,
         "max_held_bytes": 4 << 20,
+        "opt_out": tuple(name for name in OPT_OUTS if name != "tdmrep"),  # one request less to reckon with
     }  # fmt: skip
     return FetchOptions(**(values | changes))
 
@@ -80,7 +82,7 @@ def test_a_unit_of_good_and_bad_urls() -> None:
         assert outcomes[0].body == IMAGE
         assert [outcomes[i].url for i in range(5)] == urls
         assert len(server.requests) == 3  # robots.txt counts
-        assert counts.requests == 4  # and so does the one for which there was no address
+        assert counts.requests == 3  # what has no address is not asked
         assert counts.bytes == len(IMAGE)
 
 
@@ -207,6 +209,32 @@ def test_an_answer_between_failures_resets_the_breaker() -> None:
         assert Counter(o.reason for o in outcomes.values()) == {"disconnected": 12, "http_gone": 4}
 
 
+def test_a_server_that_opts_out_everywhere_is_left_alone() -> None:
+    with Server() as server:
+        outcomes, counts = run([server.url(f"opted_out?{i}") for i in range(50)], host_concurrency=1)
+        reasons = [outcomes[i].reason for i in range(50)]
+        asked = module.MAX_OPT_OUTS
+        assert reasons == ["opt_out_x_robots_tag"] * asked + ["opt_out_site"] * (50 - asked)
+        assert outcomes[49].detail == f"the last {asked} answers opted out"
+        assert counts.requests == len(server.requests) == asked + 1
+
+
+def test_an_image_between_opt_outs_resets_the_breaker() -> None:
+    with Server() as server:
+        urls = [server.url("good" if i % 9 == 8 else f"opted_out?{i}") for i in range(36)]
+        outcomes, _ = run(urls, host_concurrency=1)
+        assert Counter(o.reason for o in outcomes.values()) == {"opt_out_x_robots_tag": 32, "": 4}
+
+
+def test_tdmrep_is_asked_for_at_the_pace_of_the_site_crawl_delay_included() -> None:
+    with Server(robots="User-agent: *\nCrawl-delay: 0.3") as server:
+        outcomes, counts = run([server.url(f"good?{i}") for i in range(2)], opt_out=OPT_OUTS)
+        assert {outcome.reason for outcome in outcomes.values()} == {""}
+        assert [r.path for r in server.requests][:2] == ["/robots.txt", "/.well-known/tdmrep.json"]
+        assert counts.requests == len(server.requests) == 4
+        assert min(gaps(server.requests)) >= 0.3 - EARLY
+
+
 def test_a_machine_that_is_down_costs_one_connection() -> None:
     with refusing_port() as port:
         outcomes, counts = run([f"http://127.0.0.2:{port}/{i}" for i in range(50)])
@@ -246,7 +274,7 @@ def test_thousands_of_sites_in_a_unit() -> None:
         _, counts = run(urls, host_delay=0.05)
         assert counts.reasons == {"": 1000, "dns_error": 6000, "address_blocked": 1500}
         assert len(server.requests) == 1500
-        assert counts.requests == 1500 + 3000  # a dead name costs one, a blocked address nothing
+        assert counts.requests == 1500  # neither a dead name nor a blocked address costs one
 
 
 def test_memory_bounds_what_is_held_and_all_arrive() -> None:
@@ -533,7 +561,7 @@ def resolve(
 
     async def main() -> list[object]:
         now = [0.0]
-        resolver = dns.Resolver(2, lookup=count, clock=lambda: now[0])
+        resolver = dns.Resolver(dns.Threads(2, count), clock=lambda: now[0])
         found: list[object] = []
         for now[0] in times:
             try:
@@ -579,7 +607,7 @@ def test_one_lookup_for_all_who_ask_at_once() -> None:
         return ((socket.AF_INET, "8.8.8.8"),)
 
     async def main() -> None:
-        resolver = dns.Resolver(4, lookup=slow)
+        resolver = dns.Resolver(dns.Threads(4, slow))
         tasks = [asyncio.create_task(resolver.resolve("a.example.com")) for _ in range(10)]
         await asyncio.sleep(0.01)
         tasks[0].cancel()  # who gives up does not take the answer from the others

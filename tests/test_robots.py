@@ -7,9 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.http import robots
-from pipeline.http.robots import RobotsCache, Verdict, parse, verdict_for_status
+from pipeline.http.authorities import CACHE_SECONDS, RETRY_SECONDS, AuthorityCache
+from pipeline.http.consent import _keep_verdict
+from pipeline.http.robots import Rules, Verdict, parse, verdict_for_status
 
 SITE = "http://example.com"
+
+
+def allows(rules: Rules, url: str) -> bool:
+    return rules.refusal(url) is None
 
 
 @pytest.mark.parametrize(
@@ -59,12 +65,12 @@ SITE = "http://example.com"
     ],
 )
 def test_allows(text: str, path: str, allowed: bool) -> None:
-    assert parse(text.encode()).allows(SITE + path) is allowed
+    assert allows(parse(text.encode()), SITE + path) is allowed
 
 
 def test_another_encoding_still_says_what_it_says_in_ascii() -> None:
     rules = parse("# größe\nUser-agent: *\nDisallow: /x".encode("latin-1"))
-    assert not rules.allows(SITE + "/x")
+    assert not allows(rules, SITE + "/x")
 
 
 @pytest.mark.parametrize(
@@ -94,22 +100,22 @@ def test_a_long_file_is_cut_at_a_line() -> None:
     body += b"#" * (robots.MAX_BYTES - len(body) - 12) + b"\n"
     assert len(body) == robots.MAX_BYTES - 11
     rules = parse(body + b"Disallow: /" + b"late\n")  # the limit lies right after the slash
-    assert not rules.allows(SITE + "/early")
-    assert rules.allows(SITE + "/late")
-    assert rules.allows(SITE + "/")
+    assert not allows(rules, SITE + "/early")
+    assert allows(rules, SITE + "/late")
+    assert allows(rules, SITE + "/")
 
 
 def test_only_what_concerns_us_is_kept() -> None:
     others = "".join(f"User-agent: bot{i}\nDisallow: /{i}\n\n" for i in range(5000))
     rules = parse((others + "User-agent: *\nDisallow: /x\n").encode())
     assert rules.size < 100
-    assert not rules.allows(SITE + "/x")
+    assert not allows(rules, SITE + "/x")
 
 
 @given(st.binary(max_size=400))
 def test_parse_takes_any_bytes(body: bytes) -> None:
     rules = parse(body)
-    rules.allows("http://example.com/a%20b?c=d")
+    allows(rules, "http://example.com/a%20b?c=d")
     assert 0 <= rules.crawl_delay <= robots.MAX_CRAWL_DELAY
 
 
@@ -122,7 +128,7 @@ _LINES = st.sampled_from(
 
 @given(st.lists(_LINES, max_size=12))
 def test_grouping_agrees_with_the_rfc_read_line_by_line(lines: list[str]) -> None:
-    assert parse("\n".join(lines).encode()).allows(SITE + "/a") is _oracle(lines)
+    assert allows(parse("\n".join(lines).encode()), SITE + "/a") is _oracle(lines)
 
 
 def _oracle(lines: list[str]) -> bool:
@@ -149,14 +155,14 @@ def _oracle(lines: list[str]) -> bool:
 def test_success_is_parsed(status: int) -> None:
     rules = verdict_for_status(status, b"User-agent: *\nDisallow: /").rules
     assert rules is not None
-    assert not rules.allows(SITE + "/")
+    assert not allows(rules, SITE + "/")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 499])
 def test_client_errors_allow_all_whatever_their_body(status: int) -> None:
     rules = verdict_for_status(status, b"User-agent: *\nDisallow: /").rules
     assert rules is not None
-    assert rules.allows(SITE + "/")
+    assert allows(rules, SITE + "/")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 599, 301, 304, 999])
@@ -186,7 +192,7 @@ class Loader:
 
 def test_one_request_for_all_who_ask_at_once() -> None:
     async def run() -> int:
-        cache, load = RobotsCache(), Loader(verdict_for_status(404, b""))
+        cache, load = AuthorityCache(_keep_verdict), Loader(verdict_for_status(404, b""))
         verdicts = await asyncio.gather(*(cache.get("http://a:80", load) for _ in range(20)))
         assert len({id(v) for v in verdicts}) == 1
         return load.calls
@@ -196,7 +202,7 @@ def test_one_request_for_all_who_ask_at_once() -> None:
 
 def test_when_the_one_who_asks_is_cancelled_another_takes_over() -> None:
     async def run() -> int:
-        cache, load = RobotsCache(), Loader(verdict_for_status(404, b""))
+        cache, load = AuthorityCache(_keep_verdict), Loader(verdict_for_status(404, b""))
         first, second = (asyncio.create_task(cache.get("http://a:80", load)) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
@@ -207,12 +213,12 @@ def test_when_the_one_who_asks_is_cancelled_another_takes_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "age"), [(200, robots.CACHE_SECONDS), (404, robots.CACHE_SECONDS), (503, robots.RETRY_SECONDS)]
+    ("status", "age"), [(200, CACHE_SECONDS), (404, CACHE_SECONDS), (503, RETRY_SECONDS)]
 )
 def test_how_long_a_verdict_stands(status: int, age: float) -> None:
     async def run() -> list[int]:
         clock, load = Clock(), Loader(verdict_for_status(status, b""))
-        cache, calls = RobotsCache(clock=clock), []
+        cache, calls = AuthorityCache(_keep_verdict, clock=clock), []
         for clock.now in (0.0, age - 1, age):
             await cache.get("http://a:80", load)
             calls.append(load.calls)
@@ -223,7 +229,7 @@ def test_how_long_a_verdict_stands(status: int, age: float) -> None:
 
 def test_the_least_recently_used_is_forgotten() -> None:
     async def run() -> list[bool]:
-        cache, load = RobotsCache(max_authorities=2), Loader(verdict_for_status(404, b""))
+        cache, load = AuthorityCache(_keep_verdict, max_authorities=2), Loader(verdict_for_status(404, b""))
         await cache.get("a", load)
         await cache.get("b", load)
         assert cache.known("a") is not None
@@ -235,7 +241,7 @@ def test_the_least_recently_used_is_forgotten() -> None:
 
 def test_large_files_push_others_out() -> None:
     async def run() -> list[bool]:
-        cache = RobotsCache(max_characters=100)
+        cache = AuthorityCache(_keep_verdict, max_characters=100)
         for name in "ab":
             await cache.get(name, Loader(verdict_for_status(200, b"User-agent: *\nDisallow: /" + b"x" * 40)))
         return [cache.known(name) is not None for name in "ab"]
@@ -247,4 +253,4 @@ def test_a_large_file_is_parsed_the_same_off_the_loop() -> None:
     body = b"User-agent: *\n" + b"".join(b"Disallow: /%d\n" % i for i in range(5000))
     rules = asyncio.run(robots.verdict_off_loop(200, body)).rules
     assert rules is not None
-    assert not rules.allows(SITE + "/4999")
+    assert not allows(rules, SITE + "/4999")

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -124,6 +125,25 @@ def test_images_of_a_wat_record(
         assert [(i.url, dict(i.texts)) for i in images] == expected
 
 
+@pytest.mark.parametrize(
+    ("metas", "headers", "opt_out"),
+    [
+        ([{"name": "ROBOTS", "content": "NoAI"}], {}, "meta robots: noai"),
+        ([{"content": "1", "name": "tdm-reservation"}], {}, "meta tdm-reservation: 1"),
+        ([], {"X-Robots-Tag": ["nofollow", "noimageai"]}, "X-Robots-Tag of the page: noimageai"),
+        ([{"name": "robots", "content": "noindex"}], {"X-Robots-Tag": "noindex"}, ""),
+        ([{"name": "description", "content": "noai"}], {}, ""),
+    ],
+)
+def test_a_wat_record_says_what_its_page_reserves(
+    metas: list[object], headers: dict[str, object], opt_out: str
+) -> None:
+    value: Any = wat_json([img("/a.jpg")], {"Metas": [*metas, {"property": "og:image", "content": "/o.jpg"}]})
+    value["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["Headers"].update(headers)
+    for images in (wat.page_images(dump(value), PAGE), wat.parsed_images(dump(value))):
+        assert [image.opt_out for image in images] == [opt_out, opt_out]
+
+
 text = st.text(st.characters(codec=None, exclude_categories=()), max_size=12) | st.sampled_from(
     [
         '{"path":"IMG@/src"',
@@ -146,7 +166,9 @@ link = st.one_of(
     st.just({"path": "IMG@/src", "url": ["/a.jpg", "/b.jpg"], "alt": 3}),
 )
 meta = st.builds(
-    lambda n, c: {"property": n, "content": c}, st.sampled_from(["og:image", "og:title", "x"]), text
+    lambda n, c: {"property": n, "content": c},
+    st.sampled_from(["og:image", "og:title", "robots", "x"]),
+    text | st.sampled_from(["noai", "NOML"]),
 )
 heads = st.fixed_dictionaries({}, optional={"Base": text, "Title": text, "Metas": st.lists(meta, max_size=4)})
 
@@ -312,6 +334,19 @@ def test_pages_of_a_warc(tmp_path: Path, block: bytes, form: str) -> None:
     path.write_bytes(pack([*others, record("response", PAGE, block, "application/http; msgtype=response")]))
     expected = [Image(f"{page}a.jpg", (("alt", "é"),), page) for page in (PAGE + "r/", PAGE)]
     assert load(path, source_format="warc") == expected
+
+
+def test_a_page_of_a_warc_says_what_it_reserves(tmp_path: Path) -> None:
+    path = tmp_path / "x.warc"
+    meta = b"<meta name=robots content=noai>" + HTML
+    blocks = [
+        response(HTML, "Content-Type: text/html", "X-Robots-Tag: nofollow", "x-robots-tag: noai"),
+        response(meta, "Content-Type: text/html"),
+        response(HTML, "Content-Type: text/html", "X-Robots-Tag: noindex"),
+    ]
+    path.write_bytes(b"".join(record("response", PAGE, block, "application/http") for block in blocks))
+    found = [image.opt_out for image in load(path, source_format="warc")]
+    assert found == ["X-Robots-Tag of the page: noai", "meta robots: noai", ""]
 
 
 def test_a_body_is_bounded_and_what_precedes_damage_is_kept() -> None:

@@ -271,3 +271,10 @@ def test_long_pages_and_texts_are_cut() -> None:
     data = b"<img src=/a.jpg alt='" + b"x" * (MAX_TEXT + 5) + b"'>" + b" " * MAX_HTML + b"<img src=/late.jpg>"
     (image,) = images(data, PAGE)
     assert [len(text) for _, text in image.texts] == [MAX_TEXT]
+
+
+def test_a_page_that_reserves_its_images_says_so_at_each() -> None:
+    page = (
+        "<meta name=robots content='noai, noimageai'><meta property=og:image content=/o.jpg><img src=/a.jpg>"
+    )
+    assert [i.opt_out for i in images(page.encode(), PAGE)] == ["meta robots: noai"] * 2

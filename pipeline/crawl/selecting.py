@@ -21,6 +21,7 @@ def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
         folder=folder, queries=crawl.layout.queries, sources=config.sources, rules=config.text,
         lang=config.lang, mask=config.mask_contacts, max_captions=config.max_captions,
         root=crawl.layout.root,
+        honour_pages="page" in config.fetch.opt_out,
     )  # fmt: skip
     results = crawl.tasks("candidates", folder, tasks, worker)
     files = [[storage.join(folder, f"{r['name']}.parquet"), r["rows"]] for r in results]

@@ -19,7 +19,7 @@ Role = Literal["ordinary", "robots_disallow", "robots_partial", "robots_unavaila
 _ROLE_REASONS: Final[dict[Role, str]] = {
     "robots_disallow": "robots_disallow",
     "robots_unavailable": "robots_unavailable",
-    "noai": "opt_out",
+    "noai": "opt_out_x_robots_tag",
 }
 PRIVATE: Final = "/private/"
 """What the robots.txt of a robots_partial site disallows."""

@@ -68,8 +68,8 @@ _ANSWERS: Final[tuple[tuple[str, Answer, bool, str | None], ...]] = (
     ("empty_body", Answer(), False, "empty_body"),
     ("throttled_once", Answer(fail_first=1), True, None),
     ("slow_answer", Answer(delay_s=1.5), True, None),
-    ("noai_header", Answer(headers={"X-Robots-Tag": "noimageai"}), True, "opt_out"),
-    ("tdm_header", Answer(headers={"tdm-reservation": "1"}), True, "opt_out"),
+    ("noai_header", Answer(headers={"X-Robots-Tag": "noimageai"}), True, "opt_out_x_robots_tag"),
+    ("tdm_header", Answer(headers={"tdm-reservation": "1"}), True, "opt_out_tdm_reservation"),
     ("wrong_type_header", Answer(headers={"Content-Type": "text/plain"}), True, None),
 )
 

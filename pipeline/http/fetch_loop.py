@@ -21,7 +21,7 @@ _Item = tuple[object, Outcome]
 class FetchLoop:
     """One HTTP client in one thread; several threads may `run` units at once. Close it, or use `with`."""
 
-    def __init__(self, options: FetchOptions, lookup: dns.Lookup = dns.lookup) -> None:
+    def __init__(self, options: FetchOptions, lookup: dns.Lookup | None = None) -> None:
         self._options = options
         self._lookup = lookup
         self._loop = _new_loop()

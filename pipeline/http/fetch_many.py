@@ -10,10 +10,20 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline import urls
-from pipeline.http import failures
-from pipeline.http.fetch import KEEP_ALIVE_SECONDS, Fetcher, Outcome, authority
+from pipeline.http import dns, failures
+from pipeline.http.client import KEEP_ALIVE_SECONDS, authority
+from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.memory import Memory
-from pipeline.http.politeness import LONGEST_PAUSE, Lane, Row, Schedule, turn
+from pipeline.http.optout import Refusal
+from pipeline.http.politeness import (
+    ADDRESS_CONCURRENCY,
+    LONGEST_PAUSE,
+    Addresses,
+    Lane,
+    Row,
+    Schedule,
+    turn,
+)
 from pipeline.options import FetchOptions
 
 PUBLIC_DELAY: Final = 1.0
@@ -24,6 +34,9 @@ MAX_FAILURES: Final = 5
 
 MAX_THROTTLED: Final = 5
 """Answers in a row of 429 or 503 before a site's other URLs are left to a later round."""
+
+MAX_OPT_OUTS: Final = 10
+"""Answers in a row that opt out before an authority's other URLs are not asked for."""
 
 _GROWTH: Final = 256 << 10  # bytes reserved at a time while a body of undeclared length grows
 
@@ -43,6 +56,7 @@ class Pool:
     """What the units of one event loop share: requests in flight, memory, and the pace of sites."""
 
     def __init__(self, options: FetchOptions) -> None:
+        self.addresses = Addresses(options.address_concurrency or ADDRESS_CONCURRENCY)
         self.slots = asyncio.Semaphore(options.max_inflight)
         self.memory = Memory(options.max_held_bytes)
         self.next_starts: dict[str, float] = {}
@@ -135,6 +149,7 @@ class _Unit:
         self._caller_releases = pool is not None
         self._shares = shares
         self._failures: Counter[str] = Counter()  # in a row, by authority
+        self._opt_outs: Counter[str] = Counter()  # likewise
         self._wake = asyncio.Event()
 
     async def run(self, rows: Iterable[tuple[object, str]], end: float) -> None:
@@ -144,7 +159,11 @@ class _Unit:
             async with asyncio.TaskGroup() as group:
                 while self._schedule.left:
                     await self._step(group, end)
+        except* dns.OutageError as outage:
+            raise outage.exceptions[0] from None
         finally:
+            for lane in self._schedule.lanes:
+                self._withdraw(lane)
             self._pool.remember(self._schedule.lanes, time.monotonic())
 
     async def _step(self, group: asyncio.TaskGroup, end: float) -> None:
@@ -154,20 +173,36 @@ class _Unit:
         now = time.monotonic()
         lane = self._schedule.take(now) if now < end else None
         row = None if lane is None else self._next_row(lane)
-        if lane is not None and row is not None:
-            work = self._fetch if self._fetcher.knows_robots(row.href) else self._load_robots
-            if work == self._fetch:
-                self._schedule.pop(lane)
-            lane.loading = work == self._load_robots
-            self._schedule.started(lane, now)
-            group.create_task(self._run(work, lane, row))
-            return
+        if lane is not None and row is not None and self._begin(group, lane, row, now):
+            return  # with the slot
         self._pool.slots.release()
         if now >= end:
             for each in self._schedule.lanes:
                 self._defer(each, "the unit's time was used up")
         elif lane is None:
             await self._sleep(min(self._schedule.seconds_to_next(now), end - now))
+
+    def _begin(self, group: asyncio.TaskGroup, lane: Lane, row: Row, now: float) -> bool:
+        """Start what `row`, the lane's first, waits for; return whether that is a request.
+
+        A name is looked up without one of the places for requests: dead ones take long and are many. So is a
+        busy address waited for.
+        """
+        address = self._fetcher.address(row.href)
+        if address is None:
+            lane.loading = True
+            group.create_task(self._find_address(lane, row))
+            return False
+        assert isinstance(address, str), "a row whose name does not resolve is answered"
+        if not self._enter(address, lane):
+            return False
+        work = self._fetch if self._fetcher.knows_rules(row.href) else self._load_rules
+        if work == self._fetch:
+            self._schedule.pop(lane)
+        lane.loading = work == self._load_rules
+        self._schedule.started(lane, now)
+        group.create_task(self._run(work, lane, row, address))
+        return True
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, at most until a request ends."""
@@ -176,7 +211,9 @@ class _Unit:
             async with asyncio.timeout(None if math.isinf(seconds) else seconds):
                 await self._wake.wait()
 
-    async def _run(self, work: Callable[[Lane, Row, _Ticket], Awaitable[None]], lane: Lane, row: Row) -> None:
+    async def _run(
+        self, work: Callable[[Lane, Row, _Ticket], Awaitable[None]], lane: Lane, row: Row, address: str
+    ) -> None:
         ticket = _Ticket(lane, self.counts, self._pool.memory)
         try:
             await work(lane, row, ticket)
@@ -185,14 +222,22 @@ class _Unit:
             raise
         finally:
             self._pool.slots.release()
+            self._leave(address)
             self._schedule.finished(lane)
             self._wake.set()
 
-    async def _load_robots(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
-        """Fetch the robots.txt that `row`, still in the lane, waits for."""
+    async def _find_address(self, lane: Lane, row: Row) -> None:
+        """Look up the name that `row`, still in the lane, waits for."""
+        try:
+            await self._fetcher.find_address(row.href)
+        finally:
+            self._resume(lane)
+
+    async def _load_rules(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
+        """Fetch the next file of rules that `row`, still in the lane, waits for."""
         started = time.monotonic()
         try:
-            await self._fetcher.load_robots(row.href, ticket)
+            await self._fetcher.load_rules(row.href, ticket)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end the unit; it is a counted row
             self._schedule.pop(lane)
             self._answer(row, "internal_error", f"{type(error).__name__}: {error}"[:300])
@@ -241,16 +286,24 @@ class _Unit:
         """Return the first row that needs a request, still in the lane; the ones before it are answered."""
         while lane.pending:
             row = lane.pending[0]
-            refusal = self._fetcher.refuse(row.href)
-            failed = self._failures[authority(row.href)]
-            if refusal is not None:
-                self._answer(self._schedule.pop(lane), refusal.reason, refusal.detail)
-            elif failed >= MAX_FAILURES:
-                detail = f"{failed} requests in a row without an answer"
-                self._answer(self._schedule.pop(lane), "deferred", detail)
-            else:
+            refusal = self._refuse(row)
+            if refusal is None:
                 self._slow_down(lane, row)
                 return row
+            self._answer(self._schedule.pop(lane), refusal.reason, refusal.detail)
+        self._withdraw(lane)
+        return None
+
+    def _refuse(self, row: Row) -> Refusal | None:
+        """Return why `row` is answered without a request, as far as is known."""
+        address = self._fetcher.address(row.href)
+        if refusal := self._fetcher.refuse(row.href) or (address if isinstance(address, Refusal) else None):
+            return refusal
+        failed, opted_out = (count[authority(row.href)] for count in (self._failures, self._opt_outs))
+        if failed >= MAX_FAILURES:
+            return Refusal("deferred", f"{failed} requests in a row without an answer")
+        if opted_out >= MAX_OPT_OUTS:
+            return Refusal("opt_out_site", f"the last {opted_out} answers opted out")
         return None
 
     def _slow_down(self, lane: Lane, row: Row) -> None:
@@ -260,10 +313,15 @@ class _Unit:
 
     def _learn(self, lane: Lane, row: Row, outcome: Outcome) -> None:
         """Count failures in a row, and give the site the pause that it asks for."""
+        origin = authority(row.href)
         if outcome.reason in failures.SILENT:
-            self._failures[authority(row.href)] += 1
+            self._failures[origin] += 1
             return
-        self._failures[authority(row.href)] = 0
+        self._failures[origin] = 0
+        if outcome.status and outcome.reason.startswith("opt_out_"):
+            self._opt_outs[origin] += 1
+        elif not outcome.reason:
+            self._opt_outs[origin] = 0
         if outcome.reason != "http_throttled":
             lane.throttled = 0
             return
@@ -278,6 +336,30 @@ class _Unit:
     def _defer(self, lane: Lane, detail: str) -> None:
         while lane.pending:
             self._answer(self._schedule.pop(lane), "deferred", detail)
+        self._withdraw(lane)
+
+    def _is_limited(self, address: str) -> bool:
+        is_asked_for = self._fetcher.options.address_concurrency is not None
+        return is_asked_for or not self._fetcher.policy.opens(address)
+
+    def _enter(self, address: str, lane: Lane) -> bool:
+        """Count a request to `address`, or leave the lane waiting for one to end."""
+        if not self._is_limited(address):
+            return True
+        lane.address = address
+        return self._pool.addresses.enter(address, lane, lambda: self._resume(lane))
+
+    def _leave(self, address: str) -> None:
+        if self._is_limited(address):
+            self._pool.addresses.leave(address)
+
+    def _withdraw(self, lane: Lane) -> None:
+        if lane.address:
+            self._pool.addresses.withdraw(lane.address, lane)
+
+    def _resume(self, lane: Lane) -> None:
+        self._schedule.resume(lane)
+        self._wake.set()
 
     def _answer(self, row: Row, reason: str, detail: str) -> None:
         """Report a row for which no request was sent."""

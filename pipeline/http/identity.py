@@ -3,9 +3,15 @@
 import importlib.metadata
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
 
 from pipeline import urls
-from pipeline.http import robots
+
+TOKEN: Final = "openwit"  # noqa: S105 - the product token of RFC 9309: letters, "_" and "-" only
+"""What robots.txt and other opt-outs call us."""
+
+ALIASES: Final = ("img2dataset", "laiondownloader", "ccbot")
+"""Agents that are honoured too where they are named: such a site has decided about image-text datasets."""
 
 
 def user_agent(contact: str) -> str:
@@ -14,7 +20,7 @@ def user_agent(contact: str) -> str:
         version = importlib.metadata.version("openwit")
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
         version = "0"
-    return f"{robots.TOKEN}/{version}" + (f" (+{contact})" if contact else "")
+    return f"{TOKEN}/{version}" + (f" (+{contact})" if contact else "")
 
 
 def requires_contact(references: Iterable[str]) -> bool:

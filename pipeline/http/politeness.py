@@ -7,11 +7,14 @@ thousands of sites cost nothing while they wait and a site without URLs costs no
 import email.utils
 import heapq
 import math
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
+
+ADDRESS_CONCURRENCY: Final = 32
+"""Requests at a time to a public address unless told otherwise: a CDN's serves thousands of sites."""
 
 LONGEST_PAUSE: Final = 60.0
 """Seconds that a unit waits for a site that asked for it; for longer ones its URLs go to a later round."""
@@ -36,7 +39,11 @@ class Lane:
     next_start: float = 0.0
     in_flight: int = 0
     loading: bool = False
-    """Whether its robots.txt is under way; until it is here nothing else may start."""
+    """Whether its name or its robots.txt is under way; until it is here nothing else may start."""
+    address: str = ""
+    """Where it was last sent to, if that is limited."""
+    parked: bool = False
+    """Whether it waits until fewer requests to its address are in flight."""
     throttled: int = 0
     """Answers in a row that asked for less."""
     queued: bool = False
@@ -44,7 +51,8 @@ class Lane:
     @property
     def open(self) -> bool:
         """Return whether it may start another request when its time comes."""
-        return bool(self.pending) and not self.loading and self.in_flight < self.concurrency
+        held = self.loading or self.parked
+        return bool(self.pending) and not held and self.in_flight < self.concurrency
 
 
 class Schedule:
@@ -101,6 +109,11 @@ class Schedule:
         lane.in_flight -= 1
         self._queue(lane)
 
+    def resume(self, lane: Lane) -> None:
+        """Let a lane go on that was loading or parked."""
+        lane.loading = lane.parked = False
+        self._queue(lane)
+
     def seconds_to_next(self, now: float) -> float:
         """Return how long no lane will be ready, infinity if only the end of a request can change that."""
         if self._ready:
@@ -111,6 +124,46 @@ class Schedule:
         if lane.open and not lane.queued:
             lane.queued = True
             heapq.heappush(self._waiting, (lane.next_start, self._rank[lane], lane))
+
+
+class Addresses:
+    """Bound the requests in flight to one address, however many sites lead there.
+
+    A lane that finds its address busy is parked: it holds nothing while it waits, and is woken in turn.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._in_flight: Counter[str] = Counter()
+        self._parked: dict[str, dict[Lane, Callable[[], None]]] = {}
+
+    def enter(self, address: str, lane: Lane, wake: Callable[[], None]) -> bool:
+        """Count a request that starts; or park the lane until `wake` is called, and return False."""
+        if self._in_flight[address] < self._limit:
+            self._in_flight[address] += 1
+            return True
+        lane.parked = True
+        self._parked.setdefault(address, {})[lane] = wake
+        return False
+
+    def leave(self, address: str) -> None:
+        """Count the end of a request and wake the lane that waits longest."""
+        self._in_flight[address] -= 1
+        if not self._in_flight[address]:
+            del self._in_flight[address]
+        self._wake(address)
+
+    def withdraw(self, address: str, lane: Lane) -> None:
+        """Forget a lane that has nothing left to ask; should it have been woken, wake the next."""
+        self._parked.get(address, {}).pop(lane, None)
+        self._wake(address)
+
+    def _wake(self, address: str) -> None:
+        waiting = self._parked.get(address)
+        if waiting and self._in_flight[address] < self._limit:
+            waiting.pop(next(iter(waiting)))()
+        if not waiting:
+            self._parked.pop(address, None)
 
 
 def turn(lane: Lane, now: float) -> float:

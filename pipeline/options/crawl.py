@@ -119,6 +119,7 @@ class CrawlConfig:
             "candidates": {
                 "sources": asdict(self.sources), "sample": self.sample, "text": asdict(self.text),
                 "lang": self.lang, "mask_contacts": self.mask_contacts, "max_captions": self.max_captions,
+                "page_opt_outs": "page" in self.fetch.opt_out,
             },
             "select": {
                 "per_query": self.per_query, "headroom": self.headroom, "seed": self.seed,
@@ -127,6 +128,7 @@ class CrawlConfig:
             "fetch": {
                 "rounds": self.rounds, "images": asdict(self.images), "scorer": self.scorer,
                 "keep_if": self.keep_if, "max_bytes": self.fetch.max_bytes,
+                "opt_out": sorted(self.fetch.opt_out),
                 # Near-duplicates are merged from what was fetched: that needs no fetching again.
                 "dedup": "off" if self.dedup == "off" else "exact",
                 "placeholder_captions": self.placeholder_captions, "drop": self.drop,

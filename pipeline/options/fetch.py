@@ -3,9 +3,22 @@
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from tyro.conf import UseAppendAction
+
+OptOut = Literal[
+    "robots-alias",
+    "content-signal",
+    "content-usage",
+    "tdmrep",
+    "x-robots-tag",
+    "tdm-reservation",
+    "xmp",
+    "page",
+]
+OPT_OUTS: Final[tuple[OptOut, ...]] = get_args(OptOut)
+"""What a site may say against machine learning, beside robots.txt for us; `x-y` is reason opt_out_x_y."""
 
 _LEAST_HELD_BYTES: Final = 500 << 10  # a robots.txt must fit as well (RFC 9309, section 2.5)
 
@@ -36,8 +49,16 @@ class FetchOptions:
     """Requests at a time to a site."""
     allow_network: UseAppendAction[tuple[str, ...]] = ()
     """Network (CIDR) to open although it is not public, such as 127.0.0.0/8. May be given several times."""
+    address_concurrency: int | None = None
+    """Requests at a time to one address, in one process; by default 32, but unlimited in --allow-network."""
+    dns_server: UseAppendAction[tuple[str, ...]] = ()
+    """Name server to ask instead of the system's, such as 9.9.9.9 or [::1]:5353; may be repeated."""
+    max_dns_failures: float = 0.5
+    """Share of names without any answer above which the crawl stops, if even example.com gets none."""
     max_held_bytes: int = 256 << 20
     """Bytes of bodies held in one process, read or waiting to be decoded."""
+    opt_out: tuple[OptOut, ...] = OPT_OUTS
+    """Opt-outs honoured beside robots.txt. Leaving one out takes what its owner reserved: have a licence."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work; ValueError says what would."""
@@ -63,8 +84,33 @@ class FetchOptions:
             raise ValueError(
                 f"contact must be a URL or a mail address without spaces and brackets: {self.contact!r}"
             )
+        if not 0 < self.max_dns_failures <= 1:
+            raise ValueError(f"max_dns_failures must be above 0 and up to 1, not {self.max_dns_failures}")
+        if self.address_concurrency is not None and self.address_concurrency < 1:
+            raise ValueError(f"address_concurrency must be at least 1, not {self.address_concurrency}")
+        for text in self.dns_server:
+            split_address(text)
+        unknown = [name for name in self.opt_out if name not in OPT_OUTS]
+        if unknown:
+            raise ValueError(f"opt_out must be some of {', '.join(OPT_OUTS)}, not {unknown}")
         for network in self.allow_network:
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise ValueError(f"not a network in CIDR notation, such as 127.0.0.0/8: {error}") from None
+
+
+def split_address(text: str, default_port: int = 53) -> tuple[str, int]:
+    """Read HOST or HOST:PORT, HOST a numeric address, IPv6 in brackets if a port follows; else ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]") or (":" in host and not host.endswith("]")):
+        host, port = text, str(default_port)
+    try:
+        number = int(port)
+        if not 0 < number < 1 << 16:
+            raise ValueError("no port")
+        return str(ipaddress.ip_address(host.strip("[]"))), number
+    except ValueError:
+        raise ValueError(
+            f"dns_server must be a numeric address such as 9.9.9.9 or [::1]:5353, not {text!r}"
+        ) from None

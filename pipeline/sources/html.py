@@ -8,14 +8,15 @@ then what a lazy loader would take, then src.
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from pipeline.http.optout import check_page
 from pipeline.sources import srcset
 from pipeline.sources.htmlguard import tame
-from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image
+from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
 
 MAX_HTML: Final = 8 << 20
@@ -80,15 +81,29 @@ _ENCODING: Final = re.compile(
 )
 
 
-def images(data: bytes, page_url: str, charset: str | None = None) -> Iterator[Image]:
+def images(
+    data: bytes, page_url: str, charset: str | None = None, headers: Iterable[tuple[str, str]] = ()
+) -> Iterator[Image]:
     """Yield the images of a page in document order, og:image last; never raises, whatever the bytes.
 
-    `charset` is the one that the HTTP header names. The page's own <base> is honoured.
+    `headers` are those that the page came with, `charset` the one that they name. The page's own <base> is
+    honoured.
     """
     text, reduced = tame(decode(data[:MAX_HTML], charset))
     if reduced:
         yield bad_record("page nested too deeply; only its <img> and <meta> were read", page_url)
     tree = LexborHTMLParser(text)
+    metas = [
+        (_attribute(node, "property") or _attribute(node, "name"), _attribute(node, "content"))
+        for node in tree.tags("meta")
+    ]
+    found = _images(tree, page_url, metas)
+    if opt_out := check_page(metas, headers):
+        found = (image._replace(opt_out=scalar(opt_out)) for image in found)
+    yield from found
+
+
+def _images(tree: LexborHTMLParser, page_url: str, metas: list[tuple[str, str]]) -> Iterator[Image]:
     base = base_url(tree, page_url)
     seen: set[tuple[str, tuple[tuple[Kind, str], ...]]] = set()
     context = _Context(page_url, base, {}, {})
@@ -99,10 +114,6 @@ def images(data: bytes, page_url: str, charset: str | None = None) -> Iterator[I
             if (image.url, image.texts) not in seen or not _in_noscript(node):
                 seen.add((image.url, image.texts))
                 yield image
-    metas = [
-        (_attribute(node, "property") or _attribute(node, "name"), _attribute(node, "content"))
-        for node in tree.tags("meta")
-    ]
     yield from open_graph(metas, page_url, base)
 
 

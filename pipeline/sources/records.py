@@ -20,6 +20,8 @@ class Image(NamedTuple):
     extra: dict[str, object] | None = None
     reason: str | None = None
     detail: str = ""
+    opt_out: str = ""
+    """What its page says against the use of its images, such as `meta robots: noai`."""
 
 
 class Piece(NamedTuple):

@@ -19,6 +19,7 @@ class _Page(NamedTuple):
     charset: str | None
     data: bytes
     problem: str
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
@@ -33,13 +34,14 @@ def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
         elif page is not None:
             if page.problem:
                 yield bad_record(f"{piece.source} at byte {page.offset}: {page.problem}", scalar(page.uri))
-            yield from html.images(page.data, page.uri, page.charset)
+            yield from html.images(page.data, page.uri, page.charset, page.headers)
 
 
 def _load(record: WarcRecord) -> _Page | None:
     """Return the page in a record, decoded up to what is parsed; None where there is none."""
     uri = scalar(record.headers.get("WARC-Target-URI") or "").strip("<>")
     transfer = codings = ""
+    said: tuple[tuple[str, str], ...] = ()
     if record.is_http:
         try:
             record.parse_http(quirks_mode=True)
@@ -50,6 +52,7 @@ def _load(record: WarcRecord) -> _Page | None:
             return None
         transfer, codings = (headers.get(name) or "" for name in ("Transfer-Encoding", "Content-Encoding"))
         kind = record.http_content_type
+        said = tuple((scalar(name), scalar(value)) for name, value in headers.astuples())
     else:
         kind = (record.headers.get("Content-Type") or "").partition(";")[0]
     kind = (kind or "").strip().lower()
@@ -61,4 +64,4 @@ def _load(record: WarcRecord) -> _Page | None:
     data, undecoded = http_body.decode(data, transfer, codings, html.MAX_HTML)
     if not kind and not data[:512].lstrip().lower().startswith(_SNIFFED):
         return None
-    return _Page(uri, record.stream_pos, record.http_charset, data, problem or undecoded)
+    return _Page(uri, record.stream_pos, record.http_charset, data, problem or undecoded, said)

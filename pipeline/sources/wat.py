@@ -17,6 +17,7 @@ from typing import IO, Any, Final, NamedTuple
 import orjson
 from fastwarc.warc import WarcRecord, WarcRecordType
 
+from pipeline.http.optout import check_page
 from pipeline.sources import archive
 from pipeline.sources.html import open_graph
 from pipeline.sources.records import Image, Kind, Piece, bad_record, make_image, scalar
@@ -31,6 +32,7 @@ _IMG_KEYS: Final = (
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _PAIRS: Final = rb"(?:," + _STRING + rb":" + _STRING + rb")*+"
 _IMG_REST: Final = re.compile(_PAIRS + rb"\}")
+_RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # what check_page looks for
 _METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + _STRING + rb":" + _STRING + _PAIRS + rb"\},?)*+\])")
 
 
@@ -75,7 +77,10 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
 
 
 def _metas(parts: list[bytes]) -> list[dict[str, Any]]:
-    """Parse Head.Metas if og:image is named; LookupError for a <base>, or where that cannot be told."""
+    """Parse Head.Metas if og:image is named.
+
+    LookupError for a <base>, for what may be an opt-out of the page, or where that cannot be told.
+    """
     first = parts[0]
     links = first.find(b'"Links":[')
     head = first.find(b'"HTML-Metadata":{"Head":{', 0, max(links, 0))
@@ -83,7 +88,8 @@ def _metas(parts: list[bytes]) -> list[dict[str, Any]]:
         edges = [first[head:links]]  # as Common Crawl writes it: all of Head, then the links
     else:
         edges = parts if len(parts) == 1 else [first, parts[-1]]  # at least not between two images
-    if any(b'"Base":' in edge for edge in edges):
+    said = [edge.lower() for edge in (first[: max(links, 0)], *edges)]
+    if any(b'"Base":' in edge for edge in edges) or any(word in text for text in said for word in _RESERVING):
         raise LookupError
     if not any(b"og:image" in edge for edge in edges):
         return []
@@ -112,7 +118,8 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
     """Return the images of one WAT record by parsing all of its JSON; ValueError if it is none."""
     envelope = _get(_parse(data), "Envelope")
     uri = uri or _text(_get(envelope, "WARC-Header-Metadata").get("WARC-Target-URI"))
-    html = _get(_get(_get(envelope, "Payload-Metadata"), "HTTP-Response-Metadata"), "HTML-Metadata")
+    response = _get(_get(envelope, "Payload-Metadata"), "HTTP-Response-Metadata")
+    html = _get(response, "HTML-Metadata")
     head = _get(html, "Head")
     base = uri
     if head.get("Base"):
@@ -122,7 +129,20 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
             base = uri
     links = [link for link in _objects(html.get("Links")) if link.get("path") == _IMG]
     images = [_link_image(link, uri, base) for link in links]
-    return images + open_graph(_properties(head.get("Metas")), uri, base)
+    metas = _properties(head.get("Metas"))
+    images += open_graph(metas, uri, base)
+    if opt_out := check_page(metas, _headers(response)):
+        images = [image._replace(opt_out=scalar(opt_out)) for image in images]
+    return images
+
+
+def _headers(response: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the page's headers; since 2024 what is repeated is a list."""
+    return [
+        (name, _text(value))
+        for name, values in _get(response, "Headers").items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
 
 
 def _load(record: WarcRecord) -> _Record:

@@ -86,6 +86,13 @@ class PieceTables(NamedTuple):
     candidates: int
 
 
+def refuse_reserved(image: Image) -> Image:
+    """Give an image whose page opts out that reason."""
+    if image.opt_out and image.reason is None:
+        return image._replace(reason="opt_out_page", detail=image.opt_out)
+    return image
+
+
 def judge_image(
     image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None = None
 ) -> Iterator[tuple[tuple[object, ...], bool]]:
@@ -184,6 +191,7 @@ class CandidatesWorker:
     max_captions: int
     root: str
     """Folder of the run, whose tombstones are honoured."""
+    honour_pages: bool = True
 
     def open(self) -> _State:
         """Load the matcher and the language model, once a process."""
@@ -197,6 +205,8 @@ class CandidatesWorker:
         """Write NAME.parquet and NAME.rejected.parquet."""
         piece = Piece(*task["piece"])  # type: ignore[misc]
         images = read(piece, self.sources)
+        if self.honour_pages:
+            images = map(refuse_reserved, images)
         tables = judge_piece(images, piece.source, state.judge, self.max_captions, state.stones)
         base = storage.join(self.folder, str(task["name"]))
         records.write_table(f"{base}.parquet", tables.accepted)

@@ -27,6 +27,8 @@ from pipeline import balance, hashlist, records, storage, tombstones
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.http.fetch_many import Counts
+from pipeline.http.optout import reason as opt_out_reason
+from pipeline.images import rights
 from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
@@ -48,6 +50,13 @@ class _Row:
     scores: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     detail: str = ""
+
+
+def refuse_reserved(outcome: Outcome) -> Outcome:
+    """Give an answer that reserves itself, in the image's own metadata, that reason."""
+    if not outcome.reason and (found := rights.prohibited(outcome.body)):
+        return outcome._replace(reason=opt_out_reason("xmp"), detail=found)
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -222,6 +231,8 @@ class FetchWorker:
         for uid, outcome in state.loop.run(rows, shares=shares, counts=requests):
             assert isinstance(uid, bytes)
             now = int(time.time() * 1000)
+            if "xmp" in self.fetch.opt_out:
+                outcome = refuse_reserved(outcome)
             try:
                 row = receive(uid, outcome, state.decoder, sink, now, state.refused)
             except OSError:  # the disk, not the image

@@ -1,0 +1,113 @@
+"""What an answer is worth: status, opt-outs, encoding and length are judged before the body is read."""
+
+import asyncio
+from typing import Final, NamedTuple
+
+import aiohttp
+
+from pipeline.http import failures, optout
+from pipeline.http.gate import Gate, Stopwatch
+from pipeline.http.politeness import retry_after
+from pipeline.options import FetchOptions
+
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+_DRAINED: Final = 16 << 10  # bytes of an error's body worth reading in order to keep the connection
+_FIRST_RESERVE: Final = 64 << 10  # bytes, for an image of undeclared length
+
+
+class Reply(NamedTuple):
+    """The answer to one request, as far as it was read; `redirect` is a Location header."""
+
+    reason: str = ""
+    detail: str = ""
+    status: int = 0
+    body: bytes = b""
+    content_type: str = ""
+    retry_after: float | None = None
+    redirect: str | None = None
+
+
+class Reader:
+    """Read answers within the bounds of `options`; what is not read to its end is the caller's to close."""
+
+    def __init__(self, options: FetchOptions) -> None:
+        self._options = options
+
+    async def image(self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch) -> Reply:
+        """Read the body of what was asked for, if nothing speaks against it."""
+        status, headers = response.status, response.headers
+        reply = Reply(status=status, content_type=headers.get("Content-Type", "")[:200])
+        if status == 200 or status in REDIRECTS:
+            refusal = optout.check_headers(headers.items(), self._options.opt_out)
+            if refusal is not None:
+                return reply._replace(reason=refusal.reason, detail=refusal.detail[:300])
+        if status != 200:
+            await _drain(response, watch)
+            if status in REDIRECTS:
+                return reply._replace(redirect=headers.get("Location", ""))
+            wait = retry_after(headers.get("Retry-After"), headers.get("Date"))
+            return reply._replace(
+                reason=failures.of_status(status), detail=f"HTTP {status}", retry_after=wait
+            )
+        if encoding := _encoding(headers.get("Content-Encoding", "")):
+            return reply._replace(reason="bad_encoding", detail=f"Content-Encoding: {encoding}"[:300])
+        declared = response.content_length
+        if (declared or 0) > self._options.max_bytes:
+            return reply._replace(reason="too_large", detail=f"{declared} bytes declared")
+        await gate.reserve(_FIRST_RESERVE if declared is None else declared)
+        reason, detail, body = await self._body(response, gate, watch, self._options.max_bytes)
+        return reply._replace(reason=reason, detail=detail, body=b"" if reason else body)
+
+    async def site_file(
+        self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch, *, limit: int
+    ) -> Reply:
+        """Read robots.txt or its like; of a longer file than `limit` bytes the beginning counts."""
+        status, headers = response.status, response.headers
+        if status in REDIRECTS:
+            await _drain(response, watch)
+            return Reply(status=status, redirect=headers.get("Location", ""))
+        if not 200 <= status < 300:
+            await _drain(response, watch)
+            return Reply(status=status)
+        if encoding := _encoding(headers.get("Content-Encoding", "")):
+            return Reply("bad_encoding", encoding[:100], status)
+        await gate.reserve(limit)
+        reason, detail, body = await self._body(response, gate, watch, limit)
+        if reason in ("too_large", "empty_body"):
+            reason = ""
+        return Reply(reason, detail, status, body)
+
+    async def _body(
+        self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch, limit: int
+    ) -> tuple[str, str, bytes]:
+        """Return (reason, detail, bytes), stopping at the first chunk beyond `limit`."""
+        chunks: list[bytes] = []
+        size = 0
+        clock = asyncio.get_running_loop().time
+        async with watch.running():
+            started = clock()
+            async for chunk in response.content.iter_any():
+                size += len(chunk)
+                chunks.append(chunk)
+                seconds = clock() - started
+                if size > limit:
+                    return "too_large", f"more than {limit} bytes", b"".join(chunks)
+                if not gate.received(len(chunk)):
+                    return "deferred", "no memory for more bodies at the moment", b""
+                if seconds > self._options.read_timeout and size < self._options.min_rate * seconds:
+                    return "too_slow", f"{size} bytes in {seconds:.1f} s", b""
+        return "" if size else "empty_body", "", b"".join(chunks)
+
+
+def _encoding(header: str) -> str:
+    """Return a Content-Encoding that is one. None was asked for, and a few kilobytes may be gigabytes."""
+    encoding = header.strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+async def _drain(response: aiohttp.ClientResponse, watch: Stopwatch) -> None:
+    """Read a small declared body that nobody wants: cheaper for both sides than a new connection."""
+    if response.content_length is not None and response.content_length <= _DRAINED:
+        async with watch.running():
+            await response.read()

@@ -1,0 +1,123 @@
+"""One HTTP client for one event loop: a request out, an answer in, and no surprise on the way.
+
+No hidden retries, redirects, cookies, proxies or unpacking; addresses are judged where the sockets are made.
+"""
+
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from pipeline.http import dns, failures
+from pipeline.http.answers import Reply
+from pipeline.http.gate import Gate, Stopwatch
+from pipeline.http.identity import user_agent
+from pipeline.http.policy import ATTEMPTS, AddressPolicy, Attempts, socket_factory
+from pipeline.options import FetchOptions
+
+KEEP_ALIVE_SECONDS: Final = 15.0
+"""For how long an idle connection is kept."""
+
+_MAX_ADDRESSES: Final = 1 << 16
+
+Read = Callable[[aiohttp.ClientResponse, Gate, Stopwatch], Awaitable[Reply]]
+
+
+class Client:
+    """A session with its name resolver; `close` it."""
+
+    def __init__(self, options: FetchOptions, policy: AddressPolicy, resolver: dns.Resolver) -> None:
+        self._addresses: dict[str, str] = {}
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,  # the callers bound what is in flight
+                resolver=resolver,
+                use_dns_cache=False,  # the resolver has one
+                socket_factory=socket_factory(policy),
+                ssl=ssl.create_default_context(),  # once: building one takes tens of milliseconds
+                keepalive_timeout=KEEP_ALIVE_SECONDS,
+            ),
+            headers={"User-Agent": user_agent(options.contact), "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=options.connect_timeout, sock_read=options.read_timeout
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # a few kilobytes can unpack to gigabytes
+            trust_env=False,  # behind a proxy the policy would see the proxy's address alone
+            middlewares=(_no_hidden_retry,),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.session.close()
+
+    def address_of(self, origin: str) -> str:
+        """Return the address that an authority was last reached at, or nothing."""
+        return self._addresses.get(origin, "")
+
+    async def ask(
+        self, href: str, gate: Gate, watch: Stopwatch, read: Read, *, keep_alive: bool = True
+    ) -> Reply:
+        """Send one request and let `read` judge the answer; what is not read to its end is closed."""
+        attempts = ATTEMPTS.get() or Attempts()
+        attempts.opened, attempts.blocked = 0, ""
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await self._send(href, gate, watch, attempts, keep_alive)
+            return await read(response, gate, watch)
+        except Exception as error:  # noqa: BLE001 - the client raises many classes; each becomes a reason
+            reason, detail = failures.of_exception(error, attempts)
+            return Reply(reason, detail, response.status if response else 0)
+        finally:
+            if response is not None:
+                response.close()  # of no effect on the connection when the body was read
+
+    async def _send(
+        self, href: str, gate: Gate, watch: Stopwatch, attempts: Attempts, keep_alive: bool
+    ) -> aiohttp.ClientResponse:
+        """Return the response with its headers; ask again once if a kept connection had gone stale."""
+        url = URL(href, encoded=True)  # as it is: servers compare signed URLs byte by byte
+        headers = None if keep_alive else {"Connection": "close"}
+        again = False
+        while True:
+            await gate.request()
+            try:
+                async with watch.running():
+                    response = await self.session.get(url, headers=headers, allow_redirects=False)
+            except failures.Dropped:
+                if attempts.opened or again:
+                    raise
+                again = True
+                continue
+            if attempts.opened:
+                self._remember_address(authority(href), attempts.address)
+            return response
+
+    def _remember_address(self, origin: str, address: str) -> None:
+        """Keep it for requests that reuse the connection: by then aiohttp may have let go of the socket."""
+        if len(self._addresses) >= _MAX_ADDRESSES:
+            self._addresses.clear()
+        self._addresses[origin] = address
+
+
+async def _no_hidden_retry(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep the client from sending a request twice on its own: each has to wait for its turn."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (
+        aiohttp.ClientOSError,
+        aiohttp.ClientConnectionResetError,
+        aiohttp.ServerDisconnectedError,
+    ) as error:
+        raise failures.Dropped(str(error)) from error
+
+
+def authority(href: str) -> str:
+    """Return scheme://host[:port] of a resolved URL: what a robots.txt and a connection belong to."""
+    return "/".join(href.split("/", 3)[:3])
