@@ -4,7 +4,7 @@ from typing import Final
 
 from selectolax.lexbor import LexborHTMLParser
 
-from pipeline.http.robots import ALIASES, TOKEN
+from pipeline.http.identity import ALIASES, TOKEN
 from pipeline.sources.html import MAX_HTML, base_url, decode
 from pipeline.sources.htmlguard import tame
 from pipeline.urls import BadUrl, resolve
