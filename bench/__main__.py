@@ -1,7 +1,7 @@
 """Run the benchmarks that need no input of yours, one after the other: `make bench`.
 
 The others take real inputs: queries_wikitext, queries_scale, queries_match, overlap_recall, overlap_search,
-train_cifar, train_loader, train_tokenizer, train_step; each explains itself with --help. bench/gpu.sh is for
+overlap_text, train_cifar, train_loader, train_tokenizer, train_step; each explains itself with --help. bench/gpu.sh is for
 a GPU.
 """
 
