@@ -209,14 +209,16 @@ def run_stages(
 def finish(
     job: Any, done: dict[str, dict[str, Any]], prints: dict[str, str], semantics: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Run the last stage, write the manifest, verify the shards, and let the staged images go."""
+    """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
     from pipeline import crawl as stages
+    from pipeline import report
 
     found = stages.finish(job, done["candidates"], done["select"], done["fetch"])
     manifest.write(job.layout, job.config, found, done, prints, semantics)
     problems = manifest.verify_shards(job.layout)
     if problems:
         raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
+    report.write(job.layout)
     if not job.config.keep_staging:
         stages.remove_staging(job.layout, done["fetch"])
     return {name: found[name] for name in ("samples", "captions")}
@@ -262,6 +264,7 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
             f"{near['groups']:,} others{f'; most of {most}' if most else ''}", highlight=False, soft_wrap=True
         )  # fmt: skip
     where = [("shards", f"{len(found['shards'])} in {layout.shards}"), ("rejected rows", layout.rejected),
-             ("manifest", layout.manifest), ("time", f"{seconds:,.1f} s")]  # fmt: skip
+             ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
+             ("time", f"{seconds:,.1f} s")]  # fmt: skip
     for name, value in where:
         console.print(f"{name:<14} {value}", highlight=False, soft_wrap=True)

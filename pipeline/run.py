@@ -59,6 +59,21 @@ class Layout:
         """Return the manifest's path."""
         return storage.join(self.root, "manifest.json")
 
+    @property
+    def report(self) -> str:
+        """Return the folder of the report."""
+        return storage.join(self.root, "report")
+
+    @property
+    def card(self) -> str:
+        """Return the dataset card's path."""
+        return storage.join(self.root, "README.md")
+
+    @property
+    def croissant(self) -> str:
+        """Return the path of the machine-readable description."""
+        return storage.join(self.root, "croissant.json")
+
 
 def fingerprints(options: dict[str, dict[str, Any]], inputs: list[storage.FileInfo]) -> dict[str, str]:
     """Return each stage's fingerprint, hex; `options` holds the semantic options by stage."""
@@ -108,7 +123,8 @@ def discard_from(layout: Layout, stage: str) -> None:
 
     The note of the fingerprint goes last: whoever is killed on the way finds it again, and begins again.
     """
-    for path in (layout.manifest, layout.shards, layout.rejected):
+    of_set = (layout.manifest, layout.card, layout.croissant, layout.report)
+    for path in (*of_set, layout.shards, layout.rejected):
         storage.remove_tree(path)
     for later in reversed(STAGES[STAGES.index(stage) :]):
         for path in storage.list_files(layout.stage(later)):

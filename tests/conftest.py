@@ -22,6 +22,17 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
 
 
 @pytest.fixture(scope="session")
+def whole(web: "object", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crawl that web once for all tests that only look: a run in which no cap bites."""
+    from pipeline.cli import main
+    from tests.crawling import arguments
+
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(arguments(web.web, out, "--workers", "2", "--keep-staging")) == 0  # type: ignore[attr-defined]
+    return out
+
+
+@pytest.fixture(scope="session")
 def sample_data() -> Path:
     """Return the sample data beside the checkout, or skip."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"

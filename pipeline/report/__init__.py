@@ -4,15 +4,14 @@ import json
 from collections.abc import Iterable
 
 from pipeline import manifest, storage
-from pipeline.report import numbers, page
-from pipeline.report.collect import collect
+from pipeline.report import card, collect, croissant, numbers, page
 from pipeline.run import Layout
 
 
 def write(layout: Layout) -> None:
     """Publish the report, the card and the Croissant of a run that has a manifest, from its files alone."""
-    run = collect(layout)
-    folder = storage.join(layout.root, "report")
+    run = collect.collect(layout)
+    folder = layout.report
     _write_lines(storage.join(folder, "sites.jsonl"), (one._asdict() for one in numbers.all_sites(run)))
     names = ("start", "images", "arrived", "bytes", "in_flight")
     moments = (
@@ -21,6 +20,9 @@ def write(layout: Layout) -> None:
     _write_lines(storage.join(folder, "pace.jsonl"), moments)
     manifest.write_json(storage.join(folder, "report.json"), numbers.as_json(run))
     storage.write_bytes(storage.join(folder, "index.html"), page.render(run, layout.root).encode())
+    readme = card.render(run.manifest, layout.root, run.samples.languages, run.samples.words)
+    storage.write_bytes(layout.card, readme.encode())
+    manifest.write_json(layout.croissant, croissant.build(layout, run.manifest))
 
 
 def _write_lines(path: str, rows: Iterable[object]) -> None:

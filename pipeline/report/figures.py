@@ -124,7 +124,7 @@ def counts_per_query(balance: Balance) -> str:
         for name, label, colour in _SERIES:
             curve = balance.curves[name]
             axes.plot(curve.share, curve.counts, color=colour, label=label)
-        top = max(max(curve.counts) for curve in balance.curves.values())
+        top = max(1, *(max(curve.counts) for curve in balance.curves.values()))
         # Linear from 0 to 1, logarithmic above: queries without a match have their place.
         axes.set_yscale("symlog", linthresh=1, linscale=0.35)
         _decades(axes, top)
@@ -141,7 +141,7 @@ def counts_per_query(balance: Balance) -> str:
 
 
 def _decades(axes: Axes, top: float) -> None:
-    decades = [10.0**n for n in range(math.ceil(math.log10(max(top, 1))) + 1)]
+    decades = [10.0**n for n in range(math.ceil(math.log10(top)) + 1)]
     axes.yaxis.set_major_locator(FixedLocator([0, *decades]))
     axes.yaxis.set_minor_locator(NullLocator())
     _short_axis(axes.yaxis)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import html
+from pipeline import html, querylist
 from pipeline.report import figures
 from pipeline.report.collect import Collected
 from pipeline.report.funnel import is_opt_out
@@ -67,6 +67,7 @@ def render(run: Collected, root: str) -> str:
     environment = html.environment()
     environment.filters |= {"percent": percent, "size": size, "seconds": seconds, "data_url": html.data_url}
     environment.tests["opt_out"] = is_opt_out
+    environment.globals["count"] = count
     here = Path(__file__)
     style = html.base_style() + here.with_name("report.css").read_text(encoding="utf-8")
     script = here.with_name("report.js").read_text(encoding="utf-8")
@@ -130,7 +131,7 @@ def drawings(run: Collected) -> dict[str, str]:
     configuration = run.manifest["configuration"]
     stored = configuration["image_size"] if configuration["resize_mode"] != "keep" else 0
     made = dict.fromkeys(("counts", "share", "words", "sides", "aspects", "sites", "pace", "latency"), "")
-    if balance.queries:
+    if balance.queries and balance.per_query < querylist.NO_CAP:
         made |= {"counts": figures.counts_per_query(balance), "share": figures.running_share(balance)}
     if found.samples:
         made |= {
@@ -219,13 +220,15 @@ def balance_text(run: Collected) -> str:
     balance = run.balance
     if not balance.queries:
         return "This run has no query counts."
+    if balance.per_query >= querylist.NO_CAP:
+        return "No query list was given: every caption was taken, and there is nothing to balance."
     total = balance.totals
     none = balance.queries - balance.matched
     return (
-        f"Each query keeps at most {balance.per_query:,} samples. Of {count(balance.queries, 'query', 'queries')}"
-        f" {balance.matched:,} match something, {balance.full:,} keep as many as they may, {none:,} match nothing,"
-        f" and {balance.short:,} are short although there was more to try. Of {total['matched']:,} matches "
-        f"{total['kept']:,} are kept for their query."
+        f"Each query keeps at most {balance.per_query:,} samples. Of {balance.queries:,} queries "
+        f"{balance.matched:,} match something, {balance.full:,} keep as many as they may, {none:,} match "
+        f"nothing, and {balance.short:,} are short although there was more to try. Of {total['matched']:,} "
+        f"matches {total['kept']:,} are kept for their query."
     )
 
 

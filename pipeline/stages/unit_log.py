@@ -56,7 +56,7 @@ class UnitLog:
         self._count(ended, 0, 1)
         self._count(ended, 1, not reason)
         self._count(ended, 2, size)
-        if outcome.elapsed > 0:
+        if outcome.status or outcome.elapsed > 0:  # an answer within a millisecond may count as no time
             one.asked += 1
             one.seconds += outcome.elapsed
             one.slowest = max(one.slowest, outcome.elapsed)

@@ -1,0 +1,56 @@
+"""The dataset card: README.md with the metadata that the Hugging Face Hub reads, from the manifest."""
+
+import json
+import posixpath
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from pipeline.report import statements
+from pipeline.report.funnel import funnel
+from pipeline.report.statements import Manifest
+
+_SIZES: Final = (
+    (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"),
+)  # fmt: skip
+_MOST_LANGUAGES: Final = 20
+
+
+def size_category(samples: int) -> str:
+    """Return the Hub's word for a number of samples."""
+    return next((word for limit, word in _SIZES if samples < limit), "10B<n<100B")
+
+
+def render(manifest: Manifest, root: str, languages: Iterable[str], words: int | None) -> str:
+    """Return README.md of the run in folder `root`; languages as found in the shards, most first."""
+    environment = jinja2.Environment(
+        autoescape=False,  # noqa: S701 - Markdown; what is not ours goes through `code` or `yaml`
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["yaml"] = _yaml
+    template = environment.from_string(Path(__file__).with_name("card.md").read_text(encoding="utf-8"))
+    signals = manifest["configuration"].get("opt_out")
+    return template.render(
+        name=plain(posixpath.basename(root.rstrip("/"))), manifest=manifest, counts=manifest["counts"],
+        words=words, size_category=size_category(manifest["counts"]["samples"]),
+        languages=[one for one in languages if one.isascii() and one.isalpha()][:_MOST_LANGUAGES],
+        collection=statements.collection(manifest), preprocessing=statements.preprocessing(manifest),
+        steps=funnel(manifest["counts"]), opt_outs=statements.opt_outs(manifest),
+        honoured=None if signals is None else ", ".join(map(statements.code, signals)) or "none",
+        personal=statements.personal(manifest), limitations=statements.limitations(manifest),
+        rights=statements.rights(), takedown=statements.takedown(manifest),
+    )  # fmt: skip
+
+
+def plain(name: str) -> str:
+    """Return a folder's name without what Markdown or YAML would read as its own."""
+    return "".join(c if c.isalnum() or c in " ._-" else "_" for c in name) or "dataset"
+
+
+def _yaml(value: Any) -> str:
+    """Return a scalar as JSON, which is YAML as well."""
+    return json.dumps(value, ensure_ascii=False)

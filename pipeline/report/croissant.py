@@ -1,0 +1,184 @@
+"""croissant.json: the dataset for machines (MLCommons Croissant 1.0), with its responsible-AI fields.
+
+Every shard is a file with its SHA-256; the images are a set of files inside the tars, and the rows a set of
+Parquet files. Both have the key of the sample; no reference joins them, because mlcroissant 1.1.1 cannot join
+two sets of files that it streams.
+"""
+
+import posixpath
+from typing import Any, Final
+
+from pipeline import storage
+from pipeline.report import statements
+from pipeline.report.card import plain
+from pipeline.report.statements import Manifest
+from pipeline.run import Layout
+
+_CONTEXT: Final = {
+    "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/", "conformsTo": "dct:conformsTo", "citeAs": "cr:citeAs",
+    "column": "cr:column", "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract", "field": "cr:field", "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty", "fileSet": "cr:fileSet", "format": "cr:format",
+    "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset", "jsonPath": "cr:jsonPath",
+    "key": "cr:key", "md5": "cr:md5", "parentField": "cr:parentField", "path": "cr:path",
+    "recordSet": "cr:recordSet", "references": "cr:references", "regex": "cr:regex",
+    "repeated": "cr:repeated", "replace": "cr:replace", "samplingRate": "cr:samplingRate",
+    "separator": "cr:separator", "source": "cr:source", "subField": "cr:subField",
+    "transform": "cr:transform",
+}  # fmt: skip
+_COLUMNS: Final = {
+    "url": ("sc:URL", "where the image was found"),
+    "caption": ("sc:Text", "the first caption, also in KEY.txt"),
+    "captions": ("sc:Text", "all captions"),
+    "query_ids": ("sc:Integer", "the queries that keep the sample"),
+    "matched_query_ids": ("sc:Integer", "all queries that its captions contain"),
+    "uid": ("sc:Text", "first 32 hex digits of the SHA-256 of the canonical URL"),
+    "sha256": ("sc:Text", "of the bytes as fetched"),
+    "phash": ("sc:Text", "sign hash of the 64-pixel DCT, 256 bits in hex"),
+    "width": ("sc:Integer", "of the stored image"),
+    "height": ("sc:Integer", "of the stored image"),
+    "original_width": ("sc:Integer", "as served"),
+    "original_height": ("sc:Integer", "as served"),
+    "format": ("sc:Text", "as served"),
+    "bytes": ("sc:Integer", "as served"),
+    "page_url": ("sc:Text", "the page that shows the image"),
+    "source": ("sc:Text", "the source file"),
+    "lang": ("sc:Text", "most likely language of the first caption"),
+    "lang_score": ("sc:Float", "its probability"),
+    "http_status": ("sc:Integer", "of the answer"),
+    "fetched_at": ("sc:DateTime", "when it was fetched, UTC"),
+}
+_LISTS: Final = frozenset({"captions", "query_ids", "matched_query_ids"})
+_QUERY_COLUMNS: Final = {
+    "query_id": ("sc:Integer", "row of the query list"), "query": ("sc:Text", "the query"),
+    "matched": ("sc:Integer", "samples that matched"),
+    "kept": ("sc:Integer", "samples that list it in query_ids"),
+    "present": ("sc:Integer", "samples in the set that contain it"),
+    "short": ("sc:Integer", "what it lacks although there was more to try"),
+}  # fmt: skip
+
+
+def build(layout: Layout, manifest: Manifest) -> dict[str, Any]:
+    """Return croissant.json of a finished run."""
+    counts = manifest["counts"]
+    found: dict[str, Any] = {
+        "@context": _CONTEXT, "@type": "sc:Dataset",
+        "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
+        "name": plain(posixpath.basename(layout.root.rstrip("/"))),
+        "description": f"{counts['samples']:,} images with {counts['captions']:,} captions from the web, "
+        "collected by openwit.",
+        "license": {
+            "@type": "sc:CreativeWork", "name": "Rights of the owners", "description": statements.rights(),
+        },
+        "version": "1.0.0",
+        "distribution": _files(layout, manifest),
+        "recordSet": _records(manifest),
+        **_responsible(manifest),
+    }  # fmt: skip
+    if manifest["crawled"]["last"]:
+        found["dateCreated"] = found["datePublished"] = manifest["crawled"]["last"][:10]
+    return found
+
+
+def _files(layout: Layout, manifest: Manifest) -> list[dict[str, Any]]:
+    files: list[dict[str, Any]] = []
+    for shard in manifest["shards"]:
+        name = shard["name"].removesuffix(".tar")
+        tar, parquet = f"shards/{name}.tar", f"shards/{name}.parquet"
+        size = {"contentSize": f"{shard['bytes']} B"}
+        files.append(_file(f"{name}.tar", tar, "application/x-tar", shard["sha256"]) | size)
+        files.append(_file(f"{name}.parquet", parquet, "application/x-parquet", shard["parquet_sha256"]))
+    if manifest["shards"]:
+        inside = [{"@id": shard["name"]} for shard in manifest["shards"]]
+        files.append(_file_set("images", "image/jpeg", "*.jpg") | {"containedIn": inside})
+        files.append(_file_set("rows", "application/x-parquet", "shards/*.parquet"))  # in this very folder
+    counts = storage.join(layout.root, "query_counts.parquet")
+    if storage.exists(counts):
+        digest = storage.sha256_file(counts)
+        files.append(_file("query_counts.parquet", "query_counts.parquet", "application/x-parquet", digest))
+    return files
+
+
+def _file(name: str, path: str, kind: str, sha256: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": path, "encodingFormat": kind,
+        "sha256": sha256,
+    }  # fmt: skip
+
+
+def _file_set(name: str, kind: str, pattern: str) -> dict[str, Any]:
+    return {"@type": "cr:FileSet", "@id": name, "name": name, "encodingFormat": kind, "includes": pattern}
+
+
+def _records(manifest: Manifest) -> list[dict[str, Any]]:
+    file = {"fileObject": {"@id": "query_counts.parquet"}}
+    queries = [
+        _field("queries", name, kind, text, file | {"extract": {"column": name}})
+        for name, (kind, text) in _QUERY_COLUMNS.items()
+    ]
+    found = [_record_set("queries", "query_id", "What each query matched and kept.", queries)]
+    if not manifest["shards"]:
+        return found
+    key = {"fileSet": {"@id": "images"}, "extract": {"fileProperty": "filename"},
+           "transform": {"regex": r"^([0-9]+)\.jpg$"}}  # fmt: skip
+    pictures = [
+        _field("pictures", "key", "sc:Text", "shard number, then index", key),
+        _field("pictures", "image", "sc:ImageObject", "JPEG",
+               {"fileSet": {"@id": "images"}, "extract": {"fileProperty": "content"}}),
+    ]  # fmt: skip
+    rows = [_field("samples", "key", "sc:Text", "that of the picture", _column("key"))]
+    rows += [
+        _field("samples", name, kind, text, _column(name)) | ({"repeated": True} if name in _LISTS else {})
+        for name, (kind, text) in _COLUMNS.items()
+    ]
+    return [
+        *found,
+        _record_set("pictures", "key", "The images by key.", pictures),
+        _record_set("samples", "key", "One row a sample; its image is the one of the same key.", rows),
+    ]
+
+
+def _record_set(name: str, key: str, text: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/{key}"},
+        "description": text, "field": fields,
+    }  # fmt: skip
+
+
+def _column(name: str) -> dict[str, Any]:
+    return {"fileSet": {"@id": "rows"}, "extract": {"column": name}}
+
+
+def _field(record_set: str, name: str, kind: str, text: str, source: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field", "@id": f"{record_set}/{name}", "name": name, "description": text,
+        "dataType": kind, "source": source,
+    }  # fmt: skip
+
+
+def _responsible(manifest: Manifest) -> dict[str, Any]:
+    """Return the fields of the Croissant RAI vocabulary 1.0 that a manifest can fill."""
+    counts = manifest["counts"]
+    crawled = manifest["crawled"]
+    left_out = sum(number for _, _, number in statements.opt_outs(manifest))
+    fields: dict[str, Any] = {
+        "dataCollection": " ".join(statements.collection(manifest)),
+        "dataCollectionType": ["Web Scraping"],
+        "dataCollectionMissingData": f"{counts['rejected']:,} of {counts['candidates']:,} candidates are not "
+        f"in the set, {left_out:,} of them because a site or page opted out; rejected/ has the reasons.",
+        "dataCollectionRawData": "Web pages, and the images that they refer to: "
+        + ", ".join(statements.code(name) for name in statements.sources(manifest)) + ".",
+        "dataPreprocessingProtocol": statements.preprocessing(manifest),
+        "dataLimitations": statements.limitations(manifest),
+        "dataBiases": ["The set follows its queries, the pages that were read, and who may be crawled."],
+        "personalSensitiveInformation": statements.personal(manifest),
+        "dataUseCases": ["Contrastive training of image and text encoders, and research on it."],
+        "dataReleaseMaintenancePlan": statements.takedown(manifest),
+    }  # fmt: skip
+    if crawled["first"]:
+        fields["dataCollectionTimeFrame"] = [crawled["first"], crawled["last"]]
+    return {f"rai:{name}": value for name, value in fields.items()}
