@@ -65,7 +65,8 @@ def signs(coefficients: Coefficients) -> npt.NDArray[np.uint8]:
     are in row order, most significant first.
     """
     flat = coefficients.reshape(*coefficients.shape[:-2], FREQUENCIES * FREQUENCIES)
-    bits = flat > np.median(flat[..., 1:], axis=-1, keepdims=True)
+    # The 128th of 255 values; np.median does the same, and checks that cost it five times as much.
+    bits = flat > np.partition(flat[..., 1:], 127, axis=-1)[..., 127:128]
     bits[..., 0] = False
     return np.packbits(bits, axis=-1)
 
@@ -87,16 +88,19 @@ def hamming(a: bytes, b: bytes) -> int:
     return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count()
 
 
-def quality(luma: Luma) -> int:
+_PERCENT: Final = (np.arange(256) * 100 // 255).astype(np.int64)
+
+
+def quality(luma: Thumbnails) -> int:
     """Return 0 (flat) to 100 (detailed): how much a hash of this [64, 64] luma can be trusted.
 
     The measure of PDQ ("The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019): the
     differences of neighbours in whole percent of the range, summed over both axes, divided by 90. PDQ's users
     ignore matches under 50.
     """
-    values = luma.astype(np.float64)
-    steps = sum(int(np.trunc(np.abs(np.diff(values, axis=axis)) * 100 / 255).sum()) for axis in (0, 1))
-    return min(100, steps // 90)
+    values = luma.astype(np.int16)
+    down, across = np.abs(values[1:] - values[:-1]), np.abs(values[:, 1:] - values[:, :-1])
+    return min(100, int(_PERCENT[down].sum() + _PERCENT[across].sum()) // 90)
 
 
 class Descriptors(NamedTuple):
@@ -161,10 +165,11 @@ def _colour_vectors(ycc: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     A coefficient lies within +-64 * 255 = 16,320. Rounding adds an error of 0.29, of which the standard
     deviation of the smallest coefficients over photographs is over 50 times as much.
     """
-    blocks = [low_frequencies(ycc[..., channel]) for channel in range(3)]
+    blocks = low_frequencies(np.moveaxis(ycc, -1, 0))
     places = (_LUMA_AT, _CHROMA_AT, _CHROMA_AT)
     parts = [block[:, at[:, 0], at[:, 1]] for block, at in zip(blocks, places, strict=True)]
-    return np.rint(np.concatenate(parts, axis=1)).astype(np.int16)
+    vectors: npt.NDArray[np.int16] = np.rint(np.concatenate(parts, axis=1)).astype(np.int16)
+    return vectors
 
 
 ODD_TERMS: Final = np.concatenate([at[:, 1] % 2 == 1 for at in (_LUMA_AT, _CHROMA_AT, _CHROMA_AT)])
