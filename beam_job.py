@@ -11,6 +11,7 @@ from typing import Final
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "queries": ("queries.cli", "main", "build the query list from Wikipedia and WordNet", "crawl"),
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
+    "status": ("pipeline.status", "main", "say how far a run is, from its files", "crawl"),
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", "crawl"),
     "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run for good", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),

@@ -24,7 +24,7 @@ def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
 def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Run the analysis; return 0 when it is complete."""
     from dedup import overlap  # imports Beam and OpenCV
-    from pipeline.progress import progress_of
+    from pipeline.progress import ShowProgress
     from pipeline.stages.graph import Runner
 
     console = console or terminal()
@@ -36,7 +36,7 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=worker_log(f"{config.out}/work"))
     job = overlap.Job(
         config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner,
-        watch=progress_of(console),
+        watch=ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json),
     )  # fmt: skip
     show_result(console, config, overlap.run(job), time.monotonic() - started)
     return 0
@@ -59,7 +59,9 @@ def show_plan(
 
 def show_result(console: Console, config: OverlapConfig, summary: dict[str, Any], seconds: float) -> None:
     """Print the final table."""
-    table = Table(title=config.out, title_justify="left")
+    # Not as the table's title, which would be folded to its width.
+    console.print(config.out, style="italic", highlight=False, soft_wrap=True, markup=False)
+    table = Table()
     table.add_column("evaluation set")
     for name in ("examples", "overlap", "contamination", "All - Clean", "p (corrected)", "recall"):
         table.add_column(name, justify="right")

@@ -15,7 +15,7 @@ from pipeline import hashlist, manifest, querylist, run, storage, tombstones
 from pipeline.command import guarded, terminal, worker_log
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions
-from pipeline.progress import progress_of
+from pipeline.progress import ShowProgress
 from pipeline.run import Layout
 
 _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
@@ -180,7 +180,8 @@ def run_stages(
     started = time.monotonic()
     job = stages.Crawl(
         options, layout, Runner(flags=beam_flags, workers=options.workers, log=worker_log(layout.work)),
-        QueryTable(path=layout.queries, seed=options.seed, queries=queries), progress_of(console),
+        QueryTable(path=layout.queries, seed=options.seed, queries=queries),
+        ShowProgress(console, layout.work, options.log_json),
     )  # fmt: skip
     done: dict[str, dict[str, Any]] = {}
     steps = {
@@ -242,7 +243,9 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
     """Print the final table."""
     found = run.read_json(layout.manifest)
     counts = found["counts"]
-    table = Table(title=f"{layout.root}", title_justify="left")
+    # Not as the table's title, which would be folded to its width.
+    console.print(layout.root, style="italic", highlight=False, soft_wrap=True, markup=False)
+    table = Table()
     for name, justify in (("stage", "left"), ("what", "left"), ("count", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_row("candidates", "captions found", f"{counts['candidates']:,}")

@@ -1,22 +1,78 @@
-"""What every command does around its work: a terminal of its own, exit codes, how to go on after errors."""
+"""What every command does around its work: a terminal of its own, signals, exit codes, how to go on."""
 
+import contextlib
+import hashlib
 import os
+import signal
+import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
 
 from rich.console import Console
 
-from pipeline import config, storage
+from pipeline import children, config, storage
+
+_LINE: Final = 10_000
+"""Columns off a terminal, so that no table of a log is folded."""
+_PATIENCE: Final = 15.0
+"""Seconds after a signal in which a command ends by itself; then it is ended."""
+
+
+class Stop:
+    """Say whether a signal has come: the exception that it raises may arrive as another."""
+
+    code: int = 0
+    """Exit code, 128 + the signal's number; 0 without one."""
 
 
 def terminal() -> Console:
     """Return a console on stderr with a descriptor of its own, untouched while descriptor 2 goes to a log."""
-    return Console(file=os.fdopen(os.dup(2), "w"))
+    file = os.fdopen(os.dup(2), "w", buffering=1)
+    return Console(file=file) if file.isatty() else Console(file=file, width=_LINE)
 
 
 def worker_log(folder: str) -> str:
-    """Return where worker processes write what nobody needs to see; "" for a folder that is not local."""
-    return str(storage.local_path(folder) / "workers.log") if storage.is_local(folder) else ""
+    """Return the local file for what worker processes say, which nobody needs to see."""
+    if storage.is_local(folder):
+        return str(storage.local_path(folder) / "workers.log")
+    digest = hashlib.sha256(folder.encode()).hexdigest()[:12]
+    return str(Path(tempfile.gettempdir()) / f"openwit-{digest}-workers.log")
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Let SIGINT, SIGTERM and SIGHUP end the block with KeyboardInterrupt, its worker processes first.
+
+    They would otherwise be waited for, and a task may take many minutes. Whatever they were writing is not
+    to be seen. A second signal, or 15 seconds, end this process at once.
+    """
+    found = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        found.code = 128 + number
+        signal.signal(number, lambda *_: os._exit(found.code))
+        timer = threading.Timer(_PATIENCE, os._exit, [found.code])
+        timer.daemon = True
+        timer.start()
+        children.kill()
+        raise KeyboardInterrupt
+
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+            before[number] = signal.signal(number, stop)
+    try:
+        yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -> int:
@@ -24,15 +80,20 @@ def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -
 
     work: the command's folder of unfinished work, whose log takes the traceback.
     """
+    stop = Stop()
     try:
-        return action()
+        with stoppable() as stop:
+            return action()
     except (ValueError, FileNotFoundError) as error:
-        config.usage_error(prog, str(error))
+        if not stop.code:
+            config.usage_error(prog, str(error))
     except KeyboardInterrupt:
-        console.print("Stopped. The same command continues where it stopped.")
-        return 130
+        stop.code = stop.code or 130
     except Exception as error:  # noqa: BLE001 - the user is told what to do; the log has the rest
-        return _failed(console, work, error)
+        if not stop.code:
+            return _failed(console, work, error)
+    console.print("Stopped. The same command continues where it stopped.")
+    return stop.code
 
 
 def _failed(console: Console, work: str, error: Exception) -> int:

@@ -1,53 +1,297 @@
-"""Live progress of a stage, read from the markers that its tasks leave."""
+"""How far a step is, from the files that its tasks leave: on a terminal, in a log, for machines.
+
+A step is a folder in which so many markers will appear. `ShowProgress` shows the one at work and notes all of
+them in progress.json, from which `openwit status` tells the same to somebody else.
+"""
 
 import contextlib
+import json
 import logging
+import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pipeline import storage
+from pipeline.run import STAGES
+from pipeline.stages import heartbeat
 
 log = logging.getLogger(__name__)
 
+STATE: Final = "progress.json"
+_LINE_EVERY: Final = 60.0  # seconds between two lines of a log
+_WINDOW: Final = 600.0  # seconds over which the rate is taken
+_REASONS: Final = 4  # shown
 
-def progress_of(console: Console) -> Any:
-    """Return a context manager that shows how many of a folder's markers are there; silent off a terminal."""
+
+@dataclass
+class Tally:
+    """What the finished tasks of a step sum to, and what those at work have said."""
+
+    done: int = 0
+    images: int = 0
+    """Images judged, fetched or written."""
+    bytes: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    running: list[dict[str, Any]] = field(default_factory=list)
+    """Last signs of the tasks at work, as `heartbeat.signs`."""
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Add a finished task's result, or the numbers of one at work."""
+        self.images += int(result.get("images", result.get("samples", 0)))
+        self.bytes += int(result.get("bytes", 0))
+        for word, count in (result.get("reasons") or result.get("rejected") or {}).items():
+            self.reasons[word] = self.reasons.get(word, 0) + count
+
+
+class MarkerReader:
+    """Read the markers of a folder, each once."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._known: set[str] = set()
+        self._sum = Tally()
+
+    def read(self) -> Tally:
+        """Return the tally of now."""
+        paths = storage.list_files(self._folder, ".json")
+        new = [path for path in paths if path not in self._known and "/range-" not in path]
+        for data in storage.read_many(new):
+            self._sum.add(json.loads(data))
+        self._known |= set(new)
+        names = {path.rpartition("/")[2].removesuffix(".json") for path in self._known}
+        running = [sign for sign in heartbeat.signs(self._folder) if sign["name"] not in names]
+        tally = Tally(len(self._known), self._sum.images, self._sum.bytes, dict(self._sum.reasons), running)
+        for sign in running:
+            tally.images += int(sign.get("images", 0))
+            tally.bytes += int(sign.get("bytes", 0))
+        return tally
+
+
+@dataclass
+class Step:
+    """A step, as progress.json notes it. Times are seconds since 1970."""
+
+    label: str
+    folder: str
+    """Relative to the folder of progress.json, where it lies in it."""
+    total: int
+    images: int = 0
+    """That all tasks have together; 0 where that is not known beforehand."""
+    before: int = 0
+    """Tasks that were done when it began, this time."""
+    started: float = 0.0
+    ended: float = 0.0
+    """0 while it is at work, or if it stopped before its end."""
+    tally: dict[str, Any] | None = None
+    """Of the end."""
+
+
+class Pace:
+    """Estimate a rate and the time left from what was done at several moments."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def at(self, moment: float, tally: Tally) -> tuple[float, str, float | None]:
+        """Return the rate, of what it is (images or tasks a second), and the seconds left if known."""
+        self._seen.append((moment, tally.images, tally.done))
+        while len(self._seen) > 2 and moment - self._seen[1][0] > _WINDOW:
+            self._seen.popleft()
+        then, images, done = self._seen[0]
+        seconds = max(moment - then, 1e-9)
+        by_image, by_task = (tally.images - images) / seconds, (tally.done - done) / seconds
+        rate, unit = (by_image, "images") if by_image > 0 else (by_task, "tasks")
+        if self._step.images and by_image > 0:
+            return rate, unit, max(0, self._step.images - tally.images) / by_image
+        return rate, unit, (self._step.total - tally.done) / by_task if by_task > 0 else None
+
+
+def describe(step: Step, tally: Tally, rate: float, unit: str, left: float | None) -> str:
+    """Return one line without the count of tasks: images, rate, bytes, reasons, time left."""
+    of = f"/{step.images:,}" if step.images else ""
+    parts = [f"{tally.images:,}{of} images"] if tally.images else []
+    parts += [f"{rate:,.1f} {unit}/s"] if rate else []
+    parts += [size(tally.bytes)] if tally.bytes else []
+    top = sorted(tally.reasons.items(), key=lambda item: -item[1])[:_REASONS]
+    parts += [", ".join(f"{word or 'fetched'} {count:,}" for word, count in top)] if top else []
+    parts += [f"{duration(left)} left"] if left else []
+    return " · ".join(parts)
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it."""
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:.1f} days"
+    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"
+
+
+def event(kind: str, step: Step, tally: Tally, rate: float, left: float | None) -> dict[str, Any]:
+    """Return a step's state for machines."""
+    return {
+        "event": kind, "time": round(time.time(), 3), "step": step.label, "folder": step.folder,
+        "tasks": tally.done, "tasks_total": step.total, "images": tally.images,
+        "images_total": step.images or None, "bytes": tally.bytes, "reasons": tally.reasons,
+        "rate": round(rate, 3), "seconds_left": None if left is None else round(left, 1),
+        "running": len(tally.running),
+    }  # fmt: skip
+
+
+def _place(step: Step) -> int:
+    """Return the number of a crawl's stage; the steps of other commands have none."""
+    stage = step.folder.partition("/")[0]
+    return STAGES.index(stage) if stage in STAGES else -1
+
+
+class Notes:
+    """progress.json: every step of a command, in the order in which they were begun."""
+
+    def __init__(self, work: str) -> None:
+        self._work, self._path = work, storage.join(work, STATE)
+        self._own: set[str] = set()
+        found = json.loads(storage.read_bytes(self._path))["steps"] if storage.exists(self._path) else []
+        self.steps = [Step(**step) for step in found]
+
+    def begin(self, step: Step) -> Step:
+        """Note a step; one that an earlier launcher finished stays as it is noted.
+
+        What earlier launchers noted of this stage and later ones has been discarded, or will be noted again.
+        """
+        old = next((one for one in self.steps if one.folder == step.folder), None)
+        self._own.add(step.folder)
+        if old is not None and old.ended and step.before >= step.total:
+            return old
+        kept = [s for s in self.steps if s.folder in self._own or _place(s) < _place(step)]
+        self.steps = [one for one in kept if one.folder != step.folder] + [step]
+        self.write()
+        return step
+
+    def relative(self, folder: str) -> str:
+        """Return a folder as it is noted."""
+        return folder.removeprefix(f"{self._work}/")
+
+    def write(self) -> None:
+        """Publish the notes."""
+        text = json.dumps({"steps": [asdict(step) for step in self.steps]}, indent=1)
+        storage.write_bytes(self._path, text.encode())
+
+
+class ShowProgress:
+    """Show the steps of a command: call it with a step to get a context manager."""
+
+    def __init__(self, console: Console, work: str, log_json: str = "") -> None:
+        self._console, self._work, self._log_json = console, work, log_json
+        self._notes: Notes | None = None
 
     @contextlib.contextmanager
-    def watch(label: str, folder: str, total: int) -> Iterator[None]:
-        if not console.is_terminal:
-            log.info("%s: %d tasks", label, total)
+    def __call__(self, label: str, folder: str, total: int, images: int = 0) -> Iterator[None]:
+        """Follow a step in which `total` markers appear; its tasks have so many images, if that is known."""
+        self._notes = self._notes or Notes(self._work)
+        reader = MarkerReader(folder)
+        before = reader.read()
+        step = Step(label, self._notes.relative(folder), total, images, before.done, time.time())
+        noted = self._notes.begin(step)
+        if noted is not step:  # nothing is left to do
             yield
             return
-        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(),            TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(label, total=total)
-            stop = threading.Event()
-
-            def count() -> None:
-                while not stop.wait(0.5):
-                    markers = [p for p in storage.list_files(folder, ".json") if "/range-" not in p]
-                    progress.update(task, completed=min(len(markers), total))
-
-            thread = threading.Thread(target=count, daemon=True)
-            thread.start()
-            try:
+        pace = Pace(step)
+        pace.at(time.time(), before)
+        self._emit("begin", step, before, 0.0, None)
+        with self._shown(step) as show:
+            with _every(self._interval(), lambda: show(reader.read(), pace)):
                 yield
-                progress.update(task, completed=total)
-            finally:
-                stop.set()
-                thread.join()
+            tally = reader.read()
+            tally.done = step.total  # partitions without a row leave no marker
+            show(tally, pace)
+        step.ended = time.time()
+        step.tally = {key: value for key, value in asdict(tally).items() if key != "running"}
+        self._notes.write()
+        rate, unit, _ = pace.at(step.ended, tally)
+        self._emit("end", step, tally, rate, 0.0)
+        if not self._console.is_terminal:
+            took = duration(step.ended - step.started)
+            self._line(step, tally, f"{describe(step, tally, rate, unit, None)} in {took}")
 
-    return watch
+    def _interval(self) -> float:
+        return 1.0 if storage.is_local(self._work) else 20.0
+
+    @contextlib.contextmanager
+    def _shown(self, step: Step) -> Iterator[Any]:
+        """Yield what shows a tally: a bar on a terminal, else a line every minute."""
+        with contextlib.ExitStack() as stack:
+            bar, task = None, None
+            if self._console.is_terminal:
+                columns = (TextColumn("{task.description:<22}"), BarColumn(20), MofNCompleteColumn(),
+                           TextColumn("{task.fields[text]}"))  # fmt: skip
+                bar = stack.enter_context(Progress(*columns, console=self._console))
+                task = bar.add_task(step.label, total=step.total, text="")
+            last = time.monotonic()
+
+            def show(tally: Tally, pace: Pace) -> None:
+                nonlocal last
+                rate, unit, left = pace.at(time.time(), tally)
+                self._emit("progress", step, tally, rate, left)
+                text = describe(step, tally, rate, unit, left)
+                if bar is not None and task is not None:
+                    bar.update(task, completed=min(tally.done, step.total), text=text)
+                elif time.monotonic() - last >= _LINE_EVERY:
+                    last = time.monotonic()
+                    self._line(step, tally, text)
+
+            yield show
+
+    def _line(self, step: Step, tally: Tally, text: str) -> None:
+        clock = time.strftime("%H:%M:%S")
+        line = f"{clock} {step.label}: {tally.done:,}/{step.total:,} · {text}"
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _emit(self, kind: str, step: Step, tally: Tally, rate: float, left: float | None) -> None:
+        if not self._log_json:
+            return
+        line = json.dumps(event(kind, step, tally, rate, left)) + "\n"
+        if self._log_json == "-":
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        else:
+            with Path(self._log_json).open("a") as file:
+                file.write(line)
+
+
+@contextlib.contextmanager
+def _every(seconds: float, action: Any) -> Iterator[None]:
+    """Do something again and again in a thread while the block takes; its errors end nothing."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(seconds):
+            try:
+                action()
+            except Exception as error:  # noqa: BLE001 - not seeing the progress does not stop the work
+                log.info("the progress could not be read: %s", error)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 CONFIGS: Final = {
     "queries": "queries.options:QueriesConfig",
     "crawl": "pipeline.options:CrawlConfig",
+    "status": "pipeline.status:StatusConfig",
     "verify": "pipeline.verify:VerifyConfig",
     "overlap": "dedup.options:OverlapConfig",
     "plan": "pipeline.plan.options:PlanConfig",

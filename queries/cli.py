@@ -23,7 +23,7 @@ def main(argv: Sequence[str], prog: str = "openwit queries") -> int:
 
 def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Build the list; return 0 when it is complete, 1 when a part of the input could not be read."""
-    from pipeline.progress import progress_of
+    from pipeline.progress import ShowProgress
     from pipeline.stages.graph import Runner  # imports Beam
     from queries import job
     from queries.inputs import find_inputs
@@ -37,7 +37,8 @@ def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console 
     summary = job.finished_summary(config, found)
     if summary is None:
         runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=worker_log(config.work))
-        summary = job.Job(config, found, runner, progress_of(console)).run()
+        show = ShowProgress(console, config.work, config.log_json)
+        summary = job.Job(config, found, runner, show).run()
     show_result(console, config, summary, time.monotonic() - started)
     return 1 if damage(summary) else 0
 
@@ -67,7 +68,9 @@ def show_result(console: Console, config: QueriesConfig, summary: dict[str, Any]
     """Print the final table."""
     from queries.report import SOURCE_NAMES
 
-    table = Table(title=config.out, title_justify="left")
+    # Not as the table's title, which would be folded to its width.
+    console.print(config.out, style="italic", highlight=False, soft_wrap=True, markup=False)
+    table = Table()
     table.add_column("source")
     for name in ("offered", "in the list"):
         table.add_column(name, justify="right")

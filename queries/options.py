@@ -57,6 +57,9 @@ class QueriesConfig:
     exclude: Paths = ()
     """List of queries to leave out."""
 
+    log_json: str = ""
+    """Local file to which progress is appended, a JSON object a line; - is standard output."""
+
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes on this machine, up to about 1 GB each; on a cluster Beam's own flags decide."""
 

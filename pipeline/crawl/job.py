@@ -1,8 +1,8 @@
 """What the stages of one crawl share, and the sums over their results."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Crawl:
     layout: Layout
     runner: graph.Runner
     queries: QueryTable
-    on_stage: Callable[[str, str, int], Any]  # told of a folder in which so many markers will appear
+    on_stage: Callable[..., AbstractContextManager[None]]  # as `progress.ShowProgress`
 
     def partitions(self, rows: int) -> int:
         """Return how many partitions hold so many rows."""
@@ -38,7 +38,8 @@ class Crawl:
 
     def tasks(self, label: str, folder: str, tasks: list[Task], worker: graph.Worker) -> list[Result]:
         """Run tasks with progress."""
-        with self.on_stage(label, folder, len(tasks)):
+        images = sum(int(task.get("images", 0)) for task in tasks)
+        with self.on_stage(label, folder, len(tasks), images):
             return graph.run_tasks(self.runner, folder, tasks, worker)
 
     def shuffle(

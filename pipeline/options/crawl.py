@@ -84,6 +84,8 @@ class CrawlConfig:
     keep_staging: bool = False
     """Keep the fetched images after the shards have been verified."""
 
+    log_json: str = ""
+    """Local file to which progress is appended, a JSON object a line; - is standard output."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes on this machine; on a cluster Beam's own flags decide."""
     units: UnitLimits = field(default_factory=UnitLimits)

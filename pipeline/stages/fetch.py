@@ -33,6 +33,7 @@ from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
+from pipeline.stages import heartbeat
 from pipeline.stages.unit_log import UnitLog
 
 
@@ -240,6 +241,7 @@ class FetchWorker:
             except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
                 row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
                 row.reason, row.detail = "internal_error", f"{type(error).__name__}: {error}"
+            heartbeat.count(images=1, bytes=row.size)
             log.add(site_of[uid], outcome, row.reason, row.size, now / 1000)
             yield row
 

@@ -35,6 +35,7 @@ from pipeline.stages.files import (
     write_tasks,
     write_vector,
 )
+from pipeline.stages.heartbeat import heartbeat
 
 
 # Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.
@@ -87,7 +88,8 @@ class _RunTask(beam.DoFn):
         task = json.loads(line)
         result = read_marker(self._folder, task["name"])
         if result is None:
-            result = {"name": task["name"], **self._worker.run(self._state, task)}
+            with heartbeat(self._folder, task["name"]):
+                result = {"name": task["name"], **self._worker.run(self._state, task)}
             result = commit(self._folder, task["name"], result)
         yield json.dumps(result, sort_keys=True)
 

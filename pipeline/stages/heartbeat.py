@@ -1,0 +1,77 @@
+"""Signs of life of tasks that take long: NAME.running beside the markers, so that they can be followed.
+
+A short task leaves none. The file goes when its task ends; that of a worker that was killed stays, and is
+known by the age of its last sign.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pipeline import storage
+
+log = logging.getLogger(__name__)
+
+SUFFIX: Final = ".running"
+_local = threading.local()  # the task of this thread: a process may run several
+
+
+def interval(folder: str) -> float:
+    """Return the seconds between two signs: writing to an object store costs money."""
+    return 5.0 if storage.is_local(folder) else 60.0
+
+
+@contextlib.contextmanager
+def heartbeat(folder: str, name: str) -> Iterator[None]:
+    """Leave signs of a task's life while the block takes; `count` adds to what they say."""
+    started, counts, ended = time.time(), dict[str, int](), threading.Event()
+    path = storage.join(folder, f"{name}{SUFFIX}")
+    written: list[bool] = []
+
+    def beat() -> None:
+        while not ended.wait(interval(folder)):
+            sign = {
+                "name": name, "host": socket.gethostname(), "pid": os.getpid(), "started": started,
+                "beat": time.time(), **counts,
+            }  # fmt: skip
+            try:
+                storage.write_bytes(path, json.dumps(sign).encode())
+                written.append(True)
+            except Exception as error:  # noqa: BLE001 - a task does not fail because of its sign of life
+                log.info("%s could not be written: %s", path, error)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    _local.counts = counts
+    try:
+        yield
+    finally:
+        _local.counts = None
+        ended.set()
+        thread.join()
+        if written:
+            with contextlib.suppress(Exception):
+                storage.remove_tree(path)
+
+
+def count(**numbers: int) -> None:
+    """Add to the numbers of this thread's task; nothing happens outside of one."""
+    counts = getattr(_local, "counts", None)
+    if counts is not None:
+        for name, number in numbers.items():
+            counts[name] = counts.get(name, 0) + number
+
+
+def signs(folder: str) -> list[dict[str, Any]]:
+    """Return what the tasks of a folder that are at work, or were when they were killed, last said."""
+    found = []
+    for path in storage.list_files(folder, SUFFIX):
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            found.append(json.loads(storage.read_bytes(path)))
+    return found

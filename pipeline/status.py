@@ -1,0 +1,160 @@
+"""`openwit status`: how far is a run, told by its files alone, wherever and by whom it is worked on?"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import config as parser
+from pipeline import lock, run, storage
+from pipeline.command import guarded, terminal
+from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, size
+from pipeline.run import Layout, read_json
+from pipeline.stages import heartbeat
+
+_SLOWEST: Final = 5  # tasks at work that are listed
+_SILENT_BEATS: Final = 4  # missed signs after which a worker is taken to be gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """Say how far a run is, from its files: steps, rates, reasons, slow tasks, who is at work, how to go on.
+
+    It also reads the folder of an overlap report, and the NAME.work of a query list.
+    """
+
+    run: str
+    """Folder of the run, local or on an object store."""
+    json: bool = False
+    """Print one JSON object to standard output instead."""
+
+
+def main(argv: Sequence[str], prog: str = "openwit status") -> int:
+    """Print a run's state; return 0, also for a run that has stopped."""
+    options, _ = parser.parse(StatusConfig, argv, prog=prog)
+    console = terminal()
+    return guarded(prog, console, "", lambda: status(options, console))
+
+
+def status(options: StatusConfig, console: Console) -> int:
+    """Read and print a run's state; ValueError if the folder holds none."""
+    found = state_of(options.run.rstrip("/"), time.time())
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    else:
+        show(console, found)
+    return 0
+
+
+def state_of(root: str, now: float) -> dict[str, Any]:
+    """Return a run's state at the moment `now` (s since 1970), as `--json` prints it."""
+    layout = Layout(root)
+    work = layout.work if storage.exists(storage.join(layout.work, STATE)) else root
+    notes = read_json(storage.join(work, STATE))
+    if notes is None and not storage.exists(layout.manifest):
+        raise ValueError(f"{root} holds no run (there is no work/{STATE} in it)")
+    steps = [Step(**step) for step in (notes or {"steps": []})["steps"]]
+    found = read_json(layout.manifest)
+    complete = found is not None or storage.exists(storage.join(root, "report.json"))
+    holder, alive = lock.holder(work)
+    rows = [step_state(step, work, now, alive) for step in steps]
+    running = [task for row in rows for task in row["running"]]
+    state = "complete" if complete else "running" if alive else "stopped"
+    if state == "stopped" and any(not task["silent"] for task in running):
+        state = "detached"  # the launcher has gone; its workers have not
+    return {
+        "run": root, "state": state,
+        "launcher": None if holder is None else {**asdict(holder), "alive": alive},
+        "command": holder.command if holder else f"openwit crawl --config {root}/config.toml",
+        "stages_done": [stage for stage in run.STAGES if run.done(layout, stage) is not None],
+        "steps": rows, "counts": found["counts"] if found else None,
+    }  # fmt: skip
+
+
+def step_state(step: Step, work: str, now: float, alive: bool) -> dict[str, Any]:
+    """Return a step's state: as noted at its end, or counted from its markers and signs of life."""
+    folder = (
+        step.folder
+        if "://" in step.folder or step.folder.startswith("/")
+        else storage.join(work, step.folder)
+    )
+    tally = Tally(**step.tally) if step.tally else MarkerReader(folder).read()
+    moment = step.ended or now
+    pace = Pace(step)
+    pace.at(step.started, Tally(done=step.before))
+    rate, unit, left = pace.at(moment, tally)
+    beat = _SILENT_BEATS * heartbeat.interval(work)
+    running = [
+        {
+            "task": sign["name"], "seconds": round(now - sign["started"], 1), "images": sign.get("images", 0),
+            "host": sign["host"], "last_sign": round(now - sign["beat"], 1),
+            "silent": now - sign["beat"] > beat,
+        }
+        for sign in sorted(tally.running, key=lambda sign: float(sign["started"]))
+    ]  # fmt: skip
+    working = alive or any(not task["silent"] for task in running)
+    return {
+        "step": step.label, "tasks": tally.done, "tasks_total": step.total, "images": tally.images,
+        "images_total": step.images or None, "bytes": tally.bytes, "reasons": tally.reasons,
+        "ended": bool(step.ended), "seconds": round(moment - step.started, 1),
+        "rate": round(rate, 3), "rate_unit": unit,
+        "seconds_left": round(left, 1) if left is not None and working and not step.ended else None,
+        "running": running,
+    }  # fmt: skip
+
+
+def show(console: Console, found: dict[str, Any]) -> None:
+    """Print a state for people."""
+
+    def line(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    line(f"{found['run']}: {found['state']}")
+    table = Table()
+    for name, justify in (("step", "left"), ("tasks", "right"), ("images", "right"), ("a second", "right"),
+                          ("bytes", "right"), ("time", "right"), ("left", "right")):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in found["steps"]:
+        of = f"/{row['images_total']:,}" if row["images_total"] else ""
+        left = (
+            "done"
+            if row["ended"]
+            else duration(row["seconds_left"])
+            if row["seconds_left"] is not None
+            else ""
+        )
+        table.add_row(
+            row["step"], f"{row['tasks']:,}/{row['tasks_total']:,}",
+            f"{row['images']:,}{of}" if row["images"] else "", f"{row['rate']:,.1f}",
+            size(row["bytes"]) if row["bytes"] else "", duration(row["seconds"]), left,
+            style="" if row["ended"] else "bold",
+        )  # fmt: skip
+    console.print(table)
+    for row in found["steps"]:
+        if row["reasons"] and (not row["ended"] or row["step"].startswith(("candidates", "fetch"))):
+            top = sorted(row["reasons"].items(), key=lambda item: -item[1])
+            line(f"{row['step']}: " + ", ".join(f"{word or 'fetched'} {count:,}" for word, count in top))
+        for task in row["running"][:_SLOWEST]:
+            silent = " (gone?)" if task["silent"] else ""
+            line(
+                f"{row['step']}, task {task['task']}: {duration(task['seconds'])} at work on {task['host']}, "
+                f"{task['images']:,} images, last sign {task['last_sign']:.0f} s ago{silent}"
+            )
+    launcher = found["launcher"]
+    if launcher is not None and found["state"] != "complete":
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(launcher["started"]))
+        gone = "" if launcher["alive"] else ", is not alive"
+        line(f"launcher: process {launcher['pid']} on {launcher['host']}, started {since}{gone}")
+    if found["state"] == "complete" and found["counts"]:
+        counts = found["counts"]
+        line(f"{counts['samples']:,} samples of {counts['candidates']:,} candidates")
+    elif found["state"] == "detached":
+        line("The launcher has gone, its workers have not: let them end or end them, then continue with")
+        line(f"  {found['command']}")
+    elif found["state"] == "stopped":
+        line(f"To continue: {found['command']}")
