@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import html, report
-from pipeline.report import collect, funnel, network, numbers, page
+from pipeline.report import collect, funnel, network, numbers, page, statements
 from pipeline.report.samples import RepeatedTexts, sites_of
 from pipeline.report.totals import Totals
 from pipeline.run import Layout
@@ -171,7 +171,7 @@ def test_small_runs_have_a_report(tmp_path: Path, captions: tuple[str, ...]) -> 
         warnings.simplefilter("error")
         report.write(layout)
     text = (tmp_path / "run/report/index.html").read_text()
-    assert f"</bdi>: {page.count(len(captions), 'image-text sample')}</h1>" in text
+    assert f"</bdi>: {statements.count(len(captions), 'image-text sample')}</h1>" in text
     assert ("No sample is in the set" in text) == (not captions)
     shutil.rmtree(tmp_path / "run/work")  # a set that was moved without it
     shutil.rmtree(tmp_path / "run/rejected")

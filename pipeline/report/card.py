@@ -32,6 +32,7 @@ def render(manifest: Manifest, root: str, languages: Iterable[str], words: int |
         keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["yaml"] = _yaml
+    environment.globals["count"] = statements.count
     template = environment.from_string(Path(__file__).with_name("card.md").read_text(encoding="utf-8"))
     signals = manifest["configuration"].get("opt_out")
     return template.render(

@@ -69,8 +69,8 @@ def build(layout: Layout, manifest: Manifest) -> dict[str, Any]:
         "@context": _CONTEXT, "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": plain(posixpath.basename(layout.root.rstrip("/"))),
-        "description": f"{counts['samples']:,} images with {counts['captions']:,} captions from the web, "
-        "collected by openwit.",
+        "description": f"{statements.count(counts['samples'], 'image')} with "
+        f"{statements.count(counts['captions'], 'caption')} from the web, collected by openwit.",
         "license": {
             "@type": "sc:CreativeWork", "name": "Rights of the owners", "description": statements.rights(),
         },

@@ -16,6 +16,7 @@ from pipeline.report.collect import Collected
 from pipeline.report.funnel import is_opt_out
 from pipeline.report.network import quantile
 from pipeline.report.numbers import Site, busiest, opt_out_costs
+from pipeline.report.statements import count
 
 _SECTIONS: Final = {
     "funnel": "Funnel", "opt-outs": "Opt-outs", "balance": "Balance", "content": "Content",
@@ -55,11 +56,6 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def render(run: Collected, root: str) -> str:

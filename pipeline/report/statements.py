@@ -17,6 +17,11 @@ def code(value: object) -> str:
     return "`" + text.replace("`", "'").replace("\n", " ") + "`"
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def sources(manifest: Manifest) -> list[str]:
     """Return the sources' names without their folders, which are the crawler's own."""
     return [posixpath.basename(path.rstrip("/")) or path for path in manifest["configuration"]["source"]]
@@ -32,7 +37,7 @@ def collection(manifest: Manifest) -> list[str]:
         + ", ".join(code(name) for name in sources(manifest))
         + ".",
         *_matching(manifest),
-        f"{tried:,} images were asked for in {len(rounds)} rounds, and {good:,} good ones arrived.",
+        f"{count(tried, 'image')} asked for in {count(len(rounds), 'round')}; {good:,} good ones arrived.",
     ]
     if manifest["crawled"]["first"]:
         said.append(f"They were fetched {timeframe(manifest)}.")
