@@ -114,13 +114,18 @@ def read_file(path: str, form: Form, file: str) -> Iterator[Example]:
 
 
 def _of_folder(folder: str, file: str) -> Example:
+    relative = example_id_in(folder, file)
+    label = PurePosixPath(relative).parts[0] if "/" in relative else ""
+    return Example(relative, storage.read_bytes(file), label)
+
+
+def example_id_in(folder: str, file: str) -> str:
+    """Return the example id of one of a folder's files."""
     root = str(storage.local_path(folder).resolve()) if storage.is_local(folder) else folder.rstrip("/")
     full = str(storage.local_path(file).resolve()) if storage.is_local(file) else file
     # A link may lead out of the folder: then the name is what was listed.
     relative = full if full.startswith(root + "/") else file
-    relative = relative.removeprefix(root).removeprefix(folder.rstrip("/")).lstrip("/")
-    label = PurePosixPath(relative).parts[0] if "/" in relative else ""
-    return Example(relative, storage.read_bytes(file), label)
+    return relative.removeprefix(root).removeprefix(folder.rstrip("/")).lstrip("/")
 
 
 def _of_shard(path: str) -> Iterator[Example]:

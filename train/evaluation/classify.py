@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,11 @@ import pyarrow as pa
 from pipeline import storage
 from train.evaluation import classes, compare, gallery, intervals, results
 from train.evaluation.features import Features
+from train.evaluation.intervals import Replicates
 from train.evaluation.metrics import Bools, Scores
 from train.evaluation.options import EvalConfig
 from train.evaluation.results import Result
-from train.evaluation.scoring import Scored, difference, score
+from train.evaluation.scoring import Scored, difference, main_only, score
 from train.evaluation.subject import Subject, file_name, labelled
 
 
@@ -91,15 +92,23 @@ def _prompts(
 ) -> dict[str, Any]:
     """Return the main metric with the bare class names and one template, and the gains over the names."""
     main, confidence = subject.config.main_metric(name), subject.config.confidence
-    given = subject.prompts(name)
+    given, seed = subject.prompts(name), intervals.seed_of(subject.config.seed, name)
     values: dict[str, Any] = {"ensemble": best.metrics[main], "templates": len(given.ensemble)}
-    bare = _score(subject, name, subject.zero_shot(name, ".class-name"), truth, found, rows)
-    single = _score(subject, name, subject.zero_shot(name, ".single-template"), truth, found, rows)
-    values |= {"class_name": bare.metrics[main], "single_template": single.metrics[main]}
     values["template"] = given.single
-    for kind, scored in (("single_template", single), ("ensemble", best)):
-        values[f"gain_{kind}"] = scored.metrics[main] - bare.metrics[main]
-        values[f"gain_{kind}_interval"] = difference(scored.replicates, bare.replicates, confidence)
+
+    def measured(kind: Literal[".class-name", ".single-template"]) -> tuple[float, Replicates]:
+        logits = subject.zero_shot(name, kind)[rows]
+        return main_only(logits, truth[rows], found.readable[rows], main, seed)
+
+    bare, bare_drawn = measured(".class-name")
+    single, single_drawn = measured(".single-template")
+    values |= {"class_name": bare, "single_template": single}
+    for kind, value, drawn in (
+        ("single_template", single, single_drawn),
+        ("ensemble", best.metrics[main], best.replicates),
+    ):
+        values[f"gain_{kind}"] = value - bare
+        values[f"gain_{kind}_interval"] = difference(drawn, bare_drawn, confidence)
     return values
 
 

@@ -12,23 +12,22 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image
+from scipy import ndimage
 
 from train.evaluation.options import Corruption
 from train.images import Pixels
 
 Floats = npt.NDArray[np.float64]
 
-# By level: the standard deviation of the noise, of 1.
-_NOISE: Final = (0.04, 0.08, 0.14, 0.22, 0.32)
-# The blur's standard deviation, as a share of the side: 1.1 to 7 pixels of 224.
-_BLUR: Final = (0.005, 0.010, 0.016, 0.023, 0.032)
-# How much of the picture the densest fog hides.
-_FOG: Final = (0.30, 0.45, 0.60, 0.72, 0.84)
-# The share of flakes' pixels, and how far the scene is whitened.
-_SNOW: Final = ((0.02, 0.10), (0.04, 0.18), (0.07, 0.26), (0.10, 0.34), (0.14, 0.42))
-# JPEG quality; 25 to 7 are those of ImageNet-C.
-_JPEG: Final = (25, 18, 15, 10, 7)
+STRENGTHS: Final[dict[Corruption, tuple[float, ...]]] = {
+    "noise": (0.04, 0.08, 0.14, 0.22, 0.32),  # standard deviation, of 1
+    "blur": (0.012, 0.018, 0.025, 0.034, 0.045),  # standard deviation, of the side: 0.4 to 1.4 pixels of 32
+    "fog": (0.30, 0.45, 0.60, 0.72, 0.84),  # how much the densest fog hides
+    "snow": (0.02, 0.04, 0.07, 0.10, 0.14),  # share of the pixels that flakes cover
+    "jpeg": (25, 18, 15, 10, 7),  # quality, as in ImageNet-C
+}
+"""By level."""
 
 
 def corrupt(pixels: Pixels, kind: Corruption, level: int, seed: int, example_id: str) -> Pixels:
@@ -37,31 +36,31 @@ def corrupt(pixels: Pixels, kind: Corruption, level: int, seed: int, example_id:
         raise ValueError(f"levels are 1 to 5, not {level}")
     digest = hashlib.blake2b(f"{seed}/{kind}/{example_id}".encode(), digest_size=8).digest()
     random = np.random.default_rng(int.from_bytes(digest))
-    return _KINDS[kind](pixels, level - 1, random)
+    return _KINDS[kind](pixels, STRENGTHS[kind][level - 1], random)
 
 
-def _noise(pixels: Pixels, level: int, random: np.random.Generator) -> Pixels:
-    return _to_pixels(pixels / 255 + random.normal(0, _NOISE[level], pixels.shape))
+def _noise(pixels: Pixels, strength: float, random: np.random.Generator) -> Pixels:
+    return _to_pixels(pixels / 255 + random.normal(0, strength, pixels.shape))
 
 
-def _blur(pixels: Pixels, level: int, random: np.random.Generator) -> Pixels:
-    radius = _BLUR[level] * len(pixels)
-    return np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+def _blur(pixels: Pixels, strength: float, random: np.random.Generator) -> Pixels:
+    spread = strength * len(pixels)
+    return _to_pixels(ndimage.gaussian_filter(pixels / 255, (spread, spread, 0), mode="nearest"))
 
 
-def _fog(pixels: Pixels, level: int, random: np.random.Generator) -> Pixels:
+def _fog(pixels: Pixels, strength: float, random: np.random.Generator) -> Pixels:
     """Blend towards light grey, more where a smooth random field is high."""
-    density = _FOG[level] * (0.5 + 0.5 * _clouds(len(pixels), random))[:, :, None]
+    density = strength * (0.5 + 0.5 * _clouds(len(pixels), random))[:, :, None]
     return _to_pixels(pixels / 255 * (1 - density) + 0.9 * density)
 
 
-def _snow(pixels: Pixels, level: int, random: np.random.Generator) -> Pixels:
+def _snow(pixels: Pixels, strength: float, random: np.random.Generator) -> Pixels:
     """Whiten the scene and add flakes, smeared along one direction."""
     side = len(pixels)
-    share, white = _SNOW[level]
+    white = 0.05 + 2.7 * strength  # 0.1 to 0.43
     length = max(1, round(side / 24))
     angle = random.uniform(-0.5, 0.5)
-    seeds = (random.random((side, side)) < share / length).astype(np.float64)
+    seeds = (random.random((side, side)) < strength / length).astype(np.float64)
     flakes = np.zeros_like(seeds)
     for step in range(length):
         flakes = np.maximum(flakes, np.roll(seeds, (step, round(step * angle)), axis=(0, 1)))
@@ -70,9 +69,9 @@ def _snow(pixels: Pixels, level: int, random: np.random.Generator) -> Pixels:
     return _to_pixels(np.maximum(scene, 0.95 * flakes[:, :, None]))
 
 
-def _jpeg(pixels: Pixels, level: int, random: np.random.Generator) -> Pixels:
+def _jpeg(pixels: Pixels, strength: float, random: np.random.Generator) -> Pixels:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG[level])
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=int(strength))
     with Image.open(buffer) as image:
         return np.array(image.convert("RGB"))
 
@@ -93,6 +92,6 @@ def _to_pixels(values: Floats) -> Pixels:
     return pixels
 
 
-_KINDS: Final[dict[Corruption, Callable[[Pixels, int, np.random.Generator], Pixels]]] = {
+_KINDS: Final[dict[Corruption, Callable[[Pixels, float, np.random.Generator], Pixels]]] = {
     "noise": _noise, "blur": _blur, "fog": _fog, "snow": _snow, "jpeg": _jpeg,
 }  # fmt: skip

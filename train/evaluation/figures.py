@@ -55,7 +55,7 @@ class Chart:
     note: str = ""
     width: int = 460
     height: int = 340
-    left: int = 58
+    left: int = 72
     right: int = 18
     top: int = 14
     bottom: int = 46

@@ -15,15 +15,16 @@ from train.evaluation.subject import Subject, labelled
 
 def run_retrieval(subject: Subject) -> list[Result]:
     """Return recall at 1, 5 and 10 in both directions for every set with captions."""
-    return [_retrieve(subject, one.name) for one in subject.config.sets]
+    names = [one.name for one in subject.config.sets if any(subject.features(one.name).captions)]
+    if not names:
+        raise ValueError("retrieval needs captions: .txt or .json in shards, a column caption in Parquet")
+    return [_retrieve(subject, name) for name in names]
 
 
 @torch.no_grad()
 def _retrieve(subject: Subject, name: str) -> Result:
     found, config, encoder = subject.features(name), subject.config, subject.encoder
     rows = np.array([row for row, captions in enumerate(found.captions) if captions], np.int64)
-    if not len(rows):
-        raise ValueError(f"{name} has no captions: .txt or .json in shards, a column caption in Parquet")
     captions = [prompts.fill(config.retrieval_template, text) for row in rows for text in found.captions[row]]
     owner = np.repeat(np.arange(len(rows)), [len(found.captions[row]) for row in rows])
     with encoder.autocast():

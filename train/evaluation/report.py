@@ -101,5 +101,12 @@ def _value(value: float | None) -> str:
     return "–" if value is None or not np.isfinite(value) else f"{value:.3f}"
 
 
-def _shots(value: float | None) -> str:
-    return "more than the last" if value is None else f"{value:.2g}"
+def _shots(detail: dict[str, Any]) -> str:
+    """Return the shots that zero-shot is worth, a bound where the curve does not reach it or starts above."""
+    if "zero_shot" not in detail:
+        return "–"
+    curve, needed = detail["curve"], detail["shots_to_match"]
+    if needed is None:
+        return f"> {curve[-1]['shots']}"
+    below = curve[0]["mean"] >= detail["zero_shot"]
+    return f"≤ {curve[0]['shots']}" if below else f"{needed:.2g}"

@@ -46,6 +46,15 @@ def score(logits: Scores, truth: Bools, readable: Bools, main: str, confidence: 
     return Scored(values, spans, drawn[main])
 
 
+def main_only(
+    logits: Scores, truth: Bools, readable: Bools, main: str, seed: int
+) -> tuple[float, Replicates]:
+    """Return the main metric and its replicates, paired with those of `score`."""
+    measure = measures(logits, truth, readable, ranked=main in RANKED)[main]
+    count = intervals.RANKED_REPLICATES if main in RANKED else intervals.REPLICATES
+    return measure(None), intervals.replicates(measure, len(logits), seed, count)
+
+
 def difference(a: Replicates, b: Replicates, confidence: float) -> Interval:
     """Return the interval of a difference of two predictors on the same examples, replicates paired."""
     return intervals.percentile(np.asarray(a - b), confidence)

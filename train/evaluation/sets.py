@@ -5,14 +5,16 @@ import heapq
 import itertools
 import posixpath
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from dedup import evalsets
 from dedup.evalsets import Example
 from pipeline import storage
 from train.images import BadImage, Pixels, evaluation_image
 
+T = TypeVar("T")
 Change = Callable[[Pixels, str], Pixels]
 """Maps uint8 [N, N, 3] and the example's id to another picture of the same size."""
 
@@ -21,17 +23,26 @@ def examples(path: str, limit: int = 0) -> Iterator[Example]:
     """Yield a set's examples in order; with a limit those of smallest hash of their id, always the same."""
     if not limit:
         yield from evalsets.read(path)
-        return
-    heap: list[tuple[int, int, Example]] = []
-    for index, example in enumerate(evalsets.read(path)):
-        digest = hashlib.blake2b(example.example_id.encode(), digest_size=8).digest()
-        entry = (-int.from_bytes(digest), index, example)
+    elif evalsets.form_of(path) == "folder":
+        # Their names are known without reading them.
+        files = evalsets.files_of(path)
+        for file in _smallest(((evalsets.example_id_in(path, file), file) for file in files), limit):
+            yield from evalsets.read_file(path, "folder", file)
+    else:
+        yield from _smallest(((one.example_id, one) for one in evalsets.read(path)), limit)
+
+
+def _smallest(pairs: Iterable[tuple[str, T]], limit: int) -> list[T]:
+    """Return the items whose ids have the smallest hashes, in the order given; at most `limit` are held."""
+    heap: list[tuple[int, int, T]] = []
+    for index, (example_id, item) in enumerate(pairs):
+        digest = hashlib.blake2b(example_id.encode(), digest_size=8).digest()
+        entry = (-int.from_bytes(digest), index, item)
         if len(heap) < limit:
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
-    for _, _, example in sorted(heap, key=lambda entry: entry[1]):
-        yield example
+    return [item for _, _, item in sorted(heap, key=lambda entry: entry[1])]
 
 
 def pictures(
@@ -66,11 +77,12 @@ def files_of_examples(path: str, wanted: list[str]) -> dict[str, bytes]:
     return {example.example_id: example.image for example in itertools.islice(hits, len(names))}
 
 
-def fingerprint(path: str, limit: int) -> str:
-    """Return a digest that changes when a set's files, or the sample taken of them, change."""
-    digest = hashlib.sha256(str(limit).encode())
-    for file in evalsets.files_of(path):
+def fingerprint(path: str) -> tuple[str, int]:
+    """Return a digest that changes when a set's files change, and the number of files."""
+    digest = hashlib.sha256()
+    files = evalsets.files_of(path)
+    for file in files:
         # A remote store would be asked once for each of a folder's files: there the names must do.
         known = storage.file_info(file) if storage.is_local(file) else file
         digest.update(repr(known).encode())
-    return digest.hexdigest()
+    return digest.hexdigest(), len(files)

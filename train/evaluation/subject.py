@@ -35,6 +35,7 @@ class Subject:
         self.encoder, self.config, self.watch = encoder, config, watch
         self._paths = {one.name: one.path for one in config.sets}
         self._features: dict[tuple[str, Split], Features] = {}
+        self._seen: dict[str, tuple[str, int]] = {}
         self._folder = storage.join(config.out, "work", encoder.fingerprint[:12])
 
     @property
@@ -66,15 +67,17 @@ class Subject:
     def _encoded(self, name: str, split: Split, corruption: tuple[Corruption, int] | None) -> Features:
         path, config = self.path(name, split), self.config
         limit = config.limit if split == "test" else 0
-        label = " ".join([name, split if split != "test" else "", *map(str, corruption or ())]).strip()
-        seed = config.seed if corruption else None
+        label = " ".join([name, *([split] if split != "test" else []), *map(str, corruption or ())])
+        changed = None
+        if corruption is not None:
+            changed = (*corruption, corruptions.STRENGTHS[corruption[0]], config.seed)
         key = features.key_of(
-            self.encoder.fingerprint, config.precision, sets.fingerprint(path, limit), corruption, seed
+            self.encoder.fingerprint, config.precision, self._inputs(path)[0], limit, changed
         )
         kept_at = storage.join(self._folder, f"{label.replace(' ', '-')}.parquet")
         kept = features.read(kept_at, key)
         if kept is None:
-            with self.watch(f"{self.name}: {label}", _count(path, limit)) as tell:
+            with self.watch(f"{self.name}: {label}", self._count(path, limit)) as tell:
                 kept = features.encode(
                     self.encoder, sets.examples(path, limit), config.batch_size, config.workers,
                     _change(corruption, config.seed), tell,
@@ -83,6 +86,19 @@ class Subject:
         if bad := int((~kept.readable).sum()):
             log.warning("%s: %d of %d images could not be read; they count as wrong", label, bad, len(kept))
         return kept
+
+    def _inputs(self, path: str) -> tuple[str, int]:
+        """Return a set's fingerprint and the number of its files, looked at once."""
+        if path not in self._seen:
+            self._seen[path] = sets.fingerprint(path)
+        return self._seen[path]
+
+    def _count(self, path: str, limit: int) -> int | None:
+        """Return how many examples will be encoded, None where only reading the archives tells."""
+        if evalsets.form_of(path) != "folder":
+            return limit or None
+        count = self._inputs(path)[1]
+        return min(count, limit) if limit else count
 
     def several(self, name: str) -> bool:
         """Return whether a set's examples may have several classes."""
@@ -127,14 +143,6 @@ def _change(corruption: tuple[Corruption, int] | None, seed: int) -> sets.Change
         return corruptions.corrupt(pixels, kind, level, seed, example_id)
 
     return change
-
-
-def _count(path: str, limit: int) -> int | None:
-    """Return how many examples will be encoded, None where only reading the archives tells."""
-    if evalsets.form_of(path) != "folder":
-        return limit or None
-    count = len(evalsets.files_of(path))
-    return min(count, limit) if limit else count
 
 
 def labelled(found: Features) -> np.ndarray:

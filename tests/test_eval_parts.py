@@ -1,0 +1,252 @@
+"""Prompts, classes, retrieval, class maps, effective robustness, corruptions, bias rates, comparisons."""
+
+import io
+import json
+import tarfile
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dedup import evalsets
+from tests import train_shards
+from train.evaluation import bias, classes, compare, corruptions, figures, prompts, retrieval, robustness
+from train.evaluation.options import LEVELS, Corruption
+
+# ---- prompts and classes
+
+
+def test_prompts_say_what_a_set_is_about():
+    assert prompts.for_set("Oxford-IIIT-Pets").single == "a photo of a {}, a type of pet."
+    assert prompts.for_set("food101").single.endswith("a type of food.")
+    assert '"{}"' in prompts.for_set("rendered_sst2").single
+    assert prompts.for_set("EuroSAT").single == "a satellite photo of {}."
+    assert prompts.for_set("imagenet") is prompts.for_set("cifar10") is prompts.GENERIC
+    everything = [prompts.GENERIC, *(found for _, found in prompts._KINDS)]
+    for found in everything:
+        assert len(set(found.ensemble)) == len(found.ensemble) >= 3
+        assert all(line.count("{}") == 1 for line in (found.single, *found.ensemble))
+    assert prompts.fill("a {}.", "{brace} {}") == "a {brace} {}."
+
+
+def test_prompt_files(tmp_path):
+    (tmp_path / "p.txt").write_text("# mine\na {}!\n\nthe {}\n")
+    assert prompts.read(str(tmp_path / "p.txt")) == prompts.Prompts("a {}!", ("a {}!", "the {}"))
+    (tmp_path / "p.txt").write_text("a thing")
+    with pytest.raises(ValueError, match="has no"):
+        prompts.read(str(tmp_path / "p.txt"))
+
+
+def test_class_files(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("n01\tsea horse\nn02\tcrane bird\n")
+    assert classes.of("s", ["n02", "n01"], str(path)) == (["n01", "n02"], ["sea horse", "crane bird"])
+    path.write_text("sea_horse\ncrane\n")
+    assert classes.of("s", ["1", "0"], str(path)) == (["0", "1"], ["sea horse", "crane"]), "numbers are lines"
+    assert classes.of("s", ["crane"], str(path)).labels == ["sea_horse", "crane"]
+    assert classes.of("s", [], str(path)).names == ["sea horse", "crane"]
+    with pytest.raises(ValueError, match="does not name 'dog'"):
+        classes.of("s", ["dog", "crane"], str(path))
+    path.write_text("a\tx\nb\n")
+    with pytest.raises(ValueError, match="1 of 2 lines"):
+        classes.of("s", [], str(path))
+    with pytest.raises(ValueError, match="--classes"):
+        classes.of("s", ["", ""], "")
+
+
+def test_numbers_are_in_order_of_size_and_several_classes_are_split():
+    assert classes.of("s", ["10", "9", "1"], "").labels == ["1", "9", "10"]
+    assert classes.of("s", ["dog|cat", "cat"], "", several=True).labels == ["cat", "dog"]
+    table = classes.truth(["dog|cat", "", "cat"], ["cat", "dog"], several=True)
+    assert table.tolist() == [[True, True], [False, False], [True, False]]
+
+
+# ---- retrieval
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9))
+def test_ranks_are_those_of_a_full_sort(seed, chunk):
+    random = np.random.default_rng(seed)
+    owner = random.permutation(np.concatenate([np.arange(12), random.integers(12, size=20)]))
+    images, texts = random.normal(size=(12, 4)), random.normal(size=(32, 4))
+    found = retrieval.ranks(*map(torch.from_numpy, (images, texts, owner)), chunk)
+    similar = images @ texts.T
+    for image in range(12):
+        order = np.argsort(-similar[image])
+        assert found[0][image] == np.flatnonzero(owner[order] == image)[0]
+    for text in range(32):
+        order = np.argsort(-similar[:, text])
+        assert found[1][text] == np.flatnonzero(order == owner[text])[0]
+
+
+def test_a_tie_is_no_success_and_an_image_needs_a_caption():
+    same = torch.ones(4, 2)
+    ranks = retrieval.ranks(same, same, torch.arange(4))
+    assert ranks[0].tolist() == ranks[1].tolist() == [3] * 4
+    with pytest.raises(ValueError, match="needs a caption"):
+        retrieval.ranks(same, same, torch.tensor([0, 1, 2, 2]))
+
+
+def test_several_captions_are_read_from_each_form(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name, data in (("1.jpg", b"J"), ("1.txt", b"one\ntwo\n"), ("2.jpg", b"J"),
+                           ("2.json", json.dumps({"captions": ["three", "four"]}).encode()),
+                           ("3.jpg", b"J"), ("3.txt", b"five")):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    found = [example.captions for example in evalsets.read(str(tmp_path / "s.tar"))]
+    assert found == [("one", "two"), ("three", "four"), ("five",)]
+    table = pa.table({"image": [b"a", b"b"], "label": ["", ""], "caption": [["six", "seven"], []]})
+    pq.write_table(table, tmp_path / "s.parquet")
+    found = list(evalsets.read(str(tmp_path / "s.parquet")))
+    assert [example.captions for example in found] == [("six", "seven"), ()]
+    assert found[0].caption == "six"
+
+
+# ---- robustness
+
+
+def test_class_maps_pool_by_the_maximum(tmp_path):
+    path = tmp_path / "map.tsv"
+    path.write_text("tabby\tcat\nbeagle\tdog\npersian\tcat\n")
+    found = robustness.read_class_map(str(path), ["beagle", "persian", "plane", "tabby"])
+    assert found.classes == ["cat", "dog"] and found.target.tolist() == [1, 0, -1, 0]
+    scores = np.array([[1.0, 2.0, 9.0, 3.0], [5.0, 4.0, 0.0, 1.0]])
+    assert found.pool(scores).tolist() == [[3.0, 1.0], [4.0, 5.0]]
+    assert found.mapped(scores).tolist() == [[3.0, 1.0, 9.0], [4.0, 5.0, 0.0]]
+    for text, message in (
+        ("tabby\tcat\nlion\tcat\n", "line 2: 'lion'"), ("tabby cat\n", "expected a source"),
+        ("tabby\tcat\ntabby\tdog\n", "twice"), ("tabby\tcat\n", "two classes"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            robustness.read_class_map(str(path), ["tabby", "beagle"])
+
+
+def test_a_subset_of_the_sources_classes_needs_no_map():
+    found = robustness.same_classes(["b", "c", ""], ["a", "b", "c"], "s")
+    assert found.classes == ["b", "c"] and found.target.tolist() == [-1, 0, 1]
+    with pytest.raises(ValueError, match="--class-map s=FILE"):
+        robustness.same_classes(["z", "a"], ["a", "b"], "s")
+
+
+def test_effective_robustness_is_the_residual_to_a_line_in_logit_space(tmp_path):
+    random = np.random.default_rng(0)
+    source = random.uniform(0.3, 0.9, 12)
+    shifted = 1 / (1 + np.exp(-(0.9 * np.log(source / (1 - source)) - 0.6 + 0.05 * random.normal(size=12))))
+    path = tmp_path / "b.csv"
+    rows = [f"m{n},{a:.6f},{b:.6f}" for n, (a, b) in enumerate(zip(source, shifted, strict=True))]
+    path.write_text("\n".join(["model,src,new", *rows, "half,0.5,"]) + "\n")
+    line = robustness.fit_line(robustness.read_baseline(str(path)), "src", "new")
+    x, y = (robustness.logit(np.round(part, 6)) for part in (source, shifted))
+    expected = stats.linregress(x, y)
+    assert (line.slope, line.offset, line.r) == pytest.approx(
+        (expected.slope, expected.intercept, expected.rvalue), abs=1e-9
+    )
+    assert line.models == 12
+    found = robustness.effective(line, (700, 1000), (650, 1000), 0.95, 0)
+    assert found["value"] == pytest.approx(0.65 - float(line.predict(0.7)), abs=1e-12)
+    assert found["low"] < found["value"] < found["high"]
+    # The line's own accuracy has none.
+    assert robustness.effective(line, (700, 1000), (round(1000 * float(line.predict(0.7))), 1000), 0.95, 0)[
+        "value"
+    ] == pytest.approx(0, abs=5e-4)
+    assert robustness.fit_line({"a": {"x": 0.5, "y": 0.4}}, "x", "y") is None
+    path.write_text("model,src\nm,55\n")
+    with pytest.raises(ValueError, match="divide percents"):
+        robustness.read_baseline(str(path))
+
+
+@pytest.mark.parametrize("kind", Corruption.__args__)
+@pytest.mark.parametrize("size", [32, 96])
+def test_corruptions_grow_with_the_level_and_repeat(kind, size):
+    from train.images import evaluation_image
+
+    files = [train_shards.jpeg(colour, 120, 110, seed=4) for colour in train_shards.COLOURS]
+    base = np.stack([evaluation_image(file, size) for file in files])
+    ramp = np.linspace(0, 200, size, dtype=np.uint8)[None, None, :, None] // 2
+    pictures = (base // 2 + ramp).astype(np.uint8)
+    losses = []
+    for level in LEVELS:
+        made = np.stack([corruptions.corrupt(p, kind, level, 0, str(n)) for n, p in enumerate(pictures)])
+        assert made.shape == pictures.shape and made.dtype == np.uint8
+        losses.append(float(((made.astype(float) - pictures) ** 2).mean()))
+    assert all(low < 1.02 * high for low, high in pairwise(losses)) and losses[-1] > 1.5 * losses[0] > 0.1, (
+        losses
+    )
+    one = corruptions.corrupt(pictures[0], kind, 3, 0, "a")
+    assert (one == corruptions.corrupt(pictures[0], kind, 3, 0, "a")).all()
+    if kind in ("noise", "fog", "snow"):
+        assert (one != corruptions.corrupt(pictures[0], kind, 3, 1, "a")).any()
+        assert (one != corruptions.corrupt(pictures[0], kind, 3, 0, "b")).any()
+    with pytest.raises(ValueError, match="levels"):
+        corruptions.corrupt(pictures[0], kind, 6, 0, "a")
+
+
+# ---- bias and comparisons
+
+
+def test_rates_by_group_and_their_intervals():
+    correct = np.array([True, False, False, True, True])
+    groups = ["b", "a", "a", "a", "b"]
+    found = bias.error_rates(correct, groups, 0.95)
+    assert [(row["group"], row["examples"], row["error"]) for row in found] == [
+        ("a", 3, 2 / 3),
+        ("b", 2, 0.0),
+    ]
+    expected = stats.binomtest(2, 3).proportion_ci(0.95, method="exact")
+    assert (found[0]["low"], found[0]["high"]) == pytest.approx(tuple(expected))
+    rates = bias.assignment_rates(np.array([0, 1, 1, 0, 0]), ["doctor", "nurse"], groups, 0.95)
+    assert [(row["class"], [rate["rate"] for rate in row["rates"]]) for row in rates] == [
+        ("doctor", [pytest.approx(1 / 3), 1.0]), ("nurse", [pytest.approx(2 / 3), 0.0])
+    ]  # fmt: skip
+
+
+def test_other_predictions_find_their_set(tmp_path):
+    labels = {"one": {"a/1": "a", "b/1": "b"}, "two": {"x/1": "x", "a/1": "a"}}
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"example_id": ["b/1", "zzz"], "prediction": ["b", "b"]}), path)
+    assert compare.read(str(path), labels) == {"one": {"b/1": True}}
+    pq.write_table(pa.table({"example_id": ["a/1"], "correct": [False]}), path)
+    with pytest.raises(ValueError, match="add a column dataset"):
+        compare.read(str(path), labels)
+    pq.write_table(pa.table({"example_id": ["a/1"], "correct": [False], "dataset": ["two"]}), path)
+    assert compare.read(str(path), labels) == {"two": {"a/1": False}}
+    pq.write_table(pa.table({"example_id": ["q"], "correct": [False]}), path)
+    with pytest.raises(ValueError, match="no example"):
+        compare.read(str(path), labels)
+
+
+def test_difficulty_by_class_is_correlated():
+    random = np.random.default_rng(0)
+    labels = [str(number) for number in range(6) for _ in range(200)]
+    hard = np.repeat(np.linspace(0.2, 0.9, 6), 200)
+    ours, theirs = random.random(1200) < hard, random.random(1200) < np.sqrt(hard)
+    found = compare.beside(ours, theirs, labels, 0.95, 0)
+    by_class = [side.reshape(6, 200).mean(axis=1) for side in (ours, theirs)]
+    assert found["pearson"] == pytest.approx(stats.pearsonr(*by_class).statistic)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(*by_class).statistic)
+    low, high = found["difference_interval"]
+    assert low < found["difference"] < high and found["difference"] == ours.mean() - theirs.mean()
+
+
+# ---- figures
+
+
+def test_axes_map_ends_to_ends_and_bars_reach_zero():
+    axis = figures.Axis((1, 100), (0, 200), np.log)
+    assert (axis(1), axis(10), axis(100)) == (0, 100, 200)
+    rows = [figures.Row("a", 0.1, 0.05, 0.2), figures.Row("b", -0.2, None, float("nan"))]
+    chart = figures.bars("t", "x", rows)
+    assert [bar.label for bar in chart.bars] == ["a", "b"]
+    assert chart.bars[0].x == chart.zero == chart.bars[1].x + chart.bars[1].width
+    assert chart.bars[0].low < chart.bars[0].high and chart.bars[1].low == chart.bars[1].high
+    assert figures.round_step(1.0) == 0.2 and figures.round_step(0.07) == 0.02

@@ -1,0 +1,164 @@
+"""Probes against scikit-learn's logistic regression: minimum, predictions; the sweep; few-shot draws."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import eval_models
+from train.evaluation import fewshot, sets
+from train.evaluation.features import encode
+from train.evaluation.fitting import validation_rows
+from train.evaluation.models import Encoder
+from train.evaluation.probe import COARSE, Problem
+
+linear_model = pytest.importorskip("sklearn.linear_model")
+CLOTHING = Path(__file__).resolve().parents[2] / "shared/data/images/clothing_cc0"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep thousands of small products from waiting for threads on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+def blobs(n: int, width: int, classes: int, seed: int = 0, spread: float = 2.0):
+    """Return features far from round: means away from zero, scales over three decades, correlated."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(classes, width))
+    targets = random.integers(classes, size=n)
+    features = (centres[targets] + spread * random.normal(size=(n, width))) * np.logspace(
+        -1.5, 1.5, width
+    ) + 5
+    features[:, 0] += features[:, -1]
+    return features.astype(np.float32), targets.astype(np.int64)
+
+
+def fitted(features, targets, classes, c):
+    problem = Problem(features, targets, features, targets, classes, CPU)
+    return problem.probe(problem.fit(c))
+
+
+def objective(weights, bias, features, targets, c):
+    logits = features.astype(float) @ weights.T + bias
+    losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(targets)), targets]
+    return losses.sum() * c + 0.5 * (weights**2).sum()
+
+
+@pytest.mark.parametrize("c", [1e-4, 1e-2, 1.0, 100.0])
+def test_the_minimum_is_scikit_learns(c):
+    features, targets = blobs(400, 12, 3)
+    reference = linear_model.LogisticRegression(C=c, max_iter=20_000, tol=1e-8, solver="newton-cholesky")
+    reference.fit(features.astype(float), targets)
+    probe = fitted(features, targets, 3, c)
+    theirs = objective(reference.coef_, reference.intercept_, features, targets, c)
+    ours = objective(probe.weights, probe.bias, features, targets, c)
+    assert ours == pytest.approx(theirs, rel=1e-7)
+    assert np.abs(probe.weights - reference.coef_).max() < 1e-3 * np.abs(reference.coef_).max()
+    difference = probe.logits(features) - reference.decision_function(features.astype(float))
+    difference -= difference.mean(axis=1, keepdims=True)  # softmax does not see a common shift
+    assert np.abs(difference).max() < 1e-2
+
+
+def test_fewer_examples_than_features():
+    features, targets = blobs(12, 64, 3)
+    targets = np.arange(12) % 3
+    reference = linear_model.LogisticRegression(C=0.5, max_iter=20_000, tol=1e-8)
+    reference.fit(features.astype(float), targets)
+    probe = fitted(features, targets, 3, 0.5)
+    theirs = objective(reference.coef_, reference.intercept_, features, targets, 0.5)
+    assert objective(probe.weights, probe.bias, features, targets, 0.5) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_warm_start_ends_at_the_same_minimum():
+    features, targets = blobs(300, 10, 4)
+    problem = Problem(features, targets, features, targets, 4, CPU)
+    warm = problem.probe(problem.fit(1.0, problem.fit(1e-4)))
+    cold = problem.probe(problem.fit(1.0))
+    assert np.abs(warm.logits(features) - cold.logits(features)).max() < 1e-2
+
+
+def test_constant_features_carry_no_weight():
+    features, targets = blobs(100, 5, 2)
+    features[:, 2] = 7
+    assert np.abs(fitted(features, targets, 2, 1.0).weights[:, 2]).max() < 1e-9
+
+
+def test_the_sweep_finds_the_peak_to_an_eighth_of_a_decade():
+    features, targets = blobs(60, 40, 3, spread=3.0)
+    held, wanted = blobs(1_500, 40, 3, spread=3.0)
+    problem = Problem(features, targets, held, wanted, 3, CPU)
+    choice = problem.sweep()
+    assert choice.c == min(choice.tried, key=lambda c: (-choice.tried[c], c))
+    assert (
+        set(COARSE) < set(choice.tried)
+        and len(choice.tried) <= 15
+        and list(choice.tried) == sorted(choice.tried)
+    )
+    near = sorted(abs(np.log10(c / choice.c)) for c in choice.tried)[1]
+    assert near == pytest.approx(0.125, abs=1e-3)
+    assert choice.tried[choice.c] == problem.accuracy(problem.fit(choice.c))
+
+
+@pytest.mark.skipif(not CLOTHING.exists(), reason="needs the sample data beside the checkout")
+def test_on_photographs_accuracy_is_scikit_learns_within_a_tenth_of_a_point():
+    encoder = Encoder(
+        name="m", path="", model=eval_models.model(), tokenizer=eval_models.tokenizer(), device=CPU,
+        precision="fp32", fingerprint="",
+    )  # fmt: skip
+    train = encode(encoder, sets.examples(str(CLOTHING / "train"), 400), 64, 2)
+    test = encode(encoder, sets.examples(str(CLOTHING / "validation")), 64, 2)
+    names = sorted(set(train.labels))
+    targets, wanted = (np.array([names.index(one) for one in part.labels]) for part in (train, test))
+    for c in (0.01, 1.0):
+        reference = linear_model.LogisticRegression(C=c, max_iter=5_000, tol=1e-6)
+        reference.fit(train.features.astype(float), targets)
+        theirs = reference.predict(test.features.astype(float))
+        guesses = fitted(train.features, targets, len(names), c).logits(test.features).argmax(axis=1)
+        assert abs((guesses == wanted).mean() - (theirs == wanted).mean()) <= 0.001
+        assert (guesses == theirs).mean() >= 0.997
+
+
+# ---- few-shot
+
+
+def test_draws_hold_k_of_each_class_nested_and_seeded():
+    targets = np.random.default_rng(0).integers(5, size=200)
+    drawn = fewshot.draw(targets, 5, 16, seed=3, number=1)
+    assert [len(rows) for rows in drawn] == [16] * 5
+    assert all((targets[rows] == one).all() and len(set(rows)) == 16 for one, rows in enumerate(drawn))
+    few, many = (set(fewshot.shots(drawn, count)) for count in (2, 8))
+    assert few < many and len(few) == 10
+    again, other = (fewshot.draw(targets, 5, 16, seed=3, number=number) for number in (1, 2))
+    assert all((a == b).all() for a, b in zip(drawn, again, strict=True))
+    assert any((a != b).any() for a, b in zip(drawn, other, strict=True))
+    assert len(fewshot.draw(np.array([0, 0, 1]), 2, 16, 0, 0)[1]) == 1, "a small class gives what it has"
+
+
+def test_shots_to_match_are_interpolated_in_the_logarithm():
+    curve = [(1, 0.2), (2, 0.4), (4, 0.5), (8, 0.45), (16, 0.7)]
+    assert fewshot.shots_to_match(0.4, curve) == pytest.approx(2)
+    assert fewshot.shots_to_match(0.45, curve) == pytest.approx(2 * 2**0.5)
+    assert fewshot.shots_to_match(0.6, curve) == pytest.approx(8 * 2**0.6)
+    assert fewshot.shots_to_match(0.1, curve) == 1
+    assert fewshot.shots_to_match(0.9, curve) is None
+
+
+def test_a_fifth_of_each_class_is_held_out():
+    labels = ["a"] * 50 + ["b"] * 10 + ["c"]
+    ids = [f"{number}.jpg" for number in range(61)]
+    held = validation_rows(labels, ids, 0)
+    assert (held[:50].sum(), held[50:60].sum(), held[60]) == (10, 2, False)
+    order = np.random.default_rng(0).permutation(61)
+    moved = validation_rows([labels[row] for row in order], [ids[row] for row in order], 0)
+    assert (moved == held[order]).all(), "it depends on ids, not on order"
+    assert (validation_rows(labels, ids, 1) != held).any()
+    with pytest.raises(ValueError, match="--validation"):
+        validation_rows(["a", "b"], ["1", "2"], 0)
