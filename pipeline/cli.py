@@ -183,6 +183,8 @@ def run_stages(
         QueryTable(path=layout.queries, seed=options.seed, queries=queries),
         ShowProgress(console, layout.work, options.log_json),
     )  # fmt: skip
+    if options.retry_failed and stages.reopen(job) == 0:
+        console.print("Nothing that failed in passing is wanted by a query: the run stays as it is.")
     done: dict[str, dict[str, Any]] = {}
     steps = {
         "candidates": lambda: stages.candidates(job, pieces),

@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline import balance, storage
 from pipeline.crawl.job import Crawl, add_counts, require_contact
+from pipeline.crawl.retrying import RESTORED, repeat_thresholds, retries
 from pipeline.crawl.selecting import thresholds
 from pipeline.http.fetch_many import PUBLIC_DELAY
 from pipeline.run import Layout
@@ -21,7 +22,8 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
     units: list[Result] = []  # {"unit", "fetched", "round"} of all rounds
     rounds: list[Result] = []
     rank = read_vector(storage.join(layout.tried(0), "rank"))
-    for number in range(config.rounds):
+    again = retries(layout)  # rounds after the last one that --rounds allowed or needed
+    for number in range(again[-1] + 1 if again else config.rounds):
         tried = layout.tried(number)
         new = cut_units(crawl, number, selected["samples"], [u for u in units if u["round"] == number - 1])
         if not new and number:
@@ -47,7 +49,9 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         rank = balance.next_rank(
             np.minimum(rank, matched), matched, counts[-1], config.per_query, config.headroom
         )
-        if number + 1 < config.rounds:
+        if number + 1 in again:
+            repeat_thresholds(layout, number + 1)
+        elif number + 1 < (again[0] if again else config.rounds):
             thresholds(crawl, number + 1, selected["samples"], rank)
     return {"units": units, "rounds": rounds, "last": len(rounds) - 1}
 
@@ -103,3 +107,4 @@ def remove_staging(layout: Layout, fetched: Result) -> None:
     for number in range(fetched["last"] + 1):
         for path in storage.list_files(layout.stage("fetch", f"round-{number}"), ".blob"):
             storage.remove_tree(path)
+    storage.remove_tree(layout.stage("fetch", RESTORED))

@@ -79,6 +79,9 @@ class CrawlConfig:
     """Model that the set is for, such as ViT-L-14-336: warns where the images are stored too small for it."""
     samples_per_shard: int = 10_000
     """Samples in a shard at most; shards are filled evenly."""
+    retry_failed: bool = False
+    """Give a finished run one more round: what failed in passing or was deferred is tried again, as far as a
+    query is short of it. Each time the command is given."""
     rejected: Literal["all", "sample"] | None = None
     """Rows in rejected/: all, or about 100,000 of each reason; by default all up to 10 million candidates."""
     keep_staging: bool = False

@@ -200,7 +200,7 @@ class FetchWorker:
         first = unit.take(pa.array(starts))
         uids = first["uid"].to_pylist()
         order = balance.sample_order(records.high_bits(first["uid"]), self.seed)
-        started, log, requests = time.time(), UnitLog(), Counts()
+        started, log, requests = time.monotonic(), UnitLog(), Counts()
         with storage.atomic_output(f"{base}.blob") as blob:
             spool = Path(f"{blob}.spool")
             try:
@@ -218,7 +218,7 @@ class FetchWorker:
         counts = dict(zip(reasons["reason"].to_pylist(), reasons["count_all"].to_pylist(), strict=True))
         return {
             "unit": task["unit"], "fetched": f"{base}.parquet", "images": len(rows),
-            "bytes": int(pa.compute.sum(table["bytes"]).as_py() or 0), "seconds": round(time.time() -
+            "bytes": int(pa.compute.sum(table["bytes"]).as_py() or 0), "seconds": round(time.monotonic() -
             started, 3), "reasons": dict(sorted(counts.items())),
         }  # fmt: skip
 

@@ -164,11 +164,22 @@ def merge(
     traces[starts[~rejects_any & ~is_survivor[starts]]] = True
     rejected.append(_merged_into(table, traces, survivor_uid, 0))
 
-    image = [field.name for field in _FETCHED]
     columns = {name: table[name] for name in MERGED_ROWS.names}
-    columns |= {name: table[name].take(survivor) for name in ("uid", "url", *image)}
+    columns |= {name: table[name].take(survivor) for name in ("uid", "url")}
+    staged = pa.array(np.repeat(_staged(table, group_starts), sizes))
+    columns |= {field.name: table[field.name].take(staged) for field in _FETCHED}
     merged = pa.table(columns, schema=MERGED_ROWS).filter(pa.array(kept))
     return merged.sort_by([("uid", "ascending"), ("caption_hash", "ascending")]), pa.concat_tables(rejected)
+
+
+def _staged(table: pa.Table, starts: np.ndarray) -> np.ndarray:
+    """Return for each group its first row whose image is staged, or else its first row, int64 [groups].
+
+    After a retry of a finished run, images that were merged into others have no bytes of their own.
+    """
+    rows = np.where(table["length"].to_numpy() > 0, np.arange(len(table)), len(table))
+    first = np.minimum.reduceat(rows, starts)
+    return np.where(first < len(table), first, starts)
 
 
 def _whole_groups(
@@ -181,6 +192,9 @@ def _whole_groups(
         for index, (start, size) in enumerate(zip(starts, sizes, strict=True)):
             if any(uid in dropped for uid in uids[start : start + size]):
                 reasons[index] = "dropped"
+    # Of a group that was rejected before a retry of the finished run, nothing is staged any more.
+    staged = np.maximum.reduceat(table["length"].to_numpy(), starts) > 0
+    reasons[(reasons == "") & ~staged] = "placeholder"
     for group in np.flatnonzero((sizes >= max(limit, 2)) & (reasons == "")).tolist():
         if is_placeholder(table["caption"].slice(int(starts[group]), int(sizes[group])).to_pylist(), limit):
             reasons[group] = "placeholder"

@@ -4,13 +4,15 @@ In the files of the first stage the rows become `taken_down`, so that no candida
 stages forget them. Every step can be repeated: a takedown that was killed is finished by doing it again.
 """
 
-import itertools
 import json
 import posixpath
+import shutil
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
+from dedup.descriptors import PACKED_BYTES
 from pipeline import records, storage
 from pipeline.run import Layout, read_json
 from pipeline.stages.files import finished, read_marker, read_vector, write_vector
@@ -73,34 +75,31 @@ def _candidates(path: str, stones: Tombstones) -> None:
 
 
 def _fetched(layout: Layout, path: str, stones: Tombstones) -> None:
-    """Overwrite the images of a fetched unit in its blob, then forget their rows."""
-    table = records.read_table(path)
+    """Overwrite the images of a fetched unit where they are staged, then forget their rows."""
+    table = records.read_table(path, ["uid", "final_url", "blob", "offset", "length"])
     gone = table.filter(pa.array(tables.hits(table, stones)))
-    for blob in gone["blob"].unique().to_pylist():
+    places: dict[str, list[tuple[int, int]]] = {}
+    for blob, offset, length in zip(
+        *(gone[n].to_pylist() for n in ("blob", "offset", "length")), strict=True
+    ):
+        if length:
+            places.setdefault(blob, []).append((offset, length + PACKED_BYTES))
+    for blob, ranges in places.items():
         staged = storage.join(layout.staging, f"{blob}.blob")
-        if blob and storage.exists(staged):
-            is_here = pa.compute.equal(table["blob"], blob)
-            starts = table["offset"].filter(is_here).to_pylist()
-            overwrite(
-                staged, starts, set(gone["offset"].filter(pa.compute.equal(gone["blob"], blob)).to_pylist())
-            )
+        if storage.exists(staged):
+            overwrite(staged, ranges)
     tables.rewrite(path, stones)
 
 
-def overwrite(path: str, starts: list[int], gone: set[int]) -> None:
-    """Put zeros over some of the images of a blob, up to the next one each; the others keep their places.
-
-    starts: offsets of all images; gone: those of the images to overwrite.
-    """
-    starts = sorted({0, *starts})  # the first image may be gone already
-    with (
-        storage.open_input(path) as source,
-        storage.atomic_output(path) as temporary,
-        temporary.open("wb") as sink,
-    ):
-        for start, stop in itertools.zip_longest(starts, starts[1:]):
-            data = source.read(-1 if stop is None else stop - start)
-            sink.write(bytes(len(data)) if start in gone else data)
+def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
+    """Put zeros over (offset, length) ranges of a file; what is beside them keeps its place."""
+    with storage.open_input(path) as source, storage.atomic_output(path) as temporary:
+        with temporary.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+        with temporary.open("r+b") as sink:
+            for offset, length in ranges:
+                sink.seek(offset)
+                sink.write(bytes(length))
 
 
 def _counts(path: str) -> str:

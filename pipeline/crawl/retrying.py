@@ -1,0 +1,159 @@
+"""Another round for what failed in passing: `--retry-failed` on a run that is finished.
+
+The round takes those images of the last one whose failure may have passed and that a query would still keep,
+at the thresholds that hold, so it tries nothing new; then everything that arrived is merged and balanced
+again. Where the staged images were removed, they are taken back out of the shards first.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import records, run, storage
+from pipeline.crawl.job import Crawl
+from pipeline.run import Layout, read_json
+from pipeline.shards import read_shard
+from pipeline.stages.files import Result, read_vector, write_json, write_vector
+from pipeline.stages.rounds import worth_retrying
+
+_RETRIES: Final = "retries.stage"
+RESTORED: Final = "restored"
+
+
+def reopen(crawl: Crawl) -> int | None:
+    """Make a finished run one that has a round to go; return how many images that will try.
+
+    0 leaves everything as it is; None stands for a run that is not finished and only has to be continued.
+    """
+    layout = crawl.layout
+    fetched = run.done(layout, "fetch")
+    if fetched is None or run.done(layout, "finish") is None:
+        return None
+    count = _retried(crawl, fetched)
+    if not count:
+        return 0
+    if storage.exists(layout.stage("fetch", "removed.stage")):
+        restore(crawl, fetched)
+        storage.remove_tree(layout.stage("fetch", "removed.stage"))
+    number = fetched["last"] + 1
+    for name in ("tried", "units", "round", "merged", "arrived"):  # of a round that found nothing to do
+        storage.remove_tree(layout.stage("fetch", f"{name}-{number}"))
+    write_json(layout.stage("fetch", _RETRIES), sorted({*retries(layout), number}))
+    # The last stage first: between the two steps the run is one whose last stage has to be done again.
+    run.discard_from(layout, "finish")
+    storage.remove_tree(layout.stage("fetch", "done.stage"))
+    return count
+
+
+def retries(layout: Layout) -> list[int]:
+    """Return the numbers of the rounds that only retry, ascending."""
+    return read_json(layout.stage("fetch", _RETRIES)) or []
+
+
+def repeat_thresholds(layout: Layout, number: int) -> None:
+    """Let a round try up to the thresholds of the one before: nothing but its retries."""
+    for name in ("rank", "counts", "thresholds"):  # the last one says that they are all there
+        write_vector(
+            storage.join(layout.tried(number), name),
+            read_vector(storage.join(layout.tried(number - 1), name)),
+        )
+
+
+def _retried(crawl: Crawl, fetched: Result) -> int:
+    """Return how many images of the last round another one would try."""
+    arrived = read_vector(crawl.layout.stage("fetch", f"arrived-{fetched['last']}", "thresholds"))
+    count = 0
+    for unit in fetched["units"]:
+        if unit["round"] == fetched["last"]:
+            tables = (records.read_table(unit[name]) for name in ("fetched", "unit"))
+            count += int(worth_retrying(*tables, crawl.queries.hashes, arrived).sum())
+    return count
+
+
+def restore(crawl: Crawl, fetched: Result) -> None:
+    """Stage the shards' images again, and let the tables of what was fetched point to them.
+
+    What was fetched and not needed is gone; its rows become `over_cap`. An image merged into another, or
+    rejected with a whole group, keeps its row without an image. Takes 40 bytes an image of the set.
+    """
+    layout = crawl.layout
+    key = "uid" if crawl.config.dedup == "off" else "sha256"
+    tables = [_restore_shard(layout, shard["name"]) for shard in read_json(layout.manifest)["shards"]]
+    places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
+    staged = _Places(places, key)
+    merged = [records.read_table(r["path"], ["uid", "sha256"]) for r in fetched["rounds"][-1]["merged"]]
+    over = _values(pa.concat_tables(merged)[key]) if merged else np.zeros(0, object)
+    for unit in fetched["units"]:
+        table = records.read_table(unit["fetched"])
+        records.write_table(unit["fetched"], staged.point(table, over))
+
+
+_PLACES: Final = pa.schema(
+    [
+        pa.field("uid", pa.binary(records.UID_BYTES)),
+        pa.field("sha256", pa.binary(32)),
+        pa.field("blob", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
+    ]
+)
+
+
+def _restore_shard(layout: Layout, name: str) -> pa.Table:
+    """Write a shard's images and descriptors as a blob; return where each is."""
+    tar = storage.join(layout.shards, name)
+    stem = name.removesuffix(".tar")
+    rows = records.read_table(f"{tar.removesuffix('.tar')}.parquet", ["uid", "sha256", "descriptor"])
+    uids, digests, descriptors = (rows[column].to_pylist() for column in rows.column_names)
+    places: list[tuple[Any, ...]] = []
+    with (
+        storage.open_input(tar) as source,
+        storage.atomic_output(layout.stage("fetch", RESTORED, f"{stem}.blob")) as path,
+        path.open("wb") as sink,
+    ):
+        for uid, digest, descriptor, sample in zip(
+            uids, digests, descriptors, read_shard(source), strict=True
+        ):
+            place = (f"{RESTORED}/{stem}", sink.tell(), len(sample.jpg))
+            places.append((bytes.fromhex(uid), bytes.fromhex(digest), *place))
+            sink.write(sample.jpg + descriptor)
+    return records.to_table(places, _PLACES)
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """Return fixed-size binary values, without nulls, as sorted distinct ones that numpy can search."""
+    width = column.type.byte_width
+    return np.unique(np.array(column.drop_null().to_pylist(), dtype=f"S{width}"))
+
+
+def _among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.isin(wanted, values, assume_unique=False)
+
+
+class _Places:
+    """Where the images of the set are staged again."""
+
+    def __init__(self, places: pa.Table, key: str) -> None:
+        self._places = places
+        self._key = key
+        self._uids = np.array(places["uid"].to_pylist(), dtype=f"S{records.UID_BYTES}")
+        self._kept = _values(places[key])
+
+    def point(self, table: pa.Table, over: np.ndarray) -> pa.Table:
+        """Return the rows of a fetched unit with the images' new places; `over`: keys of all that merged."""
+        arrived = pa.compute.equal(table["reason"], "").to_numpy()
+        uids = np.array(table["uid"].to_pylist(), dtype=self._uids.dtype)
+        at = np.minimum(np.searchsorted(self._uids, uids), max(len(self._uids) - 1, 0))
+        here = arrived & (self._uids[at] == uids) if len(self._uids) else np.zeros(len(table), bool)
+        keys = np.array([value or b"" for value in table[self._key].to_pylist()], dtype=over.dtype)
+        gone = arrived & ~here & _among(over, keys) & ~_among(self._kept, keys)
+        rows = self._places.take(pa.array(np.where(here, at, 0))) if len(self._places) else None
+        columns = {name: table[name] for name in table.column_names}
+        for name, none in (("blob", ""), ("offset", 0), ("length", 0)):
+            columns[name] = none if rows is None else pa.compute.if_else(pa.array(here), rows[name], none)
+            if rows is None:
+                columns[name] = pa.array([none] * len(table), table.schema.field(name).type)
+        columns["reason"] = pa.compute.if_else(pa.array(gone), "over_cap", table["reason"])
+        columns["detail"] = pa.compute.if_else(pa.array(gone), "fetched, not needed", table["detail"])
+        return pa.table(columns, schema=table.schema)
