@@ -1,0 +1,406 @@
+"""`openwit eval` end to end: every task, every file it leaves, the same numbers computed independently."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import beam_job
+from dedup.conclusions import read_predictions
+from tests import eval_models, train_peers, train_shards
+from tests.browser import chromium
+from train.evaluation import prompts
+from train.images import evaluation_image, normalise
+
+TASKS = ("zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias")
+COLOURS = sorted(eval_models.COLOURS)
+CLOTHING = Path(__file__).resolve().parents[2] / "shared/data/images/clothing_cc0"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with models and sets."""
+    root = tmp_path_factory.mktemp("eval")
+    eval_models.export(root / "imported", seed=0)
+    eval_models.training_run(root / "run", seed=1)
+    eval_models.colours(root / "test", 12)
+    eval_models.colours(root / "train", 10, first=1000)
+    (root / "test" / COLOURS[0] / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    rows = [(colour, number) for number in range(6) for colour in COLOURS]
+    table = pa.table(
+        {
+            "image": [train_shards.jpeg(colour, seed=500 + number) for colour, number in rows],
+            "label": [colour for colour, _ in rows],
+            "caption": [[f"a photo of {colour} {number}", f"{colour} paint"] for colour, number in rows],
+            "group": ["left" if number % 2 else "right" for _, number in rows],
+        }
+    )
+    pq.write_table(table, root / "faces.parquet")
+    return root
+
+
+def run(*arguments: object) -> int:
+    return beam_job.main(["eval", *map(str, arguments), "--workers", "2"])
+
+
+def results(out: Path) -> dict[tuple[str, str, str], dict]:
+    rows = json.loads((out / "results.json").read_text())
+    assert all({"dataset", "model", "pretrained", "task", "metrics"} <= set(row) for row in rows)
+    return {(row["dataset"], row["model"], row["task"]): row for row in rows}
+
+
+def whole_command(place: Path, out: Path) -> list[object]:
+    """Return two models through every task."""
+    beside = out.parent
+    return [
+        "--checkpoint", f"imported={place / 'imported'}", "--checkpoint", place / "run",
+        "--data", f"colours={place / 'test'}", "--data", f"faces={place / 'faces.parquet'}",
+        "--train", f"colours={place / 'train'}", "--out", out, "--shots", 1, 2, 4, "--draws", 3,
+        "--gallery", 3, "--corruptions", "noise", "--bias-classes", beside / "jobs.txt",
+        "--bias-added", beside / "added.txt", "--subset", f"colours={beside / 'clean' / 'colours.txt'}",
+        "--compare", f"people={beside / 'people.parquet'}", "--batch-size", 16, "--save-predictions",
+        *(part for task in TASKS for part in ("--task", task)),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def everything(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the result of two models through every task."""
+    out = tmp_path_factory.mktemp("out") / "all"
+    (out.parent / "jobs.txt").write_text("red\ngreen\n")
+    (out.parent / "added.txt").write_text("blue\nyellow\n")
+    (out.parent / "clean").mkdir()
+    ids = [f"{colour}/{number}.jpg" for colour in COLOURS for number in range(6)]
+    (out.parent / "clean" / "colours.txt").write_text("\n".join(ids))
+    people = pa.table({"example_id": ids, "correct": [number % 3 > 0 for number in range(len(ids))]})
+    pq.write_table(people, out.parent / "people.parquet")
+    assert run(*whole_command(place, out)) == 0
+    return out
+
+
+def test_every_task_has_its_results(everything):
+    found = results(everything)
+    assert {model for _, model, _ in found} == {"imported", "small-step-7"}
+    for model in ("imported", "small-step-7"):
+        assert {(dataset, task) for dataset, name, task in found if name == model} == {
+            ("colours", "zeroshot"), ("colours/clean", "zeroshot"), ("faces", "zeroshot"),
+            ("colours", "linear-probe"), ("colours/clean", "linear-probe"), ("colours", "few-shot"),
+            ("faces", "robustness"), ("faces", "bias"),
+            ("faces", "retrieval"),
+            *((f"colours~noise-{level}", "robustness") for level in range(1, 6)),
+        }  # fmt: skip
+    for row in found.values():
+        for name, (low, high) in row["intervals"].items():
+            value = row["metrics"][name]
+            assert low is None or low - 1e-9 <= value <= high + 1e-9, (row["dataset"], row["task"], name)
+    probe = found["colours", "imported", "linear-probe"]
+    assert probe["metrics"]["acc1"] > 0.9, "colours are separable in random features"
+    zero = found["colours", "imported", "zeroshot"]
+    assert zero["metrics"]["unreadable"] == 1 and zero["metrics"]["examples"] == 49
+    assert probe["detail"]["zero_shot_minus_probe"] == pytest.approx(
+        zero["metrics"]["acc1"] - probe["metrics"]["acc1"]
+    )
+    curve = found["colours", "imported", "few-shot"]["detail"]["curve"]
+    assert [(row["shots"], len(row["draws"])) for row in curve] == [(1, 3), (2, 3), (4, 3)]
+    assert found["colours", "imported", "zeroshot"]["detail"]["compare"]["people"]["examples"] == 24
+    assert found["colours/clean", "imported", "zeroshot"]["metrics"]["examples"] == 24
+
+
+def test_draws_are_published(everything, place):
+    draws = json.loads((everything / "few_shot_draws.json").read_text())["colours"]
+    assert draws["shots"] == [1, 2, 4] and len(draws["draws"]) == 3
+    for draw in draws["draws"]:
+        assert sorted(draw) == COLOURS
+        for colour, ids in draw.items():
+            assert len(set(ids)) == 4 and all((place / "train" / one).exists() for one in ids)
+            assert all(one.startswith(f"{colour}/") for one in ids)
+
+
+def test_robustness_compares_the_same_classes(everything):
+    found = results(everything)["faces", "imported", "robustness"]["detail"]
+    rows = {row["predictor"]: row for row in found["predictors"]}
+    assert list(rows) == ["zero-shot", "1-shot", "2-shot", "4-shot", "probe"]
+    assert rows["probe"]["relative"] == 0 and rows["zero-shot"]["effective"] is None
+    zero = results(everything)["colours", "imported", "zeroshot"]["metrics"]["acc1"]
+    assert rows["zero-shot"]["source_acc1"] == pytest.approx(zero)
+    assert rows["zero-shot"]["drop"] == pytest.approx(zero - rows["zero-shot"]["acc1"])
+
+
+def test_bias_rates_add_up_and_move_with_added_classes(everything):
+    row = results(everything)["faces", "imported", "bias"]
+    for kind, count in (("assigned", 2), ("assigned_with_added", 4)):
+        table = row["detail"][kind]
+        assert len(table) == count
+        for place in range(2):
+            assert sum(one["rates"][place]["rate"] for one in table) == pytest.approx(1)
+    rates = [one["error"] for one in row["detail"]["errors"]]
+    assert [one["group"] for one in row["detail"]["errors"]] == ["left", "right"]
+    assert row["metrics"]["acc1"] == pytest.approx(1 - np.mean(rates)), "groups are of one size"
+
+
+def test_predictions_are_what_overlap_reads(everything, place):
+    path = everything / "predictions" / "imported" / "colours.parquet"
+    table = pq.read_table(path)
+    assert table.column_names[:4] == ["example_id", "label", "prediction", "correct"]
+    ids = sorted(str(file.relative_to(place / "test")) for file in (place / "test").rglob("*.jpg"))
+    correct, labels = read_predictions(str(path), "colours", ids)
+    assert correct.mean() == results(everything)["colours", "imported", "zeroshot"]["metrics"]["acc1"]
+    assert labels == [one.split("/")[0] for one in ids]
+    broken = table.filter(pa.compute.equal(table["example_id"], f"{COLOURS[0]}/broken.jpg")).to_pylist()[0]
+    assert (broken["prediction"], broken["correct"]) == ("", False)
+    assert (everything / "predictions" / "imported" / "colours.linear-probe.parquet").exists()
+
+
+def test_the_same_command_encodes_nothing_again_and_gives_the_same_bytes(everything, place, monkeypatch):
+    from train.evaluation import features
+
+    before = {path: path.read_bytes() for path in everything.rglob("*") if path.is_file()}
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(features, "encode", refuse)
+    monkeypatch.setattr("train.evaluation.zeroshot.class_embeddings", refuse)
+    assert run(*whole_command(place, everything)) == 0
+    assert {path: path.read_bytes() for path in everything.rglob("*") if path.is_file()} == before
+
+
+def test_the_report_draws_the_figures_and_runs_nothing(everything):
+    page_text = (everything / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page_text and "default-src 'none'" in page_text
+    with chromium() as page:
+        for width in (1280, 390):
+            page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
+                      mobile=width < 500)  # fmt: skip
+            page.open(everything / "report.html")
+            assert page.run("document.documentElement.scrollWidth") <= width, "nothing hangs over the side"
+        shown = page.run("document.body.textContent").lower()
+        for text in ("Mean zero-shot error over compute", "Gain of the prompt ensemble",
+                     "Zero-shot minus linear", "Few-shot probes", "labelled examples",
+                     "Corruptions of colours", "people and the model"):  # fmt: skip
+            assert text.lower() in shown, text
+        assert page.run("document.querySelectorAll('figure svg').length") >= 16
+        assert page.run("document.querySelectorAll('.example').length") == 2 * 2 * 3
+        assert page.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)") is True
+        assert "nan" not in page.run("document.querySelector('main').innerText").lower().split()
+        assert page.run("[...document.querySelectorAll('svg *')].some(e => [...e.attributes].some("
+                        "a => /nan|inf/i.test(a.value)))") is False  # fmt: skip
+        assert page.problems() == []
+
+
+def test_names_of_the_data_stay_text(tmp_path, place):
+    evil = '<img src=x onerror="document.title=1">'
+    for name in (evil.replace("/", ""), "{{ 7 * 7 }}‮"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "a.jpg").write_bytes(train_shards.jpeg("red"))
+    assert run("--checkpoint", place / "imported", "--task", "zeroshot", "--data", f"s={tmp_path / 'set'}",
+               "--out", tmp_path / "out") == 0  # fmt: skip
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in text and "{{ 7 * 7 }}[U+202E]" in text
+    with chromium() as page:
+        page.open(tmp_path / "out" / "report.html")
+        assert page.run("document.title") != "1" and page.problems() == []
+
+
+# ---- against other programs
+
+
+@pytest.mark.skipif(not CLOTHING.exists(), reason="needs the sample data beside the checkout")
+def test_zero_shot_on_photographs_equals_open_clips(tmp_path, place):
+    open_clip = train_peers.open_clip()
+    train_peers.transformers()
+    (tmp_path / "t.txt").write_text("a photo of a {}.\nthe {}\na {} on a person\n")
+    assert run("--checkpoint", f"m={place / 'imported'}", "--task", "zeroshot", "--limit", 150,
+               "--data", f"clothing={CLOTHING / 'test'}", "--templates", tmp_path / "t.txt",
+               "--out", tmp_path / "out", "--save-predictions") == 0  # fmt: skip
+    theirs = open_clip.create_model(f"local-dir:{place / 'imported'}").eval()
+    tokenize = open_clip.get_tokenizer(f"local-dir:{place / 'imported'}")
+    names = sorted(path.name for path in (CLOTHING / "test").iterdir())
+    templates = [lambda name, line=line: line.replace("{}", name)
+                 for line in ("a photo of a {}.", "the {}", "a {} on a person")]  # fmt: skip
+    weights = open_clip.build_zero_shot_classifier(theirs, tokenize, names, templates, device="cpu")
+    from safetensors.numpy import load_file
+
+    ours = load_file(tmp_path / "out" / "classifiers" / "m" / "clothing.safetensors")["weights"]
+    assert np.abs(ours - weights.T.numpy()).max() < 1e-6
+    table = pq.read_table(tmp_path / "out" / "predictions" / "clothing.parquet")
+    pixels = np.stack([evaluation_image((CLOTHING / "test" / one).read_bytes(), 32)
+                       for one in table["example_id"].to_pylist()])  # fmt: skip
+    with torch.no_grad():
+        logits = (
+            theirs.logit_scale.exp()
+            * theirs.encode_image(normalise(torch.from_numpy(pixels)), normalize=True)
+            @ weights
+        )
+    targets = torch.tensor([names.index(one) for one in table["label"].to_pylist()])
+    chances = logits.softmax(dim=1).max(dim=1).values.numpy()
+    assert np.abs(table["probability"].to_numpy() - chances).max() < 1e-6
+    metrics = results(tmp_path / "out")["clothing", "m", "zeroshot"]["metrics"]
+    top = logits.topk(5).indices
+    assert metrics["acc1"] == pytest.approx((top[:, 0] == targets).float().mean().item(), abs=1e-6)
+    assert metrics["acc5"] == pytest.approx((top == targets[:, None]).any(1).float().mean().item(), abs=1e-6)
+    auc = pytest.importorskip("sklearn.metrics").roc_auc_score
+    expected = auc(targets, logits.double().softmax(dim=1), multi_class="ovr", average="macro")
+    assert metrics["roc_auc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_foreign_features_give_the_probe_of_the_features_themselves(place, everything, tmp_path):
+    parts = []
+    for split, name in (("train", "colours-train"), ("test", "colours")):
+        path = everything / "work" / imported_folder(place) / f"{name}.parquet"
+        table = pq.read_table(path, columns=["example_id", "label", "features", "readable"])
+        table = table.filter(table["readable"]).drop_columns(["readable"])
+        parts.append(table.append_column("split", pa.array([split] * len(table))))
+    own = tmp_path / "foreign.parquet"
+    pq.write_table(pa.concat_tables(parts), own)
+    assert run("--features", f"other={own}", "--task", "linear-probe", "--task", "few-shot", "--draws", 2,
+               "--shots", 2, "--out", tmp_path / "out") == 0  # fmt: skip
+    found = results(tmp_path / "out")
+    probe = results(everything)["colours", "imported", "linear-probe"]
+    assert found["other", "other", "linear-probe"]["detail"]["c"] == probe["detail"]["c"]
+    right = found["other", "other", "linear-probe"]["metrics"]["acc1"] * 48
+    assert right == pytest.approx(probe["metrics"]["acc1"] * 49), "but for the unreadable one"
+    assert "zero_shot" not in found["other", "other", "few-shot"]["detail"]
+
+
+def imported_folder(place: Path) -> str:
+    """Return the name of the folder of the imported model's features."""
+    from train.evaluation import models
+    from train.evaluation.options import EvalConfig
+
+    config = EvalConfig(task=("zeroshot",), out="x", checkpoint=("a",), data=("n=p",))
+    return models.load(models.Source("m", str(place / "imported")), config).fingerprint[:12]
+
+
+def test_retrieval_equals_a_plain_count(place, tmp_path):
+    assert run("--checkpoint", f"m={place / 'imported'}", "--task", "retrieval",
+               "--data", f"faces={place / 'faces.parquet'}", "--out", tmp_path / "out",
+               "--retrieval-template", "a photo of {}") == 0  # fmt: skip
+    row = results(tmp_path / "out")["faces", "m", "retrieval"]["metrics"]
+    own, tokenizer = eval_models.model(0), eval_models.tokenizer()
+    from train.evaluation.texts import encode_texts
+
+    table = pq.read_table(place / "faces.parquet").to_pylist()
+    texts = [f"a photo of {text}" for one in table for text in one["caption"]]
+    pixels = np.stack([evaluation_image(one["image"], 32) for one in table])
+    with torch.no_grad():
+        images = own.encode_image(normalise(torch.from_numpy(pixels))).numpy()
+        similar = images @ encode_texts(own, tokenizer, texts, torch.device("cpu")).numpy().T
+    owner = np.repeat(np.arange(len(table)), 2)
+    for k in (1, 5, 10):
+        # "COLOUR paint" stands with six images: equal similarities count against the right one.
+        hits = 0
+        for image in range(len(table)):
+            best = similar[image][owner == image].max()
+            hits += (similar[image][owner != image] >= best - 1e-7).sum() < k
+        assert row[f"text_retrieval_recall@{k}"] == pytest.approx(hits / len(table), abs=0.1)
+        found = [(similar[:, text] > similar[owner[text], text]).sum() < k for text in range(len(texts))]
+        assert row[f"image_retrieval_recall@{k}"] == pytest.approx(np.mean(found), abs=1e-6)
+    assert (row["images"], row["captions"]) == (24, 48)
+
+
+# ---- what users get wrong
+
+
+def test_unlabelled_folders_are_predicted(place, tmp_path):
+    (tmp_path / "new").mkdir()
+    for number in range(4):
+        (tmp_path / "new" / f"{number}.jpg").write_bytes(train_shards.jpeg("blue", seed=number))
+    (tmp_path / "c.txt").write_text("\n".join(COLOURS))
+    arguments = ("--checkpoint", place / "imported", "--task", "zeroshot", "--save-predictions",
+                 "--data", f"new={tmp_path / 'new'}", "--out", tmp_path / "out")  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    assert run(*arguments, "--classes", tmp_path / "c.txt") == 0
+    table = pq.read_table(tmp_path / "out" / "predictions" / "new.parquet")
+    assert set(table["prediction"].to_pylist()) <= set(COLOURS) and table["correct"].null_count == 4
+    assert "acc1" not in results(tmp_path / "out")["new", "imported", "zeroshot"]["metrics"]
+
+
+def test_check_writes_nothing_and_shows_the_plan(place, tmp_path, capsys):
+    assert run("--checkpoint", place / "run", "--task", "zeroshot", "--data", f"pets={place / 'test'}",
+               "--out", tmp_path / "out", "--check") == 0  # fmt: skip
+    assert not (tmp_path / "out").exists()
+    printed = capsys.readouterr()
+    assert 'data = ["pets=' in printed.out
+
+
+SET = ("--checkpoint", "RUN", "--data", "a=TEST")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "zeroshot"), "--checkpoint"),
+        (("--task", "linear-probe", *SET), "--train"),
+        (("--task", "robustness", *SET), "--corruptions"),
+        (("--task", "zeroshot", "--checkpoint", "nowhere", "--data", "a=TEST"), "no such file"),
+        (("--task", "zeroshot", *SET, "--metric", "acc3"), "mean_per_class"),
+        (("--task", "zeroshot", *SET, "--templates", "b=x"), "given are a"),
+        (("--task", "zeroshot", *SET, "--tempaltes", "x"), "--templates"),
+        (("--task", "retrieval", *SET), "needs captions"),
+        (("--task", "bias", *SET), "group"),
+        (("--task", "linear-probe", *SET, "--train", "a=TEST"), "very set"),
+    ],
+)
+def test_usage_errors_say_what_to_do(arguments, message, place, tmp_path, capsys):
+    known = {"RUN": place / "run", "a=TEST": f"a={place / 'test'}"}
+    with pytest.raises(SystemExit) as stopped:
+        run(*(known.get(one, one) for one in arguments), "--out", tmp_path / "out")
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_model_with_exact_gelu_is_recognised_by_its_configuration(place, tmp_path):
+    from train.evaluation import models
+    from train.evaluation.options import EvalConfig
+
+    folder = eval_models.export(tmp_path / "plain")
+    path = folder / "open_clip_config.json"
+    value = json.loads(path.read_text())
+    config = EvalConfig(task=("zeroshot",), out="x", checkpoint=("a",), data=("n=p",))
+    quick = models.load(models.Source("m", str(folder)), config)
+    del value["model_cfg"]["quick_gelu"]
+    path.write_text(json.dumps(value))
+    exact = models.load(models.Source("m", str(folder)), config)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = train_peers.open_clip().create_model(f"local-dir:{folder}").eval()
+        expected = theirs.encode_image(images, normalize=True)
+        assert (exact.encode(images)[1] - expected).abs().max() < 1e-6
+        assert (quick.encode(images)[1] - expected).abs().max() > 1e-4
+    assert quick.fingerprint != exact.fingerprint
+    value["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match="another mean"):
+        models.load(models.Source("m", str(folder)), config)
+
+
+def test_the_training_loops_accuracy_is_the_evaluations(place, tmp_path):
+
+    from train import checkpoint
+    from train.zeroshot import PROMPTS, LabelledSet, accuracy
+
+    (tmp_path / "t.txt").write_text("\n".join(PROMPTS))
+    assert run("--checkpoint", f"m={place / 'run'}", "--task", "zeroshot",
+               "--data", f"faces={place / 'faces.parquet'}", "--templates", tmp_path / "t.txt",
+               "--out", tmp_path / "out") == 0  # fmt: skip
+    loaded = checkpoint.load_model(str(place / "run"))
+    labelled = LabelledSet(f"faces={place / 'faces.parquet'}", 32)
+    value = accuracy(loaded.model, loaded.tokenizer, labelled, torch.device("cpu"), contextlib.nullcontext)
+    assert results(tmp_path / "out")["faces", "m", "zeroshot"]["metrics"]["acc1"] == pytest.approx(value)
+    assert prompts.BARE in PROMPTS
