@@ -209,11 +209,12 @@ class Site(socketserver.ThreadingMixIn, socketserver.TCPServer):
             "/robots.txt": (200, "text/plain", b"User-agent: *\nDisallow: /private\n"),
             "/sitemap.xml": (200, "text/xml", URLSET.format(
                 locs(f"{self.root}/", f"{self.root}/gone", f"{self.root}/private/1", "http://127.0.0.9/x",
-                     f"{self.root}/feed.pdf")).encode()),
+                     f"{self.root}/feed.pdf", f"{self.root}/reserved")).encode()),
             "/": (200, html, (image + links_to("/", "/#a", "/a", "/calendar/1", "http://127.0.0.9/")).encode()),
             "/a": (200, html, (image + links_to("/", "/b")).encode()),
             "/b": (200, html, (image + links_to("/c")).encode()),
             "/private/1": (200, html, image.encode()),
+            "/reserved": (200, html, f'<meta name="robots" content="noai">{image}'.encode()),
             "/feed.pdf": (200, "application/pdf", b"%PDF"),
         }  # fmt: skip
         if path.startswith("/calendar/"):
@@ -229,6 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, media_type, body = self.server.page(self.path)
         self.send_response(status)
         self.send_header("Content-Type", media_type)
+        if "sitemap" in self.path:
+            self.send_header("X-Robots-Tag", "noindex, follow")  # as WordPress sends it: no opt-out of ours
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -256,6 +259,13 @@ def crawl_pages(source: str, out: Path, *extra: str) -> Path:
     return out
 
 
+def pages_of(site: Site) -> Counter[str]:
+    """Return what was asked for but for what says whether it may be."""
+    return Counter(
+        {path: n for path, n in site.asked.items() if "robots.txt" not in path and "/." not in path}
+    )
+
+
 def rows_of(out: Path) -> tuple[set[str], Counter[tuple[str, str, str]]]:
     """Return the pages with accepted candidates, and the rejected rows by page, reason and detail."""
     import pyarrow.parquet as pq
@@ -277,14 +287,14 @@ def test_a_sitemap_is_crawled_politely_and_no_trap_holds(site: Site, tmp_path: P
     paths = {url.removeprefix(site.root) for url in accepted}
     assert {"/", "/a", "/b"} <= paths, "links are followed three deep"
     assert any(path.startswith("/calendar/") for path in paths)
-    robots = site.asked.pop("/robots.txt")
-    assert 0 < robots <= 5, "at most once a pass"
-    assert max(site.asked.values()) == 1, "nothing is asked for twice, however it is linked"
+    assert 0 < site.asked["/robots.txt"] <= 6, "at most once a pass and client"
+    assert max(pages_of(site).values()) == 1, "nothing is asked for twice, however it is linked"
     assert not any(path.startswith("/private") for path in site.asked), "robots.txt holds for pages"
-    assert sum(site.asked.values()) <= 20
+    assert sum(pages_of(site).values()) <= 20
     assert bad[f"{site.root}/private/1", "page_unavailable", "robots_disallow"] == 1
     assert bad[f"{site.root}/gone", "page_unavailable", "http_gone: HTTP 404"] == 1
     assert bad[f"{site.root}/feed.pdf", "page_unavailable", "not a page: application/pdf"] == 1
+    assert bad[f"{site.root}/reserved", "opt_out_page", "meta robots: noai"] == 1
     assert [key[2] for key in bad if key[1] == "page_limit"], "what was left out is told"
     assert not any("127.0.0.9" in str(key) for key in bad if key[1] != "page_unavailable"), (
         "links stay inside"
@@ -293,7 +303,7 @@ def test_a_sitemap_is_crawled_politely_and_no_trap_holds(site: Site, tmp_path: P
 
 def test_depth_nought_follows_no_link(site: Site, tmp_path: Path) -> None:
     crawl_pages(f"{site.root}/", tmp_path / "run")
-    assert set(site.asked) == {"/robots.txt", "/"}
+    assert set(pages_of(site)) == {"/"}
 
 
 def test_a_local_list_of_pages(site: Site, tmp_path: Path) -> None:
@@ -307,8 +317,7 @@ def test_a_local_list_of_pages(site: Site, tmp_path: Path) -> None:
 
 def test_the_whole_limit_counts_over_sites(site: Site, tmp_path: Path) -> None:
     crawl_pages(f"{site.root}/sitemap.xml", tmp_path / "run", "--depth", "9", "--max-pages", "5")
-    site.asked.pop("/robots.txt")
-    assert sum(site.asked.values()) <= 5
+    assert sum(pages_of(site).values()) <= 5
 
 
 def test_a_finished_pass_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
@@ -317,14 +326,13 @@ def test_a_finished_pass_is_not_fetched_again(site: Site, tmp_path: Path) -> Non
     (out / "work" / "candidates" / "done.stage").unlink()
     for path in (out / "work" / "candidates").glob("*.json"):
         path.unlink()
-    asked = Counter(site.asked)
+    asked = pages_of(site)
     last = max((out / "work" / "candidates" / "pages").glob("pass-*"), key=lambda p: int(p.name[5:]))
     for path in last.glob("*.json"):
         path.unlink()
     crawl_pages(f"{site.root}/sitemap.xml", out, "--depth", "2", "--max-site-pages", "12")
     assert rows_of(out) == expected
-    again = site.asked - asked
-    again.pop("/robots.txt", None)
+    again = pages_of(site) - asked
     unit = json.loads((last.parent / f"units-{last.name[5:]}" / "units.json").read_text())
     assert len(unit["units"]) == 1 and 0 < sum(again.values()) < sum(asked.values()) / 2
 

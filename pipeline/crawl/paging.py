@@ -35,7 +35,7 @@ def fetch_pages(crawl: Crawl, pieces: list[Piece]) -> list[Piece]:
     number = 0
     while wave:
         results, wave = _pass(crawl, number, wave)
-        images += [result["images"] for result in results]
+        images += [result["path"] for result in results]
         wave += frontier.admit(_found(results))
         number += 1
     images.append(frontier.write_limits())

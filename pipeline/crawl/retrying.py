@@ -66,8 +66,8 @@ def _retried(crawl: Crawl, fetched: Result) -> int:
     count = 0
     for unit in fetched["units"]:
         if unit["round"] == fetched["last"]:
-            tables = (records.read_table(unit[name]) for name in ("fetched", "unit"))
-            count += int(worth_retrying(*tables, crawl.queries.hashes, arrived).sum())
+            tried, rows = records.read_table(unit["fetched"]), records.read_table(unit["unit"])
+            count += int(worth_retrying(tried, rows, crawl.queries.hashes, arrived).sum())
     return count
 
 

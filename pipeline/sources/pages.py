@@ -17,6 +17,7 @@ IMAGE_ROWS = pa.schema(
         pa.field("page_url", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
+        pa.field("opt_out", pa.string(), nullable=False),  # what reserves the page's images
     ]
 )
 
@@ -27,7 +28,7 @@ def write(path: str, images: Iterable[tuple[int, Image]]) -> int:
         (
             position, _text(image.url), [kind for kind, _ in image.texts],
             [_text(text) for _, text in image.texts], _text(image.page_url), image.reason or "",
-            _text(image.detail),
+            _text(image.detail), _text(image.opt_out),
         )
         for position, image in images
     ]  # fmt: skip
@@ -45,7 +46,8 @@ def read(path: str) -> Iterator[Image]:
     for row in records.read_table(path).to_pylist():
         kinds = cast(list[Kind], row["kinds"])
         texts = tuple(zip(kinds, row["texts"], strict=True))
-        yield Image(row["url"], texts, row["page_url"], None, row["reason"] or None, row["detail"])
+        image = Image(row["url"], texts, row["page_url"], None, row["reason"] or None, row["detail"])
+        yield image._replace(opt_out=row["opt_out"])
 
 
 def unavailable(page_url: str, detail: str) -> Image:

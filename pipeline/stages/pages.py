@@ -7,7 +7,7 @@ import re
 import uuid
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
@@ -65,6 +65,13 @@ class Found:
     any_site: bool = False
 
 
+def is_sitemap(row: dict[str, object]) -> bool:
+    """Return whether a row is known, or by its name expected, to be of a sitemap."""
+    return row["kind"] == "sitemap" or (
+        row["kind"] == "source" and sitemap.is_named_like_one(str(row["url"]))
+    )
+
+
 def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Image], list[Found]]:
     """Return the images of what one row of PAGE_ROWS was answered with, and what to fetch after it.
 
@@ -84,7 +91,7 @@ def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Im
         found = sitemap.parse(outcome.body)
         if found is not None:
             return _listed(outcome.final_url, found, kind, here)
-        if kind == "sitemap":
+        if is_sitemap(row):
             return [unavailable(url, "not a sitemap")], []
     media_type = outcome.content_type.partition(";")[0].strip().lower()
     if media_type not in _HTML_TYPES:
@@ -120,8 +127,17 @@ class _State:
     """What a worker process keeps between units: an event loop with its caches."""
 
     def __init__(self, fetch: FetchOptions) -> None:
-        self.loop = FetchLoop(fetch)
-        weakref.finalize(self, self.loop.close)
+        self._fetch = fetch
+        self._loops: dict[bool, FetchLoop] = {}
+
+    def loop(self, for_sitemaps: bool) -> FetchLoop:
+        """Return the client for pages, or for sitemaps, which many sites keep out of indexes as such."""
+        if for_sitemaps not in self._loops:
+            honoured = tuple(name for name in self._fetch.opt_out if name != "x-robots-tag")
+            options = replace(self._fetch, opt_out=honoured) if for_sitemaps else self._fetch
+            self._loops[for_sitemaps] = FetchLoop(options)
+            weakref.finalize(self, self._loops[for_sitemaps].close)
+        return self._loops[for_sitemaps]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,18 +169,22 @@ class PagesWorker:
         )
         records.write_table(f"{base}.found.parquet", records.to_table(rows, FOUND_ROWS))
         return {
-            "images": f"{base}.images.parquet", "found": f"{base}.found.parquet", "pages": len(unit),
+            "path": f"{base}.images.parquet", "found": f"{base}.found.parquet", "pages": len(unit),
+            "images": len(images),
         }  # fmt: skip
 
     def _fetched(self, state: _State, unit: pa.Table) -> Iterator[tuple[int, list[Image], list[Found]]]:
         rows = {row["position"]: row for row in unit.to_pylist()}
         shares = {row["site"]: 1 / row["lanes"] for row in rows.values()}
-        wanted = [(position, row["url"]) for position, row in rows.items()]
-        for position, outcome in state.loop.run(wanted, shares=shares):
-            assert isinstance(position, int)
-            try:
-                images, found = judge(rows[position], outcome, self.depth)
-            except Exception as error:  # noqa: BLE001 - one page must not end a unit: it is counted
-                detail = f"internal_error: {type(error).__name__}: {error}"
-                images, found = [unavailable(rows[position]["url"], detail)], []
-            yield position, images, found
+        for kind in (True, False):  # one after the other: each client keeps a pace of its own
+            wanted = [(position, row["url"]) for position, row in rows.items() if is_sitemap(row) == kind]
+            for position, outcome in state.loop(kind).run(wanted, shares=shares) if wanted else ():
+                assert isinstance(position, int)
+                yield position, *self._judged(rows[position], outcome)
+
+    def _judged(self, row: dict[str, object], outcome: Outcome) -> tuple[list[Image], list[Found]]:
+        try:
+            return judge(row, outcome, self.depth)
+        except Exception as error:  # noqa: BLE001 - one page must not end a unit: it is counted
+            detail = f"internal_error: {type(error).__name__}: {error}"
+            return [unavailable(str(row["url"]), detail)], []
