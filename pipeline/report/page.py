@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline import html, querylist
+from pipeline.reasons import REASONS
 from pipeline.report import figures
 from pipeline.report.collect import Collected
 from pipeline.report.funnel import is_opt_out
@@ -71,7 +72,8 @@ def render(run: Collected, root: str) -> str:
     found, shown = run.samples, busiest(run)
     return template.render(
         name=posixpath.basename(root.rstrip("/")), manifest=run.manifest, counts=run.manifest["counts"],
-        found=found, balance=run.balance, gallery=run.gallery, rejected=list(run.rejected.items()),
+        found=found, balance=run.balance,
+        reasons=REASONS, gallery=run.gallery, rejected=list(run.rejected.items()),
         sections=[item for item in _SECTIONS.items() if _has(run, item[0])],
         lead=lead(run), tiles=tiles(run), steps=[(step, _STAGES[step.stage]) for step in run.steps],
         opt_outs=opt_out_costs(run), balance_text=balance_text(run), words_text=words_text(run),
@@ -265,8 +267,13 @@ def sites_text(run: Collected, shown: list[Site]) -> str:
     """Return which sites the table shows."""
     total = len(run.network.sites)
     if total <= len(shown):
-        return "All sites that were asked. Time is that of one image, redirects included. Sort by any column."
+        which = "All sites that were asked."
+    else:
+        which = (
+            f"Of {total:,} sites those with the most images and those with the most failures; all are in "
+            "sites.jsonl."
+        )
     return (
-        f"Of {total:,} sites those with the most images and those with the most failures; all are in "
-        "sites.jsonl. Time is that of one image, redirects included. Sort by any column."
+        f"{which} A request is one for an image, its redirects included, and so is its time; the total above "
+        "has those for robots.txt as well. Sort by any column."
     )
