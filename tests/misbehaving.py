@@ -169,6 +169,30 @@ async def endless_header(peer: Peer, _: Request) -> None:
 
 
 @behaviour
+async def endless_headers(peer: Peer, _: Request) -> None:
+    await peer.send(OK)
+    while True:
+        await peer.send(b"X: y\r\n" * 1000)
+
+
+@behaviour
+async def endless_extension(peer: Peer, _: Request) -> None:
+    """Begin a chunk and never come to the end of its extension."""
+    await peer.send(OK + b"Transfer-Encoding: chunked\r\n\r\n4;x=")
+    while True:
+        await peer.send(b"y" * 65536)
+        await asyncio.sleep(0.001)
+
+
+@behaviour
+async def endless_trailers(peer: Peer, _: Request) -> None:
+    await peer.send(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nyyyy\r\n0\r\n")
+    while True:
+        await peer.send(b"X: y\r\n" * 1000)
+        await asyncio.sleep(0.001)
+
+
+@behaviour
 async def reset_in_body(peer: Peer, _: Request) -> None:
     await peer.send(OK + b"Content-Length: 100000\r\n\r\n" + bytes(1000))
     await asyncio.sleep(0.05)
@@ -219,6 +243,7 @@ async def opted_out_endless(peer: Peer, _: Request) -> None:
 
 
 raw("cl_10tb", OK + b"Content-Length: 10000000000000\r\n\r\nyyyy")
+raw("cl_1e30", OK + b"Content-Length: 1" + b"0" * 30 + b"\r\n\r\nyyyy")
 raw("cl_negative", OK + b"Content-Length: -1\r\n\r\nyyyy")
 raw("cl_not_a_number", OK + b"Content-Length: +4\r\n\r\nyyyy")
 raw("cl_twice", OK + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nyyyyy")
@@ -230,6 +255,17 @@ raw("chunk_size_bad", OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nyyyy\r\n0\r
 raw("chunk_size_huge", OK + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nyyyy\r\n")
 raw("bad_status_line", b"HELLO 200\r\n\r\nyyyy")
 raw("http_09", b"<html>yyyy</html>")
+raw(
+    "chunk_extension",
+    OK + b"Transfer-Encoding: chunked\r\n\r\n4;x=" + b"y" * (1 << 20) + b"\r\nyyyy\r\n0\r\n\r\n",
+)
+raw("no_content_with_body", b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nyyyy")
+raw("close_after_headers", OK + b"Content-Length: 4\r\n\r\n")
+raw("redirect_nul", b"HTTP/1.1 302 Found\r\nLocation: /go\0od\r\nContent-Length: 0\r\n\r\n")
+raw(
+    "cookies_90",
+    OK + b"".join(b"Set-Cookie: a%d=b\r\n" % i for i in range(90)) + b"Content-Length: 4\r\n\r\nyyyy",
+)
 raw("close_in_headers", b"HTTP/1.1 200 OK\r\nContent-")
 raw("nul_in_header", OK + b"X: a\0b\r\nContent-Length: 4\r\n\r\nyyyy")
 raw("huge_header", OK + b"X: " + b"y" * (1 << 20) + b"\r\nContent-Length: 4\r\n\r\nyyyy")
@@ -255,6 +291,12 @@ status("throttled", "429 Too Many Requests", Retry_After="1")
 status("throttled_for_long", "503 Service Unavailable", Retry_After="99999999999")
 status("throttled_without_time", "429 Too Many Requests")
 status("gzip_bomb", "200 OK", gzip.compress(bytes(16 << 20)), Content_Encoding="gzip")
+for _name in ("deflate", "br", "zstd"):  # what the body holds does not matter: it is not unpacked
+    status(f"{_name}_bomb", "200 OK", bytes(1000), Content_Encoding=_name)
+status("gzip_members", "200 OK", gzip.compress(b"y") * 4000, Content_Encoding="gzip")
+status("gzip_cut", "200 OK", gzip.compress(bytes(range(256)) * 64)[:200], Content_Encoding="gzip")
+status("gzip_label", "200 OK", Content_Encoding="gzip")
+status("html_as_png", "200 OK", b"<!doctype html><p>no picture", Content_Type="image/png")
 status("identity", "200 OK", Content_Encoding="identity")
 status("encoded_twice", "200 OK", Content_Encoding="gzip, gzip")
 status("encoded_unknown", "200 OK", Content_Encoding="rot13")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import aiohttp
+from aiohttp import http_exceptions
 from yarl import URL
 
 from pipeline.http import dns, failures
@@ -19,6 +20,9 @@ from pipeline.options import FetchOptions
 
 KEEP_ALIVE_SECONDS: Final = 15.0
 """For how long an idle connection is kept."""
+
+MAX_INTERIM: Final = 16
+"""Interim answers (1xx) before the one that counts; RFC 9110, section 15.2, sets no limit."""
 
 _MAX_ADDRESSES: Final = 1 << 16
 
@@ -47,6 +51,7 @@ class Client:
             auto_decompress=False,  # a few kilobytes can unpack to gigabytes
             trust_env=False,  # behind a proxy the policy would see the proxy's address alone
             middlewares=(_no_hidden_retry,),
+            response_class=_Response,
         )
 
     async def close(self) -> None:
@@ -100,6 +105,23 @@ class Client:
         if len(self._addresses) >= _MAX_ADDRESSES:
             self._addresses.clear()
         self._addresses[origin] = address
+
+
+class _Response(aiohttp.ClientResponse):
+    """Give up on a server that sends interim answers without end: twenty hold up the loop for seconds."""
+
+    _interim = 0
+
+    @property
+    def _continue(self) -> None:
+        """Count: aiohttp looks here once for each interim answer, for who waits for 100 Continue."""
+        self._interim += 1
+        if self._interim > MAX_INTERIM:
+            raise http_exceptions.BadHttpMessage(f"more than {MAX_INTERIM} interim answers")
+
+    @_continue.setter
+    def _continue(self, _: object) -> None:
+        """Nobody waits: only GET is sent."""
 
 
 async def _no_hidden_retry(

@@ -90,11 +90,15 @@ class Threads:
 
 
 def source(options: FetchOptions, instead: Lookup | None = None) -> Source:
-    """Return who is asked for names, at least as many at a time as requests are in flight."""
-    width = max(64, options.max_inflight)
+    """Return who is asked for names."""
     if instead is None and options.dns_server:
-        return stub.Stub([split_address(text) for text in options.dns_server], width)
-    return Threads(width, instead or lookup)
+        return stub.Stub([split_address(text) for text in options.dns_server])
+    return Threads(width(options), instead or lookup)
+
+
+def width(options: FetchOptions) -> int:
+    """Return how many names are asked for at a time: at least as many as requests are in flight."""
+    return max(64, options.max_inflight)
 
 
 class Resolver(AbstractResolver):
@@ -109,11 +113,13 @@ class Resolver(AbstractResolver):
         self,
         source: Source,
         *,
+        at_once: int = 64,
         max_failures: float = 0.5,
         max_names: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
+        self._places = asyncio.Semaphore(at_once)
         self._max_failures = max_failures
         self._clock = clock
         self._found: _Cache[Answer] = _Cache(max_names, FOUND_SECONDS)
@@ -158,9 +164,6 @@ class Resolver(AbstractResolver):
         self._source.close()
 
     async def _ask(self, key: Key) -> Answer | str:
-        await self._healthy.wait()
-        if self._outage:
-            raise OutageError(self._outage)
         if key not in self._running:
             self._running[key] = asyncio.create_task(self._look_up(key))
         return await asyncio.shield(self._running[key])  # one who gives up leaves the answer to the others
@@ -169,8 +172,12 @@ class Resolver(AbstractResolver):
         unanswered = False
         answer: Answer | str
         try:
-            answer = (await self._source.ask(key[0], socket.AddressFamily(key[1])))[:MAX_ANSWERS]
-            answer = answer or "no addresses"
+            async with self._places:
+                await self._healthy.wait()
+                if self._outage:
+                    raise OutageError(self._outage)
+                answer = (await self._source.ask(key[0], socket.AddressFamily(key[1])))[:MAX_ANSWERS]
+                answer = answer or "no addresses"
         except OSError as error:
             unanswered = isinstance(error, UnansweredError)
             answer = error.strerror or str(error) or type(error).__name__

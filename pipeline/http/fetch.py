@@ -54,7 +54,9 @@ class Fetcher:
     async def __aenter__(self) -> "Fetcher":
         """Open the session."""
         self._resolver = dns.Resolver(
-            dns.source(self.options, self._lookup), max_failures=self.options.max_dns_failures
+            dns.source(self.options, self._lookup),
+            at_once=dns.width(self.options),
+            max_failures=self.options.max_dns_failures,
         )
         self._client = Client(self.options, self.policy, self._resolver)
         self._consent = Consent(self.options, self.policy, self._client)

@@ -41,17 +41,14 @@ class Reply(NamedTuple):
 
 
 class Stub:
-    """Ask `servers`, pairs of numeric address and port, `at_once` names at a time.
+    """Ask `servers`, pairs of numeric address and port.
 
     A name's IPv6 addresses are asked for only where it has none for IPv4 and this machine has a route.
     """
 
-    def __init__(
-        self, servers: Sequence[tuple[str, int]], at_once: int, tries: Sequence[float] = TRIES
-    ) -> None:
+    def __init__(self, servers: Sequence[tuple[str, int]], tries: Sequence[float] | None = None) -> None:
         self._servers = list(servers)
-        self._at_once = asyncio.Semaphore(at_once)
-        self._tries = tries
+        self._tries = tries or TRIES
         self._with_ipv6 = _has_ipv6_route()
 
     async def ask(self, host: str, family: socket.AddressFamily) -> Answer:
@@ -60,10 +57,9 @@ class Stub:
             families = [socket.AF_INET, *([socket.AF_INET6] if self._with_ipv6 else [])]
         else:
             families = [family]
-        async with self._at_once:
-            for each in families:
-                if found := await self._ask(host.lower().rstrip("."), each):
-                    return tuple((each, address) for address in found)
+        for each in families:
+            if found := await self._ask(host.lower().rstrip("."), each):
+                return tuple((each, address) for address in found)
         raise OSError("no addresses")
 
     def close(self) -> None:
@@ -80,7 +76,7 @@ class Stub:
                     if reply.truncated:
                         reply = await _over_tcp(server, message)
             except (OSError, ValueError, asyncio.IncompleteReadError) as error:
-                problem = f"{server[0]}: {error or type(error).__name__}"  # TimeoutError is an OSError
+                problem = f"{server[0]}: {str(error) or type(error).__name__}"  # TimeoutError is an OSError
                 continue
             if reply.code == _NO_SUCH_NAME:
                 raise OSError("no such name")
