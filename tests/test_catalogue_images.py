@@ -1,6 +1,6 @@
 """The catalogue of hostile and odd images, I1 to I24, made here byte by byte; each with its outcome.
 
-Every case goes through the decoding child with its limits of time and memory, and the next good image decodes.
+Every case goes through the decoding child with its limits of time and memory; the next good image decodes.
 """
 
 import io
@@ -66,14 +66,15 @@ def avif(width: int, height: int) -> bytes:
     return data.replace(old, b"ispe" + bytes(4) + struct.pack(">II", width, height))
 
 
+FRAME = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0"  # of one pixel
+
+
 def gif(width: int, height: int) -> bytes:
-    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame + b"\x3b"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + FRAME + b"\x3b"
 
 
 def gif_of_frames(count: int) -> bytes:
-    frame = GIF[GIF.index(b"\x2c") : -1]
-    return GIF[: GIF.index(b"\x2c")] + frame * count + b"\x3b"
+    return GIF[:-1] + FRAME * count + b"\x3b"
 
 
 def scans(count: int) -> bytes:
