@@ -95,6 +95,7 @@ def show(console: Console, out: Path, options: DemoConfig) -> None:
     table = Table(title="openwit demo", title_justify="left")
     table.add_column("what")
     table.add_column("where")
+    table.add_row("the dataset, on one page", str(out / "run" / "report" / "index.html"))
     table.add_row("shards for WebDataset", str(out / "run" / "shards"))
     table.add_row("why the others are not in them", str(out / "run" / "rejected"))
     table.add_row("counts, configuration, hashes", str(out / "run" / "manifest.json"))
