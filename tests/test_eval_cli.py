@@ -265,9 +265,9 @@ def test_foreign_features_give_the_probe_of_the_features_themselves(place, every
         table = pq.read_table(path, columns=["example_id", "label", "features", "readable"])
         table = table.filter(table["readable"]).drop_columns(["readable"])
         parts.append(table.append_column("split", pa.array([split] * len(table))))
-    own = tmp_path / "foreign.parquet"
+    own = tmp_path / "other.parquet"
     pq.write_table(pa.concat_tables(parts), own)
-    assert run("--features", f"other={own}", "--task", "linear-probe", "--task", "few-shot", "--draws", 2,
+    assert run("--features", own, "--task", "linear-probe", "--task", "few-shot", "--draws", 2,
                "--shots", 2, "--out", tmp_path / "out") == 0  # fmt: skip
     found = results(tmp_path / "out")
     probe = results(everything)["colours", "imported", "linear-probe"]
@@ -311,6 +311,67 @@ def test_retrieval_equals_a_plain_count(place, tmp_path):
         found = [(similar[:, text] > similar[owner[text], text]).sum() < k for text in range(len(texts))]
         assert row[f"image_retrieval_recall@{k}"] == pytest.approx(np.mean(found), abs=1e-6)
     assert (row["images"], row["captions"]) == (24, 48)
+
+
+def test_superclasses_are_scored_both_ways_and_against_reference_models(place, tmp_path):
+    united = {"red": "warm", "yellow": "warm", "blue": "cold"}
+    for number, colour in enumerate(("red", "yellow", "blue", "blue") * 5):
+        folder = tmp_path / "warmth" / united[colour]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(train_shards.jpeg(colour, seed=300 + number))
+    (tmp_path / "map.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in united.items()))
+    (tmp_path / "refs.csv").write_text("model,colours,warmth\na,0.3,0.2\nb,0.5,0.45\nc,0.8,0.6\nd,0.9,0.85\n")
+    (tmp_path / "t.txt").write_text("a {} thing\n{}\n")
+    assert run("--checkpoint", f"m={place / 'imported'}", "--task", "robustness", "--out", tmp_path / "out",
+               "--data", f"colours={place / 'test'}", "--data", f"warmth={tmp_path / 'warmth'}",
+               "--class-map", tmp_path / "map.tsv", "--baseline", tmp_path / "refs.csv",
+               "--templates", tmp_path / "t.txt") == 0  # fmt: skip
+    row = results(tmp_path / "out")["warmth", "m", "robustness"]
+    own, tokenizer = eval_models.model(0), eval_models.tokenizer()
+
+    def shares(folder: Path, names: list[str]) -> tuple[list[str], np.ndarray]:
+        from train.evaluation.texts import class_embeddings
+
+        files = [path for path in sorted(folder.rglob("*.jpg")) if path.name != "broken.jpg"]
+        pixels = np.stack([evaluation_image(path.read_bytes(), 32) for path in files])
+        with torch.no_grad():
+            images = own.encode_image(normalise(torch.from_numpy(pixels)))
+            weights = class_embeddings(own, tokenizer, names, ("a {} thing", "{}"), torch.device("cpu"))
+        return [path.parent.name for path in files], (images @ weights.T).numpy()
+
+    truth, scores = shares(tmp_path / "warmth", COLOURS)
+    guesses = [united.get(COLOURS[one], "") for one in scores.argmax(axis=1)]
+    expected = np.mean([a == b for a, b in zip(truth, guesses, strict=True)])
+    assert row["metrics"]["acc1_source_classes"] == pytest.approx(expected)
+    truth, scores = shares(tmp_path / "warmth", ["warm", "cold"])
+    expected = np.mean([a == ("warm", "cold")[b] for a, b in zip(truth, scores.argmax(axis=1), strict=True)])
+    assert row["metrics"]["acc1"] == pytest.approx(expected)
+    truth, scores = shares(place / "test", COLOURS)
+    # Without green, which is in no class of the shifted set; the broken picture is blue, and wrong.
+    kept = [COLOURS.index(colour) for colour in ("blue", "red", "yellow")]
+    best = scores[:, kept].argmax(axis=1)
+    right = [united[a] == united[COLOURS[kept[b]]] for a, b in zip(truth, best, strict=True) if a != "green"]
+    assert COLOURS[0] == "blue" and row["metrics"]["source_acc1"] == pytest.approx(sum(right) / 37)
+    from scipy import stats
+
+    logit = lambda p: np.log(np.array(p) / (1 - np.array(p)))  # noqa: E731
+    line = stats.linregress(logit([0.3, 0.5, 0.8, 0.9]), logit([0.2, 0.45, 0.6, 0.85]))
+    source = np.clip(row["metrics"]["source_acc1"], 1e-4, 1 - 1e-4)
+    predicted = 1 / (1 + np.exp(-(line.slope * logit(source) + line.intercept)))
+    assert row["metrics"]["effective_robustness"] == pytest.approx(row["metrics"]["acc1"] - predicted)
+
+
+def test_examples_of_several_classes_have_a_mean_average_precision(place, tmp_path):
+    table = pa.table({"image": [train_shards.jpeg(colour, seed=9) for colour in COLOURS],
+                      "label": ["blue|red", "green", "green|red", "yellow"]})  # fmt: skip
+    pq.write_table(table, tmp_path / "voc.parquet")
+    arguments = ("--checkpoint", place / "imported", "--task", "zeroshot", "--metric", "map11",
+                 "--data", f"voc={tmp_path / 'voc.parquet'}", "--out", tmp_path / "out")  # fmt: skip
+    assert run(*arguments) == 0
+    row = results(tmp_path / "out")["voc", "imported", "zeroshot"]
+    assert row["main_metric"] == "map11" and 0 < row["metrics"]["map11"] <= 1
+    low, high = row["intervals"]["map11"]
+    assert low <= row["metrics"]["map11"] <= high
 
 
 # ---- what users get wrong

@@ -53,7 +53,7 @@ def run(config: EvalConfig, watch: Watch) -> Evaluation:
         subject = Subject(models.load(source, config), config, watch)
         done.paths[source.name], done.gflops[source.name] = source.path, subject.encoder.gflops
         _run_subject(done, subject)
-    for name, path in named(config.features, "features"):
+    for name, path in config.encoders:
         if name in done.paths:
             raise ValueError(f"--features {name}: a checkpoint has that name; give another")
         done.paths[name] = path

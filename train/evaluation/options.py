@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Final, Literal, get_args
 
 import tyro
@@ -44,8 +45,8 @@ class EvalConfig:
     validation: Several = ()
     """NAME=PATH: images on which a probe's regularisation is chosen; by default a fifth of --train."""
     features: Several = ()
-    """ENCODER=FILE: Parquet with features, label, split (train, validation, test) and optionally dataset,
-    example_id: another encoder's features, for linear-probe and few-shot; no checkpoint needed."""
+    """FILE or ENCODER=FILE: Parquet with features, label, split (train, validation, test) and optionally
+    dataset, example_id: another encoder's features, for linear-probe and few-shot; no checkpoint needed."""
     check: bool = False
     """Match the inputs, print the plan and the effective configuration, and write nothing."""
 
@@ -69,8 +70,8 @@ class EvalConfig:
     draws: int = 5
     """Random draws of the few-shot examples; which were drawn is in few_shot_draws.json."""
     class_map: Several = ()
-    """NAME=FILE: for a shifted set whose classes are some of the source's, or unite them: on each line a
-    class of the source, a tab, and the set's class."""
+    """FILE for all shifted sets or NAME=FILE, where a set's classes are some of the source's, or unite them:
+    on each line a class of the source, a tab, and the set's class."""
     baseline: str = ""
     """CSV with model, SOURCE and shifted sets as columns, accuracies from 0 to 1: the reference models from
     which effective robustness is measured."""
@@ -154,14 +155,14 @@ class EvalConfig:
 
     def _check_names(self) -> None:
         known = [one.name for one in self.sets]
-        for option in ("train", "validation", "class_map"):
+        for option in ("train", "validation"):
             names = [name for name, _ in named(getattr(self, option), option.replace("_", "-"))]
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"--{option.replace('_', '-')} {twice[0]} is given twice")
             for name in names:
                 _known(name, known, option)
-        for option in ("classes", "templates", "metric", "subset"):
+        for option in ("classes", "templates", "metric", "subset", "class_map"):
             for value in getattr(self, option):
                 name, equals, _ = value.partition("=")
                 if equals:
@@ -173,12 +174,20 @@ class EvalConfig:
             if metric not in get_args(Metric):
                 raise ValueError(f"--metric {metric}: choose one of {', '.join(get_args(Metric))}")
         named(self.compare, "compare")
-        named(self.features, "features")
+        twice = [name for name, count in Counter(name for name, _ in self.encoders).items() if count > 1]
+        if twice:
+            raise ValueError(f"two --features are called {twice[0]}: name them, ENCODER=FILE")
 
     @property
     def sets(self) -> list[EvalSet]:
         """Return the evaluation sets in the order given."""
         return evalsets.parse_all(self.data)
+
+    @property
+    def encoders(self) -> list[tuple[str, str]]:
+        """Return name and file of each of --features; without a name the file's."""
+        pairs = [value.rpartition("=") for value in self.features]
+        return [(name or PurePosixPath(path).stem, path) for name, _, path in pairs]
 
     def split(self, option: FitSplit, name: str) -> str:
         """Return the path of a set's training or validation images, "" if none was given."""
