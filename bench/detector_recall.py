@@ -27,10 +27,10 @@ from dedup import search, training, views
 from dedup.descriptors import describe
 from dedup.detector import augment, weights
 from dedup.detector.train import proxy_accuracy
-from dedup.detector.views import VIEWS
 from dedup.distortions import DISTORTIONS
 from dedup.pictures import decode_jpeg
 from dedup.verify import features, verify
+from dedup.views import VIEWS
 
 NEAR = 0.6  # similarity of hashes from which a source counts as trained on
 RATES = (1e-4, 1e-6, 1e-7)

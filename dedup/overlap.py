@@ -21,6 +21,7 @@ from dedup.options import OverlapConfig, named
 from dedup.search import Whitening
 from dedup.text import PARAMETERS
 from dedup.training import TrainingSet
+from dedup.views import VIEWS
 from pipeline import records, storage
 from pipeline.stages.files import read_marker, write_json
 from pipeline.stages.graph import Runner, run_tasks
@@ -171,7 +172,6 @@ def _index(job: Job, whitening: str) -> str:
 def _learned(job: Job, index_folder: str) -> str:
     """Describe the index by the learned detector and set its thresholds; return the folder."""
     from dedup.detector import candidates, weights  # imports torch
-    from dedup.detector.views import VIEWS
 
     config = job.config
     detector = weights.read(config.detector)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from dedup.descriptors import Detector
 from dedup.detector import augment, thresholds, weights
 from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs, WeightNormConv2d
-from dedup.detector.normalise import NEAREST, Normaliser
+from dedup.detector.normalise import NEAREST, WEIGHT, Normaliser
 from dedup.detector.train import forward_flops, proxy_accuracy
-from dedup.detector.views import VIEWS
 from dedup.views import squeeze
 from tests.scenes import scene
 
@@ -184,11 +183,11 @@ def test_centring_takes_off_what_all_vectors_share():
     assert np.allclose(np.linalg.norm(centred, axis=1), 1, atol=1e-5)
 
 
-def test_a_bias_is_half_the_mean_of_the_nearest_background_images():
+def test_a_bias_is_a_share_of_the_mean_of_the_nearest_background_images():
     rng = np.random.default_rng(1)
     normaliser = Normaliser.fit(_unit(rng.normal(size=(200, 8))))
     queries = normaliser.centred(_unit(rng.normal(size=(7, 8))))
-    expected = np.sort(queries @ normaliser.background.T, axis=1)[:, -NEAREST:].mean(1) / 2
+    expected = np.sort(queries @ normaliser.background.T, axis=1)[:, -NEAREST:].mean(1) * WEIGHT
     assert np.allclose(normaliser.biases(queries), expected, atol=1e-6)
     with pytest.raises(ValueError, match="too few"):
         Normaliser.fit(normaliser.background[:NEAREST])
@@ -267,7 +266,3 @@ def test_weights_of_another_program_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(save({"a": torch.zeros(2)}))
     with pytest.raises(ValueError, match="format is None"):
         weights.read(str(tmp_path / "x.safetensors"))
-
-
-def test_the_first_view_is_the_whole_image():
-    assert VIEWS[0].name == "whole" and len({view.name for view in VIEWS}) == len(VIEWS)

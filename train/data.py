@@ -119,6 +119,9 @@ B = TypeVar("B", bound="OnDevice")
 class Samples(Dataset[P], Generic[P, B]):
     """Make the pieces of a run's batches; item `step * pieces + i` is piece i of this rank's part."""
 
+    start_method: str | None = None
+    """How workers are started; None is the platform's way."""
+
     def __init__(self, plan: Plan, shape: Shape, cache: Cache) -> None:
         self.plan, self.shape, self.cache = plan, shape, cache
         self._open: OrderedDict[str, OpenShard | None] = OrderedDict()
@@ -268,6 +271,7 @@ def load(
         num_workers=workers,
         collate_fn=_as_is,  # without a batch size it gets single items
         worker_init_fn=_start_worker,
+        multiprocessing_context=pieces.start_method if workers else None,
         prefetch_factor=ahead if workers else None,
         pin_memory=device.type == "cuda",
     )

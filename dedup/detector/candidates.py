@@ -1,6 +1,6 @@
 """Bring the learned detector into the overlap analysis: describe the index, set thresholds, find candidates.
 
-Beside the index of hashes lie the detector's descriptors of some views of every example, and one threshold
+Beside the index of hashes lie the detector's descriptors of all views of every example, and one threshold
 for each set. What the detector finds above it is verified like what the hashes find, without the first gate:
 that compares aligned thumbnails, which the deep crops that only the detector finds are not.
 """
@@ -20,11 +20,11 @@ from dedup import training, views
 from dedup.descriptors import describe
 from dedup.detector import search, thresholds, weights
 from dedup.detector.search import Described, Hits
-from dedup.detector.views import VIEWS
 from dedup.detector.weights import LearnedDetector
 from dedup.index import Index
 from dedup.pictures import Pictures, Pixels
 from dedup.verify import features, verify
+from dedup.views import VIEWS
 from pipeline import storage
 
 CHUNK: Final = 1_000  # examples that one task describes
@@ -32,7 +32,6 @@ _VECTORS, _BIASES, _THRESHOLDS = "vectors.npy", "biases.npy", "thresholds.json"
 _SAMPLE: Final = 2_500  # images of a shard that thresholds are set by
 _HIGHEST: Final = 400  # similarities of a set that a sampled shard reports; as many pairs are verified
 _BATCH: Final = 256
-_PLACES: Final = np.array([views.VIEWS.index(view) for view in VIEWS])
 
 
 def _loaded(path: str) -> LearnedDetector:
@@ -62,7 +61,7 @@ def plan(compared: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleWorker:
-    """Describe some views of a part of the index."""
+    """Describe the views of a part of the index."""
 
     folder: str
     index: str
@@ -125,7 +124,7 @@ class LearnedSearch:
         queries = described(self.detector, shown(pictures, self.detector.side))
         hits = search.within(queries, self.examples, len(VIEWS), self.thresholds)
         scaled = thresholds.on_scale(hits.similarity, self.thresholds[hits.example], self.floor)
-        return hits._replace(similarity=np.minimum(scaled, 1), view=_PLACES[hits.view])
+        return hits._replace(similarity=np.minimum(scaled, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,10 @@ from dedup.descriptors import SIDE, quality
 from dedup.detector import weights
 from dedup.detector.options import DetectorEmbedConfig
 from dedup.detector.search import Described, NearestSearch
-from dedup.detector.views import VIEWS
 from dedup.detector.weights import LearnedDetector
 from dedup.pictures import Pictures, Pixels
 from dedup.training import TrainingSet
+from dedup.views import VIEWS
 from pipeline import records, storage
 
 log = logging.getLogger("dedup.detector")
@@ -176,6 +176,8 @@ def describe(tasks: list[Task], detector: LearnedDetector, config: DetectorEmbed
     loader = DataLoader(
         _Decoded(tasks, detector.side), batch_size=None, num_workers=workers, collate_fn=_as_is,
         prefetch_factor=4 if workers else None,
+        # OpenCV's and torch's threads do not survive a fork, and this process may have used them.
+        multiprocessing_context="forkserver" if workers else None,
     )  # fmt: skip
     tables: dict[int, list[pa.Table]] = {}
     for piece in loader:

@@ -15,6 +15,9 @@ F32 = npt.NDArray[np.float32]
 
 NEAREST: Final = 10
 """Background images whose mean similarity is an image's bias."""
+WEIGHT: Final = 0.25
+"""Share of it that is taken off on each side of a pair. On photographs of clothing, 300 of them in 49 views,
+0 finds 70% of mixed copies at one false pair in a million, 0.125 88%, 0.25 91% and 0.5 70%."""
 _BLOCK: Final = 1 << 22  # similarities at a time: 16 MiB
 
 
@@ -40,13 +43,13 @@ class Normaliser:
         return _unit(vectors - self.mean)
 
     def biases(self, centred: F32) -> F32:
-        """Return half the mean cosine of each descriptor with its nearest background images: [n]."""
+        """Return what is taken off the similarities of each descriptor, [n, d] to [n]."""
         found = np.empty(len(centred), np.float32)
         step = max(1, _BLOCK // len(self.background))
         for start in range(0, len(centred), step):
             cosines = centred[start : start + step] @ self.background.T
             nearest = np.partition(cosines, -NEAREST, axis=1)[:, -NEAREST:]
-            found[start : start + step] = nearest.mean(axis=1) / 2
+            found[start : start + step] = WEIGHT * nearest.mean(axis=1)
         return found
 
 

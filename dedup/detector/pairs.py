@@ -45,6 +45,8 @@ class PairBatch:
 class Pairs(Samples[PairPiece, PairBatch]):
     """Make pieces of pairs of views."""
 
+    start_method = "forkserver"  # OpenCV's threads do not survive a fork, and this process has used them
+
     def __init__(self, plan: Plan, shape: Shape, cache: Cache, side: int) -> None:
         super().__init__(plan, shape, cache)
         self.side = side

@@ -56,8 +56,8 @@ class NearestSearch:
         self._seen = 0
 
     def _moved(self, described: Described) -> tuple[Tensor, Tensor]:
-        vectors = torch.from_numpy(np.ascontiguousarray(described.vectors)).to(self.device)
-        biases = torch.from_numpy(np.asarray(described.biases, np.float32)).to(self.device)
+        vectors = torch.from_numpy(np.array(described.vectors)).to(self.device)
+        biases = torch.from_numpy(np.array(described.biases, np.float32)).to(self.device)
         return vectors.half() if self._half else vectors.float(), biases
 
     @torch.inference_mode()
@@ -126,7 +126,7 @@ def within(queries: Described, examples: Described, views: int, floors: F32) -> 
         part = slice(start * views, (start + step) * views)
         theirs = np.asarray(examples.vectors[part], np.float32)
         products = mine @ theirs.T - queries.biases[:, None] - examples.biases[part]
-        products = products.reshape(len(mine), -1, views)
+        products = products.reshape(len(mine), len(theirs) // views, views)
         best = products.max(axis=2)
         query, example = np.nonzero(best >= floors[start : start + step])
         view = products[query, example].argmax(axis=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dedup import evalsets
-from dedup.detector import augment, weights
+from dedup.detector import augment, curve, weights
 from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs
 from dedup.detector.normalise import Normaliser
 from dedup.detector.options import SAMPLES, DetectorTrainConfig
@@ -246,6 +246,9 @@ def _fit(prepared: Prepared, world: World) -> Result:
     finally:
         stop.close()
         report.close()
+    if first:
+        lines = storage.read_bytes(storage.join(config.out, "metrics.jsonl")).decode().splitlines()
+        storage.write_bytes(storage.join(config.out, "training.svg"), curve.svg(lines).encode())
     complete = trainer.step == prepared.steps or stop.timed_out
     path = storage.join(config.out, DETECTOR)
     if first and complete:  # whoever sends SIGTERM does not wait for it; --resume goes on to it
