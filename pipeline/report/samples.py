@@ -25,7 +25,7 @@ ASPECTS_PER_OCTAVE: Final = 8
 ASPECT_OCTAVES: Final = 4
 """Width over height is counted from 1:16 to 16:1."""
 _ROWS: Final = 6  # to look at by each measure
-_TEXTS: Final = 1 << 18  # different captions whose repetitions are counted
+_TEXTS: Final = 1 << 16  # different captions whose repetitions are counted
 
 _Values = Callable[[pa.Table], np.ndarray]
 
