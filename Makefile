@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := crawl,overlap,train,s3,test
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test fuzz lint bench clean help
 
 help:
 	@echo "make demo   build a dataset from a small web served on loopback (needs no network but the package index)"
 	@echo "make test   run every test"
+	@echo "make fuzz   the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  the benchmarks of docs/benchmarks.md (long)"
 
@@ -18,6 +19,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+fuzz: $(READY)
+	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
