@@ -71,7 +71,7 @@ def write_run(folder: Path, count: int) -> None:
         write_shard(tar, (Sample(key, picture.getvalue(), "text", b"{}") for key in keys))
         shards.append({"name": tar.name, "samples": rows, "bytes": 0, "sha256": "", "parquet_sha256": ""})
         write_logs(folder, number, site)
-    units = [{"fetched": str(path).replace(".log.jsonl", ".parquet"), "round": 0}
+    units = [{"fetched": str(path).replace(".jsonl", ".parquet"), "round": 0}
              for path in sorted((folder / "work/fetch/round-0").glob("*"))]  # fmt: skip
     (folder / "work/fetch/done.stage").write_text(json.dumps({"units": units}))
     ones = np.ones(QUERIES, np.int64)
@@ -99,7 +99,7 @@ def write_logs(folder: Path, shard: int, site: Any) -> None:
         log = UnitLog()
         for index, one in enumerate(site[unit : unit + UNIT].tolist()):
             log.add(f"site{one}.example", answer, "", 1000, 1.7e9 + 60 * shard + index / 20)
-        path = folder / f"work/fetch/round-0/{shard:05d}-{unit:04d}.log.jsonl"
+        path = folder / f"work/fetch/round-0/{shard:05d}-{unit:04d}.jsonl"
         path.write_bytes(log.lines(UNIT))
 
 

@@ -96,7 +96,7 @@ def _log(layout: Layout, sites: Sequence[str], count: int) -> None:
         site = sites[number % len(sites)]
         log.add(site, answer, "", 9, MOMENT.timestamp() + number)
         log.add(site, answer._replace(status=0, elapsed=0.0), "robots_disallow", 0, MOMENT.timestamp())
-    path = layout.stage("fetch", "round-0", "00000-0000.log.jsonl")
+    path = layout.stage("fetch", "round-0", "00000-0000.jsonl")
     storage.write_bytes(path, log.lines(requests=count))
     done = {"units": [{"fetched": "/elsewhere/00000-0000.parquet", "round": 0}]}
     storage.write_bytes(layout.stage("fetch", "done.stage"), json.dumps(done).encode())

@@ -104,7 +104,7 @@ def _logs(layout: Layout) -> Iterator[str]:
     """Yield the logs of the units that count, wherever the run lies by now."""
     for unit in (done(layout, "fetch") or {"units": []})["units"]:
         name = posixpath.basename(unit["fetched"]).removesuffix(".parquet")
-        path = layout.stage("fetch", f"round-{unit['round']}", f"{name}.log.jsonl")
+        path = layout.stage("fetch", f"round-{unit['round']}", f"{name}.jsonl")
         if storage.exists(path):
             yield path
 
