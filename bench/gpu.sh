@@ -41,3 +41,4 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | 
     "${captions[@]}" --out "$out/step.json"
 "$PYTHON" -m bench.train_step --models ViT-B-32 --batches 32768 --accumulate 8 --steps 3 --only ours \
     "${captions[@]}" --out "$out/batch-32768.json"
+"$PYTHON" -m bench.detector_gpu --out "$out/detector.json"
