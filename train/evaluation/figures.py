@@ -56,7 +56,7 @@ class Chart:
     width: int = 460
     height: int = 340
     left: int = 72
-    right: int = 18
+    right: int = 30
     top: int = 14
     bottom: int = 46
     x_ticks: list[Tick] = field(default_factory=list)
@@ -128,7 +128,7 @@ def bars(title: str, x_label: str, rows: Sequence[Row], text: Callable[[float], 
     """Return horizontal bars, the largest first, with their intervals."""
     rows = sorted(rows, key=lambda row: -row.value)
     ends = [0.0, *_known([value for row in rows for value in (row.value, row.low, row.high)])]
-    step = round_step(max(ends) - min(ends), 4)
+    step = round_step(max(max(ends) - min(ends), 0.02), 4)
     span = (math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step or step)
     chart = Chart(
         title=title, x_label=x_label, note=note, height=52 + 26 * len(rows) + 14, left=150, right=62, top=8
