@@ -5,7 +5,8 @@
 Each source photograph is altered in every way of `dedup.distortions`; the copies are queries, the sources the
 references. False positives are counted over all pairs of a source and an unrelated image; a rate below one
 pair is given as the threshold that no pair reaches. "views" is the search of `openwit overlap` as it runs,
-"verified" its candidates at the floor that verification keeps. Needs pdqhash and imagehash for the peers.
+"verified" its candidates at the floor that verification keeps. "reversed": the copy is the evaluation image,
+and the source the training image. Needs pdqhash and imagehash for the peers.
 """
 
 import argparse
@@ -195,6 +196,13 @@ def main() -> None:
             {name: ours.own(one) for name, one in queries.items()},
         )
         results += rows(label, against, pairs, found)
+
+    limit, reverse = threshold(against, pairs, 1e-6), {}
+    described_sources = described(np.stack([views.thumbnail(rgb) for rgb in sources[: args.verify]]))
+    for name, images in copies.items():
+        cut = [views.inner(rgb) for rgb in images[: args.verify]]
+        reverse[name] = (Ours(cut, unrelated, views.VIEWS, 0.2).own(described_sources) > limit).mean()
+    results.append((f"reversed, of {args.verify}, 1e-06", limit, reverse))
 
     floor = Ours(sources[: args.verify], unrelated, views.VIEWS, search.FLOOR)
     floor.references = References(

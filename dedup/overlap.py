@@ -26,7 +26,7 @@ from pipeline import records, storage
 from pipeline.stages.files import read_marker, write_json
 from pipeline.stages.graph import Runner, run_tasks
 
-VERSION: Final = 5  # of descriptors, views and verification; raised when they change
+VERSION: Final = 6  # of descriptors, views and verification; raised when they change
 _SAMPLED_SHARDS: Final = 8
 _OWN_FILES: Final = ("report.json", "work")
 

@@ -65,7 +65,8 @@ VIEWS: Final[tuple[View, ...]] = (
     *(_crop(1, 0.6, 0.5, y) for y in (0, 1 / 2, 1)),
     # An evaluation image that is itself a crop of a training image.
     *(
-        View(f"crop of 80% x 80% at {x:.0%}, {y:.0%}", outside=0.2, x=x, y=y)
+        View(f"crop of {1 - outside:.0%} x {1 - outside:.0%} at {x:.0%}, {y:.0%}", outside=outside, x=x, y=y)
+        for outside in (0.13, 0.2)
         for y in (0, 1 / 2, 1)
         for x in (0, 1 / 2, 1)
     ),
