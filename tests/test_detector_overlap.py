@@ -1,0 +1,100 @@
+"""`openwit overlap --detector`: the learned detector beside the hashes, on planted copies."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dedup import distortions
+from dedup.cli import main
+from dedup.detector import augment, weights
+from dedup.detector.model import Architecture, Network, OnPairs
+from dedup.detector.normalise import Normaliser
+from dedup.views import squeeze
+from tests.scenes import sample, scene, write_folder, write_run
+from train.loss import contrastive_loss
+
+SMALL = Architecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
+NAMES = {f"a/{n}.jpg": n for n in range(8)}
+
+
+def detector(path: Path, steps: int) -> None:
+    """Write a detector that took so many steps on drawings of the same kind."""
+    torch.set_num_threads(1)
+    background = np.stack([squeeze(scene(n), 64) for n in range(2000, 2100)])
+    network = Network(SMALL).initialise(0, torch.from_numpy(background[:32]))
+    pictures = [scene(n, 96, 128) for n in range(1000, 1240)] if steps else []
+    on_pairs, optimizer = OnPairs(network), torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for step in range(steps):
+        rng = np.random.default_rng(step)
+        views = [augment.pair(pictures[n], 64, rng) for n in rng.permutation(len(pictures))[:32]]
+        first, second = (torch.from_numpy(np.stack(column)) for column in zip(*views, strict=True))
+        optimizer.zero_grad()
+        contrastive_loss(*on_pairs(first, second)).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5)
+        optimizer.step()
+    network.eval()
+    weights.write(str(path), network, Normaliser.fit(network.embed(background)), {"step": steps})
+
+
+def overlap(root: Path, steps: int, altered: distortions.Distortion) -> SimpleNamespace:
+    """Run the analysis on a set of which the first six examples have altered copies in the run."""
+    detector(root / "detector.safetensors", steps)
+    write_folder(root / "set", {name: scene(n) for name, n in NAMES.items()})
+    copies = [altered(scene(n), np.random.default_rng(n)) for n in range(6)]
+    pictures = [*copies, *(scene(n) for n in range(600, 634))]
+    write_run(
+        root / "run",
+        [
+            [
+                sample(f"{n:09d}", np.ascontiguousarray(rgb), f"https://a.test/{n}.jpg", "")
+                for n, rgb in enumerate(pictures)
+            ]
+        ],
+    )
+    code = main(
+        ["--run", str(root / "run"), "--eval", f"set={root}/set", "--out", str(root / "out"),
+         "--planted", "1", "--workers", "1", "--detector", str(root / "detector.safetensors"),
+         "--detector-precision", "0.05"]
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads((root / "out/report.json").read_text())
+    rows = pq.read_table(root / "out/matches.parquet").to_pylist()
+    return SimpleNamespace(entry=report["datasets"][0], rows=rows, page=(root / "out/index.html").read_text())
+
+
+def test_what_both_find_is_reported_side_by_side(tmp_path):
+    """A network that was not trained knows plain copies, as hashes do."""
+    found = overlap(tmp_path, 0, distortions.jpeg)
+    detectors = found.entry["detectors"]
+    assert found.entry["overlap"] == 6 and detectors["hashes"]["overlap"] == 6
+    verified = [row for row in found.rows if row["verified"]]
+    assert {(row["example_id"], row["url"]) for row in verified} == {
+        (f"a/{n}.jpg", f"https://a.test/{n}.jpg") for n in range(6)
+    }
+    both = [row for row in verified if row["learned"] is not None]
+    assert len(both) >= 4 and detectors["learned"]["overlap"] == len(both)
+    for row in both:
+        assert row["similarity"] == pytest.approx(max(row["hashes"], row["learned"]))
+        assert 0.35 <= row["learned"] <= 1
+    assert all(row["learned"] is not None or row["hashes"] is not None for row in found.rows)
+    assert detectors["hashes"]["alone"] == 6 - len(both) and detectors["learned"]["alone"] == 0
+    assert -1 < detectors["learned"]["own_threshold"] < 1
+    assert detectors["hashes"]["recall"]["jpeg"] == 1.0
+    assert "Hashes and the learned detector" in found.page
+
+
+@pytest.mark.slow
+def test_the_detector_finds_what_hashes_miss(tmp_path):
+    """A third of the area, anywhere: no view of the hash lies there."""
+    found = overlap(tmp_path, 400, distortions.crop(0.3, 0.36))
+    detectors = found.entry["detectors"]
+    assert detectors["hashes"]["overlap"] == 0
+    assert detectors["learned"]["overlap"] >= 2 and detectors["learned"]["alone"] == found.entry["overlap"]
+    verified = {(row["example_id"], row["url"]) for row in found.rows if row["verified"]}
+    assert verified <= {(f"a/{n}.jpg", f"https://a.test/{n}.jpg") for n in range(6)}, "and nothing else"
+    assert all(row["hashes"] is None and row["learned"] >= 0.35 for row in found.rows if row["verified"])
