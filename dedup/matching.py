@@ -460,8 +460,13 @@ def _rows(
             index.names[index.dataset[one.example]], index.example_ids[one.example].as_py(), sample.uid,
             _printable(sample.url), round(one.similarity, 4), verdict.verified, verdict.reason,
             verdict.inliers, round(verdict.correlation, 3), views.VIEWS[one.view].name, one.mirrored,
-            _printable(caption), shard, sample.key, one.hashes, one.learned, preview(picture.rgb),
+            _printable(caption), shard, sample.key, _digits(one.hashes), _digits(one.learned),
+            preview(picture.rgb),
         )  # fmt: skip
+
+
+def _digits(similarity: float | None) -> float | None:
+    return None if similarity is None else round(similarity, 4)
 
 
 def _printable(text: str) -> str:

@@ -91,7 +91,7 @@ def test_what_both_find_is_reported_side_by_side(tmp_path):
 @pytest.mark.slow
 def test_the_detector_finds_what_hashes_miss(tmp_path):
     """A third of the area, anywhere: no view of the hash lies there."""
-    found = overlap(tmp_path, 400, distortions.crop(0.3, 0.36))
+    found = overlap(tmp_path, 300, distortions.crop(0.3, 0.36))
     detectors = found.entry["detectors"]
     assert detectors["hashes"]["overlap"] == 0
     assert detectors["learned"]["overlap"] >= 2 and detectors["learned"]["alone"] == found.entry["overlap"]

@@ -59,6 +59,16 @@ def plan(compared: int) -> list[dict[str, Any]]:
     ]
 
 
+@dataclass(frozen=True)
+class State:
+    """What a worker process keeps."""
+
+    index: Index
+    detector: LearnedDetector
+    examples: Described | None
+    pictures: Pictures
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExampleWorker:
     """Describe the views of a part of the index."""
@@ -67,13 +77,13 @@ class ExampleWorker:
     index: str
     detector: str
 
-    def open(self) -> tuple[Index, LearnedDetector]:
+    def open(self) -> State:
         """Map the index and load the network, once a process."""
-        return Index(self.index), _loaded(self.detector)
+        return State(Index(self.index), _loaded(self.detector), None, Pictures())
 
-    def run(self, state: tuple[Index, LearnedDetector], task: dict[str, Any]) -> dict[str, object]:
+    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
         """Write NAME.npy, float16 [n * views, d + 1]: vectors, and the bias last."""
-        index, detector = state
+        index, detector = state.index, state.detector
         parts = []
         for start in range(task["start"], task["stop"], 64):
             pictures = [index.pixels(row) for row in range(start, min(start + 64, task["stop"]))]
@@ -137,19 +147,18 @@ class SampleWorker:
     is_run: bool
     min_quality: int
 
-    def open(self) -> tuple[Index, LearnedDetector, Described, Pictures]:
+    def open(self) -> State:
         """Map what is compared, once a process."""
         examples = Described(_mapped(self.folder, _VECTORS), _mapped(self.folder, _BIASES))
-        return Index(self.index), _loaded(self.detector), examples, Pictures()
+        return State(Index(self.index), _loaded(self.detector), examples, Pictures())
 
-    def run(
-        self, state: tuple[Index, LearnedDetector, Described, Pictures], task: dict[str, Any]
-    ) -> dict[str, object]:
+    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
         """Return the images that were compared, and by set the highest similarities of unrelated pairs."""
-        index, detector, examples, pictures = state
+        index, detector, examples = state.index, state.detector, state.examples
+        assert examples is not None
         highest: dict[str, list[float]] = {name: [] for name in index.names}
         images, sizes = 0, list[int]()
-        for batch in self._pictures(pictures, task["shard"], sizes):
+        for batch in self._pictures(state.pictures, task["shard"], sizes):
             images += len(batch)
             queries = described(detector, shown(batch, detector.side))
             for number, name in enumerate(index.names):
