@@ -79,9 +79,11 @@ class Problem:
             parameters.copy_(torch.from_numpy(start))
             parameters[:, :axes] /= scale
         parameters.requires_grad_()
+        # Where classes can be separated, losses vanish and only the penalty, 1 / C n, is left to follow.
+        tolerance = min(1e-6, 1e-2 / (c * n))
         optimizer = torch.optim.LBFGS(
-            [parameters], max_iter=MAX_ITERATIONS, tolerance_grad=1e-6, tolerance_change=1e-10,
-            history_size=20, line_search_fn="strong_wolfe",
+            [parameters], max_iter=MAX_ITERATIONS, tolerance_grad=tolerance,
+            tolerance_change=1e-4 * tolerance, history_size=20, line_search_fn="strong_wolfe",
         )  # fmt: skip
 
         def closure() -> Tensor:
