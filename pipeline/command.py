@@ -1,6 +1,7 @@
 """What every command does around its work: a terminal of its own, signals, exit codes, how to go on."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import signal
@@ -18,6 +19,7 @@ from pipeline import children, config, storage
 
 _LINE: Final = 10_000
 """Columns off a terminal, so that no table of a log is folded."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATIENCE: Final = 15.0
 """Seconds after a signal in which a command ends by itself; then it is ended."""
 
@@ -100,12 +102,14 @@ def _failed(console: Console, work: str, error: Exception) -> int:
     """Say in one line what happened, leave the traceback in the log, and return 1."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     console.print(f"[red]failed[/] {lines[-1]}", highlight=False, soft_wrap=True)
+    if any(f"[Errno {number}]" in str(error) for number in _FULL):
+        console.print("The disk is full, or a quota is used up: make room where the command writes.")
     path = worker_log(work) if storage.exists(work) else ""
-    if path:
+    try:
         with open(path, "a") as file:  # noqa: PTH123
             traceback.print_exception(error, file=file)
         console.print(f"Details are in {path}.", soft_wrap=True)
-    else:
+    except OSError:  # no such folder, or no room there either
         traceback.print_exception(error)
     console.print("When the cause is removed, the same command continues where it stopped.")
     return 1

@@ -1,12 +1,14 @@
 """A run that dies is continued by the same command: same bytes, nothing finished is fetched again."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,46 @@ def test_a_failing_disk_is_reported_and_continued(
     (out / "shards/00000.tar").rmdir()
     assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 0
     assert contents(out) == expected
+
+
+@pytest.fixture(params=["tmpfs", "quota"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Give a folder with little room, and a function that makes more."""
+    if request.param == "quota":  # a file may not grow beyond 60 kB
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+        try:
+            yield tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(
+    web: Server, undisturbed: Path, small_disk: tuple[Path, Callable[[], None]], capfd
+) -> None:
+    folder, make_room = small_disk
+    argv = arguments(web.web, folder / "run", *OPTIONS, "--keep-staging")
+    assert main(argv) == 1
+    said = capfd.readouterr().err
+    assert "The disk is full" in said and "the same command continues" in said
+    assert not (folder / "run" / "manifest.json").exists()
+    for marker in (folder / "run" / "work").rglob("*.json"):  # what counts is whole
+        assert json.loads(marker.read_text())
+    make_room()
+    assert main(argv) == 0
+    found, expected = contents(folder / "run"), contents(undisturbed)
+    for part in expected:
+        assert found[part] == expected[part], part
+    assert not list((folder / "run").rglob(".*.tmp*"))
 
 
 def test_a_changed_fetch_option_forgets_the_later_rounds(
