@@ -396,8 +396,8 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 def altered(image: Image.Image, alteration: str) -> list[Image.Image]:
     """Return the views of `image` among which the altered copy must nearly be."""
     if alteration == "crop":
-        width, height = image.width * 4 // 5, image.height * 4 // 5
-        corners = [(i * image.width // 40, j * image.height // 40) for i in range(9) for j in range(9)]
+        width, height = image.width * 7 // 8, image.height * 7 // 8
+        corners = [(i * image.width // 64, j * image.height // 64) for i in range(9) for j in range(9)]
         return [image.crop((x, y, x + width, y + height)) for x, y in corners]
     if alteration == "rotate":
         turned = [image.rotate(sign * angle) for sign in (-1, 1) for angle in (4, 5.5, 7)]
@@ -424,6 +424,12 @@ def test_planted_copies_resemble_their_originals_and_the_rest_are_new(web: Web) 
         likeness = max(float(np.corrcoef(small, thumbnail(view))[0, 1]) for view in views)
         assert likeness > 0.9, example
     assert len({example["copy_of"] for example in planted}) == len(planted)
+
+    alike = [example for example in truth if example["like"]]
+    assert {example["dataset"] for example in alike} == {"clean"}
+    assert {example["likeness"] for example in alike} == {"same_scene", "same_logo"}
+    for example in alike:
+        assert on_pages[example["like"]].label == example["label"] and example["copy_of"] is None
 
 
 def test_a_folder_in_use_and_a_web_too_small_are_refused(web: Web, tmp_path: Path) -> None:

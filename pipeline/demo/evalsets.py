@@ -1,19 +1,25 @@
-"""Draw evaluation sets for the demonstration: a clean one, and one with altered copies of web pictures."""
+"""Draw evaluation sets for the demonstration: a clean one, and one with altered copies of web pictures.
+
+The clean one holds what must not be taken for copies: other takes of a picture of the web, and pictures that
+bear a piece of one as their logo.
+"""
 
 import io
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from PIL import Image, ImageOps
 
-from pipeline.demo.draw import CLASSES, draw, encode, random_spec
+from pipeline.demo.draw import CLASSES, PictureSpec, draw, encode, random_spec
 
 PER_CLASS: Final = {"clean": 24, "contaminated": 16}
 PLANTED_PER_CLASS: Final = 4
 _DIMENSIONS: Final = ((240, 180), (200, 200), (180, 240))
+_LOGO: Final = 56  # pixels
 
 
 class Source(NamedTuple):
@@ -23,6 +29,7 @@ class Source(NamedTuple):
     label: str
     file: Path
     sha256: str
+    spec: PictureSpec
 
 
 class Example(NamedTuple):
@@ -37,11 +44,15 @@ class Example(NamedTuple):
     sha256: str | None
     """The digest of that picture's bytes."""
     alteration: str | None
+    like: str | None = None
+    """The URL of the picture that this resembles without being a copy."""
+    likeness: str | None = None
+    """same_scene or same_logo."""
 
 
 def _crop(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Keep four fifths of each side, from anywhere."""
-    width, height = image.width * 4 // 5, image.height * 4 // 5
+    """Keep three quarters of the area, from anywhere."""
+    width, height = image.width * 7 // 8, image.height * 7 // 8
     left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
     return image.crop((left, top, left + width, top + height))
 
@@ -70,10 +81,37 @@ ALTERATIONS: Final[dict[str, Callable[[Image.Image, random.Random], Image.Image]
 }
 
 
+def _same_scene(source: Source, rng: random.Random) -> Image.Image:
+    """Draw the subject in its scene once more: a step aside, under other light."""
+    spec = source.spec
+    x, y = spec.x + rng.uniform(-0.04, 0.04), spec.y + rng.uniform(-0.03, 0.03)
+    angle = spec.angle + rng.uniform(-5, 5)
+    return draw(replace(spec, x=x, y=y, angle=angle, seed=rng.getrandbits(32)))
+
+
+def _same_logo(source: Source, rng: random.Random) -> Image.Image:
+    """Draw another picture, and put a piece of the source into its corner."""
+    image = draw(random_spec(rng, source.label, rng.choice(_DIMENSIONS)))
+    with Image.open(source.file) as original:
+        whole = original.convert("RGB")
+    side = min(whole.size) // 2
+    left, top = (whole.width - side) // 2, (whole.height - side) // 2
+    logo = whole.crop((left, top, left + side, top + side)).resize((_LOGO, _LOGO), Image.Resampling.LANCZOS)
+    image.paste(logo, (image.width - _LOGO - 4, image.height - _LOGO - 4))
+    return image
+
+
+LIKENESSES: Final[dict[str, Callable[[Source, random.Random], Image.Image]]] = {
+    "same_scene": _same_scene,
+    "same_logo": _same_logo,
+}
+
+
 def write_evaluation_sets(folder: Path, sources: list[Source], seed: int) -> list[Example]:
     """Write `folder`/clean and `folder`/contaminated as class folders of PNG files, with truth.jsonl beside.
 
-    Of each class the contaminated set holds up to PLANTED_PER_CLASS altered copies of different `sources`.
+    Of each class the contaminated set holds up to PLANTED_PER_CLASS altered copies of different `sources`,
+    the clean set as its first examples one of each of LIKENESSES.
     """
     examples = []
     for dataset, count in PER_CLASS.items():
@@ -86,6 +124,14 @@ def write_evaluation_sets(folder: Path, sources: list[Source], seed: int) -> lis
             places = dict(zip(rng.sample(range(count), len(planted)), planted, strict=True))
             for number in range(count):
                 examples.append(_write_example(folder, dataset, label, number, places, rng))
+            if dataset == "clean" and candidates:
+                for number, likeness in enumerate(LIKENESSES):
+                    alike = rng.choice(candidates)
+                    target = folder / dataset / examples[number - count].example_id
+                    image = LIKENESSES[likeness](alike, rng)
+                    target.write_bytes(encode(image, "PNG", compress_level=1))
+                    known = {"like": alike.url, "likeness": likeness}
+                    examples[number - count] = examples[number - count]._replace(**known)
     lines = (json.dumps(example._asdict()) + "\n" for example in examples)
     (folder / "truth.jsonl").write_text("".join(lines), "utf-8")
     return examples

@@ -321,5 +321,5 @@ def _sources(good: list[Placed], digests: dict[str, str]) -> list[Source]:
         mark = site.marks[index]
         if path.endswith(".jpg") and "same_bytes" not in mark.special:
             url = site.root + path
-            found.append(Source(url, spec.label, site.folder / path.removeprefix("/"), digests[url]))
+            found.append(Source(url, spec.label, site.folder / path.removeprefix("/"), digests[url], spec))
     return found
