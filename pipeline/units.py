@@ -1,12 +1,15 @@
 """Cut the images of a partition of sites into work units, packed by time.
 
 A unit is what one worker fetches in one go. Sites stay together, so robots.txt, names and connections are
-paid once; a site that needs longer than a unit may take is cut into lanes, each with a fixed share of its
-rate, so that the rate holds however many lanes run at once. Small sites fill units up to a number of images.
+paid once, and a site is in one unit of a round only, so its rate holds however many workers there are. With a
+rate to keep, a unit takes as long as its longest site, so sites that take equally long share units, and the
+longer they take the more of them: then no worker waits for one site. What a site cannot give within a unit's
+time is put off to the next round. bench/politeness_simulation.py shows what the figures below are for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil, log2
 from typing import NamedTuple
 
 import numpy as np
@@ -19,56 +22,92 @@ class UnitLimits:
 
     unit_images: int = 2_000
     """Images in a work unit; a worker fetches one unit at a time and loses at most one when it dies."""
-    unit_seconds: float = 300.0
-    """Time that a site may need in one unit at its rate; a site that needs longer is cut into lanes."""
-    unit_lanes: int = 8
-    """Lanes of one site at most; each has an equal share of its rate."""
+    unit_rate: float = 100.0
+    """Images a second that a unit aims at: if its sites take long, it holds more than --unit-images."""
+    unit_seconds: float = 3_600.0
+    """Time that a site may take of one round at its rate; what is left of it comes in the next round."""
+    unit_lanes: int = 1
+    """Units of a round that a site may be in at most, each with an equal share of its rate."""
 
     def __post_init__(self) -> None:
         """Refuse what would make no unit."""
-        if self.unit_images < 1 or self.unit_seconds <= 0 or self.unit_lanes < 1:
+        if self.unit_images < 1 or self.unit_seconds <= 0 or self.unit_lanes < 1 or self.unit_rate <= 0:
             raise ValueError("a unit holds at least one image, lasts some seconds and has at least one lane")
 
 
 class Lane(NamedTuple):
-    """A share of one site: which of its images, and of how many lanes it is one."""
+    """A share of one site: which of its images, and of how many lanes it is one; 0 if it is put off."""
 
     site: str
     images: np.ndarray  # int64 indices
     lanes: int
+    seconds: float  # at its share of the rate
     order: int  # where it is packed, a hash
+
+
+def share(lanes: int) -> float:
+    """Return the share of a site's rate that one of so many lanes has."""
+    return 1 / lanes if lanes else 0.0
+
+
+def lane_sizes(images: int, delay: float, limits: UnitLimits) -> tuple[int, int, int]:
+    """Return how many of a site's images a round takes, in how many lanes, and how many it puts off."""
+    if delay <= 0:
+        return images, ceil(images / limits.unit_images), 0
+    taken = images if images * delay <= limits.unit_seconds else max(1, int(limits.unit_seconds / delay))
+    return taken, min(limits.unit_lanes, ceil(taken / limits.unit_images)), images - taken
 
 
 def lanes_of(site: str, images: np.ndarray, delay: float, limits: UnitLimits) -> Iterator[Lane]:
     """Yield a site's lanes; images are dealt out in turn, so that each lane is a fair sample of the site."""
-    by_size = -(-len(images) // limits.unit_images)
-    by_time = int(-(-len(images) * delay // limits.unit_seconds))
-    # With a rate to keep, more lanes than may run at once would each be slower, not faster: then they are
-    # longer.
-    count = max(1, min(max(by_size, by_time), limits.unit_lanes) if delay > 0 else by_size)
-    for lane in range(count):
-        order = xxhash.xxh3_64_intdigest(f"{site}\n{lane}".encode())
-        yield Lane(site, images[lane::count], count, order)
+    taken, count, _ = lane_sizes(len(images), delay, limits)
+    parts = [(images[:taken][lane::count], count) for lane in range(count)]
+    size = limits.unit_images
+    parts += [(images[start : start + size], 0) for start in range(taken, len(images), size)]
+    for number, (part, lanes) in enumerate(parts):
+        order = xxhash.xxh3_64_intdigest(f"{site}\n{number}".encode())
+        yield Lane(site, part, lanes, len(part) * delay * lanes, order)
 
 
-def cut(sites: np.ndarray, delay: float, limits: UnitLimits) -> list[list[Lane]]:
+def room(seconds: float, limits: UnitLimits) -> int:
+    """Return how many images a unit may hold whose sites take about so long: those of its class."""
+    return max(limits.unit_images, int(limits.unit_rate * 2 ** duration_class(seconds)))
+
+
+def deadline(seconds: float, images: int) -> float:
+    """Return after how many seconds a unit planned for so many puts off what is left.
+
+    Twice as long is enough for sites that answer slowly, and a tenth of a second an image for a machine that
+    does; what asks for more, by Crawl-delay or 429, would hold up a worker for one site.
+    """
+    return 300.0 + 2 * seconds + min(images, 20_000) / 10
+
+
+def duration_class(seconds: float) -> int:
+    """Return the class of lanes that share units: up to 1 s, 2 s, 4 s, ..."""
+    return ceil(log2(max(1.0, seconds)))
+
+
+def cut(sites: np.ndarray, delay: Callable[[str], float], limits: UnitLimits) -> list[list[Lane]]:
     """Return the units of a partition: sites is an array of str [images], its indices the images.
 
-    The same images give the same units, in whatever order the workers meet them.
+    `delay` gives the seconds between two requests to a site.
+    The units that take longest come first. The same images give the same units, in whatever order the
+    workers meet them.
     """
     order = np.argsort(sites, kind="stable")
     names, starts = np.unique(sites[order], return_index=True)
     lanes = [
         lane
         for name, images in zip(names.tolist(), np.split(order, starts[1:]), strict=True)
-        for lane in lanes_of(name, images, delay, limits)
+        for lane in lanes_of(name, images, delay(name), limits)
     ]
     units: list[list[Lane]] = []
-    room = 0
-    for lane in sorted(lanes, key=lambda lane: (lane.order, lane.site)):
-        if len(lane.images) > room or any(other.site == lane.site for other in units[-1]):
+    left = 0
+    for lane in sorted(lanes, key=lambda lane: (-duration_class(lane.seconds), lane.order, lane.site)):
+        if len(lane.images) > left or any(other.site == lane.site for other in units[-1]):
             units.append([])
-            room = limits.unit_images
+            left = room(lane.seconds, limits)
         units[-1].append(lane)
-        room -= len(lane.images)
+        left -= len(lane.images)
     return units

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.http import dns
+from pipeline.http import dns, politeness
 from pipeline.http import fetch_many as module
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.fetch_loop import FetchLoop
@@ -118,7 +118,7 @@ def test_crawl_delay_slows_a_site_down() -> None:
 def test_the_default_delay_is_a_second_for_names_and_none_for_opened_addresses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "PUBLIC_DELAY", 0.3)
+    monkeypatch.setattr(politeness, "PUBLIC_DELAY", 0.3)
     with Server() as server:
         run([server.url(f"good?{i}", "www.example.com") for i in range(2)], host_delay=None)
         assert min(gaps(server.requests)) >= 0.3 - EARLY

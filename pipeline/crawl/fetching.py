@@ -6,7 +6,6 @@ from pipeline import balance, storage
 from pipeline.crawl.job import Crawl, add_counts, require_contact
 from pipeline.crawl.retrying import RESTORED, repeat_thresholds, retries
 from pipeline.crawl.selecting import thresholds
-from pipeline.http.fetch_many import PUBLIC_DELAY
 from pipeline.run import Layout
 from pipeline.stages import graph
 from pipeline.stages.fetch import FetchWorker
@@ -63,12 +62,11 @@ def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Res
     inputs: list[Task] = [{"path": r["path"]} for r in samples]
     inputs += [{"unit": u["unit"], "fetched": u["fetched"]} for u in before]
     partitions = crawl.partitions(sum(r["samples"] for r in samples))
-    delay = PUBLIC_DELAY if config.fetch.host_delay is None else config.fetch.host_delay
     results = crawl.shuffle(
         f"units, round {number}", folder, inputs,
         lambda low, high: UnitShuffler(
             folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
-            delay=delay, limits=config.units,
+            fetch=config.fetch, limits=config.units,
             thresholds=storage.join(layout.tried(number), "thresholds"),
             previous=storage.join(layout.tried(number - 1), "thresholds") if number else "",
             arrived=layout.stage("fetch", f"arrived-{number - 1}", "thresholds") if number else "",

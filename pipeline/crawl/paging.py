@@ -4,8 +4,10 @@ Each pass is cut into units that are fetched politely and leave durable files, a
 the launcher decides what comes next, so that no page is asked for twice and no site's calendar without end.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +15,7 @@ import pyarrow as pa
 
 from pipeline import records, storage, tombstones, units, urls
 from pipeline.crawl.job import Crawl, require_contact
-from pipeline.http.fetch_many import PUBLIC_DELAY
+from pipeline.http.politeness import site_delay
 from pipeline.sources import Piece, pages, sitemap
 from pipeline.sources.inputs import is_web
 from pipeline.sources.records import Image
@@ -134,11 +136,11 @@ def _cut(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> list[Task]:
     folder = crawl.layout.stage("candidates", "pages", f"units-{number}")
     marker = read_marker(folder, "units")
     if marker is None:
-        fetch, limits = crawl.config.fetch, crawl.config.units
-        delay = PUBLIC_DELAY if fetch.host_delay is None else fetch.host_delay
+        # Passes follow links, so what is put off would be lost: each site has the time that it needs.
+        fetch, limits = crawl.config.fetch, replace(crawl.config.units, unit_seconds=math.inf)
         sites = np.array([row["site"] for row in wave], dtype=object).astype(str)
         names = []
-        for index, lanes in enumerate(units.cut(sites, delay, limits)):
+        for index, lanes in enumerate(units.cut(sites, lambda site: site_delay(site, fetch), limits)):
             rows = sorted((int(i), lane.lanes) for lane in lanes for i in lane.images)
             table = records.to_table(
                 (

@@ -22,12 +22,10 @@ from pipeline.http.politeness import (
     Lane,
     Row,
     Schedule,
+    site_delay,
     turn,
 )
 from pipeline.options import FetchOptions
-
-PUBLIC_DELAY: Final = 1.0
-"""Seconds between requests to a site unless told otherwise."""
 
 MAX_FAILURES: Final = 5
 """Requests in a row without an answer before an authority's other URLs are left to a later round."""
@@ -80,7 +78,8 @@ async def fetch_many(
     """Fetch all (key, URL) `rows` and call `on_outcome(key, outcome)` for each, in the order they finish.
 
     `shares` says for a site which part of its rate this unit has (1 where it says nothing): starts are then
-    delay / share seconds apart. After `deadline` seconds no request starts and what is left is `deferred`.
+    delay / share seconds apart, and with 0 the site is `deferred`. After `deadline` seconds no request
+    starts and what is left is `deferred`.
     With a `pool` of the caller's, the caller releases each body's bytes from its memory when done with it.
     `counts`, if given, is kept up to date on the way; it is what is returned.
     """
@@ -235,7 +234,6 @@ class _Unit:
 
     async def _load_rules(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
         """Fetch the next file of rules that `row`, still in the lane, waits for."""
-        started = time.monotonic()
         try:
             await self._fetcher.load_rules(row.href, ticket)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end the unit; it is a counted row
@@ -245,7 +243,8 @@ class _Unit:
             lane.loading = False
         ticket.keep(0)
         self._slow_down(lane, row)
-        lane.next_start = max(lane.next_start, started + lane.delay)
+        # From its end, since on a new connection it may have reached the server long after its start.
+        lane.next_start = max(lane.next_start, time.monotonic() + lane.delay)
 
     async def _fetch(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
         keep_alive = bool(lane.pending) and lane.delay < KEEP_ALIVE_SECONDS
@@ -266,18 +265,19 @@ class _Unit:
             except urls.BadUrl as error:
                 self._answer(Row(key, url, url), error.reason, str(error))
                 continue
+            if self._shares.get(site) == 0:
+                detail = "put off: the site's time in this round is used up"
+                self._answer(Row(key, url, href), "deferred", detail)
+                continue
             if site not in lanes:
                 lanes[site] = self._lane(site)
             lanes[site].pending.append(Row(key, url, href))
         return lanes.values()
 
     def _lane(self, site: str) -> Lane:
-        delay = self._fetcher.options.host_delay
-        if delay is None:
-            delay = 0.0 if self._fetcher.policy.opens(site.strip("[]")) else PUBLIC_DELAY
         return Lane(
             site=site,
-            delay=delay / self._shares.get(site, 1.0),
+            delay=site_delay(site, self._fetcher.options) / self._shares.get(site, 1.0),
             concurrency=self._fetcher.options.host_concurrency,
             next_start=self._pool.next_starts.get(site, 0.0),
         )

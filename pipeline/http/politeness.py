@@ -13,11 +13,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from pipeline.http.policy import AddressPolicy
+from pipeline.options import FetchOptions
+
 ADDRESS_CONCURRENCY: Final = 32
 """Requests at a time to a public address unless told otherwise: a CDN's serves thousands of sites."""
 
+PUBLIC_DELAY: Final = 1.0
+"""Seconds between requests to a site unless told otherwise."""
+
 LONGEST_PAUSE: Final = 60.0
 """Seconds that a unit waits for a site that asked for it; for longer ones its URLs go to a later round."""
+
+
+def site_delay(site: str, options: FetchOptions) -> float:
+    """Return the seconds between two requests to a site, before its robots.txt is known."""
+    if options.host_delay is not None:
+        return options.host_delay
+    policy = AddressPolicy.from_text(options.allow_network)
+    return 0.0 if policy.opens(site.strip("[]")) else PUBLIC_DELAY
 
 
 class Row(NamedTuple):

@@ -23,7 +23,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from pipeline import balance, hashlist, records, storage, tombstones
+from pipeline import balance, hashlist, records, storage, tombstones, units
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.http.fetch_many import Counts
@@ -205,7 +205,8 @@ class FetchWorker:
             spool = Path(f"{blob}.spool")
             try:
                 with spool.open("wb") as sink:
-                    received = self._receive_all(state, first, sink, log, requests)
+                    deadline = units.deadline(float(task.get("seconds", "inf")), len(starts))
+                    received = self._receive_all(state, first, sink, log, requests, deadline)
                     rows = sorted(received, key=lambda row: row.uid)
                 assert [row.uid for row in rows] == uids, "every image of a unit has one row"
                 places = self._finish(state, unit, starts, rows, order, spool, blob)
@@ -223,13 +224,14 @@ class FetchWorker:
         }  # fmt: skip
 
     def _receive_all(
-        self, state: _State, first: pa.Table, sink: IO[bytes], log: UnitLog, requests: Counts
-    ) -> Iterator[_Row]:
+        self, state: _State, first: pa.Table, sink: IO[bytes], log: UnitLog, requests: Counts,
+        deadline: float,
+    ) -> Iterator[_Row]:  # fmt: skip
         uids, sites, lanes = (first[name].to_pylist() for name in ("uid", "site", "lanes"))
-        shares = {site: 1 / n for site, n in zip(sites, lanes, strict=True)}
+        shares = {site: units.share(n) for site, n in zip(sites, lanes, strict=True)}
         site_of = dict(zip(uids, sites, strict=True))
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
-        for uid, outcome in state.loop.run(rows, shares=shares, counts=requests):
+        for uid, outcome in state.loop.run(rows, shares=shares, deadline=deadline, counts=requests):
             assert isinstance(uid, bytes)
             now = int(time.time() * 1000)
             if "xmp" in self.fetch.opt_out:

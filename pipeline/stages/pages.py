@@ -21,6 +21,7 @@ from pipeline.sources import html, pages, sitemap
 from pipeline.sources.links import links
 from pipeline.sources.pages import unavailable
 from pipeline.sources.records import Image, bad_record
+from pipeline.units import share
 
 # What is to be fetched. kind: "sitemap", "page", or "source" for what the user named, which may be either.
 PAGE_ROWS = pa.schema(
@@ -175,7 +176,7 @@ class PagesWorker:
 
     def _fetched(self, state: _State, unit: pa.Table) -> Iterator[tuple[int, list[Image], list[Found]]]:
         rows = {row["position"]: row for row in unit.to_pylist()}
-        shares = {row["site"]: 1 / row["lanes"] for row in rows.values()}
+        shares = {row["site"]: share(row["lanes"]) for row in rows.values()}
         for kind in (True, False):  # one after the other: each client keeps a pace of its own
             wanted = [(position, row["url"]) for position, row in rows.items() if is_sitemap(row) == kind]
             for position, outcome in state.loop(kind).run(wanted, shares=shares) if wanted else ():

@@ -13,6 +13,8 @@ import xxhash
 
 from pipeline import records, storage, urls
 from pipeline.balance import U64
+from pipeline.http.politeness import site_delay
+from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
 from pipeline.stages.files import read_vector
 from pipeline.stages.select import Pairs, QueryTable, chosen, concat, slices
@@ -47,7 +49,7 @@ class UnitShuffler:
     low: int
     high: int
     queries: QueryTable
-    delay: float
+    fetch: FetchOptions
     limits: UnitLimits
     thresholds: str
     previous: str = ""  # the round before: its thresholds,
@@ -92,17 +94,19 @@ class UnitShuffler:
         lengths = np.diff(np.append(starts, len(table)))
         sites = np.array(table["site"].take(pa.array(starts)).to_pylist(), dtype=object)
         names = []
-        for number, lanes in enumerate(cut(sites.astype(str), self.delay, self.limits)):
-            of_image = np.zeros(len(starts), np.int16)  # number of lanes of the image's site; 0: another unit
+        delays = {site: site_delay(site, self.fetch) for site in set(sites.tolist())}
+        for number, lanes in enumerate(cut(sites.astype(str), delays.__getitem__, self.limits)):
+            of_image = np.full(len(starts), -1, np.int16)  # lanes of the image's site; -1: in another unit
             for lane in lanes:
                 of_image[lane.images] = lane.lanes
             of_row = np.repeat(of_image, lengths)
-            unit = table.filter(pa.array(of_row > 0))
-            column = pa.array(of_row[of_row > 0], pa.int16())
+            unit = table.filter(pa.array(of_row >= 0))
+            column = pa.array(of_row[of_row >= 0], pa.int16())
             unit = unit.set_column(unit.column_names.index("lanes"), UNIT_ROWS.field("lanes"), column)
             name = f"{partition:05d}-{number:04d}"
             records.write_table(storage.join(self.folder, f"{name}.parquet"), unit)
-            names.append({"name": name, "images": int((of_image > 0).sum())})
+            seconds = max(lane.seconds for lane in lanes)
+            names.append({"name": name, "images": int((of_image >= 0).sum()), "seconds": seconds})
         return {"units": names}
 
 

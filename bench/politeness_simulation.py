@@ -1,0 +1,172 @@
+"""How long polite fetching takes at 400 million images on 5 million sites, and how to cut it into units.
+
+    python -m bench.politeness_simulation [--images 400000000] [--sites 5000000] [--workers 100]
+
+A discrete simulation at full size: sites of a Zipf-Mandelbrot law fitted to what is published of LAION-400M
+(400M URLs on 5M domains; 4,622 domains in 10,000 shuffled rows, 30,898 in 100,000, 186,972 in 10^6:
+img2dataset issues 43 and 101), hashed into partitions, cut into units by `pipeline.units`, and given to
+workers one unit at a time. A share of the sites is dead, slow, or asks for less; what misses a unit's
+deadline or fails in passing comes again in the next round.
+
+Bounds: no crawl ends before the images divided by what all workers can decode (`bound`, hours), and none gets
+more from a site than its rate allows in the time that it runs (`could`, the share of all images).
+"""
+
+import argparse
+import heapq
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.units import UnitLimits, deadline, duration_class, lane_sizes, room
+
+DELAY = 1.0
+WORKER_RATE = 150.0  # images a second that one process fetches, decodes and resizes (bench/resize.py)
+DEAD, SLOW, THROTTLED = (
+    0.10,
+    0.05,
+    0.01,
+)  # shares of the sites: no answer; 8 s an answer; a minute's pause each 10
+PASSING = 0.03  # share of images that fail in passing and succeed the next time
+
+
+def site_sizes(images: int, sites: int) -> np.ndarray:
+    """Return images by site, the largest first: p(rank) ~ (rank + 2)^-1.12 gives the published counts."""
+    weights = (np.arange(1, sites + 1) + 2) ** -1.12
+    sizes = np.maximum(1, weights / weights.sum() * images)
+    return (sizes * (images / sizes.sum())).round().astype(np.int64).clip(1)
+
+
+def fit(sizes: np.ndarray) -> str:
+    """Return distinct sites in samples of the sizes for which they are published."""
+    share = sizes / sizes.sum()
+    distinct = [int((1 - np.exp(-share * rows)).sum()) for rows in (10**4, 10**5, 10**6)]
+    return f"distinct sites in 10^4, 10^5, 10^6 rows: {distinct} (published: [4622, 30898, 186972])"
+
+
+@dataclass
+class Round:
+    """What came of one round."""
+
+    seconds: float
+    busy: float  # share of the workers' time
+    longest: float
+    units: int
+    largest: int
+    left: np.ndarray  # images by site
+
+
+def simulate(
+    left: np.ndarray,
+    kinds: np.ndarray,
+    limits: UnitLimits,
+    workers: int,
+    rng: np.random.Generator,
+    packed: bool,
+) -> Round:
+    """Fetch what is left of each site, as far as it can be had in one round."""
+    durations: list[float] = []
+    work: list[float] = []
+    after = left.copy()
+    largest = 0
+    partition = rng.integers(0, max(1, int(left.sum()) // 1_000_000), len(left))
+    order = rng.permutation(len(left))
+    order = order[np.argsort(partition[order], kind="stable")]
+    order = order[left[order] >= 0.5]
+    bounds = np.flatnonzero(np.diff(partition[order])) + 1
+    for sites in np.split(order, bounds):
+        # Lanes: (class, images, seconds planned, seconds needed, site); as pipeline.units.cut packs them.
+        lanes = []
+        for site, size in zip(sites.tolist(), left[sites].round().astype(int).tolist(), strict=True):
+            taken, count, _ = lane_sizes(size, DELAY, limits) if packed else (size, *uncut(size, limits))
+            for _ in range(count):
+                images = taken / count
+                planned = images * DELAY * count
+                kind = kinds[site]
+                needed = (images + 2) * max(DELAY * count, (0, 0, 4.0, 7.0)[kind]) if kind != 1 else 50.0
+                lanes.append((-duration_class(planned) if packed else 0, images, planned, needed, site))
+        if packed:
+            lanes.sort(key=lambda lane: lane[0])
+        room_left, unit = 0.0, [0.0, 0.0, 0.0]  # images, planned, needed
+        for _, images, planned, needed, site in [*lanes, (0, np.inf, 0.0, 0.0, -1)]:
+            if images > room_left:
+                if unit[0]:
+                    limit = deadline(unit[1], int(unit[0])) if packed else np.inf
+                    durations.append(max(min(unit[2], limit), unit[0] / WORKER_RATE))
+                    work.append(unit[0] / WORKER_RATE)
+                    largest = max(largest, int(unit[0]))
+                if site < 0:
+                    break
+                room_left, unit = room(planned, limits) if packed else limits.unit_images, [0.0, 0.0, 0.0]
+                planned_of_unit = planned
+            room_left -= images
+            unit = [unit[0] + images, max(unit[1], planned), max(unit[2], needed)]
+            limit = deadline(planned_of_unit, limits.unit_images) if packed else np.inf
+            got = 0.0 if kinds[site] == 1 else images * min(1.0, limit / needed)
+            after[site] -= got * (1 - PASSING)
+    free = [0.0] * workers
+    for seconds in durations:  # the launcher hands them out in this order
+        heapq.heapreplace(free, free[0] + seconds)
+    total = max(free)
+    return Round(total, sum(work) / (total * workers), max(durations), len(durations), largest, after.clip(0))
+
+
+def uncut(size: int, limits: UnitLimits) -> tuple[int, int]:
+    """Return the lanes that a site was cut into before units were packed by time."""
+    return max(1, min(-(-size // limits.unit_images), limits.unit_lanes)), 0
+
+
+def report(name: str, sizes: np.ndarray, limits: UnitLimits, rounds: int, workers: int, packed: bool) -> None:
+    """Print one way of cutting: how long it takes, what arrives, and the bounds."""
+    rng = np.random.default_rng(0)
+    kinds = rng.choice(4, len(sizes), p=[1 - DEAD - SLOW - THROTTLED, DEAD, SLOW, THROTTLED])
+    left, results = sizes.astype(float), []
+    for _ in range(rounds):
+        results.append(simulate(left, kinds, limits, workers, rng, packed))
+        left = results[-1].left
+    seconds = sum(each.seconds for each in results)
+    alive = sizes * (kinds != 1)
+    could = np.minimum(alive, seconds / DELAY).sum() / sizes.sum()
+    bound = sizes.sum() / WORKER_RATE / workers
+    print(
+        f"{name:34s} | {seconds / 3600:8.1f} | {bound / 3600:5.1f} | {1 - left.sum() / sizes.sum():7.1%} "
+        f"| {could:6.1%} | {results[0].busy:5.0%} | {results[0].units:8,} | {results[0].largest:9,} "
+        f"| {results[0].longest / 3600:7.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Compare ways of cutting."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=400_000_000)
+    parser.add_argument("--sites", type=int, default=5_000_000)
+    parser.add_argument("--workers", type=int, default=100)
+    args = parser.parse_args()
+    sizes = site_sizes(args.images, args.sites)
+    print(f"{sizes.sum():,} images on {len(sizes):,} sites; {fit(sizes)}; largest {sizes[0]:,}")
+    print(
+        f"{'':34s} |    hours | bound | arrived |  could |  busy |    units |   largest | longest"
+        " (hours; busy, units, largest and longest are of the first round)"
+    )
+    ways: list[tuple[str, dict[str, Any], int, bool]] = [
+        ("2,000 images, 8 lanes, no deadline", {"unit_lanes": 8}, 1, False),
+        ("the defaults, 1 round", {}, 1, True),
+        ("the defaults, 3 rounds", {}, 3, True),
+        ("the defaults, 6 rounds", {}, 6, True),
+        ("a site's time 10 min, 3 rounds", {"unit_seconds": 600.0}, 3, True),
+        ("a site's time 30 min, 3 rounds", {"unit_seconds": 1800.0}, 3, True),
+        ("a site's time 6 h, 3 rounds", {"unit_seconds": 6 * 3600.0}, 3, True),
+        ("20 images/s a unit, 3 rounds", {"unit_rate": 20.0}, 3, True),
+        ("400 images/s a unit, 3 rounds", {"unit_rate": 400.0}, 3, True),
+        ("8 lanes, 3 rounds", {"unit_lanes": 8}, 3, True),
+    ]
+    for name, changes, rounds, packed in ways:
+        report(name, sizes, UnitLimits(**changes), rounds, args.workers, packed)
+
+
+if __name__ == "__main__":
+    main()

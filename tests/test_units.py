@@ -1,0 +1,98 @@
+"""Work units: every image once, no site beyond its time, sites that take equally long together."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.units import UnitLimits, cut, deadline, duration_class, lane_sizes, room, share
+
+SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=30)
+LIMITS = st.builds(
+    UnitLimits,
+    unit_images=st.integers(1, 50),
+    unit_rate=st.floats(0.1, 10),
+    unit_seconds=st.floats(1, 100),
+    unit_lanes=st.integers(1, 4),
+)
+
+
+def sites_of(sizes: list[int], seed: int = 0) -> np.ndarray:
+    sites = np.array([f"s{i}.test" for i, size in enumerate(sizes) for _ in range(size)])
+    return np.random.default_rng(seed).permutation(sites)
+
+
+@given(SIZES, st.sampled_from([0.0, 0.3, 1.0]), LIMITS)
+def test_every_image_is_in_one_unit_and_no_site_beyond_its_time(
+    sizes: list[int], delay: float, limits: UnitLimits
+) -> None:
+    sites = sites_of(sizes)
+    units = cut(sites, lambda _: delay, limits)
+    every = np.concatenate([lane.images for unit in units for lane in unit])
+    assert sorted(every.tolist()) == list(range(len(sites)))
+    taken: Counter[str] = Counter()
+    for unit in units:
+        assert len({lane.site for lane in unit}) == len(unit)
+        images = sum(len(lane.images) for lane in unit)
+        assert len(unit) == 1 or images <= room(unit[0].seconds, limits)
+        assert len({duration_class(lane.seconds) for lane in unit if delay}) <= len(unit)
+        for lane in unit:
+            assert {sites[i] for i in lane.images} == {lane.site}
+            taken[lane.site] += len(lane.images) if lane.lanes else 0
+            if delay and lane.lanes:
+                assert lane.seconds <= limits.unit_seconds + delay * lane.lanes
+    for number, size in enumerate(sizes):
+        allowed, count, put_off = lane_sizes(size, delay, limits)
+        assert taken[f"s{number}.test"] == allowed
+        assert put_off == size - allowed
+        assert put_off == 0 or allowed * delay <= max(limits.unit_seconds, delay)
+        assert (
+            sum(lane.site == f"s{number}.test" and lane.lanes > 0 for unit in units for lane in unit) == count
+        )
+
+
+def test_units_do_not_depend_on_the_order_of_the_sites() -> None:
+    sizes, limits = [500, 20, 20, 5, 1, 1, 1], UnitLimits(unit_images=30, unit_seconds=60)
+    cuts = [cut(sites_of(sizes, seed), lambda _: 1.0, limits) for seed in (1, 2)]
+    shapes = [
+        [[(lane.site, len(lane.images), lane.lanes) for lane in unit] for unit in units] for units in cuts
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_longest_come_first_and_slow_sites_share_units() -> None:
+    limits = UnitLimits(unit_images=10, unit_rate=2.0, unit_seconds=64)
+    units = cut(sites_of([64, 64, 64, 2, 2, 2]), lambda _: 1.0, limits)
+    assert [[len(lane.images) for lane in unit] for unit in units] == [[64, 64], [64, 2, 2, 2]]
+
+
+def test_what_a_site_cannot_give_in_time_is_put_off() -> None:
+    limits = UnitLimits(unit_images=10, unit_seconds=20)
+    units = cut(sites_of([45]), lambda _: 1.0, limits)
+    found = sorted((len(lane.images), lane.lanes) for unit in units for lane in unit)
+    assert found == [(5, 0), (10, 0), (10, 0), (20, 1)]
+
+
+def test_without_a_rate_nothing_is_put_off() -> None:
+    units = cut(sites_of([45]), lambda _: 0.0, UnitLimits(unit_images=10, unit_seconds=1))
+    assert sorted(len(lane.images) for unit in units for lane in unit) == [9] * 5
+
+
+@pytest.mark.parametrize(("lanes", "part"), [(0, 0.0), (1, 1.0), (4, 0.25)])
+def test_shares(lanes: int, part: float) -> None:
+    assert share(lanes) == part
+
+
+def test_deadlines_leave_room() -> None:
+    assert deadline(3600, 80_000) > 2 * 3600
+    assert deadline(0, 2000) == 500
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"unit_images": 0}, {"unit_seconds": 0}, {"unit_lanes": 0}, {"unit_rate": 0}]
+)
+def test_limits_are_checked(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        UnitLimits(**wrong)  # type: ignore[arg-type]
