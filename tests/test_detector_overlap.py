@@ -86,15 +86,3 @@ def test_what_both_find_is_reported_side_by_side(tmp_path):
     assert -1 < detectors["learned"]["own_threshold"] < 1
     assert detectors["hashes"]["recall"]["jpeg"] == 1.0
     assert "Hashes and the learned detector" in found.page
-
-
-@pytest.mark.slow
-def test_the_detector_finds_what_hashes_miss(tmp_path):
-    """A third of the area, anywhere: no view of the hash lies there."""
-    found = overlap(tmp_path, 300, distortions.crop(0.3, 0.36))
-    detectors = found.entry["detectors"]
-    assert detectors["hashes"]["overlap"] == 0
-    assert detectors["learned"]["overlap"] >= 2 and detectors["learned"]["alone"] == found.entry["overlap"]
-    verified = {(row["example_id"], row["url"]) for row in found.rows if row["verified"]}
-    assert verified <= {(f"a/{n}.jpg", f"https://a.test/{n}.jpg") for n in range(6)}, "and nothing else"
-    assert all(row["hashes"] is None and row["learned"] >= 0.35 for row in found.rows if row["verified"])
