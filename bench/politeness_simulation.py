@@ -2,6 +2,8 @@
 
     python -m bench.politeness_simulation [--images 400000000] [--sites 5000000] [--workers 100]
 
+A tenth of it, all three divided by ten, gives much the same in a tenth of the time.
+
 A discrete simulation at full size: sites of a Zipf-Mandelbrot law fitted to what is published of LAION-400M
 (400M URLs on 5M domains; 4,622 domains in 10,000 shuffled rows, 30,898 in 100,000, 186,972 in 10^6:
 img2dataset issues 43 and 101), hashed into partitions, cut into units by `pipeline.units`, and given to
