@@ -11,7 +11,7 @@ from rich.table import Table
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, terminal, worker_log
+from pipeline.command import guarded, job_name, terminal, worker_log
 
 
 def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
@@ -33,7 +33,8 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     if config.check:
         show_plan(console, config, inputs, eval_inputs)
         return 0
-    runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=worker_log(f"{config.out}/work"))
+    log, name = worker_log(f"{config.out}/work"), job_name("overlap", config.out)
+    runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name)
     job = overlap.Job(
         config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner,
         watch=ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json),

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import hashlist, manifest, querylist, run, storage, tombstones
-from pipeline.command import guarded, terminal, worker_log
+from pipeline.command import guarded, job_name, terminal, worker_log
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions
 from pipeline.progress import ShowProgress
@@ -179,7 +179,11 @@ def run_stages(
 
     started = time.monotonic()
     job = stages.Crawl(
-        options, layout, Runner(flags=beam_flags, workers=options.workers, log=worker_log(layout.work)),
+        options, layout,
+        Runner(
+            flags=beam_flags, workers=options.workers, log=worker_log(layout.work),
+            name=job_name("crawl", layout.root),
+        ),
         QueryTable(path=layout.queries, seed=options.seed, queries=queries),
         ShowProgress(console, layout.work, options.log_json),
     )  # fmt: skip

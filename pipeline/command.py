@@ -37,6 +37,11 @@ def terminal() -> Console:
     return Console(file=file) if file.isatty() else Console(file=file, width=_LINE)
 
 
+def job_name(command: str, folder: str) -> str:
+    """Return what a command's jobs for a folder are called on a cluster."""
+    return f"openwit-{command}-{hashlib.sha256(folder.rstrip('/').encode()).hexdigest()[:10]}"
+
+
 def worker_log(folder: str) -> str:
     """Return the local file for what worker processes say, which nobody needs to see."""
     if storage.is_local(folder):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, terminal, worker_log
+from pipeline.command import guarded, job_name, terminal, worker_log
 from queries.options import QueriesConfig
 
 
@@ -36,7 +36,8 @@ def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console 
         return 0
     summary = job.finished_summary(config, found)
     if summary is None:
-        runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=worker_log(config.work))
+        log, name = worker_log(config.work), job_name("queries", config.out)
+        runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name)
         show = ShowProgress(console, config.work, config.log_json)
         summary = job.Job(config, found, runner, show).run()
     show_result(console, config, summary, time.monotonic() - started)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.utils.shared import Shared
 
 from pipeline import storage
@@ -274,6 +274,9 @@ class Runner:
     workers: int = 1
     log: str = ""
     """Local file for what worker processes write to stderr; they inherit ours without it."""
+    name: str = ""
+    """Of the jobs on a cluster, unless a flag gives one. Dataflow refuses a second job of the same name: so no
+    new launcher begins a stage on which the job of a lost one is still at work."""
 
     @property
     def is_local(self) -> bool:
@@ -289,6 +292,8 @@ class Runner:
         nothing from processes, which cost two seconds to start.
         """
         flags = list(self.flags)
+        if self.name and not any(flag.startswith("--job_name") for flag in flags):
+            flags.append(f"--job_name={self.name}")
         if self.is_local:
             processes = min(self.workers, tasks)
             mode = "multi_processing" if processes > 1 else "in_memory"
@@ -299,12 +304,23 @@ class Runner:
     def run(self, graph: beam.PTransform, tasks: int) -> None:
         """Run a graph to its end; a failure raises."""
         quiet_beam()
-        pipeline = beam.Pipeline(options=self.options(tasks))
+        options = self.options(tasks)
+        on_dataflow = options.view_as(StandardOptions).runner == "DataflowRunner"
+        if on_dataflow:  # says where the job can be looked at
+            logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
+        pipeline = beam.Pipeline(options=options)
         _ = pipeline | type(graph).__name__ >> graph
         level = logging.getLogger().level
+        result = None
         try:
-            with stderr_to(self.log):
-                state = pipeline.run().wait_until_finish()
+            with stderr_to("" if on_dataflow else self.log):
+                result = pipeline.run()
+                state = result.wait_until_finish()
+        except KeyboardInterrupt:
+            if result is not None and not self.is_local:
+                with contextlib.suppress(Exception):
+                    result.cancel()
+            raise
         except Exception as error:  # of any type, from a worker: not for `except ValueError` of a command
             raise RuntimeError(str(error)) from error
         finally:

@@ -1,0 +1,446 @@
+"""Every job on every kind of runner: processes, an external worker pool, Dataflow up to submission."""
+
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+from dedup.cli import main as overlap
+from pipeline.cli import main as crawl
+from pipeline.command import job_name
+from pipeline.demo.server import Server
+from pipeline.options import CrawlConfig
+from pipeline.stages import graph
+from pipeline.stages.files import write_tasks
+from pipeline.stages.select import PairCounter, QueryTable
+from queries.cli import main as queries
+from tests.crawling import arguments, contents, settle
+from tests.queries_dump import Written, write_multistream
+from tests.scenes import scene, write_folder
+from tests.test_queries_wordnet import write_wordnet
+
+pytestmark = pytest.mark.timeout(900)
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNNING = (ROOT / "docs" / "running.md").read_text()
+DATAFLOW = (
+    "--runner=DataflowRunner", "--project=some-project", "--region=us-central1",
+    "--temp_location=gs://some-bucket/temp", "--staging_location=gs://some-bucket/staging",
+    "--sdk_container_image=us-central1-docker.pkg.dev/some-project/openwit/worker:1",
+    "--sdk_location=container", "--no_save_main_session", "--no_auth", "--dry_run=True",
+)  # fmt: skip
+
+
+# --- processes of this machine
+
+
+def test_several_cores_are_used_by_default() -> None:
+    workers = CrawlConfig(queries="q", source=("s",), out="o").workers
+    assert workers == os.cpu_count()
+    several = graph.Runner(workers=4).options(tasks=9)
+    assert several.view_as(StandardOptions).runner == "FnApiRunner"
+    direct = several.view_as(DirectOptions)
+    assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 4)
+    few = graph.Runner(workers=4).options(tasks=3).view_as(DirectOptions)
+    assert few.direct_num_workers == 3, "no more processes than tasks"
+    one = graph.Runner(workers=4).options(tasks=1).view_as(DirectOptions)
+    assert (one.direct_running_mode, one.direct_num_workers) == ("in_memory", 1)
+
+
+class _WhoAmI:
+    """A worker that waits until another process is at work too."""
+
+    def __init__(self, folder: str, processes: int) -> None:
+        self.folder, self.processes = folder, processes
+
+    def open(self) -> "_WhoAmI":
+        return self
+
+    def run(self, state: "_WhoAmI", task: dict[str, Any]) -> dict[str, object]:
+        seen = Path(self.folder) / "seen"
+        seen.mkdir(exist_ok=True)
+        (seen / str(os.getpid())).touch()
+        for _ in range(600):
+            if len(list(seen.iterdir())) >= self.processes:
+                break
+            time.sleep(0.1)
+        return {"pid": os.getpid()}
+
+
+def test_so_many_processes_are_at_work_at_a_time(tmp_path: Path) -> None:
+    tasks = [{"name": f"{n}"} for n in range(6)]
+    results = graph.run_tasks(graph.Runner(workers=3), str(tmp_path), tasks, _WhoAmI(str(tmp_path), 3))
+    pids = {result["pid"] for result in results}
+    assert len(pids) == 3 and os.getpid() not in pids
+
+
+# --- jobs on a cluster
+
+
+def test_a_run_has_one_name_for_its_jobs() -> None:
+    name = job_name("crawl", "gs://bucket/Run_1/")
+    assert name == job_name("crawl", "gs://bucket/Run_1") != job_name("crawl", "gs://bucket/Run_2")
+    assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name), "Dataflow's and Kubernetes's rule"
+    options = graph.Runner(flags=DATAFLOW, name=name).options(9).get_all_options()
+    assert options["job_name"] == name and options["runner"] == "DataflowRunner"
+    assert "direct_num_workers" not in graph.Runner(flags=DATAFLOW).options(9).get_all_options(
+        drop_default=True
+    )
+    own = graph.Runner(flags=(*DATAFLOW, "--job_name=mine"), name=name).options(9)
+    assert own.get_all_options()["job_name"] == "mine"
+
+
+class _Remote:
+    """A job elsewhere that is interrupted from here."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def wait_until_finish(self) -> None:
+        raise KeyboardInterrupt
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_an_interrupted_launcher_cancels_its_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = _Remote()
+    monkeypatch.setattr(beam.Pipeline, "run", lambda self: job)
+    flags = ("--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=LOOPBACK")
+    with pytest.raises(KeyboardInterrupt):
+        graph.Runner(flags=flags).run(graph.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
+    assert job.cancelled
+
+
+@contextlib.contextmanager
+def worker_pool(folder: Path, *start: str) -> Iterator[tuple[str, ...]]:
+    """Start a worker pool, as a Flink or Spark node has beside it; yields the flags that use it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, *(part.format(port=port) for part in start)]
+    # The pool starts its workers as `python`: that of the environment in which openwit is installed.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    with (folder / "log").open("w") as file:
+        child = subprocess.Popen(
+            command, stderr=file, stdout=file, cwd=folder, env=environment, start_new_session=True
+        )
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert child.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield (
+            "--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=EXTERNAL",
+            f"--environment_config=localhost:{port}",
+        )  # fmt: skip
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def test_the_documented_pool_starts_workers(tmp_path: Path) -> None:
+    documented = re.search(r"^python (-m \S*worker_pool_main --service_port=)\d+$", RUNNING, re.MULTILINE)
+    assert documented
+    with worker_pool(tmp_path, *documented[1].replace("=", "={port}").split()) as flags:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        (result,) = graph.run_tasks(
+            graph.Runner(flags=flags), str(folder), [{"name": "1"}], _WhoAmI(str(folder), 1)
+        )
+    assert result["pid"] != os.getpid()
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """Start a pool whose workers are its threads: a process for each of some 40 graphs takes minutes."""
+    script = (
+        "import threading; from apache_beam.runners.worker import worker_pool_main as pool; "
+        "pool.BeamFnExternalWorkerPoolServicer.start(use_process=False, port={port}); "
+        "threading.Event().wait()"
+    )
+    with worker_pool(tmp_path_factory.mktemp("pool"), "-c", script) as flags:
+        yield flags
+
+
+@pytest.fixture(scope="module")
+def graphs() -> Iterator[dict[str, Any]]:
+    """Yield all graphs that jobs run, by kind and what they do; filled by `record`."""
+    found: dict[str, Any] = {}
+    original = graph.Runner.run
+
+    def record(self: graph.Runner, transform: Any, tasks: int) -> None:
+        inner = next(
+            getattr(transform, name) for name in ("worker", "shuffler", "counter") if hasattr(transform, name)
+        )
+        found.setdefault(f"{type(transform).__name__} {type(inner).__name__}", transform)
+        original(self, transform, tasks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph.Runner, "run", record)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def jobs(
+    web: Server, pool: tuple[str, ...], graphs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Run every job with the workers of the pool; return the folders of the results."""
+    root = tmp_path_factory.mktemp("jobs")
+    settle(web.web)
+    pq.write_table(pq.read_table(web.web.folder / "urls.parquet").slice(0, 60), root / "urls.parquet")
+    argv = crawl_arguments(web, root, root / "run")
+    assert crawl([*argv, *pool]) == 0
+    assert queries([*queries_arguments(root), "--out", str(root / "q.parquet"), *pool]) == 0
+    write_folder(root / "eval", {f"a/{n}.jpg": scene(n) for n in range(3)})
+    assert overlap([*overlap_arguments(root), "--out", str(root / "o"), *pool]) == 0
+    return {"root": root, "run": root / "run"}
+
+
+def crawl_arguments(web: Server, root: Path, out: Path) -> list[str]:
+    argv = arguments(web.web, out, "--lang", "any", "--unit-images", "30", "--rounds", "1")
+    argv[argv.index(str(web.web.warc))] = str(root / "urls.parquet")
+    return argv
+
+
+def queries_arguments(root: Path) -> list[str]:
+    if not (root / "wordnet").exists():
+        (root / "wordnet").mkdir()
+        write_wordnet(root / "wordnet")
+        articles = [
+            Written("Taxi", "A yellow taxi is a car in New York. " * 9),
+            Written("Car", "A car. " * 9),
+        ]
+        write_multistream(root, articles, 2)
+        (root / "pageviews-20260101-user").write_text("en Taxi 900 0\nen Car 500 0\n")
+    dump = next(root.glob("*multistream.xml.bz2"))
+    return [
+        "--wordnet", str(root / "wordnet"), "--wikipedia", str(dump), "--min-count", "2",
+        "--pageviews", str(root / "pageviews-*"), "--size", "60", "--min-bigram-count", "2",
+    ]  # fmt: skip
+
+
+def overlap_arguments(root: Path) -> list[str]:
+    return ["--run", str(root / "run"), "--eval", f"e={root}/eval", "--planted", "1"]
+
+
+def test_an_external_worker_pool_gives_the_same_files(
+    web: Server, jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    root = jobs["root"]
+    assert crawl([*crawl_arguments(web, root, tmp_path / "run"), "--workers", "1"]) == 0
+    found, expected = contents(jobs["run"]), contents(tmp_path / "run")
+    for part in expected:
+        assert found[part] == expected[part], part
+    assert queries([*queries_arguments(root), "--out", str(tmp_path / "q.parquet"), "--workers", "1"]) == 0
+    assert (root / "q.parquet").read_bytes() == (tmp_path / "q.parquet").read_bytes()
+    assert overlap([*overlap_arguments(root), "--out", str(tmp_path / "o"), "--workers", "1"]) == 0
+    for name in ("matches.parquet", "report.json", "clean/e.txt"):
+        assert (root / "o" / name).read_bytes() == (tmp_path / "o" / name).read_bytes()
+
+
+# --- Dataflow, up to the submission
+
+
+def dry_run(transforms: dict[str, Any]) -> Any:
+    """Return the proto of one job with these graphs, as it would be submitted."""
+    pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient")
+    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="the extra gcp is not installed")
+    pipeline = beam.Pipeline(options=graph.Runner(flags=DATAFLOW, name="openwit-test").options(100))
+    for label, transform in transforms.items():
+        _ = pipeline | label >> transform
+    pipeline.run()
+    return pipeline.runner.proto_pipeline
+
+
+@pytest.fixture(scope="module")
+def proto(jobs: dict[str, Path], graphs: dict[str, Any]) -> Any:
+    return dry_run(graphs)
+
+
+def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Any]) -> None:
+    from pipeline.stages import candidates, fetch, finish, merge, rounds, select
+    from queries import steps
+
+    modules = (candidates, fetch, finish, merge, rounds, select, steps)
+    kinds = {
+        name
+        for module in modules
+        for name, one in vars(module).items()
+        if name.endswith(("Worker", "Shuffler", "Counter")) and one.__module__ == module.__name__
+    }
+    assert kinds - {label.split()[1] for label in graphs} == set(), "a graph that no job of this test has run"
+    assert {"Tasks IndexWorker", "Tasks MatchWorker", "Tasks SampleWorker"} <= set(graphs)
+    used = {transform.unique_name.split("/")[0] for transform in proto.components.transforms.values()}
+    assert set(graphs) <= used
+    assert proto.ByteSize() < 1_000_000, "all of them together"
+
+
+def test_a_graph_does_not_grow_with_its_input(tmp_path: Path) -> None:
+    """90,000 WAT files and 500,000 queries: tasks and lists are read from files by the workers."""
+
+    def candidates(files: int, queries: int) -> int:
+        from pipeline.options import SourceOptions, TextRules
+        from pipeline.stages.candidates import CandidatesWorker
+
+        folder = str(tmp_path / "run/work/candidates")
+        path = (
+            "s3://commoncrawl/crawl-data/CC-MAIN-2024-22/segments/1715971057216.39/wat/CC-MAIN-{}.warc.wat.gz"
+        )
+        tasks = ({"name": f"{n:06d}", "piece": ["wat", path.format(n), 0, -1, "", ""]} for n in range(files))
+        assert write_tasks(f"{folder}/tasks.jsonl", tasks) == files
+        worker = CandidatesWorker(
+            folder=folder, queries=str(tmp_path / "queries.parquet"), sources=SourceOptions(),
+            rules=TextRules(), lang="en", mask=False, max_captions=16,
+        )  # fmt: skip
+        table = QueryTable(path=str(tmp_path / "queries.parquet"), seed=0, queries=queries)
+        transforms = {
+            "candidates": graph.Tasks(folder, worker),
+            "thresholds": graph.Thresholds(folder, PairCounter(queries=table), f"{folder}/rank", queries),
+        }
+        return int(dry_run(transforms).ByteSize())
+
+    small, large = candidates(3, 10), candidates(90_000, 500_000)
+    assert abs(large - small) < 200 and large < 100_000
+
+
+UNPICKLE = """
+import json, sys
+wheel, site, folder, payloads = sys.argv[1:]
+sys.path[:] = [p for p in sys.path if "site-packages" not in p] + [wheel, site]
+from apache_beam.internal import pickler
+for payload in json.load(open(payloads)):
+    pickler.loads(payload.encode("latin-1"))
+own = ("pipeline", "queries", "dedup", "train", "tests", "beam_job")
+files = {name: getattr(m, "__file__", None) for name, m in sys.modules.items() if name.split(".")[0] in own}
+json.dump(files, sys.stdout)
+"""
+
+
+def payloads_of(proto: Any) -> list[bytes]:
+    """Return every pickle of a job: functions, combiners, windows and coders."""
+    from apache_beam.portability import common_urns, python_urns
+    from apache_beam.portability.api import beam_runner_api_pb2 as api
+
+    found = []
+    for transform in proto.components.transforms.values():
+        if transform.spec.urn == common_urns.primitives.PAR_DO.urn:
+            function = api.ParDoPayload.FromString(transform.spec.payload).do_fn
+        elif transform.spec.urn == common_urns.composites.COMBINE_PER_KEY.urn:
+            function = api.CombinePayload.FromString(transform.spec.payload).combine_fn
+        else:
+            continue
+        assert function.urn in (python_urns.PICKLED_DOFN_INFO, "beam:combinefn:pickled_python:v1"), (
+            function.urn
+        )
+        found.append(function.payload)
+    for coder in proto.components.coders.values():
+        if coder.spec.urn in (python_urns.PICKLED_CODER,):
+            found.append(coder.spec.payload)
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel and unpack it: all of openwit that a worker has."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_a_worker_that_has_only_the_package_unpickles_everything(
+    proto: Any, installed: Path, tmp_path: Path
+) -> None:
+    import pyarrow
+
+    payloads = payloads_of(proto)
+    assert len(payloads) > 60
+    assert not [p for p in payloads if b"__main__" in plain(p) or b"tests." in plain(p)]
+    (tmp_path / "payloads").write_text(json.dumps([payload.decode("latin-1") for payload in payloads]))
+    site = str(Path(pyarrow.__file__).parents[1])
+    command = [
+        # -S: without the .pth file of an editable installation; -I: without this folder and the environment.
+        sys.executable, "-I", "-S", "-c", UNPICKLE, str(installed), site, str(tmp_path),
+        str(tmp_path / "payloads"),
+    ]  # fmt: skip
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    modules = json.loads(done.stdout)
+    assert {"pipeline.stages.graph", "pipeline.stages.fetch", "queries.steps", "dedup.matching"} <= set(
+        modules
+    )
+    assert all(file is None or file.startswith(str(installed)) for file in modules.values())
+
+
+def plain(payload: bytes) -> bytes:
+    """Return a pickle without Beam's packing."""
+    import bz2
+    import zlib
+
+    data = base64.b64decode(payload)
+    for unpack in (zlib.decompress, bz2.decompress):
+        with contextlib.suppress(zlib.error, OSError):
+            return unpack(data)
+    return data
+
+
+# --- the image
+
+
+def test_the_image_has_what_a_worker_needs() -> None:
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    words = [line.split() for line in lines if line and not line.startswith("#")]
+    constraints = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    base = next(word[1] for word in words if word[0] == "FROM")
+    boot = next(word for word in words if word[0] == "COPY" and word[1].startswith("--from="))
+    assert base.startswith("python:3.11") and "python3.11_sdk" in boot[1]
+    assert boot[1].rpartition(":")[2] == constraints["apache-beam"], "the worker's Beam is the launcher's"
+    assert ["ENTRYPOINT", '["/opt/apache/beam/boot"]'] in words and boot[2] == "/opt/apache/beam"
+    copied = {name for word in words if word[0] == "COPY" and word is not boot for name in word[1:-1]}
+    assert all((ROOT / name).exists() for name in copied)
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {*packages, "beam_job.py", "pyproject.toml", "constraints.txt"} <= copied
+    assert {project["project"]["readme"], *project["project"]["license-files"]} <= copied
+    allowed = {
+        line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    }
+    assert copied <= allowed, ".dockerignore keeps a file out that the image copies"
+    install = next(line for line in lines if line.startswith("RUN pip install"))
+    extras = re.search(r'"\.\[(.*?)\]"', install)
+    assert extras and set(extras[1].split(",")) <= set(project["project"]["optional-dependencies"])
+    assert "--constraint constraints.txt" in install
+
+
+def test_the_record_of_graphs_is_of_dataclasses(graphs: dict[str, Any], jobs: dict[str, Path]) -> None:
+    """What a graph carries are small frozen options, no tables and no open files."""
+    for label, transform in graphs.items():
+        if label.startswith(("Tasks", "Shuffle")):
+            inner = transform.worker if label.startswith("Tasks") else transform.shuffler
+            assert dataclasses.is_dataclass(inner), label

@@ -1,0 +1,75 @@
+"""docs/running.md: every command is complete, and openwit's own parser takes it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline import config
+from pipeline.reference import config_of
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "docs" / "running.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line]
+OWN = [line for line in LINES if re.match(r"(nohup )?(openwit|python beam_job\.py) ", line)]
+
+
+def parsed(line: str) -> tuple[str, object, tuple[str, ...]]:
+    """Return command, options and Beam's flags of a line, as the program itself reads them."""
+    line = re.sub(r"^nohup |> \S+ 2>&1 &$", "", line)
+    words = shlex.split(line)
+    name, *argv = words[1:] if words[0] == "openwit" else words[2:]
+    options, flags = config.parse(
+        config_of(name), argv, prog=f"openwit {name}", beam=name in ("queries", "crawl", "overlap")
+    )
+    return name, options, flags
+
+
+@pytest.mark.parametrize("line", OWN)
+def test_every_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('queries = "q"\nsource = ["s"]\nout = "run"\n')
+    _, _, flags = parsed(line)
+    if not flags:
+        return
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    options = PipelineOptions(list(flags))
+    known = options.get_all_options(drop_default=True, retain_unknown_options=False)
+    given = {flag.lstrip("-").partition("=")[0] for flag in flags if flag.startswith("--")}
+    negated = {name for name in given if name.startswith("no_")}
+    assert given - negated <= set(known), "Beam reads every flag, with a value of its type"
+
+
+def test_every_job_is_shown_on_every_cluster() -> None:
+    shown: set[tuple[str, str]] = set()
+    for line in OWN:
+        if "run.toml" not in line:
+            runner = re.search(r"--runner (\S+)", line)
+            shown.add((parsed(line)[0], runner[1] if runner else ""))
+    for runner in ("", "DataflowRunner", "FlinkRunner"):
+        assert {(job, runner) for job in ("queries", "crawl", "overlap")} <= shown
+    spark = {job for job, runner in shown if runner in ("SparkRunner", "PortableRunner")}
+    assert spark == {"queries", "crawl", "overlap"}
+
+
+def test_other_programs_commands_are_of_the_versions_that_are_pinned() -> None:
+    pinned = re.search(r"^apache-beam==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    assert set(re.findall(r"apache/beam\w+:([\d.]+)", TEXT)) == {pinned[1]}
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions
+
+    versions = set(re.findall(r"--flink_version (\S+)", TEXT))
+    assert versions <= set(FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS)
+    starts = {line.split()[0] for line in LINES if line not in OWN}
+    assert starts == {"gcloud", "docker", "python"}
+    images = set(re.findall(r"us-central1-docker\S+", TEXT))
+    assert images == {"us-central1-docker.pkg.dev/my-project/openwit/worker:1", "us-central1-docker.pkg.dev"}
+
+
+def test_every_section_is_linked() -> None:
+    sections = re.findall(r"^## (.*)$", TEXT, re.MULTILINE)
+    links = re.findall(r"^- \[(.*)\]\(#(.*)\)$", TEXT, re.MULTILINE)
+    assert links == [(name, name.lower().replace(" ", "-")) for name in sections]
