@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline import hashlist, manifest, querylist, run, storage, tombstones
+from pipeline import hashlist, manifest, pilot, querylist, run, storage, tombstones
 from pipeline.command import guarded, job_name, terminal, worker_log
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions
@@ -39,7 +39,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     if warning := too_small_for(options.model, options.images):
         console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
     layout = Layout(options.out.rstrip("/"))
-    pieces = pilot(sources.plan(options.source, options.sources), options.sample, options.seed)
+    whole = sources.plan(options.source, options.sources)
+    pieces = pilot.sample(whole, options.sample, options.seed)
     inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)
@@ -53,6 +54,7 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         if unfinished := tombstones.pending(layout.root):
             raise ValueError(unfinished)
         prepare(layout, inputs, prints, semantics, console)
+        manifest.write_json(pilot.path_of(layout), {"read": len(pieces), "all": len(whole)})
         return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
 
 
@@ -128,15 +130,6 @@ def with_contents(options: CrawlConfig, queries: list[str]) -> dict[str, dict[st
         hashlist.load(options.hash_list)  # before anything is fetched
         semantics["fetch"]["hash_list"] = storage.sha256_file(options.hash_list)
     return semantics
-
-
-def pilot(pieces: list[Any], share: float, seed: int) -> list[Any]:
-    """Return a hash sample of the pieces, at least one; all of them for a share of 1."""
-    if share >= 1:
-        return pieces
-    order = sorted(pieces, key=lambda piece: xxhash.xxh3_64_intdigest(repr(piece).encode(), seed=seed))
-    chosen = set(order[: max(1, round(len(pieces) * share))])
-    return [piece for piece in pieces if piece in chosen]
 
 
 def prepare(
@@ -263,7 +256,12 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
             table.add_row(stage, f"- {reason}", f"{count:,}")
     table.add_row("finish", "captions in shards", f"{counts['captions']:,}", style="bold")
     table.add_row("", "samples in shards", f"{counts['samples']:,}", style="bold")
+    for number, (what, value) in enumerate(pilot.lines(found["pilot"]) if found.get("pilot") else []):
+        table.add_row("pilot" if not number else "", what, value, style="cyan")
     console.print(table)
+    if found.get("pilot"):
+        note = f"`openwit plan --run {layout.root}` takes repeats and the cap on queries into account"
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
     if near := found.get("near_duplicates"):
         most = ", ".join(
             f"{row['site']} {row['removed']:,} of {row['images']:,}" for row in near["sites"][:3]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, records, storage
+from pipeline import config, pilot, records, storage
 from pipeline.options import CrawlConfig
 from pipeline.reasons import REASONS
 from pipeline.run import Layout, read_json
@@ -110,6 +110,9 @@ def write(
          "sha256": r["tar"], "parquet_sha256": r["parquet"]}
         for r in found["shards"]
     ]  # fmt: skip
+    yields = None
+    if options.sample < 1:
+        yields = pilot.yields(read_json(pilot.path_of(layout)), candidates, rounds, shards)
     write_json(
         layout.manifest,
         {
@@ -125,6 +128,7 @@ def write(
             "queries": found["queries"],
             "near_duplicates": found["near_duplicates"],
             "shards": shards,
+            "pilot": yields,
         },
     )  # fmt: skip
 

@@ -29,7 +29,6 @@ from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig
 from pipeline.stages import graph
 from pipeline.stages.files import write_tasks
-from pipeline.stages.select import PairCounter, QueryTable
 from queries.cli import main as queries
 from tests.crawling import arguments, contents, settle
 from tests.queries_dump import Written, write_multistream
@@ -175,7 +174,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
     """Start a pool whose workers are its threads: a process for each of some 40 graphs takes minutes."""
     script = (
         "import threading; from apache_beam.runners.worker import worker_pool_main as pool; "
-        "pool.BeamFnExternalWorkerPoolServicer.start(use_process=False, port={port}); "
+        "kept = pool.BeamFnExternalWorkerPoolServicer.start(use_process=False, port={port}); "
         "threading.Event().wait()"
     )
     with worker_pool(tmp_path_factory.mktemp("pool"), "-c", script) as flags:
@@ -295,31 +294,20 @@ def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Any]
     assert proto.ByteSize() < 1_000_000, "all of them together"
 
 
-def test_a_graph_does_not_grow_with_its_input(tmp_path: Path) -> None:
+def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Any], jobs: dict[str, Path]) -> None:
     """90,000 WAT files and 500,000 queries: tasks and lists are read from files by the workers."""
 
-    def candidates(files: int, queries: int) -> int:
-        from pipeline.options import SourceOptions, TextRules
-        from pipeline.stages.candidates import CandidatesWorker
-
-        folder = str(tmp_path / "run/work/candidates")
-        path = (
-            "s3://commoncrawl/crawl-data/CC-MAIN-2024-22/segments/1715971057216.39/wat/CC-MAIN-{}.warc.wat.gz"
-        )
+    def job(files: int, queries: int) -> int:
+        candidates, thresholds = graphs["Tasks CandidatesWorker"], graphs["Thresholds PairCounter"]
+        path = "s3://commoncrawl/crawl-data/CC-MAIN-2024-22/segments/171597/wat/CC-MAIN-{}.warc.wat.gz"
         tasks = ({"name": f"{n:06d}", "piece": ["wat", path.format(n), 0, -1, "", ""]} for n in range(files))
-        assert write_tasks(f"{folder}/tasks.jsonl", tasks) == files
-        worker = CandidatesWorker(
-            folder=folder, queries=str(tmp_path / "queries.parquet"), sources=SourceOptions(),
-            rules=TextRules(), lang="en", mask=False, max_captions=16,
-        )  # fmt: skip
-        table = QueryTable(path=str(tmp_path / "queries.parquet"), seed=0, queries=queries)
-        transforms = {
-            "candidates": graph.Tasks(folder, worker),
-            "thresholds": graph.Thresholds(folder, PairCounter(queries=table), f"{folder}/rank", queries),
-        }
-        return int(dry_run(transforms).ByteSize())
+        assert write_tasks(f"{candidates.folder}/tasks.jsonl", tasks) == files
+        table = dataclasses.replace(thresholds.counter.queries, queries=queries)
+        counter = dataclasses.replace(thresholds.counter, queries=table)
+        larger = dataclasses.replace(thresholds, counter=counter, queries=queries)
+        return int(dry_run({"candidates": candidates, "thresholds": larger}).ByteSize())
 
-    small, large = candidates(3, 10), candidates(90_000, 500_000)
+    small, large = job(3, 10), job(90_000, 500_000)
     assert abs(large - small) < 200 and large < 100_000
 
 
@@ -425,8 +413,8 @@ def test_the_image_has_what_a_worker_needs() -> None:
     assert ["ENTRYPOINT", '["/opt/apache/beam/boot"]'] in words and boot[2] == "/opt/apache/beam"
     copied = {name for word in words if word[0] == "COPY" and word is not boot for name in word[1:-1]}
     assert all((ROOT / name).exists() for name in copied)
-    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert {*packages, "beam_job.py", "pyproject.toml", "constraints.txt"} <= copied
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    assert {*packages, "pyproject.toml", "constraints.txt"} <= copied
     assert {project["project"]["readme"], *project["project"]["license-files"]} <= copied
     allowed = {
         line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"

@@ -275,8 +275,8 @@ class Runner:
     log: str = ""
     """Local file for what worker processes write to stderr; they inherit ours without it."""
     name: str = ""
-    """Of the jobs on a cluster, unless a flag gives one. Dataflow refuses a second job of the same name: so no
-    new launcher begins a stage on which the job of a lost one is still at work."""
+    """Of the jobs on a cluster, unless a flag gives one. Dataflow refuses a second job of the same name: so
+    no new launcher begins a stage on which the job of a lost one is still at work."""
 
     @property
     def is_local(self) -> bool:

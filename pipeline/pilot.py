@@ -1,0 +1,87 @@
+"""A pilot: a hash sample of the source pieces, and what its yields mean for the whole source."""
+
+from typing import Any
+
+import xxhash
+
+from pipeline.progress import size
+from pipeline.run import Layout
+
+FILE = "source.list"  # in work/candidates: how many pieces the source has, and how many of them are read
+
+
+def path_of(layout: Layout) -> str:
+    """Return where the numbers of pieces are noted."""
+    return layout.stage("candidates", FILE)
+
+
+def sample(pieces: list[Any], share: float, seed: int) -> list[Any]:
+    """Return a hash sample of the pieces, at least one; all of them for a share of 1."""
+    if share >= 1:
+        return pieces
+    order = sorted(pieces, key=lambda piece: xxhash.xxh3_64_intdigest(repr(piece).encode(), seed=seed))
+    chosen = set(order[: max(1, round(len(pieces) * share))])
+    return [piece for piece in pieces if piece in chosen]
+
+
+def yields(
+    pieces: dict[str, int],
+    candidates: dict[str, Any],
+    rounds: list[dict[str, Any]],
+    shards: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return what one piece gave, which shares each step kept, and the same rates over all pieces.
+
+    pieces: {"read", "all"}; candidates: the stage's summary; rounds and shards as in the manifest. A share
+    of nothing is null. The extrapolation is linear, an upper bound: more pieces repeat each other's URLs, and
+    the cap on a query leaves more out.
+    """
+    tries = sum(r["images"] for r in rounds)
+    arrived = sum(r["reasons"].get("", 0) for r in rounds)
+    received = sum(r["bytes"] for r in rounds)
+    samples, stored = (sum(shard[name] for shard in shards) for name in ("samples", "bytes"))
+    factor = pieces["all"] / pieces["read"]
+    return {
+        "pieces": pieces,
+        "candidates_per_piece": candidates["candidates"] / pieces["read"],
+        "matched_share": _share(candidates["rows"], candidates["candidates"]),
+        "fetched_share": _share(arrived, tries),
+        "kept_share": _share(samples, arrived),
+        "received_bytes_per_try": _share(received, tries),
+        "stored_bytes_per_sample": _share(stored, samples),
+        "whole": {
+            "candidates": round(candidates["candidates"] * factor), "tries": round(tries * factor),
+            "samples": round(samples * factor), "received_bytes": round(received * factor),
+            "stored_bytes": round(stored * factor),
+        },
+    }  # fmt: skip
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (what, value) rows for the final table of a pilot."""
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{share:.1%}"
+
+    def average(count: float | None) -> str:
+        return "" if count is None else size(count)
+
+    whole = found["whole"]
+    return [
+        ("pieces read", f"{found['pieces']['read']:,} of {found['pieces']['all']:,}"),
+        ("captions a piece", f"{found['candidates_per_piece']:,.1f}"),
+        ("matched, of captions", percent(found["matched_share"])),
+        ("fetched, of tries", percent(found["fetched_share"])),
+        ("kept, of fetched", percent(found["kept_share"])),
+        ("received a try", average(found["received_bytes_per_try"])),
+        ("stored a sample", average(found["stored_bytes_per_sample"])),
+        ("whole source, at most: captions", f"{whole['candidates']:,}"),
+        ("tries", f"{whole['tries']:,}"),
+        ("samples", f"{whole['samples']:,}"),
+        ("received", size(whole["received_bytes"])),
+        ("stored", size(whole["stored_bytes"])),
+    ]
