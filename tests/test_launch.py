@@ -191,7 +191,8 @@ def graphs() -> Iterator[dict[str, Any]]:
         inner = next(
             getattr(transform, name) for name in ("worker", "shuffler", "counter") if hasattr(transform, name)
         )
-        found.setdefault(f"{type(transform).__name__} {type(inner).__name__}", transform)
+        # A copy: Beam binds a transform to the first pipeline that it is in.
+        found.setdefault(f"{type(transform).__name__} {type(inner).__name__}", dataclasses.replace(transform))
         original(self, transform, tasks)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -266,7 +267,7 @@ def dry_run(transforms: dict[str, Any]) -> Any:
     pytest.importorskip("google.cloud.dataflow_v1beta3", reason="the extra gcp is not installed")
     pipeline = beam.Pipeline(options=graph.Runner(flags=DATAFLOW, name="openwit-test").options(100))
     for label, transform in transforms.items():
-        _ = pipeline | label >> transform
+        _ = pipeline | label >> dataclasses.replace(transform)
     pipeline.run()
     return pipeline.runner.proto_pipeline
 
@@ -308,16 +309,18 @@ def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Any], jobs: dict
         return int(dry_run({"candidates": candidates, "thresholds": larger}).ByteSize())
 
     small, large = job(3, 10), job(90_000, 500_000)
-    assert abs(large - small) < 200 and large < 100_000
+    assert abs(large - small) < 200 and large < 200_000
 
 
 UNPICKLE = """
 import json, sys
 wheel, site, folder, payloads = sys.argv[1:]
 sys.path[:] = [p for p in sys.path if "site-packages" not in p] + [wheel, site]
+from apache_beam.coders.coders import deserialize_coder
 from apache_beam.internal import pickler
 for payload in json.load(open(payloads)):
-    pickler.loads(payload.encode("latin-1"))
+    load = deserialize_coder if "$" in payload else pickler.loads
+    load(payload.encode("latin-1"))
 own = ("pipeline", "queries", "dedup", "train", "tests", "beam_job")
 files = {name: getattr(m, "__file__", None) for name, m in sys.modules.items() if name.split(".")[0] in own}
 json.dump(files, sys.stdout)
@@ -337,9 +340,9 @@ def payloads_of(proto: Any) -> list[bytes]:
             function = api.CombinePayload.FromString(transform.spec.payload).combine_fn
         else:
             continue
-        assert function.urn in (python_urns.PICKLED_DOFN_INFO, "beam:combinefn:pickled_python:v1"), (
-            function.urn
-        )
+        if "pickled_python" not in function.urn:  # Beam's own, such as the key of a global combine
+            assert function.urn == "beam:dofn:python_key_with_none:v1", function.urn
+            continue
         found.append(function.payload)
     for coder in proto.components.coders.values():
         if coder.spec.urn in (python_urns.PICKLED_CODER,):
@@ -389,7 +392,7 @@ def plain(payload: bytes) -> bytes:
     import bz2
     import zlib
 
-    data = base64.b64decode(payload)
+    data = base64.b64decode(payload.rpartition(b"$")[2])  # a coder's name goes before its pickle
     for unpack in (zlib.decompress, bz2.decompress):
         with contextlib.suppress(zlib.error, OSError):
             return unpack(data)
