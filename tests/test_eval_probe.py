@@ -77,14 +77,6 @@ def test_fewer_examples_than_features():
     assert objective(probe.weights, probe.bias, features, targets, 0.5) == pytest.approx(theirs, rel=1e-6)
 
 
-def test_a_warm_start_ends_at_the_same_minimum():
-    features, targets = blobs(300, 10, 4)
-    problem = Problem(features, targets, features, targets, 4, CPU)
-    warm = problem.probe(problem.fit(1.0, problem.fit(1e-4)))
-    cold = problem.probe(problem.fit(1.0))
-    assert np.abs(warm.logits(features) - cold.logits(features)).max() < 1e-2
-
-
 def test_constant_features_carry_no_weight():
     features, targets = blobs(100, 5, 2)
     features[:, 2] = 7
