@@ -259,19 +259,31 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
     for number, (what, value) in enumerate(pilot.lines(found["pilot"]) if found.get("pilot") else []):
         table.add_row("pilot" if not number else "", what, value, style="cyan")
     console.print(table)
-    if found.get("pilot"):
-        note = f"`openwit plan --run {layout.root}` takes repeats and the cap on queries into account"
+    for note in notes(layout, found):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
-    if near := found.get("near_duplicates"):
-        most = ", ".join(
-            f"{row['site']} {row['removed']:,} of {row['images']:,}" for row in near["sites"][:3]
-        )
-        console.print(
-            f"near-duplicates: {near['removed']:,} of {near['images']:,} images are merged into "
-            f"{near['groups']:,} others{f'; most of {most}' if most else ''}", highlight=False, soft_wrap=True
-        )  # fmt: skip
     where = [("shards", f"{len(found['shards'])} in {layout.shards}"), ("rejected rows", layout.rejected),
              ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
              ("time", f"{seconds:,.1f} s")]  # fmt: skip
     for name, value in where:
         console.print(f"{name:<14} {value}", highlight=False, soft_wrap=True)
+
+
+def notes(layout: Layout, found: dict[str, Any]) -> list[str]:
+    """Return what a person should know beside the counts of a manifest, and do."""
+    result = []
+    if found.get("pilot"):
+        result.append(f"`openwit plan --run {layout.root}` takes repeats and the cap on queries into account")
+    if near := found.get("near_duplicates"):
+        most = ", ".join(
+            f"{row['site']} {row['removed']:,} of {row['images']:,}" for row in near["sites"][:3]
+        )
+        result.append(
+            f"near-duplicates: {near['removed']:,} of {near['images']:,} images are merged into "
+            f"{near['groups']:,} others{f'; most of {most}' if most else ''}"
+        )
+    if late := found["counts"]["rejected_by_stage"].get("fetch", {}).get("deferred", 0):
+        result.append(
+            f"{late:,} captions stand at images of sites that were slower than --unit-seconds and --rounds "
+            "allow: the same command with --retry-failed asks for them"
+        )
+    return result
