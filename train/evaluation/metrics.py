@@ -23,7 +23,7 @@ RANKED: Final = ("roc_auc", "map11")
 def top(scores: Scores, count: int) -> npt.NDArray[np.int64]:
     """Return the classes of highest score, best first: int64 [n, count]; of equals the first class."""
     if count == 1:
-        return scores.argmax(axis=1)[:, None]
+        return np.asarray(scores.argmax(axis=1)[:, None])
     if scores.shape[1] > 4 * count:
         # Few are wanted: sort only those at or above the count-th score. Ties there stay in order of class.
         kth = -np.partition(-scores, count - 1, axis=1)[:, count - 1 : count]
