@@ -169,6 +169,24 @@ def test_a_run_without_its_work_folder(run: Path) -> None:
     is_whole(run)
 
 
+def test_a_run_that_was_moved(run: Path, tmp_path: Path) -> None:
+    """Its markers name the old place; what is removed lies in the new one, and nothing else goes."""
+    victim = alone(run)
+    moved = run.rename(tmp_path / "moved")
+    before = {p.relative_to(moved) for p in (moved / "work" / "fetch").rglob("*.*")}
+    assert takedown(["--run", str(moved), "--url", victim["url"]]) == 0
+    assert traces(moved, needles_of(victim)) == {"tombstones.json"}
+    assert {p.relative_to(moved) for p in (moved / "work" / "fetch").rglob("*.*")} == before
+    is_whole(moved)
+
+
+def test_an_attempt_that_came_to_no_end_is_removed(run: Path) -> None:
+    stray = next((run / "work/fetch/round-0").glob("*.blob"))
+    stray = Path(shutil.copy(stray, stray.with_name("00000-0000@stray.blob")))
+    assert takedown(["--run", str(run), "--url", alone(run)["url"]]) == 0
+    assert not stray.exists()
+
+
 def test_repeating_the_command_changes_nothing(run: Path, web: Server) -> None:
     victim = alone(run)
     argv = ["--run", str(run), "--url", victim["url"]]

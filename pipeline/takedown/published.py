@@ -154,8 +154,10 @@ def _untried(layout: Layout, queries: int) -> np.ndarray | None:
     table = QueryTable(path=layout.queries, seed=seed, queries=queries)
     limits = read_vector(storage.join(layout.tried(fetched["last"]), "thresholds"))
     total = np.zeros(queries, np.int64)
-    for shard in read_json(layout.stage("select", "done.stage"))["samples"]:
-        pairs = Pairs.of(records.read_table(shard["path"], ["uid", "matched"]), queries)
+    for path in storage.list_files(layout.stage("select", "samples"), ".parquet"):
+        if path.endswith(".rejected.parquet"):
+            continue
+        pairs = Pairs.of(records.read_table(path, ["uid", "matched"]), queries)
         never = ~chosen(pairs, table.hashes, limits)
         total += pairs.counts(queries, never[pairs.sample])
     return total

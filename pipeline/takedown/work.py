@@ -43,9 +43,11 @@ def _remove_strays(layout: Layout) -> None:
     """Remove what attempts left that came to no end, or not first: no marker names it."""
     for folder in storage.list_files(layout.stage("fetch")):
         if posixpath.basename(folder).startswith("round-"):
-            wanted = {result["fetched"].removesuffix(".parquet") for result in finished(folder).values()}
+            results = finished(folder).values()
+            # By name: the run may have been moved since.
+            wanted = {posixpath.basename(result["fetched"]).removesuffix(".parquet") for result in results}
             for path in storage.list_files(folder):
-                stem, ending = posixpath.splitext(path)
+                stem, ending = posixpath.splitext(posixpath.basename(path))
                 if ending in (".blob", ".parquet") and stem not in wanted:
                     storage.remove_tree(path)
 
