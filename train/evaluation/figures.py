@@ -124,7 +124,7 @@ class Row(NamedTuple):
 
 
 def bars(title: str, x_label: str, rows: Sequence[Row], text: Callable[[float], str] = points,
-         note: str = "") -> Chart:  # fmt: skip
+         tick: Callable[[float], str] = points, note: str = "") -> Chart:  # fmt: skip
     """Return horizontal bars, the largest first, with their intervals."""
     rows = sorted(rows, key=lambda row: -row.value)
     ends = [0.0, *_known([value for row in rows for value in (row.value, row.low, row.high)])]
@@ -141,7 +141,7 @@ def bars(title: str, x_label: str, rows: Sequence[Row], text: Callable[[float], 
             Bar(row.label, chart.top + 26 * number + 4, start, round(end - start, 1), x(low), x(high),
                 text(row.value), row.value >= 0)
         )  # fmt: skip
-    chart.x_ticks.extend(Tick(x(value), text(value)) for value in _steps(span))
+    chart.x_ticks.extend(Tick(x(value), tick(value)) for value in _steps(span))
     object.__setattr__(chart, "zero", x(0))
     return chart
 

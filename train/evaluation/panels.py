@@ -138,7 +138,7 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
         most = float(max(shots))
         charts.append(
             bars(f"Labelled examples of a class that zero-shot is worth{suffix}", "shots", rows,
-                 lambda value: f"{value:.2g}" if value < most else f"≥ {value:.2g}")
+                 lambda value: f"{value:.2g}" if value < most else f"≥ {value:.2g}", "{:g}".format)
         )  # fmt: skip
     return charts
 
