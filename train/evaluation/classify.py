@@ -29,7 +29,15 @@ class Subset(NamedTuple):
 
 def run(subject: Subject, others: dict[str, dict[str, dict[str, bool]]]) -> list[Result]:
     """Return the zero-shot results of every set; `others`: predictions by their name, set and example."""
-    return [result for one in subject.config.sets for result in _one(subject, one.name, others)]
+    names = [one.name for one in subject.config.sets if not _for_retrieval(subject, one.name)]
+    return [result for name in names for result in _one(subject, name, others)]
+
+
+def _for_retrieval(subject: Subject, name: str) -> bool:
+    """Return whether a set has captions and no classes, beside others in a run that measures both."""
+    found = subject.features(name)
+    classless = not any(found.labels) and not subject.config.for_set("classes", name)
+    return classless and any(found.captions) and "retrieval" in subject.config.task
 
 
 def reference(subject: Subject, name: str) -> Result | None:
