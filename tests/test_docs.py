@@ -7,30 +7,25 @@ from pathlib import Path
 import pytest
 
 import beam_job
-from dedup.options import OverlapConfig
-from pipeline import config
-from pipeline.demo.run import DemoConfig
-from pipeline.options import CrawlConfig
+from pipeline import config, reference
 from pipeline.reasons import REASONS
-from pipeline.verify import VerifyConfig
-from queries.options import QueriesConfig
-from train.config import ExportConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-CONFIGS = {
-    "crawl": CrawlConfig, "verify": VerifyConfig, "demo": DemoConfig, "queries": QueriesConfig,
-    "overlap": OverlapConfig, "train": TrainConfig, "export": ExportConfig,
-}  # fmt: skip
 COMMANDS = re.findall(r"^openwit .*$", README, re.MULTILINE)
+
+
+def split(line: str) -> tuple[str, list[str]]:
+    """Return a line's command, of one word or two, and its arguments."""
+    words = shlex.split(line)[1:]
+    length = 1 if words[0] in reference.CONFIGS else 2
+    return " ".join(words[:length]), words[length:]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_the_readme_parses(line: str) -> None:
-    _, name, *argv = shlex.split(line)
-    assert name in beam_job.COMMANDS
-    if name in CONFIGS:
-        config.parse(CONFIGS[name], argv, prog=f"openwit {name}")
+    name, argv = split(line)
+    config.parse(reference.config_of(name), argv, prog=f"openwit {name}")
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -38,20 +33,25 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"openwit {name}" in README or f"make {name}" in README, name
 
 
-def test_every_option_has_an_explanation() -> None:
-    import contextlib
-    import io
+def test_every_command_and_option_is_documented() -> None:
+    assert {name.split()[0] for name in reference.CONFIGS} == set(beam_job.COMMANDS)
+    for name in reference.CONFIGS:
+        for option in reference.options(reference.config_of(name)):
+            assert re.search(r"[a-z']{2,} [a-z]", option.help), f"openwit {name} {option.flag}"
+    path = ROOT / "docs" / "commands.md"
+    assert path.read_text() == reference.page(), "run: python -m pipeline.reference > docs/commands.md"
 
-    for config_class in CONFIGS.values():
-        shown = io.StringIO()
-        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
-            config.parse(config_class, ["--help"], prog="openwit x")
-        text = re.sub(r"[│╭╮╰╯─\s]+", " ", shown.getvalue())
-        for name, _ in config.fields(config_class):
-            flag = f"--{name.replace('_', '-')}"
-            after = text.split(f"{flag} " if f"{flag} " in text else f"{flag},", 1)[1]
-            words = after.split("(default")[0].split("(required")[0]
-            assert re.search(r"[a-z']{2,} [a-z]", words), flag
+
+@pytest.mark.parametrize("name", reference.CONFIGS)
+def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        config.parse(reference.config_of(name), ["--help"], prog=f"openwit {name}")
+    text = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
+    for option in reference.options(reference.config_of(name)):
+        flag = option.flag
+        after = text.split(f"{flag} " if f"{flag} " in text else f"{flag},", 1)[1]
+        words = after.split("(default")[0].split("(required")[0]
+        assert re.search(r"[a-z']{2,} [a-z]", words), flag
 
 
 def test_every_reason_is_documented() -> None:

@@ -11,9 +11,9 @@ class PlanConfig:
     """A finished pilot (`openwit crawl --sample 0.001`) whose yields to go by; without it, published figures
     of Common Crawl stand in, and only their order of magnitude is right."""
     pairs: float = 0.0
-    """Samples wanted, such as 400e6; 0: as many as all of --pieces give."""
+    """Samples wanted, such as 400e6; 0: as many as the pieces give."""
     pieces: int = 0
-    """Source pieces (WAT files) to read; 0: as many as --pairs needs."""
+    """Source pieces (WAT files, say) to read; 0: as many as the wanted samples need."""
     queries: int = 500_000
     """Queries in the list, where there is no pilot that has them."""
     per_query: int = 20_000
@@ -41,7 +41,7 @@ class PlanConfig:
     gpu: str = "H200"
     """Device to train on, as named in the rates."""
     gpus: int = 8
-    """Devices."""
+    """Devices that train together."""
     mfu: float = 0.0
     """Share of the device's peak that training reaches; 0: what the rates say."""
 
