@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := crawl,overlap,train,s3,test
+EXTRAS := crawl,overlap,train,s3,gcp,test
 
 .PHONY: demo test fuzz lint bench clean help
 
