@@ -46,7 +46,7 @@ class OverlapConfig:
     """Share of a set's examples that unrelated images shall leave alone before verification; it decides the
     detector's threshold for each set."""
     floor: float = 0.35
-    """Smallest similarity of a candidate. Of unrelated photographs two pairs in 100,000 are above 0.35."""
+    """Smallest similarity of a candidate. Of unrelated photographs three pairs in 100,000 are above 0.35."""
     min_quality: int = 25
     """Least detail, 0 to 100, of an image that is compared; black frames and blanks match each other."""
     neighbours: int = 20

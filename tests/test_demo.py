@@ -1,10 +1,12 @@
 """`openwit demo`, small and without training: the command that newcomers type first."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 import beam_job
+from pipeline.demo.run import EVALUATION_SETS as SETS
 from tests.crawling import manifest, samples
 
 pytestmark = pytest.mark.timeout(900)
@@ -19,10 +21,31 @@ def test_the_demo_builds_checks_and_compares(tmp_path: Path, capfd: pytest.Captu
     assert counts["candidates"] == counts["captions"] + counts["rejected"]
     for path in ("overlap/index.html", "overlap/report.json", "run/shards/00000.tar"):
         assert (out / path).exists()
+    planted_copies_are_found_all_and_only(out)
     said = capfd.readouterr().err
     assert "captions in shards" in said and "overlap with evaluation sets" in said
     assert "INFO" not in said and "apitools" not in said, "no noise of the engine on the terminal"
     assert beam_job.main(argv) == 0, "again: nothing to do"
+
+
+def planted_copies_are_found_all_and_only(out: Path) -> None:
+    """Compare with the truth: copies of what is in the set, no other drawing, no hard negative."""
+    fetched = {row["url"] for row in samples(out / "run")}
+    # A page may offer a picture in several encodings; any of them is that picture.
+    lines = (out / "web/truth.jsonl").read_text("utf-8").splitlines()
+    offered = {row["url"]: {row["url"], *row["alternatives"]} for row in map(json.loads, lines)}
+    truth = [json.loads(line) for line in (out / "web/eval/truth.jsonl").read_text("utf-8").splitlines()]
+    found = {name: set((out / f"overlap/overlap/{name}.txt").read_text().split()) for name in SETS}
+    planted = {one["example_id"] for one in truth if one["copy_of"] and offered[one["copy_of"]] & fetched}
+    assert len(planted) >= 15
+    assert found == {"clean": set(), "contaminated": planted}
+    report = json.loads((out / "overlap/report.json").read_text())["datasets"]
+    clean, contaminated = sorted(report, key=lambda one: one["name"])
+    assert (
+        contaminated["significant"] and contaminated["delta"] > 0.05 and contaminated["p_bonferroni"] < 0.001
+    )
+    assert not clean["significant"] and clean["delta"] == 0
+    assert {one["likeness"] for one in truth if one["like"]} == {"same_scene", "same_logo"}
 
 
 def test_check_says_what_would_be_done(tmp_path: Path) -> None:

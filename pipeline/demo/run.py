@@ -13,6 +13,9 @@ from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build, load
 from pipeline.verify import main as verify
 
+EVALUATION_SETS = ("clean", "contaminated")
+"""Drawn with the web; the second holds altered copies of its pictures."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -66,13 +69,25 @@ def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
 
 
 def overlap(web: Web, out: Path, options: DemoConfig) -> int:
-    """Compare the set with the two evaluation sets that came with the web, one with planted copies."""
-    from dedup.cli import main as overlap_main
+    """Compare the set with the two evaluation sets that came with the web, one with planted copies.
 
-    sets = [f"{name}={web.folder / 'eval' / name}" for name in ("clean", "contaminated")]
-    evaluations = [part for name in sets for part in ("--eval", name)]
-    few = ("--planted", "10", "--neighbours", "5")  # a demonstration's worth
-    return overlap_main(["--run", str(out / "run"), "--out", str(out / "overlap"), *evaluations, *few])
+    What copies do to an accuracy is shown with that of a classifier that remembers what it has seen.
+    """
+    from dedup.cli import main as overlap_main
+    from pipeline.demo.neighbour import write_predictions
+
+    arguments = ["--run", str(out / "run"), "--out", str(out / "overlap")]
+    arguments += ["--planted", "10", "--neighbours", "5"]  # a demonstration's worth
+    for name in EVALUATION_SETS:
+        predictions = out / "predictions" / f"{name}.parquet"
+        write_predictions(out / "run", web, name, predictions)
+        arguments += [
+            "--eval",
+            f"{name}={web.folder / 'eval' / name}",
+            "--predictions",
+            f"{name}={predictions}",
+        ]
+    return overlap_main(arguments)
 
 
 def train(web: Web, out: Path, options: DemoConfig) -> int:
