@@ -307,7 +307,8 @@ TARGETS = [
         rounds=6_000,
         seeds=(
             b"User-agent: *\nDisallow: /a*b$\nAllow: /\nCrawl-delay: 5\nSitemap: http://a.test/s.xml\n",
-            b"\xef\xbb\xbfUser-Agent: openwit\r\nUser-agent: CCBot\r\nDisallow:\r\n\r\nuser-agent:*\rdisallow:/",
+            b"\xef\xbb\xbfUser-Agent: openwit\r\nUser-agent: CCBot\r\nDisallow:\r\n\r\n"
+            b"user-agent:*\rdisallow:/",
             b"User-agent: *\nContent-Signal: ai-train=no\nContent-Usage: /a train-ai=n\nDisallow: /%7Ejoe",
             b'[{"location": "/a*", "tdm-reservation": 1, "tdm-policy": "/p"}, {"location": "/"}]',
         ),

@@ -128,7 +128,7 @@ def code(arguments: list[str]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd):
+def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd, monkeypatch):
     kept = ("--keep-staging",)
     assert main(argv(served, tmp_path, *kept)) == 0
     run = tmp_path / "run"
@@ -168,6 +168,13 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
     # The queries are filled from what is left: 18 images, 9 for each query.
     kept_rows = pq.read_table(run / "query_counts.parquet").to_pylist()
     assert {row["kept"] for row in kept_rows} == {9}
+
+    # What was merged by its looks cannot be compared again once the images are gone.
+    (run / "work/fetch/removed.stage").write_text("true")
+    monkeypatch.setattr("pipeline.crawl.retrying._retried", lambda *_: 1)
+    assert code(argv(served, tmp_path, "--dedup", "near", "--retry-failed")) == 2
+    assert "--keep-staging" in capfd.readouterr().err
+    assert verify(["--run", str(run)]) == 0
 
 
 def test_options_are_checked(served, tmp_path, capsys):

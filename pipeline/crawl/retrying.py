@@ -34,6 +34,11 @@ def reopen(crawl: Crawl) -> int | None:
     if not count:
         return 0
     if storage.exists(layout.stage("fetch", "removed.stage")):
+        if crawl.config.dedup == "near":
+            raise ValueError(
+                "--retry-failed would have to compare images that went when the shards were verified: "
+                "with --dedup near it needs a run that was made with --keep-staging"
+            )
         restore(crawl, fetched)
         storage.remove_tree(layout.stage("fetch", "removed.stage"))
     number = fetched["last"] + 1
