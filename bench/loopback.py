@@ -50,6 +50,7 @@ def serve(pictures: Sequence[bytes], folder: Path, sites: int, scheme: str) -> I
 
 def _certify(folder: Path, names: Sequence[str]) -> None:
     """Write ca.pem, and server.pem with its key, for the addresses: ECDSA P-256, as most of the web."""
+    import certifi
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -73,7 +74,10 @@ def _certify(folder: Path, names: Sequence[str]) -> None:
         x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(n)) for n in names]), critical=False
     )
     pem = serialization.Encoding.PEM
-    (folder / "ca.pem").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    # Beside the authorities that everybody trusts: to read those is what a TLS context costs.
+    (folder / "ca.pem").write_bytes(
+        Path(certifi.where()).read_bytes() + ca.sign(ca_key, hashes.SHA256()).public_bytes(pem)
+    )
     (folder / "server.pem").write_bytes(
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + leaf.sign(ca_key, hashes.SHA256()).public_bytes(pem)
