@@ -14,7 +14,7 @@ from pipeline.plan import expected, model, published
 from pipeline.plan.cli import main
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import implied_mfu, training
-from pipeline.plan.yields import Balance, of_run
+from pipeline.plan.yields import Balance, of_run, smoothed
 from tests import crawling
 
 RATES = tomllib.loads((Path(model.__file__).parent / "rates.toml").read_text())
@@ -95,9 +95,22 @@ def test_new_images_become_rarer_as_a_law_of_powers_says() -> None:
     st.lists(st.integers(1, 50), min_size=1, max_size=30), st.floats(0.1, 5), st.sampled_from([0.9, 0.99, 1])
 )
 def test_politeness_is_what_counting_seconds_gives(sites: list[int], delay: float, share: float) -> None:
-    seconds = expected.politeness(np.array(sites, float), 1.0, delay)[f"{round(share * 100)}%"]
+    seconds = expected.politeness(np.array(sites, float), delay)[f"{round(share * 100)}%"]
     asked = sum(min(n, seconds / delay) for n in sites)
     assert asked == pytest.approx(share * sum(sites), rel=1e-6)
+    assert expected.reached(np.array(sites, float), seconds, delay) == pytest.approx(share, rel=1e-6)
+
+
+def test_sites_that_a_sample_shows_foretell_how_much_is_reached_in_time() -> None:
+    rng = np.random.default_rng(0)
+    weight = (np.arange(1, 50_001) + 2.0) ** -1.12
+    draws = rng.choice(len(weight), 200_000, p=weight / weight.sum())
+    few, all_of_them = (np.unique(part, return_counts=True)[1] for part in (draws[:10_000], draws))
+    sites = smoothed(few)
+    assert sites.sum() == pytest.approx(few.sum())
+    for seconds in (20, 100, 1000):
+        found = expected.reached(all_of_them.astype(float), seconds, 1.0)
+        assert expected.reached(sites * 20, seconds, 1.0) == pytest.approx(found, abs=0.05)
 
 
 def test_the_drawn_pilot_agrees_with_what_was_published() -> None:

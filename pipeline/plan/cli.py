@@ -88,14 +88,15 @@ def summary(
     amounts = {name: getattr(scale, name) for name in scale.__dataclass_fields__ if name != "sites"}
     return {
         "pilot": options.run or "published figures of Common Crawl",
-        "scale": {name: round(value) for name, value in amounts.items()},
+        "scale": {name: round(value) for name, value in amounts.items() if name != "reached"},
+        "reached": scale.reached,
         "stages": {
             stage.name: {"core_hours": stage.core_hours, "wall_hours": stage.wall_hours, "bound": stage.bound}
             for stage in done
         },
         "politeness_hours": {
             share: seconds / model.HOUR
-            for share, seconds in politeness(scale.sites, 1.0, options.host_delay).items()
+            for share, seconds in politeness(scale.sites, options.host_delay).items()
         },
         "training": None if taught is None else {
             "model": options.model, "gpu": options.gpu, "gpu_days": taught.gpu_days,
@@ -127,6 +128,8 @@ def show(console: Console, options: PlanConfig, result: dict[str, Any]) -> None:
         table.add_row(name, hours, f"{stage['wall_hours']:,.1f} h, bound by {stage['bound']}")
     polite = ", ".join(f"{share} after {hours:,.1f} h" for share, hours in result["politeness_hours"].items())
     table.add_row("rates of the sites", "", polite)
+    in_time = f"in {options.rounds} rounds of {options.unit_seconds:,.0f} s a site"
+    table.add_row("reached in time", f"{result['reached']:.1%}", in_time)
     table.add_section()
     if result["training"]:
         taught = result["training"]

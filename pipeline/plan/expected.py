@@ -50,13 +50,19 @@ def pieces_for(
     return high
 
 
-def politeness(sites: np.ndarray, scale: float, delay: float) -> dict[str, float]:
+def reached(sites: np.ndarray, seconds: float, delay: float) -> float:
+    """Return the share of the images that sites can give in so many seconds, one request every `delay`."""
+    total = float(sites.sum())
+    return float(np.minimum(sites, seconds / delay).sum()) / total if total and delay else 1.0
+
+
+def politeness(sites: np.ndarray, delay: float) -> dict[str, float]:
     """Return the seconds after which 90%, 99% and all of the images can have been asked for.
 
     sites: images of each site. A site is asked once every `delay` seconds and all sites at a time, so after
     t seconds it has been asked for min(n, t / delay) of its images: a lower bound for any number of workers.
     """
-    sizes = np.sort(sites * scale)
+    sizes = np.sort(sites)
     if not len(sizes):
         return {"90%": 0.0, "99%": 0.0, "100%": 0.0}
     total = sizes.sum()

@@ -10,6 +10,7 @@ from pipeline.plan.options import PlanConfig
 from pipeline.plan.yields import Yields
 
 HOUR = 3600.0
+_TURNS = 12
 
 
 class Stage(NamedTuple):
@@ -33,6 +34,8 @@ class Scale:
     distinct: float
     """Samples that match, before the balance."""
     tried: float
+    reached: float
+    """Share of them that their sites can give within the rounds, at one request every --host-delay."""
     samples: float
     fetched_bytes: float
     stored_bytes: float
@@ -43,31 +46,37 @@ class Scale:
 
 def scale_of(found: Yields, config: PlanConfig) -> Scale:
     """Scale a pilot up to --pieces or --pairs; ValueError if no number of pieces gives so many samples."""
-    arrives = found.arrived / found.tried
+    balance, arrives = found.balance, found.arrived / found.tried
     # Of what arrives, some merges with the same bytes under another URL.
-    expected_here = expected.kept(found.balance, 1.0, config.per_query, arrives)
+    expected_here = expected.kept(balance, 1.0, config.per_query, arrives)
     survives = min(1.0, found.samples / expected_here) if found.per_query == config.per_query else 1.0
-    times = config.pieces / found.pieces if config.pieces else expected.pieces_for(
-        found.balance, found.novelty, config.per_query, arrives * survives, config.pairs
-    )  # fmt: skip
-    if times is None:
-        raise ValueError(
-            f"no number of such pieces gives {config.pairs:,.0f} samples with --per-query "
-            f"{config.per_query}: the queries that match are full; use more queries or a larger --per-query"
-        )
-    growth = expected.growth(times, found.novelty)
-    asked = config.per_query * max(config.headroom, 1 / arrives)
-    tried = expected.kept(found.balance, growth, asked)
-    samples = expected.kept(found.balance, growth, config.per_query, arrives) * survives
-    share = tried / (growth * found.balance.samples)
+    reached = 1.0
+    # How much of the sites is reached in time depends on how much is asked of them, and that on how much
+    # arrives; a few turns settle it.
+    for _ in range(_TURNS):
+        share = arrives * reached
+        times: float | None = config.pieces / found.pieces if config.pieces else expected.pieces_for(
+            balance, found.novelty, config.per_query, share * survives, config.pairs
+        )  # fmt: skip
+        if times is None:
+            raise ValueError(
+                f"no number of such pieces gives {config.pairs:,.0f} samples with --per-query "
+                f"{config.per_query}, of which {share:.0%} arrive: use more queries, a larger --per-query, "
+                "or more --rounds"
+            )
+        growth = expected.growth(times, found.novelty)
+        tried = expected.kept(balance, growth, config.per_query * max(config.headroom, 1 / share))
+        sites = balance.sites * (tried / balance.samples)
+        reached = expected.reached(sites, config.rounds * config.unit_seconds, config.host_delay)
+    assert times is not None
+    samples = expected.kept(balance, growth, config.per_query, arrives * reached) * survives
     return Scale(
         pieces=times * found.pieces, source_bytes=times * found.source_bytes,
-        candidates=times * found.candidates, rows=times * found.rows,
-        distinct=growth * found.balance.samples, tried=tried, samples=samples,
-        fetched_bytes=tried * found.fetched_bytes / found.tried,
+        candidates=times * found.candidates, rows=times * found.rows, distinct=growth * balance.samples,
+        tried=tried, reached=reached, samples=samples,
+        fetched_bytes=tried * reached * found.fetched_bytes / found.tried,
         stored_bytes=samples * found.stored_bytes / found.samples,
-        shuffled_bytes=times * found.rows * found.row_bytes,
-        sites=found.balance.sites * growth * share,
+        shuffled_bytes=times * found.rows * found.row_bytes, sites=sites,
     )  # fmt: skip
 
 
@@ -81,7 +90,7 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
     cpu = {
         "candidates": parse + rates["candidates"]["caption_us"] * 1e-6 * scale.candidates,
         "select": rates["select"]["row_us"] * 1e-6 * scale.rows,
-        "fetch": image_ms * 1e-3 * scale.tried,
+        "fetch": image_ms * 1e-3 * scale.tried * scale.reached,
         "finish": rates["finish"]["image_ms"] * 1e-3 * scale.samples,
     }
     result = []
@@ -92,7 +101,8 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
             bounds["requests in flight"] = (
                 scale.tried * config.request_seconds / (cores * config.max_inflight)
             )
-            bounds["politeness"] = expected.politeness(scale.sites, 1.0, config.host_delay)["99%"]
+            polite = expected.politeness(scale.sites, config.host_delay)["99%"]
+            bounds["politeness"] = min(polite, config.rounds * config.unit_seconds)
         bound = max(bounds, key=lambda key: bounds[key])
         result.append(Stage(name, (start + seconds) / HOUR, bounds[bound] / HOUR, bound))
     return result

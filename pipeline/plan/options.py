@@ -31,6 +31,10 @@ class PlanConfig:
     """Seconds that a request takes, a mean."""
     host_delay: float = 1.0
     """Seconds between two requests to a site."""
+    rounds: int = 3
+    """As in the crawl: rounds of fetching at most."""
+    unit_seconds: float = 3600.0
+    """As in the crawl: seconds that a site has in a round; what it cannot give by the last one is missing."""
     https_share: float = 0.95
     """Share of the images behind https."""
 
@@ -56,7 +60,7 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be planned; ValueError says what can."""
-        for name in ("per_query", "queries", "workers", "cores", "max_inflight", "gpus"):
+        for name in ("per_query", "queries", "workers", "cores", "max_inflight", "gpus", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("pairs", "pieces", "epochs", "host_delay", "request_seconds"):

@@ -11,6 +11,8 @@ from pipeline.balance import I64
 from pipeline.run import Layout, done, read_json
 from pipeline.stages.select import Pairs
 
+_FEW = 6  # times; what is seen more often is taken as it is
+
 
 @dataclass(frozen=True)
 class Balance:
@@ -19,7 +21,7 @@ class Balance:
     sample: I64  # [pairs] 0 to samples - 1
     query: I64  # [pairs]
     matched: NDArray[np.float64]  # [Q] samples of each query
-    sites: NDArray[np.float64]  # [sites] samples of each site, largest first
+    sites: NDArray[np.float64]  # [sites] expected samples of each site, those not seen included
     samples: int
 
 
@@ -103,7 +105,23 @@ def balance_of(paths: list[str], queries: int) -> Balance:
     of_query = np.concatenate([np.zeros(0, np.int64), *query]).astype(np.int64)
     counts = np.unique(np.array(sites, object), return_counts=True)[1] if sites else np.zeros(0, np.int64)
     matched = np.bincount(of_query, minlength=queries).astype(float)
-    return Balance(of_pair, of_query, matched, np.sort(counts)[::-1].astype(float), total)
+    return Balance(of_pair, of_query, matched, smoothed(counts), total)
+
+
+def smoothed(counts: np.ndarray) -> NDArray[np.float64]:
+    """Return the expected images of each site, float64, for the counts of a sample.
+
+    A site seen r times, r small, stands for (r + 1) f(r+1) / f(r), where f(r) sites were seen r times (Good
+    1953); what that leaves is on sites that were not seen, of which there are f1^2 / 2 f2 or more (Chao).
+    """
+    sizes = counts.astype(float)
+    seen = np.bincount(np.minimum(counts, _FEW + 1), minlength=_FEW + 2)
+    for times in range(1, _FEW):
+        if seen[times] and seen[times + 1]:
+            sizes[counts == times] = min(times, (times + 1) * seen[times + 1] / seen[times])
+    left = counts.sum() - sizes.sum()
+    unseen = max(1, round(seen[1] ** 2 / (2 * max(seen[2], 1))))
+    return np.append(sizes, np.full(unseen, left / unseen)) if left > 0 else sizes
 
 
 def site_names(addresses: list[str]) -> list[str]:
