@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/openwit demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 fuzz: $(READY)
 	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py
