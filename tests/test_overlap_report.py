@@ -45,7 +45,8 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
         for n in range(matched):
             text = HOSTILE[n % len(HOSTILE)]
             checked = (similarity[n], True, "", 20, 0.9, "whole", False)
-            found.append((name, ids[n], f"uid{n}", text, *checked, text, "s", f"{n}", preview))
+            by = (similarity[n], None)  # hashes, learned
+            found.append((name, ids[n], f"uid{n}", text, *checked, text, "s", f"{n}", *by, preview))
     records.write_table(str(folder / "examples.parquet"), records.to_table(rows, index.EXAMPLES))
     table = records.to_table(found, FOUND)
     records.write_table(str(folder / "found.parquet"), table)
@@ -246,7 +247,7 @@ def test_sites_are_counted_by_registrable_domain():
     ]
     uids = ["u0", "u1", "u1", "u3", "u4"]
     rows = [
-        ("d", str(n), uid, url, 0.9, True, 1, "", 1, 1.0, "", False, "", "", "")
+        ("d", str(n), uid, url, 0.9, True, 1, "", 1, 1.0, "", False, "", "", "", 0.9, None)
         for n, (uid, url) in enumerate(zip(uids, urls, strict=True))
     ]
     data = Dataset("d", ["0"], [""], ["compared"], np.array([0.9]), None)

@@ -178,7 +178,7 @@ def test_the_command_writes_what_it_shows(crawled: Path, tmp_path: Path) -> None
         (["--pairs", "1e6", "--run", "nowhere"], "not a finished run"),
         (["--pairs", "1e6", "--prices", "prices.toml"], "did you mean core_hour"),
         (["--pairs", "1e6", "--rates", "rates.toml"], "did you mean caption_us"),
-        (["--pairs", "1e15"], "the queries that match are full"),
+        (["--pairs", "1e15"], "use more queries, a larger --per-query"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_with_what_can(
