@@ -344,9 +344,7 @@ def test_a_signal_ends_it_soon_and_the_same_command_continues(
 
 
 def test_descendants_are_found_and_killed() -> None:
-    script = (
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(300)'])"
-    )
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(300)'])"
     before = set(children.descendants())
     child = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.monotonic() + 60
