@@ -1,8 +1,8 @@
 """Check `openwit plan`: predict a run from a small pilot, then run it.
 
-    python -m bench.plan_rates --out docs/scaling/rates.toml          # at most 2,500 images, 50 a site
-    python -m bench.plan_check predict --folder docs/scaling          # from a pilot of 1,000 images
-    python -m bench.plan_check run --folder docs/scaling              # 15,000 images, six times as many
+    python -m bench.plan_rates --out docs/scaling/rates.toml          # at most 7,500 images, 50 a site
+    python -m bench.plan_check predict --folder docs/scaling          # from a pilot of 2,700 images
+    python -m bench.plan_check run --folder docs/scaling              # 40,000 images, five times as many
 
 The source of pilot and run is not that of the rates: its sites have heavy-tailed sizes (Zipf), every tenth
 image is gone, one URL in eight stands twice, and a site is asked once in 20 ms. `predict` writes
@@ -26,9 +26,9 @@ from bench.resize import synthetic
 from bench.usage import Usage, measure
 from pipeline.plan.cli import main as plan
 
-IMAGES, PIECES, SITES, DELAY = 15_000, 60, 240, 0.02
+IMAGES, PIECES, SITES, DELAY = 40_000, 60, 640, 0.02
 STAGES = ("candidates", "select", "fetch", "finish")
-PER_QUERY = 2_000
+PER_QUERY = 5_000
 
 
 def write_source(folder: Path, port: int) -> Path:

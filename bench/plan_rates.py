@@ -2,9 +2,10 @@
 
     python -m bench.plan_rates --out rates.toml
 
-Each stage runs by itself at two sizes against a loopback server (bench.loopback); the slope is its rate and
-what is left its start-up. CPU time of all processes. Rates of WAT and WARC parsing, of select at many rows
-and of GPUs stay those of the package: bench.wat, bench.select_rows and bench/gpu.sh measure them.
+Each stage runs by itself at two sizes against a loopback server (bench.loopback), both large enough that both
+worker processes have work; the slope is its rate and what is left its start-up. CPU time of all processes.
+Rates of WAT and WARC parsing, of select at many rows and of GPUs stay those of the package: bench.wat,
+bench.select_rows and bench/gpu.sh measure them.
 """
 
 import argparse
@@ -17,54 +18,70 @@ from pathlib import Path
 from bench import loopback
 from bench.img2dataset import PICTURES, run_ours, write_list
 from bench.resize import synthetic
+from bench.usage import Usage
 
+PIECES, PROCESSES = 10, 2
 STAGES = ("candidates", "select", "fetch", "finish")
 
+Rates = dict[tuple[str, str], float]
 
-def stage_seconds(
+
+def stage_usage(
     scheme: str, sizes: tuple[int, int], pictures: list[bytes], folder: Path
-) -> dict[str, list[float]]:
-    """Return the CPU seconds of each stage at both sizes."""
-    found: dict[str, list[float]] = {stage: [] for stage in STAGES}
+) -> dict[str, list[Usage]]:
+    """Return what each stage cost at both sizes."""
+    found: dict[str, list[Usage]] = {stage: [] for stage in STAGES}
     certificates = {"SSL_CERT_FILE": str(folder / "ca.pem")} if scheme == "https" else {}
     with loopback.serve(pictures, folder, -(-sizes[1] // loopback.SITE_IMAGES), scheme) as port:
         for size in sizes:
-            source = folder / f"{scheme}-{size}.parquet"
-            write_list(source, loopback.urls(size, port, scheme))
+            out = folder / f"{scheme}-{size}"
+            source = folder / f"{scheme}-{size}-list"
+            source.mkdir()
+            addresses = loopback.urls(size, port, scheme)
+            for piece in range(PIECES):
+                write_list(source / f"{piece}.parquet", addresses[piece::PIECES])
             for stage in STAGES:
-                out = folder / f"{scheme}-{size}"
-                usage = run_ours(source, out, Path(f"{out}.log"), certificates, stage)
-                found[stage].append(usage.cpu_s)
+                usage = run_ours(source / "*.parquet", out, Path(f"{out}.log"), certificates, stage)
+                found[stage].append(usage)
     return found
 
 
-def line(seconds: list[float], sizes: tuple[int, int]) -> tuple[float, float]:
-    """Return (seconds of start-up, seconds an image)."""
-    slope = (seconds[1] - seconds[0]) / (sizes[1] - sizes[0])
-    return max(0.0, seconds[0] - slope * sizes[0]), slope
+def line(values: list[float], sizes: tuple[int, int]) -> tuple[float, float]:
+    """Return (what stands before the first image, what an image adds)."""
+    slope = max(0.0, (values[1] - values[0]) / (sizes[1] - sizes[0]))
+    return max(0.0, values[0] - slope * sizes[0]), slope
+
+
+def rates(http: dict[str, list[Usage]], https: dict[str, list[Usage]], sizes: tuple[int, int]) -> Rates:
+    """Return the measured entries of a rates file."""
+    found: Rates = {}
+    for stage in STAGES:
+        cpu, wall = ([getattr(usage, what) for usage in http[stage]] for what in ("cpu_s", "wall_s"))
+        start, slope = line(cpu, sizes)
+        found[stage, "start_s"] = start / PROCESSES
+        found[stage, "start_wall_s"] = line(wall, sizes)[0]
+        if stage == "candidates":
+            found[stage, "caption_us"] = slope * 1e6
+        elif stage == "fetch":
+            found[stage, "http_image_ms"] = slope * 1e3
+            found[stage, "https_image_ms"] = line([usage.cpu_s for usage in https[stage]], sizes)[1] * 1e3
+        elif stage == "finish":
+            found[stage, "image_ms"] = slope * 1e3
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs=2, default=[500, 2500])
+    parser.add_argument("--sizes", type=int, nargs=2, default=[2500, 7500])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     sizes = (arguments.sizes[0], arguments.sizes[1])
     pictures = synthetic(640, 480, PICTURES)
     with tempfile.TemporaryDirectory() as scratch:
-        http, https = (stage_seconds(scheme, sizes, pictures, Path(scratch)) for scheme in ("http", "https"))
-    values = {
-        ("candidates", "start_s"): line(http["candidates"], sizes)[0],
-        ("candidates", "caption_us"): line(http["candidates"], sizes)[1] * 1e6,
-        ("select", "start_s"): line(http["select"], sizes)[0],
-        ("fetch", "start_s"): line(http["fetch"], sizes)[0],
-        ("fetch", "http_image_ms"): line(http["fetch"], sizes)[1] * 1e3,
-        ("fetch", "https_image_ms"): line(https["fetch"], sizes)[1] * 1e3,
-        ("finish", "start_s"): line(http["finish"], sizes)[0],
-        ("finish", "image_ms"): line(http["finish"], sizes)[1] * 1e3,
-    }
+        http, https = (stage_usage(scheme, sizes, pictures, Path(scratch)) for scheme in ("http", "https"))
+    values = rates(http, https, sizes)
     text = resources.files("pipeline.plan").joinpath("rates.toml").read_text()
     table = ""
     lines = []

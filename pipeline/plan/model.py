@@ -95,7 +95,7 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
     }
     result = []
     for name, seconds in cpu.items():
-        start = rates[name]["start_s"]
+        start = rates[name]["start_wall_s"]
         bounds = {"cores": start + seconds / cores}
         if name == "fetch":
             bounds["requests in flight"] = (
@@ -104,7 +104,9 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
             polite = expected.politeness(scale.sites, config.host_delay)["99%"]
             bounds["politeness"] = min(polite, config.rounds * config.unit_seconds)
         bound = max(bounds, key=lambda key: bounds[key])
-        result.append(Stage(name, (start + seconds) / HOUR, bounds[bound] / HOUR, bound))
+        result.append(
+            Stage(name, (rates[name]["start_s"] * cores + seconds) / HOUR, bounds[bound] / HOUR, bound)
+        )
     return result
 
 
