@@ -55,9 +55,10 @@ def options(config_class: type) -> Iterator[Option]:
 
 
 def _attribute_docstrings(config_class: type) -> dict[str, str]:
+    bases = [base for base in config_class.__bases__ if dataclasses.is_dataclass(base)]
+    found = {name: text for base in bases for name, text in _attribute_docstrings(base).items()}
     body = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found = {}
     for node, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             match after:

@@ -25,8 +25,9 @@ from tests import train_shards
 from train import architectures, checkpoint, cli, optimizer
 from train.architectures import ARCHITECTURES, RECIPES
 from train.config import TrainConfig
-from train.loop import Result, fit
+from train.loop import fit
 from train.model import CLIP
+from train.run import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 

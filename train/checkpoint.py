@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -27,33 +27,17 @@ log = logging.getLogger(__name__)
 
 VOCABULARY = "bpe_vocab.txt.gz"
 
-
-class Progress(Protocol):
-    """Say where a run is: a dataclass of what JSON can hold."""
-
-    @property
-    def step(self) -> int:
-        """Return the steps done."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """Return the time trained so far."""
-        ...
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Return the bad samples by reason so far."""
-        ...
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class State(Generic[A]):
     """Hold what a run needs to go on, beside weights and moments."""
 
     step: int
     model: str
-    architecture: Architecture
+    architecture: A
+    """The model's sizes, a dataclass of what JSON can hold."""
     seconds: float
     """Time trained so far."""
     counts: dict[str, int]
@@ -67,7 +51,7 @@ class Loaded(NamedTuple):
 
     model: CLIP
     tokenizer: Tokenizer
-    state: State
+    state: State[Architecture]
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -89,7 +73,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Progress) -> None:
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State[Any]) -> None:
         """Copy everything and write it in the background; waits for the checkpoint before."""
         self.wait()
         tensors = [_copies(model.state_dict()), _copies(_moments(model, optimizer))]
@@ -107,7 +91,7 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, weights: dict[str, Tensor], moments: dict[str, Tensor], state: Progress) -> None:
+    def _write(self, weights: dict[str, Tensor], moments: dict[str, Tensor], state: State[Any]) -> None:
         try:
             name = f"step-{state.step:08d}"
             folder = storage.join(self.folder, name)
@@ -115,7 +99,7 @@ class Writer:
                 storage.write_bytes(storage.join(folder, file), data)
             storage.write_bytes(storage.join(folder, "model.safetensors"), save(weights))
             storage.write_bytes(storage.join(folder, "optimizer.safetensors"), save(moments))
-            text = json.dumps(asdict(state), indent=1)  # type: ignore[call-overload]
+            text = json.dumps(asdict(state), indent=1)
             storage.write_bytes(storage.join(folder, "state.json"), text.encode())
             storage.write_bytes(storage.join(self.folder, "latest"), name.encode())
             for old in complete(self.folder)[: -self.keep]:
@@ -156,7 +140,7 @@ def read_values(folder: str) -> dict[str, Any]:
     return values
 
 
-def read_state(folder: str) -> State:
+def read_state(folder: str) -> State[Architecture]:
     """Return the state saved in a checkpoint of CLIP."""
     values = read_values(folder)
     values["architecture"] = architecture_from(values["architecture"])

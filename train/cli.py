@@ -3,54 +3,72 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 from pipeline import config as options
-from train.config import ExportConfig, TrainConfig
+from train.config import ExportConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from train.loop import Result
-    from train.prepare import Prepared
+    from train.distributed import World
+    from train.run import Prepared, Result
 
-_NEEDED = "this command needs torch and more: pip install 'openwit[train]'"
+C = TypeVar("C", bound=RunConfig)
+Training = tuple[Callable[[C, "World"], "Prepared"], Callable[[C], "Result"]]
+"""What prepares a run, and what does it."""
+
+NEEDED = "this command needs torch and more: pip install 'openwit[train]'"
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `openwit train`; return 0 when complete, 1 when stopped early or failed, 2 for a usage error."""
-    config, _ = options.parse(TrainConfig, argv, prog="openwit train")
-    try:
+    prog = "openwit train"
+    config, _ = options.parse(TrainConfig, argv, prog=prog)
+
+    def load() -> Training[TrainConfig]:
         from train.loop import fit
         from train.prepare import prepare
+
+        return prepare, fit
+
+    return train(prog, config, load, NEEDED)
+
+
+def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) -> int:
+    """Carry out any command that trains; return its exit code.
+
+    load: imports and returns what prepares such a run and what does it; needed: said where that fails.
+    """
+    try:
+        prepare, fit = load()
+        from train import distributed
         from train.steps import Diverged
     except ImportError as error:
-        return _fail(f"{_NEEDED} ({error})")
+        return fail(prog, f"{needed} ({error})")
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
         level=logging.INFO if first else logging.WARNING,
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+        force=True,
     )
     try:
         if config.check:
-            from train import distributed
-
-            world = distributed.join(config.device)
-            prepared = prepare(config, world)
-            if world.rank == 0:
+            with distributed.joined(config.device) as world:
+                prepared = prepare(config, world)
+            if first:
                 _print_plan(prepared)
-            distributed.leave()
             return 0
         result = fit(config)
     except ValueError as error:
-        return _fail(str(error))
+        return fail(prog, str(error))
     except Diverged as error:
-        _fail(str(error))
+        fail(prog, str(error))
         return 1
     if first:
         _print_result(result)
@@ -59,11 +77,12 @@ def main(argv: Sequence[str]) -> int:
 
 def export_main(argv: Sequence[str]) -> int:
     """Run `openwit export`; return 0 when complete, 2 for a usage error."""
-    config, _ = options.parse(ExportConfig, argv, prog="openwit export")
+    prog = "openwit export"
+    config, _ = options.parse(ExportConfig, argv, prog=prog)
     try:
         from train import checkpoint, interchange
     except ImportError as error:
-        return _fail(f"{_NEEDED} ({error})")
+        return fail(prog, f"{NEEDED} ({error})")
     try:
         loaded = checkpoint.load_model(config.checkpoint)
         files = interchange.export(
@@ -74,7 +93,7 @@ def export_main(argv: Sequence[str]) -> int:
             Path(config.out),
         )
     except ValueError as error:
-        return _fail(str(error), "openwit export")
+        return fail(prog, str(error))
     table = Table(
         "file", "MB", title=f"{loaded.state.model} after step {loaded.state.step:,} as {config.format}"
     )
@@ -84,14 +103,15 @@ def export_main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _fail(message: str, prog: str = "openwit train") -> int:
+def fail(prog: str, message: str) -> int:
+    """Say what is wrong, and return 2."""
     sys.stderr.write(f"{prog}: error: {message}\n")
     return 2
 
 
-def _print_plan(p: "Prepared") -> None:
+def _print_plan(prepared: "Prepared") -> None:
     table = Table("source", "shards", "samples", "weight", "an epoch takes", title="plan")
-    for source in p.plan.sources:
+    for source in prepared.plan.sources:
         table.add_row(
             source.name,
             f"{len(source.shards):,}",
@@ -101,12 +121,8 @@ def _print_plan(p: "Prepared") -> None:
         )
     console = Console()
     console.print(table)
-    console.print(
-        f"{p.config.model} at {p.architecture.image_size} pixels, {p.tokenizer.vocab_size:,} tokens; "
-        f"{p.shape.epoch_steps:,} steps an epoch, {p.steps:,} in all, {p.warmup:,} of warm-up; "
-        f"micro-batches of {p.shape.micro:,} on each of {p.shape.ranks} processes"
-    )
-    console.print(options.to_toml(p.effective()), markup=False, highlight=False)
+    console.print(prepared.summary())
+    console.print(options.to_toml(prepared.effective()), markup=False, highlight=False)
 
 
 def _print_result(result: "Result") -> None:
@@ -115,8 +131,11 @@ def _print_result(result: "Result") -> None:
     table.add_row("loss", f"{result.loss:.4f}")
     table.add_row("time", f"{result.seconds / 60:.1f} min")
     for name, value in result.accuracy.items():
-        table.add_row(f"zero-shot accuracy, {name}", f"{value:.1%} (chance {result.chance[name]:.1%})")
+        chance = f" (chance {result.chance[name]:.1%})" if name in result.chance else ""
+        table.add_row(f"accuracy, {name}", f"{value:.1%}{chance}")
     for reason, count in result.counts.items():
         table.add_row(f"samples: {reason}", f"{count:,}")
     table.add_row("folder", result.out)
+    if not result.complete:
+        table.add_row("next", "continue with --resume")
     Console().print(table)

@@ -1,7 +1,9 @@
-"""The options of `openwit train` and `openwit export`; importing this needs no torch."""
+"""The options of any training run, of `openwit train` and `openwit export`; importing this needs no torch."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -15,31 +17,32 @@ Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Train CLIP on finished runs or any WebDataset.
+class RunConfig(ABC):
+    """The options of every training run, whatever is trained."""
 
-    Options left out are the paper's for the model. Several GPUs: `torchrun --nproc-per-node N -m train ...`.
-    """
+    recipes: ClassVar[Mapping[str, Recipe]]
+    """The published recipe of each model: the defaults of the options of the same names."""
+    semantic: ClassVar[tuple[str, ...]] = (
+        "shards", "model", "image_size", "batch_size", "lr", "warmup", "weight_decay", "grad_clip", "seed",
+        "weights", "drop", "keep", "shuffle",
+    )  # fmt: skip
+    """Options that decide what is learned: a run is resumed with the same ones."""
 
     shards: Paths
     """A run's folder, or a WebDataset as a pattern of tars. May be given several times."""
     out: str
     """Folder of the training run: checkpoints/, metrics.jsonl, config.toml."""
-    model: Model = "ViT-B-32"
-    """Which of CLIP's nine models, or `tiny` for a CPU."""
+    model: str
+    """Which model."""
     check: bool = False
     """Find and count the samples, print the plan and the effective configuration, and write nothing."""
 
     image_size: int | None = None
-    """Resolution in pixels; another than the model's own changes its position embeddings alone."""
+    """Side in pixels of the images that the network takes."""
     batch_size: int | None = None
     """Samples of a step over all processes."""
     accumulate: int = 1
     """Micro-batches of a step on each process: less memory, a third more time, the same gradient."""
-    epochs: int | None = None
-    """Passes over the sources."""
-    max_steps: int | None = None
-    """Stop after so many steps; the schedule ends there too."""
     max_minutes: float | None = None
     """Save and stop after so much time in this process; the schedule does not change."""
     lr: float | None = None
@@ -48,21 +51,13 @@ class TrainConfig:
     """Steps of linear warm-up; never more than a tenth of the run unless given."""
     weight_decay: float | None = None
     """Decoupled weight decay of what is neither gain nor bias."""
-    beta1: float | None = None
-    """Adam's decay of the mean."""
-    beta2: float | None = None
-    """Adam's decay of the squares."""
-    eps: float | None = None
-    """Adam's epsilon."""
     grad_clip: float | None = None
     """Clip the gradient's norm; the paper does not."""
     seed: int = 0
-    """Decides initial weights, order, crops and captions."""
+    """Decides initial weights, order and how each sample is altered."""
 
     resume: bool = False
     """Continue from the newest checkpoint in --out; start anew where there is none."""
-    init_from: str = ""
-    """Start from these weights: a run, a checkpoint, or weights in OpenAI's, open_clip's or HF's layout."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep_checkpoints: int = 3
@@ -74,10 +69,6 @@ class TrainConfig:
     """Parquet file whose column uid names samples to leave out. May be given several times."""
     keep: Paths = ()
     """Parquet file whose column uid names the only samples to take. May be given several times."""
-    crop: Literal["paper", "crop", "random-resized"] = "paper"
-    """paper: shorter side to N, then N x N; crop: N x N as stored; random-resized: 90 to 100% of the area."""
-    enlarge: bool = False
-    """Accept shards whose pictures are smaller than the model's resolution."""
     shuffle: int = 131_072
     """Samples that are shuffled together."""
     workers: int | None = None
@@ -86,20 +77,18 @@ class TrainConfig:
     """Local folder for copies of remote shards; by default in the temporary folder."""
     cache_gb: int = 200
     """Most space for copies of remote shards."""
-    vocab: str = ""
-    """Vocabulary: a file of merges, or `clip` for an installed open_clip_torch's; else it is learned."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on a CPU."""
     compile: bool | None = None
-    """Compile the blocks; by default on a GPU."""
+    """Compile the network, transformers block by block; by default on a GPU."""
     checkpointing: bool = False
     """Recompute activations in backward: far less memory, a third more arithmetic."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU of this process if there is one."""
 
     eval: Paths = ()
-    """NAME=PATH of a labelled set for zero-shot accuracy while training. May be given several times."""
+    """NAME=PATH of an evaluation set. May be given several times."""
     eval_every: int = 1_000
     """Steps between evaluations; one always follows the last step."""
     log_every: int = 10
@@ -112,29 +101,87 @@ class TrainConfig:
         if not self.shards:
             raise ValueError("--shards is needed: a run's folder or a pattern of tars")
         for name in (
-            "accumulate",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "eval_every",
-            "log_every",
-            "shuffle",
-        ):
+            "accumulate", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "shuffle",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("batch_size", "epochs", "max_steps", "max_minutes", "lr"):
+        self.refuse_not_positive("batch_size", "max_minutes", "lr")
+
+    def refuse_not_positive(self, *names: str) -> None:
+        """Raise ValueError if one of these options is given and not above 0."""
+        for name in names:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive")
+
+    def recipe(self) -> Recipe:
+        """Return the model's recipe with the options that were given."""
+        published = vars(self.recipes[self.model])
+        given = {name: getattr(self, name, None) for name in published}
+        return Recipe(**{name: published[name] if v is None else v for name, v in given.items()})
+
+    @abstractmethod
+    def planned_steps(self, epoch_steps: int) -> int:
+        """Return the steps of the whole run, given those of an epoch."""
+
+    def compiles(self, device: str) -> bool:
+        """Return whether to compile on this type of device."""
+        return device == "cuda" if self.compile is None else self.compile
+
+    def uses_bf16(self, device: str) -> bool:
+        """Return whether to run the network in bf16 autocast on this type of device."""
+        return device == "cuda" if self.precision == "auto" else self.precision == "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """Train CLIP on finished runs or any WebDataset.
+
+    Options left out are the paper's for the model. Several GPUs: `torchrun --nproc-per-node N -m train ...`.
+    """
+
+    recipes = RECIPES
+    semantic = (
+        *RunConfig.semantic, "epochs", "max_steps", "beta1", "beta2", "eps", "crop", "enlarge",
+    )  # fmt: skip
+
+    model: Model = "ViT-B-32"
+    """Which of CLIP's nine models, or `tiny` for a CPU."""
+    image_size: int | None = None
+    """Resolution in pixels; another than the model's own changes its position embeddings alone."""
+    eval: Paths = ()
+    """NAME=PATH of a labelled set for zero-shot accuracy while training. May be given several times."""
+
+    epochs: int | None = None
+    """Passes over the sources."""
+    max_steps: int | None = None
+    """Stop after so many steps; the schedule ends there too."""
+    beta1: float | None = None
+    """Adam's decay of the mean."""
+    beta2: float | None = None
+    """Adam's decay of the squares."""
+    eps: float | None = None
+    """Adam's epsilon."""
+    init_from: str = ""
+    """Start from these weights: a run, a checkpoint, or weights in OpenAI's, open_clip's or HF's layout."""
+    crop: Literal["paper", "crop", "random-resized"] = "paper"
+    """paper: shorter side to N, then N x N; crop: N x N as stored; random-resized: 90 to 100% of the area."""
+    enlarge: bool = False
+    """Accept shards whose pictures are smaller than the model's resolution."""
+    vocab: str = ""
+    """Vocabulary: a file of merges, or `clip` for an installed open_clip_torch's; else it is learned."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        super().__post_init__()
+        self.refuse_not_positive("epochs", "max_steps")
         if self.resume and self.init_from:
             raise ValueError("--resume continues a run and --init-from starts one: give one of them")
 
-    def recipe(self) -> Recipe:
-        """Return the model's recipe from the paper with the options that were given."""
-        paper = RECIPES[self.model]
-        given = {name: getattr(self, name) for name in vars(paper)}
-        return Recipe(
-            **{name: vars(paper)[name] if value is None else value for name, value in given.items()}
-        )
+    def planned_steps(self, epoch_steps: int) -> int:
+        """Return the steps of all epochs, or --max-steps if those are fewer."""
+        steps = self.recipe().epochs * epoch_steps
+        return min(steps, self.max_steps) if self.max_steps else steps
 
 
 @dataclass(frozen=True, kw_only=True)

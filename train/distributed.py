@@ -1,9 +1,11 @@
 """The processes of a run: torchrun's environment, the device, stopping together."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
@@ -62,6 +64,16 @@ def leave() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def joined(wanted: str) -> Iterator[World]:
+    """Be one of the processes that torchrun started, or alone, for a block."""
+    world = join(wanted)
+    try:
+        yield world
+    finally:
+        leave()
 
 
 class Stop:

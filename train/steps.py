@@ -10,25 +10,31 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train import checkpoint, distributed, gradcache
-from train.architectures import Recipe
+from pipeline import config as options
+from pipeline import storage
+from train import checkpoint, distributed, flops, gradcache
+from train.data import OnDevice, Samples, load
 from train.distributed import World
+from train.loss import count_equal_pairs
 from train.optimizer import learning_rate, make_optimizer
-from train.report import Report
+from train.report import Report, peak_memory_gb
+from train.run import Prepared, Result, default_workers
+
+Evaluate = Callable[[], dict[str, float]]
+"""What computes the accuracies on the evaluation sets, by their names."""
 
 
 class Diverged(RuntimeError):  # noqa: N818
     """Say that the loss is no number any more."""
 
 
-class Step(Protocol):
+class Step(OnDevice, Protocol):
     """One rank's part of a step."""
 
     @property
@@ -41,42 +47,36 @@ class Step(Protocol):
         """Return the bad samples by reason."""
         ...
 
+    @property
+    def uids(self) -> Tensor:
+        """Return int64 [B] keys of the samples' uids."""
+        ...
+
 
 B = TypeVar("B", bound=Step)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Say how long and how often."""
-
-    recipe: Recipe
-    steps: int
-    warmup: int
-    grad_clip: float | None
-    log_every: int
-    checkpoint_every: int
-    eval_every: int
 
 
 class Stepper(ABC, Generic[B]):
     """Hold a run in progress: model, optimiser, where it is, and how long it took."""
 
-    def __init__(
-        self, model: nn.Module, wrapped: nn.Module, world: World, schedule: Schedule, resumed: str, bf16: bool
-    ) -> None:
-        """Take over a model, and `wrapped`, which is called; `resumed`: a checkpoint's folder, or empty."""
-        self.model, self.world, self.schedule, self.bf16 = model, world, schedule, bf16
+    unit: ClassVar[str] = "samples"
+    """What a step takes a batch of."""
+
+    def __init__(self, model: nn.Module, wrapped: nn.Module, prepared: Prepared, world: World) -> None:
+        """Take over a model, and `wrapped`, which is called."""
+        self.model, self.prepared, self.world = model, prepared, world
         cuda = world.device.type == "cuda"
+        self.bf16 = prepared.config.uses_bf16(world.device.type)
         if cuda:
             torch.set_float32_matmul_precision("high")  # TF32 for the loss; the towers run in bf16
         self.model.to(world.device).train()
-        self.optimizer = make_optimizer(self.model, schedule.recipe)
+        self.optimizer = make_optimizer(self.model, prepared.recipe)
         self.step, self.seconds = 0, 0.0
         self.counts_before: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # of this rank, since this process began
-        if resumed:
-            checkpoint.restore(resumed, self.model, self.optimizer)
-            values = checkpoint.read_values(resumed)
+        if prepared.resumed:
+            checkpoint.restore(prepared.resumed, self.model, self.optimizer)
+            values = checkpoint.read_values(prepared.resumed)
             self.step, self.seconds = values["step"], values["seconds"]
             self.counts_before = Counter(values["counts"])
         self.wrapped = wrapped.to(world.device)
@@ -85,12 +85,16 @@ class Stepper(ABC, Generic[B]):
             self.wrapped = DistributedDataParallel(self.wrapped, device_ids=ids, gradient_as_bucket_view=True)
 
     @abstractmethod
-    def state(self) -> checkpoint.Progress:
-        """Return what a checkpoint holds beside the tensors; all ranks must call it together."""
+    def architecture(self) -> Any:
+        """Return the model's sizes, a dataclass."""
 
     @abstractmethod
-    def metrics(self, batch: B, loss: Tensor, steps: int, seconds: float, waited: float) -> dict[str, Any]:
-        """Return a log line's figures, for `steps` steps that took `seconds`; the same call on every rank."""
+    def figures(self, batch: B) -> dict[str, Any]:
+        """Return what only this kind of run has to say of a step; the same call on every rank."""
+
+    @abstractmethod
+    def work(self, batch: B) -> float:
+        """Return the floating-point operations of this rank's part of a step."""
 
     def after_step(self) -> None:
         """Put the parameters where they may be."""
@@ -101,19 +105,46 @@ class Stepper(ABC, Generic[B]):
 
     def train_step(self, batch: B) -> Tensor:
         """Take one step and return its loss, still on the device."""
-        s = self.schedule
-        rate = learning_rate(self.step, s.steps, s.recipe.lr, s.warmup)
+        p = self.prepared
+        rate = learning_rate(self.step, p.steps, p.recipe.lr, p.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss = gradcache.backward(self.wrapped, batch.micro, self.autocast)
-        if s.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), s.grad_clip)
+        if p.config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), p.config.grad_clip)
         self.optimizer.step()
         self.after_step()
         self.step += 1
         self.counts += batch.counts
         return loss
+
+    def state(self) -> checkpoint.State[Any]:
+        """Return what a checkpoint holds beside the tensors; all ranks must call it together."""
+        p = self.prepared
+        return checkpoint.State(
+            step=self.step, model=p.config.model, architecture=self.architecture(), seconds=self.seconds,
+            counts=self.total_counts(), config=p.recorded(),
+        )  # fmt: skip
+
+    def metrics(self, batch: B, loss: Tensor, steps: int, seconds: float, waited: float) -> dict[str, Any]:
+        """Return a log line's figures, for `steps` steps that took `seconds`; the same call on every rank."""
+        figures: dict[str, Any] = {
+            "step": self.step,
+            "loss": float(loss),
+            **self.figures(batch),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": self.grad_norm(),
+            f"{self.unit}_per_second": round(self.prepared.shape.batch * steps / seconds, 2),
+            "data_wait": round(waited / seconds, 4),
+            "memory_gb": round(peak_memory_gb(self.world.device), 3),
+            "equal_uids": count_equal_pairs(batch.uids),
+            "bad": self.total_counts(),
+        }
+        peak = flops.peak_flops(self.world.device)
+        if peak is not None:
+            figures["mfu"] = round(self.work(batch) * steps / seconds / peak, 4)
+        return figures
 
     def total_counts(self) -> dict[str, int]:
         """Return the bad samples of all ranks since the run began; all ranks must call it together."""
@@ -128,36 +159,64 @@ class Stepper(ABC, Generic[B]):
         return float(nn.utils.get_total_norm([g for g in gradients if g is not None]))
 
 
+def run(
+    stepper: Stepper[B], pieces: Samples[Any, B], *,
+    files: dict[str, bytes] | None = None, evaluate: Evaluate | None = None,
+) -> Result:  # fmt: skip
+    """Take all steps that are left, with everything around them; `files` go into every checkpoint."""
+    p, world = stepper.prepared, stepper.world
+    config, first = p.config, world.rank == 0
+    if first:
+        text = options.to_toml(p.effective())
+        storage.write_bytes(storage.join(config.out, "config.toml"), text.encode())
+    writer = checkpoint.Writer(config.out, files or {}, config.keep_checkpoints)
+    report = Report(config.out, stepper.step, p.steps, config.tensorboard, silent=not first)
+    stop = distributed.Stop(world, config.max_minutes)
+    try:
+        workers = default_workers(config.workers, world)
+        batches = load(pieces, stepper.step, p.steps, workers, world.device)
+        loss, accuracies = take_steps(stepper, batches, writer, report, stop, evaluate)
+        writer.wait()
+    finally:
+        stop.close()
+        report.close()
+    return Result(
+        out=config.out, steps=stepper.step, planned=p.steps, loss=loss, seconds=stepper.seconds,
+        complete=stepper.step == p.steps or stop.timed_out, accuracy=accuracies,
+        counts=stepper.total_counts(),
+    )  # fmt: skip
+
+
 def take_steps(
     stepper: Stepper[B], batches: Iterator[B], writer: checkpoint.Writer, report: Report,
-    stop: distributed.Stop, evaluate: Callable[[], dict[str, float]] | None = None,
+    stop: distributed.Stop, evaluate: Evaluate | None = None,
 ) -> tuple[float, dict[str, float]]:  # fmt: skip
     """Take the remaining steps; return the last loss and what the last evaluation gave."""
-    schedule, world = stepper.schedule, stepper.world
+    steps, config = stepper.prepared.steps, stepper.prepared.config
     loss_value, accuracies = math.nan, dict[str, float]()
     began = window_began = time.monotonic()
     before, logged, waited = stepper.seconds, stepper.step, 0.0
-    while stepper.step < schedule.steps:
+    while stepper.step < steps:
         asked = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - asked
         loss = stepper.train_step(batch)
         stepper.seconds = before + time.monotonic() - began
-        last = stop.now() or stepper.step == schedule.steps
+        last = stop.now() or stepper.step == steps
         report.step(stepper.step)
-        if last or stepper.step % schedule.log_every == 0:
+        if last or stepper.step % config.log_every == 0:
             loss_value = float(loss)
             now = time.monotonic()
             report.tell(stepper.metrics(batch, loss, stepper.step - logged, now - window_began, waited))
             _refuse_divergence(loss_value, stepper.step)
             window_began, logged, waited = time.monotonic(), stepper.step, 0.0
-        if evaluate is not None and (last or stepper.step % schedule.eval_every == 0):
+        if evaluate is not None and (last or stepper.step % config.eval_every == 0):
             accuracies = evaluate()
             report.tell({"step": stepper.step} | {f"accuracy/{k}": v for k, v in accuracies.items()})
             window_began, waited = time.monotonic(), 0.0
-        if last or stepper.step % schedule.checkpoint_every == 0:
+        if last or stepper.step % config.checkpoint_every == 0:
             state = stepper.state()
-            if world.rank == 0:
+            if stepper.world.rank == 0:
                 writer.save(stepper.model, stepper.optimizer, state)
                 report.flush()
             if last:
@@ -168,6 +227,6 @@ def take_steps(
 def _refuse_divergence(loss: float, step: int) -> None:
     if not math.isfinite(loss):
         raise Diverged(
-            f"the loss is {loss} after step {step}: start from the last checkpoint with "
-            "--init-from, a lower --lr or a --grad-clip, and another --out"
+            f"the loss is {loss} after step {step}: train into another --out with a lower --lr or a "
+            "--grad-clip (openwit train starts from the last checkpoint with --init-from)"
         )

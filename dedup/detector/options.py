@@ -4,18 +4,16 @@ import os
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-import tyro
-
 from dedup import evalsets
 from dedup.evalsets import EvalSet
 from train.architectures import Recipe
+from train.config import Paths, RunConfig
 
 Model = Literal["RN50", "small"]
-Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 SAMPLES: Final[dict[Model, int]] = {"RN50": 30_000_000, "small": 192_000}
 """Photographs seen in training. The paper's about 30 million (appendix C); 192,000 take half a CPU hour."""
-RECIPES: Final[dict[Model, Recipe]] = {
+RECIPES: Final[dict[str, Recipe]] = {
     # The batch is the paper's; it names no learning rate, and this one is AdamW's usual for a ResNet-50.
     "RN50": Recipe(batch_size=1_712, lr=1e-3, beta2=0.999, eps=1e-8, weight_decay=0.05, warmup=1_000),
     "small": Recipe(batch_size=256, lr=2e-3, beta2=0.99, eps=1e-8, weight_decay=0.05, warmup=60),
@@ -23,107 +21,44 @@ RECIPES: Final[dict[Model, Recipe]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorTrainConfig:
+class DetectorTrainConfig(RunConfig):
     """Train the near-duplicate detector of CLIP's appendix C on your own images; no pretrained weights.
 
     Options left out are the paper's for the model. Several GPUs: `torchrun ... -m dedup.detector train ...`.
     """
 
-    shards: Paths
-    """A run's folder, or a WebDataset as a pattern of tars. May be given several times."""
+    recipes = RECIPES
+    semantic = (*RunConfig.semantic, "samples")
+
     out: str
     """Folder of the training run: checkpoints/, metrics.jsonl, config.toml and detector.safetensors."""
     model: Model = "RN50"
     """RN50: the paper's, 224 pixels and 512 numbers; small: 64 pixels and 128 numbers, for a CPU."""
-    check: bool = False
-    """Find and count the images, print the plan and the effective configuration, and write nothing."""
-
     image_size: int | None = None
     """Side of the squeezed images that the network takes, a multiple of 32."""
     batch_size: int | None = None
     """Photographs of a step over all processes, each in two views."""
-    accumulate: int = 1
-    """Micro-batches of a step on each process: less memory, a third more time, the same gradient."""
-    samples: int | None = None
-    """Photographs to train on, repeated if the shards have fewer."""
-    max_minutes: float | None = None
-    """Save and stop after so much time in this process; the schedule does not change."""
-    lr: float | None = None
-    """Peak learning rate."""
-    warmup: int | None = None
-    """Steps of linear warm-up; never more than a tenth of the run unless given."""
-    weight_decay: float | None = None
-    """Decoupled weight decay of what is neither gain nor bias."""
     grad_clip: float | None = 5.0
     """Clip the gradient's norm: without batch norm it has peaks."""
-    seed: int = 0
-    """Decides initial weights, order and alterations."""
+    eval: Paths = ()
+    """NAME=PATH of photographs that are not trained on: how often a view finds its other view among them."""
 
-    resume: bool = False
-    """Continue from the newest checkpoint in --out; start anew where there is none."""
-    checkpoint_every: int = 1_000
-    """Steps between checkpoints; one is always written at the end and on SIGTERM."""
-    keep_checkpoints: int = 3
-    """Newest checkpoints to keep."""
+    samples: int | None = None
+    """Photographs to train on, repeated if the shards have fewer."""
     background: int = 20_000
     """Images whose descriptors are kept with the detector, for centring and score normalisation."""
 
-    weights: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
-    """How often an epoch passes over a --shards, given once for each."""
-    drop: Paths = ()
-    """Parquet file whose column uid names samples to leave out. May be given several times."""
-    keep: Paths = ()
-    """Parquet file whose column uid names the only samples to take. May be given several times."""
-    shuffle: int = 131_072
-    """Samples that are shuffled together."""
-    workers: int | None = None
-    """Processes that decode and alter, for each training process; by default the CPUs, shared out."""
-    cache: str = ""
-    """Local folder for copies of remote shards; by default in the temporary folder."""
-    cache_gb: int = 200
-    """Most space for copies of remote shards."""
-
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 autocast on a GPU, fp32 on a CPU."""
-    compile: bool | None = None
-    """Compile the network; by default on a GPU."""
-    checkpointing: bool = False
-    """Recompute activations in backward: far less memory, a third more arithmetic."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: the GPU of this process if there is one."""
-
-    eval: Paths = ()
-    """NAME=PATH of photographs that are not trained on: how often a view finds its other view among them."""
-    eval_every: int = 1_000
-    """Steps between evaluations; one always follows the last step."""
-    log_every: int = 10
-    """Steps between lines of the log and of metrics.jsonl."""
-    tensorboard: bool = False
-    """Write TensorBoard's event files, too."""
-
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not self.shards:
-            raise ValueError("--shards is needed: a run's folder or a pattern of tars")
-        for name in (
-            "accumulate", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "shuffle",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("batch_size", "samples", "max_minutes", "lr"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be positive")
+        super().__post_init__()
+        self.refuse_not_positive("samples")
         if self.background < 16:
             raise ValueError("--background must be at least 16 images")
         evalsets.parse_all(self.eval)
 
-    def recipe(self) -> Recipe:
-        """Return the model's recipe with the options that were given."""
-        values = dict(vars(RECIPES[self.model]))
-        for name in ("batch_size", "lr", "weight_decay"):
-            values[name] = values[name] if getattr(self, name) is None else getattr(self, name)
-        return Recipe(**values)
+    def planned_steps(self, epoch_steps: int) -> int:
+        """Return the steps in which so many samples are seen, however many an epoch has."""
+        return max(1, (self.samples or SAMPLES[self.model]) // self.recipe().batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
