@@ -92,14 +92,22 @@ def run_peer(source: Path, out: Path, log: Path, certificates: dict[str, str]) -
     return measure(command, {"NO_ALBUMENTATIONS_UPDATE": "1", **certificates}, log)
 
 
-def run_ours(source: Path, out: Path, log: Path, certificates: dict[str, str], stage: str = "all") -> Usage:
+def run_ours(
+    source: Path,
+    out: Path,
+    log: Path,
+    certificates: dict[str, str],
+    stage: str = "all",
+    rounds: int = 1,
+    per_query: int = 1_000_000,
+) -> Usage:
     queries = out.parent / "queries.txt"
     queries.write_text("\n".join(WORDS))
     command = [
         sys.executable, "beam_job.py", "crawl", "--queries", str(queries), "--source", str(source),
         "--out", str(out), "--stage", stage, "--image-size", "256", "--resize-mode", "shorter",
-        "--quality", "95", "--lang", "any", "--per-query", "1000000", "--rounds", "1", "--workers", "2",
-        "--samples-per-shard", "1000", "--allow-network", "127.0.0.0/8",
+        "--quality", "95", "--lang", "any", "--per-query", str(per_query), "--rounds", str(rounds),
+        "--workers", "2", "--samples-per-shard", "1000", "--allow-network", "127.0.0.0/8",
     ]  # fmt: skip
     return measure(command, certificates, log)
 

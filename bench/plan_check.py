@@ -77,7 +77,7 @@ def predict(folder: Path, scratch: Path) -> None:
     assert code == 0
 
 
-def outcome(run: Path, usages: dict[str, Usage]) -> dict[str, Any]:
+def outcome(run: Path, usages: dict[str, Usage], rounds: int) -> dict[str, Any]:
     """Return what a run came to, in the prediction's shape."""
     from pipeline.plan.yields import of_run
 
@@ -89,6 +89,7 @@ def outcome(run: Path, usages: dict[str, Usage]) -> dict[str, Any]:
             "samples": found.samples, "fetched_bytes": found.fetched_bytes,
             "stored_bytes": found.stored_bytes, "shuffled_bytes": found.row_bytes * found.rows,
         },
+        "rounds": rounds,
         "stages": {
             name: {"core_hours": usage.cpu_s / 3600, "wall_hours": usage.wall_s / 3600}
             for name, usage in usages.items()
@@ -127,8 +128,10 @@ def main() -> None:
             if arguments.step == "predict":
                 predict(arguments.folder, scratch)
                 return
-            usages = {stage: crawl(scratch, "run", 1.0, stage) for stage in STAGES}
-        happened = outcome(scratch / "run", usages)
+            usages = {stage: crawl(scratch, "run", 1.0, stage) for stage in STAGES[:3]}
+            rounds = len(list((scratch / "run/work/fetch").glob("round-*")))
+            usages["finish"] = crawl(scratch, "run", 1.0, "finish")
+        happened = outcome(scratch / "run", usages, rounds)
     (arguments.folder / "outcome.json").write_text(json.dumps(happened, indent=1) + "\n")
     predicted = json.loads((arguments.folder / "prediction.json").read_text())
     Console(width=100).print(compare(predicted, happened))

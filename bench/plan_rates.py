@@ -46,6 +46,24 @@ def stage_usage(
     return found
 
 
+def round_usage(size: int, pictures: list[bytes], folder: Path) -> tuple[float, float]:
+    """Return the CPU and wall seconds that one more round adds, where every fifth image is gone."""
+    found = []
+    with loopback.serve(pictures, folder, -(-size // loopback.SITE_IMAGES), "http") as port:
+        addresses = loopback.urls(size, port, "http")
+        gone = [url.replace(".jpg", ".gone") if n % 5 == 0 else url for n, url in enumerate(addresses)]
+        write_list(folder / "gone.parquet", gone)
+        for rounds in (1, 2):
+            out = folder / f"rounds-{rounds}"
+            for stage in STAGES[:3]:
+                usage = run_ours(
+                    folder / "gone.parquet", out, Path(f"{out}.log"), {}, stage, rounds, size // 10
+                )
+            found.append(usage)
+        assert (folder / "rounds-2" / "work/fetch/round-1").is_dir(), "the second round had nothing to do"
+    return found[1].cpu_s - found[0].cpu_s, found[1].wall_s - found[0].wall_s
+
+
 def line(values: list[float], sizes: tuple[int, int]) -> tuple[float, float]:
     """Return (what stands before the first image, what an image adds)."""
     slope = max(0.0, (values[1] - values[0]) / (sizes[1] - sizes[0]))
@@ -81,7 +99,9 @@ def main() -> None:
     pictures = synthetic(640, 480, PICTURES)
     with tempfile.TemporaryDirectory() as scratch:
         http, https = (stage_usage(scheme, sizes, pictures, Path(scratch)) for scheme in ("http", "https"))
+        cpu_s, wall_s = round_usage(sizes[0], pictures, Path(scratch))
     values = rates(http, https, sizes)
+    values["fetch", "round_s"], values["fetch", "round_wall_s"] = cpu_s / PROCESSES, wall_s
     text = resources.files("pipeline.plan").joinpath("rates.toml").read_text()
     table = ""
     lines = []

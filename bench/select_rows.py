@@ -2,9 +2,9 @@
 
     python -m bench.select_rows --rows 100000 1000000 10000000
 
-Rows are synthetic with a web-like shape: one URL in four has a second row, queries follow Zipf's law with
-seven matches a caption, sites a heavy tail. Each size runs in a process of its own, so that its peak memory
-is its own.
+Rows are synthetic with a web-like shape: URLs repeat, one has a hundredth of all captions (a million of
+10^8), queries follow Zipf's law with seven matches a caption, sites a heavy tail. Each size runs in a process
+of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -35,6 +35,7 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
     for number, start in enumerate(range(0, rows, FILE_ROWS)):
         count = min(FILE_ROWS, rows - start)
         image = generator.integers(0, max(1, rows * 3 // 4), count)
+        image[generator.random(count) < 0.01] = 0  # the URL that everybody shows
         # splitmix64 twice gives the 16 bytes of a uid without a hash object a row.
         from pipeline.balance import mix
 
@@ -108,6 +109,7 @@ def main() -> None:
     """Measure each size in a fresh process and print a table and JSON."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    arguments.add_argument("--out", type=Path, help="also write the figures here")
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.one:
@@ -127,9 +129,11 @@ def main() -> None:
         )
     import pyarrow
 
-    print(json.dumps({"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                      "python": platform.python_version(), "pyarrow": pyarrow.__version__, "results":
-                      results}))  # fmt: skip
+    found = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python":
+             platform.python_version(), "pyarrow": pyarrow.__version__, "results": results}  # fmt: skip
+    print(json.dumps(found))
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

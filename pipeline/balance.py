@@ -85,18 +85,23 @@ def smallest(query: NDArray[np.int32], priority: U64, rank: I64) -> tuple[NDArra
     return query[keep], priority[keep]
 
 
-def thresholds(query: NDArray[np.int32], priority: U64, counts: I64, rank: I64) -> U64:
+def largest(query: NDArray[np.int32], priority: U64) -> tuple[NDArray[np.int32], I64, U64]:
+    """Return (queries, how many pairs each has, its largest priority); pairs are sorted by both."""
+    last = np.flatnonzero(np.append(query[1:] != query[:-1], True)[: len(query)])
+    return query[last], np.diff(last, prepend=-1), priority[last]
+
+
+def thresholds(query: NDArray[np.int32], found: I64, priority: U64, counts: I64, rank: I64) -> U64:
     """Return uint64 [Q]: a query keeps priorities up to its threshold; queries within `rank` keep everything.
 
-    `query` and `priority` are what `smallest` left of all head pairs.
+    The first three are `largest` of what `smallest` left of all head pairs.
     """
-    result = np.full(len(counts), EVERYTHING)
-    heads = np.flatnonzero(counts > rank)
-    last = np.searchsorted(query, heads, side="right")
-    found = last - np.searchsorted(query, heads, side="left")
-    assert (found == rank[heads]).all(), "the prefilter cut into a query's smallest priorities"
-    result[heads[rank[heads] > 0]] = priority[last[rank[heads] > 0] - 1]
-    result[heads[rank[heads] == 0]] = 0
+    heads = counts > rank
+    per_query = np.zeros(len(counts), np.int64)
+    per_query[query] = found
+    assert (per_query[heads] == rank[heads]).all(), "the prefilter cut into a query's smallest priorities"
+    result = np.where(heads, np.uint64(0), EVERYTHING)
+    result[query] = priority
     return result
 
 

@@ -28,7 +28,9 @@ def tables(samples: list[frozenset[int]], seed: int) -> tuple[np.ndarray, np.nda
 def find_thresholds(query: np.ndarray, priority: np.ndarray, k: int) -> np.ndarray:
     counts = np.bincount(query, minlength=6).astype(np.int64)
     rank = np.full(6, k, np.int64)
-    return balance.thresholds(*balance.head_pairs(query, priority, counts, rank), counts, rank)
+    return balance.thresholds(
+        *balance.largest(*balance.head_pairs(query, priority, counts, rank)), counts, rank
+    )
 
 
 @given(samples_of_queries, st.integers(1, 8), st.integers(0, 3))
@@ -56,7 +58,7 @@ def test_neither_order_nor_batches_change_the_thresholds(samples, k, random, par
         np.concatenate([h[0] for h in heads]), np.concatenate([h[1] for h in heads]), rank
     )
     expected = find_thresholds(query, priority, k)
-    assert (balance.thresholds(*merged, counts, rank) == expected).all()
+    assert (balance.thresholds(*balance.largest(*merged), counts, rank) == expected).all()
 
 
 @given(samples_of_queries, st.integers(1, 4))
@@ -98,7 +100,8 @@ def test_prefilter_never_cuts_at_the_extremes() -> None:
 
 def test_a_cut_prefilter_is_noticed() -> None:
     with pytest.raises(AssertionError, match="prefilter"):
-        balance.thresholds(np.zeros(1, np.int32), np.ones(1, np.uint64), np.array([5]), np.array([2]))
+        one = balance.largest(np.zeros(1, np.int32), np.ones(1, np.uint64))
+        balance.thresholds(*one, np.array([5]), np.array([2]))
 
 
 @settings(max_examples=200)

@@ -95,7 +95,9 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
     }
     result = []
     for name, seconds in cpu.items():
-        start = rates[name]["start_wall_s"]
+        rate = rates[name]
+        again = config.rounds - 1 if name == "fetch" else 0
+        start = rate["start_wall_s"] + again * rate.get("round_wall_s", 0.0)
         bounds = {"cores": start + seconds / cores}
         if name == "fetch":
             bounds["requests in flight"] = (
@@ -104,9 +106,8 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
             polite = expected.politeness(scale.sites, config.host_delay)["99%"]
             bounds["politeness"] = min(polite, config.rounds * config.unit_seconds)
         bound = max(bounds, key=lambda key: bounds[key])
-        result.append(
-            Stage(name, (rates[name]["start_s"] * cores + seconds) / HOUR, bounds[bound] / HOUR, bound)
-        )
+        each = rate["start_s"] + again * rate.get("round_s", 0.0)
+        result.append(Stage(name, (each * cores + seconds) / HOUR, bounds[bound] / HOUR, bound))
     return result
 
 

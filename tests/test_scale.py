@@ -1,0 +1,39 @@
+"""The sizes of shuffles at the extremes: one row, a laptop's, a whole Common Crawl on a cluster."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from pipeline.crawl.job import SLICE_ROWS, Crawl, gather
+from pipeline.options import CrawlConfig
+
+WATS = 90_000  # of one Common Crawl
+
+
+def job(local: bool, partition_rows: int = 1_000_000) -> Crawl:
+    config = SimpleNamespace(partition_rows=partition_rows, partitions_at_once=2)
+    return Crawl(
+        cast(CrawlConfig, config), None, SimpleNamespace(is_local=local), None, None  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [0, 1, 10**5, 10**8, 4 * 10**9])
+@pytest.mark.parametrize("local", [True, False])
+def test_partitions_are_bounded_and_slices_are_not_mostly_headers(rows: int, local: bool) -> None:
+    one = job(local)
+    partitions = one.partitions(rows)
+    assert rows <= partitions * 1_000_000 < rows + 2_000_000
+    at_once = one.at_once(partitions)
+    files = [(f"{n}.parquet", rows // WATS + (n < rows % WATS)) for n in range(WATS)]
+    tasks = gather(files, SLICE_ROWS * at_once)
+    sizes = dict(files)
+    held = [sum(sizes[path] for path in task["files"]) for task in tasks]
+    assert [path for task in tasks for path in task["files"]] == list(sizes)  # each once, in order
+    # All but the last give every partition of the graph 200 rows or more on average...
+    assert all(size >= SLICE_ROWS * at_once for size in held[:-1])
+    # ...and no task holds more than that and one file: at 4e9 rows 0.85 million, some 200 MB as Arrow.
+    assert max(held) < SLICE_ROWS * at_once + max(sizes.values()) + 1
+    assert max(held) <= 1_000_000
+    # What one launcher lists stays small: fewer graphs than partitions, fewer slices than rows / 200.
+    assert len(tasks) * at_once <= rows / SLICE_ROWS + 2 * at_once or rows < WATS * SLICE_ROWS
