@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from dedup import conclusions, index, matching, report, training
+from dedup import conclusions, index, report, shard_matching, training
 from dedup.conclusions import Conclusion
 from dedup.options import OverlapConfig, named
 from dedup.search import Whitening
@@ -144,9 +144,9 @@ def _whitening(job: Job) -> str:
     if not storage.exists(path):
         tasks = [{"name": f"{n:02d}", "shard": info.path} for n, info in enumerate(chosen)]
         done = job.tasks(
-            "sample", folder, tasks, matching.SampleWorker(folder=folder, is_run=job.training.is_run)
+            "sample", folder, tasks, shard_matching.SampleWorker(folder=folder, is_run=job.training.is_run)
         )
-        colours = np.concatenate([matching.load_sample(result["path"]) for result in done])
+        colours = np.concatenate([shard_matching.load_sample(result["path"]) for result in done])
         if len(colours) < 2:
             raise ValueError(
                 f"fewer than two images of {job.config.run} can be decoded; there is nothing to compare"
@@ -226,7 +226,7 @@ def _match(
     text_threshold = config.text_threshold if config.text else None
     semantics = (config.floor, config.min_quality, config.planted, config.seed, text_threshold)
     folder = job.folder("match", index_folder, learned_folder, *semantics)
-    worker = matching.MatchWorker(
+    worker = shard_matching.MatchWorker(
         folder=folder, index=index_folder, whitening=whitening, is_run=job.training.is_run,
         floor=config.floor, min_quality=config.min_quality, planted=config.planted, seed=config.seed,
         text_threshold=text_threshold, detector=config.detector, described=learned_folder,
@@ -245,7 +245,7 @@ def _match(
 
 
 def _found(results: list[dict[str, Any]]) -> pa.Table:
-    columns = [name for name in matching.FOUND.names if name != "preview"]
+    columns = [name for name in shard_matching.FOUND.names if name != "preview"]
     tables = [records.read_table(result["path"], columns) for result in results]
     return pa.concat_tables(tables)
 

@@ -381,7 +381,7 @@ def test_a_worker_that_has_only_the_package_unpickles_everything(
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     modules = json.loads(done.stdout)
-    assert {"pipeline.stages.graph", "pipeline.stages.fetch", "queries.steps", "dedup.matching"} <= set(
+    assert {"pipeline.stages.graph", "pipeline.stages.fetch", "queries.steps", "dedup.shard_matching"} <= set(
         modules
     )
     assert all(file is None or file.startswith(str(installed)) for file in modules.values())

@@ -9,7 +9,7 @@ import pytest
 
 from dedup import conclusions, figure, index, pictures, report
 from dedup.conclusions import MATCHES, Dataset
-from dedup.matching import FOUND
+from dedup.shard_matching import FOUND
 from pipeline import records
 from tests.browser import chromium
 from tests.scenes import jpeg, scene

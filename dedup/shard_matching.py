@@ -1,0 +1,292 @@
+"""Match one shard with the index: a shard in, one table of matches out.
+
+A shard is read once and in batches, so memory does not grow with it. What openwit wrote was described when it
+was fetched: of those images only the candidates are decoded, for verification. Altered copies of evaluation
+images are searched for in the same way, which measures the recall on that very set.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from dedup import distortions, search, training, views
+from dedup.descriptors import COLOUR_TERMS, describe
+from dedup.index import Index, load_whitening, read_examples
+from dedup.matching import BATCH, Candidate, Learned, Matcher, Picture, picture_of
+from dedup.pictures import Pictures, preview
+from dedup.search import Hits, Whitening
+from dedup.text import TEXT_MATCHES, TextIndex, texts_of
+from pipeline import records, storage
+
+FOUND: Final = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+        pa.field("verified", pa.bool_(), nullable=False),
+        pa.field("refused", pa.string(), nullable=False),  # what verification missed; empty if verified
+        pa.field("inliers", pa.int32(), nullable=False),
+        pa.field("correlation", pa.float32(), nullable=False),
+        pa.field("view", pa.string(), nullable=False),  # of the evaluation image that was found
+        pa.field("mirrored", pa.bool_(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("hashes", pa.float32()),  # similarity by hash and colour; null if these did not find it
+        pa.field("learned", pa.float32()),  # by the detector, on the same scale; null likewise
+        pa.field("preview", pa.binary(), nullable=False),  # WebP of the training image
+    ]
+)
+_SAMPLE: Final = 2_500  # images of a shard from which the whitening is fitted
+_CAPTION: Final = 500
+
+
+@dataclass(frozen=True)
+class State:
+    """What a worker process keeps."""
+
+    pictures: Pictures
+    index: Index | None
+    whitening: Whitening | None
+    texts: TextIndex | None = None
+    learned: Learned | None = None
+
+
+def _one_thread() -> None:
+    search.use_one_thread()
+    cv2.setNumThreads(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleWorker:
+    """Describe the first images of a shard, for fitting the whitening."""
+
+    folder: str
+    is_run: bool
+
+    def open(self) -> State:
+        """Return the decoder, one a process."""
+        _one_thread()
+        return State(Pictures(), None, None)
+
+    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
+        """Write NAME.npy, int16 [n, 256]."""
+        colours = [np.zeros((0, COLOUR_TERMS), np.int16)]
+        stored = training.read_described(task["shard"], _SAMPLE) if self.is_run else None
+        if stored is not None:
+            colours += [part.descriptors.colours for part in islice(stored, 1)]
+        else:
+            samples = islice(training.read(task["shard"], self.is_run), _SAMPLE)
+            for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter())):
+                colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
+        path = storage.join(self.folder, f"{task['name']}.npy")
+        with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
+            np.save(sink, np.concatenate(colours))
+        return {"path": path}
+
+
+def load_sample(path: str) -> npt.NDArray[np.int16]:
+    """Return what `SampleWorker` wrote."""
+    with storage.open_input(path) as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.int16)
+
+
+def _decoded(
+    samples: Iterator[training.Image], pictures: Pictures, ours: bool, counts: Counter[str]
+) -> Iterator[Picture]:
+    for sample in samples:
+        counts["images"] += 1
+        rgb = pictures.decode(sample.image, ours=ours)
+        if rgb is None:
+            counts["unreadable"] += 1
+        else:
+            yield picture_of(sample._replace(image=b""), rgb)
+
+
+def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
+    while batch := list(islice(pictures, BATCH)):
+        yield batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchWorker:
+    """Match one shard, or planted copies of one evaluation set."""
+
+    folder: str
+    index: str
+    whitening: str
+    is_run: bool
+    floor: float
+    min_quality: int
+    planted: int
+    seed: int
+    text_threshold: float | None
+    """Jaccard similarity of texts, or None to leave texts out."""
+    detector: str = ""
+    """A learned detector's file, or empty."""
+    described: str = ""
+    """Folder of the examples that it described."""
+
+    def open(self) -> State:
+        """Map the index, once a process."""
+        _one_thread()
+        texts = None
+        if self.text_threshold is not None:
+            texts = TextIndex(texts_of(read_examples(self.index)), self.text_threshold)
+        index = Index(self.index)
+        learned = self._learned(index) if self.detector else None
+        return State(Pictures(), index, load_whitening(self.whitening), texts, learned)
+
+    def _learned(self, index: Index) -> Learned:
+        from dedup.detector.candidates import LearnedSearch  # imports torch
+
+        return LearnedSearch(self.described, self.detector, index, self.floor)
+
+    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
+        """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or return a set's recall."""
+        assert state.index is not None and state.whitening is not None
+        matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality, state.learned)
+        if "plant" in task:
+            recall = self._recall(matcher, task["plant"])
+            return {"recall": recall["either"], "hashes": recall["hashes"], "learned": recall["learned"]}
+        bad: Counter[str] = Counter()
+        rows: list[tuple[object, ...]] = []
+        text_rows: list[tuple[object, ...]] = []
+        # A learned detector looks at every image itself.
+        is_described = self.is_run and state.learned is None
+        stored = training.read_described(task["shard"], BATCH) if is_described else None
+        if stored is not None:
+            rows += self._match_stored(state, matcher, task["shard"], stored, bad, text_rows)
+        else:
+            samples = _with_texts(training.read(task["shard"], self.is_run, bad), state.texts, text_rows)
+            for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts)):
+                rows += _rows(state.index, batch, matcher.match(batch), task["shard"])
+        path = storage.join(self.folder, f"{task['name']}.parquet")
+        records.write_table(path, records.to_table(rows, FOUND), row_group_size=1024)
+        text_path = storage.join(self.folder, f"{task['name']}.text.parquet")
+        if state.texts is not None:
+            records.write_table(text_path, records.to_table(text_rows, TEXT_MATCHES))
+        counts = {**matcher.counts, **{f"member_{word}": n for word, n in bad.items()}}
+        return {
+            "path": path,
+            "text_path": text_path if state.texts is not None else "",
+            "counts": dict(sorted(counts.items())),
+        }
+
+    def _match_stored(
+        self,
+        state: State,
+        matcher: Matcher,
+        shard: str,
+        stored: Iterator[training.Described],
+        bad: Counter[str],
+        text_rows: list[tuple[object, ...]],
+    ) -> Iterator[tuple[object, ...]]:
+        """Search by the descriptors of a run, then decode the candidates alone; yield FOUND rows."""
+        assert state.index is not None
+        hits_of: dict[str, tuple[training.Image, int, Hits]] = {}
+        for part in stored:
+            matcher.counts["images"] += len(part.samples)
+            text_rows += _near_texts(part.samples, state.texts)
+            _, hits = matcher.search(part.descriptors)
+            for number in np.unique(hits.query).tolist():
+                hits_of[part.samples[number].key] = part.samples[number], number, hits
+        if not hits_of:
+            return
+        for sample in training.read(shard, self.is_run, bad):
+            if sample.key not in hits_of:
+                continue
+            known, number, hits = hits_of[sample.key]
+            rgb = state.pictures.decode(sample.image, ours=True)
+            if rgb is None:
+                matcher.counts["unreadable"] += 1
+                continue
+            picture = picture_of(known, rgb)
+            found = [one._replace(picture=0) for one in matcher.verify(number, picture, hits, {})]
+            yield from _rows(state.index, [picture], found, shard)
+
+    def _recall(self, matcher: Matcher, dataset: str) -> dict[str, dict[str, list[float]]]:
+        """Return by detector and distortion the similarity of each copy that was verified, -1 for others."""
+        rows = planted_rows(matcher.index, dataset, self.planted, self.seed)
+        found: dict[str, dict[str, list[float]]] = {"either": {}, "hashes": {}, "learned": {}}
+        for name, distortion in distortions.DISTORTIONS.items():
+            copies = []
+            for row in rows:
+                number = xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) & 0xFFFFFFFF
+                rng = np.random.default_rng([self.seed, number, row])
+                copy = distortion(matcher.index.pixels(row), rng)
+                copies.append(picture_of(training.Image("", "", "", (), b""), np.ascontiguousarray(copy)))
+            similarity = {by: [-1.0] * len(rows) for by in found}
+            for batch in range(0, len(copies), BATCH):
+                for one in matcher.match(copies[batch : batch + BATCH]):
+                    if one.verdict.verified and one.example == rows[batch + one.picture]:
+                        values = {"either": one.similarity, "hashes": one.hashes, "learned": one.learned}
+                        for by, value in values.items():
+                            similarity[by][batch + one.picture] = -1.0 if value is None else round(value, 4)
+            for by, values_by in similarity.items():
+                found[by][name] = values_by
+        return found
+
+
+def _with_texts(
+    samples: Iterator[training.Image], texts: TextIndex | None, rows: list[tuple[object, ...]]
+) -> Iterator[training.Image]:
+    """Pass samples on, adding the texts that their captions are near to `rows`."""
+    while batch := list(islice(samples, BATCH)):
+        rows += _near_texts(batch, texts)
+        yield from batch
+
+
+def _near_texts(samples: list[training.Image], texts: TextIndex | None) -> Iterator[tuple[object, ...]]:
+    """Yield TEXT_MATCHES rows of the samples' captions."""
+    if texts is None:
+        return
+    captions = [(sample, caption) for sample in samples for caption in sample.captions]
+    for hit in texts.search([caption for _, caption in captions]):
+        sample, caption = captions[hit.query]
+        target = (hit.target.dataset, hit.target.kind, hit.target.example_id, hit.target.text)
+        shown = (_printable(sample.url), _printable(caption)[:_CAPTION])
+        yield (*target, sample.uid, *shown, round(hit.jaccard, 4))
+
+
+def planted_rows(index: Index, dataset: str, count: int, seed: int) -> list[int]:
+    """Return the examples of a set that copies are made of, chosen by hash."""
+    if dataset not in index.names:
+        return []
+    rows = np.flatnonzero(index.dataset == index.names.index(dataset)).tolist()
+    rows.sort(key=lambda row: xxhash.xxh3_64_intdigest(index.example_ids[row].as_py().encode(), seed=seed))
+    return sorted(rows[:count])
+
+
+def _rows(
+    index: Index, batch: list[Picture], candidates: list[Candidate], shard: str
+) -> Iterator[tuple[object, ...]]:
+    for one in candidates:
+        picture, verdict = batch[one.picture], one.verdict
+        sample = picture.sample
+        caption = sample.captions[0][:_CAPTION] if sample.captions else ""
+        yield (
+            index.names[index.dataset[one.example]], index.example_ids[one.example].as_py(), sample.uid,
+            _printable(sample.url), round(one.similarity, 4), verdict.verified, verdict.reason,
+            verdict.inliers, round(verdict.correlation, 3), views.VIEWS[one.view].name, one.mirrored,
+            _printable(caption), shard, sample.key, _digits(one.hashes), _digits(one.learned),
+            preview(picture.rgb),
+        )  # fmt: skip
+
+
+def _digits(similarity: float | None) -> float | None:
+    return None if similarity is None else round(similarity, 4)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be stored
