@@ -16,8 +16,9 @@ more from a site than its rate allows in the time that it runs (`could`, the sha
 
 import argparse
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,55 +69,86 @@ def simulate(
     packed: bool,
 ) -> Round:
     """Fetch what is left of each site, as far as it can be had in one round."""
-    durations: list[float] = []
-    work: list[float] = []
-    after = left.copy()
-    largest = 0
     partition = rng.integers(0, max(1, int(left.sum()) // 1_000_000), len(left))
     order = rng.permutation(len(left))
-    order = order[np.argsort(partition[order], kind="stable")]
-    order = order[left[order] >= 0.5]
-    bounds = np.flatnonzero(np.diff(partition[order])) + 1
-    for sites in np.split(order, bounds):
-        # Lanes: (class, images, seconds planned, seconds needed, site); as pipeline.units.cut packs them.
-        lanes = []
-        for site, size in zip(sites.tolist(), left[sites].round().astype(int).tolist(), strict=True):
-            taken, count, _ = lane_sizes(size, DELAY, limits) if packed else (size, *uncut(size, limits))
-            for _ in range(count):
-                images = taken / count
-                planned = images * DELAY * count
-                kind = kinds[site]
-                needed = (images + 2) * max(DELAY * count, (0, 0, 4.0, 7.0)[kind]) if kind != 1 else 50.0
-                lanes.append((-duration_class(planned) if packed else 0, images, planned, needed, site))
-        if packed:
-            lanes.sort(key=lambda lane: lane[0])
-        room_left, unit = 0.0, [0.0, 0.0, 0.0]  # images, planned, needed
-        for _, images, planned, needed, site in [*lanes, (0, np.inf, 0.0, 0.0, -1)]:
-            if images > room_left:
-                if unit[0]:
-                    limit = deadline(unit[1], int(unit[0])) if packed else np.inf
-                    durations.append(max(min(unit[2], limit), unit[0] / WORKER_RATE))
-                    work.append(unit[0] / WORKER_RATE)
-                    largest = max(largest, int(unit[0]))
-                if site < 0:
-                    break
-                room_left, unit = room(planned, limits) if packed else limits.unit_images, [0.0, 0.0, 0.0]
-                planned_of_unit = planned
-            room_left -= images
-            unit = [unit[0] + images, max(unit[1], planned), max(unit[2], needed)]
-            limit = deadline(planned_of_unit, limits.unit_images) if packed else np.inf
-            got = 0.0 if kinds[site] == 1 else images * min(1.0, limit / needed)
-            after[site] -= got * (1 - PASSING)
+    lanes = lanes_of(order[left[order] >= 0.5], left, kinds, limits, packed)
+    if packed:  # as pipeline.units.cut packs them
+        lanes = lanes.take(np.lexsort((-by_value(duration_class, lanes.planned), partition[lanes.site])))
+    else:
+        lanes = lanes.take(np.argsort(partition[lanes.site], kind="stable"))
+    starts = np.array(unit_starts(lanes, partition[lanes.site], limits, packed))
+    counts = np.diff(np.append(starts, len(lanes.site)))
+    images = np.add.reduceat(lanes.images, starts)
+    unlimited = np.full(len(starts), np.inf)
+    planned = np.maximum.reduceat(lanes.planned, starts)
+    limit = by_unit(deadline, planned, images.astype(int)) if packed else unlimited
+    durations = np.maximum(np.minimum(np.maximum.reduceat(lanes.needed, starts), limit), images / WORKER_RATE)
+    promised = deadline(lanes.planned[starts], limits.unit_images) if packed else unlimited
+    got = lanes.images * np.minimum(1.0, np.repeat(promised, counts) / lanes.needed)
+    got[kinds[lanes.site] == 1] = 0.0
+    after = left - np.bincount(lanes.site, got, len(left)) * (1 - PASSING)
     free = [0.0] * workers
-    for seconds in durations:  # the launcher hands them out in this order
+    for seconds in durations.tolist():  # the launcher hands them out in this order
         heapq.heapreplace(free, free[0] + seconds)
     total = max(free)
-    return Round(total, sum(work) / (total * workers), max(durations), len(durations), largest, after.clip(0))
+    busy = lanes.images.sum() / WORKER_RATE / (total * workers)
+    return Round(total, busy, durations.max(), len(starts), int(images.max()), after.clip(0))
 
 
-def uncut(size: int, limits: UnitLimits) -> tuple[int, int]:
-    """Return the lanes that a site was cut into before units were packed by time."""
-    return max(1, min(-(-size // limits.unit_images), limits.unit_lanes)), 0
+class Lanes(NamedTuple):
+    """Lanes, a value of each array for one: images, seconds planned and seconds needed."""
+
+    site: np.ndarray
+    images: np.ndarray
+    planned: np.ndarray
+    needed: np.ndarray
+
+    def take(self, order: np.ndarray) -> "Lanes":
+        """Return them in another order."""
+        return Lanes(*(values[order] for values in self))
+
+
+def lanes_of(
+    sites: np.ndarray, left: np.ndarray, kinds: np.ndarray, limits: UnitLimits, packed: bool
+) -> Lanes:
+    """Return the lanes of the sites that are left, those of a site side by side."""
+    sizes, place = np.unique(left[sites].round().astype(int), return_inverse=True)
+    cuts = [lane_sizes(size, DELAY, limits) if packed else uncut(size, limits) for size in sizes.tolist()]
+    taken, count = (np.array([cut[part] for cut in cuts])[place] for part in (0, 1))
+    images, lanes, site = (np.repeat(values, count) for values in (taken / count, count, sites))
+    slowest = np.array([0.0, 0.0, 4.0, 7.0])[kinds[site]]
+    needed = np.where(kinds[site] == 1, 50.0, (images + 2) * np.maximum(DELAY * lanes, slowest))
+    return Lanes(site, images, images * DELAY * lanes, needed)
+
+
+def unit_starts(lanes: Lanes, partition: np.ndarray, limits: UnitLimits, packed: bool) -> list[int]:
+    """Return at which lane each unit begins: it takes the lanes that follow as long as it has room."""
+    before = np.append(0.0, np.cumsum(lanes.images))
+    ends = np.append(np.flatnonzero(np.diff(partition)) + 1, len(partition))
+    starts, start = [], 0
+    for end in ends.tolist():
+        while start < end:
+            starts.append(start)
+            size = room(lanes.planned[start], limits) if packed else limits.unit_images
+            full = int(np.searchsorted(before, before[start] + size + 1e-6, side="right")) - 1
+            start = min(max(full, start + 1), end)
+    return starts
+
+
+def by_value(function: Callable[[float], int], values: np.ndarray) -> np.ndarray:
+    """Apply a function of `pipeline.units` to each value, once to equal ones."""
+    distinct, place = np.unique(values, return_inverse=True)
+    return np.array([function(value) for value in distinct.tolist()])[place]
+
+
+def by_unit(function: Callable[[float, int], float], planned: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Apply a function of `pipeline.units` to each unit's time and size."""
+    return np.array([function(*unit) for unit in zip(planned.tolist(), images.tolist(), strict=True)])
+
+
+def uncut(size: int, limits: UnitLimits) -> tuple[int, int, int]:
+    """Return what `lane_sizes` does, as sites were cut before units were packed by time."""
+    return size, max(1, min(-(-size // limits.unit_images), limits.unit_lanes)), 0
 
 
 def report(name: str, sizes: np.ndarray, limits: UnitLimits, rounds: int, workers: int, packed: bool) -> None:
