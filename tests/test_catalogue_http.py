@@ -6,28 +6,34 @@ that this process tries is in a log of the interpreter's own.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import resource
 import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from pipeline.http import dns
+from pipeline.http import dns, files
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.fetch_many import fetch_many
 from pipeline.images.process import process
-from pipeline.options import ImageOptions
+from pipeline.options import FetchOptions, ImageOptions
 from pipeline.reasons import REASONS
+from tests import certificates
 from tests.misbehaving import IMAGE, Server
 from tests.test_fetch import (
     DISGUISES,
     HANG,
     Client,
     client,
+    fetch,
     lookup,
     options,
     secret,
@@ -207,6 +213,68 @@ def test_urls(client: Client, server: Server, url: str, reason: str) -> None:
     check(bad, good, reason)
 
 
+# TLS.
+
+
+@pytest.mark.parametrize(
+    ("certificate", "trusted", "reason"),
+    [
+        pytest.param(("www.example.com", (-1, 1)), True, "", id="H39-good"),
+        pytest.param(("www.example.com", (-1, 1)), False, "tls_error", id="H39-self-signed"),
+        pytest.param(("www.example.com", (-9, -1)), True, "tls_error", id="H39-expired"),
+        pytest.param(("www.example.com", (1, 9)), True, "tls_error", id="H39-of-tomorrow"),
+        pytest.param(("other.example.net", (-1, 1)), True, "tls_error", id="H39-wrong-host"),
+    ],
+)
+def test_certificates(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    certificate: Any,
+    trusted: bool,
+    reason: str,
+) -> None:
+    path = certificates.self_signed(tmp_path / "certificate.pem", *certificate)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    with Server(tls=certificates.server_context(path)) as secure:
+        bad, good = fetch(secure.url("good", "www.example.com"), server.url("good"))
+        assert bool(secure.requests) is (reason == ""), "nothing is sent to whom we cannot know"
+    check(bad, good, reason)
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x16\x03\x03", b""])
+@pytest.mark.parametrize("then", ["closes", "stalls"])
+def test_what_is_no_tls(client: Client, server: Server, says: bytes, then: str) -> None:
+    """H39: plain HTTP where TLS is expected, and a handshake that begins, or not even that, and stalls."""
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                held.append(peer)
+                peer.recv(1)
+                peer.sendall(says)
+                if then == "closes":
+                    peer.close()
+
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.2", 0)) as listener:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        bad, good = client(f"https://127.0.0.2:{listener.getsockname()[1]}/good", server.url("good"))
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+        for peer in held:
+            peer.close()
+    is_answer = says.startswith(b"HTTP")
+    expected = {"tls_error"} if is_answer else {"connect_timeout"}
+    if then == "closes" and not is_answer:
+        expected = {"tls_error", "connect_error", "disconnected"}
+    assert bad.reason in expected, (bad.reason, bad.detail)
+    check(bad, good, bad.reason)
+
+
 # What names answer.
 
 
@@ -307,6 +375,37 @@ def test_h45_a_page_that_says_it_is_a_picture(client: Client, server: Server) ->
     [outcome] = client(server.url("html_as_png"))
     assert outcome.reason == ""  # the header is not believed either way
     assert process(outcome.body, ImageOptions()).reason == "not_image"
+
+
+def test_w8_few_open_files_are_waited_for() -> None:
+    """With 256 open files in all: 700 sites that keep their connections, and not one fetch fails for it."""
+    script = """
+import collections, resource, socket, sys
+from pipeline.http.fetch_loop import FetchLoop
+from pipeline.options import FetchOptions
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+rows = [(i, f"http://site{i % 700}.test:{sys.argv[1]}/good?{i}") for i in range(1400)]
+options = FetchOptions(contact="a@b.test", allow_network=("127.0.0.2/32",), host_delay=1.0, opt_out=())
+with FetchLoop(options, lambda host, family: ((socket.AF_INET, "127.0.0.2"),)) as loop:
+    print(dict(collections.Counter(outcome.reason for _, outcome in loop.run(rows))))
+"""
+    with Server() as server:
+        argv = [sys.executable, "-c", script, str(server.port)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert (done.stdout.strip(), done.returncode) == ("{'': 1400}", 0), done.stderr
+
+
+def test_as_many_files_as_needed_are_asked_for_and_no_more() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = FetchOptions(contact="a@b.test", max_inflight=8)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        assert files.requests_at_once(few) == 8 and files.lookups_at_once(few) == 64
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (files.RESERVED + 8 * 64, hard)
+        assert files.requests_at_once(FetchOptions(contact="a@b.test", max_inflight=10)) == 10
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # A flood from some servers must not keep the others from being fetched.

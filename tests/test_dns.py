@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.http import dns, stub
+from pipeline.http import dns, files, stub
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.http.fetch_many import fetch_many
@@ -198,7 +198,7 @@ def test_lookups_are_as_many_at_a_time_as_requests() -> None:
     chosen = options(max_inflight=300)
     threads = dns.source(chosen)
     assert isinstance(threads, dns.Threads)
-    assert threads._pool._max_workers == dns.width(chosen) == 300
+    assert threads._pool._max_workers == files.lookups_at_once(chosen) == 300
 
     async def main() -> int:
         async with Fetcher(chosen) as fetcher:

@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +17,7 @@ from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.identity import requires_contact, user_agent
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import OPT_OUTS
+from tests import certificates
 from tests.misbehaving import IMAGE, Server, refusing_port
 
 NAMES = {
@@ -348,28 +347,7 @@ def test_plain_http_where_tls_is_expected() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a self-signed certificate for www.example.com, with its key in the same file."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "www.example.com")])
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("www.example.com")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path: Path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    path.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return path
+    return certificates.self_signed(tmp_path_factory.mktemp("tls") / "certificate.pem", "www.example.com")
 
 
 @pytest.mark.parametrize(
@@ -385,9 +363,7 @@ def test_certificates(
 ) -> None:
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with Server(tls=context) as server:
+    with Server(tls=certificates.server_context(certificate)) as server:
         [outcome] = fetch(server.url("good", host))
     assert (outcome.reason, outcome.body) == (reason, b"" if reason else IMAGE), outcome.detail
 

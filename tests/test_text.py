@@ -4,7 +4,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.captions.text import CUT_CHARS, TextRules, check, clean, mask_contacts
@@ -54,9 +54,68 @@ def test_clean_is_total_and_encodable(text: str) -> None:
     mask_contacts(cleaned)
 
 
-@given(any_text.filter(lambda text: "&" not in text and "<" not in text))
+# Pieces that become markup, or joiners out of place, once what stands between them is gone or composed.
+PIECES = (
+    *("&", "&am", "amp;", "p;", "&lt", "lt;", "gt;", "#38;", "#x3c", "#60;", "quot", ";", "\u037e", "<", ">"),
+    *(
+        "</",
+        "b",
+        "br",
+        "i ",
+        " ",
+        "\u200b",
+        "\u00ad",
+        "\u202e",
+        "\x00",
+        "\ud800",
+        "\ue000",
+        "\u200c",
+        "\u200d",
+    ),
+    *(
+        "\u0301",
+        "\u0308",
+        "\u0338",
+        "e",
+        "é",
+        "\u212a",
+        "क",
+        "\u094d",
+        "\ufb2c",
+        "\U0001d15e",
+        "\u3000",
+        "\n",
+    ),
+)
+nasty_text = st.lists(st.one_of(st.sampled_from(PIECES), st.characters(exclude_categories=())), max_size=40)
+
+
+@settings(max_examples=1000)
+@given(nasty_text.map("".join))
 def test_clean_is_idempotent(text: str) -> None:
     assert clean(clean(text)) == clean(text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("Fish &am\u200bp; chips", "Fish & chips"),
+        ("a <\u00adbr> b", "a b"),
+        ("Tom &hearts\u037e Ann", "Tom ♥ Ann"),
+        ("<i<b> >x", "x"),
+        ("é\u200d\u212a", "éK"),  # the Kelvin sign becomes a K in NFC, beside which no joiner stands
+        (
+            "&" + "amp;" * 2000 + "lt;",
+            "amp;" * 1988 + "lt;",
+        ),  # nobody escapes so deep: left as it is, but inert
+        ("<i" * 1000 + " >" * 1000, None),
+        ("\ufb2c" * CUT_CHARS, None),  # three times as long in NFC
+    ],
+)
+def test_what_cleaning_uncovers_is_cleaned_too(raw: str, cleaned: str | None) -> None:
+    assert cleaned is None or clean(raw) == cleaned
+    assert clean(clean(raw)) == clean(raw)
+    assert len(clean(raw)) <= CUT_CHARS
 
 
 @given(st.text("&amp;lt#x260;<b/> ", max_size=60))

@@ -17,6 +17,8 @@ CUT_CHARS: Final = 8192
 _UNESCAPE_ROUNDS: Final = (
     3  # "&amp;amp;quot;" is seen in the wild; deeper nesting is an attack, not a caption
 )
+_PASSES: Final = 4  # over a whole text: each may uncover what the one before could not see
+_NO_MARKUP: Final = str.maketrans("", "", "&<")
 _VISIBLE_FORMATS: Final = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")
 _JOINERS: Final = "\u200c\u200d"
 _STRAY_JOINER: Final = re.compile(f"(?<![^\x00-\x7f])[{_JOINERS}]|[{_JOINERS}](?![^\x00-\x7f])")
@@ -49,6 +51,9 @@ _REMOVED: Final = _Removed()
 def clean(text: str) -> str:
     """Return `text` as a reader sees it, in NFC and on one line; never raises, and always encodes to UTF-8.
 
+    What is clean stays as it is: cleaning goes on while it uncovers more to clean, such as a character
+    reference that a hidden character had split, and what goes on for long loses the signs that start markup.
+
     Character references are resolved (also when escaped twice), stray HTML tags become spaces, and controls,
     direction marks, zero-width characters, lone surrogates, private-use characters and noncharacters are
     deleted. ZWJ and ZWNJ stay between characters outside ASCII, where emoji and Indic or Persian spelling
@@ -56,6 +61,26 @@ def clean(text: str) -> str:
     alt texts of the web at three times the cost of all the rest. Text is cut at `CUT_CHARS` before any work.
     """
     text = text[:CUT_CHARS]
+    if "&" in text or "<" in text:
+        return _without_markup(text)
+    text = " ".join(text.split())
+    if text.isascii():
+        return text if text.isprintable() else " ".join(text.translate(_REMOVED).split())
+    text = _visible(text)
+    return text if len(text) <= CUT_CHARS else clean(text)  # NFC may make text longer, but only once
+
+
+def _without_markup(text: str) -> str:
+    """Clean text that may hold markup."""
+    for _ in range(_PASSES):
+        again = _clean_once(text)
+        if again == text:
+            return text
+        text = again[:CUT_CHARS]
+    return clean(text.translate(_NO_MARKUP))
+
+
+def _clean_once(text: str) -> str:
     for _ in range(_UNESCAPE_ROUNDS):
         if "&" not in text or (plain := html.unescape(text)) == text:
             break
@@ -63,12 +88,15 @@ def clean(text: str) -> str:
     if "<" in text:
         text = _TAG.sub(" ", text)
     text = " ".join(text.split())
-    if text.isascii():
-        return text if text.isprintable() else " ".join(text.translate(_REMOVED).split())
-    text = text.translate(_REMOVED)
+    return text if text.isascii() and text.isprintable() else _visible(text)
+
+
+def _visible(text: str) -> str:
+    """Delete what no reader sees, and compose the rest."""
+    text = unicodedata.normalize("NFC", text.translate(_REMOVED))
     if _JOINERS[0] in text or _JOINERS[1] in text:
-        text = _STRAY_JOINER.sub("", _JOINER_RUN.sub(r"\1", text))
-    return " ".join(unicodedata.normalize("NFC", text).split())
+        text = unicodedata.normalize("NFC", _STRAY_JOINER.sub("", _JOINER_RUN.sub(r"\1", text)))
+    return " ".join(text.split())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import http_exceptions
 from yarl import URL
 
-from pipeline.http import dns, failures
+from pipeline.http import dns, failures, files
 from pipeline.http.answers import Reply
 from pipeline.http.gate import Gate, Stopwatch
 from pipeline.http.identity import user_agent
@@ -34,12 +34,13 @@ class Client:
 
     def __init__(self, options: FetchOptions, policy: AddressPolicy, resolver: dns.Resolver) -> None:
         self._addresses: dict[str, str] = {}
+        self._sockets = files.Sockets(options)
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # the callers bound what is in flight
                 resolver=resolver,
                 use_dns_cache=False,  # the resolver has one
-                socket_factory=socket_factory(policy),
+                socket_factory=socket_factory(policy, self._sockets.add),
                 ssl=ssl.create_default_context(),  # once: building one takes tens of milliseconds
                 keepalive_timeout=KEEP_ALIVE_SECONDS,
             ),
@@ -84,7 +85,7 @@ class Client:
     ) -> aiohttp.ClientResponse:
         """Return the response with its headers; ask again once if a kept connection had gone stale."""
         url = URL(href, encoded=True)  # as it is: servers compare signed URLs byte by byte
-        headers = None if keep_alive else {"Connection": "close"}
+        headers = None if keep_alive and not self._sockets.are_many() else {"Connection": "close"}
         again = False
         while True:
             await gate.request()

@@ -16,7 +16,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipeline.http import stub
+from pipeline.http import files, stub
 from pipeline.http.stub import Answer, UnansweredError
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import split_address
@@ -93,12 +93,7 @@ def source(options: FetchOptions, instead: Lookup | None = None) -> Source:
     """Return who is asked for names."""
     if instead is None and options.dns_server:
         return stub.Stub([split_address(text) for text in options.dns_server])
-    return Threads(width(options), instead or lookup)
-
-
-def width(options: FetchOptions) -> int:
-    """Return how many names are asked for at a time: at least as many as requests are in flight."""
-    return max(64, options.max_inflight)
+    return Threads(files.lookups_at_once(options), instead or lookup)
 
 
 class Resolver(AbstractResolver):

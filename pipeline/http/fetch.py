@@ -10,7 +10,7 @@ import ipaddress
 from typing import NamedTuple
 
 from pipeline import urls
-from pipeline.http import dns
+from pipeline.http import dns, files
 from pipeline.http.answers import Reader, Reply
 from pipeline.http.client import Client, authority
 from pipeline.http.consent import Consent
@@ -55,7 +55,7 @@ class Fetcher:
         """Open the session."""
         self._resolver = dns.Resolver(
             dns.source(self.options, self._lookup),
-            at_once=dns.width(self.options),
+            at_once=files.lookups_at_once(self.options),
             max_failures=self.options.max_dns_failures,
         )
         self._client = Client(self.options, self.policy, self._resolver)

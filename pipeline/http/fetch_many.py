@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline import urls
-from pipeline.http import dns, failures
+from pipeline.http import dns, failures, files
 from pipeline.http.client import KEEP_ALIVE_SECONDS, authority
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.memory import Memory
@@ -55,7 +55,7 @@ class Pool:
 
     def __init__(self, options: FetchOptions) -> None:
         self.addresses = Addresses(options.address_concurrency or ADDRESS_CONCURRENCY)
-        self.slots = asyncio.Semaphore(options.max_inflight)
+        self.slots = asyncio.Semaphore(files.requests_at_once(options))
         self.memory = Memory(options.max_held_bytes)
         self.next_starts: dict[str, float] = {}
 

@@ -125,8 +125,13 @@ def split_authority(href: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def socket_factory(policy: AddressPolicy) -> Callable[[AddressInfo], socket.socket]:
-    """Return a maker of TCP sockets, for aiohttp's connector, that raises AddressBlocked by `policy`."""
+def socket_factory(
+    policy: AddressPolicy, on_socket: Callable[[socket.socket], None] = lambda _: None
+) -> Callable[[AddressInfo], socket.socket]:
+    """Return a maker of TCP sockets, for aiohttp's connector, that raises AddressBlocked by `policy`.
+
+    `on_socket` is told of each.
+    """
 
     def make(info: AddressInfo) -> socket.socket:
         family, kind, protocol, _, (ip, port, *_) = info
@@ -140,6 +145,7 @@ def socket_factory(policy: AddressPolicy) -> Callable[[AddressInfo], socket.sock
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         attempts.opened += 1
         attempts.address = str(ip)
+        on_socket(made)
         return made
 
     return make
