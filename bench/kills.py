@@ -1,16 +1,18 @@
-"""Kill a crawl at random, again and again, and see that what it ends in is the same.
+"""Kill commands at random, again and again, and see that what they end in is the same.
 
-    python -m bench.kills [--kills 100] [--seed 0]
+    python -m bench.kills [--kills 100] [--seed 0] [--job crawl --job pages ...]
 
-A small web is served on loopback and crawled once undisturbed. Then crawls are started in new folders and
-killed with SIGKILL, all their processes at once, after a random time; the same command goes on in the same
-folder until it comes to its end, when every shard, row and count must be that of the undisturbed run. After
---kills kills the last crawl is finished, and a table of the stages that were hit and one line of JSON are
-printed. Exit code 1 if any crawl ended otherwise. Processes are forked from one that has imported everything,
-so that a kill hits the work and not the start.
+A small web is served on loopback. Four jobs on it are done once undisturbed: a crawl of its pages in a WARC
+file, one that fetches the pages itself from a sitemap, `--retry-failed` on a run whose sites were put off,
+and a takedown. Then each is started again, in turn, from the same state, and killed with SIGKILL, all its
+processes at once, after a random time; the same command goes on in the same folder until it comes to its end,
+when every shard, row and count must be that of the undisturbed one. After --kills kills a table of what was
+hit and one line of JSON are printed. Exit code 1 if anything ended otherwise. Processes are forked from one
+that has imported everything, so that a kill hits the work and not the start.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -20,7 +22,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -32,64 +37,139 @@ from pipeline.cli import main as crawl
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build
 from pipeline.run import Layout
-from tests.crawling import arguments, contents, settle
+from pipeline.takedown.cli import main as takedown
+from tests.crawling import arguments, contents, samples, settle
 
 _OPTIONS = (
     "--workers", "1", "--per-query", "3", "--headroom", "1", "--rounds", "2", "--unit-images", "15",
     "--partition-rows", "100", "--samples-per-shard", "20", "--piece-bytes", "4000",
 )  # fmt: skip
+_PUT_OFF = ("--host-delay", "0.02", "--unit-seconds", "0.04")
+"""Two images of a site in a round: what is left is for --retry-failed."""
+
+JOBS = ("crawl", "pages", "retry", "takedown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command on one folder, and what it is to end in."""
+
+    name: str
+    out: Path
+    command: Callable[[], int]
+    before: Path | None = None
+    """State of the folder before the command."""
+    seconds: float = 0.0
+    """What it takes undisturbed."""
+    expected: dict[str, Any] = field(default_factory=dict)
+
+    def reset(self) -> None:
+        """Put the folder into its state before."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        if self.before is not None:
+            shutil.copytree(self.before, self.out)
+
+    def found(self) -> dict[str, Any]:
+        """Return what must be equal."""
+        if self.name != "takedown":
+            return contents(self.out)
+        return {
+            str(path.relative_to(self.out)): path.read_bytes()
+            for path in sorted(self.out.rglob("*"))
+            if path.is_file() and path.name not in ("workers.log", "lock")
+        }
 
 
 def main() -> int:
-    """Serve, crawl, kill, compare; print a table and one line of JSON."""
+    """Serve, do, kill, compare; print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="decides when the kills come")
+    parser.add_argument("--job", action="append", choices=JOBS, help="only this one; may be repeated")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="openwit-kills-") as folder:
         web = build(Path(folder) / "web", seed=2, n_images=60, n_sites=15)
         with serve(web):
-            return repeat(web, Path(folder), options.kills, random.Random(options.seed))
+            settle(web)
+            jobs = list(undisturbed(web, Path(folder), options.job or JOBS))
+            found = repeat(jobs, options.kills, random.Random(options.seed))
+    show(*found)
+    return 1 if found[2] else 0
 
 
-def repeat(web: Web, folder: Path, kills: int, rng: random.Random) -> int:
-    """Run crawls until `kills` kills have come; return the exit code."""
-    settle(web)
-    started = time.monotonic()
-    assert life(web, folder / "undisturbed", None) == 0
-    longest = time.monotonic() - started
-    expected = contents(folder / "undisturbed")
+def undisturbed(web: Web, folder: Path, names: Sequence[str]) -> Iterator[Job]:
+    """Yield the jobs, each done once."""
+    out = folder / "run"
+    argv = arguments(web, out, *_OPTIONS)
+    pages = ["--source", web.sitemap, "--source-format", "pages"]
+    once = [*argv, "--rounds", "1", *_PUT_OFF]
+    assert life(lambda: crawl(once), None) == 0
+    out.rename(folder / "put-off")
+    victim = sorted(samples(folder / "put-off"), key=lambda row: row["uid"])[0]["url"]
+    commands: dict[str, Callable[[], int]] = {
+        "crawl": lambda: crawl(argv),
+        "pages": lambda: crawl([*without_source(argv), *pages]),
+        "retry": lambda: crawl([*argv, "--rounds", "1", "--retry-failed"]),
+        "takedown": lambda: takedown(["--run", str(out), "--url", victim]),
+    }
+    for name in names:
+        before = folder / "put-off" if name in ("retry", "takedown") else None
+        job = Job(name=name, out=out, command=commands[name], before=before)
+        job.reset()
+        started = time.monotonic()
+        assert life(job.command, None) == 0, f"{name} fails undisturbed"
+        seconds = time.monotonic() - started
+        yield Job(
+            name=name, out=out, command=job.command, before=before, seconds=seconds, expected=job.found()
+        )
+
+
+def without_source(argv: list[str]) -> list[str]:
+    """Return the arguments without --source and its value."""
+    at = argv.index("--source")
+    return argv[:at] + argv[at + 2 :]
+
+
+def repeat(
+    jobs: list[Job], kills: int, rng: random.Random
+) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Do the jobs in turn until `kills` kills have come; return hits, and jobs done and ended otherwise."""
     hits: Counter[str] = Counter()
-    crawls = wrong = 0
-    while hits.total() < kills:
-        out = folder / f"crawl-{crawls}"
-        while (code := life(web, out, rng.uniform(0, longest / 2))) is None:
-            hits[stage_of(out)] += 1
+    done: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    for job in itertools.cycle(jobs):
+        if hits.total() >= kills:
+            return hits, done, wrong
+        job.reset()
+        # A takedown begins anew each time, so a later one must be able to come to its end.
+        reach = job.seconds * (1.5 if job.name == "takedown" else 0.6)
+        while (code := life(job.command, rng.uniform(0, reach))) is None:
+            hits[f"{job.name}: {stage_of(job)}"] += 1
             if hits.total() >= kills:
-                code = life(web, out, None)
+                code = life(job.command, None)
                 break
-        found = contents(out) if code == 0 else {}
-        differing = [part for part in expected if found.get(part) != expected[part]]
-        strays = list(out.rglob(".*.tmp*"))
+        found = job.found() if code == 0 else {}
+        differing = [
+            name for name in job.expected.keys() | found.keys() if found.get(name) != job.expected.get(name)
+        ]
+        strays = list(job.out.rglob(".*.tmp*"))
+        done[job.name] += 1
         if code or differing or strays:
-            wrong += 1
-            sys.stderr.write(f"crawl {crawls}: exit code {code}, differs in {differing}, strays {strays}\n")
-        crawls += 1
-        shutil.rmtree(out)
-        sys.stderr.write(f"{hits.total()} kills, {crawls} crawls, {wrong} wrong\n")
-    show(hits, crawls, wrong, longest)
-    return 1 if wrong else 0
+            wrong[job.name] += 1
+            sys.stderr.write(f"{job.name}: exit code {code}, differs in {differing[:9]}, strays {strays}\n")
+        sys.stderr.write(f"{hits.total()} kills, {done.total()} jobs, {wrong.total()} wrong\n")
+    raise AssertionError("a cycle has no end")
 
 
-def life(web: Web, out: Path, seconds: float | None) -> int | None:
-    """Crawl in a process group of its own; return the exit code, or None if it was killed after `seconds`."""
+def life(command: Callable[[], int], seconds: float | None) -> int | None:
+    """Do it in a process group of its own; return the exit code, or None if it was killed after `seconds`."""
     child = os.fork()
     if not child:
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):
             os.dup2(null, descriptor)
-        os._exit(crawl(arguments(web, out, *_OPTIONS)))
+        os._exit(command())
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -102,26 +182,28 @@ def life(web: Web, out: Path, seconds: float | None) -> int | None:
         time.sleep(0.002)
 
 
-def stage_of(out: Path) -> str:
-    """Return in which stage a crawl was killed."""
-    layout = Layout(str(out))
+def stage_of(job: Job) -> str:
+    """Return in which stage a command was killed."""
+    if job.name == "takedown":
+        return "under way" if (job.out / "takedown.json").exists() else "before or after"
+    layout = Layout(str(job.out))
     done = [stage for stage in run.STAGES if run.done(layout, stage) is not None]
-    begun = [stage for stage in run.STAGES if (out / "work" / stage / "begun.stage").exists()]
+    begun = [stage for stage in run.STAGES if (job.out / "work" / stage / "begun.stage").exists()]
     if begun and begun[-1] not in done:
         return begun[-1]
     return "before the first stage" if not begun else f"after {begun[-1]}"
 
 
-def show(hits: Counter[str], crawls: int, wrong: int, longest: float) -> None:
+def show(hits: Counter[str], done: Counter[str], wrong: Counter[str]) -> None:
     """Print what was hit and what came of it."""
-    Console().print(f"{hits.total()} kills in {crawls} crawls, of which {wrong} ended otherwise")
+    Console().print(f"{hits.total()} kills in {done.total()} jobs, of which {wrong.total()} ended otherwise")
     table = Table()
     table.add_column("killed in")
     table.add_column("times", justify="right")
-    for stage, count in sorted(hits.items(), key=lambda item: -item[1]):
+    for stage, count in sorted(hits.items()):
         table.add_row(stage, str(count))
     Console().print(table)
-    found = {"kills": hits.total(), "crawls": crawls, "wrong": wrong, "undisturbed_s": round(longest, 1)}
+    found = {"kills": hits.total(), "jobs": dict(done), "wrong": dict(wrong)}
     print(json.dumps({**found, "killed_in": dict(sorted(hits.items()))}))
 
 

@@ -134,17 +134,26 @@ def write(
 
 
 def verify_shards(layout: Layout) -> list[str]:
-    """Return what is wrong with the shards: hashes, counts, tar against Parquet; [] if nothing."""
-    problems: list[str] = []
-    for shard in read_json(layout.manifest)["shards"]:
+    """Return what is wrong with the shards: names, hashes, counts, tar against Parquet; [] if nothing."""
+    listed = read_json(layout.manifest)["shards"]
+    stems = {shard["name"].removesuffix(".tar") for shard in listed}
+    problems = [
+        f"{path} is not in the manifest"
+        for kind in (".tar", ".parquet")
+        for path in storage.list_files(layout.shards, kind)
+        if path.rpartition("/")[2].removesuffix(kind) not in stems
+    ]
+    for shard in listed:
         tar = storage.join(layout.shards, shard["name"])
         parquet = tar.removesuffix(".tar") + ".parquet"
+        wrong = []
         for path, expected in ((tar, shard["sha256"]), (parquet, shard["parquet_sha256"])):
             if not storage.exists(path):
-                problems.append(f"{path} is missing")
+                wrong.append(f"{path} is missing")
             elif storage.sha256_file(path) != expected:
-                problems.append(f"{path} has another sha256 than the manifest")
-        if not problems:
+                wrong.append(f"{path} has another sha256 than the manifest")
+        problems += wrong
+        if not wrong:
             keys = records.read_table(parquet, ["key"])["key"].to_pylist()
             with storage.open_input(tar) as file:
                 inside = [sample.key for sample in read_shard(file)]

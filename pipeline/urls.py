@@ -19,6 +19,7 @@ MAX_LENGTH: Final = 2083
 
 _STRIPPED: Final = "".join(map(chr, range(0x21)))  # WHATWG: leading and trailing C0 controls and space
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
+_USER_INFO: Final = re.compile(r"(?<=[/\\]{2})[^/\\?#]*@")
 
 # The ICANN section alone. The private section would make each of a hoster's customers (x.github.io,
 # x.blogspot.com) a site of its own: separate owners, but one operator's machines, and it is the operator
@@ -76,6 +77,24 @@ def canonical(url: str, base: str | None = None) -> str:
         return href
     path, mark, query = href.partition("?")
     return _ESCAPE.sub(lambda match: match[0].upper(), path) + mark + query
+
+
+def without_credentials(text: str) -> str:
+    """Return a URL, or what was to be one, without the user name and password in it; never raises.
+
+    Such URLs are refused, but their rows show them, and a set is handed on.
+    """
+    if "@" not in text:
+        return text
+    try:
+        parsed = can_ada.parse(_scalar(text))
+    except ValueError:
+        return _USER_INFO.sub("", text)
+    if not parsed.has_credentials():
+        return text
+    parsed.username = parsed.password = ""
+    href: str = parsed.href
+    return href
 
 
 def uid(canonical_url: str) -> str:

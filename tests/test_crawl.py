@@ -259,6 +259,17 @@ def test_verify_finds_a_flipped_bit_and_a_lost_row(whole: Path, tmp_path: Path) 
     assert verify(["--run", str(run)]) == 1
 
 
+def test_verify_finds_a_lost_shard_and_a_foreign_one(whole: Path, tmp_path: Path, capfd) -> None:
+    import shutil
+
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("work"))
+    tar = next(iter(sorted((run / "shards").glob("*.tar"))))
+    foreign = tar.rename(tar.with_name("99999.tar"))
+    assert verify(["--run", str(run)]) == 1
+    said = capfd.readouterr().err
+    assert f"{tar} is missing" in said and f"{foreign} is not in the manifest" in said
+
+
 def test_a_url_list_with_kept_columns_and_a_scorer(web: Server, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

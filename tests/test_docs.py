@@ -54,6 +54,24 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
         assert re.search(r"[a-z']{2,} [a-z]", words), flag
 
 
+def test_every_case_of_safety_has_a_test() -> None:
+    text = (ROOT / "docs" / "safety.md").read_text()
+    cases: set[str] = set()
+    for first, kind, last in re.findall(r"\b(?:([HICSFW])(\d+)(?:-[HICSFW](\d+))?)\b", text):
+        cases |= {f"{first}{number}" for number in range(int(kind), int(last or kind) + 1)}
+    for kind, count in {"H": 47, "I": 24, "C": 11, "S": 12, "F": 7, "W": 9}.items():
+        assert {f"{kind}{number}" for number in range(1, count + 1)} <= cases
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) >= 50
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+    ids = (ROOT / "tests/test_catalogue_http.py").read_text()
+    for number in range(1, 47):
+        assert re.search(rf"(?<![a-z0-9])h{number}(?![0-9])", ids, re.IGNORECASE), f"H{number} has no case"
+    ids = (ROOT / "tests/test_catalogue_images.py").read_text()
+    assert all(f'"I{number}-' in ids for number in range(1, 25))
+
+
 def test_every_reason_is_documented() -> None:
     lines = ["# Why a candidate is not in the shards", "",
              "Each row of `rejected/` has one of these words. A transient reason is tried again in the next "

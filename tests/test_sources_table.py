@@ -5,6 +5,8 @@ import datetime
 import gzip
 import io
 import json
+import random
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -191,6 +193,48 @@ def test_a_damaged_row_group_leaves_the_others(tmp_path: Path) -> None:
     images = load(path)
     assert pairs([i for i in images if i.reason is None]) == rows[:10] + rows[20:]
     assert [i.detail[:11] for i in images if i.reason] == ["row group 1"]
+
+
+def test_a_huge_row_group_is_not_held_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    noise = random.Random(0)
+    urls = [f"{U}{noise.randbytes(400).hex()}.jpg" for _ in range(60_000)]
+    pq.write_table(
+        pa.table({"url": urls, "caption": urls}), path, 10**6, compression="none", use_dictionary=False
+    )
+    assert path.stat().st_size > 90 << 20 and pq.ParquetFile(path).num_row_groups == 1
+    tracemalloc.start()
+    try:
+        (piece,) = plan([str(path)], SourceOptions(piece_bytes=1 << 40))
+        found = sum(1 for image in read(piece, SourceOptions()) if image.reason is None)
+        held = tracemalloc.get_traced_memory()[1] + pa.default_memory_pool().bytes_allocated()
+    finally:
+        tracemalloc.stop()
+    assert found == len(urls)
+    assert held < 48 << 20
+
+
+def test_what_a_list_should_not_hold(tmp_path: Path) -> None:
+    """Blank lines, NUL, another encoding, and a small file that unpacks to a long line."""
+    path = tmp_path / "a.tsv"
+    path.write_bytes(f"url\tcaption\n\n   \n{U}1\ta\x00b\n{U}\x002\tc\n{U}3\td\n".encode())
+    assert [(i.url, i.reason) for i in load(path)] == [
+        (f"{U}1", None), (f"{U}%002", None), (f"{U}3", None),
+    ]  # fmt: skip
+    path = tmp_path / "utf16.csv"
+    path.write_bytes(csv_bytes(ROWS).decode().encode("utf-16"))
+    with pytest.raises(ValueError, match="no column looks like image URLs"):
+        load(path)
+    path = tmp_path / "a.jsonl.gz"
+    good = jsonl_bytes(ROWS[:1])
+    path.write_bytes(gzip.compress(good + b'{"url": "' + b" " * (200 << 20) + b'"}\n' + good))
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        assert [i.reason for i in load(path)] == [None, "bad_record", None]
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_parquet_and_no_text_are_errors_of_the_plan(tmp_path: Path) -> None:

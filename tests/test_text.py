@@ -299,6 +299,8 @@ KEPT = """
     Sooooo cute
     the cat and the dog and the bird
     Beautiful sunset!!!!!!!!
+    X-Robots-Tag: noai, noimageai
+    User-agent: * Disallow: /
     Sister Gift - Sister Jewelry - Silver - Gold - Stud - Ring
 """
 

@@ -195,6 +195,13 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
         resolve(tmp_path, tmp_path / "half")
     with pytest.raises(ValueError, match="nothing is there"):
         resolve(tmp_path, tmp_path / "none/*.tar")
+    for name in (
+        f"pipe:touch {tmp_path}/ran",
+        f"pipe:touch {tmp_path}/ran; cat x.tar",
+    ):  # as webdataset runs it
+        with pytest.raises((ValueError, OSError)):
+            resolve(tmp_path, name)
+    assert not (tmp_path / "ran").exists()
     run = train_shards.write_run(tmp_path / "run", [4])
     with pytest.raises(ValueError, match="2 numbers for 1 --shards"):
         resolve(tmp_path, run, weights=(1, 2))

@@ -100,6 +100,17 @@ def test_long_captions_keep_the_end(clip: Tokenizer) -> None:
     assert len(clip.encode("word " * 200, context_length=None)) == 202
 
 
+@pytest.mark.timeout(60)  # a merge of pairs one by one would take hours
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 64_000, "Z\u0337\u0321" * 20_000, "👩\u200d👩\u200d👧" * 8_000],
+    ids=["word", "zalgo", "emoji"],
+)
+def test_a_word_without_end_comes_to_one(clip: Tokenizer, text: str) -> None:
+    ids = clip.encode(text)
+    assert len(ids) == 77 and (ids[0], ids[-1]) == (clip.start, clip.end)
+
+
 def test_decode_reverses_plain_text(clip: Tokenizer) -> None:
     assert clip.decode(clip.encode("a photo of a café")) == "a photo of a café"
 

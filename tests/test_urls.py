@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.reasons import REASONS
-from pipeline.urls import MAX_LENGTH, BadUrl, canonical, host, resolve, site, uid
+from pipeline.urls import MAX_LENGTH, BadUrl, canonical, host, resolve, site, uid, without_credentials
 
 PAGE = "https://example.com/a/b/page.html?q=1#top"
 
@@ -113,6 +113,24 @@ def test_an_error_does_not_show_the_password() -> None:
     with pytest.raises(BadUrl) as error:
         canonical("http://user:secret@example.com/")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:secret@h.test/x", "http://h.test/x"),
+        ("http:user:secret@h.test/x", "http://h.test/x"),
+        ("//user:secret@h.test/x", "//h.test/x"),
+        ("\\\\user:secret@h.test\\x", "\\\\h.test\\x"),
+        ("http://user:secret@[bad/x", "http://[bad/x"),
+        ("http://user:se@cret@h.test/\ud800", "http://h.test/%EF%BF%BD"),
+        ("photo@2x.jpg", "photo@2x.jpg"),
+        ("http://h.test/@secret", "http://h.test/@secret"),
+        ("mailto:a@b.test", "mailto:a@b.test"),
+    ],
+)
+def test_credentials_are_not_shown(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
 
 
 def test_uid_is_the_head_of_the_sha256() -> None:

@@ -32,6 +32,9 @@ FAILED_SECONDS: Final = 60.0
 WINDOW: Final = 200
 """Lookups that an outage is judged by: when too many of the last ones got no answer at all."""
 
+FIRST_WINDOW: Final = 20
+"""The same at the start, for lists of few names and for a run that never had a name server."""
+
 CONTROL: Final = "example.com"
 """Asked in case of doubt: IANA keeps it (RFC 2606), so without an answer the fault is on our side."""
 
@@ -121,6 +124,7 @@ class Resolver(AbstractResolver):
         self._failed: _Cache[str] = _Cache(max_names, FAILED_SECONDS)
         self._running: dict[Key, asyncio.Task[Answer | str]] = {}
         self._unanswered: deque[bool] = deque(maxlen=WINDOW)
+        self._window = FIRST_WINDOW
         self._healthy = asyncio.Event()
         self._healthy.set()
         self._check: asyncio.Task[None] | None = None
@@ -168,9 +172,7 @@ class Resolver(AbstractResolver):
         answer: Answer | str
         try:
             async with self._places:
-                await self._healthy.wait()
-                if self._outage:
-                    raise OutageError(self._outage)
+                await self._until_healthy()
                 answer = (await self._source.ask(key[0], socket.AddressFamily(key[1])))[:MAX_ANSWERS]
                 answer = answer or "no addresses"
         except OSError as error:
@@ -183,22 +185,31 @@ class Resolver(AbstractResolver):
         else:
             self._found.put(key, answer, self._clock())
         self._count(unanswered)
+        if unanswered:  # in an outage no verdict on the name
+            await self._until_healthy()
         return answer
+
+    async def _until_healthy(self) -> None:
+        """Wait while an outage is looked into; raises OutageError if it is one."""
+        await self._healthy.wait()
+        if self._outage:
+            raise OutageError(self._outage)
 
     def _count(self, unanswered: bool) -> None:
         """Look into it when too many of the last lookups got no answer, not even that there is no name."""
         self._unanswered.append(unanswered)
-        is_full = len(self._unanswered) == WINDOW
-        if is_full and self._healthy.is_set() and sum(self._unanswered) > self._max_failures * WINDOW:
+        count = len(self._unanswered)
+        share = sum(self._unanswered) / count
+        if count >= self._window and self._healthy.is_set() and share > self._max_failures:
             self._healthy.clear()
-            self._check = asyncio.create_task(self._ask_control(sum(self._unanswered) / WINDOW))
+            self._check = asyncio.create_task(self._ask_control(share, count))
 
-    async def _ask_control(self, share: float) -> None:
+    async def _ask_control(self, share: float, count: int) -> None:
         """Hold all lookups until the control name is answered, or give up.
 
         Names whose own servers are dead get no answer either, so their share alone does not tell.
         """
-        said = f"{100 * share:.0f}% of the last {WINDOW} names got no answer"
+        said = f"{100 * share:.0f}% of the last {count} names got no answer"
         for attempt in range(CONTROL_TRIES):
             if attempt:
                 await asyncio.sleep(CONTROL_SECONDS)
@@ -212,6 +223,7 @@ class Resolver(AbstractResolver):
                 "--dns-server; the same command then continues"
             )
         self._unanswered.clear()
+        self._window = WINDOW
         self._healthy.set()
 
     async def _is_answered(self, host: str) -> bool:

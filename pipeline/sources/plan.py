@@ -11,7 +11,7 @@ from pipeline.options.sources import SourceOptions
 from pipeline.sources import archive, table
 from pipeline.sources.inputs import is_web, open_plain
 from pipeline.sources.records import Piece
-from pipeline.urls import BadUrl, resolve
+from pipeline.urls import BadUrl, resolve, without_credentials
 
 _FORMATS: Final = {
     ".wat": "wat",
@@ -44,6 +44,11 @@ def plan(sources: Sequence[str], options: SourceOptions) -> list[Piece]:
     pieces: list[Piece] = []
     seen: set[str] = set()
     for path in _expand(sources, options):
+        if "://" in path and (shown := without_credentials(path)) != path:
+            raise ValueError(
+                f"the source {shown} was given with a user name or password, which the run's files would "
+                "show; let the store's own configuration hold it"
+            )
         if path not in seen:
             seen.add(path)
             pieces += _cut(path, options)

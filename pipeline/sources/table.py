@@ -31,6 +31,7 @@ CAPTION_NAMES: Final = (
     *("captionreferencedescription", "captionalttextdescription", "description", "title"),
 )
 _BATCH_ROWS: Final = 1024
+_READ_AHEAD: Final = 4 << 20  # bytes held of a column: some writers make one row group of a whole file
 _TABLE_ERRORS: Final = (pa.ArrowException, OSError, ValueError)
 
 
@@ -146,7 +147,7 @@ def records(file: IO[bytes], format: str) -> Iterator[tuple[int, bytes | None]]:
 def _read_parquet(piece: Piece, options: SourceOptions) -> Iterator[Image]:
     with open_stored(piece.path) as file:
         try:
-            table = pq.ParquetFile(file)
+            table = pq.ParquetFile(file, buffer_size=_READ_AHEAD, pre_buffer=False)
             columns = find_columns(table.schema_arrow.names, options)
         except _TABLE_ERRORS as error:
             yield bad_record(f"{piece.source}: {error}")

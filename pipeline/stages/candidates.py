@@ -97,6 +97,9 @@ def judge_image(
     image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None = None
 ) -> Iterator[tuple[tuple[object, ...], bool]]:
     """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
+    if "@" in image.url or "@" in image.page_url:
+        url, page_url = map(urls.without_credentials, (image.url, image.page_url))
+        image = image._replace(url=url, page_url=page_url)
     if stones and (stones.has_url(image.url) or stones.has_url(image.page_url)):
         for _ in image.texts or [""]:
             yield _rejected("", Image(""), "", "taken_down", ""), False

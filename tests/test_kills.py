@@ -1,0 +1,21 @@
+"""A few of the kills of bench/kills.py, on the jobs beside the crawl itself (for it see test_resume.py)."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from bench.kills import repeat, undisturbed
+from pipeline.demo.server import serve
+from pipeline.demo.web import build
+from tests.crawling import settle
+
+
+@pytest.mark.timeout(600)
+def test_whatever_is_killed_ends_the_same(tmp_path: Path) -> None:
+    web = build(tmp_path / "web", seed=2, n_images=60, n_sites=15)
+    with serve(web):
+        settle(web)
+        jobs = list(undisturbed(web, tmp_path, ("takedown", "retry", "pages")))
+        hits, done, wrong = repeat(jobs, 4, random.Random(3))
+    assert hits.total() == 4 and done and not wrong
