@@ -384,7 +384,7 @@ ALL_DENIED = "User-agent: *\nDisallow: /"
         ("User-agent: *\nContent-Usage: /good train-ai=n", "opt_out_content_usage"),
         (ALL_DENIED + "\n#" + "x" * 600_000, "robots_disallow"),
         ("\ufeff" + ALL_DENIED, "robots_disallow"),
-        (ALL_DENIED.replace("\n", "\0\n"), ""),  # "*\0" names nobody
+        (ALL_DENIED.replace("\n", "\0\n"), "robots_disallow"),  # NUL hides nothing
         ("\0\n" + ALL_DENIED, "robots_disallow"),
         ("<!doctype html><p>User-agent: *<p>Disallow: /", ""),
         ("User-agent: *\nDisallow: /" + "*o" * 1000 + "$", ""),  # a pattern that naive matchers never finish
