@@ -80,8 +80,8 @@ class RunConfig(ABC):
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on a CPU."""
-    compile: bool | None = None
-    """Compile the network, transformers block by block; by default on a GPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network, transformers block by block; auto: on a GPU."""
     checkpointing: bool = False
     """Recompute activations in backward: far less memory, a third more arithmetic."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -126,7 +126,7 @@ class RunConfig(ABC):
 
     def compiles(self, device: str) -> bool:
         """Return whether to compile on this type of device."""
-        return device == "cuda" if self.compile is None else self.compile
+        return device == "cuda" if self.compile == "auto" else self.compile == "on"
 
     def uses_bf16(self, device: str) -> bool:
         """Return whether to run the network in bf16 autocast on this type of device."""
