@@ -378,14 +378,14 @@ def test_h45_a_page_that_says_it_is_a_picture(client: Client, server: Server) ->
 
 
 def test_w8_few_open_files_are_waited_for() -> None:
-    """With 256 open files in all: 700 sites that keep their connections, and not one fetch fails for it."""
+    """With 256 open files in all: 400 sites that keep their connections, and not one fetch fails for it."""
     script = """
 import collections, resource, socket, sys
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.options import FetchOptions
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-rows = [(i, f"http://site{i % 700}.test:{sys.argv[1]}/good?{i}") for i in range(1400)]
+rows = [(i, f"http://site{i % 400}.test:{sys.argv[1]}/good?{i}") for i in range(800)]
 options = FetchOptions(contact="a@b.test", allow_network=("127.0.0.2/32",), host_delay=1.0, opt_out=())
 with FetchLoop(options, lambda host, family: ((socket.AF_INET, "127.0.0.2"),)) as loop:
     print(dict(collections.Counter(outcome.reason for _, outcome in loop.run(rows))))
@@ -393,7 +393,7 @@ with FetchLoop(options, lambda host, family: ((socket.AF_INET, "127.0.0.2"),)) a
     with Server() as server:
         argv = [sys.executable, "-c", script, str(server.port)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
-    assert (done.stdout.strip(), done.returncode) == ("{'': 1400}", 0), done.stderr
+    assert (done.stdout.strip(), done.returncode) == ("{'': 800}", 0), done.stderr
 
 
 def test_as_many_files_as_needed_are_asked_for_and_no_more() -> None:
