@@ -19,10 +19,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from bench.overlap_recall import Ours, described, peer_scores, peers, photographs, rows
+from bench.tables import show
 from dedup import search, training, views
 from dedup.descriptors import describe
 from dedup.detector import augment, weights
@@ -186,12 +185,11 @@ def main() -> None:
     first, second = (detector.network.embed(np.stack(column)) for column in zip(*made, strict=True))
     accuracy = proxy_accuracy(torch.from_numpy(first), torch.from_numpy(second))
 
-    table = Table(title=f"{len(sources)} sources, {len(negatives):,} unrelated images, {pairs:.2e} pairs")
-    for name in ("method, false-positive rate", "threshold", *DISTORTIONS):
-        table.add_column(name, justify="left" if name.startswith("method") else "right")
-    for label, t, row in results:
-        table.add_row(label, f"{t:.3g}", *(f"{row[name]:.3f}" for name in DISTORTIONS))
-    Console(width=230).print(table)
+    show(
+        f"{len(sources)} sources, {len(negatives):,} unrelated images, {pairs:.2e} pairs",
+        ("method, false-positive rate", "threshold", *DISTORTIONS),
+        [(label, f"{t:.3g}", *(f"{row[name]:.3f}" for name in DISTORTIONS)) for label, t, row in results],
+    )
     print(
         f"Proxy task, {len(everything):,} photographs never trained on: {accuracy:.1%} find their other view"
     )

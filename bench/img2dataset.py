@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,11 +32,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from bench import loopback
 from bench.resize import synthetic
+from bench.tables import show
 from bench.usage import Usage, measure
 
 PEER = "img2dataset==1.47.0"
@@ -173,34 +173,21 @@ def compare(scheme: str, sizes: list[int], pictures: list[bytes], folder: Path, 
     return rows
 
 
-def table(rows: list[Row]) -> Table:
-    """Return the figures, and the slope between the smallest and the largest size."""
-    view = Table(
-        title=f"URL list to shards, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    )
-    for name in (
-        "scheme",
-        "tool",
-        "images",
-        "CPU ms/image",
-        "steady",
-        "peak MB",
-        "images/s",
-        "KB/image",
-        "PSNR dB",
-    ):
-        view.add_column(name, justify="left" if name in ("scheme", "tool") else "right")
+COLUMNS = ("scheme", "tool", "images", "CPU ms/image", "steady", "peak MB", "images/s", "KB/image", "PSNR dB")
+
+
+def cells(rows: list[Row]) -> Iterator[tuple[str, ...]]:
+    """Yield the figures, with the slope between the smallest and the largest size."""
     for row in rows:
         first = next(r for r in rows if (r.tool, r.scheme) == (row.tool, row.scheme))
         more = row.images - first.images
         steady = f"{1000 * (row.usage.cpu_s - first.usage.cpu_s) / more:.2f}" if more else ""
-        view.add_row(
+        yield (
             row.scheme, row.tool, f"{row.images:,}", f"{1000 * row.usage.cpu_s / row.images:.2f}", steady,
             f"{row.usage.peak_mb:,.0f}", f"{row.images / row.usage.wall_s:,.0f}",
             f"{row.output.bytes / 1000:.1f}" if row.output.bytes else "",
             f"{row.output.psnr:.1f}" if row.output.psnr else "",
         )  # fmt: skip
-    return view
 
 
 def main() -> None:
@@ -222,7 +209,8 @@ def main() -> None:
             for scheme in arguments.schemes
             for row in compare(scheme, sorted(arguments.images), pictures, folder, not arguments.no_stages)
         ]
-    Console(width=140).print(table(rows))
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    show(f"URL list to shards, {machine}", COLUMNS, cells(rows), texts=2)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 import pipeline.crawl
 import pipeline.report  # noqa: F401 - imported before the forks
+from bench import tables
 from pipeline import run
 from pipeline.cli import main as crawl
 from pipeline.demo.server import serve
@@ -196,13 +194,8 @@ def stage_of(job: Job) -> str:
 
 def show(hits: Counter[str], done: Counter[str], wrong: Counter[str]) -> None:
     """Print what was hit and what came of it."""
-    Console().print(f"{hits.total()} kills in {done.total()} jobs, of which {wrong.total()} ended otherwise")
-    table = Table()
-    table.add_column("killed in")
-    table.add_column("times", justify="right")
-    for stage, count in sorted(hits.items()):
-        table.add_row(stage, str(count))
-    Console().print(table)
+    title = f"{hits.total()} kills in {done.total()} jobs, of which {wrong.total()} ended otherwise"
+    tables.show(title, ("killed in", "times"), [(stage, str(n)) for stage, n in sorted(hits.items())])
     found = {"kills": hits.total(), "jobs": dict(done), "wrong": dict(wrong)}
     print(json.dumps({**found, "killed_in": dict(sorted(hits.items()))}))
 

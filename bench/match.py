@@ -20,9 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
+from bench.tables import show
 from pipeline.captions.match import Matcher, tokens
 
 REPEATS = 5
@@ -163,13 +161,16 @@ def main() -> None:
         rows.append(measure("Aho-Corasick on the published rule", aho_corasick, queries, texts))
     rows.append(measure("published rule", published_rule, queries, texts[:PEER_CAPTIONS]))
 
-    table = Table(title=f"{len(queries):,} queries ({len(given):,} given), {len(texts):,} captions, one core")
-    for name in ("engine", "captions", "build s", "captions/s", "matches/caption"):
-        table.add_column(name, justify="left" if name == "engine" else "right")
-    for row in rows:
-        numbers = (f"{row.captions:,}", f"{row.build_s:.2f}", f"{row.per_s:,.0f}")
-        table.add_row(row.engine, *numbers, f"{row.matches_per_caption:.2f}")
-    Console(stderr=True).print(table)
+    show(
+        f"{len(queries):,} queries ({len(given):,} given), {len(texts):,} captions, one core",
+        ("engine", "captions", "build s", "captions/s", "matches/caption"),
+        [
+            (row.engine, f"{row.captions:,}", f"{row.build_s:.2f}", f"{row.per_s:,.0f}",
+             f"{row.matches_per_caption:.2f}")
+            for row in rows
+        ],
+        stderr=True,
+    )  # fmt: skip
     print(json.dumps({"bench": "match", "machine": machine(), "rows": [row._asdict() for row in rows]}))
 
 

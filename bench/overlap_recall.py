@@ -20,9 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from bench.tables import show
 from dedup import search, views
 from dedup.descriptors import Descriptors, describe
 from dedup.distortions import DISTORTIONS
@@ -218,12 +217,11 @@ def main() -> None:
     floor.references = every.references
     false, tried = verified(floor, sources, negatives, unrelated)
 
-    table = Table(title=f"{len(sources)} sources, {len(negatives):,} unrelated images, {pairs:.2e} pairs")
-    for name in ("method, false-positive rate", "threshold", *DISTORTIONS):
-        table.add_column(name, justify="left" if name.startswith("method") else "right")
-    for label, t, found in results:
-        table.add_row(label, f"{t:.3g}", *(f"{found[name]:.3f}" for name in DISTORTIONS))
-    Console(width=220).print(table)
+    show(
+        f"{len(sources)} sources, {len(negatives):,} unrelated images, {pairs:.2e} pairs",
+        ("method, false-positive rate", "threshold", *DISTORTIONS),
+        [(label, f"{t:.3g}", *(f"{found[name]:.3f}" for name in DISTORTIONS)) for label, t, found in results],
+    )
     print(
         f"Of {tried} unrelated pairs at or above the floor {len(false)} were verified: {sorted(false)[:20]}"
     )

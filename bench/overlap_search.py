@@ -11,15 +11,14 @@ detector are compared with faiss's IndexFlatIP at 100,000.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from bench.tables import show
 from dedup import search
 from dedup.descriptors import Descriptors
 from dedup.search import References, Whitening
@@ -67,8 +66,8 @@ def of_faiss(answer: tuple[Any, Any, Any]) -> set[tuple[int, int]]:
     )
 
 
-def hashes(count: int, table: Table) -> None:
-    """Measure one size."""
+def hashes(count: int) -> Iterator[tuple[str, ...]]:
+    """Measure one size; yield the table's rows."""
     rng = np.random.default_rng(count)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hashes.npy"
@@ -96,7 +95,7 @@ def hashes(count: int, table: Table) -> None:
                 "–" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
                 for value in row.values()
             ]
-            table.add_row(f"{count:,}", str(radius), *cells, "yes" if exact else "NO")
+            yield f"{count:,}", str(radius), *cells, "yes" if exact else "NO"
 
 
 def multi_hash(references: np.ndarray, queries: np.ndarray, count: int) -> float | None:
@@ -125,8 +124,8 @@ def whole(references: np.ndarray, queries: np.ndarray, count: int) -> float | No
     return rate(run)
 
 
-def floats(table: Table) -> None:
-    """Measure float vectors: 100,000 references of 256 dimensions."""
+def floats() -> tuple[str, ...]:
+    """Measure float vectors, 100,000 references of 256 dimensions; return the table's row."""
     rng = np.random.default_rng(0)
     references, queries = (rng.normal(size=(n, 256)).astype(np.float32) for n in (100_000, 512))
     queries[::2] = references[:256] + 0.7 * queries[::2]
@@ -137,15 +136,8 @@ def floats(table: Table) -> None:
     same = triples(search.cosines(queries, references, 0.6)) == of_faiss(index.range_search(queries, 0.6))
     ours = rate(lambda n: search.cosines(queries[:n], references, 0.6))
     theirs = rate(lambda n: index.range_search(queries[:n], 0.6))
-    table.add_row(
-        "100,000 x 256 floats",
-        "cosine 0.6",
-        f"{ours:,.0f}",
-        f"{theirs:,.0f}",
-        "–",
-        "–",
-        "yes" if same else "NO",
-    )
+    said = "yes" if same else "NO"
+    return "100,000 x 256 floats", "cosine 0.6", f"{ours:,.0f}", f"{theirs:,.0f}", "–", "–", said
 
 
 def main() -> None:
@@ -155,21 +147,13 @@ def main() -> None:
     parser.add_argument("--references", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 20_000_000])
     args = parser.parse_args()
     search.use_one_thread()
-    table = Table(title=f"queries/s/core; faiss {faiss.__version__} ({faiss.get_compile_options().strip()})")
-    for name in (
-        "references",
-        "radius",
-        "openwit scan",
-        "faiss BinaryFlat",
-        "faiss MultiHash 16x16",
-        "openwit search",
-        "same as faiss",
-    ):
-        table.add_column(name, justify="right")
-    for count in args.references:
-        hashes(count, table)
-    floats(table)
-    Console(width=140).print(table)
+    show(
+        f"queries/s/core; faiss {faiss.__version__} ({faiss.get_compile_options().strip()})",
+        ("references", "radius", "openwit scan", "faiss BinaryFlat", "faiss MultiHash 16x16",
+         "openwit search", "same as faiss"),
+        [*(row for count in args.references for row in hashes(count)), floats()],
+        texts=0,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from datasketch import MinHash, MinHashLSH
-from rich.console import Console
-from rich.table import Table
 
+from bench.tables import show
 from dedup.text import BANDS, PERMUTATIONS, SCHEME, SEED, EvalText, Sketcher, TextIndex, jaccard, shingles
 from pipeline.captions.match import tokens
 
@@ -67,7 +66,7 @@ def altered(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def recall(captions: list[str], console: Console) -> None:
+def recall(captions: list[str]) -> None:
     rng = random.Random(0)
     originals = [text for text in captions if len(tokens(text)) >= 8]
     copies = [altered(text, rng) for text in originals]
@@ -86,15 +85,17 @@ def recall(captions: list[str], console: Console) -> None:
     for row, digest in enumerate(sketcher.digests([shingles(text) for text in copies])):
         if row in lsh.query(sketcher.minhash(digest)):
             theirs.add(row)
-    table = Table(title=f"recall of altered copies among {len(originals):,} captions")
-    for name in ("Jaccard", "pairs", f"openwit {BANDS}", f"datasketch's choice ({lsh.b}, {lsh.r})"):
-        table.add_column(name, justify="right")
+    cells = []
     for low, high in ((0.7, 0.75), (0.75, 0.8), (0.8, 0.9), (0.9, 1.01), (0.7, 1.01)):
         rows = set(np.flatnonzero((near >= low) & (near < high)).tolist())
         shares = [f"{len(found & rows) / max(len(rows), 1):.3f}" for found in (ours, theirs)]
-        table.add_row(f"{low} to {min(high, 1)}", f"{len(rows):,}", *shares)
-    console.print(table)
-    console.print(
+        cells.append((f"{low} to {min(high, 1)}", f"{len(rows):,}", *shares))
+    show(
+        f"recall of altered copies among {len(originals):,} captions",
+        ("Jaccard", "pairs", f"openwit {BANDS}", f"datasketch's choice ({lsh.b}, {lsh.r})"),
+        cells,
+    )
+    print(
         f"{false} of {len(hits):,} hits under {THRESHOLD}; index {len(originals) / seconds:,.0f} texts/s, "
         f"search {len(copies) / searching:,.0f} captions/s with words, digests, bands and exact Jaccard"
     )
@@ -108,22 +109,19 @@ def main() -> None:
     parser.add_argument("--column", default="TEXT")
     parser.add_argument("--count", type=int, default=10_000)
     args = parser.parse_args()
-    console = Console(width=120)
     captions = captions_of(args.captions, args.column, args.count)
     spent, sets = best(lambda: [shingles(text) for text in captions])
-    table = Table(title=f"{len(captions):,} captions, {np.mean([len(s) for s in sets]):.1f} elements each")
-    for name in ("digests, 128 permutations", "captions/s/core", "same as update()"):
-        table.add_column(name, justify="right")
-    table.add_row("words and word pairs alone", f"{len(captions) / spent:,.0f}", "")
+    title = f"{len(captions):,} captions, {np.mean([len(s) for s in sets]):.1f} elements each"
+    cells = [("words and word pairs alone", f"{len(captions) / spent:,.0f}", "")]
     expected = None
     methods = (("MinHash.update", by_token), ("MinHash.bulk", in_bulk), ("openwit", Sketcher().digests))
     for label, function in methods:
         spent, found = best(lambda function=function: function(sets))  # type: ignore[misc]
         expected = found if expected is None else expected
         same = found.dtype == expected.dtype and bool((found == expected).all())
-        table.add_row(label, f"{len(captions) / spent:,.0f}", "yes" if same else "NO")
-    console.print(table)
-    recall(captions, console)
+        cells.append((label, f"{len(captions) / spent:,.0f}", "yes" if same else "NO"))
+    show(title, ("digests, 128 permutations", "captions/s/core", "same as update()"), cells)
+    recall(captions)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,16 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from bench import loopback
 from bench.img2dataset import PICTURES, WORDS
 from bench.resize import synthetic
+from bench.tables import show
 from bench.usage import Usage, measure
 from pipeline.plan.cli import main as plan
 
@@ -97,11 +97,8 @@ def outcome(run: Path, usages: dict[str, Usage], rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def compare(predicted: dict[str, Any], happened: dict[str, Any]) -> Table:
-    """Return the table of prediction against outcome."""
-    table = Table(title="openwit plan, foretold and found")
-    for name in ("what", "foretold", "found", "ratio"):
-        table.add_column(name, justify="left" if name == "what" else "right")
+def compare(predicted: dict[str, Any], happened: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield prediction against outcome."""
     pairs = [(name, predicted["scale"][name], value) for name, value in happened["scale"].items()]
     for name, stage in happened["stages"].items():
         for what, unit in (("core_hours", "core seconds"), ("wall_hours", "seconds")):
@@ -110,8 +107,7 @@ def compare(predicted: dict[str, Any], happened: dict[str, Any]) -> Table:
         sums = [sum(s[what] for s in d["stages"].values()) * 3600 for d in (predicted, happened)]
         pairs.append((f"all stages, {unit}", *sums))
     for name, before, after in pairs:
-        table.add_row(name, f"{before:,.1f}", f"{after:,.1f}", f"{before / after:.2f}" if after else "")
-    return table
+        yield name, f"{before:,.1f}", f"{after:,.1f}", f"{before / after:.2f}" if after else ""
 
 
 def main() -> None:
@@ -134,7 +130,8 @@ def main() -> None:
         happened = outcome(scratch / "run", usages, rounds)
     (arguments.folder / "outcome.json").write_text(json.dumps(happened, indent=1) + "\n")
     predicted = json.loads((arguments.folder / "prediction.json").read_text())
-    Console(width=100).print(compare(predicted, happened))
+    columns = ("what", "foretold", "found", "ratio")
+    show("openwit plan, foretold and found", columns, compare(predicted, happened))
 
 
 if __name__ == "__main__":

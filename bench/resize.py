@@ -24,9 +24,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from bench.tables import show
 from pipeline.images.decoder import Decoder
 from pipeline.images.process import process
 from pipeline.options import ImageOptions
@@ -129,24 +128,18 @@ def main() -> None:
     else:
         sets = {f"{w}x{h}": synthetic(w, h, arguments.count) for w, h in ((640, 480), (1600, 1200))}
 
-    table = Table("images", "KB", "method", "img/s/core", "ms", "ratio", "KB out")
-    rows = []
+    rows, cells = [], []
     for label, files in sets.items():
         found = measure(label, files)
         rows += found
         for row in found:
             mean = sum(map(len, files)) / len(files) / 1e3
             share = f"{row.per_s / found[0].per_s:.2f}x"
-            table.add_row(
-                label,
-                f"{mean:.0f}",
-                row.method,
-                f"{row.per_s:.0f}",
-                f"{row.ms:.2f}",
-                share,
-                f"{row.output_kb:.1f}",
-            )
-    Console().print(table)
+            cells.append(
+                (label, row.method, f"{mean:.0f}", f"{row.per_s:.0f}", f"{row.ms:.2f}", share,
+                 f"{row.output_kb:.1f}")
+            )  # fmt: skip
+    show("resizing", ("images", "method", "KB", "img/s/core", "ms", "ratio", "KB out"), cells, texts=2)
     if arguments.out:
         packages = ("opencv-python-headless", "pillow", "simplejpeg", "numpy")
         versions = {name: importlib.metadata.version(name) for name in packages}

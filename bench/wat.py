@@ -20,10 +20,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from warcio.archiveiterator import ArchiveIterator
 
+from bench.tables import show
 from pipeline.sources import SourceOptions, plan, read
 
 WORDS = [word for word in __doc__.split() if word.isalpha()] + ["photo", "harbour", "night", "boat"]
@@ -166,20 +165,15 @@ def slug(rng: random.Random) -> str:
 def report(size: int, stored: int, pairs: int, best: dict[str, float]) -> None:
     """Print the table and the JSON."""
     peer = best["cc2dataset's method"]
-    table = Table(
-        title=f"WAT parsing: {size / 1e6:.0f} MB ({stored / 1e6:.0f} MB stored), {pairs:,} pairs with alt"
-    )
-    for column in ("way", "CPU s", "MB/s", "pairs/s", "ratio"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    for name, seconds in best.items():
-        cells = (
-            f"{seconds:.2f}",
-            f"{size / 1e6 / seconds:.0f}",
-            f"{pairs / seconds:,.0f}",
-            f"{peer / seconds:.2f}",
-        )
-        table.add_row(name, *cells)
-    Console().print(table)
+    show(
+        f"WAT parsing: {size / 1e6:.0f} MB ({stored / 1e6:.0f} MB stored), {pairs:,} pairs with alt",
+        ("way", "CPU s", "MB/s", "pairs/s", "ratio"),
+        [
+            (name, f"{seconds:.2f}", f"{size / 1e6 / seconds:.0f}", f"{pairs / seconds:,.0f}",
+             f"{peer / seconds:.2f}")
+            for name, seconds in best.items()
+        ],
+    )  # fmt: skip
     packages = ("fastwarc", "orjson", "warcio", "can-ada")
     versions = {name: importlib.metadata.version(name) for name in packages}
     rates = {name: round(size / 1e6 / seconds, 1) for name, seconds in best.items()}

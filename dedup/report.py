@@ -83,17 +83,10 @@ def render(
         }
         for one in concluded
     ]
-    here = Path(__file__)
-    script, style = (here.with_name(f"report.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-    style = html.base_style() + style
-    environment = html.environment()
-    environment.filters |= {"percent": percent, "points": points, "p": p_value}
-    template = environment.from_string(here.with_name("report.html").read_text(encoding="utf-8"))
-    return template.render(
+    return html.render(
+        Path(__file__).parent, {"percent": percent, "points": points, "p": p_value},
         summary=summary, sets=list(zip(summary["datasets"], sets, strict=True)),
         panels=figure(summary["datasets"]),
-        script=html.trusted(script), style=html.trusted(style),
-        script_hash=html.content_hash(script), style_hash=html.content_hash(style),
     )  # fmt: skip
 
 

@@ -137,6 +137,9 @@ def without_border(rgb: Pixels) -> Pixels | None:
     A border is at least 3% of a side wide, on two opposite sides or more. It may take up to 35% on each, so
     that a small thing on a white ground is not blown up.
     """
+    ends = (rgb[:1], rgb[-1:]), (rgb[:, :1], rgb[:, -1:])
+    if not any(_may_be_flat(first) and _may_be_flat(last) for first, last in ends):
+        return None  # as most pictures
     luma = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY).astype(np.float32)
     top, bottom = _flat_ends(luma)
     left, right = _flat_ends(luma.T)
@@ -152,6 +155,12 @@ def inner(rgb: Pixels) -> Pixels:
     """Return the picture without its border, or the picture: what both sides are compared as."""
     inside = without_border(rgb)
     return rgb if inside is None else inside
+
+
+def _may_be_flat(line: Pixels) -> bool:
+    """Return False for a row or column that `_flat_ends` will not find flat, at a tenth of the cost."""
+    _, deviation = cv2.meanStdDev(cv2.cvtColor(line, cv2.COLOR_RGB2GRAY))
+    return bool(deviation[0, 0] < _FLAT + 0.01)  # which is more than float32 may be off
 
 
 def _flat_ends(luma: npt.NDArray[np.float32]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -53,15 +54,23 @@ def data_url(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
-def environment() -> jinja2.Environment:
-    """Return an environment that escapes everything and refuses unknown names."""
-    made = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def render(folder: Path, filters: Mapping[str, Callable[..., str]] | None = None, **values: object) -> str:
+    """Return the page that a folder's report.html, report.css and report.js, if there is one, make.
+
+    report.html fills the blocks of page.html, which has the head; page.css is the style that all pages share.
+    Everything is escaped, unknown names are refused, and the page holds style and script itself.
+    """
+    shared = Path(__file__).parent
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader([folder, shared]),
+    )  # fmt: skip
+    environment.filters |= {"number": "{:,}".format, "visible": visible, **(filters or {})}
+    style, script = (
+        "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
+        for paths in ([shared / "page.css", folder / "report.css"], [folder / "report.js"])
     )
-    made.filters |= {"number": "{:,}".format, "visible": visible}
-    return made
-
-
-def base_style() -> str:
-    """Return the style that all pages share: colours for light and dark, text, tables, focus."""
-    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    return environment.get_template("report.html").render(
+        **values, style=trusted(style), style_hash=content_hash(style),
+        script=trusted(script), script_hash=content_hash(script),
+    )  # fmt: skip

@@ -13,7 +13,6 @@ import os
 import shlex
 import socket
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 from pipeline import storage
+from pipeline.periodic import every
 
 log = logging.getLogger(__name__)
 
@@ -149,14 +149,10 @@ def _remote_lock(work: str, own: Holder) -> Iterator[None]:
             wait = max(1, round(found.beat + _SILENT - time.time()))
             raise ValueError(f"{_busy(work, found)}; if it was killed, this command works in {wait} s")
         storage.remove_tree(path)
-    ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(path, own, ended), daemon=True)
-    thread.start()
     try:
-        yield
+        with every(_BEAT, lambda: _beat(path, own), lambda error: _not_renewed(path, error)):
+            yield
     finally:
-        ended.set()
-        thread.join()
         found = _read(path)
         if found is not None and found.id == own.id:
             storage.remove_tree(path)
@@ -166,15 +162,15 @@ def _may_be_taken(found: Holder) -> bool:
     return found.is_dead or time.time() - found.beat > _SILENT
 
 
-def _beat(path: str, own: Holder, ended: threading.Event) -> None:
-    """Renew the lock until the end; interrupt the main thread if somebody else has taken it."""
-    while not ended.wait(_BEAT):
-        try:
-            found = _read(path)
-            if found is not None and found.id != own.id:
-                log.error("%s has been taken over by %s; stopping here", path, found)
-                _thread.interrupt_main()
-                return
-            storage.write_bytes(path, _encoded(replace(own, beat=time.time())))
-        except Exception as error:  # noqa: BLE001 - the run is not ended because its lock cannot be renewed
-            log.warning("the lock %s could not be renewed: %s", path, error)
+def _beat(path: str, own: Holder) -> None:
+    """Renew the lock; interrupt the main thread, and raise StopIteration, if somebody else has taken it."""
+    found = _read(path)
+    if found is not None and found.id != own.id:
+        log.error("%s has been taken over by %s; stopping here", path, found)
+        _thread.interrupt_main()
+        raise StopIteration
+    storage.write_bytes(path, _encoded(replace(own, beat=time.time())))
+
+
+def _not_renewed(path: str, error: Exception) -> None:
+    log.warning("the lock %s could not be renewed: %s", path, error)

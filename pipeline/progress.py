@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pipeline import storage
+from pipeline.periodic import every
 from pipeline.run import STAGES
 from pipeline.stages import heartbeat
 
@@ -217,7 +217,7 @@ class ShowProgress:
         pace.at(time.time(), before)
         self._emit("begin", step, before, 0.0, None)
         with self._shown(step) as show:
-            with _every(self._interval(), lambda: show(reader.read(), pace)):
+            with every(self._interval(), lambda: show(reader.read(), pace), _not_read):
                 yield
             tally = reader.read()
             tally.done = step.total  # partitions without a row leave no marker
@@ -276,22 +276,5 @@ class ShowProgress:
                 file.write(line)
 
 
-@contextlib.contextmanager
-def _every(seconds: float, action: Any) -> Iterator[None]:
-    """Do something again and again in a thread while the block takes; its errors end nothing."""
-    ended = threading.Event()
-
-    def loop() -> None:
-        while not ended.wait(seconds):
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 - not seeing the progress does not stop the work
-                log.info("the progress could not be read: %s", error)
-
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+def _not_read(error: Exception) -> None:
+    log.info("the progress could not be read: %s", error)

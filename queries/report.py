@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
+from pipeline import html
 from queries import merge, titles
 from queries.merge import Merged, Query
 from queries.options import QueriesConfig
@@ -43,11 +42,9 @@ class Bar:
 
 def render(config: QueriesConfig, merged: Merged, summary: dict[str, Any]) -> str:
     """Return the report's HTML."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["thousands"] = "{:,}".format
-    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     statistics = summary["statistics"]
-    return template.render(
+    return html.render(
+        Path(__file__).parent,
         config=config,
         summary=summary,
         composition=_composition(summary),

@@ -11,11 +11,12 @@ import itertools
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 from urllib.parse import unquote
+
+from tests.threadserver import ThreadServer
 
 IMAGE = b"\xff\xd8\xff" + bytes(range(256)) * 16  # 4,099 bytes; the fetcher does not look inside
 
@@ -308,7 +309,7 @@ status("noindex_gone", "404 Not Found", X_Robots_Tag="noindex")
 status("for_other_bots", "200 OK", X_Robots_Tag="otherbot: noai")
 
 
-class Server:
+class Server(ThreadServer):
     """A misbehaving server; `robots` is the behaviour, or the text with status 200, behind /robots.txt.
 
     `tdmrep` likewise behind /.well-known/. With `hop` /robots.txt is redirected there.
@@ -323,6 +324,7 @@ class Server:
         tdmrep: str = "gone",
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        super().__init__()
         self.host = host
         self.robots = robots
         self.hop = hop
@@ -331,18 +333,6 @@ class Server:
         self._tls = tls
         self.accepted = 0
         self.requests: list[Request] = []
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> "Server":
-        self._thread.start()
-        assert self._started.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
 
     def url(self, path: str, host: str | None = None) -> str:
         """Return the URL of a behaviour, under another name of the machine if given."""
@@ -352,19 +342,14 @@ class Server:
         """Return the requests for a behaviour, in order."""
         return [request for request in self.requests if request.path.partition("?")[0] == f"/{path}"]
 
-    def _work(self) -> None:
-        with contextlib.closing(self._loop):
-            self._loop.run_until_complete(self._serve())
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
+    async def serve(self) -> None:
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(self._accept, self.host, 0, backlog=1024, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
-        self._started.set()
+        self.started.set()
         async with server:
-            await self._stop.wait()
+            await self.stop.wait()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -380,7 +365,7 @@ class Server:
         finally:
             self._tasks.discard(task)
             with contextlib.suppress(OSError):
-                writer.transport.abort() if self._stop.is_set() else writer.close()
+                writer.transport.abort() if self.stop.is_set() else writer.close()
 
     async def _talk(self, peer: Peer, number: int) -> None:
         while True:

@@ -1,12 +1,12 @@
 """A name server on loopback (RFC 1035) that answers, or misbehaves, as a function of the name says."""
 
 import asyncio
-import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from typing import Any
+
+from tests.threadserver import ThreadServer
 
 SILENT = "silent"
 """What stands for no answer at all."""
@@ -23,28 +23,17 @@ def by_name(name: str) -> Answer:
     )
 
 
-class NameServer:
+class NameServer(ThreadServer):
     """Serve `answer` on UDP and TCP; `asked` holds the (transport, name, type) of every query."""
 
     def __init__(
         self, answer: Callable[[str], Answer] = by_name, *, delay: float = 0.0, cut: bool = False
     ) -> None:
+        super().__init__()
         self.answer = answer
         self.delay = delay
         self.cut = cut
         self.asked: list[tuple[str, str, int]] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._started = threading.Event()
-
-    def __enter__(self) -> "NameServer":
-        self._thread.start()
-        assert self._started.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
 
     @property
     def address(self) -> str:
@@ -74,20 +63,15 @@ class NameServer:
         head = query[:2] + struct.pack(">HHHHH", flags, 1, 0 if is_cut else len(records), 0, 0)
         return head + query[12 : position + 5] + b"".join([] if is_cut else records)
 
-    def _work(self) -> None:
-        with contextlib.closing(self._loop):
-            self._loop.run_until_complete(self._serve())
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
+    async def serve(self) -> None:
         tcp = await asyncio.start_server(self._talk, "127.0.0.1", 0)
         self.port: int = tcp.sockets[0].getsockname()[1]
-        udp, _ = await self._loop.create_datagram_endpoint(
+        udp, _ = await self.loop.create_datagram_endpoint(
             lambda: _Datagrams(self), local_addr=("127.0.0.1", self.port)
         )
-        self._started.set()
+        self.started.set()
         async with tcp:
-            await self._stop.wait()
+            await self.stop.wait()
             udp.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

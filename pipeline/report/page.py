@@ -61,18 +61,12 @@ def seconds(value: float | None) -> str:
 
 def render(run: Collected, root: str) -> str:
     """Return the page of a run whose folder is `root`."""
-    environment = html.environment()
-    environment.filters |= {"percent": percent, "size": size, "seconds": seconds, "data_url": html.data_url}
-    environment.tests["opt_out"] = is_opt_out
-    environment.globals["count"] = count
-    here = Path(__file__)
-    style = html.base_style() + here.with_name("report.css").read_text(encoding="utf-8")
-    script = here.with_name("report.js").read_text(encoding="utf-8")
-    template = environment.from_string(here.with_name("report.html").read_text(encoding="utf-8"))
     found, shown = run.samples, busiest(run)
-    return template.render(
-        name=posixpath.basename(root.rstrip("/")), manifest=run.manifest, counts=run.manifest["counts"],
-        found=found, balance=run.balance,
+    return html.render(
+        Path(__file__).parent,
+        {"percent": percent, "size": size, "seconds": seconds, "data_url": html.data_url},
+        count=count, is_opt_out=is_opt_out, name=posixpath.basename(root.rstrip("/")),
+        manifest=run.manifest, counts=run.manifest["counts"], found=found, balance=run.balance,
         reasons=REASONS, gallery=run.gallery, rejected=list(run.rejected.items()),
         sections=[item for item in _SECTIONS.items() if _has(run, item[0])],
         lead=lead(run), tiles=tiles(run), steps=[(step, _STAGES[step.stage]) for step in run.steps],
@@ -85,8 +79,7 @@ def render(run: Collected, root: str) -> str:
             (measure.title, measure.unit, [(_value(value), picture) for value, picture in rows])
             for measure, rows in run.extremes
         ],
-        outcomes=outcomes(run.manifest["rounds"]), style=html.trusted(style), script=html.trusted(script),
-        style_hash=html.content_hash(style), script_hash=html.content_hash(script),
+        outcomes=outcomes(run.manifest["rounds"]),
     )  # fmt: skip
 
 

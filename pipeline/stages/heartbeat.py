@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipeline import storage
+from pipeline.periodic import every
 
 log = logging.getLogger(__name__)
 
@@ -30,31 +31,27 @@ def interval(folder: str) -> float:
 @contextlib.contextmanager
 def heartbeat(folder: str, name: str) -> Iterator[None]:
     """Leave signs of a task's life while the block takes; `count` adds to what they say."""
-    started, counts, ended = time.time(), dict[str, int](), threading.Event()
+    started, counts = time.time(), dict[str, int]()
     path = storage.join(folder, f"{name}{SUFFIX}")
     written: list[bool] = []
 
     def beat() -> None:
-        while not ended.wait(interval(folder)):
-            sign = {
-                "name": name, "host": socket.gethostname(), "pid": os.getpid(), "started": started,
-                "beat": time.time(), **counts,
-            }  # fmt: skip
-            try:
-                storage.write_bytes(path, json.dumps(sign).encode())
-                written.append(True)
-            except Exception as error:  # noqa: BLE001 - a task does not fail because of its sign of life
-                log.info("%s could not be written: %s", path, error)
+        sign = {
+            "name": name, "host": socket.gethostname(), "pid": os.getpid(), "started": started,
+            "beat": time.time(), **counts,
+        }  # fmt: skip
+        storage.write_bytes(path, json.dumps(sign).encode())
+        written.append(True)
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
+    def failed(error: Exception) -> None:
+        log.info("%s could not be written: %s", path, error)
+
     _local.counts = counts
     try:
-        yield
+        with every(interval(folder), beat, failed):
+            yield
     finally:
         _local.counts = None
-        ended.set()
-        thread.join()
         if written:
             with contextlib.suppress(Exception):
                 storage.remove_tree(path)

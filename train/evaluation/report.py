@@ -35,22 +35,16 @@ class Figures(NamedTuple):
 
 def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float], averages: Averages) -> str:
     """Return the page."""
-    environment = html.environment()
-    environment.filters |= {
-        "percent": _percent, "points": _points, "metric": metric_name, "value": _value, "shots": _shots,
-    }  # fmt: skip
-    here = Path(__file__)
-    style = html.base_style() + here.with_name("report.css").read_text(encoding="utf-8")
-    template = environment.from_string(here.with_name("report.html").read_text(encoding="utf-8"))
     by_task = {str(task): [one for one in found if one.task == task] for task in get_args(Task)}
     models = list(dict.fromkeys(one.model for one in found))
-    return template.render(
+    return html.render(
+        Path(__file__).parent,
+        {"percent": _percent, "points": _points, "metric": metric_name, "value": _value, "shots": _shots},
         models=[(name, gflops.get(name)) for name in models],
         sets=list(dict.fromkeys(one.dataset for one in found)),
         tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
         baseline=bool(config.baseline), wins=panels.wins(by_task.get("linear-probe", [])),
-        style=html.trusted(style), style_hash=html.content_hash(style),
     )  # fmt: skip
 
 

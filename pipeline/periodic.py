@@ -1,0 +1,34 @@
+"""Do something again and again, in a thread, while other work goes on."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def every(
+    seconds: float, action: Callable[[], object], failed: Callable[[Exception], None]
+) -> Iterator[None]:
+    """Call `action` each so many seconds while the block takes, the first time after as many.
+
+    What it raises goes to `failed` and ends nothing, but StopIteration ends the calls. One that has begun is
+    waited for.
+    """
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(seconds):
+            try:
+                action()
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - signs of life and displays must not stop the work
+                failed(error)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
