@@ -54,7 +54,7 @@ CHECKED: Final = {
     "detector train": "takes hours; tests/test_detector_train.py trains small ones",
 }
 """Commands that run with --check, and must then write nothing."""
-QUICKER: Final = {"overlap": ["--planted", "1", "--workers", "1"], "eval": ["--workers", "2"]}
+QUICKER: Final = {"overlap": ["--planted", "1", "--workers", "1"], "eval": ["--workers", "2", "--draws", "1"]}
 """What changes how long a command takes, not what it does."""
 ON_LOOPBACK: Final = ["--allow-network", "127.0.0.0/8", "--workers", "1", "--samples-per-shard", "20"]
 
@@ -89,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(1, 42):
         shutil.copy(root / "other" / "00000.tar", root / "other" / f"{number:05d}.tar")
     eval_models.training_run(root / "model")
-    eval_models.export(root / "open_clip" / "ViT-B-32", seed=1)
+    eval_models.export(root / "downloads" / "ViT-B-32", seed=1)
     (root / "detector").mkdir()
     detector(root / "detector" / "detector.safetensors", 0)
     with pytest.MonkeyPatch.context() as patch, serve(web):
