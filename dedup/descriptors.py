@@ -49,8 +49,7 @@ def low_frequencies(luma: Luma) -> Coefficients:
     """
     if luma.shape[-2:] != (SIDE, SIDE):
         raise ValueError(f"expected [..., {SIDE}, {SIDE}] luma, got {list(luma.shape)}")
-    # Rows in order: of strided ones numpy computes the product itself, many times as slowly as the BLAS.
-    horizontal = np.ascontiguousarray(luma, np.float64) @ _BASIS.T
+    horizontal = luma.astype(np.float64) @ _BASIS.T
     return np.round(_BASIS @ horizontal, _DECIMALS)
 
 

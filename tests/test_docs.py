@@ -1,7 +1,6 @@
 """The documentation says what the program does."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,6 @@ from pipeline.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^openwit .*$", README, re.MULTILINE)
-
-
-def split(line: str) -> tuple[str, list[str]]:
-    """Return a line's command, of one word or two, and its arguments."""
-    words = shlex.split(line)[1:]
-    length = 1 if words[0] in reference.CONFIGS else 2
-    return " ".join(words[:length]), words[length:]
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_readme_parses(line: str) -> None:
-    name, argv = split(line)
-    config.parse(reference.config_of(name), argv, prog=f"openwit {name}")
 
 
 def test_every_command_is_in_the_readme() -> None:
