@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from dedup import descriptors, search, views
 from dedup.descriptors import Descriptors
 from dedup.search import References, Whitening
+from tests.scenes import scene
 
 
 def pictures(count: int, seed: int, side: int = 64) -> np.ndarray:
@@ -206,3 +207,19 @@ def test_borders_are_cut_off_and_white_grounds_are_not():
     assert views.without_border(np.full((50, 50, 3), 9, np.uint8)) is None
     one_side = np.pad(picture, ((12, 0), (0, 0), (0, 0)), constant_values=255)
     assert views.without_border(one_side) is None
+
+
+def test_looking_at_the_outermost_lines_first_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    framed = []
+    for seed in range(60):
+        sides = rng.integers(3, 30, (2, 2)) * (rng.random((2, 1)) < 0.5)
+        frame = np.pad(scene(seed, 90, 120), (*sides, (0, 0)), constant_values=128)
+        noise = rng.normal(0, rng.uniform(0, 14), frame.shape)  # around what counts as flat
+        framed.append(np.clip(frame + noise, 0, 255).astype(np.uint8))
+    quick = [views.without_border(picture) for picture in framed]
+    monkeypatch.setattr(views, "_may_be_flat", lambda line: True)
+    whole = [views.without_border(picture) for picture in framed]
+    assert 10 < sum(one is not None for one in whole) < 50
+    for one, other in zip(quick, whole, strict=True):
+        assert (one is None) == (other is None) and (one is None or np.array_equal(one, other))
