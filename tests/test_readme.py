@@ -24,11 +24,9 @@ from pipeline.demo.web import Web, build
 pytest.importorskip("apache_beam")
 torch = pytest.importorskip("torch")
 
-from dedup.detector import weights  # noqa: E402
-from dedup.detector.normalise import Normaliser  # noqa: E402
 from tests import eval_models, queries_dump, train_shards  # noqa: E402
 from tests.crawling import settle  # noqa: E402
-from tests.test_detector_parts import network, pixels  # noqa: E402
+from tests.test_detector_overlap import detector  # noqa: E402
 from tests.test_queries_wordnet import write_wordnet  # noqa: E402
 from tests.test_sources_archive import dump, img, record, wat_json  # noqa: E402
 
@@ -60,7 +58,7 @@ SMALLER: Final = {
     "train": ["--batch-size", "8"],
     "detector train": ["--batch-size", "8"],
     "overlap": ["--planted", "1", "--workers", "1"],
-    "eval": ["--workers", "2", "--draws", "1"],
+    "eval": ["--workers", "2"],
     "plan": ["--per-query", "100000000", "--host-delay", "0"],  # its pilot is of four sites
 }
 """What fits commands to thirty images, or lets them take less time."""
@@ -98,7 +96,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(root / "other" / "00000.tar", root / "other" / f"{number:05d}.tar")
     eval_models.training_run(root / "model")
     eval_models.export(root / "downloads" / "ViT-B-32", seed=1)
-    write_detector(root / "detector" / "detector.safetensors")
+    (root / "detector").mkdir()
+    detector(root / "detector" / "detector.safetensors", 0)
     with pytest.MonkeyPatch.context() as patch, serve(web):
         patch.chdir(root)
         settle(web)
@@ -147,14 +146,6 @@ def write_sets(root: Path) -> None:
     said = root / "evaluation" / "predictions" / "pets.parquet"
     said.parent.mkdir(parents=True)
     pq.write_table(pa.table({"example_id": ids, "correct": [True] * len(ids)}), said)
-
-
-def write_detector(path: Path) -> None:
-    """Write a detector that has not learned anything."""
-    path.parent.mkdir()
-    background = pixels(16)
-    vectors = network().embed(background)
-    weights.write(str(path), network(), Normaliser.fit(vectors), {})
 
 
 def contents(root: Path) -> dict[str, tuple[int, int]]:
