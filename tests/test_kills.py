@@ -1,6 +1,7 @@
 """A few of the kills of bench/kills.py, on the jobs beside the crawl itself (for it see test_resume.py)."""
 
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from tests.crawling import settle
 
 @pytest.mark.timeout(600)
 def test_whatever_is_killed_ends_the_same(tmp_path: Path) -> None:
-    web = build(tmp_path / "web", seed=2, n_images=60, n_sites=15)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    web = build(tmp_path / "web", seed=2, n_images=60, n_sites=15, port=port)
     with serve(web):
         settle(web)
         jobs = list(undisturbed(web, tmp_path, ("takedown", "retry", "pages")))
