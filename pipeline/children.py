@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -40,8 +41,17 @@ def _processes() -> list[tuple[int, int]]:
     return pairs
 
 
-def kill() -> None:
-    """Kill them: all that they leave is either whole or not to be seen."""
+_spared: set[int] = set()
+
+
+def spare(pids: Iterable[int]) -> None:
+    """Let these processes outlive `kill`: others are stopped through them."""
+    _spared.update(pids)
+
+
+def kill(*, all_of_them: bool = False) -> None:
+    """Kill them, the spared ones too if wanted: all that they leave is either whole or not to be seen."""
     for pid in descendants():
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+        if all_of_them or pid not in _spared:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)

@@ -62,10 +62,14 @@ def stoppable() -> Iterator[Stop]:
         yield found
         return
 
+    def end() -> None:
+        children.kill(all_of_them=True)
+        os._exit(found.code)
+
     def stop(number: int, frame: FrameType | None) -> None:
         found.code = 128 + number
-        signal.signal(number, lambda *_: os._exit(found.code))
-        timer = threading.Timer(_PATIENCE, os._exit, [found.code])
+        signal.signal(number, lambda *_: end())
+        timer = threading.Timer(_PATIENCE, end)
         timer.daemon = True
         timer.start()
         children.kill()

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,22 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
-from dedup.cli import main as overlap
-from pipeline.cli import main as crawl
 from pipeline.command import job_name
 from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig
 from pipeline.stages import graph
 from pipeline.stages.files import write_tasks
-from queries.cli import main as queries
-from tests.crawling import arguments, contents, settle
-from tests.queries_dump import Written, write_multistream
-from tests.scenes import scene, write_folder
-from tests.test_queries_wordnet import write_wordnet
+from tests import pool
+from tests.jobs import COMMANDS, run, write_inputs, written
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -128,57 +120,33 @@ def test_an_interrupted_launcher_cancels_its_job(monkeypatch: pytest.MonkeyPatch
     assert job.cancelled
 
 
-@contextlib.contextmanager
-def worker_pool(folder: Path, *start: str) -> Iterator[tuple[str, ...]]:
-    """Start a worker pool, as a Flink or Spark node has beside it; yields the flags that use it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, *(part.format(port=port) for part in start)]
-    # The pool starts its workers as `python`: that of the environment in which openwit is installed.
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
-    with (folder / "log").open("w") as file:
-        child = subprocess.Popen(
-            command, stderr=file, stdout=file, cwd=folder, env=environment, start_new_session=True
-        )
-    try:
-        for _ in range(600):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert child.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield (
-            "--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{port}",
-        )  # fmt: skip
-    finally:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-
-
 def test_the_documented_pool_starts_workers(tmp_path: Path) -> None:
     documented = re.search(r"^python (-m \S*worker_pool_main --service_port=)\d+$", RUNNING, re.MULTILINE)
     assert documented
-    with worker_pool(tmp_path, *documented[1].replace("=", "={port}").split()) as flags:
-        folder = tmp_path / "run"
-        folder.mkdir()
-        (result,) = graph.run_tasks(
-            graph.Runner(flags=flags), str(folder), [{"name": "1"}], _WhoAmI(str(folder), 1)
-        )
-    assert result["pid"] != os.getpid()
+    start = documented[1].replace("=", "={port}").split()
+    with pool.listening(tmp_path, *start) as port, pool.processes(2):
+        assert at_work((*pool.PORTABLE, *pool.flags(port)), tmp_path / "run", 2) == 2
+
+
+def at_work(flags: tuple[str, ...], folder: Path, processes: int) -> int:
+    """Return how many processes took one task each, at the same time."""
+    folder.mkdir()
+    tasks = [{"name": f"{n}"} for n in range(processes)]
+    results = graph.run_tasks(graph.Runner(flags=flags), str(folder), tasks, _WhoAmI(str(folder), processes))
+    pids = {result["pid"] for result in results}
+    assert os.getpid() not in pids
+    return len(pids)
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Start a pool whose workers are its threads: a process for each of some 40 graphs takes minutes."""
-    script = (
-        "import threading; from apache_beam.runners.worker import worker_pool_main as pool; "
-        "kept = pool.BeamFnExternalWorkerPoolServicer.start(use_process=False, port={port}); "
-        "threading.Event().wait()"
-    )
-    with worker_pool(tmp_path_factory.mktemp("pool"), "-c", script) as flags:
-        yield flags
+def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """Split every stage of a job over four processes of an external worker pool; yields the flags."""
+    with pool.listening(tmp_path_factory.mktemp("pool")) as port, pool.processes(4):
+        yield (*pool.PORTABLE, *pool.flags(port))
+
+
+def test_four_processes_of_a_pool_are_at_work_at_a_time(split: tuple[str, ...], tmp_path: Path) -> None:
+    assert at_work(split, tmp_path / "run", 4) == 4
 
 
 @pytest.fixture(scope="module")
@@ -202,60 +170,22 @@ def graphs() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def jobs(
-    web: Server, pool: tuple[str, ...], graphs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """Run every job with the workers of the pool; return the folders of the results."""
+    web: Server, split: tuple[str, ...], graphs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Run every job with the workers of the pool; return the folder of their inputs and results."""
     root = tmp_path_factory.mktemp("jobs")
-    settle(web.web)
-    pq.write_table(pq.read_table(web.web.folder / "urls.parquet").slice(0, 60), root / "urls.parquet")
-    argv = crawl_arguments(web, root, root / "run")
-    assert crawl([*argv, *pool]) == 0
-    assert queries([*queries_arguments(root), "--out", str(root / "q.parquet"), *pool]) == 0
-    write_folder(root / "eval", {f"a/{n}.jpg": scene(n) for n in range(3)})
-    assert overlap([*overlap_arguments(root), "--out", str(root / "o"), *pool]) == 0
-    return {"root": root, "run": root / "run"}
+    write_inputs(root, web.web)
+    for job in COMMANDS:
+        run(job, root, web.web, root / "split", *split)
+    return root
 
 
-def crawl_arguments(web: Server, root: Path, out: Path) -> list[str]:
-    argv = arguments(web.web, out, "--lang", "any", "--unit-images", "30", "--rounds", "1")
-    argv[argv.index(str(web.web.warc))] = str(root / "urls.parquet")
-    return argv
-
-
-def queries_arguments(root: Path) -> list[str]:
-    if not (root / "wordnet").exists():
-        (root / "wordnet").mkdir()
-        write_wordnet(root / "wordnet")
-        articles = [
-            Written("Taxi", "A yellow taxi is a car in New York. " * 9),
-            Written("Car", "A car. " * 9),
-        ]
-        write_multistream(root, articles, 2)
-        (root / "pageviews-20260101-user").write_text("en Taxi 900 0\nen Car 500 0\n")
-    dump = next(root.glob("*multistream.xml.bz2"))
-    return [
-        "--wordnet", str(root / "wordnet"), "--wikipedia", str(dump), "--min-count", "2",
-        "--pageviews", str(root / "pageviews-*"), "--size", "60", "--min-bigram-count", "2",
-    ]  # fmt: skip
-
-
-def overlap_arguments(root: Path) -> list[str]:
-    return ["--run", str(root / "run"), "--eval", f"e={root}/eval", "--planted", "1"]
-
-
-def test_an_external_worker_pool_gives_the_same_files(
-    web: Server, jobs: dict[str, Path], tmp_path: Path
-) -> None:
-    root = jobs["root"]
-    assert crawl([*crawl_arguments(web, root, tmp_path / "run"), "--workers", "1"]) == 0
-    found, expected = contents(jobs["run"]), contents(tmp_path / "run")
-    for part in expected:
-        assert found[part] == expected[part], part
-    assert queries([*queries_arguments(root), "--out", str(tmp_path / "q.parquet"), "--workers", "1"]) == 0
-    assert (root / "q.parquet").read_bytes() == (tmp_path / "q.parquet").read_bytes()
-    assert overlap([*overlap_arguments(root), "--out", str(tmp_path / "o"), "--workers", "1"]) == 0
-    for name in ("matches.parquet", "report.json", "clean/e.txt"):
-        assert (root / "o" / name).read_bytes() == (tmp_path / "o" / name).read_bytes()
+def test_four_processes_of_an_external_pool_give_the_same_files(web: Server, jobs: Path) -> None:
+    for job in COMMANDS:
+        run(job, jobs, web.web, jobs / "alone", "--workers", "1")
+        found, expected = written(job, jobs / "split"), written(job, jobs / "alone")
+        for part in expected:
+            assert found[part] == expected[part], (job, part)
 
 
 # --- Dataflow, up to the submission
@@ -273,7 +203,7 @@ def dry_run(transforms: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def proto(jobs: dict[str, Path], graphs: dict[str, Any]) -> Any:
+def proto(jobs: Path, graphs: dict[str, Any]) -> Any:
     return dry_run(graphs)
 
 
@@ -295,7 +225,7 @@ def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Any]
     assert proto.ByteSize() < 1_000_000, "all of them together"
 
 
-def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Any], jobs: dict[str, Path]) -> None:
+def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Any], jobs: Path) -> None:
     """90,000 WAT files and 500,000 queries: tasks and lists are read from files by the workers."""
 
     def job(files: int, queries: int) -> int:
@@ -429,7 +359,7 @@ def test_the_image_has_what_a_worker_needs() -> None:
     assert "--constraint constraints.txt" in install
 
 
-def test_the_record_of_graphs_is_of_dataclasses(graphs: dict[str, Any], jobs: dict[str, Path]) -> None:
+def test_the_record_of_graphs_is_of_dataclasses(graphs: dict[str, Any], jobs: Path) -> None:
     """What a graph carries are small frozen options, no tables and no open files."""
     for label, transform in graphs.items():
         if label.startswith(("Tasks", "Shuffle")):

@@ -2,7 +2,7 @@
 
 Every graph reads its tasks from a file, so that it stays small and can be built before its inputs exist, and
 leaves durable files with a marker written last, so that running it again skips what is done. Nothing else in
-openwit imports Beam.
+openwit imports Beam, but for job_server.py.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ from pipeline.stages.files import (
     write_vector,
 )
 from pipeline.stages.heartbeat import heartbeat
+from pipeline.stages.job_server import runner_of
 
 
 # Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.
@@ -313,7 +314,7 @@ class Runner:
         on_dataflow = options.view_as(StandardOptions).runner == "DataflowRunner"
         if on_dataflow:  # says where the job can be looked at
             logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
-        pipeline = beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(runner=runner_of(options, self.flags), options=options)
         _ = pipeline | type(graph).__name__ >> graph
         level = logging.getLogger().level
         result = None

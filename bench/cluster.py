@@ -1,0 +1,122 @@
+"""Run every job on Flink, Spark, Prism or Beam's portable job service, and compare with a local run.
+
+    python -m bench.cluster --runner flink --at beam-runners-flink-2.0-job-server-2.77.0.jar
+    python -m bench.cluster --runner spark --at beam-runners-spark-3-job-server-2.77.0.jar
+    python -m bench.cluster --runner prism --at prism
+    python -m bench.cluster --runner portable
+    python -m bench.cluster
+
+The Python code runs in four processes of a worker pool (EXTERNAL), as on the nodes of a cluster; Flink and
+Spark run inside their job servers unless a flag names a master. Without --runner all that are here are run,
+and for each that is not, a line says what is missing: its file is named by --at or in the environment. Other
+flags go to Beam, such as --flink_master. Prints one line of JSON a runner; exit code 1 if a file differs or a
+job failed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pipeline.demo.server import serve
+from pipeline.demo.web import Web, build
+from tests import pool
+from tests.jobs import COMMANDS, run, write_inputs, written
+
+PROCESSES: Final = 4
+
+
+class Kind(NamedTuple):
+    """Say what a runner needs, and the flags that use it."""
+
+    variable: str
+    """Of the environment, with the path of the file that it needs; empty if it needs none."""
+    file: str
+    flags: tuple[str, ...]
+    needs_java: bool
+
+
+KINDS: Final = {
+    "flink": Kind(
+        "OPENWIT_FLINK_JAR", "Beam's Flink job server, a .jar",
+        ("--runner=FlinkRunner", "--flink_job_server_jar={file}", f"--parallelism={PROCESSES}",
+         f"--sdk_worker_parallelism={PROCESSES}"), True,
+    ),
+    "spark": Kind(
+        "OPENWIT_SPARK_JAR", "Beam's Spark job server, a .jar",
+        ("--runner=SparkRunner", "--spark_job_server_jar={file}",
+         f"--sdk_worker_parallelism={PROCESSES}"), True,
+    ),
+    "prism": Kind("OPENWIT_PRISM", "Beam's Prism, a program", ("--runner=PrismRunner",
+                  "--prism_location={file}"), False),
+    "portable": Kind("", "", pool.PORTABLE, False),
+}  # fmt: skip
+
+
+def file_of(name: str, given: str = "") -> str:
+    """Return the path of the file that a runner needs, or "" if none; ValueError if it is not here."""
+    kind = KINDS[name]
+    if not kind.variable:
+        return ""
+    path = given or os.environ.get(kind.variable, "")
+    if not path:
+        raise ValueError(f"{kind.file} is needed: give its path with --at or in {kind.variable}")
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    if kind.needs_java and not shutil.which("java"):
+        raise ValueError("java is not installed")
+    return path
+
+
+def compare(name: str, file: str, more: Sequence[str], root: Path, web: Web) -> dict[str, object]:
+    """Run every job on a runner and, where that has not been done, locally; return what came of it."""
+    flags = tuple(flag.format(file=file) for flag in KINDS[name].flags)
+    differing, seconds = list[str](), dict[str, float]()
+    with pool.listening(root) as port, pool.processes(PROCESSES):
+        for job in COMMANDS:
+            if not (root / "local" / f"{job}.done").exists():
+                run(job, root, web, root / "local", "--workers", "1")
+                (root / "local" / f"{job}.done").touch()
+            start = time.monotonic()
+            run(job, root, web, root / name, *flags, *pool.flags(port), *more)
+            seconds[job] = round(time.monotonic() - start, 1)
+            found, expected = written(job, root / name), written(job, root / "local")
+            differing += [f"{job}: {part}" for part in expected if found[part] != expected[part]]
+    return {"bench": "cluster", "runner": name, "seconds": seconds, "differing": differing}
+
+
+def main() -> int:
+    """Run what is here; return 1 if a file differs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runner", choices=list(KINDS), help="by default every one that is here")
+    parser.add_argument("--at", default="", help="path of the file that --runner needs")
+    given, more = parser.parse_known_args()
+    if given.at and not given.runner:
+        parser.error("--at goes with --runner")
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="openwit-cluster-") as folder:
+        root = Path(folder)
+        with serve(build(root / "web", seed=1, n_images=520, n_sites=130)) as server:
+            write_inputs(root, server.web)
+            for name in [given.runner] if given.runner else KINDS:
+                try:
+                    file = file_of(name, given.at)
+                except ValueError as error:
+                    sys.stderr.write(f"{name}: skipped, {error}\n")
+                    continue
+                result = compare(name, file, more, root, server.web)
+                print(json.dumps(result), flush=True)
+                failed |= bool(result["differing"])
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Every job that runs on Beam, on small inputs: for tests and benchmarks of runners."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from dedup.cli import main as overlap
+from pipeline.cli import main as crawl
+from pipeline.demo.web import Web
+from queries.cli import main as queries
+from tests.crawling import arguments, contents, settle
+from tests.queries_dump import Written, write_multistream
+from tests.scenes import scene, write_folder
+from tests.test_queries_wordnet import write_wordnet
+
+COMMANDS = {"queries": queries, "crawl": crawl, "overlap": overlap}
+_URLS = 60
+
+
+def write_inputs(root: Path, web: Web) -> None:
+    """Write what the jobs read: a table of URLs of the web, an encyclopedia, an evaluation set."""
+    settle(web)
+    pq.write_table(pq.read_table(web.folder / "urls.parquet").slice(0, _URLS), root / "urls.parquet")
+    (root / "wordnet").mkdir()
+    write_wordnet(root / "wordnet")
+    articles = [
+        Written("Taxi", "A yellow taxi is a car in New York. " * 9),
+        Written("Car", "A car. " * 9),
+    ]
+    write_multistream(root, articles, 2)
+    (root / "pageviews-20260101-user").write_text("en Taxi 900 0\nen Car 500 0\n")
+    write_folder(root / "eval", {f"a/{n}.jpg": scene(n) for n in range(3)})
+
+
+def arguments_of(job: str, root: Path, web: Web, out: Path) -> list[str]:
+    """Return the arguments of one job that reads from `root` and writes below `out`."""
+    if job == "queries":
+        dump = next(root.glob("*multistream.xml.bz2"))
+        return [
+            "--wordnet", str(root / "wordnet"), "--wikipedia", str(dump), "--min-count", "2",
+            "--pageviews", str(root / "pageviews-*"), "--size", "60", "--min-bigram-count", "2",
+            "--out", str(out / "queries.parquet"),
+        ]  # fmt: skip
+    if job == "crawl":
+        argv = arguments(web, out / "run", "--lang", "any", "--unit-images", "30", "--rounds", "1")
+        argv[argv.index(str(web.warc))] = str(root / "urls.parquet")
+        return argv
+    return [
+        "--run", str(root / "run"), "--eval", f"e={root}/eval", "--planted", "1",
+        "--out", str(out / "overlap"),
+    ]  # fmt: skip
+
+
+def run(job: str, root: Path, web: Web, out: Path, *more: str) -> None:
+    """Run one job to its end; `overlap` reads what the first `crawl` has written."""
+    out.mkdir(exist_ok=True)
+    assert COMMANDS[job]([*arguments_of(job, root, web, out), *more]) == 0
+    if job == "crawl" and not (root / "run").exists():
+        (root / "run").symlink_to(out / "run")
+
+
+def written(job: str, out: Path) -> dict[str, Any]:
+    """Return what a job wrote that must be the same whatever the runner and the workers."""
+    if job == "queries":
+        return {"queries.parquet": (out / "queries.parquet").read_bytes()}
+    if job == "crawl":
+        return contents(out / "run")
+    names = ("matches.parquet", "report.json", "clean/e.txt")
+    return {name: (out / "overlap" / name).read_bytes() for name in names}

@@ -1,0 +1,153 @@
+"""Every job on Flink, Spark and Prism where they are, and how a launcher keeps their job servers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bench import cluster
+from pipeline.command import stoppable
+from pipeline.demo.server import Server
+from pipeline.stages import graph
+from tests.jobs import arguments_of, run, write_inputs, written
+
+pytestmark = pytest.mark.timeout(900)
+
+ROOT = Path(__file__).resolve().parents[1]
+# Takes the arguments of Flink's job server and serves as one: Beam's own, in Python.
+JOB_SERVER = """#!{python}
+import os, sys
+from apache_beam.runners.portability import local_job_service, local_job_service_main
+
+def note(line):
+    with open({log!r}, "a") as file:
+        file.write(f"{{line}}\\n")
+
+def cancel(self, request, context=None):
+    note("cancelled")
+    return original(self, request, context)
+
+original = local_job_service.LocalJobServicer.Cancel
+local_job_service.LocalJobServicer.Cancel = cancel
+note(os.getpid())
+local_job_service_main.run(["--port", sys.argv[sys.argv.index("--job-port") + 1]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flink", "spark", "prism"])
+def test_every_job_gives_the_same_files_on(name: str, web: Server, tmp_path: Path) -> None:
+    try:
+        file = cluster.file_of(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+    write_inputs(tmp_path, web.web)
+    assert cluster.compare(name, file, (), tmp_path, web.web)["differing"] == []
+
+
+def test_what_a_runner_lacks_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("OPENWIT_FLINK_JAR", raising=False)
+    with pytest.raises(ValueError, match=r"Flink job server.* --at or in OPENWIT_FLINK_JAR"):
+        cluster.file_of("flink")
+    monkeypatch.setenv("OPENWIT_PRISM", str(tmp_path / "prism"))
+    with pytest.raises(ValueError, match="prism: no such file"):
+        cluster.file_of("prism")
+    (tmp_path / "prism").touch()
+    assert cluster.file_of("prism") == str(tmp_path / "prism") and cluster.file_of("portable") == ""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="java is not installed"):
+        cluster.file_of("spark", str(tmp_path / "prism"))
+
+
+@pytest.fixture
+def job_server(tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the log of a job server's starts, and the flags with which FlinkRunner starts it."""
+    log, launcher, jar = tmp_path / "starts", tmp_path / "java", tmp_path / "job-server.jar"
+    launcher.write_text(JOB_SERVER.format(python=sys.executable, log=str(log)))
+    launcher.chmod(0o755)
+    jar.touch()
+    flags = (
+        "--runner=FlinkRunner",
+        f"--flink_job_server_jar={jar}",
+        f"--job_server_java_launcher={launcher}",
+    )
+    return log, flags
+
+
+def command(job: str, root: Path, web: Server, out: Path) -> list[str]:
+    return [sys.executable, "-m", "beam_job", job, *arguments_of(job, root, web.web, out)]
+
+
+def gone(pid: int) -> bool:
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_one_job_server_serves_all_graphs_of_a_command(
+    web: Server, tmp_path: Path, job_server: tuple[Path, tuple[str, ...]]
+) -> None:
+    """Beam by itself would start one for each graph, and keep them all to the end."""
+    log, flags = job_server
+    write_inputs(tmp_path, web.web)
+    (tmp_path / "flink").mkdir()
+    done = subprocess.run(
+        [*command("queries", tmp_path, web, tmp_path / "flink"), *flags],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (pid,) = log.read_text().split()
+    assert gone(int(pid)), "it ends with the command"
+    run("queries", tmp_path, web.web, tmp_path / "local", "--workers", "1")
+    assert written("queries", tmp_path / "flink") == written("queries", tmp_path / "local")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A worker that goes on until its job is cancelled."""
+
+    log: str
+
+    def open(self) -> None:
+        """Load nothing."""
+
+    def run(self, state: None, task: dict[str, object]) -> dict[str, object]:
+        """Say that the task has begun, and wait."""
+        Path(f"{self.log}.begun").touch()
+        while "cancelled" not in Path(self.log).read_text():
+            time.sleep(0.1)
+        return {}
+
+
+def wait_in_a_job(log: str, folder: str, *flags: str) -> None:
+    """Run one task on a cluster, as a command does."""
+    with stoppable():
+        graph.run_tasks(graph.Runner(flags=flags), folder, [{"name": "1"}], Waiting(log))
+
+
+def test_ctrl_c_cancels_the_job_before_its_server_ends(
+    tmp_path: Path, job_server: tuple[Path, tuple[str, ...]]
+) -> None:
+    log, flags = job_server
+    (tmp_path / "run").mkdir()
+    code = "import sys; from tests.test_cluster import wait_in_a_job; wait_in_a_job(*sys.argv[1:])"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(log), str(tmp_path / "run"), *flags],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    for _ in range(600):
+        if Path(f"{log}.begun").exists() or child.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)  # a terminal tells all processes of its foreground
+    errors = child.communicate(timeout=60)[1]
+    pid, *rest = log.read_text().split()
+    assert rest == ["cancelled"], errors[-3000:]
+    assert gone(int(pid))
