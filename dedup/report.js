@@ -111,6 +111,7 @@
       ["found as", pair.view + (pair.mirrored ? ", mirrored" : "")],
       ["checked", `${pair.inliers} keypoints agree` + (pair.correlation ? `, correlation ${pair.correlation}` : "")]];
     if (pair.learned) rows.push(["found by", pair.hashes ? `hashes ${pair.hashes}, detector ${pair.learned}` : `detector alone ${pair.learned}`]);
+    else if (document.body.dataset.detectors) rows.push(["found by", `hashes alone ${pair.hashes}`]);
     if (pair.correct !== null) rows.push(["model", pair.correct ? "right" : "wrong"]);
     for (const [name, value] of rows) {
       if (value) list.append(element("dt", "", name), element("dd", name === "caption" || name === "URL" ? "long" : "", value));

@@ -2,12 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import beam_job
+from pipeline.demo import measured, run
+from pipeline.demo.draw import COLOURS
 from pipeline.demo.run import EVALUATION_SETS as SETS
+from pipeline.demo.web import load
+from tests import eval_models
 from tests.crawling import manifest, samples
+from train.evaluation.options import Task
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -22,10 +28,31 @@ def test_the_demo_builds_checks_and_compares(tmp_path: Path, capfd: pytest.Captu
     for path in ("overlap/index.html", "overlap/report.json", "run/shards/00000.tar"):
         assert (out / path).exists()
     planted_copies_are_found_all_and_only(out)
+    every_task_is_measured(out)
     said = capfd.readouterr().err
     assert "captions in shards" in said and "overlap with evaluation sets" in said
     assert "INFO" not in said and "apitools" not in said, "no noise of the engine on the terminal"
     assert beam_job.main(argv) == 0, "again: nothing to do"
+
+
+def every_task_is_measured(out: Path) -> None:
+    """Measure a model that learned nothing in the place of the one that two minutes of training leave."""
+    eval_models.training_run(out / "model")
+    assert run.measure(load(out / "web"), out, run.DemoConfig(out=str(out))) == 0
+    rows = json.loads((out / "evaluation/results.json").read_text())
+    assert {row["task"] for row in rows} == set(get_args(Task))
+    by_task = {row["task"]: row for row in rows if row["dataset"] in SETS or row["dataset"] == "renditions"}
+    probe = by_task["linear-probe"]
+    assert probe["dataset"] == "clean" and probe["detail"]["fitted_on"] == 10 * measured.LABELLED_PER_CLASS
+    assert probe["metrics"]["acc1"] > 0.15, "even random features tell some drawings apart"
+    assert {one["group"] for one in by_task["bias"]["detail"]["errors"]} == set(measured.RENDITIONS)
+    assert len(by_task["bias"]["detail"]["assigned_with_added"]) == len(COLOURS)
+    assert by_task["robustness"]["dataset"] == "renditions" and by_task["retrieval"]["metrics"]["images"] == 120
+    corrupted = {row["dataset"] for row in rows if row["detail"].get("corruption")}
+    assert len(corrupted) == 5 * 5
+    page = (out / "evaluation/report.html").read_text("utf-8")
+    assert all(f'id="{task}"' in page for task in get_args(Task))
+    assert "clean: nearest and the model" in page, "which classes are hard for whom"
 
 
 def planted_copies_are_found_all_and_only(out: Path) -> None:

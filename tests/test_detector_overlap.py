@@ -64,7 +64,8 @@ def overlap(root: Path, steps: int, altered: distortions.Distortion) -> SimpleNa
     assert code == 0
     report = json.loads((root / "out/report.json").read_text())
     rows = pq.read_table(root / "out/matches.parquet").to_pylist()
-    return SimpleNamespace(entry=report["datasets"][0], rows=rows, page=(root / "out/index.html").read_text())
+    page = (root / "out/index.html").read_text()
+    return SimpleNamespace(entry=report["datasets"][0], counts=report["counts"], rows=rows, page=page)
 
 
 def test_what_both_find_is_reported_side_by_side(tmp_path):
@@ -86,3 +87,5 @@ def test_what_both_find_is_reported_side_by_side(tmp_path):
     assert -1 < detectors["learned"]["own_threshold"] < 1
     assert detectors["hashes"]["recall"]["jpeg"] == 1.0
     assert "Hashes and the learned detector" in found.page
+    said = f"{found.counts['candidates']} by hashes, {found.counts['learned_candidates']} by the learned"
+    assert said in found.page and found.counts["candidates"] >= 6

@@ -1,5 +1,9 @@
 """Exact neighbours by blocked products, and descriptors as files."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +178,39 @@ def test_only_what_is_missing_is_described_again(made):
     assert lost.read_bytes() == data, "the same bytes again"
     changed = {file.name for file, when in before.items() if file.stat().st_mtime_ns != when}
     assert changed == {lost.name, "neighbours.parquet"}
+
+
+def test_a_killed_run_goes_on_and_leaves_the_same_bytes(made, tmp_path):
+    pictures = [scene(n) for n in range(10)]
+    shards = [
+        [sample(f"{shard:05d}{n:04d}", pictures[n % 10], f"https://a.test/{shard}/{n}.jpg", "")
+         for n in range(120)]
+        for shard in range(6)
+    ]  # fmt: skip
+    write_run(tmp_path / "run", shards)
+    command = [
+        "embed", "--detector", str(made / "detector.safetensors"), "--run", str(tmp_path / "run"),
+        "--eval", f"set={made}/eval", "--workers", "1",
+    ]  # fmt: skip
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    killed = tmp_path / "killed"
+    with subprocess.Popen(
+        [sys.executable, "-m", "dedup.detector", *command, "--out", str(killed)],
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[1],
+    ) as process:
+        while not list((killed / "shards").glob("*.parquet")) and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "killed while it described"
+    before = {file.name: file.stat().st_mtime_ns for file in (killed / "shards").glob("*.parquet")}
+    assert 0 < len(before) < 6
+    assert main([*command, "--out", str(killed)]) == 0
+    after = {file.name: file.stat().st_mtime_ns for file in (killed / "shards").glob("*.parquet")}
+    assert len(after) == 6 and {name: after[name] for name in before} == before, "what was done was kept"
+    whole = {file.relative_to(tmp_path / "whole"): file.read_bytes()
+             for file in (tmp_path / "whole").rglob("*.parquet")}  # fmt: skip
+    assert whole == {file.relative_to(killed): file.read_bytes() for file in killed.rglob("*.parquet")}
 
 
 def test_check_writes_nothing(made, tmp_path, capsys):

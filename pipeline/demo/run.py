@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from pipeline import config as parser
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build, load
 from pipeline.verify import main as verify
+from train.evaluation.options import Task
 
 EVALUATION_SETS = ("clean", "contaminated")
 """Drawn with the web; the second holds altered copies of its pictures."""
@@ -61,7 +63,7 @@ def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
     with serve(web):
         code = crawl(web, out / "run", options)
     code = code or verify(["--run", str(out / "run")])
-    for step in () if code else (overlap, train):
+    for step in () if code else (overlap, train, measure):
         code = code or step(web, out, options)
     if not code:
         show(console, out, options)
@@ -105,6 +107,29 @@ def train(web: Web, out: Path, options: DemoConfig) -> int:
     )  # fmt: skip
 
 
+def measure(web: Web, out: Path, options: DemoConfig) -> int:
+    """Measure the trained model in every way there is, beside the classifier that remembers."""
+    if not options.train_minutes:
+        return 0
+    from pipeline.demo import measured
+    from train.evaluation.cli import main as eval_main
+
+    sets = out / "sets"
+    labelled = measured.write_labelled(sets / "labelled", options.seed)
+    renditions = measured.write_renditions(sets / "renditions.parquet", options.seed)
+    colours, others = measured.write_lists(sets)
+    arguments = [
+        "--checkpoint", f"tiny={out / 'model'}", "--out", str(out / "evaluation"), "--save-predictions",
+        "--data", f"clean={web.folder / 'eval' / 'clean'}", "--train", f"clean={labelled}",
+        "--data", f"renditions={renditions}", "--corruptions", "all", "--seed", str(options.seed),
+        "--bias-classes", str(colours), "--bias-added", str(others),
+        "--compare", f"nearest={out / 'predictions' / 'clean.parquet'}",
+    ]  # fmt: skip
+    for task in get_args(Task):
+        arguments += ["--task", task]
+    return eval_main(arguments)
+
+
 def show(console: Console, out: Path, options: DemoConfig) -> None:
     """Name what there is to look at."""
     table = Table(title="openwit demo", title_justify="left")
@@ -117,6 +142,7 @@ def show(console: Console, out: Path, options: DemoConfig) -> None:
     table.add_row("overlap with evaluation sets", str(out / "overlap" / "index.html"))
     if options.train_minutes:
         table.add_row("the trained model", str(out / "model"))
+        table.add_row("what the model can do", str(out / "evaluation" / "report.html"))
     console.print(table)
 
 
