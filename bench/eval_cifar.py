@@ -1,6 +1,6 @@
 """CIFAR-10 through the whole evaluation, and every number of it computed again by other programs.
 
-    python -m bench.eval_cifar OUT [--archive CIFAR10-IMAGES.tar.gz]
+    python -m bench.eval_cifar OUT [--archive CIFAR10-IMAGES.tar.gz] [--each 1000]
 
 Trains the tiny model as bench.train_cifar does, unless OUT/trained holds it, and takes it after 1,000 steps
 and at the end. `openwit eval` measures both: zero-shot, probe, few-shot, all corruptions, and which classes
@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import math
+import tarfile
 import warnings
 from itertools import groupby
 from pathlib import Path
@@ -30,7 +31,7 @@ import beam_job
 from bench import train_cifar
 from bench.independent import Pair, Peer, Recomputed, Split, logistic, pairs, read
 
-LABELLED = 1_000  # photographs of each class to fit probes on
+LABELLED = 500  # photographs of each class to fit probes on
 DRAWN = 50  # bootstrap samples of rankings, which scikit-learn computes in a second each
 TASKS = ("zeroshot", "linear-probe", "few-shot", "robustness")
 
@@ -41,14 +42,14 @@ def openwit(*arguments: object) -> None:
         raise SystemExit(f"openwit {arguments[0]} failed")
 
 
-def labelled(archive: Path, folder: Path) -> None:
-    """Write the first photographs of each class of the training split as class folders."""
-    import tarfile
-
+def unpack(archive: Path, split: str, count: int, folder: Path) -> None:
+    """Write the first photographs of each class of a split as class folders, once."""
+    if folder.exists():
+        return
     with tarfile.open(archive) as tar:
-        photographs = [one for one in tar.getnames() if one.endswith(".jpg") and "train/" in one]
+        photographs = [one for one in tar.getnames() if one.endswith(".jpg") and one.split("/")[-3] == split]
         by_class = groupby(sorted(photographs), key=lambda one: one.split("/")[-2])
-        for member in [one for _, own in by_class for one in list(own)[:LABELLED]]:
+        for member in [one for _, own in by_class for one in list(own)[:count]]:
             target = folder / "/".join(member.split("/")[-2:])
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
@@ -69,14 +70,14 @@ def predict_from_pixels(train: Split, test: Split, names: list[str], path: Path)
 def evaluate(out: Path, checkpoints: dict[str, Path]) -> None:
     """Run the evaluation, the overlap with its predictions, and the evaluation of both parts."""
     common = [part for name, path in checkpoints.items() for part in ("--checkpoint", f"{name}={path}")]
-    common += ["--data", f"cifar10={out / 'trained/test'}"]
+    common += ["--data", f"cifar10={out / 'test'}"]
     openwit(
         "eval", *common, "--train", f"cifar10={out / 'labelled'}", "--corruptions", "all",
         "--compare", f"pixels={out / 'pixels.parquet'}", "--save-predictions", "--out", out / "eval",
         *(part for task in TASKS for part in ("--task", task)),
     )  # fmt: skip
     openwit(
-        "overlap", "--run", out / "trained/run/shards/00000.tar", "--eval", f"cifar10={out / 'trained/test'}",
+        "overlap", "--run", out / "trained/run/shards/00000.tar", "--eval", f"cifar10={out / 'test'}",
         "--predictions", f"cifar10={out / 'eval/predictions/end/cifar10.parquet'}", "--planted", 100,
         "--out", out / "overlap",
     )  # fmt: skip
@@ -89,7 +90,7 @@ def evaluate(out: Path, checkpoints: dict[str, Path]) -> None:
 
 def recompute(out: Path, checkpoints: dict[str, Path], drawn: int = DRAWN) -> list[Pair]:
     """Return every number of the evaluation and of the overlap report beside the other programs'."""
-    test_folder, train_folder = out / "trained/test", out / "labelled"
+    test_folder, train_folder = out / "test", out / "labelled"
     names = sorted(path.name for path in test_folder.iterdir())
     table = pq.read_table(out / "pixels.parquet")
     chosen = zip(table["example_id"].to_pylist(), table["prediction"].to_pylist(), strict=True)
@@ -182,6 +183,7 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--archive", type=Path, default=train_cifar.DEFAULT)
+    parser.add_argument("--each", type=int, default=1_000, help="test photographs of each class")
     args = parser.parse_args()
     out: Path = args.out
     torch.set_num_threads(1)
@@ -189,12 +191,12 @@ def main() -> None:
     if not (out / "trained/model/checkpoints/latest").exists():
         (out / "trained").mkdir(parents=True)
         print(json.dumps(train_cifar.main(args.archive, out / "trained")))
-    if not (out / "labelled").exists():
-        labelled(args.archive, out / "labelled")
+    unpack(args.archive, "train", LABELLED, out / "labelled")
+    unpack(args.archive, "test", args.each, out / "test")
     model = out / "trained/model"
     checkpoints = {"half": model / "checkpoints/step-00001000", "end": model}
-    names = sorted(path.name for path in (out / "trained/test").iterdir())
-    train, test = (read(folder, names, 32) for folder in (out / "labelled", out / "trained/test"))
+    names = sorted(path.name for path in (out / "test").iterdir())
+    train, test = (read(folder, names, 32) for folder in (out / "labelled", out / "test"))
     predict_from_pixels(train, test, names, out / "pixels.parquet")
     evaluate(out, checkpoints)
     show(out, recompute(out, checkpoints), Console(width=150))

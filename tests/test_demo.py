@@ -47,7 +47,9 @@ def every_task_is_measured(out: Path) -> None:
     assert probe["metrics"]["acc1"] > 0.15, "even random features tell some drawings apart"
     assert {one["group"] for one in by_task["bias"]["detail"]["errors"]} == set(measured.RENDITIONS)
     assert len(by_task["bias"]["detail"]["assigned_with_added"]) == len(COLOURS)
-    assert by_task["robustness"]["dataset"] == "renditions" and by_task["retrieval"]["metrics"]["images"] == 120
+    assert (
+        by_task["robustness"]["dataset"] == "renditions" and by_task["retrieval"]["metrics"]["images"] == 120
+    )
     corrupted = {row["dataset"] for row in rows if row["detail"].get("corruption")}
     assert len(corrupted) == 5 * 5
     page = (out / "evaluation/report.html").read_text("utf-8")

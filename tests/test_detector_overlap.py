@@ -19,7 +19,6 @@ from tests.scenes import sample, scene, write_folder, write_run
 from train.loss import contrastive_loss
 
 SMALL = Architecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
-NAMES = {f"a/{n}.jpg": n for n in range(8)}
 
 
 def detector(path: Path, steps: int) -> None:
@@ -41,11 +40,13 @@ def detector(path: Path, steps: int) -> None:
     weights.write(str(path), network, Normaliser.fit(network.embed(background)), {"step": steps})
 
 
-def overlap(root: Path, steps: int, altered: distortions.Distortion) -> SimpleNamespace:
-    """Run the analysis on a set of which the first six examples have altered copies in the run."""
+def overlap(
+    root: Path, steps: int, altered: distortions.Distortion, examples: int = 8, planted: int = 6
+) -> SimpleNamespace:
+    """Run the analysis on a set of which the first `planted` examples have altered copies in the run."""
     detector(root / "detector.safetensors", steps)
-    write_folder(root / "set", {name: scene(n) for name, n in NAMES.items()})
-    copies = [altered(scene(n), np.random.default_rng(n)) for n in range(6)]
+    write_folder(root / "set", {f"a/{n}.jpg": scene(n) for n in range(examples)})
+    copies = [altered(scene(n), np.random.default_rng(n)) for n in range(planted)]
     pictures = [*copies, *(scene(n) for n in range(600, 634))]
     write_run(
         root / "run",
@@ -89,3 +90,16 @@ def test_what_both_find_is_reported_side_by_side(tmp_path):
     assert "Hashes and the learned detector" in found.page
     said = f"{found.counts['candidates']} by hashes, {found.counts['learned_candidates']} by the learned"
     assert said in found.page and found.counts["candidates"] >= 6
+
+
+def test_a_detector_trained_for_seconds_finds_the_turned_copies_that_hashes_miss(tmp_path):
+    """No view of the hashes is turned by more than 6 degrees; these copies are by 14 to 18."""
+    found = overlap(tmp_path, 120, distortions.rotation(14, 18), examples=20, planted=16)
+    detectors = found.entry["detectors"]
+    assert detectors["hashes"]["overlap"] <= 1
+    assert detectors["learned"]["overlap"] >= 8, "half of 16, after ten seconds of training"
+    assert detectors["learned"]["alone"] >= 7 and found.entry["overlap"] == len(
+        {row["example_id"] for row in found.rows if row["verified"]}
+    )
+    verified = [row for row in found.rows if row["verified"]]
+    assert [row for row in verified if row["url"] != f"https://a.test/{row['example_id'][2:-4]}.jpg"] == []

@@ -374,6 +374,28 @@ def test_examples_of_several_classes_have_a_mean_average_precision(place, tmp_pa
     assert low <= row["metrics"]["map11"] <= high
 
 
+@pytest.mark.parametrize("metric", ["acc5", "mean_per_class_recall", "roc_auc"])
+def test_a_sets_own_metric_is_what_tables_and_curves_show(place, tmp_path, metric):
+    assert run("--checkpoint", place / "imported", "--task", "zeroshot", "--task", "linear-probe",
+               "--task", "few-shot", "--shots", 2, "--draws", 2, "--data", f"colours={place / 'test'}",
+               "--train", f"colours={place / 'train'}", "--metric", f"colours={metric}",
+               "--classes", six_classes(tmp_path), "--out", tmp_path / "out") == 0  # fmt: skip
+    found = results(tmp_path / "out")
+    for task in ("zeroshot", "linear-probe"):
+        row = found["colours", "imported", task]
+        assert row["main_metric"] == metric and metric in row["intervals"]
+    probe = found["colours", "imported", "linear-probe"]
+    assert probe["detail"]["zero_shot"] == found["colours", "imported", "zeroshot"]["metrics"][metric]
+    few = found["colours", "imported", "few-shot"]
+    assert few["main_metric"] == f"{metric}_2_shot" and len(few["detail"]["curve"][0]["draws"]) == 2
+
+
+def six_classes(folder: Path) -> Path:
+    """Write the colours and two that no example has: five of four classes could not be wrong."""
+    (folder / "six.txt").write_text("\n".join([*COLOURS, "violet", "brown"]))
+    return folder / "six.txt"
+
+
 # ---- what users get wrong
 
 

@@ -16,8 +16,19 @@ from scipy import stats
 
 from dedup import evalsets
 from tests import train_shards
-from train.evaluation import bias, classes, compare, corruptions, figures, prompts, retrieval, robustness
+from train.evaluation import (
+    bias,
+    classes,
+    compare,
+    corruptions,
+    figures,
+    panels,
+    prompts,
+    retrieval,
+    robustness,
+)
 from train.evaluation.options import LEVELS, Corruption
+from train.evaluation.results import Result
 
 # ---- prompts and classes
 
@@ -249,3 +260,41 @@ def test_axes_map_ends_to_ends_and_bars_reach_zero():
     assert chart.bars[0].x == chart.zero == chart.bars[1].x + chart.bars[1].width
     assert chart.bars[0].low < chart.bars[0].high and chart.bars[1].low == chart.bars[1].high
     assert figures.round_step(1.0) == 0.2 and figures.round_step(0.07) == 0.02
+
+
+def test_zero_shot_against_probes_over_sets():
+    zero, probe = [0.5, 0.7, 0.3, 0.9, 0.6], [0.6, 0.65, 0.5, 0.95, 0.55]
+    rows = [
+        Result(dataset=str(number), model="m", task="linear-probe", metrics={"acc1": b},
+               detail={"zero_shot": a, "zero_shot_minus_probe": a - b, "difference_interval": (a - b, a - b)})
+        for number, (a, b) in enumerate(zip(zero, probe, strict=True))
+    ]  # fmt: skip
+    (found,) = panels.wins(rows, 0.9)
+    assert (found.wins, found.sets) == (2, 5) and found.mean == pytest.approx(np.mean(zero) - np.mean(probe))
+    expected = stats.pearsonr(zero, probe)
+    assert found.r == pytest.approx(expected.statistic)
+    assert found.r_interval == pytest.approx(tuple(expected.confidence_interval(0.9)))
+    gaps, both = panels.probe(rows, "")
+    assert [bar.label for bar in gaps.bars] == ["1", "4", "3", "0", "2"], "the largest gain first"
+    assert len(both.points) == 5 and "over 5 sets" in both.note
+
+
+def test_error_over_compute_has_a_point_for_each_model():
+    values = {"small": (0.25, 0.5), "medium": (2.5, 0.7), "large": (25.0, 0.9)}
+    zero = [
+        Result(dataset=name, model=model, task="zeroshot", metrics={"acc1": accuracy + shift},
+               intervals={"acc1": (accuracy, accuracy)}, replicates=np.zeros(3))
+        for model, (_, accuracy) in values.items() for name, shift in (("a", -0.05), ("b", 0.05))
+    ]  # fmt: skip
+    means = {(model, "zeroshot"): (accuracy, (accuracy - 0.02, accuracy + 0.01), 2)
+             for model, (_, accuracy) in values.items()}  # fmt: skip
+    gflops = {model: flops for model, (flops, _) in values.items()}
+    (chart,) = panels.compute(zero, gflops, means)
+    small, medium, large = chart.points
+    assert medium.x - small.x == pytest.approx(large.x - medium.x, abs=0.2), "a decade is a decade"
+    assert small.y < medium.y < large.y, "less error is further down"
+    # Bars are 2 points of error upwards and 1 downwards; the models are 20 points apart.
+    assert large.low - large.y == pytest.approx((large.y - medium.y) / 20, abs=0.2)
+    assert large.y - large.high == pytest.approx((large.y - medium.y) / 10, abs=0.2)
+    assert [name for _, name in chart.legend] == list(values)
+    assert panels.compute(zero[:2], {"small": 0.25}, means) == [], "one model has no curve"

@@ -27,7 +27,7 @@ class Wins(NamedTuple):
     r_interval: Interval
 
 
-def wins(probes: Sequence[Result]) -> list[Wins]:
+def wins(probes: Sequence[Result], confidence: float) -> list[Wins]:
     """Return for each model on how many sets zero-shot beats its probe, and how the two correlate."""
     found = []
     for model in dict.fromkeys(one.model for one in probes):
@@ -40,7 +40,7 @@ def wins(probes: Sequence[Result]) -> list[Wins]:
         )
         found.append(
             Wins(model, sum(gap > 0 for gap in gaps), len(gaps), math.fsum(gaps) / len(gaps), r,
-                 of_correlation(r, len(gaps), 0.95))
+                 of_correlation(r, len(gaps), confidence))
         )  # fmt: skip
     return found
 

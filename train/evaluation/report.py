@@ -44,7 +44,7 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
         sets=list(dict.fromkeys(one.dataset for one in found)),
         tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
-        baseline=bool(config.baseline), wins=panels.wins(by_task.get("linear-probe", [])),
+        baseline=bool(config.baseline), wins=panels.wins(by_task.get("linear-probe", []), config.confidence),
     )  # fmt: skip
 
 
