@@ -262,6 +262,14 @@ def test_axes_map_ends_to_ends_and_bars_reach_zero():
     assert figures.round_step(1.0) == 0.2 and figures.round_step(0.07) == 0.02
 
 
+def test_labels_of_a_logit_axis_do_not_touch():
+    marks = [figures.Mark(0.02, 0.001), figures.Mark(0.249, 0.12)]
+    chart = figures.scatter("t", "x", "y", marks, logits=True)
+    for ticks, pixels in ((chart.x_ticks, 44), (chart.y_ticks, 16)):
+        assert len(ticks) >= 3
+        assert all(abs(a.at - b.at) >= pixels for a, b in pairwise(ticks))
+
+
 def test_zero_shot_against_probes_over_sets():
     zero, probe = [0.5, 0.7, 0.3, 0.9, 0.6], [0.6, 0.65, 0.5, 0.95, 0.55]
     rows = [

@@ -169,8 +169,8 @@ def scatter(title: str, x_label: str, y_label: str, marks: Sequence[Mark], *, no
     x = Axis(span, (chart.left, chart.width - chart.right), transform)
     y = Axis(span, (chart.height - chart.bottom, chart.top), transform)
     ticks = _steps(span)
-    chart.x_ticks.extend(Tick(x(value), percent(value)) for value in ticks)
-    chart.y_ticks.extend(Tick(y(value), percent(value)) for value in ticks)
+    chart.x_ticks.extend(_apart([Tick(x(value), percent(value)) for value in ticks], 44))
+    chart.y_ticks.extend(_apart([Tick(y(value), percent(value)) for value in ticks], 16))
     if diagonal:
         chart.paths.append(Path(f"{x(span[0])},{y(span[0])} {x(span[1])},{y(span[1])}", -1, True))
     for line, series, dashed in lines:
@@ -178,6 +178,15 @@ def scatter(title: str, x_label: str, y_label: str, marks: Sequence[Mark], *, no
         chart.paths.append(Path(" ".join(f"{x(a)},{y(b)}" for a, b in inside), series, dashed))
     chart.points.extend(_points(marks, x, y))
     return chart
+
+
+def _apart(ticks: Sequence[Tick], pixels: float) -> list[Tick]:
+    """Return the ticks whose labels do not touch: logits bring high shares close together."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or abs(tick.at - kept[-1].at) >= pixels:
+            kept.append(tick)
+    return kept
 
 
 def _points(marks: Sequence[Mark], x: Axis, y: Axis) -> list[Point]:

@@ -135,10 +135,15 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
                note="Bars: Student's t over draws. Stars: zero-shot.")
     ]  # fmt: skip
     if rows:
-        most = float(max(shots))
+        least, most = float(min(shots)), float(max(shots))
+
+        def text(value: float) -> str:
+            bound = "≥ " if value >= most else "≤ " if value <= least else ""
+            return f"{bound}{value:.2g}"
+
         charts.append(
             bars(f"Labelled examples of a class that zero-shot is worth{suffix}", "shots", rows,
-                 lambda value: f"{value:.2g}" if value < most else f"≥ {value:.2g}", "{:g}".format)
+                 text, "{:g}".format)
         )  # fmt: skip
     return charts
 

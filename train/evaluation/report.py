@@ -37,11 +37,13 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
     """Return the page."""
     by_task = {str(task): [one for one in found if one.task == task] for task in get_args(Task)}
     models = list(dict.fromkeys(one.model for one in found))
+    corrupted = {one.dataset for one in found if one.detail.get("corruption")}
     return html.render(
         Path(__file__).parent,
         {"percent": _percent, "points": _points, "metric": metric_name, "value": _value, "shots": _shots},
         models=[(name, gflops.get(name)) for name in models],
-        sets=list(dict.fromkeys(one.dataset for one in found)),
+        sets=list(dict.fromkeys(one.dataset for one in found if one.dataset not in corrupted)),
+        corrupted=len(corrupted),
         tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
         baseline=bool(config.baseline), wins=panels.wins(by_task.get("linear-probe", []), config.confidence),
