@@ -305,4 +305,7 @@ def test_error_over_compute_has_a_point_for_each_model():
     assert large.low - large.y == pytest.approx((large.y - medium.y) / 20, abs=0.2)
     assert large.y - large.high == pytest.approx((large.y - medium.y) / 10, abs=0.2)
     assert [name for _, name in chart.legend] == list(values)
+    assert [tick.label for tick in chart.x_ticks][::3] == ["0.2", "2", "20"]
+    (alike,) = panels.compute(zero, {"small": 0.022, "large": 0.022}, means)
+    assert [tick.label for tick in alike.x_ticks] == ["0.02", "0.05"], "two checkpoints of one model"
     assert panels.compute(zero[:2], {"small": 0.25}, means) == [], "one model has no curve"

@@ -224,9 +224,11 @@ def curves(title: str, x_label: str, y_label: str, series: Sequence[tuple[str, S
 
 def against_compute(rows: Sequence[tuple[str, float, float, float, float]]) -> Chart:
     """Return the mean error of models (name, GFLOPs of an image, error, low, high) over compute."""
-    places = sorted(row[1] for row in rows)
-    low, high = (math.floor(math.log10(places[0]) * 3) / 3, math.ceil(math.log10(places[-1]) * 3) / 3)
-    ends = (10**low, 10 ** max(high, low + 1 / 3))
+    places = [row[1] for row in rows]
+    decades = range(math.floor(math.log10(min(places))) - 1, math.ceil(math.log10(max(places))) + 2)
+    grid = [m * 10.0**power for power in decades for m in (1, 2, 5)]
+    # From a round number below the least to one above the most: both ends carry a label.
+    ends = (max(v for v in grid if v <= min(places)), min(v for v in grid if v > max(places)))
     chart = Chart(
         title="Mean zero-shot error over compute", x_label="GFLOPs of an image's forward pass",
         y_label="error", note="One minus the mean main metric, as in the paper's figure 9.",
@@ -234,8 +236,7 @@ def against_compute(rows: Sequence[tuple[str, float, float, float, float]]) -> C
     x = Axis(ends, (chart.left + 10, chart.width - chart.right - 10), math.log)
     span = _share_span(_known([v for row in rows for v in row[2:]]))
     y = Axis(span, (chart.height - chart.bottom, chart.top))
-    decades = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
-    ticks = [m * 10.0**power for power in decades for m in (1, 2, 5) if ends[0] <= m * 10.0**power <= ends[1]]
+    ticks = [value for value in grid if ends[0] <= value <= ends[1]]
     chart.x_ticks.extend(Tick(x(value), f"{value:g}") for value in ticks)
     chart.y_ticks.extend(Tick(y(value), percent(value)) for value in _steps(span))
     marks = [
