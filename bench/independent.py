@@ -63,7 +63,7 @@ class Peer:
         open_clip = train_peers.open_clip()
         self.model = open_clip.create_model(f"local-dir:{exported}").eval()
         tokenize = open_clip.get_tokenizer(f"local-dir:{exported}")
-        self.size = int(self.model.visual.image_size[0])
+        self.size = int(np.max(self.model.visual.image_size))  # one number for ResNets, two for ViTs
         given = prompts.for_set(dataset)
         lists = {"ensemble": given.ensemble, "single_template": (given.single,), "class_name": ("{}",)}
         self.weights = {
@@ -131,11 +131,11 @@ def of_difference(difference: np.ndarray) -> tuple[float, float]:
     return bootstrap(lambda rows: float(difference[rows].mean()), len(difference), 1_000)
 
 
-def map11(chances: np.ndarray, targets: np.ndarray) -> float:
-    """Return PASCAL VOC 2007's mean average precision from scikit-learn's curves."""
+def map11(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return PASCAL VOC 2007's mean average precision from scikit-learn's curves; logits are ranked."""
     values = []
     for one in np.unique(targets):
-        precision, recall, _ = sk.precision_recall_curve(targets == one, chances[:, one])
+        precision, recall, _ = sk.precision_recall_curve(targets == one, scores[:, one])
         precision, recall = precision[:-1], recall[:-1]  # the last point, 1 at 0, is no threshold's
         values.append(np.mean([precision[recall >= level - 5e-10].max() for level in np.linspace(0, 1, 11)]))
     return float(np.mean(values))
@@ -157,7 +157,7 @@ def measured(scores: np.ndarray, targets: np.ndarray, most: int) -> tuple[Values
     values = {
         "acc1": sk.accuracy_score(targets, first),
         "mean_per_class_recall": sk.balanced_accuracy_score(targets, first),
-        "roc_auc": auc(chances, targets), "map11": map11(chances, targets),
+        "roc_auc": auc(chances, targets), "map11": map11(scores, targets),
         "examples": n, "unreadable": 0,
     }  # fmt: skip
     ends = {
@@ -166,7 +166,7 @@ def measured(scores: np.ndarray, targets: np.ndarray, most: int) -> tuple[Values
             lambda rows: float(sk.recall_score(targets[rows], first[rows], average="macro")), n, 200
         ),
         "roc_auc": bootstrap(lambda rows: auc(chances[rows], targets[rows]), n, most),
-        "map11": bootstrap(lambda rows: map11(chances[rows], targets[rows]), n, most),
+        "map11": bootstrap(lambda rows: map11(scores[rows], targets[rows]), n, most),
     }
     if scores.shape[1] > 5:
         values["acc5"] = sk.top_k_accuracy_score(targets, scores, k=5, labels=labels)
