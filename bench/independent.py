@@ -377,9 +377,9 @@ class Pair(NamedTuple):
             return "bootstrap intervals"
         if self.name.rpartition(".")[2] == "c" or "sweep" in self.name:
             return "choice of C"
-        if full or "relative" in self.name:
-            return "probes"
-        return "few-shot" if few else "zero-shot, exact intervals"
+        if few:
+            return "few-shot"
+        return "probes" if full or "relative" in self.name else "zero-shot, exact intervals"
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

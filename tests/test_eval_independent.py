@@ -81,5 +81,8 @@ def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path:
     )
     # One example of 200 is half a point: a single one may fall on the other side of a probe's boundary.
     assert max(by_kind["probes"]) <= 0.0051 and len(by_kind["probes"]) > 30
-    assert max(by_kind["few-shot"]) <= 0.0251
+    # A few-shot probe's C is chosen among ten on 50 photographs: one tie broken otherwise moves one draw.
+    means = [abs(one.ours - one.theirs) for one in found
+             if one.kind == "few-shot" and one.name.startswith("metrics.acc1")]  # fmt: skip
+    assert len(means) == 2 and max(means) <= 0.02
     assert max(by_kind["bootstrap intervals"]) < 0.03
