@@ -7,6 +7,7 @@ pictures and their corruptions, the prompts, which training examples choose C, t
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -370,7 +371,7 @@ class Pair(NamedTuple):
         task = self.row.rpartition(" ")[2]
         drawn = ("recall", "roc_auc", "map11", "gain", "difference_interval")
         if task == "robustness":
-            few, full = "_shot" in self.name or "-shot" in self.name, "probe" in self.name
+            few, full = bool(re.search(r"\d[-_]shot", self.name)), "probe" in self.name
         else:
             few, full = task == "few-shot", task == "linear-probe"
         if ("interval" in self.name) and any(part in self.name for part in drawn):
