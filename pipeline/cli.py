@@ -180,6 +180,7 @@ def run_stages(
         QueryTable(path=layout.queries, seed=options.seed, queries=queries),
         ShowProgress(console, layout.work, options.log_json),
     )  # fmt: skip
+    stages.resume(layout)
     if options.retry_failed and stages.reopen(job) == 0:
         console.print("Nothing that failed in passing is wanted by a query: the run stays as it is.")
     done: dict[str, dict[str, Any]] = {}
@@ -203,6 +204,7 @@ def run_stages(
             break
     if "finish" in done:
         show_result(console, layout, time.monotonic() - started)
+        stages.retried(layout)
     return 0
 
 

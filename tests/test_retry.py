@@ -174,6 +174,29 @@ def test_a_retry_that_is_killed_is_continued(web: Server, run: Path, retried: Pa
     is_whole(run)
 
 
+@pytest.mark.parametrize(
+    "place", ["pipeline.run.discard_from", "pipeline.crawl.fetching.cut_units", "pipeline.cli.show_result"]
+)
+def test_a_retry_that_is_stopped_at_an_awkward_place_is_the_same_one_when_continued(
+    web: Server, run: Path, retried: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the run is open again, with the markers of both stages gone, and when all is done but said."""
+    argv = arguments(web.web, run, *OPTIONS, "--retry-failed")
+
+    def die(*_: object) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, die)
+        with pytest.raises(SystemExit):
+            main(argv)
+    start = len(web.requests())
+    assert main(argv) == 0
+    assert rows_of(run) == rows_of(retried)
+    assert ("show_result" in place) is (len(web.requests()) == start), "each round is done once"
+    is_whole(run)
+
+
 def test_what_was_taken_down_is_not_retried(
     web: Server, run: Path, broken: tuple[Path, Path, set[str]]
 ) -> None:

@@ -3,7 +3,10 @@
 from pipeline.crawl.fetching import cut_units, fetch, remove_staging
 from pipeline.crawl.finishing import finish
 from pipeline.crawl.job import Crawl
-from pipeline.crawl.retrying import reopen
+from pipeline.crawl.retrying import reopen, resume, retried
 from pipeline.crawl.selecting import candidates, select
 
-__all__ = ["Crawl", "candidates", "cut_units", "fetch", "finish", "remove_staging", "reopen", "select"]
+__all__ = [
+    "Crawl", "candidates", "cut_units", "fetch", "finish", "remove_staging", "reopen", "resume", "retried",
+    "select",
+]  # fmt: skip

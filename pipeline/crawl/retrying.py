@@ -18,17 +18,23 @@ from pipeline.stages.files import Result, read_vector, write_json, write_vector
 from pipeline.stages.rounds import worth_retrying
 
 _RETRIES: Final = "retries.stage"
+_COMMAND: Final = "retrying.stage"
+"""Number of the round of a `--retry-failed` that has not come to its end."""
+
 RESTORED: Final = "restored"
 
 
 def reopen(crawl: Crawl) -> int | None:
     """Make a finished run one that has a round to go; return how many images that will try.
 
-    0 leaves everything as it is; None stands for a run that is not finished and only has to be continued.
+    0 leaves everything as it is; None stands for a run that is not finished and only has to be continued, or
+    whose last `--retry-failed` did all but say so.
     """
     layout = crawl.layout
     fetched = run.done(layout, "fetch")
     if fetched is None or run.done(layout, "finish") is None:
+        return None
+    if read_json(layout.stage("fetch", _COMMAND)) == fetched["last"]:
         return None
     count = _retried(crawl, fetched)
     if not count:
@@ -45,10 +51,30 @@ def reopen(crawl: Crawl) -> int | None:
     for name in ("tried", "units", "round", "merged", "arrived"):  # of a round that found nothing to do
         storage.remove_tree(layout.stage("fetch", f"{name}-{number}"))
     write_json(layout.stage("fetch", _RETRIES), sorted({*retries(layout), number}))
-    # The last stage first: between the two steps the run is one whose last stage has to be done again.
+    write_json(layout.stage("fetch", _COMMAND), number)
+    _open(layout)
+    return count
+
+
+def resume(layout: Layout) -> None:
+    """Complete what `reopen` had begun when it was killed."""
+    fetched = run.done(layout, "fetch")
+    if fetched is None or run.done(layout, "finish") is not None:
+        return
+    if read_json(layout.stage("fetch", _COMMAND)) == fetched["last"] + 1:
+        _open(layout)
+
+
+def retried(layout: Layout) -> None:
+    """Note that a command has come to its end: the next `--retry-failed` is another one."""
+    storage.remove_tree(layout.stage("fetch", _COMMAND))
+
+
+def _open(layout: Layout) -> None:
+    # Its marker first: what it stands for is about to go.
+    storage.remove_tree(layout.stage("finish", "done.stage"))
     run.discard_from(layout, "finish")
     storage.remove_tree(layout.stage("fetch", "done.stage"))
-    return count
 
 
 def retries(layout: Layout) -> list[int]:
