@@ -13,6 +13,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
     "status": ("pipeline.status", "main", "say how far a run is, from its files", "crawl"),
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", "crawl"),
+    "compact": (
+        "pipeline.compact",
+        "main",
+        "rewrite shards without what --extend dropped",
+        "crawl",
+    ),
     "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run for good", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),
     "detector": ("dedup.detector.cli", "main", "train and use the learned duplicate detector", "train"),

@@ -3,14 +3,16 @@
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dedup import webdataset
 from dedup.descriptors import Descriptors, unpack
-from pipeline import storage, urls
+from pipeline import dropped, storage, urls
 from pipeline.shards import read_shard
 
 _MAX_CAPTIONS: Final = 64
@@ -58,12 +60,18 @@ def find(path: str) -> TrainingSet:
 
 
 def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[Image]:
-    """Yield the samples of a shard that have an image; what is left out is counted in `bad`."""
+    """Yield the samples of a shard that have an image; what is left out is counted in `bad`.
+
+    Samples that extending a run has dropped are no part of it.
+    """
     bad = Counter() if bad is None else bad
     stem = posixpath.basename(path).split(".")[0]
     with storage.open_input(path) as file:
         if is_run:
+            gone = _dropped_keys(path)
             for sample in read_shard(file, bad):
+                if sample.key in gone:
+                    continue
                 yield _image(stem, sample.key, sample.jpg, sample.json, sample.txt)
             return
         try:
@@ -96,10 +104,27 @@ def read_described(path: str, batch: int) -> Iterator[Described] | None:
     return _described(parquet, batch)
 
 
+def _dropped_keys(shard: str) -> frozenset[str]:
+    """Return the keys of a run's shard that were dropped when the run was extended."""
+    root = posixpath.dirname(posixpath.dirname(shard))
+    manifest = storage.join(root, "manifest.json")
+    if not storage.exists(manifest):
+        return frozenset()
+    return _dropped(root, storage.file_info(manifest)).keys(posixpath.basename(shard))
+
+
+@lru_cache(maxsize=4)
+def _dropped(root: str, manifest: storage.FileInfo) -> dropped.Dropped:
+    return dropped.of_run(root, orjson.loads(storage.read_bytes(manifest.path)))
+
+
 def _described(parquet: str, batch: int) -> Iterator[Described]:
     columns = ["uid", "key", "url", "captions", "descriptor"]
+    gone = _dropped_keys(parquet.removesuffix(".parquet") + ".tar")
     with storage.open_input(parquet) as file:
         for rows in pq.ParquetFile(file).iter_batches(batch, columns=columns):
+            if gone:
+                rows = rows.filter(pa.array([key not in gone for key in rows["key"].to_pylist()]))
             *texts, packed = (rows[name].to_pylist() for name in columns)
             samples = [
                 Image(uid, key, url, tuple(captions[:_MAX_CAPTIONS]), b"")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline import hashlist, manifest, pilot, querylist, run, storage, tombstones
+from pipeline import extend, hashlist, manifest, pilot, querylist, run, storage, tombstones
 from pipeline.command import guarded, job_name, terminal, worker_log
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions
@@ -23,6 +23,10 @@ _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
 
 def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
     """Run `openwit crawl`; return the exit code."""
+    try:
+        argv = extend.arguments(argv)
+    except ValueError as error:
+        parser.usage_error(prog, str(error))
     options, beam_flags = parser.parse(CrawlConfig, argv, prog=prog, beam=True)
     console = terminal()
     work = Layout(options.out.rstrip("/")).work
@@ -45,6 +49,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)
     prints = run.fingerprints(semantics, inputs)
+    if options.extend:
+        extend.check(options, inputs, semantics)
     if options.check:
         show_plan(console, options, pieces, inputs, queries, layout)
         return 0
@@ -53,7 +59,9 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     with lock(layout.work):
         if unfinished := tombstones.pending(layout.root):
             raise ValueError(unfinished)
-        prepare(layout, inputs, prints, semantics, console)
+        if options.extend:
+            return add(options, beam_flags, pieces, len(queries), inputs, prints, semantics, console)
+        prepare(layout, options, inputs, prints, semantics, console)
         manifest.write_json(pilot.path_of(layout), {"read": len(pieces), "all": len(whole)})
         return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
 
@@ -68,6 +76,19 @@ def begin(
     if not storage.exists(layout.queries):
         querylist.save(layout.queries, queries)
     return run_stages(options, beam_flags, layout, pieces, len(queries), prints, semantics, console)
+
+
+def add(
+    options: CrawlConfig, beam_flags: tuple[str, ...], pieces: list[Any], queries: int,
+    inputs: list[storage.FileInfo], prints: dict[str, str], semantics: dict[str, dict[str, Any]],
+    console: Console,
+) -> int:  # fmt: skip
+    """Extend a finished run by the pieces of its new sources."""
+    from pipeline.crawl.extending import Base
+
+    part, before, parts = extend.begin(options, inputs, semantics)
+    base = Base(before, parts)
+    return run_stages(options, beam_flags, part, pieces, queries, prints, semantics, console, base)
 
 
 def check_scoring(options: CrawlConfig) -> None:
@@ -133,7 +154,7 @@ def with_contents(options: CrawlConfig, queries: list[str]) -> dict[str, dict[st
 
 
 def prepare(
-    layout: Layout, inputs: list[storage.FileInfo], prints: dict[str, str],
+    layout: Layout, options: CrawlConfig, inputs: list[storage.FileInfo], prints: dict[str, str],
     semantics: dict[str, dict[str, Any]], console: Console,
 ) -> None:  # fmt: skip
     """Begin a new run, or see what of an old one may be continued."""
@@ -143,11 +164,9 @@ def prepare(
         return
     changes = run.changed_inputs(layout, inputs)
     if changes:
-        shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
-        raise ValueError(
-            f"the sources are not those of this run ({shown}); put them back, or choose another --out"
-        )
+        raise ValueError(extend.advice(layout, changes))
     stage, changed = run.first_changed_stage(layout, prints, semantics)
+    extend.refuse_change(layout, retry=options.retry_failed, changed=changed)
     if stage == "finish" and run.read_json(layout.stage("fetch", "removed.stage")):
         raise ValueError(
             f"{changed} would need the fetched images, which were removed once the shards were verified; "
@@ -164,8 +183,9 @@ def prepare(
 def run_stages(
     options: CrawlConfig, beam_flags: tuple[str, ...], layout: Layout, pieces: list[Any], queries: int,
     prints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
+    base: Any = None,
 ) -> int:  # fmt: skip
-    """Run each wanted stage that has no marker."""
+    """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
     from pipeline import crawl as stages  # imports Beam
     from pipeline.stages.graph import Runner
     from pipeline.stages.select import QueryTable
@@ -178,7 +198,7 @@ def run_stages(
             name=job_name("crawl", layout.root),
         ),
         QueryTable(path=layout.queries, seed=options.seed, queries=queries),
-        ShowProgress(console, layout.work, options.log_json),
+        ShowProgress(console, layout.work, options.log_json), base,
     )  # fmt: skip
     stages.resume(layout)
     if options.retry_failed and stages.reopen(job) == 0:
@@ -203,7 +223,7 @@ def run_stages(
         if options.stage == stage:
             break
     if "finish" in done:
-        show_result(console, layout, time.monotonic() - started)
+        show_result(console, Layout(layout.root), time.monotonic() - started)
         stages.retried(layout)
     return 0
 
@@ -216,13 +236,18 @@ def finish(
     from pipeline import report
 
     found = stages.finish(job, done["candidates"], done["select"], done["fetch"])
-    manifest.write(job.layout, job.config, found, done, prints, semantics)
-    problems = manifest.verify_shards(job.layout)
+    if job.base is None:
+        manifest.write(job.layout, job.config, found, done, prints, semantics)
+    else:
+        entry = {"source": list(job.config.source), "sources": semantics["candidates"]["sources"]}
+        stages.publish(job, found, done, {**entry, "fingerprints": prints})
+    problems = manifest.verify_shards(job.layout, {f"{shard['name']}.tar" for shard in found["shards"]})
     if problems:
         raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
-    report.write(job.layout)
+    report.write(Layout(job.layout.root))
     if not job.config.keep_staging:
         stages.remove_staging(job.layout, done["fetch"])
+    storage.remove_tree(job.layout.stage("select", "stored"))  # of a run that was extended: its shards tell
     return {name: found[name] for name in ("samples", "captions")}
 
 

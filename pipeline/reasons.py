@@ -48,6 +48,7 @@ REASONS: Final[dict[str, Reason]] = {
     **_stage(
         "select",
         duplicate="the same caption for the same URL was seen already",
+        known_url="the run that is extended has tried this URL; its sample, if there is one, stays as it is",
         shared_caption="the same text stands at too many images",
         too_many_captions="the image has more captions than --max-captions",
         dropped="listed in --drop",

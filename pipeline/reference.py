@@ -14,6 +14,7 @@ CONFIGS: Final = {
     "crawl": "pipeline.options:CrawlConfig",
     "status": "pipeline.status:StatusConfig",
     "verify": "pipeline.verify:VerifyConfig",
+    "compact": "pipeline.compact:CompactConfig",
     "takedown": "pipeline.takedown.cli:TakedownConfig",
     "overlap": "dedup.options:OverlapConfig",
     "detector train": "dedup.detector.options:DetectorTrainConfig",

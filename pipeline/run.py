@@ -12,19 +12,32 @@ from typing import Any
 from pipeline import storage
 
 STAGES = ("candidates", "select", "fetch", "finish")
+EXTENSIONS = "extensions"
 SCHEMA_VERSION = 2  # of the files under work/; raised when their meaning changes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Name the places in a run's folder."""
+    """Name the places in a run's folder.
+
+    An extension works in a folder of its own, with the same places in it; what is finished is the run's.
+    """
 
     root: str
+    extension: int = 0
+    """0 for the run as first made, n for what its n-th extension adds."""
 
     @property
     def work(self) -> str:
         """Return the folder of all that is not the finished set."""
+        if self.extension:
+            return storage.join(self.root, EXTENSIONS, str(self.extension))
         return storage.join(self.root, "work")
+
+    @property
+    def prefix(self) -> str:
+        """Return how the names of rejected rows' files begin."""
+        return f"extension-{self.extension:03d}-" if self.extension else ""
 
     def stage(self, name: str, *parts: str) -> str:
         """Return a stage's folder, or a path in it."""
@@ -37,7 +50,7 @@ class Layout:
     @property
     def queries(self) -> str:
         """Return the run's own copy of the query list."""
-        return storage.join(self.work, "queries.parquet")
+        return storage.join(self.root, "work", "queries.parquet")
 
     @property
     def staging(self) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline import lock, run, storage
+from pipeline import extend, lock, run, storage
 from pipeline.command import guarded, terminal
 from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, size
 from pipeline.run import Layout, read_json
@@ -53,15 +53,17 @@ def status(options: StatusConfig, console: Console) -> int:
 
 def state_of(root: str, now: float) -> dict[str, Any]:
     """Return a run's state at the moment `now` (s since 1970), as `--json` prints it."""
-    layout = Layout(root)
+    layout = extend.under_way(root) or Layout(root)
     work = layout.work if storage.exists(storage.join(layout.work, STATE)) else root
     notes = read_json(storage.join(work, STATE))
     if notes is None and not storage.exists(layout.manifest):
         raise ValueError(f"{root} holds no run (there is no work/{STATE} in it)")
     steps = [Step(**step) for step in (notes or {"steps": []})["steps"]]
     found = read_json(layout.manifest)
-    complete = found is not None or storage.exists(storage.join(root, "report.json"))
-    holder, alive = lock.holder(work)
+    complete = (found is not None and not layout.extension) or storage.exists(
+        storage.join(root, "report.json")
+    )
+    holder, alive = lock.holder(Layout(root).work if layout.extension else work)
     rows = [step_state(step, work, now, alive) for step in steps]
     running = [task for row in rows for task in row["running"]]
     state = "complete" if complete else "running" if alive else "stopped"

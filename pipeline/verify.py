@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import manifest, records, storage
+from pipeline import dropped, keeps, manifest, records, storage
 from pipeline.run import Layout, read_json
 from pipeline.tombstones import pending
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     if not storage.exists(layout.manifest):
         parser.usage_error(prog, f"{layout.manifest} does not exist: is the run finished?")
     unfinished = pending(layout.root)
-    problems = [unfinished] if unfinished else [*manifest.verify_shards(layout), *accounting(layout)]
+    problems = [unfinished] if unfinished else problems_of(layout)
     for problem in problems:
         console.print(f"[red]wrong[/] {problem}", highlight=False, soft_wrap=True)
     if not problems:
@@ -39,24 +40,51 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     return 1 if problems else 0
 
 
+def problems_of(layout: Layout) -> list[str]:
+    """Return what is wrong with a finished run; [] if nothing."""
+    problems = manifest.verify_shards(layout)
+    return problems or [*accounting(layout), *balanced(layout)]
+
+
 def accounting(layout: Layout) -> list[str]:
     """Return what does not add up between the rows in the files and the manifest's counts."""
     found = read_json(layout.manifest)
     counts, problems = found["counts"], []
-    captions = sum(
-        len(row)
-        for shard in found["shards"]
-        for row in records.read_table(
-            storage.join(layout.shards, shard["name"].replace(".tar", ".parquet")), ["captions"]
-        )["captions"].to_pylist()
-    )
+    gone = dropped.of_run(layout.root, found)
+    captions = samples = 0
+    for shard in found["shards"]:
+        table = _rows(layout, shard["name"], ["key", "captions"])
+        stays = gone.stays(shard["name"], table["key"].to_pylist())
+        if len(stays) - int(stays.sum()) != len(gone.keys(shard["name"])):
+            problems.append(f"{dropped.FILE} names samples that are not in {shard['name']}")
+        captions += sum(map(len, table["captions"].filter(pa.array(stays)).to_pylist()))
+        samples += int(stays.sum())
     if captions != counts["captions"]:
         problems.append(f"the shards hold {captions} captions, the manifest says {counts['captions']}")
+    if samples != counts["samples"]:
+        problems.append(f"the set has {samples} samples, the manifest says {counts['samples']}")
     if counts["candidates"] != counts["captions"] + counts["rejected"]:
         problems.append("candidates are not captions and rejected rows together")
     if not found["rejected_sampled"]:
-        files = storage.list_files(layout.rejected, ".parquet")
+        files = manifest.rejected_files(layout, found)
         rows = sum(sum(records.read_table(path, ["candidates"])["candidates"].to_pylist()) for path in files)
         if rows != counts["rejected"]:
             problems.append(f"rejected/ holds {rows} candidates, the manifest says {counts['rejected']}")
     return problems
+
+
+def balanced(layout: Layout) -> list[str]:
+    """Return the shards with a sample that no query keeps, or with a dropped one that a query keeps."""
+    found = read_json(layout.manifest)
+    kept, problems = keeps.load(layout, found), []
+    for shard in found["shards"]:
+        table = _rows(layout, shard["name"], ["key", "uid", "query_ids"])
+        any_keeps = pa.compute.list_value_length(kept.now(table)["query_ids"]).to_numpy() > 0
+        wrong = any_keeps != kept.dropped.stays(shard["name"], table["key"].to_pylist())
+        if wrong.any():
+            problems.append(f"{int(wrong.sum())} samples of {shard['name']} contradict the balance")
+    return problems
+
+
+def _rows(layout: Layout, shard: str, columns: list[str]) -> pa.Table:
+    return records.read_table(storage.join(layout.shards, shard.replace(".tar", ".parquet")), columns)

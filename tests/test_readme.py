@@ -112,6 +112,7 @@ def write_sources(root: Path, web: Web) -> None:
     """Write queries, and a source of each kind."""
     for name in ("queries.txt", "urls.parquet", "pages.txt"):
         shutil.copy(web.folder / name, root / name)
+    shutil.copy(web.folder / "urls.parquet", root / "more.parquet")
     pq.write_table(pa.table({"query": ["dog", "red fox"]}), root / "queries.parquet")
     shutil.copy(web.warc, root / "pages.warc.gz")
     links = dump(wat_json([img("a.jpg", alt="a red fox")]))

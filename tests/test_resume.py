@@ -117,7 +117,7 @@ def test_a_shard_without_its_marker_is_written_again(web: Server, undisturbed: P
 
 def relocate(old: Path, new: Path) -> None:
     """Let a copied run's markers point to the copy."""
-    for path in (new / "work").rglob("*"):
+    for path in [path for part in ("work", "extensions") for path in (new / part).rglob("*")]:
         if path.suffix in (".json", ".stage", ".jsonl", ".tasks"):
             path.write_text(path.read_text().replace(str(old), str(new)))
 

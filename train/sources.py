@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import dropped, storage
+from pipeline.dropped import Dropped
 from train import images, tar
 from train.cache import Cache
 
@@ -117,9 +118,9 @@ def resolve(
     subset = Subset(drop, keep)
     sources = []
     for index, name in enumerate(shards):
-        found = _list(name)
+        found, gone = _list(name)
         with ThreadPoolExecutor(_THREADS) as pool:
-            counted = list(pool.map(functools.partial(_count, subset=subset, cache=cache), found))
+            counted = list(pool.map(functools.partial(_count, subset=subset, gone=gone, cache=cache), found))
         source = Source(name, tuple(s for s in counted if s.count), weights[index] if weights else 1.0)
         if not source.shards:
             raise ValueError(f"--shards {name}: {len(found)} shards, but no sample to train on")
@@ -127,12 +128,16 @@ def resolve(
     return sources
 
 
-def _list(name: str) -> list[Shard]:
-    """Return a source's shards; those not counted by a manifest or sizes.json have -1 samples."""
+def _list(name: str) -> tuple[list[Shard], Dropped]:
+    """Return a source's shards, and what of a run's shards was dropped when it was extended.
+
+    Shards that are not counted by a manifest or sizes.json have -1 samples.
+    """
     folder = not name.endswith((".tar", ".gz", ".tgz"))
     if folder and storage.exists(storage.join(name, "manifest.json")):
         manifest = json.loads(storage.read_bytes(storage.join(name, "manifest.json")))
-        return [Shard(storage.join(name, "shards", s["name"]), s["samples"]) for s in manifest["shards"]]
+        listed = [Shard(storage.join(name, "shards", s["name"]), s["samples"]) for s in manifest["shards"]]
+        return listed, dropped.of_run(name, manifest)
     if folder and storage.exists(storage.join(name, "shards")):
         raise ValueError(f"--shards {name}: the run has no manifest.json; finish it with `openwit crawl`")
     paths = [path for part in name.split("::") for one in _expand(part) for path in _files(one)]
@@ -141,7 +146,8 @@ def _list(name: str) -> list[Shard]:
             f"--shards {name}: nothing is there; give a run's folder, a .tar or a pattern of them"
         )
     sizes = {folder: _sizes(folder) for folder in {posixpath.dirname(path) for path in paths}}
-    return [Shard(p, sizes[posixpath.dirname(p)].get(posixpath.basename(p), -1)) for p in paths]
+    shards = [Shard(p, sizes[posixpath.dirname(p)].get(posixpath.basename(p), -1)) for p in paths]
+    return shards, Dropped({})
 
 
 def _expand(pattern: str) -> list[str]:
@@ -161,22 +167,33 @@ def _sizes(folder: str) -> dict[str, int]:
     return dict(json.loads(storage.read_bytes(path))) if storage.exists(path) else {}
 
 
-def _count(shard: Shard, subset: Subset, cache: Cache) -> Shard:
-    if not subset and shard.samples >= 0:
+def _count(shard: Shard, subset: Subset, gone: Dropped, cache: Cache) -> Shard:
+    name = posixpath.basename(shard.path)
+    decided = bool(subset) or bool(gone.keys(name))
+    if not decided and shard.samples >= 0:
         return shard
+
+    def taken(uids: list[str], keys: list[str]) -> NDArray[np.int32]:
+        places = subset.taken(uids) if subset else np.arange(len(uids), dtype=np.int32)
+        return places[gone.stays(name, keys)[places]]
+
     parquet = shard.path.removesuffix(".tar") + ".parquet"
     if shard.samples >= 0 and storage.exists(parquet):
         with storage.open_input(parquet) as file:
             table = pq.ParquetFile(file)
-            if table.metadata.num_rows == shard.samples and "uid" in table.schema_arrow.names:
-                return Shard(shard.path, shard.samples, subset.taken(table.read(["uid"])["uid"].to_pylist()))
+            if table.metadata.num_rows == shard.samples and {"uid", "key"} <= set(table.schema_arrow.names):
+                rows = table.read(["uid", "key"])
+                return Shard(
+                    shard.path, shard.samples, taken(rows["uid"].to_pylist(), rows["key"].to_pylist())
+                )
     with OpenShard(str(cache.local(shard.path))) as opened:
         if opened.damage:
             log.warning("%s: %s", shard.path, opened.damage)
-        kept = (
-            subset.taken([str(opened.row(i).get("uid", "")) for i in range(len(opened))]) if subset else None
-        )
-        return Shard(shard.path, len(opened), kept)
+        if not decided:
+            return Shard(shard.path, len(opened))
+        found = [opened.row(i) for i in range(len(opened))]
+        uids, keys = ([str(row.get(column, "")) for row in found] for column in ("uid", "key"))
+        return Shard(shard.path, len(opened), taken(uids, keys))
 
 
 class OpenShard:

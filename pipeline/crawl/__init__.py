@@ -1,5 +1,6 @@
 """The crawl: candidates, select, fetch in rounds, finish; each durable, each continued where it stopped."""
 
+from pipeline.crawl.extending import Base, publish
 from pipeline.crawl.fetching import cut_units, fetch, remove_staging
 from pipeline.crawl.finishing import finish
 from pipeline.crawl.job import Crawl
@@ -7,6 +8,7 @@ from pipeline.crawl.retrying import reopen, resume, retried
 from pipeline.crawl.selecting import candidates, select
 
 __all__ = [
-    "Crawl", "candidates", "cut_units", "fetch", "finish", "remove_staging", "reopen", "resume", "retried",
+    "Base", "Crawl", "candidates", "cut_units", "fetch", "finish", "publish", "remove_staging", "reopen",
+    "resume", "retried",
     "select",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipeline import balance, storage
+from pipeline.crawl.extending import count_stored
 from pipeline.crawl.job import Crawl, add_counts, require_contact
 from pipeline.crawl.retrying import RESTORED, repeat_thresholds, retries
 from pipeline.crawl.selecting import thresholds
@@ -21,6 +22,7 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
     units: list[Result] = []  # {"unit", "fetched", "round"} of all rounds
     rounds: list[Result] = []
     rank = read_vector(storage.join(layout.tried(0), "rank"))
+    stored = selected.get("stored", [])  # of a run that is extended: they have arrived already
     again = retries(layout)  # rounds after the last one that --rounds allowed or needed
     for number in range(again[-1] + 1 if again else config.rounds):
         tried = layout.tried(number)
@@ -36,7 +38,7 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         tasks = [{**u, "unit": u["path"], "blob": f"round-{number}/{u['name']}"} for u in new]
         results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker)
         units += [{"unit": r["unit"], "fetched": r["fetched"], "round": number} for r in results]
-        merged = _merge(crawl, number, units, tried)
+        merged = _merge(crawl, number, units, tried, stored)
         counts = read_vector(layout.stage("fetch", f"arrived-{number}", "counts"))
         matched = read_vector(storage.join(layout.tried(0), "counts"))[0]
         rounds.append(
@@ -51,7 +53,7 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         if number + 1 in again:
             repeat_thresholds(layout, number + 1)
         elif number + 1 < (again[0] if again else config.rounds):
-            thresholds(crawl, number + 1, selected["samples"], rank)
+            thresholds(crawl, number + 1, [*selected["samples"], *stored], rank)
     return {"units": units, "rounds": rounds, "last": len(rounds) - 1}
 
 
@@ -79,23 +81,27 @@ def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Res
     ]
 
 
-def _merge(crawl: Crawl, number: int, units: list[Result], tried: str) -> list[Result]:
+def _merge(crawl: Crawl, number: int, units: list[Result], tried: str, stored: list[Result]) -> list[Result]:
     """Merge all that arrived so far and find which samples each query keeps of it."""
     config, layout = crawl.config, crawl.layout
     folder = layout.stage("fetch", f"merged-{number}")
-    partitions = crawl.partitions(len(units) * config.units.unit_images)
+    by_bytes = config.dedup != "off"
+    inputs = [*units, *({"stored": r["path"]} for r in stored if by_bytes)]
+    stored_rows = sum(r["samples"] for r in stored if by_bytes)
+    partitions = crawl.partitions(len(units) * config.units.unit_images + stored_rows)
     merged = crawl.shuffle(
-        f"merge, round {number}", folder, units,
+        f"merge, round {number}", folder, inputs,
         lambda low, high: MergeShuffler(
             folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
             max_captions=config.max_captions, thresholds=storage.join(tried, "thresholds"),
-            placeholder_captions=config.placeholder_captions, by_bytes=config.dedup != "off",
+            placeholder_captions=config.placeholder_captions, by_bytes=by_bytes,
             drop=config.drop,
         ), partitions,
     )  # fmt: skip
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("fetch", f"arrived-{number}")
-    graph.run_thresholds(crawl.runner, folder, merged, PairCounter(queries=crawl.queries), rank)
+    arrived = [*merged, *count_stored(crawl, number, stored, tried)]
+    graph.run_thresholds(crawl.runner, folder, arrived, PairCounter(queries=crawl.queries), rank)
     return merged
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from pipeline import manifest, querylist, storage
+from pipeline import manifest, storage
+from pipeline.crawl.extending import drop, write_query_counts
 from pipeline.crawl.job import Crawl, add_counts, add_vectors
 from pipeline.run import Layout
 from pipeline.stages.files import Result, Task, read_vector
@@ -38,19 +39,23 @@ def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Re
         groups,
     )  # fmt: skip
     shards = _write_shards(crawl, grouped, samples)
-    untried, rejected, sampled = _reject(crawl, found, selected, fetched, near.rejected + samples)
-    queries = manifest.write_query_counts(
-        storage.join(layout.root, "query_counts.parquet"), querylist.load(layout.queries), config.per_query,
-        matched=read_vector(storage.join(layout.tried(0), "counts"))[0],
-        untried=add_vectors([r["counts"] for r in untried], crawl.queries.queries, 1)[0],
-        kept_present=add_vectors([r["counts"] for r in samples], crawl.queries.queries, 2),
-    )  # fmt: skip
+    dropped = drop(crawl, selected.get("stored", []), near.thresholds)
+    written = [*near.rejected, *samples, *dropped]
+    untried, rejected, sampled = _reject(crawl, found, selected, fetched, written)
+    counts = {
+        "untried": add_vectors([r["counts"] for r in untried], crawl.queries.queries, 1)[0],
+        "kept_present": add_vectors([r["counts"] for r in [*samples, *dropped]], crawl.queries.queries, 2),
+    }
+    queries = write_query_counts(crawl, selected, counts, read_vector(near.thresholds))
     return {
         "samples": total,
         "captions": sum(r["captions"] for r in samples),
         "shards": shards,
         "rejected": rejected,
         "rejected_sampled": sampled,
+        "dropped": sum(r["dropped"] for r in dropped),
+        "dropped_captions": sum(r["captions"] for r in dropped),
+        "dropped_rows": [r["path"] for r in dropped],
         "queries": queries,
         "near_duplicates": near.summary,
         "first_fetch": min((r["fetched"][0] for r in samples if r["fetched"]), default=None),
@@ -88,9 +93,11 @@ def _write_shards(crawl: Crawl, groups: list[Result], samples: list[Result]) -> 
         extra=tuple(sorted(kinds.items())),
     )
     folder = layout.stage("finish", "shards")
-    shards = crawl.tasks("shards", folder, cut_shards(groups, size), worker)
-    sizes = {f"{r['name']}.tar": r["samples"] for r in shards}
-    manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+    first = crawl.base.next_shard if crawl.base else 0
+    shards = crawl.tasks("shards", folder, cut_shards(groups, size, first), worker)
+    if crawl.base is None:
+        sizes = {f"{r['name']}.tar": r["samples"] for r in shards}
+        manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
     return shards
 
 
@@ -119,6 +126,7 @@ def _reject(
     ]
     work += _batches("fetch", "units", units)
     work += _batches("finish", "tables", finished)
+    work = [{**task, "name": f"{layout.prefix}{task['name']}"} for task in work]
     reasons = add_counts([found["reasons"], selected["reasons"], *(r["rejected"] for r in untried)])
     share = _shares(crawl, found, reasons)
     worker = RejectWorker(folder=layout.rejected, queries=crawl.queries, share=share)
@@ -138,7 +146,8 @@ def _batches(stage: str, kind: str, items: list[Any]) -> list[Task]:
 
 def _shares(crawl: Crawl, found: Result, reasons: dict[str, int]) -> tuple[tuple[str, float], ...]:
     """Return the share of rows to publish of each reason, where a sample is asked for or all are too many."""
-    mode = crawl.config.rejected or ("all" if found["candidates"] <= _ALL_REJECTED_UP_TO else "sample")
+    candidates = found["candidates"] + (crawl.base.manifest["counts"]["candidates"] if crawl.base else 0)
+    mode = crawl.config.rejected or ("all" if candidates <= _ALL_REJECTED_UP_TO else "sample")
     if mode == "all":
         return ()
     return tuple(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from pipeline.run import Layout
 from pipeline.stages import graph
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.select import QueryTable
+
+if TYPE_CHECKING:
+    from pipeline.crawl.extending import Base
 
 # A slice of fewer rows is mostly headers; tables are gathered until the average slice has so many.
 SLICE_ROWS = 200
@@ -27,6 +31,7 @@ class Crawl:
     runner: graph.Runner
     queries: QueryTable
     on_stage: Callable[..., AbstractContextManager[None]]  # as `progress.ShowProgress`
+    base: "Base | None" = None  # the run that is extended
 
     def partitions(self, rows: int) -> int:
         """Return how many partitions hold so many rows."""

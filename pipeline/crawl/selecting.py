@@ -3,11 +3,13 @@
 import numpy as np
 
 from pipeline import storage
+from pipeline.crawl.extending import known_samples, known_shared_captions, stored_samples
 from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
 from pipeline.crawl.paging import fetch_pages
 from pipeline.sources import Piece
 from pipeline.stages import graph
 from pipeline.stages.candidates import CandidatesWorker
+from pipeline.stages.extend import NewShuffler
 from pipeline.stages.files import Result, read_vector, write_vector
 from pipeline.stages.select import AdmitWorker, DedupeShuffler, PairCounter, SharedCaptionShuffler
 
@@ -40,23 +42,33 @@ def select(crawl: Crawl, found: Result) -> Result:
     slice_rows = SLICE_ROWS * crawl.at_once(partitions)
     files = gather([(path, rows) for path, rows in found["files"]], slice_rows)
     folder = layout.stage("select", "deduplicated")
-    deduplicated = crawl.shuffle(
-        "deduplicate", folder, files,
-        lambda low, high: DedupeShuffler(
-            folder=folder, partitions=partitions, low=low, high=high, max_captions=config.max_captions
-        ), partitions,
-    )  # fmt: skip
+
+    def shuffler(low: int, high: int) -> DedupeShuffler:
+        if crawl.base is None:
+            return DedupeShuffler(
+                folder=folder, partitions=partitions, low=low, high=high, max_captions=config.max_captions
+            )
+        return NewShuffler(
+            folder=folder, partitions=partitions, low=low, high=high, max_captions=config.max_captions,
+            queries=crawl.queries,
+        )  # fmt: skip
+
+    known = known_samples(crawl.base) if crawl.base else []
+    deduplicated = crawl.shuffle("deduplicate", folder, [*files, *known], shuffler, partitions)
     shared = _shared_captions(crawl, deduplicated, partitions)
     folder = layout.stage("select", "samples")
     tasks = [{"name": r["name"], "path": r["path"]} for r in deduplicated]
     samples = crawl.tasks(
         "count", folder, tasks, AdmitWorker(folder=folder, queries=crawl.queries, shared=shared)
     )
+    stored = stored_samples(crawl)
     first = np.full(crawl.queries.queries, int(np.ceil(config.per_query * config.headroom)), np.int64)
-    thresholds(crawl, 0, samples, first)
+    thresholds(crawl, 0, [*samples, *stored], first)
     rejected = [r["path"].replace(".parquet", ".rejected.parquet") for r in [*deduplicated, *samples]]
     return {
         "samples": samples,
+        "stored": stored,
+        "moved": [r["moved"] for r in deduplicated if "moved" in r],
         "count": sum(r["samples"] for r in samples),
         "rejected": rejected,
         "reasons": add_counts(r["rejected"] for r in [*deduplicated, *samples]),
@@ -67,7 +79,7 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
     path = crawl.layout.stage("select", "shared_captions")
     if storage.exists(path):
         return path
-    hashes = [np.zeros(0, np.uint64)]
+    hashes = [np.zeros(0, np.uint64), *(known_shared_captions(crawl.base) if crawl.base else [])]
     if crawl.config.shared_captions:
         folder = crawl.layout.stage("select", "shared")
         rows = SLICE_ROWS * crawl.at_once(partitions)
@@ -78,7 +90,7 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
             ), partitions,
         )  # fmt: skip
         hashes += [read_vector(r["path"]) for r in results]
-    write_vector(path, np.sort(np.concatenate(hashes)))
+    write_vector(path, np.unique(np.concatenate(hashes)))
     return path
 
 

@@ -82,6 +82,9 @@ class CrawlConfig:
     retry_failed: bool = False
     """Give a finished run one more round: what failed in passing or was deferred is tried again, as far as a
     query is short of it. Each time the command is given."""
+    extend: str = ""
+    """Folder of a finished run to which the sources are added: only URLs that it has not tried are fetched,
+    into new shards. What decides the content is as in that run; --queries and --out are not given."""
     rejected: Literal["all", "sample"] | None = None
     """Rows in rejected/: all, or about 100,000 of each reason; by default all up to 10 million candidates."""
     keep_staging: bool = False
@@ -101,6 +104,10 @@ class CrawlConfig:
         """Refuse what cannot be done, saying what can."""
         if not self.source:
             raise ValueError("give at least one --source: a file, folder, glob or @LIST of paths")
+        if self.extend and (self.retry_failed or self.stage != "all"):
+            raise ValueError("--extend goes neither with --retry-failed nor with --stage")
+        if self.extend and self.extend.rstrip("/") != self.out.rstrip("/"):
+            raise ValueError("--extend adds to the run's own folder: leave --out out")
         for name in ("per_query", "rounds", "max_captions", "samples_per_shard", "workers", "partition_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

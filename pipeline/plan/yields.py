@@ -59,6 +59,8 @@ def of_run(root: str) -> Yields:
     layout = Layout(root)
     stages = {stage: done(layout, stage) for stage in ("candidates", "select", "fetch")}
     manifest = read_json(layout.manifest)
+    if manifest is not None and manifest.get("extensions"):
+        raise ValueError(f"{root} has been extended; take a run that was not, such as a pilot (--sample)")
     if manifest is None or None in stages.values():
         raise ValueError(f"{root} is not a finished run: finish it with the command that began it")
     candidates, select, fetch = (stages[name] or {} for name in ("candidates", "select", "fetch"))

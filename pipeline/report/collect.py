@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from pipeline import records, storage
+from pipeline import keeps, records, storage
+from pipeline.keeps import Keeps
+from pipeline.manifest import rejected_files
 from pipeline.report import balance, network, pictures, rejects, samples
 from pipeline.report.balance import Balance
 from pipeline.report.funnel import Step, funnel
@@ -16,8 +18,8 @@ from pipeline.report.samples import Measure
 from pipeline.run import Layout, read_json
 
 _COLUMNS: Final = (
-    "key", "url", "caption", "captions", "query_ids", "matched_query_ids", "source", "lang", "lang_score",
-    "format", "bytes", "original_width", "original_height",
+    "key", "uid", "url", "caption", "captions", "query_ids", "matched_query_ids", "source", "lang",
+    "lang_score", "format", "bytes", "original_width", "original_height",
 )  # fmt: skip
 _GALLERY: Final = 48
 _GALLERY_SHARDS: Final = 12
@@ -55,12 +57,13 @@ def collect(layout: Layout) -> Collected:
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
     names = [shard["name"].removesuffix(".tar") for shard in manifest["shards"]]
-    summary = samples.Summary()
+    summary, now = samples.Summary(), keeps.load(layout, manifest)
     for name in names:
-        summary.add(name, _table(storage.join(layout.shards, f"{name}.parquet")))
+        table = now.set_rows(name, _table(storage.join(layout.shards, f"{name}.parquet")))
+        summary.add(name, table)
     found = summary.found()
     counts = storage.join(layout.root, "query_counts.parquet")
-    shown = _gallery(layout, manifest["shards"])
+    shown = _gallery(layout, manifest["shards"], now)
     wanted = [*shown, *((one.shard, one.key) for _, rows in found.extremes for one in rows)]
     pictured = _pictures(layout, wanted, counts)
     return Collected(
@@ -68,12 +71,12 @@ def collect(layout: Layout) -> Collected:
         steps=funnel(manifest["counts"]),
         samples=found,
         balance=balance.read(counts, manifest["configuration"]["per_query"]),
-        network=network.read(layout),
+        network=network.read(layout, len(manifest.get("extensions", []))),
         gallery=[pictured[key] for _, key in shown],
         extremes=[
             (measure, [(one.value, pictured[one.key]) for one in rows]) for measure, rows in found.extremes
         ],
-        rejected=rejects.examples(layout.rejected),
+        rejected=rejects.examples(rejected_files(layout, manifest)),
     )  # fmt: skip
 
 
@@ -84,7 +87,7 @@ def _table(path: str) -> Any:
     return records.read_table(path, [n for n in names if n in _COLUMNS or n.startswith("score_")])
 
 
-def _gallery(layout: Layout, shards: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _gallery(layout: Layout, shards: Sequence[dict[str, Any]], now: Keeps) -> list[tuple[str, str]]:
     """Return (shard, key) of the first samples of shards spread evenly.
 
     Samples lie in the order of a seeded hash, so the first ones are a fair sample, and little is read.
@@ -97,7 +100,8 @@ def _gallery(layout: Layout, shards: Sequence[dict[str, Any]]) -> list[tuple[str
     for shard in chosen:
         name = shard["name"].removesuffix(".tar")
         keys = records.read_table(storage.join(layout.shards, f"{name}.parquet"), ["key"])["key"]
-        wanted += [(name, key) for key in keys.slice(0, -(-_GALLERY // count)).to_pylist()]
+        gone = now.dropped.keys(name)
+        wanted += [(name, key) for key in keys.to_pylist() if key not in gone][: -(-_GALLERY // count)]
     return wanted[:_GALLERY]
 
 

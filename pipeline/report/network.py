@@ -74,11 +74,12 @@ class Pace:
         ]
 
 
-def read(layout: Layout) -> Network:
-    """Sum the logs of all rounds."""
+def read(layout: Layout, extensions: int = 0) -> Network:
+    """Sum the logs of all rounds of a run, and of its first so many extensions."""
     found, pace = Network(), Pace()
     sites, failures = Totals({"site": pa.string()}, _SITE, maxima=("slowest",)), _failures()
-    for path in _logs(layout):
+    parts = [Layout(layout.root, number) for number in range(extensions + 1)]
+    for path in (path for part in parts for path in _logs(part)):
         lines = [orjson.loads(line) for line in storage.read_bytes(path).splitlines()]
         for unit in (line for line in lines if line["kind"] == "unit"):
             found.units += 1

@@ -1,5 +1,6 @@
 """A few rejected rows of each reason: what a filter refuses is best judged by looking."""
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import pyarrow as pa
@@ -22,10 +23,10 @@ class Rejected(NamedTuple):
     detail: str
 
 
-def examples(folder: str) -> dict[str, list[Rejected]]:
-    """Return the rows of smallest uid by reason, of all files in `folder`."""
+def examples(paths: Iterable[str]) -> dict[str, list[Rejected]]:
+    """Return the rows of smallest uid by reason, of all files."""
     found: dict[str, list[Rejected]] = {}
-    for path in storage.list_files(folder, ".parquet"):
+    for path in paths:
         with storage.open_input(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=_COLUMNS):
                 for reason in pc.unique(batch["reason"]).to_pylist():

@@ -24,7 +24,9 @@ def count(number: int, one: str, many: str = "") -> str:
 
 def sources(manifest: Manifest) -> list[str]:
     """Return the sources' names without their folders, which are the crawler's own."""
-    return [posixpath.basename(path.rstrip("/")) or path for path in manifest["configuration"]["source"]]
+    added = [path for extension in manifest.get("extensions", []) for path in extension["source"]]
+    paths = [*manifest["configuration"]["source"], *added]
+    return [posixpath.basename(path.rstrip("/")) or path for path in paths]
 
 
 def collection(manifest: Manifest) -> list[str]:

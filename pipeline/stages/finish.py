@@ -18,6 +18,7 @@ import xxhash
 
 from dedup.descriptors import PACKED_BYTES
 from pipeline import balance, records, storage
+from pipeline.manifest import describe_shard
 from pipeline.shards import Sample, write_shard
 from pipeline.stages.files import read_vector, write_vector
 from pipeline.stages.merge import MERGED_ROWS
@@ -161,14 +162,17 @@ class GroupShuffler:
         return {"path": path, "samples": len(table)}
 
 
-def cut_shards(groups: list[dict[str, Any]], samples_per_shard: int) -> list[dict[str, object]]:
-    """Return the shards to write: each group evenly, so that no shard is a small rest."""
+def cut_shards(
+    groups: list[dict[str, Any]], samples_per_shard: int, first: int = 0
+) -> list[dict[str, object]]:
+    """Return the shards to write, from number `first`; each group evenly: no shard is a small rest."""
     tasks: list[dict[str, object]] = []
     for group in groups:
         count = -(-group["samples"] // samples_per_shard)
         bounds = [group["samples"] * i // count for i in range(count + 1)] if count else [0]
         for start, stop in itertools.pairwise(bounds):
-            tasks.append({"name": f"{len(tasks):05d}", "group": group["path"], "start": start, "stop": stop})
+            name = f"{first + len(tasks):05d}"
+            tasks.append({"name": name, "group": group["path"], "start": start, "stop": stop})
     return tasks
 
 
@@ -217,14 +221,7 @@ class WriteWorker:
             tar = write_shard(Path(path), samples)
         # Only in the Parquet file: KEY.json holds what people read.
         rows = rows.append_column("descriptor", pa.array(descriptors, pa.binary(PACKED_BYTES)))
-        records.write_table(f"{base}.parquet", rows)
-        stats = {
-            "count": len(rows), "successes": len(rows), "failed_to_download": 0, "failed_to_resize": 0,
-            "status_dict": {"success": len(rows)}, "tar_bytes": tar.bytes, "tar_sha256": tar.sha256,
-        }  # fmt: skip
-        storage.write_bytes(f"{base}_stats.json", json.dumps(stats, sort_keys=True, indent=1).encode())
-        parquet = storage.sha256_file(f"{base}.parquet")
-        return {"samples": len(rows), "bytes": tar.bytes, "tar": tar.sha256, "parquet": parquet}
+        return describe_shard(base, rows, tar)
 
 
 def shard_table(table: pa.Table, keys: list[str], extra: tuple[tuple[str, str], ...]) -> pa.Table:

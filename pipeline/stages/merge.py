@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline import records, storage
 from pipeline.captions.match import tokens
 from pipeline.stages.files import read_vector, write_vector
-from pipeline.stages.select import Pairs, QueryTable, concat, slices
+from pipeline.stages.select import Pairs, QueryTable, slices
 
 _FETCHED = [field for field in records.FETCHED_ROWS if field.name not in ("uid", "reason", "detail")]
 MERGED_ROWS = pa.schema([*records.CAPTION_ROWS, *_FETCHED])
@@ -69,7 +69,16 @@ class MergeShuffler:
         return "sha256" if self.by_bytes else "uid"
 
     def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
-        """Yield the caption rows of a unit's images that arrived, with what is known of the image."""
+        """Yield the caption rows of a unit's images that arrived, with what is known of the image.
+
+        Of a file of stored samples, which a run that is extended has already, yield what they are called.
+        """
+        if "stored" in task:
+            stored = records.read_table(task["stored"], ["uid", "sha256"])
+            partition = records.partition_of(records.high_bits(stored["sha256"]), self.partitions)
+            inside = (partition >= self.low) & (partition < self.high)
+            yield from slices(stored.filter(pa.array(inside)), partition[inside])
+            return
         unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
         starts = records.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
@@ -89,13 +98,16 @@ class MergeShuffler:
 
         counts, int64 [2, Q]: samples of each query that arrived, and those of them within the thresholds.
         """
-        table, rejected = merge(
-            concat(data, MERGED_ROWS),
-            self._key,
-            self.max_captions,
-            self.placeholder_captions,
-            dropped_uids(self.drop),
+        tables = [records.decode(part) for part in data]
+        stored = [table for table in tables if "caption" not in table.column_names]
+        found = pa.concat_tables(
+            [MERGED_ROWS.empty_table(), *(table for table in tables if "caption" in table.column_names)]
         )
+        found, given = merge_into_stored(found, stored)
+        table, rejected = merge(
+            found, self._key, self.max_captions, self.placeholder_captions, dropped_uids(self.drop)
+        )
+        rejected = pa.concat_tables([given, rejected])
         pairs = Pairs.of(table, self.queries.queries)
         within = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
         count = self.queries.queries
@@ -107,6 +119,21 @@ class MergeShuffler:
             "path": f"{base}.parquet", "counts": f"{base}.counts", "rows": len(table),
             "samples": len(pairs.starts), "rejected": records.count_reasons(rejected),
         }  # fmt: skip
+
+
+def merge_into_stored(table: pa.Table, stored: list[pa.Table]) -> tuple[pa.Table, pa.Table]:
+    """Take out the images whose bytes are stored already; return (the other rows, rejected rows).
+
+    A stored sample keeps its captions, so each caption of such an image is rejected.
+    """
+    if not stored:
+        return table, records.REJECTED_ROWS.empty_table()
+    known = pa.concat_tables(stored).combine_chunks()
+    places = pa.compute.index_in(table["sha256"], value_set=known["sha256"].combine_chunks())
+    same = pa.compute.is_valid(places)
+    targets = [uid.hex() for uid in known["uid"].take(places.filter(same)).to_pylist()]
+    rejected = records.rejected_table(table.filter(same), "finish", "merged_into", targets)
+    return table.filter(pa.compute.invert(same)), rejected
 
 
 def merge(

@@ -152,14 +152,18 @@ class DedupeShuffler:
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write NNNNN.parquet and NNNNN.rejected.parquet."""
-        table, repeated = drop_duplicates(records.sort_rows(concat(data, records.CAPTION_ROWS)))
+        return self.write(partition, records.sort_rows(concat(data, records.CAPTION_ROWS)), [])
+
+    def write(self, partition: int, table: pa.Table, rejected: list[pa.Table]) -> dict[str, object]:
+        """Write a partition's files from its sorted rows; `rejected`: rows that were rejected already."""
+        table, repeated = drop_duplicates(table)
         table, over = cap_captions(table, self.max_captions)
         table = one_url(table)
         base = storage.join(self.folder, f"{partition:05d}")
-        rejected = pa.concat_tables([repeated, over])
+        refused = pa.concat_tables([*rejected, repeated, over])
         records.write_table(f"{base}.parquet", table)
-        records.write_table(f"{base}.rejected.parquet", rejected)
-        return {"path": f"{base}.parquet", "rows": len(table), "rejected": records.count_reasons(rejected)}
+        records.write_table(f"{base}.rejected.parquet", refused)
+        return {"path": f"{base}.parquet", "rows": len(table), "rejected": records.count_reasons(refused)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
-from pipeline import hashlist, manifest, records, report, run, storage, tombstones
+from pipeline import extend, hashlist, manifest, records, report, run, storage, tombstones
 from pipeline.command import guarded, terminal
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
@@ -75,6 +75,8 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
         raise ValueError(f"{layout.root} holds no run")
     if finished and storage.exists(layout.stage("finish")) and not run.done(layout, "finish"):
         raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
+    if message := extend.interrupted(layout.root):
+        raise ValueError(message)
     asked = options.request()
     if options.check:
         stones = expanded(layout, tombstones.load(layout.root) | asked)
@@ -158,14 +160,15 @@ def apply(layout: Layout, pending: dict[str, Any]) -> None:
     stones = Tombstones.from_json(pending["tombstones"])
     tombstones.save(layout.root, stones)
     plan = pending["published"]
-    if storage.exists(layout.work):
-        _forget_finish(layout, is_finished=plan is not None)
-        work.scrub(layout, stones)
+    for part in extend.parts(layout.root):
+        if storage.exists(part.work):
+            _forget_finish(part, is_finished=plan is not None)
+            work.scrub(part, stones)
     if plan is not None:
         shards = [published.scrub_shard(layout, name, stones) for name in plan["shards"]]
         taken_down = plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
         published.scrub_rejected(layout, stones, taken_down)
-        published.scrub_manifest(layout, shards, plan["counts"])
+        published.scrub_manifest(layout, stones, shards, plan["counts"])
         if storage.exists(storage.join(layout.root, "report")):
             report.write(layout)
     for folder in pending["overlap"]:

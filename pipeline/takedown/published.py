@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import manifest, records, storage
+from pipeline import dropped, keeps, manifest, records, storage
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
 from pipeline.stages.files import read_vector
@@ -76,22 +76,20 @@ def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], 
     """Return the manifest's counts as they will be, and the names of the shards that hold something."""
     found = read_json(layout.manifest)
     counts, touched = found["counts"], []
+    dropped_before = dropped.of_run(layout.root, found)
     captions = samples = 0
     for shard in found["shards"]:
         _, parquet = shard_files(layout, shard["name"])
-        table = records.read_table(parquet, ["uid", "url", "page_url", "captions"])
+        table = records.read_table(parquet, ["key", "uid", "url", "page_url", "captions"])
         gone = tables.hits(table, stones)
         if gone.any():
             touched.append(shard["name"])
-        table = table.filter(pa.array(~gone))
+        stays = dropped_before.stays(shard["name"], table["key"].to_pylist())
+        table = table.filter(pa.array(stays & ~gone))
         samples += len(table)
         captions += int(pa.compute.sum(pa.compute.list_value_length(table["captions"])).as_py() or 0)
-    rejected = {
-        f"{stage}/{reason}": count
-        for stage, reasons in counts["rejected_by_stage"].items()
-        for reason, count in reasons.items()
-    }
-    for path in storage.list_files(layout.rejected, ".parquet"):
+    rejected = manifest.by_stage_and_reason(counts)
+    for path in manifest.rejected_files(layout, found):
         rows = records.read_table(path)
         rows = rows.filter(pa.array(tables.hits(rows, stones)))
         for key, count in _reclassified(rows).items():
@@ -101,13 +99,17 @@ def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], 
     return manifest.counts_of(counts["candidates"], captions, samples, rejected), touched
 
 
-def scrub_manifest(layout: Layout, shards: list[dict[str, Any]], counts: dict[str, Any]) -> None:
-    """Publish sizes.json, query_counts.parquet and, last, the manifest."""
+def scrub_manifest(
+    layout: Layout, stones: Tombstones, shards: list[dict[str, Any]], counts: dict[str, Any]
+) -> None:
+    """Publish dropped.parquet, sizes.json, query_counts.parquet and, last, the manifest."""
     found = read_json(layout.manifest)
     new = {shard["name"]: shard for shard in shards}
     found["shards"] = [new.get(shard["name"], shard) for shard in found["shards"]]
     sizes = {shard["name"]: shard["samples"] for shard in found["shards"]}
     manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+    if storage.exists(storage.join(layout.root, dropped.FILE)):
+        tables.rewrite(storage.join(layout.root, dropped.FILE), stones)
     found["counts"] = counts
     found["queries"] |= _scrub_query_counts(layout, found)
     manifest.write_json(layout.manifest, found)
@@ -119,24 +121,26 @@ def _scrub_query_counts(layout: Layout, found: dict[str, Any]) -> dict[str, int]
     old = records.read_table(path)
     matched, present, short = (old[name].to_numpy().copy() for name in ("matched", "present", "short"))
     kept_now, present_now = _kept_present(layout, found, len(old))
-    untried = _untried(layout, len(old))
-    if untried is None:  # the work folder is gone: what of the rest was taken down is not known
+    untried = None if found.get("extensions") else _untried(layout, len(old))
+    if untried is None:  # of what was not fetched, what was taken down is not known or not told apart
         matched -= present - present_now
-        untried = short
+        untried = old["untried"].to_numpy() if "untried" in old.column_names else short
     else:
         matched = read_vector(storage.join(layout.tried(0), "counts"))[0]
     return manifest.write_query_counts(
         path, old["query"].to_pylist(), found["configuration"]["per_query"],
         matched=matched, untried=untried, kept_present=np.stack([kept_now, present_now]),
+        thresholds=old["threshold"].to_numpy() if "threshold" in old.column_names else None,
     )  # fmt: skip
 
 
 def _kept_present(layout: Layout, found: dict[str, Any], queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Return how many samples of the shards each query keeps, and how many contain it: int64 [Q] each."""
-    totals = np.zeros((2, queries), np.int64)
+    totals, state = np.zeros((2, queries), np.int64), keeps.load(layout, found)
     for shard in found["shards"]:
         _, parquet = shard_files(layout, shard["name"])
-        table = records.read_table(parquet, ["query_ids", "matched_query_ids"])
+        columns = ["key", "uid", "query_ids", "matched_query_ids"]
+        table = state.set_rows(shard["name"], records.read_table(parquet, columns))
         for row, name in enumerate(("query_ids", "matched_query_ids")):
             ids = pa.compute.list_flatten(table[name]).to_numpy()
             totals[row] += np.bincount(ids.astype(np.int64), minlength=queries)

@@ -1,0 +1,157 @@
+"""`openwit compact`: write the shards of an extended run anew, without the samples that it has dropped.
+
+Whoever reads shards without openwit, such as webdataset, sees all that is in them. Keys and the names of
+shards stay, so a sample is found again; the column query_ids says what holds now; shards of which nothing is
+left are left out.
+"""
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from rich.console import Console
+
+from pipeline import config as parser
+from pipeline import dropped, extend, keeps, manifest, records, report, storage, tombstones
+from pipeline.command import guarded, terminal
+from pipeline.keeps import Keeps
+from pipeline.lock import lock
+from pipeline.run import Layout, read_json
+from pipeline.shards import Sample, read_shard, write_shard
+from pipeline.verify import problems_of
+
+_COPIED: Final = ("config.toml", "query_counts.parquet", tombstones.FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig:
+    """Write the shards of an extended run anew, without the samples that it has dropped.
+
+    For readers other than openwit's own. Run the same command again to continue where it stopped.
+    """
+
+    run: str
+    """Folder of the finished run, which stays as it is."""
+    out: str
+    """Folder to write: a run of its own, with shards, rejected rows, counts, report and manifest."""
+    workers: int = 1
+    """Shards that are written at a time on this machine; on a cluster Beam's own flags decide."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if self.run.rstrip("/") == self.out.rstrip("/"):
+            raise ValueError("--out must be another folder than --run")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
+
+
+def main(argv: Sequence[str], prog: str = "openwit compact") -> int:
+    """Compact a run; return 0 when the new one is whole."""
+    options, beam_flags = parser.parse(CompactConfig, argv, prog=prog, beam=True)
+    console, work = terminal(), Layout(options.out.rstrip("/")).work
+    return guarded(prog, console, work, lambda: compact(options, beam_flags, console))
+
+
+def compact(options: CompactConfig, beam_flags: tuple[str, ...], console: Console) -> int:
+    """Write the new shards, then all that speaks of them, then the manifest."""
+    source, target = Layout(options.run.rstrip("/")), Layout(options.out.rstrip("/"))
+    found = read_json(source.manifest)
+    if found is None:
+        raise ValueError(f"{source.root} is not a finished run (it has no manifest.json)")
+    if message := tombstones.pending(source.root) or extend.interrupted(source.root):
+        raise ValueError(message)
+    stamp = storage.join(target.work, "compacted.json")
+    if storage.exists(target.root) and not storage.exists(stamp) and storage.list_files(target.root):
+        raise ValueError(f"{target.root} is not empty; choose another --out")
+    with lock(target.work):
+        begun = read_json(stamp)
+        if begun is not None and begun != found["shards"]:
+            raise ValueError(f"{source.root} has changed since {target.root} was begun; choose another --out")
+        manifest.write_json(stamp, found["shards"])
+        shards = _write_shards(options, beam_flags, source, target, found)
+        _write_rest(source, target, found, shards)
+    problems = problems_of(target)
+    if problems:
+        raise RuntimeError(f"the new shards do not match their manifest: {problems[0]}")
+    report.write(target)
+    console.print(
+        f"{target.root}: {len(shards)} shards, {found['counts']['samples']:,} samples, as in {source.root} "
+        "without those that were dropped",
+        highlight=False, soft_wrap=True, markup=False,
+    )  # fmt: skip
+    return 0
+
+
+def _write_shards(
+    options: CompactConfig, beam_flags: tuple[str, ...], source: Layout, target: Layout, found: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Write the shards of which something is left; return their entries for the manifest."""
+    from pipeline.stages import graph  # imports Beam
+
+    worker = CompactWorker(source=source.root, folder=target.shards)
+    tasks = [{"name": shard["name"].removesuffix(".tar")} for shard in found["shards"]]
+    runner = graph.Runner(flags=beam_flags, workers=options.workers)
+    results = graph.run_tasks(runner, storage.join(target.work, "shards"), tasks, worker)
+    return manifest.shard_entries([result for result in results if result["samples"]])
+
+
+def _write_rest(source: Layout, target: Layout, found: dict[str, Any], shards: list[dict[str, Any]]) -> None:
+    """Copy what stays as it is, and publish the manifest last."""
+    for name in _COPIED:
+        if storage.exists(storage.join(source.root, name)):
+            _copy(storage.join(source.root, name), storage.join(target.root, name))
+    for path in manifest.rejected_files(source, found):
+        _copy(path, storage.join(target.rejected, posixpath.basename(path)))
+    records.write_table(storage.join(target.root, dropped.FILE), dropped.ROWS.empty_table())
+    sizes = {shard["name"]: shard["samples"] for shard in shards}
+    manifest.write_json(storage.join(target.shards, "sizes.json"), sizes)
+    manifest.write_json(target.manifest, {**found, "shards": shards, "compacted": True})
+
+
+def _copy(source: str, target: str) -> None:
+    storage.write_bytes(target, storage.read_bytes(source))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactWorker:
+    """Write one shard without what was dropped from it."""
+
+    source: str
+    """Folder of the run."""
+    folder: str
+
+    def open(self) -> Keeps:
+        """Load what the run says of all its samples."""
+        layout = Layout(self.source)
+        return keeps.load(layout, read_json(layout.manifest))
+
+    def run(self, state: Keeps, task: dict[str, str]) -> dict[str, object]:
+        """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json, if anything is left of it."""
+        source = storage.join(Layout(self.source).shards, task["name"])
+        table = records.read_table(f"{source}.parquet")
+        rows = state.set_rows(task["name"], table)
+        if not len(rows):
+            return {"samples": 0}
+        base = storage.join(self.folder, task["name"])
+        now = dict(zip(rows["key"].to_pylist(), rows["query_ids"].to_pylist(), strict=True))
+        with storage.open_input(f"{source}.tar") as file, storage.atomic_output(f"{base}.tar") as path:
+            kept = (
+                Sample(s.key, s.jpg, s.txt, _with_query_ids(s.json, now[s.key]))
+                for s in read_shard(file)
+                if s.key in now
+            )
+            tar = write_shard(Path(path), kept)
+        if tar.samples != len(rows):
+            raise RuntimeError(f"{source}.tar and its Parquet file differ: openwit verify says more")
+        return manifest.describe_shard(base, rows, tar)
+
+
+def _with_query_ids(row: bytes, query_ids: list[int]) -> bytes:
+    """Return KEY.json with the query_ids that hold; the same bytes if they are the same."""
+    found = orjson.loads(row)
+    if found.get("query_ids") == query_ids:
+        return row
+    return orjson.dumps({**found, "query_ids": query_ids}, option=orjson.OPT_SORT_KEYS)

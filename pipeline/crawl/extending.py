@@ -1,0 +1,175 @@
+"""Drive what is particular to `--extend`: what the run has already, what it drops, and their publication."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import dropped, manifest, querylist, records, run, storage
+from pipeline.crawl.job import Crawl, add_counts, add_vectors
+from pipeline.run import Layout
+from pipeline.stages.extend import DropWorker, StoredCountWorker, StoredWorker
+from pipeline.stages.files import Result, Task, read_vector
+
+
+@dataclass(frozen=True)
+class Base:
+    """A finished run as its extension finds it."""
+
+    manifest: dict[str, Any]
+    parts: tuple[Layout, ...]
+    """Where the run and its earlier extensions worked, in order."""
+
+    @property
+    def next_shard(self) -> int:
+        """Return the number of the first shard to add."""
+        numbers = [int(shard["name"].removesuffix(".tar")) for shard in self.manifest["shards"]]
+        return max(numbers, default=-1) + 1
+
+
+def stored_samples(crawl: Crawl) -> list[Result]:
+    """Take from the run's shards what counts in the balance; nothing where no run is extended."""
+    if crawl.base is None:
+        return []
+    layout, folder = crawl.layout, crawl.layout.stage("select", "stored")
+    names = [shard["name"].removesuffix(".tar") for shard in crawl.base.manifest["shards"]]
+    tasks = [{"name": name, "shard": storage.join(layout.shards, f"{name}.parquet")} for name in names]
+    worker = StoredWorker(
+        folder=folder, root=layout.root, extensions=layout.extension - 1, queries=crawl.queries
+    )
+    return crawl.tasks("stored samples", folder, tasks, worker)
+
+
+def known_samples(base: Base) -> list[Task]:
+    """Return the files of samples that the run knows, each with the thresholds up to which it tried them."""
+    tasks: list[Task] = []
+    for part in base.parts:
+        fetched = run.done(part, "fetch")
+        assert fetched is not None, "the command has looked"
+        tried = storage.join(part.tried(fetched["last"]), "thresholds")
+        # By name: the run may have been moved since.
+        tasks += [
+            {"known": path, "tried": tried, "extension": part.extension}
+            for path in storage.list_files(part.stage("select", "samples"), ".parquet")
+            if not path.endswith(".rejected.parquet")
+        ]
+    return tasks
+
+
+def known_shared_captions(base: Base) -> list[np.ndarray]:
+    """Return the hashes of the texts that stood at too many images of the run already."""
+    return [read_vector(part.stage("select", "shared_captions")) for part in base.parts]
+
+
+def count_stored(crawl: Crawl, number: int, stored: list[Result], tried: str) -> list[Result]:
+    """Count the stored samples by query, and those within a round's thresholds."""
+    if not stored:
+        return []
+    folder = crawl.layout.stage("fetch", f"stored-{number}")
+    worker = StoredCountWorker(
+        folder=folder, queries=crawl.queries, thresholds=storage.join(tried, "thresholds")
+    )
+    tasks = [{"name": r["name"], "path": r["path"]} for r in stored]
+    return crawl.tasks(f"stored samples, round {number}", folder, tasks, worker)
+
+
+def drop(crawl: Crawl, stored: list[Result], thresholds: str) -> list[Result]:
+    """Find the stored samples that no query keeps any more."""
+    if crawl.base is None:
+        return []
+    folder = crawl.layout.stage("finish", "dropped")
+    worker = DropWorker(
+        folder=folder, queries=crawl.queries, thresholds=thresholds, extension=crawl.layout.extension
+    )
+    tasks = [{"name": r["name"], "path": r["path"], "shard": r["shard"]} for r in stored]
+    return crawl.tasks("drop", folder, tasks, worker)
+
+
+def write_query_counts(
+    crawl: Crawl, selected: Result, counts: dict[str, np.ndarray], thresholds: np.ndarray
+) -> dict[str, int]:
+    """Publish query_counts.parquet; where a run is extended, its own counts are added.
+
+    counts: `untried` of the new samples, `kept_present` of the whole set.
+    """
+    path, queries = storage.join(crawl.layout.root, "query_counts.parquet"), crawl.queries.queries
+    matched, untried = (
+        add_vectors([r["counts"] for r in selected["samples"]], queries, 1)[0],
+        counts["untried"],
+    )
+    if crawl.base is not None:
+        path = crawl.layout.stage("finish", "query_counts.parquet")
+        old = records.read_table(storage.join(crawl.layout.root, "query_counts.parquet"))
+        moved = add_vectors(selected["moved"], queries, 1)[0]
+        matched = matched + old["matched"].to_numpy() - moved
+        untried = untried + old["untried"].to_numpy() - moved
+    return manifest.write_query_counts(
+        path, querylist.load(crawl.layout.queries), crawl.config.per_query, matched=matched, untried=untried,
+        kept_present=counts["kept_present"], thresholds=thresholds,
+    )  # fmt: skip
+
+
+def publish(crawl: Crawl, found: Result, done: dict[str, Result], entry: Result) -> None:
+    """Publish an extension: its dropped samples, its counts and, last, the manifest that names its shards.
+
+    `entry`: what the manifest says of the extension beside its figures. Doing it again writes the same.
+    """
+    base, layout = crawl.base, crawl.layout
+    assert base is not None
+    before = base.manifest
+    _publish_dropped(crawl, found)
+    storage.write_bytes(
+        storage.join(layout.root, "query_counts.parquet"),
+        storage.read_bytes(layout.stage("finish", "query_counts.parquet")),
+    )
+    added = manifest.shard_entries(found["shards"])
+    shards = [*before["shards"], *added]
+    sizes = {shard["name"]: shard["samples"] for shard in shards}
+    manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+    counts, rounds = before["counts"], done["fetch"]["rounds"]
+    crawled = [
+        before["crawled"]["first"],
+        before["crawled"]["last"],
+        found["first_fetch"],
+        found["last_fetch"],
+    ]
+    moments = sorted(moment for moment in crawled if moment)
+    rejected = add_counts([manifest.by_stage_and_reason(counts), found["rejected"]])
+    manifest.write_json(
+        layout.manifest,
+        {
+            **before,
+            "counts": manifest.counts_of(
+                counts["candidates"] + done["candidates"]["candidates"],
+                counts["captions"] - found["dropped_captions"] + found["captions"],
+                counts["samples"] - found["dropped"] + found["samples"],
+                rejected,
+            ),
+            "crawled": {"first": min(moments, default=None), "last": max(moments, default=None)},
+            "rejected_sampled": before["rejected_sampled"] or found["rejected_sampled"],
+            "images_seen": before["images_seen"] + done["candidates"]["images"],
+            "rounds": before["rounds"] + manifest.round_entries(rounds),
+            "queries": found["queries"],
+            "shards": shards,
+            "extensions": [
+                *before.get("extensions", []),
+                {
+                    **entry, "versions": manifest.versions(), "samples": found["samples"],
+                    "captions": found["captions"], "candidates": done["candidates"]["candidates"],
+                    "dropped": found["dropped"], "dropped_captions": found["dropped_captions"],
+                    "rounds": len(rounds), "shards": [shard["name"] for shard in added],
+                },
+            ],
+        },
+    )  # fmt: skip
+
+
+def _publish_dropped(crawl: Crawl, found: Result) -> None:
+    """Add the rows of this extension to those of earlier ones; a reader of the old manifest skips them."""
+    assert crawl.base is not None
+    path = storage.join(crawl.layout.root, dropped.FILE)
+    before = dropped.rows(crawl.layout.root, crawl.layout.extension - 1)
+    tables = [records.read_table(file) for file in found["dropped_rows"]]
+    table = pa.concat_tables([before, *tables])
+    records.write_table(path, table.sort_by([("shard", "ascending"), ("key", "ascending")]))

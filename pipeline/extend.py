@@ -1,0 +1,236 @@
+"""`openwit crawl --extend RUN`: what may be added to a finished run, and how that begins."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pipeline import config as parser
+from pipeline import manifest, querylist, run, storage
+from pipeline.options import CrawlConfig
+from pipeline.run import EXTENSIONS, Layout, read_json
+
+_BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
+_NOT_TAKEN_OVER: Final = frozenset(
+    ("source", "out", "queries", "extend", "stage", "check", "retry_failed", "workers", "log_json")
+)  # fmt: skip
+
+
+def arguments(argv: Sequence[str]) -> list[str]:
+    """Return the arguments of `openwit crawl`, after those that follow from --extend if it is given.
+
+    The run's own options come first, so that what is typed wins, and can be compared.
+    """
+    root = _value(argv, "--extend").rstrip("/")
+    if not root:
+        return list(argv)
+    found = read_json(Layout(root).manifest)
+    if found is None:
+        raise ValueError(
+            f"{root} is not a finished run (it has no manifest.json): finish it with its command"
+        )
+    if not storage.exists(Layout(root).queries):
+        raise ValueError(_no_work(Layout(root)))
+    flags = ["--out", root]
+    takes_all = found["configuration"]["queries"] == querylist.ALL
+    flags += ["--queries", querylist.ALL if takes_all else Layout(root).queries]
+    repeated = {
+        name for name, field in parser.fields(CrawlConfig) if hasattr(field.type, "__metadata__")
+    }  # fmt: skip
+    known = dict(parser.fields(CrawlConfig))
+    for name, value in found["configuration"].items():
+        if name in _NOT_TAKEN_OVER or name not in known or value is None or value == "":
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            flags.append(flag if value else f"--no-{name.replace('_', '-')}")
+        elif isinstance(value, list) and name in repeated:
+            flags += [part for item in value for part in (flag, str(item))]
+        elif isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        else:
+            flags += [flag, str(value)]
+    return [*flags, *argv]
+
+
+def _value(argv: Sequence[str], flag: str) -> str:
+    """Return the value of a flag, or "" if it is not there."""
+    for index, argument in enumerate(argv):
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag and index + 1 < len(argv):
+            return argv[index + 1]
+    return ""
+
+
+def under_way(root: str) -> Layout | None:
+    """Return the extension of a run that is begun and not finished, or None."""
+    part = Layout(root, 1)
+    while storage.exists(storage.join(part.work, _BASE)):
+        if run.done(part, "finish") is None:
+            return part
+        part = Layout(root, part.extension + 1)
+    return None
+
+
+def parts(root: str) -> tuple[Layout, ...]:
+    """Return where a run and its finished extensions worked, in order."""
+    found = [Layout(root)]
+    while run.done(following := Layout(root, len(found)), "finish") is not None:
+        found.append(following)
+    return tuple(found)
+
+
+def interrupted(root: str) -> str:
+    """Return what to do about an extension that is not finished, or "" if there is none."""
+    part = under_way(root)
+    if part is None:
+        return ""
+    sources = " ".join(f"--source {path}" for path in read_json(storage.join(part.work, _BASE))["sources"])
+    return (
+        f"an extension of this run is not finished; finish it with: openwit crawl --extend {root} {sources} "
+        f"(or remove {part.work} to give it up)"
+    )
+
+
+def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError for what stands against an extension, or against continuing the one under way."""
+    root = options.out.rstrip("/")
+    part = under_way(root)
+    if part is not None:
+        base = read_json(storage.join(part.work, _BASE))
+        recorded = [list(info) for info in inputs]
+        if recorded != base["inputs"] or json.loads(json.dumps(semantics)) != base["semantics"]:
+            raise ValueError(interrupted(root))
+        return
+    _check_run(root, options)
+    refuse_differences(read_json(Layout(root).manifest)["semantics"], semantics)
+    _refuse_known(root, inputs)
+
+
+def begin(
+    options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]
+) -> tuple[Layout, dict[str, Any], tuple[Layout, ...]]:
+    """Begin an extension, or continue the one that is under way, after `check`.
+
+    Return where it works, the manifest of the run before it, and where that run worked.
+    """
+    root = options.out.rstrip("/")
+    before = parts(root)
+    part = Layout(root, len(before))
+    path = storage.join(part.work, _BASE)
+    if not storage.exists(path):
+        recorded = [list(info) for info in inputs]
+        manifest.write_json(part.stage("candidates", "inputs.list"), recorded)
+        value = {
+            "manifest": read_json(Layout(root).manifest), "inputs": recorded,
+            "sources": list(options.source), "semantics": semantics,
+        }  # fmt: skip
+        manifest.write_json(path, value)
+    return part, read_json(path)["manifest"], before
+
+
+def _check_run(root: str, options: CrawlConfig) -> None:
+    """Raise ValueError for a run that cannot be extended."""
+    if options.dedup == "near":
+        raise ValueError(
+            "--extend cannot compare new images with those of a run made with --dedup near; crawl all the "
+            "sources together into a new --out"
+        )
+    if options.sample < 1:
+        raise ValueError(
+            f"{root} is a pilot (--sample {options.sample:g}); crawl without it into a new --out"
+        )
+    for part in parts(root):
+        fetched = run.done(part, "fetch")
+        last = fetched["last"] if fetched else 0
+        needed = (part.stage("select", "samples"), storage.join(part.tried(last), "thresholds"))
+        if fetched is None or not all(storage.exists(path) for path in needed):
+            raise ValueError(_no_work(part))
+
+
+def _no_work(part: Layout) -> str:
+    return (
+        f"--extend needs {part.work}, where the run noted which URLs it has tried; it is not there any more, "
+        "so crawl all the sources together into a new --out"
+    )
+
+
+def refuse_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError that names the options that decide the content and are not those of the run.
+
+    How sources are read may differ: the added ones may be of another format.
+    """
+    now = json.loads(json.dumps(now))
+    names = [
+        f"{name}: {old!r} -> {new!r}"
+        for stage in run.STAGES
+        for name, old, new in _differences(before[stage], now[stage])
+    ]
+    if names:
+        raise ValueError(
+            f"an extension is made with the options of the run, but these differ: {', '.join(names)}; leave "
+            "them out, or crawl all the sources together into a new --out"
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    for name in sorted({*before, *now} - {"sources"}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new)
+        elif old != new:
+            found.append((name, old, new))
+    return found
+
+
+def recorded_inputs(root: str) -> list[list[Any]]:
+    """Return (path, size, version) of every file that the run and its extensions have read."""
+    found: list[list[Any]] = []
+    for part in parts(root):
+        found += read_json(part.stage("candidates", "inputs.list")) or []
+    return found
+
+
+def _refuse_known(root: str, inputs: list[storage.FileInfo]) -> None:
+    """Raise ValueError if a source is one of the run already."""
+    known = {_spelled(info[0]) for info in recorded_inputs(root)}
+    again = sorted(info.path for info in inputs if _spelled(info.path) in known)
+    if again:
+        shown = ", ".join(again[:5]) + (f" and {len(again) - 5} more" if len(again) > 5 else "")
+        raise ValueError(f"{root} has read {shown} already: give only sources that are new")
+
+
+def _spelled(path: str) -> str:
+    return str(storage.local_path(path).resolve()) if storage.is_local(path) else path
+
+
+def refuse_change(layout: Layout, *, retry: bool, changed: str) -> None:
+    """Raise ValueError for a command that would build an extended run anew; its first command is harmless.
+
+    changed: the options that differ from those of the run.
+    """
+    if not storage.exists(storage.join(layout.root, EXTENSIONS)):
+        return
+    if message := interrupted(layout.root):
+        raise ValueError(message)
+    if retry:
+        raise ValueError(
+            "--retry-failed would write the shards of this run anew, which has been extended since: it goes "
+            "before --extend"
+        )
+    if changed:
+        raise ValueError(
+            f"{changed} would build this run anew, which has been extended since; choose another --out"
+        )
+
+
+def advice(layout: Layout, changes: list[str]) -> str:
+    """Return what to do about sources that are not those of a run; `changes` as `run.changed_inputs` says."""
+    shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+    what = f"the sources are not those of this run ({shown}): "
+    if not storage.exists(layout.manifest):
+        return what + "put them back, or choose another --out"
+    return what + (
+        f"put them back, or choose another --out; --extend {layout.root} adds new sources to the finished run"
+    )

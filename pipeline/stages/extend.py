@@ -1,0 +1,204 @@
+"""Extend: what the samples of a finished run mean for those that are added to it.
+
+The run's own samples stay as they are stored. They count in the balance, they take the place of new images
+with the same bytes, and tightened thresholds drop some of them.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import dropped, records, storage
+from pipeline.stages.files import read_vector, write_vector
+from pipeline.stages.select import DedupeShuffler, Nothing, Pairs, QueryTable, chosen, slices
+
+STORED_ROWS = pa.schema(
+    [
+        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),
+        pa.field("matched", pa.list_(pa.int32()), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
+    ]
+)
+
+# A URL of the run that is extended. `matched`: of one that was not tried, a row for each of its captions.
+KNOWN_ROWS = pa.schema(
+    [
+        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),
+        pa.field("matched", pa.list_(pa.int32()), nullable=False),
+        pa.field("tried", pa.bool_(), nullable=False),
+        pa.field("extension", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredWorker:
+    """Take from a shard of the run what decides: its samples, without those that were dropped before."""
+
+    folder: str
+    root: str
+    extensions: int
+    """How many extensions the run has had."""
+    queries: QueryTable
+
+    def open(self) -> dropped.Dropped:
+        """Load what was dropped before."""
+        return dropped.load(self.root, self.extensions)
+
+    def run(self, state: dropped.Dropped, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME.parquet, STORED_ROWS sorted by uid, and NAME.counts, int64 [1, Q]."""
+        table = records.read_table(task["shard"], ["key", "uid", "matched_query_ids", "sha256"])
+        table = table.filter(pa.array(state.stays(task["name"], table["key"].to_pylist())))
+        rows = zip(
+            (bytes.fromhex(uid) for uid in table["uid"].to_pylist()), table["matched_query_ids"].to_pylist(),
+            (bytes.fromhex(digest) for digest in table["sha256"].to_pylist()), strict=True,
+        )  # fmt: skip
+        stored = records.to_table(sorted(rows), STORED_ROWS)
+        pairs = Pairs.of(stored, self.queries.queries)
+        base = storage.join(self.folder, task["name"])
+        records.write_table(f"{base}.parquet", stored)
+        write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
+        return {
+            "path": f"{base}.parquet", "shard": task["shard"], "counts": f"{base}.counts",
+            "samples": len(stored),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCountWorker:
+    """Count stored samples as `MergeShuffler` counts what arrived."""
+
+    folder: str
+    queries: QueryTable
+    thresholds: str  # up to which samples were tried
+
+    def open(self) -> Nothing:
+        """Load nothing."""
+        return Nothing()
+
+    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME.counts, int64 [2, Q]: samples of each query, and those of them within the thresholds."""
+        pairs = Pairs.of(records.read_table(task["path"], ["uid", "matched"]), self.queries.queries)
+        within = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        count, path = self.queries.queries, storage.join(self.folder, f"{task['name']}.counts")
+        write_vector(path, np.stack([pairs.counts(count), pairs.counts(count, within)]))
+        return {"path": task["path"], "counts": path}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropWorker:
+    """Find the stored samples that no query keeps any more."""
+
+    folder: str
+    queries: QueryTable
+    thresholds: str
+    extension: int
+
+    def open(self) -> Nothing:
+        """Load nothing."""
+        return Nothing()
+
+    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+        """Write NAME.parquet (dropped.ROWS), NAME.rejected.parquet, and NAME.counts as `AssembleWorker`."""
+        stored = records.read_table(task["path"])
+        pairs = Pairs.of(stored, self.queries.queries)
+        keeps = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        stays = pairs.any_of(keeps)
+        gone = {uid.hex() for uid in stored["uid"].filter(pa.array(~stays)).to_pylist()}
+        columns = ["uid", "key", "url", "captions", "page_url"]
+        table = records.read_table(task["shard"], columns)
+        rows = [row for row in table.to_pylist() if row["uid"] in gone]
+        base, name = storage.join(self.folder, task["name"]), task["name"]
+        dropped_rows = [
+            (row["uid"], row["key"], name, "over_cap", len(row["captions"]), self.extension) for row in rows
+        ]
+        detail = f"stored before, dropped by extension {self.extension}"
+        rejected_rows = [
+            (row["uid"], row["url"], caption, row["page_url"], "finish", "over_cap", detail, 1)
+            for row in rows
+            for caption in row["captions"]
+        ]
+        records.write_table(f"{base}.parquet", records.to_table(dropped_rows, dropped.ROWS))
+        records.write_table(
+            f"{base}.rejected.parquet", records.to_table(rejected_rows, records.REJECTED_ROWS)
+        )
+        count = self.queries.queries
+        counts = [pairs.counts(count, keeps), pairs.counts(count, stays[pairs.sample])]
+        write_vector(f"{base}.counts", np.stack(counts))
+        return {
+            "path": f"{base}.parquet", "counts": f"{base}.counts", "dropped": len(rows),
+            "captions": len(rejected_rows),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewShuffler(DedupeShuffler):
+    """Bring all rows of a URL together, and leave out the URLs that the run has tried.
+
+    A URL that the run knew and never tried is decided anew, by its captions in the new sources.
+    """
+
+    queries: QueryTable
+
+    def split(self, task: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
+        """Yield the rows of this range of candidates files, or of a file of samples of the run."""
+        if "known" not in task:
+            yield from super().split(task)
+            return
+        table = records.read_hash_range(
+            task["known"], self.low, self.high, self.partitions, ["uid", "matched"]
+        )
+        table = known_rows(table, self.queries, read_vector(task["tried"]), task["extension"])
+        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), self.partitions))
+
+    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+        """Write NNNNN.parquet, NNNNN.rejected.parquet, and NNNNN.moved, int64 [1, Q].
+
+        moved: samples of the run that are new ones from now on, by query.
+        """
+        tables = [records.decode(part) for part in data]
+        known = pa.concat_tables(
+            [KNOWN_ROWS.empty_table(), *(t for t in tables if "tried" in t.column_names)]
+        )
+        found = [t for t in tables if "tried" not in t.column_names]
+        table = records.sort_rows(pa.concat_tables([records.CAPTION_ROWS.empty_table(), *found]))
+        again = pa.compute.is_in(table["uid"], value_set=known.filter(known["tried"])["uid"].combine_chunks())
+        rejected = records.rejected_table(table.filter(again), "select", "known_url")
+        table = table.filter(pa.compute.invert(again))
+        result = self.write(partition, table, [rejected])
+        moved = moved_counts(known, table["uid"], self.queries.queries)
+        path = storage.join(self.folder, f"{partition:05d}.moved")
+        write_vector(path, moved[None])
+        return {**result, "moved": path}
+
+
+def known_rows(table: pa.Table, queries: QueryTable, thresholds: np.ndarray, extension: int) -> pa.Table:
+    """Return KNOWN_ROWS for a run's samples, sorted by uid; `thresholds`: up to which they were tried."""
+    pairs = Pairs.of(table, queries.queries)
+    tried = chosen(pairs, queries.hashes, thresholds)
+    of_row = pairs.rows_of(tried, len(table))
+    first = np.zeros(len(table), bool)
+    first[pairs.starts] = True
+    wanted = pa.array(first | ~of_row)
+    matched = table["matched"].combine_chunks()
+    matched = pa.compute.if_else(pa.array(~of_row), matched, pa.array([[]], matched.type)[0])
+    columns = [table["uid"], matched, pa.array(of_row), pa.array([extension] * len(table), pa.int32())]
+    return pa.Table.from_arrays(columns, schema=KNOWN_ROWS).filter(wanted)
+
+
+def moved_counts(known: pa.Table, found: pa.ChunkedArray, queries: int) -> np.ndarray:
+    """Return by query the samples of the run that were never tried and are among the `found` uids, int64 [Q].
+
+    Of one that was moved before, the extension that has it now counts.
+    """
+    known = known.filter(pa.compute.is_in(known["uid"], value_set=pa.compute.unique(found)))
+    known = known.filter(pa.compute.invert(known["tried"])).sort_by("uid").combine_chunks()
+    starts = records.run_starts(known["uid"])
+    if not len(starts):
+        return np.zeros(queries, np.int64)
+    extension = known["extension"].to_numpy()
+    latest = np.repeat(np.maximum.reduceat(extension, starts), np.diff(np.append(starts, len(known))))
+    return Pairs.of(known.filter(pa.array(extension == latest)), queries).counts(queries)

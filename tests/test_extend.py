@@ -1,0 +1,381 @@
+"""`--extend`: sources added to a finished run give the set that one run over all of them gives."""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+
+from dedup import training
+from pipeline import balance, dropped, records, urls
+from pipeline.captions.match import tokens
+from pipeline.cli import main
+from pipeline.compact import main as compact
+from pipeline.demo.pages import Reference
+from pipeline.demo.server import Server
+from pipeline.keeps import Keeps
+from pipeline.reasons import REASONS
+from pipeline.stages.extend import KNOWN_ROWS, moved_counts
+from pipeline.takedown.cli import main as takedown
+from pipeline.verify import main as verify
+from tests.crawling import arguments, manifest, reasons, rejected, samples, settle
+from tests.test_resume import kill_when, relocate
+from tests.test_retry import asked_for, places
+from train import sources
+from train.cache import Cache
+
+pytestmark = pytest.mark.timeout(900)
+
+# Rounds enough for every query, and nothing that depends on the texts of the whole set.
+OPTIONS = (
+    "--per-query", "5", "--headroom", "1", "--rounds", "9", "--workers", "1", "--unit-images", "60",
+    "--shared-captions", "0", "--placeholder-captions", "0",
+)  # fmt: skip
+
+Row = tuple[str, str]  # url, caption
+
+
+def identity(reference: Reference) -> str:
+    return reference.sha256 or urls.uid(urls.canonical(reference.url))
+
+
+def write_list(path: Path, rows: Iterable[Row]) -> Path:
+    found = list(rows)
+    pq.write_table(pa.table({"url": [r[0] for r in found], "caption": [r[1] for r in found]}), path)
+    return path
+
+
+def split(web: Server, folder: Path, parts: int) -> list[Path]:
+    """Write URL lists of the web's images, and queries.txt: the words that most of their texts have.
+
+    No two lists share a URL or an image's bytes. What keeps failing is left out: it would only cost rounds.
+    """
+    lists: list[list[Row]] = [[] for _ in range(parts)]
+    words: Counter[str] = Counter()
+    for reference in web.web.references:
+        if reference.reason in ("bad_url", "bad_scheme", "data_url") or is_transient(reference.reason):
+            continue
+        rows = [(reference.url, text.text) for text in reference.texts]
+        lists[int(identity(reference)[:8], 16) % parts] += rows
+        words.update(word for _, text in rows for word in {*tokens(text)} if word.isalpha())
+    common = sorted(words, key=lambda word: (-words[word], word))[:16]
+    (folder / "queries.txt").write_text("\n".join(common))
+    return [write_list(folder / f"part-{number}.parquet", rows) for number, rows in enumerate(lists)]
+
+
+def is_transient(reason: str | None) -> bool:
+    return reason is not None and REASONS[reason].transient
+
+
+def command(web: Server, sources: Iterable[Path], *extra: str) -> list[str]:
+    """Return `openwit crawl` arguments, without --out."""
+    first, *_ = sources = list(sources)
+    argv = arguments(web.web, Path("unused"), "--queries", str(first.parent / "queries.txt"), *extra)
+    for flag in ("--out", "--source"):
+        place = argv.index(flag)
+        del argv[place : place + 2]
+    return [*argv, *(part for path in sources for part in ("--source", str(path)))]
+
+
+def crawl(web: Server, out: Path, sources: Iterable[Path], *extra: str) -> Path:
+    settle(web.web)
+    assert main(["--out", str(out), *command(web, sources, *OPTIONS, *extra)]) == 0
+    return out
+
+
+def extension(run: Path, sources: Iterable[Path], *extra: str) -> list[str]:
+    return ["--extend", str(run), *(part for path in sources for part in ("--source", str(path))), *extra]
+
+
+def extend(run: Path, *sources: Path) -> None:
+    assert main(extension(run, sources)) == 0
+
+
+def is_whole(run: Path) -> None:
+    assert verify(["--run", str(run)]) == 0
+    found = manifest(run)
+    gone = sum(dropped.rows(str(run), len(found.get("extensions", [])))["captions"].to_pylist())
+    captions = sum(len(row["captions"]) for row in samples(run))
+    counts = found["counts"]
+    assert counts["captions"] == captions - gone
+    assert counts["candidates"] == counts["captions"] + sum(reasons(run).values())
+
+
+def the_set(run: Path) -> dict[str, tuple[frozenset[str], frozenset[int], frozenset[int]]]:
+    """Return captions, query_ids and matched_query_ids by uid."""
+    names = ("captions", "query_ids", "matched_query_ids")
+    return {row["uid"]: tuple(frozenset(row[name]) for name in names) for row in samples(run)}  # type: ignore[misc]
+
+
+def counts_by_query(run: Path) -> list[dict[str, Any]]:
+    return pq.read_table(run / "query_counts.parquet").to_pylist()  # type: ignore[no-any-return]
+
+
+def shard_bytes(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((run / "shards").glob("0*"))}
+
+
+@pytest.fixture(scope="module")
+def parts(web: Server, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return split(web, tmp_path_factory.mktemp("parts"), 3)
+
+
+@pytest.fixture(scope="module")
+def base(web: Server, parts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over the first part."""
+    return crawl(web, tmp_path_factory.mktemp("base") / "run", parts[:1])
+
+
+@pytest.fixture
+def run(base: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    out = shutil.copytree(base, tmp_path / "run")
+    relocate(base, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def grown(web: Server, base: Path, parts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run over the first part, extended by the second and then by the third; killed on the way."""
+    out = shutil.copytree(base, tmp_path_factory.mktemp("grown") / "run")
+    relocate(base, out)
+    before, shown = shard_bytes(out), manifest(out)
+    argv = [sys.executable, "-m", "beam_job", "crawl", *extension(out, parts[1:2])]
+    for pattern in ("select/stored/*.parquet", "fetch/round-0/*.json", "finish/rejected/*.json"):
+        kill_when(argv, out, f"extensions/1/{pattern}")
+        assert manifest(out) == shown and not (out / dropped.FILE).exists(), "a reader sees the old set"
+        assert verify(["--run", str(out)]) == 0
+    kill_when(argv, out, dropped.FILE)
+    assert verify(["--run", str(out)]) == 0, "the old set or the new one"
+    extend(out, parts[1])
+    is_whole(out)
+    extend(out, parts[2])
+    after = shard_bytes(out)
+    assert before.items() <= after.items() and len(after) > len(before), "old shards keep names and bytes"
+    return out
+
+
+def test_a_grown_run_is_the_run_over_all_sources(
+    web: Server, grown: Path, parts: list[Path], tmp_path: Path
+) -> None:
+    is_whole(grown)
+    scratch = crawl(web, tmp_path / "scratch", parts)
+    assert compact(["--run", str(grown), "--out", str(tmp_path / "compacted")]) == 0
+    assert the_set(tmp_path / "compacted") == the_set(scratch)
+    assert counts_by_query(grown) == counts_by_query(scratch)
+    assert manifest(grown)["counts"]["candidates"] == manifest(scratch)["counts"]["candidates"]
+    entries = manifest(grown)["extensions"]
+    assert [entry["source"] for entry in entries] == [[str(parts[1])], [str(parts[2])]]
+    assert all(entry["dropped"] for entry in entries), "the cap bites"
+    gone = dropped.rows(str(grown), 2)
+    assert set(gone["reason"].to_pylist()) == {"over_cap"}
+    assert not {*gone["uid"].to_pylist()} & {*the_set(scratch)}
+
+
+def test_a_known_url_is_not_asked_for_again_and_known_bytes_are_not_stored_twice(
+    web: Server, run: Path, tmp_path: Path
+) -> None:
+    """What of the new source meets the run: a stored URL, a failed one, one over the cap, a copy."""
+    before, counted = the_set(run), counts_by_query(run)
+    stored, copied = [row for row in samples(run) if len(row["captions"]) == 1][:2]
+    failed = next(row for row in rejected(run) if row["reason"] == "http_gone")
+    over = next(row for row in rejected(run) if (row["stage"], row["reason"]) == ("select", "over_cap"))
+    more = write_list(
+        tmp_path / "more.parquet",
+        [
+            (stored["url"], f"{stored['caption']} again"), (failed["url"], failed["caption"]),
+            (over["url"], over["caption"]), (copied["url"] + "?copy", copied["caption"]),
+        ],
+    )  # fmt: skip
+    start = len(web.requests())
+    extend(run, more)
+    asked = asked_for(web, start)
+    assert asked <= places({copied["url"], over["url"]}) and asked >= places({copied["url"]})
+    is_whole(run)
+    new = [row for row in rejected(run) if (row["stage"], row["reason"]) == ("select", "known_url")]
+    assert {(row["uid"], row["caption"]) for row in new} == {
+        (stored["uid"], f"{stored['caption']} again"), (failed["uid"], failed["caption"])
+    }  # fmt: skip
+    merged = [row for row in rejected(run) if row["url"].endswith("?copy")]
+    assert [(row["reason"], row["detail"], row["candidates"]) for row in merged] == [
+        ("merged_into", copied["uid"], 1)
+    ]
+    assert the_set(run) == before and not dropped.rows(str(run), 1).num_rows
+    # A copy is one more URL that matched; the one over the cap was counted already.
+    matches = set(copied["matched_query_ids"])
+    for old, now in zip(counted, counts_by_query(run), strict=True):
+        assert now["matched"] - old["matched"] == (old["query_id"] in matches)
+        assert (now["kept"], now["present"]) == (old["kept"], old["present"])
+
+
+def test_without_merging_it_is_the_run_over_all_sources_too(
+    web: Server, parts: list[Path], tmp_path: Path
+) -> None:
+    """The same pictures are in both parts here, under URLs of their own."""
+    rows = [list(zip(*pq.read_table(path).to_pydict().values(), strict=True)) for path in parts[:2]]
+    copies = [(f"{url}?copy", f"{caption} twice") for url, caption in rows[0][::3]]
+    second = write_list(tmp_path / "second.parquet", [*rows[1], *copies])
+    run = crawl(web, tmp_path / "run", parts[:1], "--dedup", "off")
+    extend(run, second)
+    is_whole(run)
+    scratch = crawl(web, tmp_path / "scratch", [parts[0], second], "--dedup", "off")
+    assert compact(["--run", str(run), "--out", str(tmp_path / "compacted")]) == 0
+    assert the_set(tmp_path / "compacted") == the_set(scratch)
+    assert counts_by_query(run) == counts_by_query(scratch)
+
+
+def test_readers_leave_out_what_was_dropped(grown: Path, tmp_path: Path) -> None:
+    gone = dropped.of_run(str(grown), manifest(grown))
+    expected = [row for row in samples(grown) if row["key"] not in gone.keys(row["key"][:5])]
+    assert len(expected) == manifest(grown)["counts"]["samples"] < len(samples(grown))
+    [source] = sources.resolve([str(grown)], (), (), (), Cache(tmp_path / "cache"))
+    trained = []
+    for shard in source.shards:
+        with sources.OpenShard(shard.path) as opened:
+            places = range(len(opened)) if shard.kept is None else shard.kept
+            trained += [opened.row(int(place))["uid"] for place in places]
+    assert source.count == len(trained) and trained == [row["uid"] for row in expected]
+    compared, described = [], []
+    for path in training.find(str(grown)).shards:
+        compared += [sample.uid for sample in training.read(path, is_run=True)]
+        for part in training.read_described(path, 64) or ():
+            assert len(part.samples) == len(part.descriptors.bits)
+            described += [sample.uid for sample in part.samples]
+    assert compared == described == trained
+    report = json.loads((grown / "report" / "report.json").read_text())
+    assert report["samples"]["samples"] == len(expected)
+
+
+def test_compacted_shards_are_those_of_the_set(grown: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "compacted", tmp_path / "again"
+    for folder in (out, again):
+        assert compact(["--run", str(grown), "--out", str(folder)]) == 0
+    assert shard_bytes(out) == shard_bytes(again) and manifest(out)["counts"] == manifest(grown)["counts"]
+    is_whole(out)
+    gone = dropped.of_run(str(grown), manifest(grown))
+    kept = [row for row in samples(grown) if row["key"] not in gone.keys(row["key"][:5])]
+    tars = [str(path) for path in sorted((out / "shards").glob("*.tar"))]
+    found = list(webdataset.WebDataset(tars, shardshuffle=False))
+    assert [sample["__key__"] for sample in found] == [row["key"] for row in kept]
+    rows = {row["key"]: row for row in samples(out)}
+    for sample in found:
+        inside, row = json.loads(sample["json"]), rows[sample["__key__"]]
+        assert inside["query_ids"] == row["query_ids"] and sample["txt"].decode() == row["caption"]
+    counted = Counter(query for row in rows.values() for query in row["query_ids"])
+    assert all(row["kept"] == counted[row["query_id"]] for row in counts_by_query(grown))
+
+
+def test_what_was_taken_down_does_not_come_back(
+    web: Server, grown: Path, parts: list[Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(grown, tmp_path / "run")
+    relocate(grown, run)
+    gone = dropped.of_run(str(run), manifest(run))
+    rows = [row for row in samples(run) if row["url"].startswith("http://")]
+    old = next(row for row in rows if row["key"] in gone.keys(row["key"][:5]))
+    new = next(row for row in reversed(rows) if row["key"] not in gone.keys(row["key"][:5]))
+    assert takedown(["--run", str(run), "--url", old["url"], "--url", new["url"]]) == 0
+    is_whole(run)
+    left = {row["uid"] for row in samples(run)} | {*dropped.rows(str(run), 2)["uid"].to_pylist()}
+    assert not left & {old["uid"], new["uid"]}
+    more = write_list(tmp_path / "more.parquet", [(row["url"], row["caption"]) for row in (old, new)])
+    start = len(web.requests())
+    extend(run, more)
+    is_whole(run)
+    assert not asked_for(web, start)
+    assert not {row["uid"] for row in samples(run)} & {old["uid"], new["uid"]}
+
+
+def test_the_first_command_of_a_grown_run_changes_nothing(
+    web: Server, grown: Path, parts: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shard_bytes(grown), manifest(grown)
+    out = ["--out", str(grown), *command(web, parts[:1], *OPTIONS)]
+    assert main(out) == 0
+    for argv, said in (
+        ([*out, "--retry-failed"], "--retry-failed would write the shards of this run anew"),
+        ([*out, "--per-query", "6"], "per_query: 5 -> 6 would build this run anew"),
+        (["--out", str(grown), *command(web, parts[1:2], *OPTIONS)], "--extend"),
+        (extension(grown, parts[:2]), f"has read {parts[0]}, {parts[1]} already"),
+    ):
+        refused(argv, said, capsys)
+    assert (shard_bytes(grown), manifest(grown)) == before
+
+
+def refused(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    try:
+        assert main(argv) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--per-query", "6"), "per_query: 5 -> 6"),
+        (("--lang", "any", "--min-words", "3"), "lang: 'en' -> 'any'"),
+        (("--dedup", "near"), "--dedup near"),
+        (("--stage", "fetch"), "neither with --retry-failed nor with --stage"),
+        (("--sample", "0.5"), "pilot"),
+        (("--out", "elsewhere"), "leave --out out"),
+    ],
+)
+def test_what_decides_the_content_cannot_differ(
+    run: Path, parts: list[Path], extra: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(extension(run, parts[1:2], *extra), said, capsys)
+    assert not (run / "extensions").exists()
+
+
+def test_a_run_that_is_not_finished_is_not_extended(
+    web: Server, run: Path, parts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(extension(tmp_path, parts[1:2]), "is not a finished run", capsys)
+    shutil.rmtree(run / "work" / "select")
+    refused(extension(run, parts[1:2]), "where the run noted which URLs it has tried", capsys)
+
+
+def test_another_extension_waits_for_the_one_under_way(
+    run: Path, parts: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [sys.executable, "-m", "beam_job", "crawl", *extension(run, parts[1:2])]
+    kill_when(argv, run, "extensions/1/candidates/*.parquet")
+    said = f"finish it with: openwit crawl --extend {run} --source {parts[1]}"
+    refused(extension(run, parts[2:3]), said, capsys)
+    assert takedown(["--run", str(run), "--url", "http://example.org/"]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_of_a_url_that_was_moved_before_the_latest_captions_count() -> None:
+    a, b, c = (bytes([number]) * 16 for number in range(3))
+    known = records.to_table(
+        [(a, [0, 2], False, 0), (a, [1], False, 1), (a, [2], False, 1), (b, [0], False, 0), (c, [], True, 0)],
+        KNOWN_ROWS,
+    )
+    found = pa.chunked_array([pa.array([a, a, c], pa.binary(16))])
+    assert moved_counts(known, found, 3).tolist() == [0, 1, 1]
+    assert moved_counts(known, found.slice(0, 0), 3).tolist() == [0, 0, 0]
+
+
+def test_tightened_thresholds_take_queries_from_stored_rows() -> None:
+    uids = [f"{number:032x}" for number in (1 << 120, 2 << 120, 3 << 120)]
+    table = pa.table({"uid": uids, "query_ids": pa.array([[0, 1], [1], []], pa.list_(pa.int32()))})
+    hashes = balance.query_hashes(["a", "b"], 0)
+    heads = np.array([int(uid[:16], 16) for uid in uids], np.uint64)
+    limit = balance.priorities(heads[:1], hashes[1:])[0]  # the second query keeps the first, not the second
+    thresholds = np.array([balance.EVERYTHING, limit], np.uint64)
+    larger = balance.priorities(heads[1:2], hashes[1:])[0] > limit
+    now = Keeps(hashes, thresholds, dropped.Dropped({})).now(table)
+    assert now["query_ids"].to_pylist() == [[0, 1], [] if larger else [1], []]
+    nothing = Keeps(hashes, np.zeros(2, np.uint64), dropped.Dropped({})).now(table)
+    assert nothing["query_ids"].to_pylist() == [[], [], []] and nothing.schema == table.schema
