@@ -102,17 +102,13 @@ def _write_rest(source: Layout, target: Layout, found: dict[str, Any], shards: l
     """Copy what stays as it is, and publish the manifest last."""
     for name in _COPIED:
         if storage.exists(storage.join(source.root, name)):
-            _copy(storage.join(source.root, name), storage.join(target.root, name))
+            storage.copy_file(storage.join(source.root, name), storage.join(target.root, name))
     for path in manifest.rejected_files(source, found):
-        _copy(path, storage.join(target.rejected, posixpath.basename(path)))
+        storage.copy_file(path, storage.join(target.rejected, posixpath.basename(path)))
     records.write_table(storage.join(target.root, dropped.FILE), dropped.ROWS.empty_table())
     sizes = {shard["name"]: shard["samples"] for shard in shards}
     manifest.write_json(storage.join(target.shards, "sizes.json"), sizes)
     manifest.write_json(target.manifest, {**found, "shards": shards, "compacted": True})
-
-
-def _copy(source: str, target: str) -> None:
-    storage.write_bytes(target, storage.read_bytes(source))
 
 
 @dataclass(frozen=True, kw_only=True)

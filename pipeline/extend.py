@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipeline import config as parser
-from pipeline import manifest, querylist, run, storage
+from pipeline import manifest, querylist, records, run, storage
 from pipeline.options import CrawlConfig
 from pipeline.run import EXTENSIONS, Layout, read_json
 
 _BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
+PUBLISHING: Final = "publishing.json"  # from when on files beside the shards are those of the extended run
 _NOT_TAKEN_OVER: Final = frozenset(
     ("source", "out", "queries", "extend", "stage", "check", "retry_failed", "workers", "log_json")
 )  # fmt: skip
@@ -33,23 +34,24 @@ def arguments(argv: Sequence[str]) -> list[str]:
     flags = ["--out", root]
     takes_all = found["configuration"]["queries"] == querylist.ALL
     flags += ["--queries", querylist.ALL if takes_all else Layout(root).queries]
-    repeated = {
-        name for name, field in parser.fields(CrawlConfig) if hasattr(field.type, "__metadata__")
-    }  # fmt: skip
     known = dict(parser.fields(CrawlConfig))
     for name, value in found["configuration"].items():
-        if name in _NOT_TAKEN_OVER or name not in known or value is None or value == "":
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            flags.append(flag if value else f"--no-{name.replace('_', '-')}")
-        elif isinstance(value, list) and name in repeated:
-            flags += [part for item in value for part in (flag, str(item))]
-        elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        else:
-            flags += [flag, str(value)]
+        if name in known and name not in _NOT_TAKEN_OVER and value is not None and value != "":
+            repeated = hasattr(known[name].type, "__metadata__")
+            flags += _flags(f"--{name.replace('_', '-')}", value, argv, repeated=repeated)
     return [*flags, *argv]
+
+
+def _flags(flag: str, value: Any, argv: Sequence[str], *, repeated: bool) -> list[str]:
+    """Return an option as arguments; what is typed replaces what would stand beside it."""
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if not isinstance(value, list):
+        return [flag, str(value)]
+    if not repeated:
+        return [flag, *map(str, value)]
+    typed = any(argument == flag or argument.startswith(f"{flag}=") for argument in argv)
+    return [] if typed else [part for item in value for part in (flag, str(item))]
 
 
 def _value(argv: Sequence[str], flag: str) -> str:
@@ -107,6 +109,13 @@ def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[
     _refuse_known(root, inputs)
 
 
+def publishing(root: str) -> str:
+    """Return what to do about an extension that stopped while it was published, or ""."""
+    part = under_way(root)
+    is_begun = part is not None and storage.exists(storage.join(part.work, PUBLISHING))
+    return interrupted(root) if is_begun else ""
+
+
 def begin(
     options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]
 ) -> tuple[Layout, dict[str, Any], tuple[Layout, ...]]:
@@ -146,6 +155,12 @@ def _check_run(root: str, options: CrawlConfig) -> None:
         needed = (part.stage("select", "samples"), storage.join(part.tried(last), "thresholds"))
         if fetched is None or not all(storage.exists(path) for path in needed):
             raise ValueError(_no_work(part))
+    columns = records.read_table(storage.join(root, "query_counts.parquet")).column_names
+    if "untried" not in columns:
+        raise ValueError(
+            f"{root} was made by a version of openwit that could not extend runs; crawl all the sources "
+            "together into a new --out"
+        )
 
 
 def _no_work(part: Layout) -> str:

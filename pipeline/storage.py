@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,6 +215,12 @@ def _create_local(path: Path, data: bytes) -> None:
         os.link(name, path)
     finally:
         Path(name).unlink()
+
+
+def copy_file(source: str, target: str) -> None:
+    """Publish a copy of a file; the target appears whole."""
+    with open_input(source) as file, atomic_output(target) as path, path.open("wb") as sink:
+        shutil.copyfileobj(file, sink, 1 << 20)
 
 
 def remove_tree(path: str) -> None:

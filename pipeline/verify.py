@@ -7,7 +7,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import dropped, keeps, manifest, records, storage
+from pipeline import dropped, extend, keeps, manifest, records, storage
 from pipeline.run import Layout, read_json
 from pipeline.tombstones import pending
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     layout = Layout(options.run.rstrip("/"))
     if not storage.exists(layout.manifest):
         parser.usage_error(prog, f"{layout.manifest} does not exist: is the run finished?")
-    unfinished = pending(layout.root)
+    unfinished = pending(layout.root) or extend.publishing(layout.root)
     problems = [unfinished] if unfinished else problems_of(layout)
     for problem in problems:
         console.print(f"[red]wrong[/] {problem}", highlight=False, soft_wrap=True)

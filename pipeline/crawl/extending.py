@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import dropped, manifest, querylist, records, run, storage
+from pipeline import dropped, extend, manifest, querylist, records, run, storage
 from pipeline.crawl.job import Crawl, add_counts, add_vectors
 from pipeline.run import Layout
 from pipeline.stages.extend import DropWorker, StoredCountWorker, StoredWorker
@@ -118,11 +118,10 @@ def publish(crawl: Crawl, found: Result, done: dict[str, Result], entry: Result)
     base, layout = crawl.base, crawl.layout
     assert base is not None
     before = base.manifest
+    manifest.write_json(storage.join(layout.work, extend.PUBLISHING), {})
     _publish_dropped(crawl, found)
-    storage.write_bytes(
-        storage.join(layout.root, "query_counts.parquet"),
-        storage.read_bytes(layout.stage("finish", "query_counts.parquet")),
-    )
+    counts_file = layout.stage("finish", "query_counts.parquet")
+    storage.copy_file(counts_file, storage.join(layout.root, "query_counts.parquet"))
     added = manifest.shard_entries(found["shards"])
     shards = [*before["shards"], *added]
     sizes = {shard["name"]: shard["samples"] for shard in shards}

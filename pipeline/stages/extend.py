@@ -177,6 +177,8 @@ class NewShuffler(DedupeShuffler):
 
 def known_rows(table: pa.Table, queries: QueryTable, thresholds: np.ndarray, extension: int) -> pa.Table:
     """Return KNOWN_ROWS for a run's samples, sorted by uid; `thresholds`: up to which they were tried."""
+    if not len(table):
+        return KNOWN_ROWS.empty_table()
     pairs = Pairs.of(table, queries.queries)
     tried = chosen(pairs, queries.hashes, thresholds)
     of_row = pairs.rows_of(tried, len(table))
