@@ -241,7 +241,8 @@ def finish(
     else:
         entry = {"source": list(job.config.source), "sources": semantics["candidates"]["sources"]}
         stages.publish(job, found, done, {**entry, "fingerprints": prints})
-    problems = manifest.verify_shards(job.layout, {f"{shard['name']}.tar" for shard in found["shards"]})
+    problems = manifest.stray_shards(job.layout)
+    problems += manifest.verify_shards(job.layout, {f"{shard['name']}.tar" for shard in found["shards"]})
     if problems:
         raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
     report.write(Layout(job.layout.root))

@@ -42,7 +42,8 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
 
 def problems_of(layout: Layout) -> list[str]:
     """Return what is wrong with a finished run; [] if nothing."""
-    problems = manifest.verify_shards(layout)
+    strays = [] if extend.under_way(layout.root) else manifest.stray_shards(layout)
+    problems = [*strays, *manifest.verify_shards(layout)]
     return problems or [*accounting(layout), *balanced(layout)]
 
 
