@@ -10,6 +10,7 @@ from pipeline.options import CrawlConfig
 from pipeline.run import EXTENSIONS, Layout, read_json
 
 _BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
+COUNTS: Final = "base_counts.parquet"  # and its query_counts.parquet
 PUBLISHING: Final = "publishing.json"  # from when on files beside the shards are those of the extended run
 _NOT_TAKEN_OVER: Final = frozenset(
     ("source", "out", "queries", "extend", "stage", "check", "retry_failed", "workers", "log_json")
@@ -128,6 +129,8 @@ def begin(
     part = Layout(root, len(before))
     path = storage.join(part.work, _BASE)
     if not storage.exists(path):
+        counts = storage.join(part.work, COUNTS)
+        storage.copy_file(storage.join(root, "query_counts.parquet"), counts)
         recorded = [list(info) for info in inputs]
         manifest.write_json(part.stage("candidates", "inputs.list"), recorded)
         value = {

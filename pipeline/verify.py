@@ -7,9 +7,8 @@ import pyarrow as pa
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import dropped, extend, keeps, manifest, records, storage
+from pipeline import dropped, extend, keeps, manifest, records, storage, tombstones
 from pipeline.run import Layout, read_json
-from pipeline.tombstones import pending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     layout = Layout(options.run.rstrip("/"))
     if not storage.exists(layout.manifest):
         parser.usage_error(prog, f"{layout.manifest} does not exist: is the run finished?")
-    unfinished = pending(layout.root) or extend.publishing(layout.root)
+    unfinished = tombstones.pending(layout.root) or extend.publishing(layout.root)
     problems = [unfinished] if unfinished else problems_of(layout)
     for problem in problems:
         console.print(f"[red]wrong[/] {problem}", highlight=False, soft_wrap=True)
@@ -75,13 +74,18 @@ def accounting(layout: Layout) -> list[str]:
 
 
 def balanced(layout: Layout) -> list[str]:
-    """Return the shards with a sample that no query keeps, or with a dropped one that a query keeps."""
+    """Return the shards with a sample that no query keeps, or with a dropped one that a query keeps.
+
+    What was dropped stays dropped even where a takedown has made room for it.
+    """
     found = read_json(layout.manifest)
     kept, problems = keeps.load(layout, found), []
+    has_room = bool(tombstones.load(layout.root))
     for shard in found["shards"]:
-        table = _rows(layout, shard["name"], ["key", "uid", "query_ids"])
+        table = _rows(layout, shard["name"], ["key", "uid", "query_ids", "matched_query_ids"])
         any_keeps = pa.compute.list_value_length(kept.now(table)["query_ids"]).to_numpy() > 0
-        wrong = any_keeps != kept.dropped.stays(shard["name"], table["key"].to_pylist())
+        stays = kept.dropped.stays(shard["name"], table["key"].to_pylist())
+        wrong = (stays & ~any_keeps) | (~stays & any_keeps & (not has_room))
         if wrong.any():
             problems.append(f"{int(wrong.sum())} samples of {shard['name']} contradict the balance")
     return problems

@@ -100,7 +100,7 @@ def write_query_counts(
     )
     if crawl.base is not None:
         path = crawl.layout.stage("finish", "query_counts.parquet")
-        old = records.read_table(storage.join(crawl.layout.root, "query_counts.parquet"))
+        old = records.read_table(storage.join(crawl.layout.work, extend.COUNTS))
         moved = add_vectors(selected["moved"], queries, 1)[0]
         matched = matched + old["matched"].to_numpy() - moved
         untried = untried + old["untried"].to_numpy() - moved
