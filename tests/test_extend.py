@@ -408,9 +408,9 @@ def test_the_thresholds_say_which_queries_keep_a_stored_row() -> None:
     limit = balance.priorities(heads[:1], hashes[1:])[0]  # the second query keeps the first, not the second
     thresholds = np.array([balance.EVERYTHING, limit], np.uint64)
     larger = balance.priorities(heads[1:2], hashes[1:])[0] > limit
-    now = Keeps(hashes, thresholds, dropped.Dropped({})).now(table)
+    now = Keeps(hashes, thresholds, dropped.NOTHING).now(table)
     assert now["query_ids"].to_pylist() == [[0, 1], [] if larger else [1], []]
-    nothing = Keeps(hashes, np.zeros(2, np.uint64), dropped.Dropped({})).now(table)
+    nothing = Keeps(hashes, np.zeros(2, np.uint64), dropped.NOTHING).now(table)
     assert nothing["query_ids"].to_pylist() == [[], [], []] and nothing.schema == table.schema
 
 
@@ -472,3 +472,18 @@ def test_what_is_stored_takes_the_place_of_new_images_with_its_bytes() -> None:
         ("merged_into", (b"s" * 16).hex(), 1)
     ]
     assert merge_into_stored(table, [])[0] is table
+
+
+def test_a_reader_sees_the_extensions_that_the_manifest_counts(tmp_path: Path) -> None:
+    rows = [
+        ("u1", "000000001", "00000", "over_cap", 1, 1), ("u2", "000000004", "00000", "over_cap", 2, 2),
+        ("u3", "000010000", "00001", "over_cap", 1, 2),
+    ]  # fmt: skip
+    records.write_table(str(tmp_path / dropped.FILE), records.to_table(rows, dropped.ROWS))
+    found = [dropped.of_run(str(tmp_path), {"extensions": [{}] * count}) for count in range(3)]
+    assert [sorted(one.keys("00000.tar")) for one in found] == [
+        [], ["000000001"], ["000000001", "000000004"]
+    ]  # fmt: skip
+    assert [sorted(one.keys("00001")) for one in found] == [[], [], ["000010000"]]
+    assert found[2].stays("00000", ["000000000", "000000004"]).tolist() == [True, False]
+    assert not found[2].keys("00002")

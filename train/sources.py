@@ -147,7 +147,7 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
         )
     sizes = {folder: _sizes(folder) for folder in {posixpath.dirname(path) for path in paths}}
     shards = [Shard(p, sizes[posixpath.dirname(p)].get(posixpath.basename(p), -1)) for p in paths]
-    return shards, Dropped({})
+    return shards, dropped.NOTHING
 
 
 def _expand(pattern: str) -> list[str]:
