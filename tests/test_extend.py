@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ from pipeline.takedown.cli import main as takedown
 from pipeline.verify import main as verify
 from tests.crawling import arguments, manifest, reasons, rejected, samples, settle
 from tests.test_resume import kill_when, relocate
-from tests.test_retry import asked_for, places
+from tests.test_retry import asked_for
 from train import sources
 from train.cache import Cache
 
@@ -238,7 +239,8 @@ def test_a_known_url_is_not_asked_for_again_and_known_bytes_are_not_stored_twice
     )  # fmt: skip
     start = len(web.requests())
     extend(run, more)
-    assert asked_for(web, start) == places({copied["url"]})
+    assert {path.partition("?")[0] for _, path in asked_for(web, start)} == {urlsplit(copied["url"]).path}
+    assert len(asked_for(web, start)) == 1
     is_whole(run)
     new = [row for row in rejected(run) if (row["stage"], row["reason"]) == ("select", "known_url")]
     assert {(row["uid"], row["caption"]) for row in new} == {
@@ -292,7 +294,7 @@ def test_readers_leave_out_what_was_dropped(grown: Path, tmp_path: Path) -> None
             described += [sample.uid for sample in part.samples]
     assert compared == described == trained
     report = json.loads((grown / "report" / "report.json").read_text())
-    assert report["samples"]["samples"] == len(expected)
+    assert report["samples"] == len(expected)
 
 
 def test_compacted_shards_are_those_of_the_set(grown: Path, tmp_path: Path) -> None:
