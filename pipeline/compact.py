@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pipeline import config as parser
 from pipeline import dropped, extend, keeps, manifest, records, report, storage, tombstones
-from pipeline.command import guarded, terminal
+from pipeline.command import guarded, job_name, terminal, worker_log
 from pipeline.keeps import Keeps
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
@@ -93,7 +93,10 @@ def _write_shards(
 
     worker = CompactWorker(source=source.root, folder=target.shards)
     tasks = [{"name": shard["name"].removesuffix(".tar")} for shard in found["shards"]]
-    runner = graph.Runner(flags=beam_flags, workers=options.workers)
+    runner = graph.Runner(
+        flags=beam_flags, workers=options.workers, log=worker_log(target.work),
+        name=job_name("compact", target.root),
+    )  # fmt: skip
     results = graph.run_tasks(runner, storage.join(target.work, "shards"), tasks, worker)
     return manifest.shard_entries([result for result in results if result["samples"]])
 
