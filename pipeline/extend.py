@@ -152,6 +152,8 @@ def _check_run(root: str, options: CrawlConfig) -> None:
         raise ValueError(
             f"{root} is a pilot (--sample {options.sample:g}); crawl without it into a new --out"
         )
+    if run.done(Layout(root), "finish") is None and storage.exists(Layout(root).work):
+        raise ValueError(f"{root} is being made again, by --retry-failed: finish that with its command first")
     for part in parts(root):
         fetched = run.done(part, "fetch")
         last = fetched["last"] if fetched else 0
