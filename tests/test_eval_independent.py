@@ -17,7 +17,7 @@ pytest.importorskip("sklearn")
 train_peers.open_clip()
 train_peers.transformers()
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared/data/images/cifar10-images.tar.gz"
-TEST, TRAIN = 20, 24  # photographs of each class
+TEST, TRAIN = 20, 16  # photographs of each class
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def unpack(root: Path) -> None:
                 return
 
 
-@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # scikit-learn's, at the largest C
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # at the largest C
 @pytest.mark.skipif(not ARCHIVE.exists(), reason="needs the sample data beside the checkout")
 def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path: Path) -> None:
     from bench.independent import Peer, Recomputed, pairs, read
@@ -64,10 +64,10 @@ def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path:
     assert beam_job.main(
         ["eval", "--checkpoint", f"m={model}", "--data", f"cifar10={tmp_path / 'test'}", "--workers", "2",
          "--train", f"cifar10={tmp_path / 'train'}", "--out", str(tmp_path / "out"), "--corruptions", "blur",
-         "--shots", "1", "4", "--draws", "2", "--compare", f"others={tmp_path / 'others.parquet'}",
+         "--shots", "2", "--draws", "2", "--compare", f"others={tmp_path / 'others.parquet'}",
          *(part for task in tasks for part in ("--task", task))]
     ) == 0  # fmt: skip
-    again = Recomputed(Peer(model, "cifar10", names), test, train, names, tmp_path / "out", "cifar10", 30)
+    again = Recomputed(Peer(model, "cifar10", names), test, train, names, tmp_path / "out", "cifar10", 20)
     rows = json.loads((tmp_path / "out/results.json").read_text())
     assert [row["task"] for row in rows] == [*tasks, *["robustness"] * 4]
     computed = {"zeroshot": lambda row: again.zero_shot({"others": others}), "linear-probe": again.probe,
@@ -82,8 +82,8 @@ def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path:
     )
     # One example of 200 is half a point: a single one may fall on the other side of a probe's boundary.
     assert max(by_kind["probes"]) <= 0.0051 and len(by_kind["probes"]) > 30
-    # A few-shot probe's C is chosen among ten on 50 photographs: one tie broken otherwise moves one draw.
+    # A few-shot probe's C is chosen among nine on 40 photographs: one tie broken otherwise moves one draw.
     means = [abs(one.ours - one.theirs) for one in found
              if one.kind == "few-shot" and one.name.startswith("metrics.acc1")]  # fmt: skip
-    assert len(means) == 2 and max(means) <= 0.02
+    assert len(means) == 1 and max(means) <= 0.02
     assert max(by_kind["bootstrap intervals"]) < 0.03
