@@ -187,6 +187,14 @@ def test_an_attempt_that_came_to_no_end_is_removed(run: Path) -> None:
     assert not stray.exists()
 
 
+def test_the_slices_of_a_stopped_shuffle_are_removed(run: Path) -> None:
+    spill = run / "work/select/deduplicated.spill"
+    spill.mkdir()
+    (spill / "000000.slices").write_bytes(b"captions of somebody")
+    assert takedown(["--run", str(run), "--url", alone(run)["url"]]) == 0
+    assert not spill.exists()
+
+
 def test_repeating_the_command_changes_nothing(run: Path, web: Server) -> None:
     victim = alone(run)
     argv = ["--run", str(run), "--url", victim["url"]]

@@ -39,8 +39,7 @@ def select(crawl: Crawl, found: Result) -> Result:
     """Deduplicate, drop shared texts, count, and find the first round's thresholds."""
     config, layout = crawl.config, crawl.layout
     partitions = crawl.partitions(found["rows"])
-    slice_rows = SLICE_ROWS * crawl.at_once(partitions)
-    files = gather([(path, rows) for path, rows in found["files"]], slice_rows)
+    files = gather([(path, rows) for path, rows in found["files"]], SLICE_ROWS * partitions)
     folder = layout.stage("select", "deduplicated")
 
     def shuffler(low: int, high: int) -> DedupeShuffler:
@@ -82,7 +81,7 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
     hashes = [np.zeros(0, np.uint64), *(known_shared_captions(crawl.base) if crawl.base else [])]
     if crawl.config.shared_captions:
         folder = crawl.layout.stage("select", "shared")
-        rows = SLICE_ROWS * crawl.at_once(partitions)
+        rows = SLICE_ROWS * partitions
         results = crawl.shuffle(
             "shared captions", folder, gather([(r["path"], r["rows"]) for r in files], rows),
             lambda low, high: SharedCaptionShuffler(

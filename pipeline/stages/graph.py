@@ -37,6 +37,7 @@ from pipeline.stages.files import (
 )
 from pipeline.stages.heartbeat import heartbeat
 from pipeline.stages.job_server import runner_of
+from pipeline.stages.spill import Shuffler, SpilledShuffler, SpillWorker
 
 
 # Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.
@@ -50,19 +51,6 @@ class Worker(Protocol):
 
     def run(self, state: Any, task: Task) -> Result:
         """Write the task's files and return its result, a JSON object; running it twice gives the same."""
-        ...
-
-
-@runtime_checkable
-class Shuffler(Protocol):
-    """Split input tasks into slices by partition, and make one output of all slices of a partition."""
-
-    def split(self, task: Task) -> Iterator[tuple[int, bytes]]:
-        """Yield (partition, encoded table) slices."""
-        ...
-
-    def reduce(self, partition: int, slices: Iterable[bytes]) -> Result:
-        """Write the partition's files and return its result, a JSON object."""
         ...
 
 
@@ -381,15 +369,24 @@ def run_shuffle(
 
     make(low, high): the shuffler for partitions low..high-1. A partition without rows has no result.
     """
-    for low in range(0, partitions, at_once):
-        high = min(low + at_once, partitions)
-        name = f"range-{low:05d}-{high:05d}"
-        if read_marker(folder, name) is not None:
-            continue
+    bounds = [(low, min(low + at_once, partitions)) for low in range(0, partitions, at_once)]
+    ranges = {f"range-{low:05d}-{high:05d}": (low, high) for low, high in bounds}
+    missing = [name for name in ranges if read_marker(folder, name) is None]
+    spill = f"{folder}.spill"
+    if missing and len(ranges) > 1:
+        worker = SpillWorker(folder=spill, shuffler=make(0, partitions))
+        named = [{"name": f"{number:06d}", "task": task} for number, task in enumerate(inputs)]
+        inputs = run_tasks(runner, spill, named, worker)
+    for name in missing:
+        low, high = ranges[name]
+        shuffler = make(low, high)
+        if len(ranges) > 1:
+            shuffler = SpilledShuffler(shuffler=shuffler, low=low, high=high)
         tasks = storage.join(folder, f"{name}.tasks")
         count = write_tasks(tasks, inputs)
-        runner.run(Shuffle(folder, tasks, make(low, high)), max(count, high - low))
+        runner.run(Shuffle(folder, tasks, shuffler), max(count, high - low))
         write_json(marker_path(folder, name), {"name": name})
+    storage.remove_tree(spill)
     return [result for name, result in sorted(finished(folder).items()) if not name.startswith("range-")]
 
 

@@ -40,7 +40,10 @@ def scrub(layout: Layout, stones: Tombstones) -> None:
 
 
 def _remove_strays(layout: Layout) -> None:
-    """Remove what attempts left that came to no end, or not first: no marker names it."""
+    """Remove what is made again: attempts that came to no end, or not first, and the slices of shuffles."""
+    for stage in storage.list_files(layout.work):
+        for folder in storage.list_files(stage, ".spill"):
+            storage.remove_tree(folder)
     for folder in storage.list_files(layout.stage("fetch")):
         if posixpath.basename(folder).startswith("round-"):
             results = finished(folder).values()

@@ -1,0 +1,86 @@
+"""The external shuffle: every task is split once however many ranges there are, and each gets what is its."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.stages.files import Result, Task, read_vector
+from pipeline.stages.graph import Runner, run_shuffle
+from pipeline.stages.spill import SpilledShuffler, SpillWorker
+
+PARTITIONS = 7
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Bring numbers of one residue together; logs each split and fails where it is told to."""
+
+    folder: str
+    low: int
+    high: int
+    fail: int = -1
+
+    def split(self, task: Task) -> Iterator[tuple[int, bytes]]:
+        with Path(self.folder, "splits").open("a") as log:
+            log.write(f"{task['first']} {self.low} {self.high}\n")
+        for number in range(task["first"], task["first"] + 100):
+            if self.low <= number % PARTITIONS < self.high:
+                yield number % PARTITIONS, f"{number},".encode()
+
+    def reduce(self, partition: int, slices: Iterable[bytes]) -> Result:
+        if partition == self.fail:
+            raise ValueError("told to")
+        return {"numbers": b"".join(slices).decode()}
+
+
+TASKS: list[Task] = [{"first": 0}, {"first": 100}, {"first": 5000}]
+
+
+def shuffle(folder: Path, at_once: int, fail: int = -1, workers: int = 1) -> list[Result]:
+    return run_shuffle(
+        Runner(workers=workers), str(folder / "out"), TASKS,
+        lambda low, high: Numbers(str(folder), low, high, fail), PARTITIONS, at_once,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 6])
+def test_ranges_change_nothing_and_split_each_task_once(tmp_path: Path, at_once: int) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "ranges").mkdir()
+    whole = shuffle(tmp_path / "whole", PARTITIONS)
+    assert shuffle(tmp_path / "ranges", at_once) == whole
+    assert [r["partition"] for r in whole] == list(range(PARTITIONS))
+    numbers = [int(n) for r in whole for n in r["numbers"].split(",") if n]
+    assert sorted(numbers) == sorted(n for t in TASKS for n in range(t["first"], t["first"] + 100))
+    splits = (tmp_path / "ranges/splits").read_text().splitlines()
+    assert sorted(splits) == sorted(f"{t['first']} 0 {PARTITIONS}" for t in TASKS)
+    assert not list((tmp_path / "ranges").glob("*.spill"))
+
+
+def test_a_stopped_shuffle_goes_on_where_it_was(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="told to"):
+        shuffle(tmp_path, 2, fail=4)
+    assert (tmp_path / "out.spill").is_dir()  # of two ranges done, and two to come
+    results = shuffle(tmp_path, 2)
+    assert len((tmp_path / "splits").read_text().splitlines()) == len(TASKS)
+    (tmp_path / "whole").mkdir()
+    assert results == shuffle(tmp_path / "whole", PARTITIONS)
+    assert not (tmp_path / "out.spill").exists()
+    assert shuffle(tmp_path, 2) == results  # all done: nothing is split again
+    assert len((tmp_path / "splits").read_text().splitlines()) == len(TASKS)
+
+
+def test_slices_keep_their_order_and_their_bounds(tmp_path: Path) -> None:
+    worker = SpillWorker(folder=str(tmp_path), shuffler=Numbers(str(tmp_path), 0, PARTITIONS))
+    result = worker.run(worker.open(), {"name": "a", "task": TASKS[1]})
+    index = read_vector(str(result["index"]))
+    assert (np.diff(index[:, 0]) >= 0).all() and (index[1:, 1] == index[:-1, 2]).all()
+    middle = SpilledShuffler(shuffler=worker.shuffler, low=2, high=4)
+    assert list(middle.split(result)) == [
+        (p, f"{n},".encode()) for p in (2, 3) for n in range(100, 200) if n % PARTITIONS == p
+    ]
+    none = SpilledShuffler(shuffler=worker.shuffler, low=PARTITIONS, high=PARTITIONS + 1)
+    assert list(none.split(result)) == []
