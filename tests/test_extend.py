@@ -316,9 +316,9 @@ def test_compacted_shards_are_those_of_the_set(grown: Path, tmp_path: Path) -> N
     assert all(row["kept"] == counted[row["query_id"]] for row in counts_by_query(grown))
 
 
-def test_what_was_taken_down_does_not_come_back(
-    web: Server, grown: Path, parts: list[Path], tmp_path: Path
-) -> None:
+@pytest.fixture
+def scrubbed(grown: Path, tmp_path: Path) -> tuple[Path, list[Row]]:
+    """The grown run without a sample that it had dropped and one of an extension; and what these were."""
     run = shutil.copytree(grown, tmp_path / "run")
     relocate(grown, run)
     gone = dropped.of_run(str(run), manifest(run))
@@ -326,15 +326,30 @@ def test_what_was_taken_down_does_not_come_back(
     old = next(row for row in rows if row["key"] in gone.keys(row["key"][:5]))
     new = next(row for row in reversed(rows) if row["key"] not in gone.keys(row["key"][:5]))
     assert takedown(["--run", str(run), "--url", old["url"], "--url", new["url"]]) == 0
+    return run, [(row["url"], row["caption"]) for row in (old, new)]
+
+
+def test_takedown_removes_what_was_dropped_and_what_was_added(
+    grown: Path, scrubbed: tuple[Path, list[Row]]
+) -> None:
+    run, removed = scrubbed
     is_whole(run)
+    gone = {urls.uid(urls.canonical(url)) for url, _ in removed}
     left = {row["uid"] for row in samples(run)} | {*dropped.rows(str(run), 2)["uid"].to_pylist()}
-    assert not left & {old["uid"], new["uid"]}
-    more = write_list(tmp_path / "more.parquet", [(row["url"], row["caption"]) for row in (old, new)])
+    assert len(gone) == 2 and not left & gone
+    before, now = manifest(grown)["counts"], manifest(run)["counts"]
+    assert (now["candidates"], now["samples"]) == (before["candidates"], before["samples"] - 1)
+
+
+@pytest.mark.slow
+def test_what_was_taken_down_does_not_come_back(
+    web: Server, scrubbed: tuple[Path, list[Row]], tmp_path: Path
+) -> None:
+    run, removed = scrubbed
     start = len(web.requests())
-    extend(run, more)
+    extend(run, write_list(tmp_path / "more.parquet", removed))
     is_whole(run)
-    assert not asked_for(web, start)
-    assert not {row["uid"] for row in samples(run)} & {old["uid"], new["uid"]}
+    assert not asked_for(web, start) and not {row["url"] for row in samples(run)} & {*dict(removed)}
 
 
 def test_the_first_command_of_a_grown_run_changes_nothing(
