@@ -266,8 +266,9 @@ def test_without_merging_it_is_the_run_over_all_sources_too(
     rows = [list(zip(*pq.read_table(path).to_pydict().values(), strict=True)) for path in parts[:2]]
     copies = [(f"{url}?copy", f"{caption} twice") for url, caption in rows[0][::3]]
     second = write_list(tmp_path / "second.parquet", [*rows[1], *copies])
-    run = crawl(web, tmp_path / "run", parts[:1], "--dedup", "off")
+    run = crawl(web, tmp_path / "run", parts[:1], "--dedup", "off", "--partition-rows", "100")
     extend(run, second)
+    assert len(list((run / "extensions/1/select/samples").glob("*.counts"))) > 4, "of many partitions"
     is_whole(run)
     scratch = crawl(web, tmp_path / "scratch", [parts[0], second], "--dedup", "off")
     assert compact(["--run", str(run), "--out", str(tmp_path / "compacted")]) == 0

@@ -57,6 +57,12 @@ def known_samples(base: Base) -> list[Task]:
     return tasks
 
 
+def known_rows(base: Base) -> int:
+    """Return how many rows the files of samples have that the run knows."""
+    summaries = (run.done(part, "select") or {"samples": []} for part in base.parts)
+    return sum(result["rows"] for summary in summaries for result in summary["samples"])
+
+
 def known_shared_captions(base: Base) -> list[np.ndarray]:
     """Return the hashes of the texts that stood at too many images of the run already."""
     return [read_vector(part.stage("select", "shared_captions")) for part in base.parts]

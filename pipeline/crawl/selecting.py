@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline import storage
-from pipeline.crawl.extending import known_samples, known_shared_captions, stored_samples
+from pipeline.crawl.extending import known_rows, known_samples, known_shared_captions, stored_samples
 from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
 from pipeline.crawl.paging import fetch_pages
 from pipeline.sources import Piece
@@ -38,7 +38,7 @@ def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
 def select(crawl: Crawl, found: Result) -> Result:
     """Deduplicate, drop shared texts, count, and find the first round's thresholds."""
     config, layout = crawl.config, crawl.layout
-    partitions = crawl.partitions(found["rows"])
+    partitions = crawl.partitions(found["rows"] + (known_rows(crawl.base) if crawl.base else 0))
     files = gather([(path, rows) for path, rows in found["files"]], SLICE_ROWS * partitions)
     folder = layout.stage("select", "deduplicated")
 
