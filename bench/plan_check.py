@@ -107,7 +107,7 @@ def compare(predicted: dict[str, Any], happened: dict[str, Any]) -> Iterator[tup
         sums = [sum(s[what] for s in d["stages"].values()) * 3600 for d in (predicted, happened)]
         pairs.append((f"all stages, {unit}", *sums))
     for name, before, after in pairs:
-        yield name, f"{before:,.1f}", f"{after:,.1f}", f"{before / after:.2f}" if after else ""
+        yield name, f"{before:,.1f}", f"{after:,.1f}", f"{after / before:.2f}" if before else ""
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def main() -> None:
         happened = outcome(scratch / "run", usages, rounds)
     (arguments.folder / "outcome.json").write_text(json.dumps(happened, indent=1) + "\n")
     predicted = json.loads((arguments.folder / "prediction.json").read_text())
-    columns = ("what", "foretold", "found", "ratio")
+    columns = ("what", "foretold", "found", "found / foretold")
     show("openwit plan, foretold and found", columns, compare(predicted, happened))
 
 

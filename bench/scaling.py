@@ -25,22 +25,22 @@ def select_figure(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def plan_figure(predicted: dict[str, Any], happened: dict[str, Any], path: Path) -> None:
-    """Draw foretold over found for every figure of the plan, with the band of 25%."""
+    """Draw found over foretold for every figure of the plan, with the band of 25%."""
     names = [*happened["scale"], *(f"{stage}, core seconds" for stage in happened["stages"])]
-    ratios = [predicted["scale"][name] / value for name, value in happened["scale"].items()]
+    ratios = [value / predicted["scale"][name] for name, value in happened["scale"].items()]
     ratios += [
-        predicted["stages"][name]["core_hours"] / s["core_hours"] for name, s in happened["stages"].items()
+        s["core_hours"] / predicted["stages"][name]["core_hours"] for name, s in happened["stages"].items()
     ]
     for what, label in (("core_hours", "all, core seconds"), ("wall_hours", "all, seconds")):
         before, after = (sum(s[what] for s in d["stages"].values()) for d in (predicted, happened))
         names.append(label)
-        ratios.append(before / after)
+        ratios.append(after / before)
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     axes.axvspan(0.75, 1.25, color="0.9")
     axes.axvline(1, color="0.5", linewidth=1)
     axes.plot(ratios, [name.replace("_", " ") for name in names], "o")
     axes.invert_yaxis()
-    axes.set(xlabel="foretold / found", xlim=(0.5, 1.5))
+    axes.set(xlabel="found / foretold", xlim=(0.5, 1.5))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
