@@ -3,8 +3,10 @@ off, pages that reserve their images, sources in another order, and what must ne
 
 import io
 import json
+import logging
 import random
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ def test_an_outage_of_names_stops_the_run_and_the_same_command_completes_it(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     """The resolver answers nothing, not even for example.com: loud, nothing burned, and it goes on."""
+    handler = logging.StreamHandler(sys.stderr)  # as the real command has
+    monkeypatch.setattr(logging.root, "handlers", [handler])
     monkeypatch.setattr(dns, "CONTROL_SECONDS", 0.01)
     monkeypatch.setattr("pipeline.http.stub.TRIES", (0.1, 0.1))
     answers: list[Answer] = [SILENT]

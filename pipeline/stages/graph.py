@@ -347,6 +347,8 @@ def quiet_beam() -> None:
     """Keep Beam's own messages below WARNING out of the user's terminal."""
     for name in ("apache_beam", "root"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs the traceback of what a task raised; the exception itself comes back and says what to do.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam.runners.worker.worker_pool_main").setLevel(logging.ERROR)
 
 
