@@ -13,7 +13,6 @@ from math import ceil, log2
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
 
@@ -89,21 +88,18 @@ def duration_class(seconds: float) -> int:
     return ceil(log2(max(1.0, seconds)))
 
 
-def cut(sites: np.ndarray | pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> list[list[Lane]]:
+def cut(sites: np.ndarray, delay: Callable[[str], float], limits: UnitLimits) -> list[list[Lane]]:
     """Return the units of a partition: sites is an array of str [images], its indices the images.
 
     `delay` gives the seconds between two requests to a site.
     The units that take longest come first. The same images give the same units, in whatever order the
     workers meet them.
     """
-    # As codes: ten million strings of one large host would be gigabytes.
-    encoded = pa.array(sites, pa.string()).dictionary_encode()
-    codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(len(names)))
+    order = np.argsort(sites, kind="stable")
+    names, starts = np.unique(sites[order], return_index=True)
     lanes = [
         lane
-        for name, images in zip(names, np.split(order, starts[1:]), strict=True)
+        for name, images in zip(names.tolist(), np.split(order, starts[1:]), strict=True)
         for lane in lanes_of(name, images, delay(name), limits)
     ]
     units: list[list[Lane]] = []

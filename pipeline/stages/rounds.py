@@ -92,26 +92,22 @@ class UnitShuffler:
         table = records.sort_rows(concat(data, UNIT_ROWS))
         starts = records.run_starts(table["uid"])
         lengths = np.diff(np.append(starts, len(table)))
-        sites = table["site"].take(pa.array(starts)).combine_chunks()
-        delays = {site: site_delay(site, self.fetch) for site in sites.unique().to_pylist()}
-        units = cut(sites, delays.__getitem__, self.limits)
-        unit_of, lanes_of = np.zeros(len(starts), np.int32), np.zeros(len(starts), np.int16)
-        for number, lanes in enumerate(units):
+        sites = np.array(table["site"].take(pa.array(starts)).to_pylist(), dtype=object)
+        names = []
+        delays = {site: site_delay(site, self.fetch) for site in set(sites.tolist())}
+        for number, lanes in enumerate(cut(sites.astype(str), delays.__getitem__, self.limits)):
+            of_image = np.full(len(starts), -1, np.int16)  # lanes of the image's site; -1: in another unit
             for lane in lanes:
-                unit_of[lane.images], lanes_of[lane.images] = number, lane.lanes
-        of_row = np.repeat(unit_of, lengths)
-        column = pa.array(np.repeat(lanes_of, lengths))
-        table = table.set_column(table.column_names.index("lanes"), UNIT_ROWS.field("lanes"), column)
-        order = np.argsort(of_row, kind="stable")  # a unit's rows stay sorted
-        begin = np.searchsorted(of_row[order], np.arange(len(units) + 1))
-        results = []
-        for number, lanes in enumerate(units):
+                of_image[lane.images] = lane.lanes
+            of_row = np.repeat(of_image, lengths)
+            unit = table.filter(pa.array(of_row >= 0))
+            column = pa.array(of_row[of_row >= 0], pa.int16())
+            unit = unit.set_column(unit.column_names.index("lanes"), UNIT_ROWS.field("lanes"), column)
             name = f"{partition:05d}-{number:04d}"
-            rows = table.take(pa.array(order[begin[number] : begin[number + 1]]))
-            records.write_table(storage.join(self.folder, f"{name}.parquet"), rows)
-            images = sum(len(lane.images) for lane in lanes)
-            results.append({"name": name, "images": images, "seconds": max(lane.seconds for lane in lanes)})
-        return {"units": results}
+            records.write_table(storage.join(self.folder, f"{name}.parquet"), unit)
+            seconds = max(lane.seconds for lane in lanes)
+            names.append({"name": name, "images": int((of_image >= 0).sum()), "seconds": seconds})
+        return {"units": names}
 
 
 def _to_fetch(table: pa.Table, fetch_urls: list[str]) -> pa.Table:
