@@ -24,16 +24,16 @@ def test_partitions_are_bounded_and_slices_are_not_mostly_headers(rows: int, loc
     one = job(local)
     partitions = one.partitions(rows)
     assert rows <= partitions * 1_000_000 < rows + 2_000_000
-    at_once = one.at_once(partitions)
+    assert one.at_once(partitions) == (2 if local else partitions)
     files = [(f"{n}.parquet", rows // WATS + (n < rows % WATS)) for n in range(WATS)]
-    tasks = gather(files, SLICE_ROWS * at_once)
+    tasks = gather(files, SLICE_ROWS * partitions)
     sizes = dict(files)
     held = [sum(sizes[path] for path in task["files"]) for task in tasks]
     assert [path for task in tasks for path in task["files"]] == list(sizes)  # each once, in order
     # All but the last give every partition of the graph 200 rows or more on average...
-    assert all(size >= SLICE_ROWS * at_once for size in held[:-1])
+    assert all(size >= SLICE_ROWS * partitions for size in held[:-1])
     # ...and no task holds more than that and one file: at 4e9 rows 0.85 million, some 200 MB as Arrow.
-    assert max(held) < SLICE_ROWS * at_once + max(sizes.values()) + 1
+    assert max(held) < SLICE_ROWS * partitions + max(sizes.values()) + 1
     assert max(held) <= 1_000_000
-    # What one launcher lists stays small: fewer graphs than partitions, fewer slices than rows / 200.
-    assert len(tasks) * at_once <= rows / SLICE_ROWS + 2 * at_once or rows < WATS * SLICE_ROWS
+    # What one launcher lists stays small: fewer slices than rows / 200.
+    assert len(tasks) * partitions <= rows / SLICE_ROWS + 2 * partitions or rows < WATS * SLICE_ROWS
