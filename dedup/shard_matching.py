@@ -18,6 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from dedup import distortions, search, training, views
+from dedup.conclusions import MATCHES
 from dedup.descriptors import COLOUR_TERMS, describe
 from dedup.index import Index, load_whitening, read_examples
 from dedup.matching import BATCH, Candidate, Learned, Matcher, Picture, picture_of
@@ -26,26 +27,9 @@ from dedup.search import Hits, Whitening
 from dedup.text import TEXT_MATCHES, TextIndex, texts_of
 from pipeline import records, storage
 
-FOUND: Final = pa.schema(
-    [
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("example_id", pa.string(), nullable=False),
-        pa.field("uid", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("similarity", pa.float32(), nullable=False),
-        pa.field("verified", pa.bool_(), nullable=False),
-        pa.field("refused", pa.string(), nullable=False),  # what verification missed; empty if verified
-        pa.field("inliers", pa.int32(), nullable=False),
-        pa.field("correlation", pa.float32(), nullable=False),
-        pa.field("view", pa.string(), nullable=False),  # of the evaluation image that was found
-        pa.field("mirrored", pa.bool_(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("hashes", pa.float32()),  # similarity by hash and colour; null if these did not find it
-        pa.field("learned", pa.float32()),  # by the detector, on the same scale; null likewise
-        pa.field("preview", pa.binary(), nullable=False),  # WebP of the training image
-    ]
+# What is published of a match, but for its rank, which is not known yet; and a WebP of the training image.
+FOUND: Final = MATCHES.remove(MATCHES.get_field_index("rank")).append(
+    pa.field("preview", pa.binary(), nullable=False)
 )
 _SAMPLE: Final = 2_500  # images of a shard from which the whitening is fitted
 _CAPTION: Final = 500

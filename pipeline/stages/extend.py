@@ -82,7 +82,7 @@ class StoredCountWorker:
     def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
         """Write NAME.counts, int64 [2, Q]: samples of each query, and those of them within the thresholds."""
         pairs = Pairs.of(records.read_table(task["path"], ["uid", "matched"]), self.queries.queries)
-        within = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         count, path = self.queries.queries, storage.join(self.folder, f"{task['name']}.counts")
         write_vector(path, np.stack([pairs.counts(count), pairs.counts(count, within)]))
         return {"path": task["path"], "counts": path}
@@ -105,7 +105,7 @@ class DropWorker:
         """Write NAME.parquet (dropped.ROWS), NAME.rejected.parquet, and NAME.counts as `AssembleWorker`."""
         stored = records.read_table(task["path"])
         pairs = Pairs.of(stored, self.queries.queries)
-        keeps = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         gone = {uid.hex() for uid in stored["uid"].filter(pa.array(~stays)).to_pylist()}
         columns = ["uid", "key", "url", "captions", "page_url"]

@@ -65,7 +65,7 @@ class AssembleWorker:
         """
         table = records.read_table(task["path"])
         pairs = Pairs.of(table, self.queries.queries)
-        keeps = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         rejected = table.filter(pa.array(pairs.rows_of(~stays, len(table))))
         base = storage.join(self.folder, task["name"])

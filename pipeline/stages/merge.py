@@ -109,7 +109,7 @@ class MergeShuffler:
         )
         rejected = pa.concat_tables([given, rejected])
         pairs = Pairs.of(table, self.queries.queries)
-        within = pairs.priorities(self.queries.hashes) <= read_vector(self.thresholds)[pairs.query]
+        within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         count = self.queries.queries
         base = storage.join(self.folder, f"{partition:05d}")
         records.write_table(f"{base}.parquet", table)

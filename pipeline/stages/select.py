@@ -75,6 +75,11 @@ class Pairs:
         """Return each pair's priority, uint64 [pairs]."""
         return balance.priorities(self.uid_hash[self.sample], query_hash[self.query])
 
+    def within(self, query_hash: U64, thresholds: U64) -> np.ndarray:
+        """Return which pairs their query's threshold lets in, bool [pairs]."""
+        admitted: np.ndarray = self.priorities(query_hash) <= thresholds[self.query]
+        return admitted
+
     def counts(self, queries: int, where: np.ndarray | None = None) -> I64:
         """Return the number of samples of each query, int64 [Q], of the pairs in `where`."""
         query = self.query if where is None else self.query[where]
@@ -240,7 +245,7 @@ class PairCounter:
 
 def chosen(pairs: Pairs, query_hash: U64, thresholds: U64) -> np.ndarray:
     """Return for each sample whether any of its queries keeps it, bool [samples]."""
-    return pairs.any_of(pairs.priorities(query_hash) <= thresholds[pairs.query])
+    return pairs.any_of(pairs.within(query_hash, thresholds))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,7 @@ def _recount(layout: Layout, path: str, stones: Tombstones) -> None:
         seed = read_json(layout.stage("select", "begun.stage"))["options"]["seed"]
         queries = QueryTable(path=layout.queries, seed=seed, queries=counts.shape[1])
         limits = read_vector(storage.join(layout.tried(int(folder.removeprefix("merged-"))), "thresholds"))
-        within = pairs.priorities(queries.hashes) <= limits[pairs.query]
+        within = pairs.within(queries.hashes, limits)
         now = np.concatenate([now, pairs.counts(counts.shape[1], within)[None]])
     write_vector(_counts(path), now)
 
