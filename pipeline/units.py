@@ -5,6 +5,9 @@ paid once, and a site is in one unit of a round only, so its rate holds however 
 rate to keep, a unit takes as long as its longest site, so sites that take equally long share units, and the
 longer they take the more of them: then no worker waits for one site. What a site cannot give within a unit's
 time is put off to the next round. bench/politeness_simulation.py shows what the figures below are for.
+
+A site of ten million images must not be ten million rows of one partition: most of what it has is put off,
+and is known to be before its images are together (`beyond`).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +16,11 @@ from math import ceil, log2
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import xxhash
+
+PUT_OFF_IMAGES = 100_000
+"""Of a unit of which nothing is asked for. Large, since the next round gets a site's first images of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +69,15 @@ def lanes_of(site: str, images: np.ndarray, delay: float, limits: UnitLimits) ->
     """Yield a site's lanes; images are dealt out in turn, so that each lane is a fair sample of the site."""
     taken, count, _ = lane_sizes(len(images), delay, limits)
     parts = [(images[:taken][lane::count], count) for lane in range(count)]
-    size = limits.unit_images
-    parts += [(images[start : start + size], 0) for start in range(taken, len(images), size)]
+    parts += [(part, 0) for part in put_off_parts(images[taken:])]
     for number, (part, lanes) in enumerate(parts):
         order = xxhash.xxh3_64_intdigest(f"{site}\n{number}".encode())
         yield Lane(site, part, lanes, len(part) * delay * lanes, order)
+
+
+def put_off_parts(images: np.ndarray) -> list[np.ndarray]:
+    """Return what is put off, cut into parts for a unit each."""
+    return [images[start : start + PUT_OFF_IMAGES] for start in range(0, len(images), PUT_OFF_IMAGES)]
 
 
 def room(seconds: float, limits: UnitLimits) -> int:
@@ -88,19 +99,40 @@ def duration_class(seconds: float) -> int:
     return ceil(log2(max(1.0, seconds)))
 
 
-def cut(sites: np.ndarray, delay: Callable[[str], float], limits: UnitLimits) -> list[list[Lane]]:
+def by_site(sites: pa.Array) -> tuple[list[str], list[np.ndarray]]:
+    """Return the names of the sites and the indices of the images of each, ascending: str [images]."""
+    # As codes: ten million strings of one large host would be gigabytes.
+    encoded = sites.dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(encoded.dictionary)))
+    return encoded.dictionary.to_pylist(), np.split(order, starts)[1:]
+
+
+def beyond(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> np.ndarray:
+    """Return which of some images `cut` will put off whatever others there are, bool [images].
+
+    sites: str [images], in the order in which `cut` will see them, perhaps with others between. A site's time
+    goes to its first images: what is too late among these is too late among all.
+    """
+    late = np.zeros(len(sites), bool)
+    for site, images in zip(*by_site(sites), strict=True):
+        taken, _, _ = lane_sizes(len(images), delay(site), limits)
+        late[images[taken:]] = True
+    return late
+
+
+def cut(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> list[list[Lane]]:
     """Return the units of a partition: sites is an array of str [images], its indices the images.
 
     `delay` gives the seconds between two requests to a site.
     The units that take longest come first. The same images give the same units, in whatever order the
     workers meet them.
     """
-    order = np.argsort(sites, kind="stable")
-    names, starts = np.unique(sites[order], return_index=True)
     lanes = [
         lane
-        for name, images in zip(names.tolist(), np.split(order, starts[1:]), strict=True)
-        for lane in lanes_of(name, images, delay(name), limits)
+        for site, images in zip(*by_site(sites), strict=True)
+        for lane in lanes_of(site, images, delay(site), limits)
     ]
     units: list[list[Lane]] = []
     left = 0

@@ -3,11 +3,12 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.units import UnitLimits, cut, deadline, duration_class, lane_sizes, room, share
+from pipeline.units import Lane, UnitLimits, beyond, cut, deadline, duration_class, lane_sizes, room, share
 
 SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=30)
 LIMITS = st.builds(
@@ -19,9 +20,9 @@ LIMITS = st.builds(
 )
 
 
-def sites_of(sizes: list[int], seed: int = 0) -> np.ndarray:
+def sites_of(sizes: list[int], seed: int = 0) -> pa.Array:
     sites = np.array([f"s{i}.test" for i, size in enumerate(sizes) for _ in range(size)])
-    return np.random.default_rng(seed).permutation(sites)
+    return pa.array(np.random.default_rng(seed).permutation(sites).tolist())
 
 
 @given(SIZES, st.sampled_from([0.0, 0.3, 1.0]), LIMITS)
@@ -39,7 +40,7 @@ def test_every_image_is_in_one_unit_and_no_site_beyond_its_time(
         assert len(unit) == 1 or images <= room(unit[0].seconds, limits)
         assert len({duration_class(lane.seconds) for lane in unit if delay}) <= len(unit)
         for lane in unit:
-            assert {sites[i] for i in lane.images} == {lane.site}
+            assert {sites[i].as_py() for i in lane.images} == {lane.site}
             taken[lane.site] += len(lane.images) if lane.lanes else 0
             if delay and lane.lanes:
                 assert lane.seconds <= limits.unit_seconds + delay * lane.lanes
@@ -72,7 +73,25 @@ def test_what_a_site_cannot_give_in_time_is_put_off() -> None:
     limits = UnitLimits(unit_images=10, unit_seconds=20)
     units = cut(sites_of([45]), lambda _: 1.0, limits)
     found = sorted((len(lane.images), lane.lanes) for unit in units for lane in unit)
-    assert found == [(5, 0), (10, 0), (10, 0), (20, 1)]
+    assert found == [(20, 1), (25, 0)]
+
+
+@given(SIZES, st.integers(1, 4), LIMITS)
+def test_what_is_too_late_among_some_images_is_too_late_among_all(
+    sizes: list[int], parts: int, limits: UnitLimits
+) -> None:
+    def taken(units: list[list[Lane]], images: np.ndarray) -> list[int]:
+        return sorted(images[i] for unit in units for lane in unit if lane.lanes for i in lane.images)
+
+    sites, every = sites_of(sizes), np.arange(sum(sizes))
+    late = np.zeros(len(sites), bool)
+    for part in np.array_split(every, parts):
+        late[part] = beyond(sites.take(pa.array(part)), lambda _: 1.0, limits)
+    rest = every[~late]
+    largest = max(Counter(sites.take(pa.array(rest)).to_pylist()).values())
+    assert largest <= max(1, limits.unit_seconds) * parts
+    few = cut(sites.take(pa.array(rest)), lambda _: 1.0, limits)
+    assert taken(few, rest) == taken(cut(sites, lambda _: 1.0, limits), every)
 
 
 def test_without_a_rate_nothing_is_put_off() -> None:

@@ -138,7 +138,7 @@ def _cut(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> list[Task]:
     if marker is None:
         # Passes follow links, so what is put off would be lost: each site has the time that it needs.
         fetch, limits = crawl.config.fetch, replace(crawl.config.units, unit_seconds=math.inf)
-        sites = np.array([row["site"] for row in wave], dtype=object).astype(str)
+        sites = pa.array([row["site"] for row in wave], pa.string())
         names = []
         for index, lanes in enumerate(units.cut(sites, lambda site: site_delay(site, fetch), limits)):
             rows = sorted((int(i), lane.lanes) for lane in lanes for i in lane.images)

@@ -18,7 +18,7 @@ from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
 from pipeline.stages.files import read_vector
 from pipeline.stages.select import Pairs, QueryTable, chosen, concat, slices
-from pipeline.units import UnitLimits, cut
+from pipeline.units import Lane, UnitLimits, beyond, cut, put_off_parts
 
 UNIT_ROWS = (
     records.CAPTION_ROWS.append(pa.field("fetch_url", pa.string(), nullable=False))
@@ -58,10 +58,12 @@ class UnitShuffler:
     def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
         """Yield the new samples of a samples file, or the retries of a fetched unit."""
         table = self._retries(task) if "fetched" in task else self._new(task)
-        partition = np.array(
-            [xxhash.xxh3_64_intdigest(site.encode()) >> 32 for site in table["site"].to_pylist()], np.uint64
-        )
-        partition = (partition * np.uint64(self.partitions) >> np.uint64(32)).astype(np.int64)
+        table, put_off = self._put_off(table)
+        sites = table["site"].combine_chunks().dictionary_encode()
+        hashes = [xxhash.xxh3_64_intdigest(site.encode()) for site in sites.dictionary.to_pylist()]
+        of_row = np.array(hashes, np.uint64)[sites.indices.to_numpy()]
+        of_row[put_off] = records.high_bits(table["uid"])[put_off]
+        partition = records.partition_of(of_row, self.partitions)
         inside = (partition >= self.low) & (partition < self.high)
         yield from slices(table.filter(pa.array(inside)), partition[inside])
 
@@ -87,27 +89,58 @@ class UnitShuffler:
         table = unit.filter(pa.array(mask)).select(records.CAPTION_ROWS.names)
         return _to_fetch(table, [targets[image] for image in of_row[mask]])
 
+    def _put_off(self, table: pa.Table) -> tuple[pa.Table, np.ndarray]:
+        """Give no lanes to images that their site has no time for; return the table and their rows, bool."""
+        starts, lengths = _images(table)
+        late = beyond(_sites(table, starts), self._delay, self.limits)
+        put_off = np.repeat(late, lengths)
+        return _with_lanes(table, np.where(put_off, 0, 1)), put_off
+
+    def _delay(self, site: str) -> float:
+        return site_delay(site, self.fetch)
+
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write one file a unit, its rows sorted by (uid, caption_hash)."""
         table = records.sort_rows(concat(data, UNIT_ROWS))
-        starts = records.run_starts(table["uid"])
-        lengths = np.diff(np.append(starts, len(table)))
-        sites = np.array(table["site"].take(pa.array(starts)).to_pylist(), dtype=object)
-        names = []
-        delays = {site: site_delay(site, self.fetch) for site in set(sites.tolist())}
-        for number, lanes in enumerate(cut(sites.astype(str), delays.__getitem__, self.limits)):
-            of_image = np.full(len(starts), -1, np.int16)  # lanes of the image's site; -1: in another unit
+        starts, lengths = _images(table)
+        in_time = table["lanes"].to_numpy()[starts] > 0
+        images = np.flatnonzero(in_time)
+        units = [
+            [lane._replace(images=images[lane.images]) for lane in lanes]
+            for lanes in cut(_sites(table, starts[in_time]), self._delay, self.limits)
+        ]
+        units += [[Lane("", part, 0, 0.0, 0)] for part in put_off_parts(np.flatnonzero(~in_time))]
+        unit_of, lanes_of = np.zeros(len(starts), np.int32), np.zeros(len(starts), np.int16)
+        for number, lanes in enumerate(units):
             for lane in lanes:
-                of_image[lane.images] = lane.lanes
-            of_row = np.repeat(of_image, lengths)
-            unit = table.filter(pa.array(of_row >= 0))
-            column = pa.array(of_row[of_row >= 0], pa.int16())
-            unit = unit.set_column(unit.column_names.index("lanes"), UNIT_ROWS.field("lanes"), column)
+                unit_of[lane.images], lanes_of[lane.images] = number, lane.lanes
+        table = _with_lanes(table, np.repeat(lanes_of, lengths))
+        of_row = np.repeat(unit_of, lengths)
+        order = np.argsort(of_row, kind="stable")  # a unit's rows stay sorted
+        begin = np.searchsorted(of_row[order], np.arange(len(units) + 1))
+        results = []
+        for number, lanes in enumerate(units):
             name = f"{partition:05d}-{number:04d}"
-            records.write_table(storage.join(self.folder, f"{name}.parquet"), unit)
-            seconds = max(lane.seconds for lane in lanes)
-            names.append({"name": name, "images": int((of_image >= 0).sum()), "seconds": seconds})
-        return {"units": names}
+            rows = table.take(pa.array(order[begin[number] : begin[number + 1]]))
+            records.write_table(storage.join(self.folder, f"{name}.parquet"), rows)
+            count = sum(len(lane.images) for lane in lanes)
+            results.append({"name": name, "images": count, "seconds": max(lane.seconds for lane in lanes)})
+        return {"units": results}
+
+
+def _images(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's first row and its number of rows."""
+    starts = records.run_starts(table["uid"])
+    return starts, np.diff(np.append(starts, len(table)))
+
+
+def _sites(table: pa.Table, starts: np.ndarray) -> pa.Array:
+    return table["site"].combine_chunks().take(pa.array(starts))
+
+
+def _with_lanes(table: pa.Table, lanes: np.ndarray) -> pa.Table:
+    index = table.column_names.index("lanes")
+    return table.set_column(index, UNIT_ROWS.field("lanes"), pa.array(lanes, pa.int16()))
 
 
 def _to_fetch(table: pa.Table, fetch_urls: list[str]) -> pa.Table:

@@ -1,0 +1,96 @@
+"""A site with most of all images: no partition gets more of it than a round can ask it for."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import querylist, records
+from pipeline.options import FetchOptions
+from pipeline.stages.files import write_vector
+from pipeline.stages.rounds import UnitShuffler
+from pipeline.stages.select import QueryTable
+from pipeline.units import UnitLimits
+from tests.rows import caption_table, uid_of
+
+IMAGES, ROUND, FILES, PARTITIONS = 3_000, 50, 5, 8
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Return files of samples, cut by uid as select cuts them: 3,000 images of one site, 300 of others."""
+    urls = [f"https://hot.example/{i}.jpg" for i in range(IMAGES)]
+    urls += [f"https://site{i % 100}.example/{i}.jpg" for i in range(300)]
+    table = records.sort_rows(caption_table([(url, "a caption", [0]) for url in urls]))
+    paths = [str(tmp_path / f"samples-{number}.parquet") for number in range(FILES)]
+    for path, rows in zip(paths, np.array_split(np.arange(len(table)), FILES), strict=True):
+        records.write_table(path, table.take(pa.array(rows)))
+    return paths
+
+
+def shuffler(folder: Path, partitions: int) -> UnitShuffler:
+    querylist.save(str(folder / "queries.parquet"), ["q"])
+    write_vector(str(folder / "thresholds"), np.array([2**64 - 1], np.uint64))
+    write_vector(str(folder / "arrived"), np.array([2**64 - 1], np.uint64))
+    return UnitShuffler(
+        folder=str(folder / "units"), partitions=partitions, low=0, high=partitions,
+        queries=QueryTable(path=str(folder / "queries.parquet"), seed=0, queries=1),
+        fetch=FetchOptions(contact="a@b.test", host_delay=1.0),
+        limits=UnitLimits(unit_images=20, unit_seconds=ROUND),
+        thresholds=str(folder / "thresholds"), arrived=str(folder / "arrived"),
+    )  # fmt: skip
+
+
+def cut(one: UnitShuffler, tasks: list[dict[str, str]]) -> tuple[list[str], dict[str, int], int]:
+    """Shuffle; return the units' files, the lanes of each image, and the most rows of a partition."""
+    slices = defaultdict(list)
+    for task in tasks:
+        for partition, data in one.split(task):
+            slices[partition].append(data)
+    paths, lanes = [], {}
+    for partition, data in sorted(slices.items()):
+        for unit in one.reduce(partition, data)["units"]:  # type: ignore[attr-defined]
+            paths.append(f"{one.folder}/{unit['name']}.parquet")
+            table = records.read_table(paths[-1])
+            assert unit["images"] == len(table)
+            assert table["uid"].to_pylist() == sorted(table["uid"].to_pylist())
+            lanes |= dict(zip(table["url"].to_pylist(), table["lanes"].to_pylist(), strict=True))
+    return paths, lanes, max(sum(len(records.decode(part)) for part in data) for data in slices.values())
+
+
+def test_what_a_round_asks_a_hot_site_for_does_not_depend_on_the_cut(
+    files: list[str], tmp_path: Path
+) -> None:
+    _, lanes, largest = cut(shuffler(tmp_path, PARTITIONS), [{"path": path} for path in files])
+    hot = {url for url in lanes if "hot" in url}
+    assert len(hot) == IMAGES and len(lanes) == IMAGES + 300
+    first = sorted(hot, key=uid_of)[:ROUND]
+    assert {url for url in hot if lanes[url]} == set(first)
+    assert all(lanes[url] == 1 for url in lanes if "hot" not in url)
+    # 50 images of each file travel to the site's partition; the others are spread, 344 a partition.
+    assert largest <= FILES * ROUND + 1.5 * (IMAGES + 300) / PARTITIONS
+    assert cut(shuffler(tmp_path, 1), [{"path": path} for path in files])[1] == lanes
+    rows = pa.concat_tables([records.read_table(path) for path in files])
+    whole = str(tmp_path / "whole.parquet")
+    records.write_table(whole, rows)
+    assert cut(shuffler(tmp_path, PARTITIONS), [{"path": whole}])[1] == lanes
+
+
+def test_the_next_round_gets_a_hot_sites_next_images(files: list[str], tmp_path: Path) -> None:
+    paths, lanes, _ = cut(shuffler(tmp_path, PARTITIONS), [{"path": path} for path in files])
+    tasks = []
+    for path in paths:
+        unit = records.read_table(path)
+        reasons = ["" if lane else "deferred" for lane in unit["lanes"].to_pylist()]
+        fetched = pa.table(
+            {"uid": unit["uid"], "reason": reasons, "final_url": pa.array([""] * len(unit), pa.string())}
+        )
+        records.write_table(f"{path}.fetched", fetched)
+        tasks.append({"unit": path, "fetched": f"{path}.fetched"})
+    _, again, largest = cut(shuffler(tmp_path, PARTITIONS), tasks)
+    assert set(again) == {url for url, lane in lanes.items() if not lane}
+    order = sorted(again, key=uid_of)
+    assert {url for url in again if again[url]} == set(order[:ROUND])
+    assert largest <= PARTITIONS * ROUND + 1.5 * IMAGES / PARTITIONS
