@@ -2,9 +2,10 @@
 
     python -m bench.select_rows --rows 100000 1000000 10000000
 
-Rows are synthetic with a web-like shape: URLs repeat, one has a hundredth of all captions (a million of
-10^8), queries follow Zipf's law with seven matches a caption, sites a heavy tail. Each size runs in a process
-of its own, so that its peak memory is its own.
+Rows are synthetic with a web-like shape and the worst of it: URLs repeat and one has a hundredth of all
+captions (a million of 10^8); sites have a heavy tail and one has a fifth of the images (eleven million); each
+caption has seven queries by Zipf's law, and one query is in every caption. Each size runs in a process of its
+own, so that its peak memory is its own.
 """
 
 import argparse
@@ -46,8 +47,11 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
         )
         share = (mix(low + np.uint64(1 << 50)) >> np.uint64(11)) / 2.0**53  # uniform, fixed by the image
         site = ((1 - share) ** -1.25 * 10).astype(np.int64) % 5_000_000  # Pareto with exponent 0.8
+        site[mix(low + np.uint64(1 << 51)) < np.uint64(2**64 // 5)] = 0
         query = np.minimum(generator.zipf(1.2, count * MATCHES) - 1, QUERIES - 1).astype(np.int32)
-        query = np.sort(query.reshape(count, MATCHES), axis=1).reshape(-1)
+        query = np.sort(query.reshape(count, MATCHES), axis=1)
+        query[:, 0] = 0
+        query = query.reshape(-1)
         numbers = pa.array(image).cast(pa.string())
         url = pa.compute.binary_join_element_wise(
             "https://site", pa.array(site).cast(pa.string()), ".example/images/photo-", numbers, ".jpg", ""
