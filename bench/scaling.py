@@ -1,4 +1,5 @@
-"""Draw docs/scaling/*.svg from what bench.select_rows and bench.plan_check wrote.
+"""Draw docs/scaling/*.svg from what bench.candidates_rows, bench.select_rows and bench.plan_check
+wrote.
 
 python -m bench.scaling docs/scaling
 """
@@ -12,14 +13,16 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 
-def select_figure(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw CPU time per row and peak memory of select against the number of rows."""
-    rows = [one["rows"] for one in results]
+def rows_figure(stages: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw CPU time per row and peak memory of stages against the number of rows."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    left.plot(rows, [one["cpu_s"] / one["rows"] * 1e6 for one in results], "o-")
+    for stage, results in stages.items():
+        rows = [one["rows"] for one in results]
+        left.plot(rows, [one["cpu_s"] / one["rows"] * 1e6 for one in results], "o-", label=stage)
+        right.plot(rows, [one["peak_mb"] / 1024 for one in results], "o-", label=stage)
     left.set(xscale="log", xlabel="candidate rows", ylabel="CPU, µs a row", ylim=0)
-    right.plot(rows, [one["peak_mb"] / 1024 for one in results], "o-")
     right.set(xscale="log", xlabel="candidate rows", ylabel="peak memory, GB", ylim=0)
+    left.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -53,7 +56,9 @@ def main() -> None:
     folder = parser.parse_args().folder
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "openwit"  # the same figures, the same bytes
-    select_figure(json.loads((folder / "select.json").read_text())["results"], folder / "select.svg")
+    stages = ("candidates", "select")
+    rows = {stage: json.loads((folder / f"{stage}.json").read_text())["results"] for stage in stages}
+    rows_figure(rows, folder / "rows.svg")
     predicted, happened = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("prediction", "outcome")
     )

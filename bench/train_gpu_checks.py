@@ -1,11 +1,12 @@
 """Check what only a GPU computes: the variable-length kernel, bf16, compiled blocks, TF32 in the loss.
 
-    python -m bench.train_gpu_checks
+    python -m bench.train_gpu_checks [--device cuda|cpu] [--model ViT-B-32] [--count 256]
 
 Each is compared with the float32 computation in buckets, which the tests compare with the peers. Exits with
-1 if one differs by more than its rounding allows.
+1 if one differs by more than its rounding allows. On a CPU, which has neither the kernel nor TF32, the rest.
 """
 
+import argparse
 import json
 import sys
 
@@ -19,22 +20,16 @@ from train.loop import OnPixels, compile_blocks
 from train.loss import contrastive_loss
 from train.model import CLIP
 
-COUNT = 256
 COSINE = 0.999  # of an embedding in bf16 and in float32; of unrelated ones it is near 0
 RELATIVE = 0.02  # of losses and gradients in bf16, computed in one piece or in two
 
 
-def captions() -> list[list[int]]:
+def captions(count: int) -> list[list[int]]:
     """Return ids of captions of random lengths."""
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(3, 78, (COUNT,), generator=generator).tolist()
+    lengths = torch.randint(3, 78, (count,), generator=generator).tolist()
     rows = [torch.randint(512, 49_000, (n - 2,), generator=generator).tolist() for n in lengths]
     return [[49_406, *row, 49_407] for row in rows]
-
-
-def bf16() -> torch.autocast:
-    """Return the training's autocast."""
-    return torch.autocast("cuda", torch.bfloat16)
 
 
 def loss_in_float64(image: Tensor, text: Tensor, scale: Tensor) -> float:
@@ -46,25 +41,38 @@ def loss_in_float64(image: Tensor, text: Tensor, scale: Tensor) -> float:
 
 def main() -> int:
     """Run the checks and print one JSON object; return 1 if one fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--count", type=int, default=256, help="captions and images")
+    options = parser.parse_args()
+    device, count = torch.device(options.device), options.count
+
+    def bf16() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16)
+
     torch.set_float32_matmul_precision("highest")
-    model = CLIP(ARCHITECTURES["ViT-B-32"]).initialise(0).cuda()
-    ids = captions()
-    text = packing.pack_lists(ids).to("cuda")
+    model = CLIP(ARCHITECTURES[options.model]).initialise(0).to(device)
+    ids = captions(count)
+    text = packing.pack_lists(ids).to(device)
     with torch.no_grad():
         exact = model.encode_text(text)
         with bf16():
             kernel = model.encode_text(text)
             compile_blocks(model)
-            model.encode_text(packing.pack_lists(ids[:50]).to("cuda"))  # another shape before
+            model.encode_text(packing.pack_lists(ids[: count // 5]).to(device))  # another shape before
             compiled = model.encode_text(text)
     torch.set_float32_matmul_precision("high")
-    image = F.normalize(torch.randn(4096, 512, device="cuda"), dim=1)
-    other = F.normalize(image + torch.randn(4096, 512, device="cuda") / 20, dim=1)
-    scale = torch.tensor(50.0, device="cuda")
+    image = F.normalize(torch.randn(4096, 512, device=device), dim=1)
+    other = F.normalize(image + torch.randn(4096, 512, device=device) / 20, dim=1)
+    scale = torch.tensor(50.0, device=device)
     tf32, double = float(contrastive_loss(image, other, scale)), loss_in_float64(image, other, scale)
-    pixels = torch.randint(0, 256, (COUNT, 224, 224, 3), dtype=torch.uint8, device="cuda")
-    on_pixels, half = OnPixels(model, compiled=True), COUNT // 2
-    halves = [(pixels[s], packing.pack_lists(ids[s]).to("cuda")) for s in (slice(half), slice(half, None))]
+    side = ARCHITECTURES[options.model].image_size
+    pixels = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
+    on_pixels, half = OnPixels(model, compiled=True), count // 2
+    halves = [(pixels[s], packing.pack_lists(ids[s]).to(device)) for s in (slice(half), slice(half, None))]
     whole, split = [], []
     for found, batches in [(whole, [(pixels, text)]), (split, halves)]:
         model.zero_grad()
@@ -73,7 +81,7 @@ def main() -> int:
             assert parameter.grad is not None
             found.append(float(parameter.grad.norm()))
     results = {
-        "varlen_kernel": packing.use_varlen_kernel(torch.device("cuda"), torch.bfloat16),
+        "varlen_kernel": packing.use_varlen_kernel(device, torch.bfloat16),
         "varlen_cosine": float((exact * kernel).sum(dim=1).min()),
         "compiled_cosine": float((exact * compiled).sum(dim=1).min()),
         "loss_tf32": tf32,
