@@ -68,18 +68,11 @@ def select(folder: Path, runner: graph.Runner, partitions: int, at_once: int) ->
         str(folder / name) for name in ("dedup", "shared", "samples", "round")
     )
     inputs: list[Task] = [{"files": [path]} for path in paths]
-    results = graph.run_shuffle(
-        runner, deduplicated, inputs,
-        lambda low, high: DedupeShuffler(
-            folder=deduplicated, partitions=partitions, low=low, high=high, max_captions=4
-        ), partitions, at_once,
-    )  # fmt: skip
-    texts = graph.run_shuffle(
-        runner, shared, [{"files": [r["path"] for r in results]}],
-        lambda low, high: SharedCaptionShuffler(
-            folder=shared, partitions=2, low=low, high=high, limit=3
-        ), 2, at_once,
-    )  # fmt: skip
+    by_url = DedupeShuffler(folder=deduplicated, partitions=partitions, max_captions=4)
+    results = graph.run_shuffle(runner, deduplicated, inputs, by_url, partitions, at_once)
+    by_text = SharedCaptionShuffler(folder=shared, partitions=2, limit=3)
+    files: list[Task] = [{"files": [r["path"] for r in results]}]
+    texts = graph.run_shuffle(runner, shared, files, by_text, 2, at_once)
     write_vector(
         str(folder / "shared_captions"), np.sort(np.concatenate([read_vector(r["path"]) for r in texts]))
     )

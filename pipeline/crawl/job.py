@@ -14,6 +14,7 @@ from pipeline.run import Layout
 from pipeline.stages import graph
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.select import QueryTable
+from pipeline.stages.spill import Shuffler
 
 if TYPE_CHECKING:
     from pipeline.crawl.extending import Base
@@ -48,11 +49,12 @@ class Crawl:
             return graph.run_tasks(self.runner, folder, tasks, worker)
 
     def shuffle(
-        self, label: str, folder: str, inputs: list[Task], make: graph.ShufflerOf, partitions: int
+        self, label: str, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int
     ) -> list[Result]:
         """Run a shuffle with progress."""
+        at_once = self.at_once(partitions)
         with self.on_stage(label, folder, partitions):
-            return graph.run_shuffle(self.runner, folder, inputs, make, partitions, self.at_once(partitions))
+            return graph.run_shuffle(self.runner, folder, inputs, shuffler, partitions, at_once)
 
 
 def require_contact(contact: str, units: list[str], column: str = "fetch_url") -> None:

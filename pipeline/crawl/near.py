@@ -35,14 +35,11 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
     groups_path, found = _groups(crawl, merged, images)
     folder = layout.stage("finish", "near")
     partitions = crawl.partitions(images)
-    results = crawl.shuffle(
-        "merge near-duplicates", folder, merged,
-        lambda low, high: NearShuffler(
-            folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
-            groups=groups_path, max_captions=config.max_captions,
-            placeholder_captions=config.placeholder_captions,
-        ), partitions,
+    shuffler = NearShuffler(
+        folder=folder, partitions=partitions, queries=crawl.queries, groups=groups_path,
+        max_captions=config.max_captions, placeholder_captions=config.placeholder_captions,
     )  # fmt: skip
+    results = crawl.shuffle("merge near-duplicates", folder, merged, shuffler, partitions)
     sites = add_sites(records.read_table(result["sites"]) for result in results)
     removals = [near.SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
     known = records.read_table(groups_path)
@@ -70,11 +67,8 @@ def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Resul
     if done is not None:
         return path, done["counts"]
     partitions = crawl.partitions(near.BANDS * images)
-    results = crawl.shuffle(
-        "near-duplicate pairs", folder, merged,
-        lambda low, high: near.BandShuffler(folder=folder, partitions=partitions, low=low, high=high),
-        partitions,
-    )  # fmt: skip
+    shuffler = near.BandShuffler(folder=folder, partitions=partitions)
+    results = crawl.shuffle("near-duplicate pairs", folder, merged, shuffler, partitions)
     tables = [near.EDGES.empty_table(), *(records.read_table(result["path"]) for result in results)]
     edges = pa.concat_tables(tables)
     wanted = pa.compute.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))

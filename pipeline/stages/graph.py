@@ -365,37 +365,29 @@ def run_tasks(runner: Runner, folder: str, tasks: list[Task], worker: Worker) ->
 
 
 def run_shuffle(
-    runner: Runner, folder: str, inputs: list[Task], make: "ShufflerOf", partitions: int, at_once: int
+    runner: Runner, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int, at_once: int
 ) -> list[Result]:
     """Run a shuffle over ranges of at most `at_once` partitions each, skipping ranges already done.
 
-    make(low, high): the shuffler for partitions low..high-1. A partition without rows has no result.
+    Several ranges share one split of the inputs, on disk. A partition without rows has no result.
     """
     bounds = [(low, min(low + at_once, partitions)) for low in range(0, partitions, at_once)]
     ranges = {f"range-{low:05d}-{high:05d}": (low, high) for low, high in bounds}
     missing = [name for name in ranges if read_marker(folder, name) is None]
     spill = f"{folder}.spill"
     if missing and len(ranges) > 1:
-        worker = SpillWorker(folder=spill, shuffler=make(0, partitions))
+        worker = SpillWorker(folder=spill, shuffler=shuffler)
         named = [{"name": f"{number:06d}", "task": task} for number, task in enumerate(inputs)]
         inputs = run_tasks(runner, spill, named, worker)
     for name in missing:
         low, high = ranges[name]
-        shuffler = make(low, high)
-        if len(ranges) > 1:
-            shuffler = SpilledShuffler(shuffler=shuffler, low=low, high=high)
+        own = shuffler if len(ranges) == 1 else SpilledShuffler(shuffler=shuffler, low=low, high=high)
         tasks = storage.join(folder, f"{name}.tasks")
         count = write_tasks(tasks, inputs)
-        runner.run(Shuffle(folder, tasks, shuffler), max(count, high - low))
+        runner.run(Shuffle(folder, tasks, own), max(count, high - low))
         write_json(marker_path(folder, name), {"name": name})
     storage.remove_tree(spill)
     return [result for name, result in sorted(finished(folder).items()) if not name.startswith("range-")]
-
-
-class ShufflerOf(Protocol):
-    """Make the shuffler of a range of partitions."""
-
-    def __call__(self, low: int, high: int) -> Shuffler: ...
 
 
 def run_thresholds(runner: Runner, folder: str, tasks: list[Task], counter: Counter, rank: I64) -> None:

@@ -46,8 +46,6 @@ class UnitShuffler:
 
     folder: str
     partitions: int
-    low: int
-    high: int
     queries: QueryTable
     fetch: FetchOptions
     limits: UnitLimits
@@ -62,8 +60,7 @@ class UnitShuffler:
             [xxhash.xxh3_64_intdigest(site.encode()) >> 32 for site in table["site"].to_pylist()], np.uint64
         )
         partition = (partition * np.uint64(self.partitions) >> np.uint64(32)).astype(np.int64)
-        inside = (partition >= self.low) & (partition < self.high)
-        yield from slices(table.filter(pa.array(inside)), partition[inside])
+        yield from slices(table, partition)
 
     def _new(self, task: dict[str, str]) -> pa.Table:
         table = records.read_table(task["path"])
