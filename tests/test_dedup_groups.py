@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dedup import groups
 from dedup.groups import BandShuffler, Member, SiteRemoval
 from pipeline import records
-from pipeline.stages.graph import Runner, run_shuffle
+from pipeline.stages.running import Runner, run_shuffle
 
 
 def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.stages.files import Result, Task, read_vector
-from pipeline.stages.graph import Runner, run_shuffle
+from pipeline.stages.running import Runner, run_shuffle
 from pipeline.stages.spill import SpilledShuffler, SpillWorker
 
 PARTITIONS = 7

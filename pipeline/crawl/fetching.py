@@ -8,7 +8,7 @@ from pipeline.crawl.job import Crawl, add_counts, require_contact
 from pipeline.crawl.retrying import RESTORED, repeat_thresholds, retries
 from pipeline.crawl.selecting import thresholds
 from pipeline.run import Layout
-from pipeline.stages import graph
+from pipeline.stages import running
 from pipeline.stages.fetch import FetchWorker
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.merge import MergeShuffler
@@ -95,7 +95,7 @@ def _merge(crawl: Crawl, number: int, units: list[Result], tried: str, stored: l
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("fetch", f"arrived-{number}")
     arrived = [*merged, *count_stored(crawl, number, stored, tried)]
-    graph.run_thresholds(crawl.runner, folder, arrived, PairCounter(queries=crawl.queries), rank)
+    running.run_thresholds(crawl.runner, folder, arrived, PairCounter(queries=crawl.queries), rank)
     return merged
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from dedup import groups as near
 from pipeline import records, storage
 from pipeline.crawl.job import Crawl
-from pipeline.stages import graph
+from pipeline.stages import running
 from pipeline.stages.files import Result, read_marker, write_json
 from pipeline.stages.near import GROUPS, SITES, NearShuffler, add_sites, members_of
 from pipeline.stages.select import PairCounter
@@ -50,7 +50,7 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
     records.write_table(storage.join(layout.root, "near_duplicates.parquet"), sites.cast(SITES))
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("finish", "near-arrived")
-    graph.run_thresholds(crawl.runner, folder, results, PairCounter(queries=crawl.queries), rank)
+    running.run_thresholds(crawl.runner, folder, results, PairCounter(queries=crawl.queries), rank)
     summary = {
         **found, "images": images, "removed": len(known), "groups": len(groups),
         "largest_group": max(map(len, groups.values()), default=0) + bool(groups),

@@ -7,7 +7,7 @@ from pipeline.crawl.extending import known_rows, known_samples, known_shared_cap
 from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
 from pipeline.crawl.paging import fetch_pages
 from pipeline.sources import Piece
-from pipeline.stages import graph
+from pipeline.stages import running
 from pipeline.stages.candidates import CandidatesWorker
 from pipeline.stages.extend import NewShuffler
 from pipeline.stages.files import Result, read_vector, write_vector
@@ -88,5 +88,5 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
 def thresholds(crawl: Crawl, number: int, samples: list[Result], rank: np.ndarray) -> str:
     """Find the thresholds of a round: each query's sample of smallest priority number `rank`."""
     folder = crawl.layout.tried(number)
-    graph.run_thresholds(crawl.runner, folder, samples, PairCounter(queries=crawl.queries), rank)
+    running.run_thresholds(crawl.runner, folder, samples, PairCounter(queries=crawl.queries), rank)
     return folder
