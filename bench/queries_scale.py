@@ -131,7 +131,7 @@ def grow(dump: str, folder: Path, megabytes: int) -> Path:
 
 def run_job(dump: str, out: str) -> None:
     """Run the job in this process and print its figures as JSON."""
-    from pipeline.stages.graph import Runner
+    from pipeline.stages.running import Runner
     from queries.inputs import find_inputs
     from queries.job import Job
     from queries.options import QueriesConfig

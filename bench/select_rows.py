@@ -87,7 +87,7 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     from pipeline import crawl, querylist
     from pipeline.options import CrawlConfig
     from pipeline.run import Layout
-    from pipeline.stages.graph import Runner
+    from pipeline.stages.running import Runner
     from pipeline.stages.select import QueryTable
 
     files = json.loads((folder / "files.json").read_text())

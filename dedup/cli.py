@@ -25,7 +25,7 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     """Run the analysis; return 0 when it is complete."""
     from dedup import overlap  # imports Beam and OpenCV
     from pipeline.progress import ShowProgress
-    from pipeline.stages.graph import Runner
+    from pipeline.stages.running import Runner
 
     console = console or terminal()
     started = time.monotonic()

@@ -103,8 +103,6 @@ class BandShuffler:
 
     folder: str
     partitions: int
-    low: int
-    high: int
     radius: int = RADIUS
 
     def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
@@ -121,12 +119,11 @@ class BandShuffler:
         partition = (mixed * np.uint64(self.partitions) >> np.uint64(32)).astype(np.int64)
         raw = pa.array([row.tobytes() for row in hashes], pa.binary(32))
         for number in np.unique(partition):
-            if self.low <= number < self.high:
-                rows, bands = np.nonzero(partition == number)
-                taken = pa.array(rows)
-                columns = [table["uid"].combine_chunks().take(taken), raw.take(taken), keys[rows, bands]]
-                arrays = [pa.array(column, f.type) for column, f in zip(columns, NODES, strict=True)]
-                yield int(number), records.encode(pa.Table.from_arrays(arrays, schema=NODES))
+            rows, bands = np.nonzero(partition == number)
+            taken = pa.array(rows)
+            columns = [table["uid"].combine_chunks().take(taken), raw.take(taken), keys[rows, bands]]
+            arrays = [pa.array(column, f.type) for column, f in zip(columns, NODES, strict=True)]
+            yield int(number), records.encode(pa.Table.from_arrays(arrays, schema=NODES))
 
     def reduce(self, partition: int, slices: Iterable[bytes]) -> dict[str, object]:
         """Write NNNNN.parquet with the verified pairs of a partition."""

@@ -24,7 +24,7 @@ from dedup.training import TrainingSet
 from dedup.views import VIEWS
 from pipeline import records, storage
 from pipeline.stages.files import read_marker, write_json
-from pipeline.stages.graph import Runner, run_tasks
+from pipeline.stages.running import Runner, run_tasks
 
 VERSION: Final = 6  # of descriptors, views and verification; raised when they change
 _SAMPLED_SHARDS: Final = 8

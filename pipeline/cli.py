@@ -187,7 +187,7 @@ def run_stages(
 ) -> int:  # fmt: skip
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
     from pipeline import crawl as stages  # imports Beam
-    from pipeline.stages.graph import Runner
+    from pipeline.stages.running import Runner
     from pipeline.stages.select import QueryTable
 
     started = time.monotonic()

@@ -89,15 +89,15 @@ def _write_shards(
     options: CompactConfig, beam_flags: tuple[str, ...], source: Layout, target: Layout, found: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Write the shards of which something is left; return their entries for the manifest."""
-    from pipeline.stages import graph  # imports Beam
+    from pipeline.stages import running  # imports Beam
 
     worker = CompactWorker(source=source.root, folder=target.shards)
     tasks = [{"name": shard["name"].removesuffix(".tar")} for shard in found["shards"]]
-    runner = graph.Runner(
+    runner = running.Runner(
         flags=beam_flags, workers=options.workers, log=worker_log(target.work),
         name=job_name("compact", target.root),
     )  # fmt: skip
-    results = graph.run_tasks(runner, storage.join(target.work, "shards"), tasks, worker)
+    results = running.run_tasks(runner, storage.join(target.work, "shards"), tasks, worker)
     return manifest.shard_entries([result for result in results if result["samples"]])
 
 

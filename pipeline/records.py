@@ -139,43 +139,6 @@ def partition_of(high: np.ndarray, partitions: int) -> np.ndarray:
     return ((high >> np.uint64(32)) * np.uint64(partitions) >> np.uint64(32)).astype(np.int64)
 
 
-def partition_bounds(low: int, high: int, partitions: int) -> tuple[int, int]:
-    """Return the inclusive uint64 range of hashes that partitions low..high-1 of `partitions` cover."""
-    first = -(-(low << 32) // partitions) << 32
-    last = (-(-(high << 32) // partitions) << 32) - 1
-    return first, last
-
-
-def read_hash_range(
-    path: str, low: int, high: int, partitions: int, columns: list[str] | None = None
-) -> pa.Table:
-    """Return the rows of a uid-sorted file whose uid falls in partitions low..high-1 of `partitions`.
-
-    The Parquet row groups' minimum and maximum of uid are the index: other row groups are not read.
-    """
-    first, last = partition_bounds(low, high, partitions)
-    with storage.open_input(path) as file:
-        reader = pq.ParquetFile(file)
-        position = reader.schema_arrow.get_field_index("uid")
-        wanted = []
-        for index in range(reader.metadata.num_row_groups):
-            group = reader.metadata.row_group(index)
-            if not group.num_rows:
-                continue
-            statistics = group.column(position).statistics
-            smallest = int.from_bytes(statistics.min[:8], "big")
-            largest = int.from_bytes(statistics.max[:8], "big")
-            if smallest <= last and largest >= first:
-                wanted.append(index)
-        table = reader.read_row_groups(wanted, columns=columns)
-    if not len(table):
-        return table
-    hashes = high_bits(table["uid"])
-    start, stop = np.searchsorted(hashes, np.array([first, last], np.uint64), side="left")
-    stop = np.searchsorted(hashes, np.uint64(last), side="right")
-    return table.slice(int(start), int(stop - start))
-
-
 def sort_rows(table: pa.Table) -> pa.Table:
     """Return caption rows sorted by (uid, caption_hash, url, page_url): one order for equal sets."""
     keys = [(name, "ascending") for name in ("uid", "caption_hash", "url", "page_url", "source")]

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline import querylist, storage
 from pipeline.captions.match import Matcher
-from pipeline.stages import graph
+from pipeline.stages import graph, running
 from pipeline.stages.files import Result, Task, write_json
 from queries import inputs, merge, ngrams, report, steps, titles, wikipedia, wordnet
 from queries.inputs import SCHEMA_VERSION, Inputs, digest
@@ -34,7 +34,7 @@ class Job:
 
     config: QueriesConfig
     inputs: Inputs
-    runner: graph.Runner
+    runner: running.Runner
     on_step: OnStep
     statistics: dict[str, Any] = field(default_factory=dict)
     """What each source read and offered, for the report."""
@@ -229,7 +229,7 @@ class Job:
 
     def _run(self, label: str, folder: str, tasks: list[Task], worker: graph.Worker) -> list[Result]:
         with self.on_step(label, folder, len(tasks)):
-            return graph.run_tasks(self.runner, folder, tasks, worker)
+            return running.run_tasks(self.runner, folder, tasks, worker)
 
 
 def finished_summary(config: QueriesConfig, found: Inputs) -> Result | None:

@@ -1,4 +1,4 @@
-"""A small web for all tests of a session: drawn once, served once."""
+"""What tests share: a small web, drawn and served once a session; the sample data; a single thread."""
 
 import signal
 import socket
@@ -39,6 +39,18 @@ def whole(web: "object", tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     assert main(arguments(web.web, out, "--workers", "2", "--keep-staging")) == 0  # type: ignore[attr-defined]
     return out
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Keep thousands of small products from waiting for threads on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

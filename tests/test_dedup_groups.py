@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dedup import groups
 from dedup.groups import BandShuffler, Member, SiteRemoval
 from pipeline import records
-from pipeline.stages.graph import Runner, run_shuffle
+from pipeline.stages.running import Runner, run_shuffle
 
 
 def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
@@ -68,11 +68,8 @@ def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int
 
 def shuffled(folder: Path, tasks: list[dict[str, str]]) -> list[dict[str, object]]:
     """Return the edges that the shuffle writes for some files."""
-
-    def make(low: int, high: int) -> BandShuffler:
-        return BandShuffler(folder=str(folder), partitions=4, low=low, high=high)
-
-    results = run_shuffle(Runner(workers=1), str(folder), tasks, make, 4, 2)
+    shuffler = BandShuffler(folder=str(folder), partitions=4)
+    results = run_shuffle(Runner(workers=1), str(folder), tasks, shuffler, 4, 2)
     assert all(result["beyond"] == 0 for result in results)
     tables = [records.read_table(result["path"]) for result in results]
     return pa.concat_tables([groups.EDGES.empty_table(), *tables]).to_pylist()

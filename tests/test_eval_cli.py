@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +17,11 @@ from tests.browser import chromium
 from train.evaluation import prompts
 from train.images import evaluation_image, normalise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASKS = ("zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias")
 COLOURS = sorted(eval_models.COLOURS)
 CLOTHING = Path(__file__).resolve().parents[2] / "shared/data/images/clothing_cc0"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

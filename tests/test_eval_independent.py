@@ -2,13 +2,11 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import beam_job
 from tests import eval_models, train_peers
@@ -16,16 +14,9 @@ from tests import eval_models, train_peers
 pytest.importorskip("sklearn")
 train_peers.open_clip()
 train_peers.transformers()
+pytestmark = pytest.mark.usefixtures("one_thread")
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared/data/images/cifar10-images.tar.gz"
 TEST, TRAIN = 20, 16  # photographs of each class
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def unpack(root: Path) -> None:

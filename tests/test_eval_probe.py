@@ -1,6 +1,5 @@
 """Probes against scikit-learn's logistic regression: minimum, predictions; the sweep; few-shot draws."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +13,11 @@ from train.evaluation.fitting import validation_rows
 from train.evaluation.models import Encoder
 from train.evaluation.probe import COARSE, Problem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 linear_model = pytest.importorskip("sklearn.linear_model")
 CLOTHING = Path(__file__).resolve().parents[2] / "shared/data/images/clothing_cc0"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep thousands of small products from waiting for threads on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
 
 
 def blobs(n: int, width: int, classes: int, seed: int = 0, spread: float = 2.0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import balance, querylist, records
-from pipeline.stages import graph
+from pipeline.stages import running
 from pipeline.stages.files import Task, finished, read_vector, write_vector
 from pipeline.stages.select import (
     AdmitWorker,
@@ -27,10 +27,10 @@ QUERIES = [f"q{i}" for i in range(6)]
 K = 3
 
 RUNNERS = {
-    "in memory": graph.Runner(workers=1),
-    "two processes": graph.Runner(workers=2),
-    "bundles repeated": graph.Runner(flags=("--direct_runner_bundle_repeat=2",), workers=1),
-    "portable": graph.Runner(
+    "in memory": running.Runner(workers=1),
+    "two processes": running.Runner(workers=2),
+    "bundles repeated": running.Runner(flags=("--direct_runner_bundle_repeat=2",), workers=1),
+    "portable": running.Runner(
         flags=("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"), workers=1
     ),
 }
@@ -58,7 +58,7 @@ def candidates_files(folder: Path) -> tuple[list[str], list[tuple[str, str, list
     return paths, [(url, caption, sorted({ord(caption[-1]) % 6, len(url) % 6})) for url, caption, _ in rows]
 
 
-def select(folder: Path, runner: graph.Runner, partitions: int, at_once: int) -> dict[str, str]:
+def select(folder: Path, runner: running.Runner, partitions: int, at_once: int) -> dict[str, str]:
     """Run the select graphs; return the sha256 of what matters, by name, and the thresholds."""
     paths, _ = candidates_files(folder)
     list_path = str(folder / "queries.parquet")
@@ -68,25 +68,18 @@ def select(folder: Path, runner: graph.Runner, partitions: int, at_once: int) ->
         str(folder / name) for name in ("dedup", "shared", "samples", "round")
     )
     inputs: list[Task] = [{"files": [path]} for path in paths]
-    results = graph.run_shuffle(
-        runner, deduplicated, inputs,
-        lambda low, high: DedupeShuffler(
-            folder=deduplicated, partitions=partitions, low=low, high=high, max_captions=4
-        ), partitions, at_once,
-    )  # fmt: skip
-    texts = graph.run_shuffle(
-        runner, shared, [{"files": [r["path"] for r in results]}],
-        lambda low, high: SharedCaptionShuffler(
-            folder=shared, partitions=2, low=low, high=high, limit=3
-        ), 2, at_once,
-    )  # fmt: skip
+    by_url = DedupeShuffler(folder=deduplicated, partitions=partitions, max_captions=4)
+    results = running.run_shuffle(runner, deduplicated, inputs, by_url, partitions, at_once)
+    by_text = SharedCaptionShuffler(folder=shared, partitions=2, limit=3)
+    files: list[Task] = [{"files": [r["path"] for r in results]}]
+    texts = running.run_shuffle(runner, shared, files, by_text, 2, at_once)
     write_vector(
         str(folder / "shared_captions"), np.sort(np.concatenate([read_vector(r["path"]) for r in texts]))
     )
     tasks = [{"name": r["name"], "path": r["path"]} for r in results]
     worker = AdmitWorker(folder=samples, queries=queries, shared=str(folder / "shared_captions"))
-    admitted = graph.run_tasks(runner, samples, tasks, worker)
-    graph.run_thresholds(
+    admitted = running.run_tasks(runner, samples, tasks, worker)
+    running.run_thresholds(
         runner, found, admitted, PairCounter(queries=queries), np.full(len(QUERIES), K, np.int64)
     )
     tables = [records.read_table(r["path"]).to_pylist() for r in admitted]
@@ -163,13 +156,13 @@ class _Loud:
 def test_finished_tasks_are_not_run_again(tmp_path: Path) -> None:
     folder, tasks = str(tmp_path), [{"name": f"{n:03d}", "n": n} for n in range(4)]
     with pytest.raises(Exception, match="the disk is full"):
-        graph.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder, fail="002"))
+        running.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder, fail="002"))
     before = set(finished(folder))
-    results = graph.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
+    results = running.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
     assert [r["square"] for r in results] == [0, 1, 4, 9]
     runs = (tmp_path / "trace").read_text().split()
     assert all(runs.count(name) == 1 for name in before)
-    graph.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
+    running.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
     assert (tmp_path / "trace").read_text().split() == runs
 
 

@@ -35,7 +35,7 @@ def shuffler(folder: Path, partitions: int) -> UnitShuffler:
     write_vector(str(folder / "thresholds"), np.array([2**64 - 1], np.uint64))
     write_vector(str(folder / "arrived"), np.array([2**64 - 1], np.uint64))
     return UnitShuffler(
-        folder=str(folder / "units"), partitions=partitions, low=0, high=partitions,
+        folder=str(folder / "units"), partitions=partitions,
         queries=QueryTable(path=str(folder / "queries.parquet"), seed=0, queries=1),
         fetch=FetchOptions(contact="a@b.test", host_delay=1.0),
         limits=UnitLimits(unit_images=20, unit_seconds=ROUND),

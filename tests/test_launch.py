@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from pipeline.command import job_name
 from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig
-from pipeline.stages import graph
+from pipeline.stages import graph, running
 from pipeline.stages.files import write_tasks
 from tests import pool
 from tests.jobs import COMMANDS, run, write_inputs, written
@@ -45,13 +45,13 @@ DATAFLOW = (
 def test_several_cores_are_used_by_default() -> None:
     workers = CrawlConfig(queries="q", source=("s",), out="o").workers
     assert workers == os.cpu_count()
-    several = graph.Runner(workers=4).options(tasks=9)
+    several = running.Runner(workers=4).options(tasks=9)
     assert several.view_as(StandardOptions).runner == "FnApiRunner"
     direct = several.view_as(DirectOptions)
     assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 4)
-    few = graph.Runner(workers=4).options(tasks=3).view_as(DirectOptions)
+    few = running.Runner(workers=4).options(tasks=3).view_as(DirectOptions)
     assert few.direct_num_workers == 3, "no more processes than tasks"
-    one = graph.Runner(workers=4).options(tasks=1).view_as(DirectOptions)
+    one = running.Runner(workers=4).options(tasks=1).view_as(DirectOptions)
     assert (one.direct_running_mode, one.direct_num_workers) == ("in_memory", 1)
 
 
@@ -77,7 +77,7 @@ class _WhoAmI:
 
 def test_so_many_processes_are_at_work_at_a_time(tmp_path: Path) -> None:
     tasks = [{"name": f"{n}"} for n in range(6)]
-    results = graph.run_tasks(graph.Runner(workers=3), str(tmp_path), tasks, _WhoAmI(str(tmp_path), 3))
+    results = running.run_tasks(running.Runner(workers=3), str(tmp_path), tasks, _WhoAmI(str(tmp_path), 3))
     pids = {result["pid"] for result in results}
     assert len(pids) == 3 and os.getpid() not in pids
 
@@ -89,12 +89,12 @@ def test_a_run_has_one_name_for_its_jobs() -> None:
     name = job_name("crawl", "gs://bucket/Run_1/")
     assert name == job_name("crawl", "gs://bucket/Run_1") != job_name("crawl", "gs://bucket/Run_2")
     assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name), "Dataflow's and Kubernetes's rule"
-    options = graph.Runner(flags=DATAFLOW, name=name).options(9).get_all_options()
+    options = running.Runner(flags=DATAFLOW, name=name).options(9).get_all_options()
     assert options["job_name"] == name and options["runner"] == "DataflowRunner"
-    assert "direct_num_workers" not in graph.Runner(flags=DATAFLOW).options(9).get_all_options(
+    assert "direct_num_workers" not in running.Runner(flags=DATAFLOW).options(9).get_all_options(
         drop_default=True
     )
-    own = graph.Runner(flags=(*DATAFLOW, "--job_name=mine"), name=name).options(9)
+    own = running.Runner(flags=(*DATAFLOW, "--job_name=mine"), name=name).options(9)
     assert own.get_all_options()["job_name"] == "mine"
 
 
@@ -116,7 +116,7 @@ def test_an_interrupted_launcher_cancels_its_job(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: job)
     flags = ("--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=LOOPBACK")
     with pytest.raises(KeyboardInterrupt):
-        graph.Runner(flags=flags).run(graph.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
+        running.Runner(flags=flags).run(graph.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
     assert job.cancelled
 
 
@@ -132,7 +132,8 @@ def at_work(flags: tuple[str, ...], folder: Path, processes: int) -> int:
     """Return how many processes took one task each, at the same time."""
     folder.mkdir()
     tasks = [{"name": f"{n}"} for n in range(processes)]
-    results = graph.run_tasks(graph.Runner(flags=flags), str(folder), tasks, _WhoAmI(str(folder), processes))
+    runner, worker = running.Runner(flags=flags), _WhoAmI(str(folder), processes)
+    results = running.run_tasks(runner, str(folder), tasks, worker)
     pids = {result["pid"] for result in results}
     assert os.getpid() not in pids
     return len(pids)
@@ -153,9 +154,9 @@ def test_four_processes_of_a_pool_are_at_work_at_a_time(split: tuple[str, ...], 
 def graphs() -> Iterator[dict[str, Any]]:
     """Yield all graphs that jobs run, by kind and what they do; filled by `record`."""
     found: dict[str, Any] = {}
-    original = graph.Runner.run
+    original = running.Runner.run
 
-    def record(self: graph.Runner, transform: Any, tasks: int) -> None:
+    def record(self: running.Runner, transform: Any, tasks: int) -> None:
         inner = next(
             getattr(transform, name) for name in ("worker", "shuffler", "counter") if hasattr(transform, name)
         )
@@ -164,7 +165,7 @@ def graphs() -> Iterator[dict[str, Any]]:
         original(self, transform, tasks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph.Runner, "run", record)
+        patch.setattr(running.Runner, "run", record)
         yield found
 
 
@@ -195,7 +196,7 @@ def dry_run(transforms: dict[str, Any]) -> Any:
     """Return the proto of one job with these graphs, as it would be submitted."""
     pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient")
     pytest.importorskip("google.cloud.dataflow_v1beta3", reason="the extra gcp is not installed")
-    pipeline = beam.Pipeline(options=graph.Runner(flags=DATAFLOW, name="openwit-test").options(100))
+    pipeline = beam.Pipeline(options=running.Runner(flags=DATAFLOW, name="openwit-test").options(100))
     for label, transform in transforms.items():
         _ = pipeline | label >> dataclasses.replace(transform)
     pipeline.run()

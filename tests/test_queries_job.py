@@ -20,7 +20,7 @@ from queries.options import QueriesConfig
 from tests.queries_dump import SAMPLE_DUMP, WORDNET, Written, write_multistream
 from tests.test_queries_wordnet import write_wordnet
 
-graph = pytest.importorskip("pipeline.stages.graph")
+running = pytest.importorskip("pipeline.stages.running")
 
 ARTICLES = [
     Written(
@@ -74,7 +74,7 @@ def _run(config: QueriesConfig, workers: int = 1, flags: tuple[str, ...] = ()) -
 
     Path(config.out).parent.mkdir(exist_ok=True)
     found = inputs.find_inputs(config)
-    return job.Job(config, found, graph.Runner(workers=workers, flags=flags), on_step).run()
+    return job.Job(config, found, running.Runner(workers=workers, flags=flags), on_step).run()
 
 
 def test_all_sources_make_one_list(tmp_path: Path, sources: dict[str, Any]) -> None:

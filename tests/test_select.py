@@ -1,12 +1,11 @@
-"""Deduplication, the caption cap, pairs, and slices by hash range."""
+"""Deduplication, the caption cap, pairs, and slices by partition."""
 
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import records
@@ -61,30 +60,11 @@ def test_pairs_are_the_union_over_a_samples_captions(data) -> None:
     assert pairs.counts(8).tolist() == counts.tolist()
 
 
-@settings(max_examples=30, deadline=None)
-@given(rows, st.integers(1, 7))
-def test_ranges_of_a_file_are_its_rows_each_once(
-    tmp_path_factory: pytest.TempPathFactory, data, partitions
-) -> None:
-    path = str(tmp_path_factory.mktemp("range") / "rows.parquet")
-    table = caption_table(data)
-    records.write_table(path, table, row_group_size=3)
-    parts = [records.read_hash_range(path, low, low + 1, partitions) for low in range(partitions)]
-    for low, part in enumerate(parts):
-        assert (records.partition_of(records.high_bits(part["uid"]), partitions) == low).all()
-    assert pa.concat_tables(parts).equals(table)
-    assert records.read_hash_range(path, 0, partitions, partitions).equals(table)
-
-
 def test_the_last_hash_is_in_the_last_partition() -> None:
     extremes = np.array([0, 2**63, 2**64 - 1], np.uint64)
     for partitions in (1, 2, 3, 7, 1000, 2**20):
         found = records.partition_of(extremes, partitions)
         assert found[0] == 0 and found[-1] == partitions - 1
-        for p in {0, partitions // 2, partitions - 1}:
-            first, last = records.partition_bounds(p, p + 1, partitions)
-            edges = records.partition_of(np.array([first, last], np.uint64), partitions)
-            assert edges.tolist() == [p, p]
 
 
 @given(rows, st.integers(1, 5))

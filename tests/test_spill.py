@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.stages.files import Result, Task, read_vector
-from pipeline.stages.graph import Runner, run_shuffle
+from pipeline.stages.running import Runner, run_shuffle
 from pipeline.stages.spill import SpilledShuffler, SpillWorker
 
 PARTITIONS = 7
@@ -19,16 +19,13 @@ class Numbers:
     """Bring numbers of one residue together; logs each split and fails where it is told to."""
 
     folder: str
-    low: int
-    high: int
     fail: int = -1
 
     def split(self, task: Task) -> Iterator[tuple[int, bytes]]:
         with Path(self.folder, "splits").open("a") as log:
-            log.write(f"{task['first']} {self.low} {self.high}\n")
+            log.write(f"{task['first']}\n")
         for number in range(task["first"], task["first"] + 100):
-            if self.low <= number % PARTITIONS < self.high:
-                yield number % PARTITIONS, f"{number},".encode()
+            yield number % PARTITIONS, f"{number},".encode()
 
     def reduce(self, partition: int, slices: Iterable[bytes]) -> Result:
         if partition == self.fail:
@@ -40,10 +37,8 @@ TASKS: list[Task] = [{"first": 0}, {"first": 100}, {"first": 5000}]
 
 
 def shuffle(folder: Path, at_once: int, fail: int = -1, workers: int = 1) -> list[Result]:
-    return run_shuffle(
-        Runner(workers=workers), str(folder / "out"), TASKS,
-        lambda low, high: Numbers(str(folder), low, high, fail), PARTITIONS, at_once,
-    )  # fmt: skip
+    runner, shuffler = Runner(workers=workers), Numbers(str(folder), fail)
+    return run_shuffle(runner, str(folder / "out"), TASKS, shuffler, PARTITIONS, at_once)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 6])
@@ -56,7 +51,7 @@ def test_ranges_change_nothing_and_split_each_task_once(tmp_path: Path, at_once:
     numbers = [int(n) for r in whole for n in r["numbers"].split(",") if n]
     assert sorted(numbers) == sorted(n for t in TASKS for n in range(t["first"], t["first"] + 100))
     splits = (tmp_path / "ranges/splits").read_text().splitlines()
-    assert sorted(splits) == sorted(f"{t['first']} 0 {PARTITIONS}" for t in TASKS)
+    assert sorted(splits) == sorted(str(t["first"]) for t in TASKS)
     assert not list((tmp_path / "ranges").glob("*.spill"))
 
 
@@ -74,7 +69,7 @@ def test_a_stopped_shuffle_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_slices_keep_their_order_and_their_bounds(tmp_path: Path) -> None:
-    worker = SpillWorker(folder=str(tmp_path), shuffler=Numbers(str(tmp_path), 0, PARTITIONS))
+    worker = SpillWorker(folder=str(tmp_path), shuffler=Numbers(str(tmp_path)))
     result = worker.run(worker.open(), {"name": "a", "task": TASKS[1]})
     index = read_vector(str(result["index"]))
     assert (np.diff(index[:, 0]) >= 0).all() and (index[1:, 1] == index[:-1, 2]).all()

@@ -8,7 +8,7 @@ from pipeline.crawl.job import Crawl, add_counts, require_contact
 from pipeline.crawl.retrying import RESTORED, repeat_thresholds, retries
 from pipeline.crawl.selecting import thresholds
 from pipeline.run import Layout
-from pipeline.stages import graph
+from pipeline.stages import running
 from pipeline.stages.fetch import FetchWorker
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.merge import MergeShuffler
@@ -64,16 +64,13 @@ def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Res
     inputs: list[Task] = [{"path": r["path"]} for r in samples]
     inputs += [{"unit": u["unit"], "fetched": u["fetched"]} for u in before]
     partitions = crawl.partitions(sum(r["samples"] for r in samples))
-    results = crawl.shuffle(
-        f"units, round {number}", folder, inputs,
-        lambda low, high: UnitShuffler(
-            folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
-            fetch=config.fetch, limits=config.units,
-            thresholds=storage.join(layout.tried(number), "thresholds"),
-            previous=storage.join(layout.tried(number - 1), "thresholds") if number else "",
-            arrived=layout.stage("fetch", f"arrived-{number - 1}", "thresholds") if number else "",
-        ), partitions,
+    shuffler = UnitShuffler(
+        folder=folder, partitions=partitions, queries=crawl.queries, fetch=config.fetch, limits=config.units,
+        thresholds=storage.join(layout.tried(number), "thresholds"),
+        previous=storage.join(layout.tried(number - 1), "thresholds") if number else "",
+        arrived=layout.stage("fetch", f"arrived-{number - 1}", "thresholds") if number else "",
     )  # fmt: skip
+    results = crawl.shuffle(f"units, round {number}", folder, inputs, shuffler, partitions)
     return [
         {**unit, "path": storage.join(folder, f"{unit['name']}.parquet")}
         for r in results
@@ -89,19 +86,16 @@ def _merge(crawl: Crawl, number: int, units: list[Result], tried: str, stored: l
     inputs = [*units, *({"stored": r["path"]} for r in stored if by_bytes)]
     stored_rows = sum(r["samples"] for r in stored if by_bytes)
     partitions = crawl.partitions(len(units) * config.units.unit_images + stored_rows)
-    merged = crawl.shuffle(
-        f"merge, round {number}", folder, inputs,
-        lambda low, high: MergeShuffler(
-            folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
-            max_captions=config.max_captions, thresholds=storage.join(tried, "thresholds"),
-            placeholder_captions=config.placeholder_captions, by_bytes=by_bytes,
-            drop=config.drop,
-        ), partitions,
+    shuffler = MergeShuffler(
+        folder=folder, partitions=partitions, queries=crawl.queries,
+        max_captions=config.max_captions, thresholds=storage.join(tried, "thresholds"),
+        placeholder_captions=config.placeholder_captions, by_bytes=by_bytes, drop=config.drop,
     )  # fmt: skip
+    merged = crawl.shuffle(f"merge, round {number}", folder, inputs, shuffler, partitions)
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("fetch", f"arrived-{number}")
     arrived = [*merged, *count_stored(crawl, number, stored, tried)]
-    graph.run_thresholds(crawl.runner, folder, arrived, PairCounter(queries=crawl.queries), rank)
+    running.run_thresholds(crawl.runner, folder, arrived, PairCounter(queries=crawl.queries), rank)
     return merged
 
 

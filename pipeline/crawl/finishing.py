@@ -33,11 +33,8 @@ def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Re
     total = sum(r["samples"] for r in samples)
     groups = max(1, -(-total // GROUP_SAMPLES))
     folder = layout.stage("finish", "groups")
-    grouped = crawl.shuffle(
-        "mix", folder, samples,
-        lambda low, high: GroupShuffler(folder=folder, groups=groups, low=low, high=high, seed=config.seed),
-        groups,
-    )  # fmt: skip
+    shuffler = GroupShuffler(folder=folder, groups=groups, seed=config.seed)
+    grouped = crawl.shuffle("mix", folder, samples, shuffler, groups)
     shards = _write_shards(crawl, grouped, samples)
     dropped = drop(crawl, selected.get("stored", []), near.thresholds)
     written = [*near.rejected, *samples, *dropped]

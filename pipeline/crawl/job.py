@@ -11,9 +11,10 @@ from pipeline import records
 from pipeline.http.identity import requires_contact
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
-from pipeline.stages import graph
+from pipeline.stages import graph, running
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.select import QueryTable
+from pipeline.stages.spill import Shuffler
 
 if TYPE_CHECKING:
     from pipeline.crawl.extending import Base
@@ -28,7 +29,7 @@ class Crawl:
 
     config: CrawlConfig
     layout: Layout
-    runner: graph.Runner
+    runner: running.Runner
     queries: QueryTable
     on_stage: Callable[..., AbstractContextManager[None]]  # as `progress.ShowProgress`
     base: "Base | None" = None  # the run that is extended
@@ -45,14 +46,15 @@ class Crawl:
         """Run tasks with progress."""
         images = sum(int(task.get("images", 0)) for task in tasks)
         with self.on_stage(label, folder, len(tasks), images):
-            return graph.run_tasks(self.runner, folder, tasks, worker)
+            return running.run_tasks(self.runner, folder, tasks, worker)
 
     def shuffle(
-        self, label: str, folder: str, inputs: list[Task], make: graph.ShufflerOf, partitions: int
+        self, label: str, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int
     ) -> list[Result]:
         """Run a shuffle with progress."""
+        at_once = self.at_once(partitions)
         with self.on_stage(label, folder, partitions):
-            return graph.run_shuffle(self.runner, folder, inputs, make, partitions, self.at_once(partitions))
+            return running.run_shuffle(self.runner, folder, inputs, shuffler, partitions, at_once)
 
 
 def require_contact(contact: str, units: list[str], column: str = "fetch_url") -> None:

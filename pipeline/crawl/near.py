@@ -8,7 +8,7 @@ import pyarrow as pa
 from dedup import groups as near
 from pipeline import records, storage
 from pipeline.crawl.job import Crawl
-from pipeline.stages import graph
+from pipeline.stages import running
 from pipeline.stages.files import Result, read_marker, write_json
 from pipeline.stages.near import GROUPS, SITES, NearShuffler, add_sites, members_of
 from pipeline.stages.select import PairCounter
@@ -35,14 +35,11 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
     groups_path, found = _groups(crawl, merged, images)
     folder = layout.stage("finish", "near")
     partitions = crawl.partitions(images)
-    results = crawl.shuffle(
-        "merge near-duplicates", folder, merged,
-        lambda low, high: NearShuffler(
-            folder=folder, partitions=partitions, low=low, high=high, queries=crawl.queries,
-            groups=groups_path, max_captions=config.max_captions,
-            placeholder_captions=config.placeholder_captions,
-        ), partitions,
+    shuffler = NearShuffler(
+        folder=folder, partitions=partitions, queries=crawl.queries, groups=groups_path,
+        max_captions=config.max_captions, placeholder_captions=config.placeholder_captions,
     )  # fmt: skip
+    results = crawl.shuffle("merge near-duplicates", folder, merged, shuffler, partitions)
     sites = add_sites(records.read_table(result["sites"]) for result in results)
     removals = [near.SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
     known = records.read_table(groups_path)
@@ -53,7 +50,7 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
     records.write_table(storage.join(layout.root, "near_duplicates.parquet"), sites.cast(SITES))
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("finish", "near-arrived")
-    graph.run_thresholds(crawl.runner, folder, results, PairCounter(queries=crawl.queries), rank)
+    running.run_thresholds(crawl.runner, folder, results, PairCounter(queries=crawl.queries), rank)
     summary = {
         **found, "images": images, "removed": len(known), "groups": len(groups),
         "largest_group": max(map(len, groups.values()), default=0) + bool(groups),
@@ -70,11 +67,8 @@ def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Resul
     if done is not None:
         return path, done["counts"]
     partitions = crawl.partitions(near.BANDS * images)
-    results = crawl.shuffle(
-        "near-duplicate pairs", folder, merged,
-        lambda low, high: near.BandShuffler(folder=folder, partitions=partitions, low=low, high=high),
-        partitions,
-    )  # fmt: skip
+    shuffler = near.BandShuffler(folder=folder, partitions=partitions)
+    results = crawl.shuffle("near-duplicate pairs", folder, merged, shuffler, partitions)
     tables = [near.EDGES.empty_table(), *(records.read_table(result["path"]) for result in results)]
     edges = pa.concat_tables(tables)
     wanted = pa.compute.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))

@@ -7,7 +7,7 @@ from pipeline.crawl.extending import known_rows, known_samples, known_shared_cap
 from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
 from pipeline.crawl.paging import fetch_pages
 from pipeline.sources import Piece
-from pipeline.stages import graph
+from pipeline.stages import running
 from pipeline.stages.candidates import CandidatesWorker
 from pipeline.stages.extend import NewShuffler
 from pipeline.stages.files import Result, read_vector, write_vector
@@ -41,17 +41,11 @@ def select(crawl: Crawl, found: Result) -> Result:
     partitions = crawl.partitions(found["rows"] + (known_rows(crawl.base) if crawl.base else 0))
     files = gather([(path, rows) for path, rows in found["files"]], SLICE_ROWS * partitions)
     folder = layout.stage("select", "deduplicated")
-
-    def shuffler(low: int, high: int) -> DedupeShuffler:
-        if crawl.base is None:
-            return DedupeShuffler(
-                folder=folder, partitions=partitions, low=low, high=high, max_captions=config.max_captions
-            )
-        return NewShuffler(
-            folder=folder, partitions=partitions, low=low, high=high, max_captions=config.max_captions,
-            queries=crawl.queries,
-        )  # fmt: skip
-
+    shuffler = DedupeShuffler(folder=folder, partitions=partitions, max_captions=config.max_captions)
+    if crawl.base:
+        shuffler = NewShuffler(
+            folder=folder, partitions=partitions, max_captions=config.max_captions, queries=crawl.queries
+        )
     known = known_samples(crawl.base) if crawl.base else []
     deduplicated = crawl.shuffle("deduplicate", folder, [*files, *known], shuffler, partitions)
     shared = _shared_captions(crawl, deduplicated, partitions)
@@ -81,13 +75,11 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
     hashes = [np.zeros(0, np.uint64), *(known_shared_captions(crawl.base) if crawl.base else [])]
     if crawl.config.shared_captions:
         folder = crawl.layout.stage("select", "shared")
-        rows = SLICE_ROWS * partitions
-        results = crawl.shuffle(
-            "shared captions", folder, gather([(r["path"], r["rows"]) for r in files], rows),
-            lambda low, high: SharedCaptionShuffler(
-                folder=folder, partitions=partitions, low=low, high=high, limit=crawl.config.shared_captions
-            ), partitions,
-        )  # fmt: skip
+        inputs = gather([(r["path"], r["rows"]) for r in files], SLICE_ROWS * partitions)
+        shuffler = SharedCaptionShuffler(
+            folder=folder, partitions=partitions, limit=crawl.config.shared_captions
+        )
+        results = crawl.shuffle("shared captions", folder, inputs, shuffler, partitions)
         hashes += [read_vector(r["path"]) for r in results]
     write_vector(path, np.unique(np.concatenate(hashes)))
     return path
@@ -96,5 +88,5 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
 def thresholds(crawl: Crawl, number: int, samples: list[Result], rank: np.ndarray) -> str:
     """Find the thresholds of a round: each query's sample of smallest priority number `rank`."""
     folder = crawl.layout.tried(number)
-    graph.run_thresholds(crawl.runner, folder, samples, PairCounter(queries=crawl.queries), rank)
+    running.run_thresholds(crawl.runner, folder, samples, PairCounter(queries=crawl.queries), rank)
     return folder

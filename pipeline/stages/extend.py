@@ -144,13 +144,11 @@ class NewShuffler(DedupeShuffler):
     queries: QueryTable
 
     def split(self, task: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows of this range of candidates files, or of a file of samples of the run."""
+        """Yield the rows of candidates files, or of a file of samples of the run."""
         if "known" not in task:
             yield from super().split(task)
             return
-        table = records.read_hash_range(
-            task["known"], self.low, self.high, self.partitions, ["uid", "matched"]
-        )
+        table = records.read_table(task["known"], ["uid", "matched"])
         table = known_rows(table, self.queries, read_vector(task["tried"]), task["extension"])
         yield from slices(table, records.partition_of(records.high_bits(table["uid"]), self.partitions))
 

@@ -139,8 +139,6 @@ class GroupShuffler:
 
     folder: str
     groups: int
-    low: int
-    high: int
     seed: int
 
     def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
@@ -151,8 +149,7 @@ class GroupShuffler:
         seeded = [xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) >> 32 for name in blobs]
         of_blob = (np.array(seeded, np.uint64) * np.uint64(self.groups) >> np.uint64(32)).astype(np.int64)
         group = of_blob[names.indices.to_numpy()] if len(table) else np.zeros(0, np.int64)
-        inside = (group >= self.low) & (group < self.high)
-        yield from slices(table.filter(pa.array(inside)), group[inside])
+        yield from slices(table, group)
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write NNNNN.parquet, in the final order."""

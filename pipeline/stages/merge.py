@@ -55,8 +55,6 @@ class MergeShuffler:
 
     folder: str
     partitions: int
-    low: int
-    high: int
     queries: QueryTable
     max_captions: int
     thresholds: str  # up to which samples were tried
@@ -76,8 +74,7 @@ class MergeShuffler:
         if "stored" in task:
             stored = records.read_table(task["stored"], ["uid", "sha256"])
             partition = records.partition_of(records.high_bits(stored["sha256"]), self.partitions)
-            inside = (partition >= self.low) & (partition < self.high)
-            yield from slices(stored.filter(pa.array(inside)), partition[inside])
+            yield from slices(stored, partition)
             return
         unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
         starts = records.run_starts(unit["uid"])
@@ -86,9 +83,8 @@ class MergeShuffler:
         partition = np.zeros(len(fetched), np.int64)
         hashes = records.high_bits(fetched[self._key].filter(pa.array(arrived)))
         partition[arrived] = records.partition_of(hashes, self.partitions)
-        inside = arrived & (partition >= self.low) & (partition < self.high)
-        rows = of_row[inside[of_row]]
-        unit = unit.filter(pa.array(inside[of_row])).select(records.CAPTION_ROWS.names)
+        rows = of_row[arrived[of_row]]
+        unit = unit.filter(pa.array(arrived[of_row])).select(records.CAPTION_ROWS.names)
         images = fetched.select([field.name for field in _FETCHED]).take(pa.array(rows))
         table = pa.Table.from_arrays([*unit.columns, *images.columns], schema=MERGED_ROWS)
         yield from slices(table, partition[rows])

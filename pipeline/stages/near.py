@@ -49,8 +49,6 @@ class NearShuffler:
 
     folder: str
     partitions: int
-    low: int
-    high: int
     queries: QueryTable
     groups: str  # a file of GROUPS
     max_captions: int
@@ -63,8 +61,7 @@ class NearShuffler:
             return
         high = records.high_bits(representatives(table["uid"], _groups(self.groups)))
         partition = records.partition_of(high, self.partitions)
-        inside = (partition >= self.low) & (partition < self.high)
-        yield from slices(table.filter(pa.array(inside)), partition[inside])
+        yield from slices(table, partition)
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write NNNNN.parquet, NNNNN.rejected.parquet, NNNNN.counts and NNNNN.sites.

@@ -46,8 +46,6 @@ class UnitShuffler:
 
     folder: str
     partitions: int
-    low: int
-    high: int
     queries: QueryTable
     fetch: FetchOptions
     limits: UnitLimits
@@ -64,8 +62,7 @@ class UnitShuffler:
         of_row = np.array(hashes, np.uint64)[sites.indices.to_numpy()]
         of_row[put_off] = records.high_bits(table["uid"])[put_off]
         partition = records.partition_of(of_row, self.partitions)
-        inside = (partition >= self.low) & (partition < self.high)
-        yield from slices(table.filter(pa.array(inside)), partition[inside])
+        yield from slices(table, partition)
 
     def _new(self, task: dict[str, str]) -> pa.Table:
         table = records.read_table(task["path"])

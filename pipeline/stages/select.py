@@ -143,16 +143,11 @@ class DedupeShuffler:
 
     folder: str
     partitions: int
-    low: int
-    high: int
     max_captions: int
 
     def split(self, task: dict[str, list[str]]) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows of this range of several candidates files."""
-        tables = [
-            records.read_hash_range(path, self.low, self.high, self.partitions) for path in task["files"]
-        ]
-        table = pa.concat_tables(tables)
+        """Yield the rows of several candidates files."""
+        table = pa.concat_tables(records.read_table(path) for path in task["files"])
         yield from slices(table, records.partition_of(records.high_bits(table["uid"]), self.partitions))
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
@@ -177,17 +172,14 @@ class SharedCaptionShuffler:
 
     folder: str
     partitions: int
-    low: int
-    high: int
     limit: int
 
     def split(self, task: dict[str, list[str]]) -> Iterator[tuple[int, bytes]]:
-        """Yield the caption hashes of this range; a deduplicated file has each (image, text) once."""
+        """Yield the caption hashes; a deduplicated file has each (image, text) once."""
         columns = [records.read_table(path, ["caption_hash"])["caption_hash"] for path in task["files"]]
         hashes = np.concatenate([column.to_numpy() for column in columns])
         partition = records.partition_of(hashes, self.partitions)
-        inside = (partition >= self.low) & (partition < self.high)
-        yield from slices(pa.table({"caption_hash": hashes[inside]}), partition[inside])
+        yield from slices(pa.table({"caption_hash": hashes}), partition)
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write the shared texts' hashes, sorted."""
