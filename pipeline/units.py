@@ -12,7 +12,7 @@ and is known to be before its images are together (`beyond`).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, log2
+from math import ceil, log2, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -109,17 +109,34 @@ def by_site(sites: pa.Array) -> tuple[list[str], list[np.ndarray]]:
     return encoded.dictionary.to_pylist(), np.split(order, starts)[1:]
 
 
-def beyond(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> np.ndarray:
+def beyond(
+    sites: pa.Array, hashes: np.ndarray, delay: Callable[[str], float], limits: UnitLimits, earlier: int
+) -> np.ndarray:
     """Return which of some images `cut` will put off whatever others there are, bool [images].
 
-    sites: str [images], in the order in which `cut` will see them, perhaps with others between. A site's time
-    goes to its first images: what is too late among these is too late among all.
+    sites: str [images]; hashes: uint64 [images], first bits of uids, ascending: the order of `cut`. A site's
+    time goes to its first images, so what is too late among these is too late among all. And the images are
+    those of one range of hashes: where a site has n of them in a hundredth of all hashes it has about as many
+    in each hundredth before, but for those that `earlier` rounds took. Eight standard deviations are left for
+    chance.
     """
     late = np.zeros(len(sites), bool)
+    start, stop = (hashes[[0, -1]] / 2.0**64).tolist() if len(hashes) else (0.0, 0.0)
     for site, images in zip(*by_site(sites), strict=True):
-        taken, _, _ = lane_sizes(len(images), delay(site), limits)
-        late[images[taken:]] = True
+        seconds = delay(site)
+        if seconds <= 0:
+            continue
+        most = int(limits.unit_seconds / seconds) + 1
+        ahead = 0.0
+        if start < stop:
+            ahead = at_least(at_least(len(images)) * start / (stop - start)) - earlier * most
+        late[images[max(0, most - int(max(0.0, ahead))) :]] = True
     return late
+
+
+def at_least(found: float) -> float:
+    """Return how many are to be expected at the least where so many were found (Poisson, 8 deviations)."""
+    return max(0.0, found - 8 * sqrt(found))
 
 
 def cut(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> list[list[Lane]]:

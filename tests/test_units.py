@@ -76,22 +76,41 @@ def test_what_a_site_cannot_give_in_time_is_put_off() -> None:
     assert found == [(20, 1), (25, 0)]
 
 
-@given(SIZES, st.integers(1, 4), LIMITS)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=5), st.integers(1, 40), LIMITS, st.integers(0, 3))
 def test_what_is_too_late_among_some_images_is_too_late_among_all(
-    sizes: list[int], parts: int, limits: UnitLimits
+    sizes: list[int], parts: int, limits: UnitLimits, earlier: int
 ) -> None:
     def taken(units: list[list[Lane]], images: np.ndarray) -> list[int]:
         return sorted(images[i] for unit in units for lane in unit if lane.lanes for i in lane.images)
 
-    sites, every = sites_of(sizes), np.arange(sum(sizes))
-    late = np.zeros(len(sites), bool)
-    for part in np.array_split(every, parts):
-        late[part] = beyond(sites.take(pa.array(part)), lambda _: 1.0, limits)
-    rest = every[~late]
-    largest = max(Counter(sites.take(pa.array(rest)).to_pylist()).values())
-    assert largest <= max(1, limits.unit_seconds) * parts
-    few = cut(sites.take(pa.array(rest)), lambda _: 1.0, limits)
-    assert taken(few, rest) == taken(cut(sites, lambda _: 1.0, limits), every)
+    def cut_all(images: np.ndarray) -> list[list[Lane]]:
+        return cut(sites.take(pa.array(images)), lambda _: 1.0, limits)
+
+    sites, left = sites_of(sizes), np.arange(sum(sizes))
+    hashes = np.sort(np.random.default_rng(sum(sizes)).integers(0, 2**64, len(left), np.uint64))
+    ranges = (np.linspace(0, 1, parts + 1)[1:-1] * 2.0**64).astype(np.uint64)
+    for number in range(earlier + 1):
+        late = np.zeros(len(left), bool)
+        for part in np.split(np.arange(len(left)), np.searchsorted(hashes[left], ranges)):
+            own = left[part]
+            late[part] = beyond(sites.take(pa.array(own)), hashes[own], lambda _: 1.0, limits, number)
+        got = taken(cut_all(left), left)
+        assert taken(cut_all(left[~late]), left[~late]) == got
+        left = np.setdiff1d(left, got)
+
+
+@pytest.mark.parametrize("parts", [10, 1000])
+def test_few_of_a_hot_site_travel_to_its_partition(parts: int) -> None:
+    """A fifth of 500,000 images is one site's, and 3,600 are asked for: the more ranges the fewer travel."""
+    rng = np.random.default_rng(1)
+    hashes = np.sort(rng.integers(0, 2**64, 500_000, np.uint64))
+    sites = pa.array(np.where(rng.random(len(hashes)) < 0.2, "hot.test", "other.test").tolist())
+    travelling = 0
+    for part in np.array_split(np.arange(len(hashes)), parts):
+        own = sites.take(pa.array(part))
+        late = beyond(own, hashes[part], lambda site: 1.0 if site == "hot.test" else 0.0, UnitLimits(), 0)
+        travelling += int((np.array(own.to_pylist())[~late] == "hot.test").sum())
+    assert 3_600 <= travelling <= {10: 3_601 * 1.2, 1000: 3_600 * 15}[parts]
 
 
 def test_without_a_rate_nothing_is_put_off() -> None:

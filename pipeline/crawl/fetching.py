@@ -65,7 +65,8 @@ def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Res
     inputs += [{"unit": u["unit"], "fetched": u["fetched"]} for u in before]
     partitions = crawl.partitions(sum(r["samples"] for r in samples))
     shuffler = UnitShuffler(
-        folder=folder, partitions=partitions, queries=crawl.queries, fetch=config.fetch, limits=config.units,
+        folder=folder, partitions=partitions, queries=crawl.queries, fetch=config.fetch,
+        limits=config.units, number=number,
         thresholds=storage.join(layout.tried(number), "thresholds"),
         previous=storage.join(layout.tried(number - 1), "thresholds") if number else "",
         arrived=layout.stage("fetch", f"arrived-{number - 1}", "thresholds") if number else "",

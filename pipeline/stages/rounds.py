@@ -49,6 +49,7 @@ class UnitShuffler:
     queries: QueryTable
     fetch: FetchOptions
     limits: UnitLimits
+    number: int  # of the round
     thresholds: str
     previous: str = ""  # the round before: its thresholds,
     arrived: str = ""  # and the thresholds of what had arrived by then
@@ -89,7 +90,8 @@ class UnitShuffler:
     def _put_off(self, table: pa.Table) -> tuple[pa.Table, np.ndarray]:
         """Give no lanes to images that their site has no time for; return the table and their rows, bool."""
         starts, lengths = _images(table)
-        late = beyond(_sites(table, starts), self._delay, self.limits)
+        hashes = records.high_bits(table["uid"])[starts]
+        late = beyond(_sites(table, starts), hashes, self._delay, self.limits, self.number)
         put_off = np.repeat(late, lengths)
         return _with_lanes(table, np.where(put_off, 0, 1)), put_off
 
