@@ -180,6 +180,13 @@ def test_only_what_is_missing_is_described_again(made):
     assert changed == {lost.name, "neighbours.parquet"}
 
 
+def descendants(pid: int | str) -> list[str]:
+    """Return the processes below one, by the threads that started them."""
+    lists = Path("/proc", str(pid), "task").glob("*/children")
+    children = [child for path in lists for child in path.read_text().split()]
+    return children + [below for child in children for below in descendants(child)]
+
+
 def test_a_killed_run_goes_on_and_leaves_the_same_bytes(made, tmp_path):
     pictures = [scene(n) for n in range(10)]
     shards = [
@@ -201,8 +208,14 @@ def test_a_killed_run_goes_on_and_leaves_the_same_bytes(made, tmp_path):
     ) as process:
         while not list((killed / "shards").glob("*.parquet")) and process.poll() is None:
             time.sleep(0.002)
+        own = [str(process.pid), *descendants(process.pid)]
         process.kill()
     assert process.returncode == -signal.SIGKILL, "killed while it described"
+    assert len(own) >= 3, "a fork server and a worker"
+    until = time.monotonic() + 60
+    while any(Path("/proc", pid).exists() for pid in own) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [pid for pid in own if Path("/proc", pid).exists()], "nothing of it is left behind"
     before = {file.name: file.stat().st_mtime_ns for file in (killed / "shards").glob("*.parquet")}
     assert 0 < len(before) < 6
     assert main([*command, "--out", str(killed)]) == 0

@@ -19,6 +19,7 @@ from train.packing import PackedText, pack
 from train.plan import Plan
 from train.sources import OpenShard
 from train.tokenizer import Tokenizer
+from train.workers import end_with_parent
 
 PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
 _OPEN_SHARDS = 64
@@ -249,6 +250,7 @@ def total(counts: Iterable[dict[str, int]]) -> Counter[str]:
 
 
 def _start_worker(worker: int) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     # The main process decides when to stop, and saves first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -28,6 +28,7 @@ from dedup.pictures import Pictures, Pixels
 from dedup.training import TrainingSet
 from dedup.views import VIEWS
 from pipeline import records, storage
+from train.workers import end_with_parent
 
 log = logging.getLogger("dedup.detector")
 
@@ -178,6 +179,7 @@ def describe(tasks: list[Task], detector: LearnedDetector, config: DetectorEmbed
         prefetch_factor=4 if workers else None,
         # OpenCV's and torch's threads do not survive a fork, and this process may have used them.
         multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=end_with_parent,
     )  # fmt: skip
     tables: dict[int, list[pa.Table]] = {}
     for piece in loader:
