@@ -105,7 +105,7 @@ def test_each_query_keeps_exactly_what_it_may(web: Server, tmp_path: Path) -> No
     capped = crawl(
         web.web, tmp_path / "capped", "--per-query", "4", "--headroom", "1", "--rounds", "9", *alone
     )
-    assert len(manifest(capped)["rounds"]) > 2, "one round is not enough"
+    assert len(manifest(capped)["rounds"]) > 1, "what failed in the first round is made up for in another"
     queries = querylist.load(str(capped / "work" / "queries.parquet"))
     hashes = balance.query_hashes(querylist.normalised(queries), 0)
     fetchable = {row["uid"]: set(row["matched_query_ids"]) for row in samples(whole)}
