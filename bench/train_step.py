@@ -57,10 +57,9 @@ def our_step(name: str, pixels: torch.Tensor, ids: list[list[int]], options: arg
     model = CLIP(ARCHITECTURES[name]).initialise(0).to(options.device).train()
     model.set_checkpointing(options.checkpointing)
     optimizer = make_optimizer(model, RECIPES[name])
-    compiled = options.device == "cuda"
-    if compiled:
+    if options.compile:
         compile_blocks(model)
-    on_pixels = OnPixels(model, compiled)
+    on_pixels = OnPixels(model, options.compile)
     size = len(ids) // options.accumulate
     batches = [
         (pixels[i : i + size], pack_lists(ids[i : i + size]).to(options.device))
@@ -140,7 +139,7 @@ def bench(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     makers: dict[str, Callable[[], Step]] = {"ours": lambda: our_step(name, pixels, ids, options)}
     if train_peers.open_clip() is not None:
         makers["open_clip"] = lambda: open_clip_step(name, pixels, ids, options, False)
-        if options.device == "cuda":
+        if options.compile:
             makers["open_clip_compiled"] = lambda: open_clip_step(name, pixels, ids, options, True)
     steps = {kind: make() for kind, make in makers.items() if kind in options.only}
     times: dict[str, list[float]] = {kind: [] for kind in steps}
@@ -179,12 +178,17 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[32], help="one for each model")
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=None, help="yes on a GPU, no on a CPU"
+    )
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--captions", type=Path)
     parser.add_argument("--only", nargs="+", default=["ours", "open_clip", "open_clip_compiled"])
     parser.add_argument("--out", type=Path, help="write the JSON here as well, after every model")
     options = parser.parse_args()
+    if options.compile is None:
+        options.compile = options.device == "cuda"
     torch.set_float32_matmul_precision("high")
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     report = {"bench": "train_step", "device": device, "torch": torch.__version__, "results": []}

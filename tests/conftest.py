@@ -1,5 +1,7 @@
 """What tests share: a small web, drawn and served once a session; the sample data; a single thread."""
 
+import contextlib
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -22,12 +24,23 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
     from pipeline.demo.server import serve
     from pipeline.demo.web import build
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("web") / "web"
-    with serve(build(folder, seed=1, n_images=520, n_sites=130, port=port)) as server:
+    with serve(build(folder, seed=1, n_images=520, n_sites=130, port=_steady_port())) as server:
         yield server
+
+
+def _steady_port() -> int:
+    """Return a port that is the same in every session if it is free, and no other xdist worker's.
+
+    The web's URLs hold it, and their hashes decide what is drawn: what passes once must pass again.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for port in range(20_000 + 100 * worker, 20_100 + 100 * worker):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))  # of all addresses: each site has its own
+            return port
+    raise OSError("no port is free for the tests' web")
 
 
 @pytest.fixture(scope="session")
