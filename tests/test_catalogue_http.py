@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
+from aiohttp import http_exceptions
 
-from pipeline.http import dns, files
+from pipeline.http import dns, failures, files
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.fetch_many import fetch_many
+from pipeline.http.policy import Attempts
 from pipeline.images.process import process
 from pipeline.options import FetchOptions, ImageOptions
 from pipeline.reasons import REASONS
@@ -341,6 +344,15 @@ def test_names_h37_no_answer_at_all(server: Server) -> None:
     assert (bad.reason, good.reason) == ("dns_error", "")
 
 
+def test_h22_trailers_without_end_are_not_a_short_body_whenever_they_arrive() -> None:
+    """Trailers that come after the headers were read are wrapped by aiohttp, as a short body is."""
+    wrapped = aiohttp.ClientPayloadError("Response payload is not completed")
+    wrapped.__cause__ = http_exceptions.BadHttpMessage("Too many headers received")
+    assert failures.of_exception(wrapped, Attempts())[0] == "bad_http"
+    wrapped.__cause__ = http_exceptions.ContentLengthError("Not enough data to satisfy content length header")
+    assert failures.of_exception(wrapped, Attempts())[0] == "incomplete_body"
+
+
 def test_h46_thousands_of_sites_on_one_address(server: Server) -> None:
     """However many names lead to an address, no more requests are there at a time than it may have."""
     found: list[str] = []
@@ -360,7 +372,10 @@ def test_h46_thousands_of_sites_on_one_address(server: Server) -> None:
         return OPEN
 
     async def main() -> None:
-        async with Counting(options(address_concurrency=limit, host_delay=0.0), one) as fetcher:
+        patient = options(
+            address_concurrency=limit, host_delay=0.0, timeout=60, connect_timeout=60, read_timeout=60
+        )
+        async with Counting(patient, one) as fetcher:
             urls = [server.url("slow" if i < 40 else "good", f"site{i}.test") for i in range(120)]
             urls += [f"http://site{i}.test:1/" for i in range(2_000)]  # of which no connection comes about
             await fetch_many(fetcher, enumerate(urls), lambda _, outcome: found.append(outcome.reason))

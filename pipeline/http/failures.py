@@ -92,5 +92,9 @@ def _ended_early(error: aiohttp.ClientPayloadError) -> bool:
             return True
         if isinstance(cause, http_exceptions.TransferEncodingError):
             return "not enough data" in str(cause).lower()
+        if isinstance(cause, http_exceptions.BadHttpMessage) and not isinstance(
+            cause, http_exceptions.PayloadEncodingError
+        ):
+            return False  # trailers without end: whether aiohttp wraps them depends on when they arrive
         cause = cause.__cause__
     return True

@@ -55,6 +55,25 @@ class Counter(Protocol):
         ...
 
 
+def _lines(_: bytes, path: str) -> list[str]:
+    return read_lines(path)
+
+
+@dataclass
+class ReadTasks(beam.PTransform):
+    """Read a file of tasks, a line each, and spread them over the workers."""
+
+    path: str
+
+    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+        return (
+            start
+            | beam.Impulse()
+            | "Lines" >> beam.FlatMap(_lines, self.path).with_output_types(str)
+            | "Spread" >> beam.Reshuffle()
+        )
+
+
 class _RunTask(beam.DoFn):
     """Run a task unless its marker says that it is done."""
 
@@ -65,17 +84,18 @@ class _RunTask(beam.DoFn):
     def setup(self) -> None:
         self._state = self._shared.acquire(self._worker.open)
 
-    def process(self, line: str) -> Iterator[str]:
+    def process(self, line: str) -> Iterator[tuple[int, str]]:
         task = json.loads(line)
         result = read_marker(self._folder, task["name"])
         if result is None:
             with heartbeat(self._folder, task["name"]):
                 result = {"name": task["name"], **self._worker.run(self._state, task)}
             result = commit(self._folder, task["name"], result)
-        yield json.dumps(result, sort_keys=True)
+        yield 0, json.dumps(result, sort_keys=True)
 
 
-def _write_results(results: list[str], path: str) -> None:
+def _write_results(group: tuple[int, Iterable[str]], path: str) -> None:
+    _, results = group
     storage.write_bytes(path, "".join(f"{line}\n" for line in sorted(results)).encode())
 
 
@@ -89,11 +109,9 @@ class Tasks(beam.PTransform):
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
         return (
             start
-            | "TaskFile" >> beam.Create([storage.join(self.folder, "tasks.jsonl")])
-            | "ReadTasks" >> beam.FlatMap(read_lines).with_output_types(str)
-            | "Spread" >> beam.Reshuffle()
-            | "Run" >> beam.ParDo(_RunTask(self.worker, self.folder)).with_output_types(str)
-            | "Collect" >> beam.combiners.ToList()
+            | "ReadTasks" >> ReadTasks(storage.join(self.folder, "tasks.jsonl"))
+            | "Run" >> beam.ParDo(_RunTask(self.worker, self.folder)).with_output_types(tuple[int, str])
+            | "Collect" >> beam.GroupByKey()
             | "Write" >> beam.Map(_write_results, storage.join(self.folder, "results.jsonl"))
         )
 
@@ -120,9 +138,7 @@ class Shuffle(beam.PTransform):
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
         return (
             start
-            | "TaskFile" >> beam.Create([self.tasks])
-            | "ReadTasks" >> beam.FlatMap(read_lines).with_output_types(str)
-            | "Spread" >> beam.Reshuffle()
+            | "ReadTasks" >> ReadTasks(self.tasks)
             | "Split" >> beam.FlatMap(self._split).with_output_types(tuple[int, bytes])
             | "Group" >> beam.GroupByKey()
             | "Reduce" >> beam.Map(_reduce, self.shuffler, self.folder).with_output_types(str)
@@ -154,10 +170,7 @@ def _load_counts(line: str) -> np.ndarray:
     return read_vector(json.loads(line)["counts"])
 
 
-def _head_slices(
-    line: str, counts: np.ndarray | None, counter: Counter, rank: str
-) -> Iterator[tuple[int, bytes]]:
-    assert counts is not None
+def _head_slices(line: str, counts: np.ndarray, counter: Counter, rank: str) -> Iterator[tuple[int, bytes]]:
     query, priority = counter.pairs(json.loads(line), counts[0], read_vector(rank))
     bucket = query % _BUCKETS
     order = np.argsort(bucket, kind="stable")
@@ -205,14 +218,12 @@ class _Smallest(beam.CombineFn):
 _Heads = tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]  # a bucket and its `balance.largest`
 
 
-def _write_thresholds(
-    heads: list[_Heads], counts: np.ndarray | None, rank: str, folder: str, queries: int
-) -> None:
-    if counts is None:  # not a single sample
-        counts = np.zeros((1, queries), np.int64)
+def _write_thresholds(_: bytes, heads: list[_Heads], sums: list[np.ndarray], rank: str, folder: str) -> None:
+    ranks = read_vector(rank)
+    [counts] = sums or [np.zeros((1, len(ranks)), np.int64)]  # not a single task
     none = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint64))
     query, found, priority = map(np.concatenate, zip(none, *(found for _, found in heads), strict=True))
-    table = thresholds(query, found, priority, counts[0], read_vector(rank))
+    table = thresholds(query, found, priority, counts[0], ranks)
     write_vector(storage.join(folder, "counts"), counts)
     write_vector(storage.join(folder, "thresholds"), table)
 
@@ -224,19 +235,13 @@ class Thresholds(beam.PTransform):
     folder: str
     counter: Counter
     rank: str
-    queries: int
 
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
-        tasks = (
-            start
-            | "TaskFile" >> beam.Create([storage.join(self.folder, "tasks.jsonl")])
-            | "ReadTasks" >> beam.FlatMap(read_lines).with_output_types(str)
-            | "Spread" >> beam.Reshuffle()
-        )
+        tasks = start | "ReadTasks" >> ReadTasks(storage.join(self.folder, "tasks.jsonl"))
         counts = (
             tasks
             | "LoadCounts" >> beam.Map(_load_counts)
-            | "SumCounts" >> beam.CombineGlobally(_SumVectors()).with_fanout(16)
+            | "SumCounts" >> beam.CombineGlobally(_SumVectors()).with_fanout(16).without_defaults()
         )
         heads = (
             tasks
@@ -245,8 +250,6 @@ class Thresholds(beam.PTransform):
                 _head_slices, beam.pvalue.AsSingleton(counts), self.counter, self.rank
             ).with_output_types(tuple[int, bytes])
             | "Smallest" >> beam.CombinePerKey(_Smallest(self.rank))
-            | "Collect" >> beam.combiners.ToList()
         )
-        return heads | "Write" >> beam.Map(
-            _write_thresholds, beam.pvalue.AsSingleton(counts), self.rank, self.folder, self.queries
-        )
+        given = beam.pvalue.AsList(heads), beam.pvalue.AsList(counts)
+        return start | beam.Impulse() | "Write" >> beam.Map(_write_thresholds, *given, self.rank, self.folder)

@@ -166,4 +166,4 @@ def run_thresholds(runner: Runner, folder: str, tasks: list[Task], counter: Coun
         return
     write_vector(storage.join(folder, "rank"), rank)
     count = write_tasks(storage.join(folder, "tasks.jsonl"), tasks)
-    runner.run(Thresholds(folder, counter, storage.join(folder, "rank"), len(rank)), count)
+    runner.run(Thresholds(folder, counter, storage.join(folder, "rank")), count)
