@@ -236,7 +236,7 @@ def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Any], jobs: Path
         assert write_tasks(f"{candidates.folder}/tasks.jsonl", tasks) == files
         table = dataclasses.replace(thresholds.counter.queries, queries=queries)
         counter = dataclasses.replace(thresholds.counter, queries=table)
-        larger = dataclasses.replace(thresholds, counter=counter, queries=queries)
+        larger = dataclasses.replace(thresholds, counter=counter)
         return int(dry_run({"candidates": candidates, "thresholds": larger}).ByteSize())
 
     small, large = job(3, 10), job(90_000, 500_000)

@@ -1,5 +1,6 @@
 """Training: it learns, resumes to the bit, stops on SIGTERM, runs on several processes, exports."""
 
+import contextlib
 import json
 import math
 import os
@@ -9,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,12 +25,13 @@ from safetensors.torch import load_file
 
 from pipeline import config as options
 from tests import train_shards
-from train import architectures, checkpoint, cli, optimizer
+from train import architectures, checkpoint, cli, distributed, loop, optimizer
 from train.architectures import ARCHITECTURES, RECIPES
 from train.config import TrainConfig
 from train.loop import fit
 from train.model import CLIP
 from train.run import Result
+from train.steps import Diverged
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -355,6 +359,31 @@ def test_sigterm_saves_and_the_run_goes_on(run: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert checkpoint.read_state(checkpoint.find(str(out))).step > state.step
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_gone_before_the_process_group(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Else processes now and then wait for themselves for ever when all is done."""
+    models: list[weakref.ref[object]] = []
+    left: list[object] = []
+    made = loop.Trainer.__init__
+
+    def remember(self: loop.Trainer, *given: Any) -> None:
+        made(self, *given)
+        models.append(weakref.ref(self.wrapped))
+
+    def diverge(self: loop.Trainer) -> None:
+        raise Diverged("no number")
+
+    monkeypatch.setattr(loop.Trainer, "__init__", remember)
+    monkeypatch.setattr(distributed, "leave", lambda: left.extend(model() for model in models))
+    if fails:
+        monkeypatch.setattr(loop.Trainer, "after_step", diverge)
+    with pytest.raises(Diverged) if fails else contextlib.nullcontext():
+        loop.fit(config(run, tmp_path / "out", max_steps=2))
+    assert left == [None]
 
 
 def test_two_processes_train_as_one(run: Path, tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def _rank_main(rank: int, ranks: int, folder: str, accumulate: int) -> None:
     pairs = count_equal_pairs(torch.tensor([rank % 2, 100 + rank]))
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     torch.save({"loss": loss, "pairs": pairs, "gradients": gradients}, f"{folder}/{rank}.pt")
+    del parallel  # before its group: see train.distributed.joined
     dist.destroy_process_group()
 
 

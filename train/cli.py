@@ -59,8 +59,7 @@ def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) ->
     )
     try:
         if config.check:
-            with distributed.joined(config.device) as world:
-                prepared = prepare(config, world)
+            prepared = distributed.joined(config.device, lambda world: prepare(config, world))
             if first:
                 _print_plan(prepared)
             return 0

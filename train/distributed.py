@@ -1,11 +1,11 @@
 """The processes of a run: torchrun's environment, the device, stopping together."""
 
-import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
@@ -66,12 +66,18 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-@contextlib.contextmanager
-def joined(wanted: str) -> Iterator[World]:
-    """Be one of the processes that torchrun started, or alone, for a block."""
+def joined(wanted: str, work: Callable[[World], T]) -> T:
+    """Be one of the processes that torchrun started, or alone, while `work` runs; return what it returns.
+
+    It is a call, so that the model it wrapped is gone before the group is. As the group's last owner DDP's
+    reducer would wait for gloo's threads with the GIL in hand, and they may be waiting for the GIL.
+    """
     world = join(wanted)
     try:
-        yield world
+        return work(world)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the model too
+        raise
     finally:
         leave()
 

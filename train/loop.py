@@ -91,17 +91,18 @@ class Trainer(Stepper[Batch]):
 
 def fit(config: TrainConfig) -> Result:
     """Train as configured and return what came of it; ValueError if the options cannot be meant."""
-    with distributed.joined(config.device) as world:
-        p = prepare(config, world)
-        trainer = Trainer(p, world)
-        size = p.architecture.image_size
-        labelled = [LabelledSet(name, size) for name in config.eval] if world.rank == 0 else []
-        pieces = Pieces(
-            p.plan, p.shape, p.tokenizer, size, config.crop, p.cache, p.architecture.context_length
-        )
-        files = checkpoint.vocabulary_file(p.tokenizer)
-        result = run(trainer, pieces, files=files, evaluate=_evaluation(trainer, labelled))
-        return replace(result, chance={one.name: one.chance for one in labelled})
+    return distributed.joined(config.device, lambda world: _fit(config, world))
+
+
+def _fit(config: TrainConfig, world: World) -> Result:
+    p = prepare(config, world)
+    trainer = Trainer(p, world)
+    size = p.architecture.image_size
+    labelled = [LabelledSet(name, size) for name in config.eval] if world.rank == 0 else []
+    pieces = Pieces(p.plan, p.shape, p.tokenizer, size, config.crop, p.cache, p.architecture.context_length)
+    files = checkpoint.vocabulary_file(p.tokenizer)
+    result = run(trainer, pieces, files=files, evaluate=_evaluation(trainer, labelled))
+    return replace(result, chance={one.name: one.chance for one in labelled})
 
 
 def _evaluation(trainer: Trainer, labelled: list[LabelledSet]) -> Evaluate | None:

@@ -138,20 +138,23 @@ def thumbnails(prepared: Prepared, count: int) -> augment.Pixels:
 
 def fit(config: DetectorTrainConfig) -> Result:
     """Train as configured and write the detector; ValueError if the options cannot be meant."""
-    with distributed.joined(config.device) as world:
-        prepared = prepare(config, world)
-        trainer = Trainer(prepared, world)
-        first, side = world.rank == 0, prepared.architecture.side
-        found = evalsets.parse_all(config.eval) if first else []
-        sets = {one.name: unseen_pairs(one.path, side) for one in found}
-        pieces = Pairs(prepared.plan, prepared.shape, prepared.cache, side)
-        result = steps.run(trainer, pieces, evaluate=_evaluation(trainer, sets))
-        if first:
-            lines = storage.read_bytes(storage.join(config.out, "metrics.jsonl")).decode().splitlines()
-            storage.write_bytes(storage.join(config.out, "training.svg"), curve.svg(lines).encode())
-        if first and result.complete:  # whoever sends SIGTERM does not wait for it; --resume goes on to it
-            write_detector(storage.join(config.out, DETECTOR), trainer.model, prepared, trainer.step)
-        return result
+    return distributed.joined(config.device, lambda world: _fit(config, world))
+
+
+def _fit(config: DetectorTrainConfig, world: World) -> Result:
+    prepared = prepare(config, world)
+    trainer = Trainer(prepared, world)
+    first, side = world.rank == 0, prepared.architecture.side
+    found = evalsets.parse_all(config.eval) if first else []
+    sets = {one.name: unseen_pairs(one.path, side) for one in found}
+    pieces = Pairs(prepared.plan, prepared.shape, prepared.cache, side)
+    result = steps.run(trainer, pieces, evaluate=_evaluation(trainer, sets))
+    if first:
+        lines = storage.read_bytes(storage.join(config.out, "metrics.jsonl")).decode().splitlines()
+        storage.write_bytes(storage.join(config.out, "training.svg"), curve.svg(lines).encode())
+    if first and result.complete:  # whoever sends SIGTERM does not wait for it; --resume goes on to it
+        write_detector(storage.join(config.out, DETECTOR), trainer.model, prepared, trainer.step)
+    return result
 
 
 def write_detector(path: str, network: Network, prepared: Prepared, step: int) -> None:
