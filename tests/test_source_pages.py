@@ -17,7 +17,7 @@ from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.http.fetch import Outcome
 from pipeline.options import SourceOptions
-from pipeline.sources import sitemap
+from pipeline.sources import Image, pages, sitemap
 from pipeline.sources.links import links
 from pipeline.stages.pages import judge
 from tests.crawling import arguments
@@ -30,6 +30,15 @@ INDEX = '<sitemapindex xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{}</s
 
 def locs(*urls: str, tag: str = "url") -> str:
     return "".join(f"<{tag}><loc>{url}</loc></{tag}>" for url in urls)
+
+
+def test_images_of_pages_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    found = [
+        Image("http://a.test/1.jpg", (("alt", "A"), ("og", "é")), "http://a.test/", page_lang="de"),
+        Image("x", (), "http://a.test/", None, "bad_url", "no scheme", "meta robots: noai"),
+    ]
+    pages.write(str(tmp_path / "images.parquet"), enumerate(found))
+    assert list(pages.read(str(tmp_path / "images.parquet"))) == found
 
 
 # Sitemaps

@@ -144,6 +144,30 @@ def test_a_wat_record_says_what_its_page_reserves(
         assert [image.opt_out for image in images] == [opt_out, opt_out]
 
 
+@pytest.mark.parametrize(
+    ("metas", "headers", "lang"),
+    [
+        ([], {}, ""),
+        ([{"name": "HTML@/lang", "content": "pt-BR"}], {"Content-Language": "en"}, "pt-br"),
+        ([{"name": "HTML@/xml:lang", "content": "de"}, {"name": "HTML@/lang", "content": "fr"}], {}, "fr"),
+        ([{"http-equiv": "Content-Language", "content": " de_AT "}], {"Content-Language": "en"}, "de-at"),
+        ([], {"content-language": "nl"}, "nl"),
+        ([], {"Content-Language": ["nl", "fr"]}, "nl"),
+        ([], {"Content-Language": "nl, fr"}, ""),
+        ([{"name": "Language", "content": "English"}, {"name": "DC.Language", "content": "en"}], {}, "en"),
+        ([{"property": "og:locale", "content": "es_ES"}], {}, "es-es"),
+        ([{"property": "og:title", "content": '"Content-Language":"it"'}], {}, ""),
+    ],
+)
+def test_a_wat_record_says_the_language_of_its_page(
+    metas: list[object], headers: dict[str, object], lang: str
+) -> None:
+    value: Any = wat_json([img("/a.jpg")], {"Metas": [*metas, {"property": "og:image", "content": "/o.jpg"}]})
+    value["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["Headers"].update(headers)
+    for images in (wat.page_images(dump(value), PAGE), wat.parsed_images(dump(value))):
+        assert [image.page_lang for image in images] == [lang, lang]
+
+
 text = st.text(st.characters(codec=None, exclude_categories=()), max_size=12) | st.sampled_from(
     [
         '{"path":"IMG@/src"',
@@ -155,6 +179,7 @@ text = st.text(st.characters(codec=None, exclude_categories=()), max_size=12) | 
         '"Metas":[',
         "og:image",
         '"Base":',
+        '"Content-Language":"de"',
         "\ud83d",
     ]
 )
@@ -166,19 +191,26 @@ link = st.one_of(
     st.just({"path": "IMG@/src", "url": ["/a.jpg", "/b.jpg"], "alt": 3}),
 )
 meta = st.builds(
-    lambda n, c: {"property": n, "content": c},
-    st.sampled_from(["og:image", "og:title", "robots", "x"]),
-    text | st.sampled_from(["noai", "NOML"]),
+    lambda k, n, c: {k: n, "content": c},
+    st.sampled_from(["property", "http-equiv"]),
+    st.sampled_from(["og:image", "og:title", "robots", "HTML@/lang", "content-language", "og:locale", "x"]),
+    text | st.sampled_from(["noai", "NOML", "de", "en-US"]),
 )
+said = st.fixed_dictionaries({}, optional={"Content-Language": text | st.just("fr"), "X": text})
 heads = st.fixed_dictionaries({}, optional={"Base": text, "Title": text, "Metas": st.lists(meta, max_size=4)})
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(link, max_size=4), heads, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
+@given(st.lists(link, max_size=4), heads, said, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
 def test_the_fast_path_equals_parsing(
-    links: list[object], head: dict[str, object], ascii_only: bool, separators: tuple[str, str]
+    links: list[object],
+    head: dict[str, object],
+    headers: dict[str, object],
+    ascii_only: bool,
+    separators: tuple[str, str],
 ) -> None:
-    value = wat_json(links, head)
+    value: Any = wat_json(links, head)
+    value["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["Headers"].update(headers)
     # Lone surrogates can only stand in JSON as escapes.
     data = json.dumps(value, separators=separators, ensure_ascii=ascii_only)
     encoded = data.encode("utf-8", "replace")

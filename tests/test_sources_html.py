@@ -278,3 +278,25 @@ def test_a_page_that_reserves_its_images_says_so_at_each() -> None:
         "<meta name=robots content='noai, noimageai'><meta property=og:image content=/o.jpg><img src=/a.jpg>"
     )
     assert [i.opt_out for i in images(page.encode(), PAGE)] == ["meta robots: noai"] * 2
+
+
+@pytest.mark.parametrize(
+    ("page", "headers", "lang"),
+    [
+        ("<html lang=EN-gb>", [("Content-Language", "de")], "en-gb"),
+        ("<html lang='' xml:lang=de>", [], "de"),
+        ("<!-- <html lang=fr> --><p lang=it>", [], ""),
+        ("<html lang='zh_Hans'>", [], "zh-hans"),
+        ("<html lang='English'><meta http-equiv=content-language content=en>", [], "en"),
+        ("<meta http-equiv='Content-Language' content='de, fr'>", [("content-language", " nl ")], "nl"),
+        ("<meta name=dc.language content=sv><meta name=language content=da>", [], "da"),
+        ("<meta property=og:locale content=pt_BR><meta name=language content=Portuguese>", [], "pt-br"),
+        ("<html lang='{{ lang }}'>", [], ""),
+        ("<html lang=" + "a" * 100_000 + ">", [], ""),
+    ],
+)
+def test_every_image_names_the_language_of_its_page(
+    page: str, headers: list[tuple[str, str]], lang: str
+) -> None:
+    html = f"{page}<meta property=og:image content=/o.jpg><img src=/a.jpg><img src='data:,'>"
+    assert [i.page_lang for i in images(html.encode(), PAGE, None, headers)] == [lang] * 3

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.http.optout import check_page
-from pipeline.sources import srcset
+from pipeline.sources import page_language, srcset
 from pipeline.sources.htmlguard import tame
 from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
@@ -93,20 +93,25 @@ def images(
     if reduced:
         yield bad_record("page nested too deeply; only its <img> and <meta> were read", page_url)
     tree = LexborHTMLParser(text)
-    metas = [
-        (_attribute(node, "property") or _attribute(node, "name"), _attribute(node, "content"))
-        for node in tree.tags("meta")
-    ]
-    found = _images(tree, page_url, metas)
+    headers = list(headers)
+    tags = [node.attributes for node in tree.tags("meta")]
+    metas = [(tag.get("property") or tag.get("name") or "", tag.get("content") or "") for tag in tags]
+    pragmas = [(tag.get("http-equiv") or "", tag.get("content") or "") for tag in tags]
+    root = (
+        [] if tree.root is None else [tree.root.attributes.get(name) or "" for name in ("lang", "xml:lang")]
+    )
+    found = _images(tree, page_url, metas, page_language.declared(root, pragmas, headers, metas))
     if opt_out := check_page(metas, headers):
         found = (image._replace(opt_out=scalar(opt_out)) for image in found)
     yield from found
 
 
-def _images(tree: LexborHTMLParser, page_url: str, metas: list[tuple[str, str]]) -> Iterator[Image]:
+def _images(
+    tree: LexborHTMLParser, page_url: str, metas: list[tuple[str, str]], lang: str
+) -> Iterator[Image]:
     base = base_url(tree, page_url)
     seen: set[tuple[str, tuple[tuple[Kind, str], ...]]] = set()
-    context = _Context(page_url, base, {}, {})
+    context = _Context(page_url, base, lang, {}, {})
     for tag in ("img", "amp-img"):
         for node in tree.tags(tag):
             image = _element(node, context)
@@ -114,10 +119,12 @@ def _images(tree: LexborHTMLParser, page_url: str, metas: list[tuple[str, str]])
             if (image.url, image.texts) not in seen or not _in_noscript(node):
                 seen.add((image.url, image.texts))
                 yield image
-    yield from open_graph(metas, page_url, base)
+    yield from open_graph(metas, page_url, base, lang)
 
 
-def open_graph(metas: list[tuple[str, str]], page_url: str, base: str | None) -> list[Image]:
+def open_graph(
+    metas: list[tuple[str, str]], page_url: str, base: str | None, page_lang: str = ""
+) -> list[Image]:
     """Return the og:image references among (property, content) pairs, each with its alt or the title.
 
     Arrays follow https://ogp.me: an og:image:alt belongs to the og:image before it.
@@ -133,7 +140,8 @@ def open_graph(metas: list[tuple[str, str]], page_url: str, base: str | None) ->
         elif name == "og:title":
             title = title or content.strip()
     return [
-        make_image(url, (("og", alt or title),) if alt or title else (), page_url, base) for url, alt in found
+        make_image(url, (("og", alt or title),) if alt or title else (), page_url, base, None, page_lang)
+        for url, alt in found
     ]
 
 
@@ -171,6 +179,7 @@ class _Context(NamedTuple):
 
     page_url: str
     base: str
+    lang: str
     captions: dict[int, str]
     sources: dict[int, list[srcset.Candidate]]
 
@@ -188,11 +197,11 @@ def _element(node: LexborNode, context: _Context) -> Image:
     sources = [] if picture is None else _sources(picture, context.sources)
     first: Image | None = None
     for reference in _references(attributes, sources):
-        image = make_image(reference, tuple(texts), context.page_url, context.base)
+        image = make_image(reference, tuple(texts), context.page_url, context.base, None, context.lang)
         if image.reason is None:
             return image
         first = first or image
-    return first or make_image("", tuple(texts), context.page_url, context.base)
+    return first or make_image("", tuple(texts), context.page_url, context.base, None, context.lang)
 
 
 def _references(attributes: dict[str, str | None], sources: list[srcset.Candidate]) -> list[str]:
@@ -297,7 +306,3 @@ def base_url(tree: LexborHTMLParser, page_url: str) -> str:
             except BadUrl:
                 break
     return page_url
-
-
-def _attribute(node: LexborNode, name: str) -> str:
-    return node.attributes.get(name) or ""

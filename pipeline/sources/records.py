@@ -22,6 +22,8 @@ class Image(NamedTuple):
     detail: str = ""
     opt_out: str = ""
     """What its page says against the use of its images, such as `meta robots: noai`."""
+    page_lang: str = ""
+    """The language that its page says it is in: a tag of BCP 47 in lower case, or "" where it says none."""
 
 
 class Piece(NamedTuple):
@@ -41,6 +43,7 @@ def make_image(
     page_url: str,
     base: str | None,
     extra: dict[str, object] | None = None,
+    page_lang: str = "",
 ) -> Image:
     """Resolve `reference` against `base`; what cannot be fetched becomes an Image with its reason."""
     for _, text in texts:
@@ -50,10 +53,11 @@ def make_image(
     try:
         url = resolve(reference, base)
     except BadUrl as error:
-        return Image(scalar(reference[:_MAX_SHOWN]), texts, page_url, extra, error.reason, scalar(str(error)))
+        url, detail = scalar(reference[:_MAX_SHOWN]), scalar(str(error))
+        return Image(url, texts, page_url, extra, error.reason, detail, "", page_lang)
     if "svg" in url.lower() and url.partition("?")[0].lower().endswith((".svg", ".svgz")):
-        return Image(url, texts, page_url, extra, "svg", "by its name")
-    return Image(url, texts, page_url, extra)
+        return Image(url, texts, page_url, extra, "svg", "by its name", "", page_lang)
+    return Image(url, texts, page_url, extra, None, "", "", page_lang)
 
 
 def bad_record(detail: str, page_url: str = "") -> Image:

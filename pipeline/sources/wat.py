@@ -18,7 +18,7 @@ import orjson
 from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.http.optout import check_page
-from pipeline.sources import archive
+from pipeline.sources import archive, page_language
 from pipeline.sources.html import open_graph
 from pipeline.sources.records import Image, Kind, Piece, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
@@ -33,6 +33,8 @@ _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _PAIRS: Final = rb"(?:," + _STRING + rb":" + _STRING + rb")*+"
 _IMG_REST: Final = re.compile(_PAIRS + rb"\}")
 _RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # what check_page looks for
+_USED_METAS: Final = (b"og:image", b"html@", b"language", b"og:locale")
+_HEADER_LANGUAGE: Final = re.compile(rb'"content-language":(?:"([^"\\]*)")?')
 _METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + _STRING + rb":" + _STRING + _PAIRS + rb"\},?)*+\])")
 
 
@@ -66,18 +68,20 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
         if b'"HTML-Metadata"' not in data:  # two of three records: a request, or the crawler's own notes
             return []
         parts = data.split(_IMG_VALUE)
-        metas = _metas(parts)
+        metas, header = _metas(parts)
         links = _links(parts)
     except (LookupError, orjson.JSONDecodeError):  # another layout, lone surrogates, or no JSON
         return parsed_images(data, uri)
-    images = [_link_image(link, uri, uri) for link in links]
+    properties = _properties(metas)
+    lang = _language(metas, properties, [("content-language", header)]) if metas or header else ""
+    images = [_link_image(link, uri, uri, lang) for link in links]
     if metas:
-        images += open_graph(_properties(metas), uri, uri)
+        images += open_graph(properties, uri, uri, lang)
     return images
 
 
-def _metas(parts: list[bytes]) -> list[dict[str, Any]]:
-    """Parse Head.Metas if og:image is named.
+def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
+    """Parse Head.Metas if og:image or a language is named there, and the header Content-Language.
 
     LookupError for a <base>, for what may be an opt-out of the page, or where that cannot be told.
     """
@@ -85,19 +89,24 @@ def _metas(parts: list[bytes]) -> list[dict[str, Any]]:
     links = first.find(b'"Links":[')
     head = first.find(b'"HTML-Metadata":{"Head":{', 0, max(links, 0))
     if head >= 0 and first[links - 2 : links] == b"},":
-        edges = [first[head:links]]  # as Common Crawl writes it: all of Head, then the links
+        edges = [first[head:links]]  # as Common Crawl writes it: headers, all of Head, then the links
     else:
         edges = parts if len(parts) == 1 else [first, parts[-1]]  # at least not between two images
     said = [edge.lower() for edge in (first[: max(links, 0)], *edges)]
     if any(b'"Base":' in edge for edge in edges) or any(word in text for text in said for word in _RESERVING):
         raise LookupError
-    if not any(b"og:image" in edge for edge in edges):
-        return []
+    stated = _HEADER_LANGUAGE.findall(said[0])
+    is_told = len(stated) < 2 and b"" not in stated  # not repeated, no list, no escapes
+    if not is_told or (head < 0 and any(b"content-language" in text for text in said[1:])):
+        raise LookupError
+    header = stated[0].decode("utf-8", "replace") if stated else ""
+    if not any(word in text for text in said[1:] for word in _USED_METAS):
+        return [], header
     found = [match for edge in edges for match in _METAS.finditer(edge)]
     if len(found) != 1 or sum(edge.count(b'"Metas":') for edge in edges) != 1:
         raise LookupError
     metas: list[dict[str, Any]] = orjson.loads(found[0][1])
-    return metas
+    return metas, header
 
 
 def _links(parts: list[bytes]) -> list[dict[str, Any]]:
@@ -128,12 +137,25 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
         except BadUrl:
             base = uri
     links = [link for link in _objects(html.get("Links")) if link.get("path") == _IMG]
-    images = [_link_image(link, uri, base) for link in links]
-    metas = _properties(head.get("Metas"))
-    images += open_graph(metas, uri, base)
-    if opt_out := check_page(metas, _headers(response)):
+    metas, headers = _properties(head.get("Metas")), _headers(response)
+    lang = _language(head.get("Metas"), metas, headers)
+    images = [_link_image(link, uri, base, lang) for link in links]
+    images += open_graph(metas, uri, base, lang)
+    if opt_out := check_page(metas, headers):
         images = [image._replace(opt_out=scalar(opt_out)) for image in images]
     return images
+
+
+def _language(metas: object, properties: list[tuple[str, str]], headers: list[tuple[str, str]]) -> str:
+    """Return what a page declares; since 2024 its <html lang> stands among the metas."""
+    attributes = [
+        content
+        for wanted in page_language.HTML_LANG
+        for name, content in properties
+        if name.lower() == wanted
+    ]
+    pragmas = [(_text(meta.get("http-equiv")), _text(meta.get("content"))) for meta in _objects(metas)]
+    return page_language.declared(attributes, pragmas, headers, properties)
 
 
 def _headers(response: dict[str, Any]) -> list[tuple[str, str]]:
@@ -149,7 +171,7 @@ def _load(record: WarcRecord) -> _Record:
     return _Record(record.headers.get("WARC-Target-URI") or "", record.stream_pos, archive.body(record))
 
 
-def _link_image(link: dict[str, Any], uri: str, base: str) -> Image:
+def _link_image(link: dict[str, Any], uri: str, base: str, lang: str) -> Image:
     url = link.get("url")
     if url.__class__ is not str:
         url = _text(url)
@@ -158,7 +180,7 @@ def _link_image(link: dict[str, Any], uri: str, base: str) -> Image:
         texts = (("alt", alt),)
     if "title" in link and (title := _text(link["title"]).strip()):
         texts = (*texts, ("title", title))
-    return make_image(url, texts, uri, base)
+    return make_image(url, texts, uri, base, None, lang)
 
 
 def _properties(metas: object) -> list[tuple[str, str]]:
