@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.usage import measure
@@ -31,10 +32,10 @@ def write_lists(folder: Path, rows: int) -> None:
     for number, start in enumerate(range(0, rows, FILE_ROWS)):
         count = min(FILE_ROWS, rows - start)
         drawn = np.minimum(rng.zipf(1.2, (WORDS, count)) - 1, len(words) - 1)
-        caption = pa.compute.binary_join_element_wise("the", *(words.take(pa.array(w)) for w in drawn), " ")
+        caption = pc.binary_join_element_wise("the", *(words.take(pa.array(w)) for w in drawn), " ")
         site = pa.array(rng.integers(0, max(1, rows // 80), count)).cast(pa.string())
         image = pa.array(np.arange(start, start + count)).cast(pa.string())
-        url = pa.compute.binary_join_element_wise("https://site", site, ".example/photo-", image, ".jpg", "")
+        url = pc.binary_join_element_wise("https://site", site, ".example/photo-", image, ".jpg", "")
         table = pa.table({"url": url, "caption": caption})
         pq.write_table(table, folder / f"{number:04d}.parquet", row_group_size=GROUP_ROWS)
 

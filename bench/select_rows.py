@@ -28,6 +28,7 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
     """Write candidates files as the stage does, sorted by uid; return [path, rows] for each."""
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from pipeline import records
 
@@ -53,12 +54,12 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
         query[:, 0] = 0
         query = query.reshape(-1)
         numbers = pa.array(image).cast(pa.string())
-        url = pa.compute.binary_join_element_wise(
+        url = pc.binary_join_element_wise(
             "https://site", pa.array(site).cast(pa.string()), ".example/images/photo-", numbers, ".jpg", ""
         )
         text = generator.integers(0, rows * 2, count)
         words = [pa.array(text // 7**i % 9973).cast(pa.string()) for i in range(4)]
-        caption = pa.compute.binary_join_element_wise("a photo of item", *words, "in the garden", " ")
+        caption = pc.binary_join_element_wise("a photo of item", *words, "in the garden", " ")
         constant = {"page_url": "https://site.example/page.html", "source": "bench", "extra": ""}
         table = pa.table(
             {

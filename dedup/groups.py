@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import records, storage
 
@@ -109,7 +110,7 @@ class BandShuffler:
         """Yield a file's hashes by partition of their bands, once for each band; images in runs of uid."""
         table = records.read_table(task["path"], ["uid", "phash", "quality"])
         table = table.take(pa.array(records.run_starts(table["uid"]), pa.int64()))
-        table = table.filter(pa.compute.greater_equal(table["quality"], MIN_QUALITY))
+        table = table.filter(pc.greater_equal(table["quality"], MIN_QUALITY))
         if not len(table):
             return
         hashes = hashes_of(table["phash"].to_pylist())

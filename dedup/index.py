@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dedup import evalsets, views
@@ -166,7 +167,7 @@ class Index:
         local = _local_copy(folder)
         self.references = References(_map(local / _HASHES), _map(local / _COLOURS), len(views.VIEWS))
         table = pq.read_table(local / _EXAMPLES)
-        compared = table.filter(pa.compute.greater_equal(table["row"], 0)).sort_by("row")
+        compared = table.filter(pc.greater_equal(table["row"], 0)).sort_by("row")
         self.dataset: npt.NDArray[np.int64]
         names, self.dataset = np.unique(
             compared["dataset"].to_numpy(zero_copy_only=False), return_inverse=True

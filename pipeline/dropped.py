@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -34,7 +35,7 @@ class Dropped:
 
     def __init__(self, table: pa.Table) -> None:
         """Take rows (shard, key) that are sorted by shard; 20 bytes of memory for each."""
-        runs = pa.compute.run_end_encode(table["shard"].combine_chunks())
+        runs = pc.run_end_encode(table["shard"].combine_chunks())
         places = itertools.pairwise([0, *runs.run_ends.to_pylist()])
         self._keys = table["key"].combine_chunks()
         self._places = dict(zip(runs.values.to_pylist(), places, strict=True))
@@ -69,4 +70,4 @@ def rows(root: str, extensions: int, columns: list[str] | None = None) -> pa.Tab
         return ROWS.empty_table()
     with storage.open_input(storage.join(root, FILE)) as file:
         table = pq.read_table(file, columns=columns)
-    return table.filter(pa.compute.less_equal(table["extension"], extensions))
+    return table.filter(pc.less_equal(table["extension"], extensions))

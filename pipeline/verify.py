@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline import config as parser
@@ -83,7 +84,7 @@ def balanced(layout: Layout) -> list[str]:
     has_room = bool(tombstones.load(layout.root))
     for shard in found["shards"]:
         table = _rows(layout, shard["name"], ["key", "uid", "query_ids", "matched_query_ids"])
-        any_keeps = pa.compute.list_value_length(kept.now(table)["query_ids"]).to_numpy() > 0
+        any_keeps = pc.list_value_length(kept.now(table)["query_ids"]).to_numpy() > 0
         stays = kept.dropped.stays(shard["name"], table["key"].to_pylist())
         wrong = (stays & ~any_keeps) | (~stays & any_keeps & (not has_room))
         if wrong.any():

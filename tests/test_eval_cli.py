@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -153,7 +154,7 @@ def test_predictions_are_what_overlap_reads(everything, place):
     correct, labels = read_predictions(str(path), "colours", ids)
     assert correct.mean() == results(everything)["colours", "imported", "zeroshot"]["metrics"]["acc1"]
     assert labels == [one.split("/")[0] for one in ids]
-    broken = table.filter(pa.compute.equal(table["example_id"], f"{COLOURS[0]}/broken.jpg")).to_pylist()[0]
+    broken = table.filter(pc.equal(table["example_id"], f"{COLOURS[0]}/broken.jpg")).to_pylist()[0]
     assert (broken["prediction"], broken["correct"]) == ("", False)
     assert (everything / "predictions" / "imported" / "colours.linear-probe.parquet").exists()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,8 +186,8 @@ def test_an_empty_shard_and_a_broken_picture_are_shown_as_such(tmp_path: Path) -
     layout = finished_run.build(tmp_path / "run", ["a dog"] * 3, per_shard=3)
     found = json.loads(Path(layout.manifest).read_text())
     empty = {"name": "00001.tar", "samples": 0, "bytes": 0, "sha256": "", "parquet_sha256": ""}
-    table = pa.parquet.read_table(f"{layout.shards}/00000.parquet")
-    pa.parquet.write_table(table.slice(0, 0), f"{layout.shards}/00001.parquet")
+    table = pq.read_table(f"{layout.shards}/00000.parquet")
+    pq.write_table(table.slice(0, 0), f"{layout.shards}/00001.parquet")
     shutil.copy(f"{layout.shards}/00000.tar", f"{layout.shards}/00001.tar")
     Path(layout.manifest).write_text(json.dumps(found | {"shards": [*found["shards"], empty]}))
     assert collect.collect(layout).samples.samples == 3

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -213,7 +214,7 @@ def read_described(table: pa.Table) -> Described:
 def neighbours(config: DetectorEmbedConfig, files: Plan, device: torch.device) -> int:
     """Search every set through all shards and write neighbours.parquet; return the number of rows."""
     sets = [records.read_table(task.path) for task in files.sets]
-    kept = [table.filter(pa.compute.greater_equal(table["quality"], MIN_QUALITY)) for table in sets]
+    kept = [table.filter(pc.greater_equal(table["quality"], MIN_QUALITY)) for table in sets]
     if not sum(map(len, kept)):
         raise ValueError("no image of the evaluation sets can be compared")
     described = [read_described(table) for table in kept]
@@ -222,7 +223,7 @@ def neighbours(config: DetectorEmbedConfig, files: Plan, device: torch.device) -
     ids: list[pa.Table] = []
     for number, task in enumerate(files.shards):
         table = records.read_table(task.path)
-        table = table.filter(pa.compute.greater_equal(table["quality"], MIN_QUALITY))
+        table = table.filter(pc.greater_equal(table["quality"], MIN_QUALITY))
         search.add(read_described(table))
         shard = pa.array(np.full(len(table), number, np.int32))
         ids.append(table.select(["uid", "key"]).append_column("shard", shard))

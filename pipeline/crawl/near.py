@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dedup import groups as near
 from pipeline import records, storage
@@ -71,8 +72,8 @@ def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Resul
     results = crawl.shuffle("near-duplicate pairs", folder, merged, shuffler, partitions)
     tables = [near.EDGES.empty_table(), *(records.read_table(result["path"]) for result in results)]
     edges = pa.concat_tables(tables)
-    wanted = pa.compute.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
-    same = edges.filter(pa.compute.equal(edges["distance"], 0))
+    wanted = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
+    same = edges.filter(pc.equal(edges["distance"], 0))
     like = {b.hex(): a.hex() for a, b in zip(same["a"].to_pylist(), same["b"].to_pylist(), strict=True)}
     columns = ["uid", "original_width", "original_height"]
     members = [
@@ -80,7 +81,7 @@ def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Resul
         for result in merged
         for member in members_of(records.read_table(result["path"], columns), wanted)
     ]
-    others = edges.filter(pa.compute.greater(edges["distance"], 0))
+    others = edges.filter(pc.greater(edges["distance"], 0))
     pairs = zip(others["a"].to_pylist(), others["b"].to_pylist(), strict=True)
     groups = near.stars(members, ((a.hex(), b.hex()) for a, b in pairs))
     rows = sorted((bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in groups.items() for uid in gone)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import records, run, storage
 from pipeline.crawl.job import Crawl
@@ -173,7 +174,7 @@ class _Places:
 
     def point(self, table: pa.Table, over: np.ndarray) -> pa.Table:
         """Return the rows of a fetched unit with the images' new places; `over`: keys of all that merged."""
-        arrived = pa.compute.equal(table["reason"], "").to_numpy()
+        arrived = pc.equal(table["reason"], "").to_numpy()
         uids = np.array(table["uid"].to_pylist(), dtype=self._uids.dtype)
         at = np.minimum(np.searchsorted(self._uids, uids), max(len(self._uids) - 1, 0))
         here = arrived & (self._uids[at] == uids) if len(self._uids) else np.zeros(len(table), bool)
@@ -182,9 +183,9 @@ class _Places:
         rows = self._places.take(pa.array(np.where(here, at, 0))) if len(self._places) else None
         columns = {name: table[name] for name in table.column_names}
         for name, none in (("blob", ""), ("offset", 0), ("length", 0)):
-            columns[name] = none if rows is None else pa.compute.if_else(pa.array(here), rows[name], none)
+            columns[name] = none if rows is None else pc.if_else(pa.array(here), rows[name], none)
             if rows is None:
                 columns[name] = pa.array([none] * len(table), table.schema.field(name).type)
-        columns["reason"] = pa.compute.if_else(pa.array(gone), "over_cap", table["reason"])
-        columns["detail"] = pa.compute.if_else(pa.array(gone), "fetched, not needed", table["detail"])
+        columns["reason"] = pc.if_else(pa.array(gone), "over_cap", table["reason"])
+        columns["detail"] = pc.if_else(pa.array(gone), "fetched, not needed", table["detail"])
         return pa.table(columns, schema=table.schema)

@@ -15,6 +15,7 @@ from typing import Final
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
@@ -100,11 +101,11 @@ def inline(svg: str, label: str, name: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _short_axis(axis: mpl.axis.Axis) -> None:
+def _short_axis(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def _percent_axis(axis: mpl.axis.Axis) -> None:
+def _percent_axis(axis: Axis) -> None:
     axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import dropped, records, storage
 from pipeline.stages.files import read_vector, write_vector
@@ -163,9 +164,9 @@ class NewShuffler(DedupeShuffler):
         )
         found = [t for t in tables if "tried" not in t.column_names]
         table = records.sort_rows(pa.concat_tables([records.CAPTION_ROWS.empty_table(), *found]))
-        again = pa.compute.is_in(table["uid"], value_set=known.filter(known["tried"])["uid"].combine_chunks())
+        again = pc.is_in(table["uid"], value_set=known.filter(known["tried"])["uid"].combine_chunks())
         rejected = records.rejected_table(table.filter(again), "select", "known_url")
-        table = table.filter(pa.compute.invert(again))
+        table = table.filter(pc.invert(again))
         result = self.write(partition, table, [rejected])
         moved = moved_counts(known, table["uid"], self.queries.queries)
         path = storage.join(self.folder, f"{partition:05d}.moved")
@@ -184,7 +185,7 @@ def known_rows(table: pa.Table, queries: QueryTable, thresholds: np.ndarray, ext
     first[pairs.starts] = True
     wanted = pa.array(first | ~of_row)
     matched = table["matched"].combine_chunks()
-    matched = pa.compute.if_else(pa.array(~of_row), matched, pa.array([[]], matched.type)[0])
+    matched = pc.if_else(pa.array(~of_row), matched, pa.array([[]], matched.type)[0])
     columns = [table["uid"], matched, pa.array(of_row), pa.array([extension] * len(table), pa.int32())]
     return pa.Table.from_arrays(columns, schema=KNOWN_ROWS).filter(wanted)
 
@@ -194,8 +195,8 @@ def moved_counts(known: pa.Table, found: pa.ChunkedArray, queries: int) -> np.nd
 
     Of one that was moved before, the extension that has it now counts.
     """
-    known = known.filter(pa.compute.is_in(known["uid"], value_set=pa.compute.unique(found)))
-    known = known.filter(pa.compute.invert(known["tried"])).sort_by("uid").combine_chunks()
+    known = known.filter(pc.is_in(known["uid"], value_set=pc.unique(found)))
+    known = known.filter(pc.invert(known["tried"])).sort_by("uid").combine_chunks()
     starts = records.run_starts(known["uid"])
     if not len(starts):
         return np.zeros(queries, np.int64)

@@ -22,6 +22,7 @@ from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import balance, hashlist, records, storage, tombstones, units
 from pipeline.http.fetch import Outcome
@@ -219,7 +220,7 @@ class FetchWorker:
         counts = dict(zip(reasons["reason"].to_pylist(), reasons["count_all"].to_pylist(), strict=True))
         return {
             "unit": task["unit"], "fetched": f"{base}.parquet", "images": len(rows),
-            "bytes": int(pa.compute.sum(table["bytes"]).as_py() or 0), "seconds": round(time.monotonic() -
+            "bytes": int(pc.sum(table["bytes"]).as_py() or 0), "seconds": round(time.monotonic() -
             started, 3), "reasons": dict(sorted(counts.items())),
         }  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from dedup.descriptors import PACKED_BYTES
@@ -118,7 +119,7 @@ def assemble(table: pa.Table, pairs: Pairs, keeps: np.ndarray, stays: np.ndarray
 
 def _period(fetched_at: pa.ChunkedArray) -> list[str]:
     """Return the first and the last moment, ISO 8601, or nothing for no samples."""
-    ends = pa.compute.min_max(fetched_at).as_py()
+    ends = pc.min_max(fetched_at).as_py()
     return [ends["min"].isoformat(), ends["max"].isoformat()] if ends["min"] else []
 
 
@@ -228,7 +229,7 @@ def shard_table(table: pa.Table, keys: list[str], extra: tuple[tuple[str, str], 
     columns: dict[str, object] = {
         "key": pa.array(keys, pa.string()),
         "url": table["url"],
-        "caption": pa.compute.list_element(captions, 0) if count else pa.array([], pa.string()),
+        "caption": pc.list_element(captions, 0) if count else pa.array([], pa.string()),
         "status": pa.array(["success"] * count, pa.string()),
         "error_message": pa.nulls(count, pa.string()),
         **{name: table[name] for name in ("width", "height", "original_width", "original_height", "exif")},
@@ -291,7 +292,7 @@ class RejectWorker:
     def _failures(self, task: dict[str, str]) -> pa.Table:
         """Return the rejected rows of a fetched unit: its failures that no later round took up."""
         unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
-        final = ~pa.compute.equal(fetched["reason"], "").to_numpy()
+        final = ~pc.equal(fetched["reason"], "").to_numpy()
         if task["arrived"]:  # another round followed, and took what was worth it
             final &= ~worth_retrying(fetched, unit, self.queries.hashes, read_vector(task["arrived"]))
         starts = records.run_starts(unit["uid"])

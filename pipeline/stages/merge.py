@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import records, storage
 from pipeline.captions.match import tokens
@@ -79,7 +80,7 @@ class MergeShuffler:
         unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
         starts = records.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
-        arrived = pa.compute.equal(fetched["reason"], "").to_numpy()
+        arrived = pc.equal(fetched["reason"], "").to_numpy()
         partition = np.zeros(len(fetched), np.int64)
         hashes = records.high_bits(fetched[self._key].filter(pa.array(arrived)))
         partition[arrived] = records.partition_of(hashes, self.partitions)
@@ -125,11 +126,11 @@ def merge_into_stored(table: pa.Table, stored: list[pa.Table]) -> tuple[pa.Table
     if not stored:
         return table, records.REJECTED_ROWS.empty_table()
     known = pa.concat_tables(stored).combine_chunks()
-    places = pa.compute.index_in(table["sha256"], value_set=known["sha256"].combine_chunks())
-    same = pa.compute.is_valid(places)
+    places = pc.index_in(table["sha256"], value_set=known["sha256"].combine_chunks())
+    same = pc.is_valid(places)
     targets = [uid.hex() for uid in known["uid"].take(places.filter(same)).to_pylist()]
     rejected = records.rejected_table(table.filter(same), "finish", "merged_into", targets)
-    return table.filter(pa.compute.invert(same)), rejected
+    return table.filter(pc.invert(same)), rejected
 
 
 def merge(
@@ -148,7 +149,7 @@ def merge(
     """
     names = [key, "uid", "caption_hash"]
     if key == "survivor":  # which comes first in its group
-        table = table.append_column("given", pa.compute.not_equal(table["uid"], table[key]))
+        table = table.append_column("given", pc.not_equal(table["uid"], table[key]))
         names.insert(1, "given")
     table = table.sort_by([(name, "ascending") for name in dict.fromkeys(names)]).combine_chunks()
     group_starts = records.run_starts(table[key])
@@ -158,7 +159,7 @@ def merge(
     group = np.repeat(np.arange(len(group_starts)), sizes)
     survivor = pa.array(np.repeat(group_starts, sizes))
     survivor_uid = table["uid"].take(survivor)
-    is_survivor = pa.compute.equal(table["uid"], survivor_uid).to_numpy()
+    is_survivor = pc.equal(table["uid"], survivor_uid).to_numpy()
     whole = _whole_groups(table, group_starts, sizes, placeholder_captions, dropped)
     lost = whole[group] != ""
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import records, storage, urls
 from pipeline.stages.files import write_vector
@@ -39,8 +40,8 @@ def _groups(path: str) -> pa.Table:
 
 def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
     """Return the uid that each image is merged into, its own if it is in no group or represents one."""
-    place = pa.compute.index_in(uids, groups["uid"].combine_chunks())
-    return pa.compute.coalesce(groups["representative"].take(place), uids)
+    place = pc.index_in(uids, groups["uid"].combine_chunks())
+    return pc.coalesce(groups["representative"].take(place), uids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class NearShuffler:
 
 def count_sites(table: pa.Table, survivor: pa.ChunkedArray) -> pa.Table:
     """Return SITES: how many of each site's images are merged into another; sorted by site."""
-    gone = pa.compute.not_equal(table["uid"], survivor)
+    gone = pc.not_equal(table["uid"], survivor)
     images = table.select(["uid", "url"]).append_column("gone", gone).sort_by("uid")
     images = images.take(pa.array(records.run_starts(images["uid"]), pa.int64()))
     total: Counter[str] = Counter()
@@ -117,7 +118,7 @@ def members_of(table: pa.Table, wanted: pa.Array) -> Iterator[tuple[str, int, in
     starts = records.run_starts(table["uid"])
     captions = np.diff(np.append(starts, len(table)))
     first = table.take(pa.array(starts, pa.int64()))
-    chosen = pa.compute.is_in(first["uid"], value_set=wanted).to_numpy()
+    chosen = pc.is_in(first["uid"], value_set=wanted).to_numpy()
     first = first.filter(pa.array(chosen))
     columns = (first[name].to_pylist() for name in ("uid", "original_width", "original_height"))
     for uid, width, height, count in zip(*columns, captions[chosen].tolist(), strict=True):

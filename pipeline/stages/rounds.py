@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from pipeline import records, storage, urls
@@ -35,7 +36,7 @@ def worth_retrying(fetched: pa.Table, unit: pa.Table, query_hash: U64, arrived: 
     Only what failed for a passing reason, and only if one of its queries would keep it: `arrived` holds the
     thresholds of what is there so far, which let everything in where a query has too few.
     """
-    passing: np.ndarray = pa.compute.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy()
+    passing: np.ndarray = pc.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy()
     kept: np.ndarray = passing & chosen(Pairs.of(unit, len(query_hash)), query_hash, arrived)
     return kept
 
@@ -79,9 +80,9 @@ class UnitShuffler:
         again = worth_retrying(fetched, unit, self.queries.hashes, read_vector(self.arrived))
         starts = records.run_starts(unit["uid"])
         lengths = np.diff(np.append(starts, len(unit)))
-        elsewhere = pa.compute.equal(fetched["reason"], "redirect_elsewhere")
+        elsewhere = pc.equal(fetched["reason"], "redirect_elsewhere")
         old = unit["fetch_url"].take(pa.array(starts))
-        targets = pa.compute.if_else(elsewhere, fetched["final_url"], old).to_pylist()
+        targets = pc.if_else(elsewhere, fetched["final_url"], old).to_pylist()
         of_row = np.repeat(np.arange(len(starts)), lengths)
         mask = np.repeat(again, lengths)
         table = unit.filter(pa.array(mask)).select(records.CAPTION_ROWS.names)

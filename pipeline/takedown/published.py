@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import dropped, keeps, manifest, records, storage
 from pipeline.run import Layout, read_json
@@ -87,7 +88,7 @@ def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], 
         stays = dropped_before.stays(shard["name"], table["key"].to_pylist())
         table = table.filter(pa.array(stays & ~gone))
         samples += len(table)
-        captions += int(pa.compute.sum(pa.compute.list_value_length(table["captions"])).as_py() or 0)
+        captions += int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
     rejected = manifest.by_stage_and_reason(counts)
     for path in manifest.rejected_files(layout, found):
         rows = records.read_table(path)
@@ -142,7 +143,7 @@ def _kept_present(layout: Layout, found: dict[str, Any], queries: int) -> tuple[
         columns = ["key", "uid", "query_ids", "matched_query_ids"]
         table = state.set_rows(shard["name"], records.read_table(parquet, columns))
         for row, name in enumerate(("query_ids", "matched_query_ids")):
-            ids = pa.compute.list_flatten(table[name]).to_numpy()
+            ids = pc.list_flatten(table[name]).to_numpy()
             totals[row] += np.bincount(ids.astype(np.int64), minlength=queries)
     return totals[0], totals[1]
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
@@ -58,7 +59,7 @@ def image_hits(table: pa.Table, stones: Tombstones) -> Mask:
 def _among(column: pa.ChunkedArray, is_hit: Callable[[Any], bool]) -> Mask:
     """Return which values are hits, asking once for each distinct one."""
     found = [value for value in column.unique().to_pylist() if value is not None and is_hit(value)]
-    mask: Mask = pa.compute.is_in(column, value_set=pa.array(found, column.type)).to_numpy()
+    mask: Mask = pc.is_in(column, value_set=pa.array(found, column.type)).to_numpy()
     return mask
 
 
@@ -78,9 +79,9 @@ def without(table: pa.Table, mask: Mask, stones: Tombstones) -> pa.Table:
     silent = [text for text in table["detail"].unique().to_pylist() if text and _tells(text, stones)]
     if not silent:
         return table
-    told = pa.compute.is_in(table["detail"], value_set=pa.array(silent))
+    told = pc.is_in(table["detail"], value_set=pa.array(silent))
     index = table.column_names.index("detail")
-    blank = pa.compute.if_else(told, "", table["detail"])
+    blank = pc.if_else(told, "", table["detail"])
     return table.set_column(index, table.schema.field("detail"), blank)
 
 

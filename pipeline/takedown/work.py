@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dedup.descriptors import PACKED_BYTES
 from pipeline import records, storage
@@ -70,9 +71,9 @@ def _candidates(path: str, stones: Tombstones) -> None:
     rest = tables.without(rejected, old, stones)
     if not gone.any() and rest.equals(rejected):
         return
-    taken = pa.compute.equal(rest["reason"], tables.REASON).to_numpy()
+    taken = pc.equal(rest["reason"], tables.REASON).to_numpy()
     rest = rest.filter(pa.array(~taken))
-    left = len(accepted) - int(gone.sum()) + int(pa.compute.sum(rest["candidates"]).as_py() or 0)
+    left = len(accepted) - int(gone.sum()) + int(pc.sum(rest["candidates"]).as_py() or 0)
     rows = pa.concat_tables([rest, tables.taken_down_rows(marker["candidates"] - left)])
     # The rejected ones first: if it ends between the two, the accepted hits are found again.
     records.write_table(f"{path.removesuffix('.parquet')}.rejected.parquet", rows)

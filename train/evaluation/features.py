@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -182,7 +183,7 @@ def matrix(column: pa.ChunkedArray, path: str) -> Floats:
             or pa.types.is_large_list(column.type)):  # fmt: skip
         raise ValueError(f"{path}: features must be lists of numbers, not {column.type}")
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    lengths = np.unique([len(column)] if not len(column) else np.array(pa.compute.list_value_length(column)))
+    lengths = np.unique([len(column)] if not len(column) else np.array(pc.list_value_length(column)))
     if column.null_count or len(lengths) != 1 or not len(column):
         raise ValueError(f"{path}: every row needs features of the same length")
     if not np.isfinite(flat).all():
