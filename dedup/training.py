@@ -95,7 +95,7 @@ class Described(NamedTuple):
 
 def read_described(path: str, batch: int) -> Iterator[Described] | None:
     """Yield a run's shard in batches from the Parquet file beside it; None if that holds no descriptors."""
-    parquet = path.removesuffix(".tar") + ".parquet"
+    parquet = storage.sibling(path, ".parquet")
     if not storage.exists(parquet):
         return None
     with storage.open_input(parquet) as file:
@@ -120,7 +120,7 @@ def _dropped(root: str, manifest: storage.FileInfo) -> dropped.Dropped:
 
 def _described(parquet: str, batch: int) -> Iterator[Described]:
     columns = ["uid", "key", "url", "captions", "descriptor"]
-    gone = _dropped_keys(parquet.removesuffix(".parquet") + ".tar")
+    gone = _dropped_keys(storage.sibling(parquet, ".tar"))
     with storage.open_input(parquet) as file:
         for rows in pq.ParquetFile(file).iter_batches(batch, columns=columns):
             if gone:

@@ -293,7 +293,7 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
              ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
              ("time", f"{seconds:,.1f} s")]  # fmt: skip
     for name, value in where:
-        console.print(f"{name:<14} {value}", highlight=False, soft_wrap=True)
+        console.print(f"{name:<14} {value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def notes(layout: Layout, found: dict[str, Any]) -> list[str]:

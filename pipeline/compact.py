@@ -92,7 +92,7 @@ def _write_shards(
     from pipeline.stages import running  # imports Beam
 
     worker = CompactWorker(source=source.root, folder=target.shards)
-    tasks = [{"name": shard["name"].removesuffix(".tar")} for shard in found["shards"]]
+    tasks = [{"name": storage.stem(shard["name"])} for shard in found["shards"]]
     runner = running.Runner(
         flags=beam_flags, workers=options.workers, log=worker_log(target.work),
         name=job_name("compact", target.root),

@@ -42,7 +42,7 @@ class Dropped:
 
     def keys(self, shard: str) -> frozenset[str]:
         """Return the keys of a shard, NNNNN or NNNNN.tar, that are dropped."""
-        start, end = self._places.get(shard.removesuffix(".tar"), (0, 0))
+        start, end = self._places.get(storage.stem(shard), (0, 0))
         return frozenset(self._keys.slice(start, end - start).to_pylist())
 
     def stays(self, shard: str, keys: Sequence[str]) -> NDArray[np.bool_]:

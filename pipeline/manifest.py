@@ -194,7 +194,7 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
         if names is not None and shard["name"] not in names:
             continue
         tar = storage.join(layout.shards, shard["name"])
-        parquet = tar.removesuffix(".tar") + ".parquet"
+        parquet = storage.sibling(tar, ".parquet")
         wrong = []
         for path, expected in ((tar, shard["sha256"]), (parquet, shard["parquet_sha256"])):
             if not storage.exists(path):
@@ -213,10 +213,10 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
 
 def stray_shards(layout: Layout) -> list[str]:
     """Return what is wrong with the names in the folder of the shards; [] if nothing."""
-    stems = {shard["name"].removesuffix(".tar") for shard in read_json(layout.manifest)["shards"]}
+    stems = {storage.stem(shard["name"]) for shard in read_json(layout.manifest)["shards"]}
     return [
         f"{path} is not in the manifest"
         for kind in (".tar", ".parquet")
         for path in storage.list_files(layout.shards, kind)
-        if path.rpartition("/")[2].removesuffix(kind) not in stems
+        if storage.stem(path) not in stems
     ]

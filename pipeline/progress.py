@@ -61,12 +61,12 @@ class MarkerReader:
 
     def read(self) -> Tally:
         """Return the tally of now."""
-        paths = storage.list_files(self._folder, ".json")
-        new = [path for path in paths if path not in self._known and "/range-" not in path]
+        paths = set(storage.list_files(self._folder, ".json")) - self._known
+        new = sorted(path for path in paths if not storage.stem(path).startswith("range-"))
         for data in storage.read_many(new):
             self._sum.add(json.loads(data))
         self._known |= set(new)
-        names = {path.rpartition("/")[2].removesuffix(".json") for path in self._known}
+        names = {storage.stem(path) for path in self._known}
         running = [sign for sign in heartbeat.signs(self._folder) if sign["name"] not in names]
         tally = Tally(len(self._known), self._sum.images, self._sum.bytes, dict(self._sum.reasons), running)
         for sign in running:

@@ -47,6 +47,19 @@ def join(base: str, *parts: str) -> str:
     return posixpath.join(base, *parts)
 
 
+def stem(path: str) -> str:
+    """Return a file's name without its last ending: "run.tar/00000.tar" -> "00000"."""
+    return posixpath.splitext(posixpath.basename(path))[0]
+
+
+def sibling(path: str, ending: str) -> str:
+    """Return the file of the same stem beside another: ("a/0.tar", ".parquet") -> "a/0.parquet".
+
+    The one way to get from a path to another: what a folder is called never matters.
+    """
+    return join(posixpath.dirname(path), stem(path) + ending)
+
+
 def file_system(path: str) -> tuple[Any, str]:
     """Return fsspec's file system of `path`, and the path in it.
 

@@ -93,4 +93,4 @@ def balanced(layout: Layout) -> list[str]:
 
 
 def _rows(layout: Layout, shard: str, columns: list[str]) -> pa.Table:
-    return records.read_table(storage.join(layout.shards, shard.replace(".tar", ".parquet")), columns)
+    return records.read_table(storage.join(layout.shards, storage.sibling(shard, ".parquet")), columns)

@@ -6,6 +6,8 @@ from typing import Literal
 
 import tyro
 
+from pipeline import storage
+
 Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
@@ -82,7 +84,7 @@ class QueriesConfig:
 
     def beside(self, ending: str) -> str:
         """Return the path of a file or folder beside the list."""
-        return self.out.removesuffix(".parquet") + ending
+        return storage.sibling(self.out, ending)
 
     @property
     def work(self) -> str:

@@ -9,6 +9,7 @@ where each begins.
 """
 
 import bz2
+import posixpath
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ _BLOCK: Final = 8 << 20  # decompressed at a time: a megabyte of bzip2 can hold 
 _MAX_PAGE: Final = 64 << 20
 _STREAM_MAGIC: Final = re.compile(rb"BZh[1-9]1AY&SY")
 _CHARACTER: Final = re.compile(rb"&#(x?)([0-9a-fA-F]+);")
+_MULTISTREAM: Final = re.compile(r"(.*multistream)(\d*)\.xml(.*)")  # of a dump's file names
 _REDIRECT: Final = re.compile(rb'<redirect title="([^"]*)"')
 _NAMESPACE: Final = re.compile(rb'<namespace key="(-?\d+)"[^>/]*>([^<]*)<')
 
@@ -83,11 +85,12 @@ def plan(paths: list[str], piece_bytes: int = PIECE_BYTES) -> list[Piece]:
 
 def index_path(path: str) -> str | None:
     """Return the multistream index beside a dump file, or None."""
-    folder, slash, name = path.rpartition("/")
-    if "multistream" not in name:
+    found = _MULTISTREAM.fullmatch(posixpath.basename(path))
+    if found is None:
         return None
-    index = folder + slash + name.replace("multistream", "multistream-index").replace(".xml", ".txt")
-    return next((found for found in (index, index.removesuffix(".bz2")) if storage.exists(found)), None)
+    index = storage.join(posixpath.dirname(path), f"{found[1]}-index{found[2]}.txt{found[3]}")
+    plain = storage.sibling(index, "") if index.endswith(".bz2") else index
+    return next((file for file in (index, plain) if storage.exists(file)), None)
 
 
 def _stream_offsets(index: str) -> list[int]:

@@ -177,7 +177,7 @@ def _count(shard: Shard, subset: Subset, gone: Dropped, cache: Cache) -> Shard:
         places = subset.taken(uids) if subset else np.arange(len(uids), dtype=np.int32)
         return places[gone.stays(name, keys)[places]]
 
-    parquet = shard.path.removesuffix(".tar") + ".parquet"
+    parquet = storage.sibling(shard.path, ".parquet")
     if shard.samples >= 0 and storage.exists(parquet):
         with storage.open_input(parquet) as file:
             table = pq.ParquetFile(file)

@@ -24,7 +24,7 @@ class Base:
     @property
     def next_shard(self) -> int:
         """Return the number of the first shard to add."""
-        numbers = [int(shard["name"].removesuffix(".tar")) for shard in self.manifest["shards"]]
+        numbers = [int(storage.stem(shard["name"])) for shard in self.manifest["shards"]]
         return max(numbers, default=-1) + 1
 
 
@@ -33,7 +33,7 @@ def stored_samples(crawl: Crawl) -> list[Result]:
     if crawl.base is None:
         return []
     layout, folder = crawl.layout, crawl.layout.stage("select", "stored")
-    names = [shard["name"].removesuffix(".tar") for shard in crawl.base.manifest["shards"]]
+    names = [storage.stem(shard["name"]) for shard in crawl.base.manifest["shards"]]
     tasks = [{"name": name, "shard": storage.join(layout.shards, f"{name}.parquet")} for name in names]
     worker = StoredWorker(
         folder=folder, root=layout.root, extensions=layout.extension - 1, queries=crawl.queries

@@ -114,7 +114,7 @@ def _reject(
         "not fetched", folder, tasks, UntriedWorker(folder=folder, queries=crawl.queries, thresholds=tried)
     )
     merged = fetched["rounds"][-1]["merged"]
-    finished = [r["path"].replace(".parquet", ".rejected.parquet") for r in [*merged, *written]]
+    finished = [storage.sibling(r["path"], ".rejected.parquet") for r in [*merged, *written]]
     unused = [storage.join(folder, f"{r['name']}.rejected.parquet") for r in untried]
     work = _batches("candidates", "tables", found["rejected"])
     work += _batches("select", "tables", [*selected["rejected"], *unused])

@@ -135,8 +135,8 @@ _PLACES: Final = pa.schema(
 def _restore_shard(layout: Layout, name: str) -> pa.Table:
     """Write a shard's images and descriptors as a blob; return where each is."""
     tar = storage.join(layout.shards, name)
-    stem = name.removesuffix(".tar")
-    rows = records.read_table(f"{tar.removesuffix('.tar')}.parquet", ["uid", "sha256", "descriptor"])
+    stem = storage.stem(name)
+    rows = records.read_table(storage.sibling(tar, ".parquet"), ["uid", "sha256", "descriptor"])
     uids, digests, descriptors = (rows[column].to_pylist() for column in rows.column_names)
     places: list[tuple[Any, ...]] = []
     with (

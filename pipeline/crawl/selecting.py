@@ -57,7 +57,7 @@ def select(crawl: Crawl, found: Result) -> Result:
     stored = stored_samples(crawl)
     first = np.full(crawl.queries.queries, int(np.ceil(config.per_query * config.headroom)), np.int64)
     thresholds(crawl, 0, [*samples, *stored], first)
-    rejected = [r["path"].replace(".parquet", ".rejected.parquet") for r in [*deduplicated, *samples]]
+    rejected = [storage.sibling(r["path"], ".rejected.parquet") for r in [*deduplicated, *samples]]
     return {
         "samples": samples,
         "stored": stored,

@@ -69,7 +69,7 @@ def of_run(root: str) -> Yields:
         raise ValueError(f"{root} has no samples to learn from: try a larger share, or other queries")
     pieces = sum(1 for _ in candidates["files"])
     shards = [storage.join(layout.shards, shard["name"]) for shard in manifest["shards"]]
-    parquet = sum(storage.file_info(path.replace(".tar", ".parquet")).size for path in shards)
+    parquet = sum(storage.file_info(storage.sibling(path, ".parquet")).size for path in shards)
     rounds = manifest["rounds"]
     return Yields(
         pieces=pieces, source_bytes=source_bytes(layout), format=piece_format(layout),
@@ -146,7 +146,9 @@ def source_bytes(layout: Layout) -> int:
 
 
 def piece_format(layout: Layout) -> str:
-    """Return the format of the first piece."""
-    path = layout.stage("candidates", "inputs.list")
-    name = str((read_json(path) or [["", 0, ""]])[0][0])
-    return next((kind for kind in ("wat", "warc", "parquet", "html", "jsonl", "csv") if kind in name), "")
+    """Return the format of the sources: as it was given, or of the first one's name."""
+    from pipeline.sources.plan import format_of
+
+    given = read_json(layout.manifest)["configuration"].get("source_format", "auto")
+    inputs = read_json(layout.stage("candidates", "inputs.list")) or [["", 0, ""]]
+    return str(given) if given != "auto" else format_of(str(inputs[0][0])) or "html"

@@ -56,7 +56,7 @@ def collect(layout: Layout) -> Collected:
     manifest = read_json(layout.manifest)
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
-    names = [shard["name"].removesuffix(".tar") for shard in manifest["shards"]]
+    names = [storage.stem(shard["name"]) for shard in manifest["shards"]]
     summary, now = samples.Summary(), keeps.load(layout, manifest)
     for name in names:
         table = now.set_rows(name, _table(storage.join(layout.shards, f"{name}.parquet")))
@@ -98,7 +98,7 @@ def _gallery(layout: Layout, shards: Sequence[dict[str, Any]], now: Keeps) -> li
     chosen = [shards[index * len(shards) // count] for index in range(count)]
     wanted: list[tuple[str, str]] = []
     for shard in chosen:
-        name = shard["name"].removesuffix(".tar")
+        name = storage.stem(shard["name"])
         keys = records.read_table(storage.join(layout.shards, f"{name}.parquet"), ["key"])["key"]
         gone = now.dropped.keys(name)
         wanted += [(name, key) for key in keys.to_pylist() if key not in gone][: -(-_GALLERY // count)]

@@ -87,7 +87,7 @@ def build(layout: Layout, manifest: Manifest) -> dict[str, Any]:
 def _files(layout: Layout, manifest: Manifest) -> list[dict[str, Any]]:
     files: list[dict[str, Any]] = []
     for shard in manifest["shards"]:
-        name = shard["name"].removesuffix(".tar")
+        name = storage.stem(shard["name"])
         tar, parquet = f"shards/{name}.tar", f"shards/{name}.parquet"
         size = {"contentSize": f"{shard['bytes']} B"}
         files.append(_file(f"{name}.tar", tar, "application/x-tar", shard["sha256"]) | size)

@@ -1,6 +1,5 @@
 """How the crawl went: the logs of all fetched units, summed by site and over time."""
 
-import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -104,7 +103,7 @@ def read(layout: Layout, extensions: int = 0) -> Network:
 def _logs(layout: Layout) -> Iterator[str]:
     """Yield the logs of the units that count, wherever the run lies by now."""
     for unit in (done(layout, "fetch") or {"units": []})["units"]:
-        name = posixpath.basename(unit["fetched"]).removesuffix(".parquet")
+        name = storage.stem(unit["fetched"])
         path = layout.stage("fetch", f"round-{unit['round']}", f"{name}.jsonl")
         if storage.exists(path):
             yield path

@@ -25,7 +25,7 @@ _ACCOUNT = f"candidates/{REASON}"
 def shard_files(layout: Layout, name: str) -> tuple[str, str]:
     """Return the paths of a shard's tar and Parquet; `name` is as the manifest has it, NNNNN.tar."""
     tar = storage.join(layout.shards, name)
-    return tar, f"{tar.removesuffix('.tar')}.parquet"
+    return tar, storage.sibling(tar, ".parquet")
 
 
 def scrub_shard(layout: Layout, name: str, stones: Tombstones) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def scrub_shard(layout: Layout, name: str, stones: Tombstones) -> dict[str, Any]
         written = write_shard(Path(path), kept)
     if written.samples != len(table):
         raise RuntimeError(f"{tar} and {parquet} do not hold the same samples: openwit verify says more")
-    stats_path = f"{tar.removesuffix('.tar')}_stats.json"
+    stats_path = storage.sibling(tar, "_stats.json")
     stats = read_json(stats_path) or {}
     stats |= {"count": len(table), "successes": len(table), "status_dict": {"success": len(table)},
               "tar_bytes": written.bytes, "tar_sha256": written.sha256}  # fmt: skip

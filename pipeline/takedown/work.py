@@ -49,7 +49,7 @@ def _remove_strays(layout: Layout) -> None:
         if posixpath.basename(folder).startswith("round-"):
             results = finished(folder).values()
             # By name: the run may have been moved since.
-            wanted = {posixpath.basename(result["fetched"]).removesuffix(".parquet") for result in results}
+            wanted = {storage.stem(result["fetched"]) for result in results}
             for path in storage.list_files(folder):
                 stem, ending = posixpath.splitext(posixpath.basename(path))
                 if ending in (".blob", ".parquet") and stem not in wanted:
@@ -60,12 +60,11 @@ def _candidates(path: str, stones: Tombstones) -> None:
     """Turn rows of a piece into `taken_down` ones; its marker says how many candidates there must be."""
     if path.endswith(".rejected.parquet"):
         return  # together with the accepted ones
-    folder, name = posixpath.split(path.removesuffix(".parquet"))
-    marker = read_marker(folder, name)
+    marker = read_marker(posixpath.dirname(path), storage.stem(path))
     if marker is None:
         return  # not finished: it will be made again
     accepted = records.read_table(path)
-    rejected = records.read_table(f"{path.removesuffix('.parquet')}.rejected.parquet")
+    rejected = records.read_table(storage.sibling(path, ".rejected.parquet"))
     gone = tables.hits(accepted, stones)
     old = tables.hits(rejected, stones)
     rest = tables.without(rejected, old, stones)
@@ -76,7 +75,7 @@ def _candidates(path: str, stones: Tombstones) -> None:
     left = len(accepted) - int(gone.sum()) + int(pc.sum(rest["candidates"]).as_py() or 0)
     rows = pa.concat_tables([rest, tables.taken_down_rows(marker["candidates"] - left)])
     # The rejected ones first: if it ends between the two, the accepted hits are found again.
-    records.write_table(f"{path.removesuffix('.parquet')}.rejected.parquet", rows)
+    records.write_table(storage.sibling(path, ".rejected.parquet"), rows)
     records.write_table(path, accepted.filter(pa.array(~gone)))
 
 
@@ -109,7 +108,7 @@ def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
 
 
 def _counts(path: str) -> str:
-    return f"{path.removesuffix('.parquet')}.counts"
+    return storage.sibling(path, ".counts")
 
 
 def _recount(layout: Layout, path: str, stones: Tombstones) -> None:

@@ -149,7 +149,7 @@ def read_foreign(path: str) -> dict[tuple[str, str], Features]:
     if unknown := sorted(set(splits) - {"train", "validation", "test"}):
         raise ValueError(f"{path}: split must be train, validation or test, not {unknown[0]!r}")
     names = _texts(table, "dataset", [""] * size)
-    stem = path.rpartition("/")[2].removesuffix(".parquet")
+    stem = storage.stem(path)
     everything = Features(
         example_ids=_texts(table, "example_id", [f"{stem}/{row}" for row in range(size)]),
         labels=_texts(table, "label", []), groups=[""] * size, captions=[()] * size,
