@@ -1,6 +1,5 @@
 """From matches to what is published: which examples overlap, at which threshold, and the statistics."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 
 from dedup import statistics
 from dedup.statistics import ALPHA, Comparison
-from pipeline import records, storage
+from pipeline import records, untrusted
 
 MATCHES: Final = pa.schema(
     [
@@ -141,10 +140,7 @@ def read_predictions(path: str, name: str, ids: list[str]) -> tuple[npt.NDArray[
 
 def read_thresholds(path: str, names: Iterable[str]) -> dict[str, float]:
     """Return the thresholds of a file that the report exported; ValueError if it is anything else."""
-    try:
-        value = json.loads(storage.read_bytes(path))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    value = untrusted.load_json(path)
     table = value.get("thresholds", value) if isinstance(value, dict) else None
     if not isinstance(table, dict):
         raise ValueError(f'{path} must hold {{"thresholds": {{"NAME": similarity, ...}}}}')

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dedup import webdataset
 from dedup.descriptors import Descriptors, unpack
-from pipeline import dropped, storage, urls
+from pipeline import dropped, finished, storage, untrusted, urls
 from pipeline.shards import read_shard
 
 _MAX_CAPTIONS: Final = 64
@@ -44,9 +43,9 @@ def find(path: str) -> TrainingSet:
     root = path.rstrip("/")
     manifest_path = storage.join(root, "manifest.json")
     if not any(c in path for c in "*?[") and storage.exists(manifest_path):
-        manifest = orjson.loads(storage.read_bytes(manifest_path))
+        manifest = finished.of(root, whole=False)
         # Only what the manifest lists exists: a stopped job may have left other files.
-        shards = [storage.join(root, "shards", shard["name"]) for shard in manifest.get("shards", [])]
+        shards = [storage.join(root, "shards", shard["name"]) for shard in manifest["shards"]]
         if not shards:
             raise ValueError(f"{root} is a run without shards; `openwit crawl --out {root}` continues it")
         return TrainingSet(shards, True, str((manifest.get("crawled") or {}).get("last") or ""))
@@ -115,7 +114,7 @@ def _dropped_keys(shard: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4)
 def _dropped(root: str, manifest: storage.FileInfo) -> dropped.Dropped:
-    return dropped.of_run(root, orjson.loads(storage.read_bytes(manifest.path)))
+    return dropped.of_run(root, finished.of(root, whole=False))
 
 
 def _described(parquet: str, batch: int) -> Iterator[Described]:
@@ -145,10 +144,9 @@ def _image(stem: str, key: str, image: bytes, row_json: bytes, text: str) -> Ima
 
 def _row(data: bytes) -> dict[str, Any]:
     try:
-        row = orjson.loads(data) if data else {}
-    except orjson.JSONDecodeError:
+        return untrusted.parse_row(data) if data else {}
+    except ValueError:
         return {}  # a foreign sample is found by shard and key as well
-    return row if isinstance(row, dict) else {}
 
 
 def _uid(row: dict[str, Any], url: str) -> str:

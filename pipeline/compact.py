@@ -15,7 +15,7 @@ import orjson
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import dropped, extend, keeps, manifest, records, report, storage, tombstones
+from pipeline import dropped, extend, finished, keeps, manifest, records, report, storage, tombstones
 from pipeline.command import guarded, job_name, terminal, worker_log
 from pipeline.keeps import Keeps
 from pipeline.lock import lock
@@ -58,9 +58,7 @@ def main(argv: Sequence[str], prog: str = "openwit compact") -> int:
 def compact(options: CompactConfig, beam_flags: tuple[str, ...], console: Console) -> int:
     """Write the new shards, then all that speaks of them, then the manifest."""
     source, target = Layout(options.run.rstrip("/")), Layout(options.out.rstrip("/"))
-    found = read_json(source.manifest)
-    if found is None:
-        raise ValueError(f"{source.root} is not a finished run (it has no manifest.json)")
+    found = finished.of(source.root)
     if message := tombstones.pending(source.root) or extend.interrupted(source.root):
         raise ValueError(message)
     stamp = storage.join(target.work, "compacted.json")
@@ -125,7 +123,7 @@ class CompactWorker:
     def open(self) -> Keeps:
         """Load what the run says of all its samples."""
         layout = Layout(self.source)
-        return keeps.load(layout, read_json(layout.manifest))
+        return keeps.load(layout, finished.of(layout.root))
 
     def run(self, state: Keeps, task: dict[str, str]) -> dict[str, object]:
         """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json, if anything is left of it."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipeline import config as parser
-from pipeline import manifest, querylist, records, run, storage
+from pipeline import finished, manifest, querylist, records, run, storage
 from pipeline.options import CrawlConfig
 from pipeline.run import EXTENSIONS, Layout, read_json
 
@@ -25,11 +25,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
     root = _value(argv, "--extend").rstrip("/")
     if not root:
         return list(argv)
-    found = read_json(Layout(root).manifest)
-    if found is None:
-        raise ValueError(
-            f"{root} is not a finished run (it has no manifest.json): finish it with its command"
-        )
+    found = finished.of(root)
     if not storage.exists(Layout(root).queries):
         raise ValueError(_no_work(Layout(root)))
     flags = ["--out", root]
@@ -88,11 +84,22 @@ def interrupted(root: str) -> str:
     part = under_way(root)
     if part is None:
         return ""
-    sources = " ".join(f"--source {path}" for path in read_json(storage.join(part.work, _BASE))["sources"])
+    sources = " ".join(f"--source {path}" for path in _read_base(part)["sources"])
     return (
         f"an extension of this run is not finished; finish it with: openwit crawl --extend {root} {sources} "
         f"(or remove {part.work} to give it up)"
     )
+
+
+def _read_base(part: Layout) -> dict[str, Any]:
+    """Return what the extension noted when it began: manifest, inputs, sources, semantics."""
+    path = storage.join(part.work, _BASE)
+    found = read_json(path)
+    kinds = {"manifest": dict, "inputs": list, "sources": list, "semantics": dict}
+    if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in kinds.items()):
+        raise ValueError(f"{path} is damaged: remove {part.work} to give that extension up")
+    finished.check(found["manifest"], path)
+    return found
 
 
 def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]) -> None:
@@ -100,13 +107,13 @@ def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[
     root = options.out.rstrip("/")
     part = under_way(root)
     if part is not None:
-        base = read_json(storage.join(part.work, _BASE))
+        base = _read_base(part)
         recorded = [list(info) for info in inputs]
         if recorded != base["inputs"] or json.loads(json.dumps(semantics)) != base["semantics"]:
             raise ValueError(interrupted(root))
         return
     _check_run(root, options)
-    refuse_differences(read_json(Layout(root).manifest)["semantics"], semantics)
+    refuse_differences(finished.of(root).get("semantics", {}), semantics)
     _refuse_known(root, inputs)
 
 
@@ -134,11 +141,11 @@ def begin(
         recorded = [list(info) for info in inputs]
         manifest.write_json(part.stage("candidates", "inputs.list"), recorded)
         value = {
-            "manifest": read_json(Layout(root).manifest), "inputs": recorded,
+            "manifest": finished.of(root), "inputs": recorded,
             "sources": list(options.source), "semantics": semantics,
         }  # fmt: skip
         manifest.write_json(path, value)
-    return part, read_json(path)["manifest"], before
+    return part, _read_base(part)["manifest"], before
 
 
 def _check_run(root: str, options: CrawlConfig) -> None:
@@ -184,7 +191,7 @@ def refuse_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
     names = [
         f"{name}: {old!r} -> {new!r}"
         for stage in run.STAGES
-        for name, old, new in _differences(before[stage], now[stage])
+        for name, old, new in _differences(before.get(stage, {}), now[stage])
     ]
     if names:
         raise ValueError(

@@ -7,23 +7,13 @@ or load.
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
 import jinja2
 import markupsafe
 
-_LONGEST: Final = 600  # characters of a text that a page shows
-# Controls, and what reorders or hides text: a caption must not rewrite the words around it. The two joiners
-# U+200C and U+200D stay, which many scripts and emoji need.
-_INVISIBLE: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    r"\ud800-\udfff\U000e0000-\U000e0fff]"
-)
-_MARKS: Final = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]"
-_STACKED: Final = re.compile(f"({_MARKS}{{4}}){_MARKS}+")  # more than any script puts on one letter
+from pipeline.untrusted import visible
 
 
 def trusted(text: str) -> markupsafe.Markup:
@@ -40,13 +30,6 @@ def script_json(value: object) -> markupsafe.Markup:
     """Return JSON that can stand in a script element: no tag can begin in it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return trusted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def visible(text: str, longest: int = _LONGEST) -> str:
-    """Return text with controls, bidirectional overrides and the like as [U+202E], cut where it is long."""
-    shown = _STACKED.sub(r"\1", text[: 8 * longest])
-    shown = _INVISIBLE.sub(lambda found: f"[U+{ord(found[0]):04X}]", shown)
-    return shown if len(shown) <= longest else f"{shown[:longest]}… ({len(text):,} characters)"
 
 
 def data_url(jpeg: bytes) -> str:

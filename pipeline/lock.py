@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
-from pipeline import storage
+from pipeline import storage, untrusted
 from pipeline.periodic import every
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ def lock(work: str, command: str = "") -> Iterator[None]:
 
 def _read(path: str) -> Holder | None:
     try:
-        return Holder(**json.loads(storage.read_bytes(path)))
-    except (FileNotFoundError, ValueError, TypeError):  # gone; or written by another version
+        return untrusted.record(Holder, untrusted.parse_json(storage.read_bytes(path)), path)
+    except (FileNotFoundError, ValueError):  # gone; or written by another version
         return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, pilot, records, storage
+from pipeline import config, finished, pilot, records, storage
 from pipeline.balance import EVERYTHING
 from pipeline.options import CrawlConfig
 from pipeline.reasons import REASONS
@@ -190,7 +190,7 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
     names: of the shards to look at, all if it is not given.
     """
     problems: list[str] = []
-    for shard in read_json(layout.manifest)["shards"]:
+    for shard in _shards(layout):
         if names is not None and shard["name"] not in names:
             continue
         tar = storage.join(layout.shards, shard["name"])
@@ -211,9 +211,14 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
     return problems
 
 
+def _shards(layout: Layout) -> list[dict[str, Any]]:
+    found = finished.read(layout.root)
+    return found["shards"] if found is not None else []
+
+
 def stray_shards(layout: Layout) -> list[str]:
     """Return what is wrong with the names in the folder of the shards; [] if nothing."""
-    stems = {storage.stem(shard["name"]) for shard in read_json(layout.manifest)["shards"]}
+    stems = {storage.stem(shard["name"]) for shard in _shards(layout)}
     return [
         f"{path} is not in the manifest"
         for kind in (".tar", ".parquet")

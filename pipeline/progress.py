@@ -18,7 +18,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from pipeline import storage
+from pipeline import storage, untrusted
 from pipeline.periodic import every
 from pipeline.run import STAGES
 from pipeline.stages import heartbeat
@@ -45,10 +45,15 @@ class Tally:
 
     def add(self, result: dict[str, Any]) -> None:
         """Add a finished task's result, or the numbers of one at work."""
-        self.images += int(result.get("images", result.get("samples", 0)))
-        self.bytes += int(result.get("bytes", 0))
-        for word, count in (result.get("reasons") or result.get("rejected") or {}).items():
-            self.reasons[word] = self.reasons.get(word, 0) + count
+        self.images += _count(result.get("images", result.get("samples")))
+        self.bytes += _count(result.get("bytes"))
+        reasons = result.get("reasons") or result.get("rejected")
+        for word, count in reasons.items() if isinstance(reasons, dict) else ():
+            self.reasons[word] = self.reasons.get(word, 0) + _count(count)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 class MarkerReader:
@@ -64,14 +69,15 @@ class MarkerReader:
         paths = set(storage.list_files(self._folder, ".json")) - self._known
         new = sorted(path for path in paths if not storage.stem(path).startswith("range-"))
         for data in storage.read_many(new):
-            self._sum.add(json.loads(data))
+            result = untrusted.parse_json(data)
+            self._sum.add(result if isinstance(result, dict) else {})
         self._known |= set(new)
         names = {storage.stem(path) for path in self._known}
         running = [sign for sign in heartbeat.signs(self._folder) if sign["name"] not in names]
         tally = Tally(len(self._known), self._sum.images, self._sum.bytes, dict(self._sum.reasons), running)
         for sign in running:
-            tally.images += int(sign.get("images", 0))
-            tally.bytes += int(sign.get("bytes", 0))
+            tally.images += _count(sign.get("images"))
+            tally.bytes += _count(sign.get("bytes"))
         return tally
 
 
@@ -162,14 +168,27 @@ def _place(step: Step) -> int:
     return STAGES.index(stage) if stage in STAGES else -1
 
 
+def read_steps(path: str) -> list[Step] | None:
+    """Return the steps that a progress.json notes, None if there is none; ValueError for anything else."""
+    found = untrusted.read_json(path)
+    if found is None:
+        return None
+    steps = found.get("steps") if isinstance(found, dict) else None
+    if not isinstance(steps, list):
+        raise ValueError(f"{path} does not list the steps of a run")
+    read = [untrusted.record(Step, step, f"{path}, step {n}") for n, step in enumerate(steps)]
+    for step in read:
+        untrusted.record(Tally, step.tally or {}, f"{path}, the tally of {step.label!r}")
+    return read
+
+
 class Notes:
     """progress.json: every step of a command, in the order in which they were begun."""
 
     def __init__(self, work: str) -> None:
         self._work, self._path = work, storage.join(work, STATE)
         self._own: set[str] = set()
-        found = json.loads(storage.read_bytes(self._path))["steps"] if storage.exists(self._path) else []
-        self.steps = [Step(**step) for step in found]
+        self.steps = read_steps(self._path) or []
 
     def begin(self, step: Step) -> Step:
         """Note a step; one that an earlier launcher finished stays as it is noted.

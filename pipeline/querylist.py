@@ -1,17 +1,17 @@
 """Read a query list: Parquet as `openwit queries` writes it, text with one query a line, or a JSON list."""
 
-import json
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import storage, untrusted
 from pipeline.captions.match import tokens
 
 ALL: Final = "all"
 """In place of a list: every caption is wanted, by the one query `EVERYTHING`."""
 EVERYTHING: Final = ["*"]
+_MAX_JSON: Final = 1 << 30  # bytes
 NO_CAP: Final = 2**40
 """Samples a query where nothing is to be left out."""
 
@@ -31,7 +31,7 @@ def load(path: str) -> list[str]:
                 raise ValueError(f"{path}: query_id must be 0..{len(ids) - 1} in file order")
         queries = table["query"].cast(pa.string()).to_pylist()
     elif path.endswith(".json"):
-        queries = json.loads(storage.read_bytes(path))
+        queries = untrusted.load_json(path, _MAX_JSON)
         if not isinstance(queries, list):
             raise ValueError(f"{path} is not a JSON list of strings")
     else:

@@ -9,10 +9,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import storage
+from pipeline import storage, untrusted
 
 STAGES = ("candidates", "select", "fetch", "finish")
 EXTENSIONS = "extensions"
+_MAX_JSON = 1 << 30  # bytes: a stage's summary names every unit
 SCHEMA_VERSION = 2  # of the files under work/; raised when their meaning changes
 
 
@@ -103,8 +104,8 @@ def _digest(value: object) -> str:
 
 
 def read_json(path: str) -> Any:
-    """Return a small JSON file's value, or None if there is none."""
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+    """Return the value of a JSON file of a run, or None if there is none; ValueError if it is no JSON."""
+    return untrusted.read_json(path, _MAX_JSON)
 
 
 def changed_inputs(layout: Layout, inputs: list[storage.FileInfo]) -> list[str]:

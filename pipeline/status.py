@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline import extend, lock, run, storage
+from pipeline import extend, finished, lock, run, storage
 from pipeline.command import guarded, terminal
-from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, size
-from pipeline.run import Layout, read_json
+from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, read_steps, size
+from pipeline.run import Layout
 from pipeline.stages import heartbeat
 
 _SLOWEST: Final = 5  # tasks at work that are listed
@@ -55,16 +55,15 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     """Return a run's state at the moment `now` (s since 1970), as `--json` prints it."""
     layout = extend.under_way(root) or Layout(root)
     work = layout.work if storage.exists(storage.join(layout.work, STATE)) else root
-    notes = read_json(storage.join(work, STATE))
-    if notes is None and not storage.exists(layout.manifest):
+    steps = read_steps(storage.join(work, STATE))
+    if steps is None and not storage.exists(layout.manifest):
         raise ValueError(f"{root} holds no run (there is no work/{STATE} in it)")
-    steps = [Step(**step) for step in (notes or {"steps": []})["steps"]]
-    found = read_json(layout.manifest)
+    found = finished.read(layout.root)
     complete = (found is not None and not layout.extension) or storage.exists(
         storage.join(root, "report.json")
     )
     holder, alive = lock.holder(Layout(root).work if layout.extension else work)
-    rows = [step_state(step, work, now, alive) for step in steps]
+    rows = [step_state(step, work, now, alive) for step in steps or []]
     running = [task for row in rows for task in row["running"]]
     state = "complete" if complete else "running" if alive else "stopped"
     if state == "stopped" and any(not task["silent"] for task in running):

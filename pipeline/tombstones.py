@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline import hashlist, storage, urls
+from pipeline import hashlist, storage, untrusted, urls
 from pipeline.hashlist import HashList
 
 FILE: Final = "tombstones.json"
 PENDING: Final = "takedown.json"
+_MAX_JSON: Final = 1 << 30  # bytes: a digest for each image
 """What a takedown is about to do, while it is under way."""
 
 
@@ -128,9 +129,11 @@ def _domain(name: str) -> str:
 def load(root: str) -> Tombstones:
     """Return a run's tombstones; none if nothing was ever taken down."""
     path = storage.join(root, FILE)
-    return (
-        Tombstones.from_json(json.loads(storage.read_bytes(path))) if storage.exists(path) else Tombstones()
-    )
+    found = untrusted.read_json(path, _MAX_JSON)
+    try:
+        return Tombstones() if found is None else Tombstones.from_json(found)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is not what `openwit takedown` writes") from None
 
 
 def pending(root: str) -> str:

@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import dropped, extend, keeps, manifest, records, storage, tombstones
-from pipeline.run import Layout, read_json
+from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
+from pipeline.command import guarded, terminal
+from pipeline.run import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +24,21 @@ class VerifyConfig:
 def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     """Verify a run; return 0 if nothing is wrong, 1 otherwise."""
     options, _ = parser.parse(VerifyConfig, argv, prog=prog)
-    console = Console(stderr=True)
+    console = terminal()
     layout = Layout(options.run.rstrip("/"))
     if not storage.exists(layout.manifest):
         parser.usage_error(prog, f"{layout.manifest} does not exist: is the run finished?")
+    return guarded(prog, console, "", lambda: verify(layout, console))
+
+
+def verify(layout: Layout, console: Console) -> int:
+    """Print what is wrong with a finished run, or what it holds; return 1 or 0."""
     unfinished = tombstones.pending(layout.root) or extend.publishing(layout.root)
     problems = [unfinished] if unfinished else problems_of(layout)
     for problem in problems:
         console.print(f"[red]wrong[/] {problem}", highlight=False, soft_wrap=True)
     if not problems:
-        found = read_json(layout.manifest)
+        found = finished.of(layout.root)
         console.print(
             f"{layout.root}: {len(found['shards'])} shards, {found['counts']['samples']:,} samples; "
             "every hash and count is as in the manifest"
@@ -49,7 +55,7 @@ def problems_of(layout: Layout) -> list[str]:
 
 def accounting(layout: Layout) -> list[str]:
     """Return what does not add up between the rows in the files and the manifest's counts."""
-    found = read_json(layout.manifest)
+    found = finished.of(layout.root)
     counts, problems = found["counts"], []
     gone = dropped.of_run(layout.root, found)
     captions = samples = 0
@@ -79,7 +85,7 @@ def balanced(layout: Layout) -> list[str]:
 
     What was dropped stays dropped even where a takedown has made room for it.
     """
-    found = read_json(layout.manifest)
+    found = finished.of(layout.root)
     kept, problems = keeps.load(layout, found), []
     has_room = bool(tombstones.load(layout.root))
     for shard in found["shards"]:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import html, report
+from pipeline import report, untrusted
 from pipeline.report import collect, funnel, network, numbers, page, statements
 from pipeline.report.samples import RepeatedTexts, sites_of
 from pipeline.report.totals import Totals
@@ -185,7 +185,7 @@ def test_an_empty_shard_and_a_broken_picture_are_shown_as_such(tmp_path: Path) -
 
     layout = finished_run.build(tmp_path / "run", ["a dog"] * 3, per_shard=3)
     found = json.loads(Path(layout.manifest).read_text())
-    empty = {"name": "00001.tar", "samples": 0, "bytes": 0, "sha256": "", "parquet_sha256": ""}
+    empty = {"name": "00001.tar", "samples": 0, "bytes": 0, "sha256": "0" * 64, "parquet_sha256": "0" * 64}
     table = pq.read_table(f"{layout.shards}/00000.parquet")
     pq.write_table(table.slice(0, 0), f"{layout.shards}/00001.parquet")
     shutil.copy(f"{layout.shards}/00000.tar", f"{layout.shards}/00001.tar")
@@ -319,11 +319,11 @@ def test_figures_keep_to_the_policy_and_to_themselves(collected: collect.Collect
 
 
 def test_texts_are_shown_as_what_they_are() -> None:
-    assert html.visible("a\u202eb\x00c\u200bd") == "a[U+202E]b[U+0000]c[U+200B]d"
-    assert html.visible("👩\u200d👩\u200d👧 क्\u200dष") == "👩\u200d👩\u200d👧 क्\u200dष", "joiners stay"
-    assert html.visible("x" * 1000, 10) == "x" * 10 + "… (1,000 characters)"
-    assert html.visible("e" + "\u0301" * 500, 40) == "e" + "\u0301" * 4
-    assert html.visible("\ud800").encode() == b"[U+D800]"
+    assert untrusted.visible("a\u202eb\x00c\u200bd") == "a[U+202E]b[U+0000]c[U+200B]d"
+    assert untrusted.visible("👩\u200d👩\u200d👧 क्\u200dष") == "👩\u200d👩\u200d👧 क्\u200dष", "joiners stay"
+    assert untrusted.visible("x" * 1000, 10) == "x" * 10 + "… (1,000 characters)"
+    assert untrusted.visible("e" + "\u0301" * 500, 40) == "e" + "\u0301" * 4
+    assert untrusted.visible("\ud800").encode() == b"[U+D800]"
 
 
 def test_sites_of_urls_of_any_kind() -> None:

@@ -213,7 +213,7 @@ class Pieces(Samples[Piece, Batch]):
         def read(
             shard: OpenShard, place: int, random: np.random.Generator, path: str
         ) -> tuple[list[int], int, int]:
-            row = shard.row(place)
+            row = shard.row(place, counts)
             captions = shard.captions(place, row)
             if not captions:
                 raise images.BadImage("no_caption")

@@ -1,10 +1,10 @@
 """Where training samples come from: finished runs and plain WebDatasets, counted exactly before training."""
 
 import functools
-import json
 import logging
 import mmap
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import dropped, storage
+from pipeline import dropped, finished, storage, untrusted
 from pipeline.dropped import Dropped
 from train import images, tar
 from train.cache import Cache
@@ -135,8 +135,11 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
     """
     folder = not name.endswith((".tar", ".gz", ".tgz"))
     if folder and storage.exists(storage.join(name, "manifest.json")):
-        manifest = json.loads(storage.read_bytes(storage.join(name, "manifest.json")))
-        listed = [Shard(storage.join(name, "shards", s["name"]), s["samples"]) for s in manifest["shards"]]
+        manifest = finished.of(name, whole=False)
+        listed = [
+            Shard(storage.join(name, "shards", shard["name"]), shard.get("samples", -1))
+            for shard in manifest["shards"]
+        ]
         return listed, dropped.of_run(name, manifest)
     if folder and storage.exists(storage.join(name, "shards")):
         raise ValueError(f"--shards {name}: the run has no manifest.json; finish it with `openwit crawl`")
@@ -164,7 +167,10 @@ def _files(path: str) -> list[str]:
 
 def _sizes(folder: str) -> dict[str, int]:
     path = storage.join(folder, "sizes.json") if folder else "sizes.json"
-    return dict(json.loads(storage.read_bytes(path))) if storage.exists(path) else {}
+    sizes = untrusted.read_json(path)
+    if not isinstance(sizes, dict):
+        return {}  # of another writer: the samples are counted
+    return {name: n for name, n in sizes.items() if isinstance(n, int) and n >= 0}
 
 
 def _count(shard: Shard, subset: Subset, gone: Dropped, cache: Cache) -> Shard:
@@ -225,13 +231,14 @@ class OpenShard:
         """Return the text member, or an empty string."""
         return self._part(place, 2).decode("utf-8", "replace")
 
-    def row(self, place: int) -> dict[str, object]:
-        """Return the JSON member; an empty row where there is none or it is no object."""
+    def row(self, place: int, bad: Counter[str] | None = None) -> dict[str, object]:
+        """Return the JSON member; an empty row where there is none, or, counted in `bad`, it is no object."""
         try:
-            row = json.loads(self._part(place, 4) or b"{}")
+            return untrusted.parse_row(self._part(place, 4) or b"{}")
         except ValueError:
+            if bad is not None:
+                bad["bad_json"] += 1
             return {}
-        return row if isinstance(row, dict) else {}
 
     def captions(self, place: int, row: dict[str, object]) -> list[str]:
         """Return what is not blank of the row's `captions`, else of the text, else of its `caption`."""

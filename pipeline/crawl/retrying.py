@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records, run, storage
+from pipeline import finished, records, run, storage
 from pipeline.crawl.job import Crawl
 from pipeline.run import Layout, read_json
 from pipeline.shards import read_shard
@@ -111,7 +111,7 @@ def restore(crawl: Crawl, fetched: Result) -> None:
     """
     layout = crawl.layout
     key = "uid" if crawl.config.dedup == "off" else "sha256"
-    tables = [_restore_shard(layout, shard["name"]) for shard in read_json(layout.manifest)["shards"]]
+    tables = [_restore_shard(layout, shard["name"]) for shard in finished.of(layout.root)["shards"]]
     places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
     staged = _Places(places, key)
     merged = [records.read_table(r["path"], ["uid", "sha256"]) for r in fetched["rounds"][-1]["merged"]]

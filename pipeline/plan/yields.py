@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import records, storage
+from pipeline import finished, records, storage
 from pipeline.balance import I64
 from pipeline.run import Layout, done, read_json
 from pipeline.stages.select import Pairs
@@ -58,7 +58,7 @@ def of_run(root: str) -> Yields:
     """Return the yields of a finished run; ValueError if it is not finished, or empty."""
     layout = Layout(root)
     stages = {stage: done(layout, stage) for stage in ("candidates", "select", "fetch")}
-    manifest = read_json(layout.manifest)
+    manifest = finished.read(root)
     if manifest is not None and manifest.get("extensions"):
         raise ValueError(f"{root} has been extended; take a run that was not, such as a pilot (--sample)")
     if manifest is None or None in stages.values():

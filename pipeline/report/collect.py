@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from pipeline import keeps, records, storage
+from pipeline import finished, keeps, records, storage
 from pipeline.keeps import Keeps
 from pipeline.manifest import rejected_files
 from pipeline.report import balance, network, pictures, rejects, samples
@@ -15,7 +15,7 @@ from pipeline.report.funnel import Step, funnel
 from pipeline.report.network import Network
 from pipeline.report.rejects import Rejected
 from pipeline.report.samples import Measure
-from pipeline.run import Layout, read_json
+from pipeline.run import Layout
 
 _COLUMNS: Final = (
     "key", "uid", "url", "caption", "captions", "query_ids", "matched_query_ids", "source", "lang",
@@ -53,7 +53,7 @@ class Collected:
 
 def collect(layout: Layout) -> Collected:
     """Read a run that has a manifest; ValueError if it has none."""
-    manifest = read_json(layout.manifest)
+    manifest = finished.of(layout.root)
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
     names = [storage.stem(shard["name"]) for shard in manifest["shards"]]

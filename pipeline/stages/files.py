@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from pipeline import storage
+from pipeline import storage, untrusted
 
 Task = dict[str, Any]
 Result = dict[str, Any]
@@ -20,8 +20,8 @@ def marker_path(folder: str, name: str) -> str:
 
 def read_marker(folder: str, name: str) -> Result | None:
     """Return a finished task's result, or None."""
-    path = marker_path(folder, name)
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+    found: Result | None = untrusted.read_json(marker_path(folder, name))
+    return found
 
 
 def commit(folder: str, name: str, result: Result) -> Result:
@@ -68,7 +68,7 @@ def finished(folder: str) -> dict[str, Result]:
     """Return the results of a folder's finished tasks by name, from their markers."""
     found = {}
     for data in storage.read_many(storage.list_files(folder, ".json")):
-        result = json.loads(data)
+        result = untrusted.parse_json(data)
         if "name" in result:
             found[result["name"]] = result
     return found

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pipeline import storage
+from pipeline import storage, untrusted
 from pipeline.periodic import every
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,14 @@ def signs(folder: str) -> list[dict[str, Any]]:
     """Return what the tasks of a folder that are at work, or were when they were killed, last said."""
     found = []
     for path in storage.list_files(folder, SUFFIX):
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
-            found.append(json.loads(storage.read_bytes(path)))
+        with contextlib.suppress(FileNotFoundError, ValueError):  # it has just ended, or is no sign
+            sign = untrusted.parse_json(storage.read_bytes(path))
+            if _is_sign(sign):
+                found.append(sign)
     return found
+
+
+def _is_sign(value: Any) -> bool:
+    """Return whether a file says what `heartbeat` writes."""
+    kinds = {"name": str, "host": str, "started": int | float, "beat": int | float}
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())

@@ -13,7 +13,7 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
-from pipeline import extend, hashlist, manifest, records, report, run, storage, tombstones
+from pipeline import extend, finished, hashlist, manifest, records, report, run, storage, tombstones
 from pipeline.command import guarded, terminal
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
@@ -78,6 +78,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     if message := extend.interrupted(layout.root):
         raise ValueError(message)
     asked = options.request()
+    _check_reports(options.overlap)
     if options.check:
         stones = expanded(layout, tombstones.load(layout.root) | asked)
         _, samples = removed(layout, stones)
@@ -85,7 +86,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
         return 0
     # What was typed, which the lock would note, names what is to be forgotten.
     with lock(layout.work, f"openwit takedown --run {options.run}"):
-        unfinished = read_json(storage.join(layout.root, PENDING))
+        unfinished = _read_pending(layout)
         if not asked and unfinished is None:
             raise ValueError("say what to remove: --url, --domain, --sha256 or --phash")
         if unfinished is not None:
@@ -142,7 +143,7 @@ def removed(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any] | None, 
     if not storage.exists(layout.manifest):
         return None, 0
     counts, shards = published.planned_counts(layout, stones)
-    before = read_json(layout.manifest)["counts"]["samples"]
+    before = finished.of(layout.root)["counts"]["samples"]
     return {"counts": counts, "shards": shards}, before - counts["samples"]
 
 
@@ -153,6 +154,32 @@ def write_down(
     pending = {"tombstones": stones.to_json(), "published": plan, "overlap": list(overlap)}
     manifest.write_json(storage.join(layout.root, PENDING), pending)
     return pending
+
+
+def _read_pending(layout: Layout) -> dict[str, Any] | None:
+    """Return what an interrupted takedown wrote down, None if there is none; ValueError for anything else."""
+    path = storage.join(layout.root, PENDING)
+    found = read_json(path)
+    if found is None:
+        return None
+    try:
+        Tombstones.from_json(found["tombstones"])
+        if (plan := found["published"]) is not None:
+            finished.check_names(plan["shards"], path)
+            finished.check_counts(plan["counts"], path)
+            plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
+        reports = [str(folder) for folder in found["overlap"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what `openwit takedown` writes ({error})") from None
+    _check_reports(reports)
+    return {**found, "overlap": reports}
+
+
+def _check_reports(folders: Sequence[str]) -> None:
+    """Raise ValueError for a folder that `openwit overlap` has not written to: files are removed there."""
+    for folder in folders:
+        if not any(storage.exists(storage.join(folder, name)) for name in ("matches.parquet", "work")):
+            raise ValueError(f"{folder} is not the folder of an `openwit overlap` report")
 
 
 def apply(layout: Layout, pending: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import dropped, keeps, manifest, records, storage
+from pipeline import dropped, finished, keeps, manifest, records, storage
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
 from pipeline.stages.files import read_vector
@@ -75,7 +75,7 @@ def _reclassified(rows: pa.Table) -> dict[str, int]:
 
 def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], list[str]]:
     """Return the manifest's counts as they will be, and the names of the shards that hold something."""
-    found = read_json(layout.manifest)
+    found = finished.of(layout.root)
     counts, touched = found["counts"], []
     dropped_before = dropped.of_run(layout.root, found)
     captions = samples = 0
@@ -104,7 +104,7 @@ def scrub_manifest(
     layout: Layout, stones: Tombstones, shards: list[dict[str, Any]], counts: dict[str, Any]
 ) -> None:
     """Publish dropped.parquet, sizes.json, query_counts.parquet and, last, the manifest."""
-    found = read_json(layout.manifest)
+    found = finished.of(layout.root)
     new = {shard["name"]: shard for shard in shards}
     found["shards"] = [new.get(shard["name"], shard) for shard in found["shards"]]
     sizes = {shard["name"]: shard["samples"] for shard in found["shards"]}
