@@ -103,6 +103,25 @@ async def big(peer: Peer, request: Request) -> bool:
 
 
 @behaviour
+async def said_encoded(peer: Peer, request: Request) -> bool:
+    """Serve the image as it is under the Content-Encoding of the query string."""
+    return await peer.reply(Content_Encoding=unquote(request.path.partition("?")[2]))
+
+
+@behaviour
+async def long_header(peer: Peer, request: Request) -> bool:
+    """Serve a header of as many bytes as the query string says."""
+    return await peer.reply(Content_Security_Policy="y" * int(request.path.partition("?")[2]))
+
+
+@behaviour
+async def long_headers(peer: Peer, request: Request) -> bool:
+    """Serve as many headers of 20,000 bytes as the query string says."""
+    count = int(request.path.partition("?")[2])
+    return await peer.reply(**{f"X-{number}": "y" * 20_000 for number in range(count)})
+
+
+@behaviour
 async def empty(peer: Peer, _: Request) -> bool:
     return await peer.reply(body=b"")
 
@@ -292,7 +311,7 @@ status("throttled", "429 Too Many Requests", Retry_After="1")
 status("throttled_for_long", "503 Service Unavailable", Retry_After="99999999999")
 status("throttled_without_time", "429 Too Many Requests")
 status("gzip_bomb", "200 OK", gzip.compress(bytes(16 << 20)), Content_Encoding="gzip")
-for _name in ("deflate", "br", "zstd"):  # what the body holds does not matter: it is not unpacked
+for _name in ("deflate", "br", "zstd"):  # zeros are none of these
     status(f"{_name}_bomb", "200 OK", bytes(1000), Content_Encoding=_name)
 status("gzip_members", "200 OK", gzip.compress(b"y") * 4000, Content_Encoding="gzip")
 status("gzip_cut", "200 OK", gzip.compress(bytes(range(256)) * 64)[:200], Content_Encoding="gzip")
@@ -301,6 +320,7 @@ status("html_as_png", "200 OK", b"<!doctype html><p>no picture", Content_Type="i
 status("identity", "200 OK", Content_Encoding="identity")
 status("encoded_twice", "200 OK", Content_Encoding="gzip, gzip")
 status("encoded_unknown", "200 OK", Content_Encoding="rot13")
+status("encoded_registered", "200 OK", Content_Encoding="compress")
 status("cookies", "200 OK", Set_Cookie="a=b")
 status("opted_out", "200 OK", X_Robots_Tag="noimageai")
 status("tdm", "200 OK", tdm_reservation="1")

@@ -119,7 +119,8 @@ SERVERS = [
     ("H23", "zstd_bomb", "bad_encoding", 200),
     ("H24", "gzip_members", "bad_encoding", 200),
     ("H25", "encoded_twice", "bad_encoding", 200),
-    ("H25", "encoded_unknown", "bad_encoding", 200),
+    ("H25", "encoded_unknown", "", 200),  # no encoding that there is
+    ("H25", "encoded_registered", "bad_encoding", 200),
     ("H26", "gzip_cut", "bad_encoding", 200),
     ("H27", "gzip_label", "bad_encoding", 200),
     ("H28", "redirect_to_self", "redirect_loop", 301),

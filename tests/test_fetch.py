@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import brotli
 import pytest
+import zstandard
 
 from pipeline.http import dns
 from pipeline.http.fetch import Fetcher, Outcome
@@ -18,7 +22,7 @@ from pipeline.http.identity import requires_contact, user_agent
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import OPT_OUTS
 from tests import certificates
-from tests.misbehaving import IMAGE, Server, refusing_port
+from tests.misbehaving import IMAGE, Server, refusing_port, status
 
 NAMES = {
     "www.example.com": "127.0.0.2",
@@ -30,6 +34,14 @@ NAMES = {
     "mapped.example.com": "::ffff:127.0.0.1",
 }
 WITHOUT_TDMREP = tuple(name for name in OPT_OUTS if name != "tdmrep")  # one request less to reckon with
+NO_ENCODINGS = (
+    "none", "UTF-8", "binary", "aws-chunked", "8bit", "identity, identity", "", "image/jpeg", "identity;q=1",
+    "rot13", " , ",
+)  # fmt: skip
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress,
+    "zstd": zstandard.compress,
+}  # fmt: skip
 HANG = 15  # seconds until a test counts as hanging
 
 
@@ -413,6 +425,70 @@ def test_robots_txt(robots: str, reason: str) -> None:
         assert (first.reason, again.reason) == (reason, reason), first.detail
         assert len(server.asked("good")) == (2 if reason == "" else 0)
         assert len(server.asked("robots.txt")) == 1
+
+
+ROBOTS = b"User-agent: *\nDisallow: /good\n"
+
+
+@pytest.mark.parametrize("word", [*NO_ENCODINGS, "gzip", "br", "deflate", "zstd, gzip"])
+def test_robots_txt_is_read_whatever_its_content_encoding_says(word: str) -> None:
+    """As it is where the word is no encoding, and where text was sent under the name of one."""
+    status("robots_said_encoded", "200 OK", ROBOTS, Content_Encoding=word)
+    with Server(robots="robots_said_encoded") as server:
+        assert [o.reason for o in fetch(server.url("good"), server.url("big?9"))] == ["robots_disallow", ""]
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_robots_txt_and_tdmrep_json_are_unpacked_within_their_limit(name: str) -> None:
+    status("robots_packed", "200 OK", PACKED[name](ROBOTS), Content_Encoding=name)
+    with Server(robots="robots_packed") as server:
+        assert [o.reason for o in fetch(server.url("good"), server.url("big?9"))] == ["robots_disallow", ""]
+    for packed in (PACKED[name](ROBOTS)[:-2], PACKED[name](ROBOTS + b"#\n" * 300_000)):
+        status("robots_packed", "200 OK", packed, Content_Encoding=name)
+        with Server(robots="robots_packed") as server:
+            assert fetch(server.url("good"))[0].reason == "robots_unavailable"
+    reserved = b'[{"location": "/good", "tdm-reservation": 1}]'
+    status("tdmrep_packed", "200 OK", PACKED[name](reserved), Content_Encoding=name)
+    with Server(tdmrep="tdmrep_packed") as server:
+        assert fetch(server.url("good"), opt_out=OPT_OUTS)[0].reason == "opt_out_tdmrep"
+
+
+# What Content-Encoding says of a body, and how long a head may be.
+
+
+@pytest.mark.parametrize("word", NO_ENCODINGS)
+def test_a_word_that_is_no_encoding_is_none(client: Client, server: Server, word: str) -> None:
+    (outcome,) = client(server.url(f"said_encoded?{quote(word)}"))
+    assert (outcome.reason, outcome.body) == ("", IMAGE)
+
+
+@pytest.mark.parametrize("word", [*PACKED, "compress", "none, gzip", "gzip;q=1"])
+def test_a_body_under_the_name_of_an_encoding_that_it_has_not_is_refused(
+    client: Client, server: Server, word: str
+) -> None:
+    (outcome,) = client(server.url(f"said_encoded?{quote(word)}"))
+    assert (outcome.reason, outcome.body) == ("bad_encoding", b"") and outcome.detail
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_body_is_unpacked_within_max_bytes(client: Client, server: Server, name: str) -> None:
+    status("packed", "200 OK", PACKED[name](IMAGE), Content_Encoding=name)
+    status("packed_twice", "200 OK", PACKED[name](PACKED["gzip"](IMAGE)), Content_Encoding=f"gzip, {name}")
+    status("packed_most", "200 OK", PACKED[name](bytes(100_000)), Content_Encoding=name)
+    status("packed_more", "200 OK", PACKED[name](bytes(100_001)), Content_Encoding=name)
+    status("packed_bomb", "200 OK", PACKED[name](bytes(64 << 20)), Content_Encoding=name)
+    urls = ("packed", "packed_twice", "packed_most", "packed_more", "packed_bomb", "good")
+    found = client(*(server.url(url) for url in urls))
+    assert [outcome.reason for outcome in found] == ["", "", "", "bad_encoding", "bad_encoding", ""]
+    assert [len(outcome.body) for outcome in found] == [len(IMAGE), len(IMAGE), 100_000, 0, 0, len(IMAGE)]
+    assert "unpacks to more than 100000 bytes" in found[3].detail
+
+
+def test_the_head_of_an_answer_is_bounded_by_the_line_and_as_a_whole(client: Client, server: Server) -> None:
+    within = ("long_header?9000", "long_header?64000", "long_headers?12")
+    beyond = ("long_header?66000", "long_headers?40", "long_headers?600", "huge_header", "many_headers")
+    found = client(*(server.url(path) for path in (*within, *beyond, "good")))
+    assert [outcome.reason for outcome in found] == [""] * 3 + ["bad_http"] * 5 + [""]
 
 
 # tdmrep.json, asked for after robots.txt.

@@ -71,6 +71,8 @@ def test_allows(text: str, path: str, allowed: bool) -> None:
 def test_another_encoding_still_says_what_it_says_in_ascii() -> None:
     rules = parse("# größe\nUser-agent: *\nDisallow: /x".encode("latin-1"))
     assert not allows(rules, SITE + "/x")
+    for encoding in ("utf-16", "utf-8-sig"):  # with their marks
+        assert not allows(parse("User-agent: *\nDisallow: /x".encode(encoding)), SITE + "/x")
 
 
 @pytest.mark.parametrize(

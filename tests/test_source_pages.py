@@ -175,8 +175,35 @@ def test_what_is_no_page() -> None:
     for media_type in ("image/png", "application/pdf"):
         (image,), found = judge(row(), answer(b"%PDF", media_type=media_type), 1)
         assert image.detail == f"not a page: {media_type}" and not found
+    for media_type in ("", "*/*", "unknown/unknown"):
+        (image,), found = judge(row(), answer(b"\x00\x01 no page", media_type=media_type), 1)
+        assert image.reason == "page_unavailable" and image.detail.startswith("not a page: ") and not found
     (image,), _ = judge(row("sitemap"), answer(b"<html>404</html>"), 1)
     assert image.detail == "not a sitemap"
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "",
+        "html",
+        '"text/html"',
+        "text/plain, text/html;charset=utf-8",
+        "TEXT/HTML;;;=",
+        "*/*",
+        "x, Text/Html ; a",
+    ],
+)
+def test_an_odd_content_type_hides_no_page(media_type: str) -> None:
+    page = answer(b'<!DOCTYPE html>\n<img src="/i.jpg" alt="x">', media_type=media_type)
+    assert [image.url for image in judge(row(), page, 0)[0]] == ["http://a.test/i.jpg"]
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "image/jpeg", "text/html, image/jpeg", "text/xml"])
+def test_a_page_of_another_type_leaves_a_row(media_type: str) -> None:
+    (image,), found = judge(row(), answer(b"<p>no", media_type=media_type), 0)
+    assert (image.reason, image.page_url) == ("page_unavailable", "http://a.test/p")
+    assert not found
 
 
 def test_an_index_of_indexes_ends() -> None:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import aiohttp
 
-from pipeline.http import failures, optout
+from pipeline.http import codings, failures, optout
 from pipeline.http.gate import Gate, Stopwatch
 from pipeline.http.politeness import retry_after
 from pipeline.options import FetchOptions
@@ -33,9 +33,12 @@ class Reader:
 
     def __init__(self, options: FetchOptions) -> None:
         self._options = options
+        self._unpacking = (
+            asyncio.Lock()
+        )  # a body at a time: what it unpacks to counts in no budget until then
 
     async def image(self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch) -> Reply:
-        """Read the body of what was asked for, if nothing speaks against it."""
+        """Read the body of what was asked for, an image or a page, if nothing speaks against it."""
         status, headers = response.status, response.headers
         reply = Reply(status=status, content_type=headers.get("Content-Type", "")[:200])
         if status == 200 or status in REDIRECTS:
@@ -50,19 +53,24 @@ class Reader:
             return reply._replace(
                 reason=failures.of_status(status), detail=f"HTTP {status}", retry_after=wait
             )
-        if encoding := _encoding(headers.get("Content-Encoding", "")):
-            return reply._replace(reason="bad_encoding", detail=f"Content-Encoding: {encoding}"[:300])
+        limit = self._options.max_bytes
         declared = response.content_length
-        if (declared or 0) > self._options.max_bytes:
+        if (declared or 0) > limit:
             return reply._replace(reason="too_large", detail=f"{declared} bytes declared")
         await gate.reserve(_FIRST_RESERVE if declared is None else declared)
-        reason, detail, body = await self._body(response, gate, watch, self._options.max_bytes)
-        return reply._replace(reason=reason, detail=detail, body=b"" if reason else body)
+        reason, detail, body = await self._body(response, gate, watch, limit)
+        if not reason and (encodings := codings.named(headers.getall("Content-Encoding", []))):
+            plain, detail = await self._undone(body, encodings, limit)
+            reason = "bad_encoding" if detail else "" if plain else "empty_body"
+            if not reason and not gate.received(max(0, len(plain) - len(body))):
+                reason, detail = "deferred", "no memory for more bodies at the moment"
+            body = plain
+        return reply._replace(reason=reason, detail=detail[:300], body=b"" if reason else body)
 
     async def site_file(
         self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch, *, limit: int
     ) -> Reply:
-        """Read robots.txt or its like; of a longer file than `limit` bytes the beginning counts."""
+        """Read robots.txt or its like: of one of more than `limit` bytes the beginning, unless it is packed."""
         status, headers = response.status, response.headers
         if status in REDIRECTS:
             await _drain(response, watch)
@@ -70,13 +78,22 @@ class Reader:
         if not 200 <= status < 300:
             await _drain(response, watch)
             return Reply(status=status)
-        if encoding := _encoding(headers.get("Content-Encoding", "")):
-            return Reply("bad_encoding", encoding[:100], status)
         await gate.reserve(limit)
         reason, detail, body = await self._body(response, gate, watch, limit)
         if reason in ("too_large", "empty_body"):
             reason = ""
+        encodings = codings.named(headers.getall("Content-Encoding", []))
+        if encodings and body and not reason:
+            plain, problem = await self._undone(body, encodings, limit)
+            if problem and not _is_text(body):  # else it is as it should be: not encoded at all
+                return Reply("bad_encoding", problem[:100], status)
+            body = body if problem else plain
         return Reply(reason, detail, status, body)
+
+    async def _undone(self, body: bytes, encodings: list[str], limit: int) -> tuple[bytes, str]:
+        """Return `codings.undo`, off the loop: megabytes take tens of milliseconds."""
+        async with self._unpacking:
+            return await asyncio.to_thread(codings.undo, body, encodings, limit)
 
     async def _body(
         self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch, limit: int
@@ -100,10 +117,13 @@ class Reader:
         return "" if size else "empty_body", "", b"".join(chunks)
 
 
-def _encoding(header: str) -> str:
-    """Return a Content-Encoding that is one. None was asked for, and a few kilobytes may be gigabytes."""
-    encoding = header.strip().lower()
-    return "" if encoding == "identity" else encoding
+def _is_text(body: bytes) -> bool:
+    """Return whether a file of rules is readable as it is: UTF-8 without control characters."""
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return not any(ord(c) < 32 and c not in "\t\n\f\r" for c in text)
 
 
 async def _drain(response: aiohttp.ClientResponse, watch: Stopwatch) -> None:

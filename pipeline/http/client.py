@@ -3,12 +3,14 @@
 No hidden retries, redirects, cookies, proxies or unpacking; addresses are judged where the sockets are made.
 """
 
+import asyncio
+import functools
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
-from aiohttp import http_exceptions
+from aiohttp import client_proto, http_exceptions
 from yarl import URL
 
 from pipeline.http import dns, failures, files
@@ -24,6 +26,13 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 MAX_INTERIM: Final = 16
 """Interim answers (1xx) before the one that counts; RFC 9110, section 15.2, sets no limit."""
 
+MAX_HEADER: Final = 64 << 10
+"""Bytes of one line of an answer's head, name and value; security policies alone take 9 KiB at some sites."""
+
+MAX_HEAD: Final = 256 << 10
+"""Bytes of the head of an answer, all its lines together; as Chromium's limit."""
+
+_MAX_HEADERS: Final = 512
 _MAX_ADDRESSES: Final = 1 << 16
 
 Read = Callable[[aiohttp.ClientResponse, Gate, Stopwatch], Awaitable[Reply]]
@@ -36,7 +45,7 @@ class Client:
         self._addresses: dict[str, str] = {}
         self._sockets = files.Sockets(options)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=_Connector(
                 limit=0,  # the callers bound what is in flight
                 resolver=resolver,
                 use_dns_cache=False,  # the resolver has one
@@ -53,6 +62,9 @@ class Client:
             trust_env=False,  # behind a proxy the policy would see the proxy's address alone
             middlewares=(_no_hidden_retry,),
             response_class=_Response,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+            max_headers=_MAX_HEADERS,
         )
 
     async def close(self) -> None:
@@ -123,6 +135,41 @@ class _Response(aiohttp.ClientResponse):
     @_continue.setter
     def _continue(self, _: object) -> None:
         """Nobody waits: only GET is sent."""
+
+
+class _Handler(client_proto.ResponseHandler):
+    """Give up on a head of more than MAX_HEAD bytes: aiohttp bounds each line, and so only their product."""
+
+    _head: int | None = None
+    """Bytes of the head that is being received; None while there is none."""
+
+    def set_response_params(self, **params: Any) -> None:
+        """Begin to count: a request was sent."""
+        self._head = 0
+        super().set_response_params(**params)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Count anew after an interim answer, and no more after the head that counts."""
+        self._head = 0 if data[0].code < 200 else None
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before the head's end."""
+        super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                self.set_exception(http_exceptions.BadHttpMessage(f"a head of more than {MAX_HEAD} bytes"))
+                self.close()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Let its connections bound the head of an answer."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        make: Any = functools.partial(_Handler, loop=asyncio.get_running_loop())
+        self._factory = make
 
 
 async def _no_hidden_retry(

@@ -95,7 +95,9 @@ def parse(body: bytes) -> Rules:
         body = body[: max(body.rfind(b"\n", 0, MAX_BYTES), body.rfind(b"\r", 0, MAX_BYTES)) + 1]
     kept: list[str] = []
     said: dict[str, _Said] = {}
-    for group, rules in _groups(body.decode("utf-8-sig", "replace")):
+    # It must be UTF-8; but who saved it as UTF-16 has said what they want all the same.
+    encoding = "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    for group, rules in _groups(body.decode(encoding, "replace")):
         ours = [agent for agent in ("*", TOKEN, *ALIASES) if agent in group]
         if not ours:
             continue

@@ -49,7 +49,14 @@ FOUND_ROWS = pa.schema(
 )
 
 TRIES: Final = 2
-_HTML_TYPES: Final = ("text/html", "application/xhtml+xml", "")
+_HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
+_TYPE: Final = re.compile(r"([\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+)\s*(?:;|$)", re.ASCII)
+_UNKNOWN_TYPES: Final = ("", "unknown/unknown", "application/unknown", "*/*")
+_LIKE_HTML: Final = re.compile(
+    rb"(?:\xef\xbb\xbf)?[\t\n\f\r ]*<(?:!--|\?xml|(?:!doctype html|html|head|script|iframe|h1|div|font|table"
+    rb"|a|style|title|b|body|br|p|meta|link|img|span|ul|section|main|nav|header|article)[\s>])",
+    re.IGNORECASE,
+)
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;\"']{1,40})", re.IGNORECASE)
 _MAX_INDEXES: Final = 3  # sitemaps in indexes in indexes; the protocol has one level
 
@@ -94,9 +101,8 @@ def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Im
             return _listed(outcome.final_url, found, kind, here)
         if is_sitemap(row):
             return [unavailable(url, "not a sitemap")], []
-    media_type = outcome.content_type.partition(";")[0].strip().lower()
-    if media_type not in _HTML_TYPES:
-        return [unavailable(url, f"not a page: {media_type[:100]}")], []
+    if problem := _no_page(outcome.content_type, outcome.body):
+        return [unavailable(url, f"not a page: {problem}")], []
     charset = _CHARSET.search(outcome.content_type)
     label = charset[1] if charset else None
     images = list(html.images(outcome.body, outcome.final_url, label))
@@ -106,6 +112,19 @@ def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Im
     return images, [
         Found(url=target, kind="page", depth=here + 1, page_url=outcome.final_url) for target in targets
     ]
+
+
+def _no_page(content_type: str, body: bytes) -> str:
+    """Return "" for HTML, or what it is instead.
+
+    Of several types the last one counts (https://fetch.spec.whatwg.org/#concept-header-extract-mime-type);
+    where none is a type, the bytes decide as in browsers (https://mimesniff.spec.whatwg.org).
+    """
+    found = [match[1].lower() for part in content_type.split(",") if (match := _TYPE.match(part.strip()))]
+    media_type = found[-1] if found else ""
+    if media_type in _HTML_TYPES or (media_type in _UNKNOWN_TYPES and _LIKE_HTML.match(body)):
+        return ""
+    return (media_type or content_type.strip() or "no Content-Type, and the bytes are not HTML")[:100]
 
 
 def _listed(url: str, found: sitemap.Sitemap, kind: str, depth: int) -> tuple[list[Image], list[Found]]:
