@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Final
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
@@ -40,13 +39,13 @@ def orientation(exif: Image.Exif) -> int:
 
 
 def upright(rgb: Pixels, orientation: int) -> Pixels:
-    """Turn stored pixels, uint8 [height, width, 3], the way they are meant to be seen."""
+    """Turn stored pixels, uint8 [height, width, ...], the way they are meant to be seen."""
     if orientation >= 5:  # 5 to 8 are transposed, then as 1 to 4
-        rgb = np.asarray(cv2.transpose(rgb), np.uint8)
+        rgb = rgb.swapaxes(0, 1)
         orientation -= 4
     if orientation >= 2:  # 2 mirrors left and right, 3 both ways, 4 top and bottom
-        rgb = np.asarray(cv2.flip(rgb, {2: 1, 3: -1, 4: 0}[orientation]), np.uint8)
-    return rgb
+        rgb = {2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1]}[orientation]
+    return np.ascontiguousarray(rgb)
 
 
 def as_json(exif: Image.Exif) -> str:

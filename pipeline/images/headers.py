@@ -1,18 +1,32 @@
-"""Read what the first bytes and the markers of an image file say, without decoding it."""
+"""Say of a file's first bytes and markers which format it is and how large, without decoding it."""
 
 import re
 import struct
 from typing import Final, NamedTuple
 
-FORMATS: Final = ("jpeg", "png", "webp", "gif", "avif")
+WEB_FORMATS: Final = ("jpeg", "png", "webp", "gif", "avif")
 """What browsers show. Most security notices of image decoders concern formats that are not among these."""
+FORMATS: Final = (*WEB_FORMATS, "bmp", "tiff", "ppm")
+"""What can be decoded: by the crawl where `formats` says so, in training and evaluation sets always.
+
+`ppm` stands for the binary and plain forms of PBM, PGM and PPM.
+"""
+SUFFIXES: Final = (
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "avif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm",
+    "pnm",
+)  # fmt: skip
+"""Suffixes of files, and of members of archives, that are taken for images; their content decides."""
 
 EXIF_PREFIX: Final = b"Exif\0\0"
-_APP1: Final = 0xE1
-_SOS: Final = 0xDA
 JPEG_END: Final = b"\xff\xd9"
+_ICC_PREFIX: Final = b"ICC_PROFILE\0"
+_APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_SOS: Final = 0xDA
+_SEQUENTIAL: Final = (0xC0, 0xC1)
 # What ends entropy-coded data or begins a segment: not a stuffed 0xFF00, a fill byte, TEM, RSTn or SOI.
 _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_BMP_HEADERS: Final = (12, 16, 40, 52, 56, 64, 108, 124)
+_PPM: Final = re.compile(rb"P[1-6]\s")
 
 
 class JpegMarkers(NamedTuple):
@@ -24,6 +38,10 @@ class JpegMarkers(NamedTuple):
     """Whether the end marker was seen; some writers forget it, and the picture is whole."""
     exif: bytes
     """The first Exif segment with its prefix, or nothing."""
+    profile: bytes
+    """The ICC profile (ICC.1, annex B.4) if all of its segments are there, or nothing."""
+    metadata: tuple[tuple[int, int], ...]
+    """From where to where segments lie that no decoder needs."""
 
 
 def sniff(data: bytes) -> str:
@@ -40,17 +58,24 @@ def sniff(data: bytes) -> str:
         brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
         if brands[:4] in (b"avif", b"avis") or b"avif" in brands[8:]:
             return "avif"
-    return ""
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "tiff"
+    return "ppm" if _PPM.match(data) else ""
 
 
-def jpeg_markers(data: bytes, max_scans: int) -> JpegMarkers:
-    """Return the number of scans and the Exif segment of a JPEG (ITU-T T.81, annex B).
+def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMarkers:
+    """Return what the markers of a JPEG (ITU-T T.81, annex B) say of it.
 
     Counting stops after `max_scans` + 1. Segments are skipped by their lengths, so a thumbnail inside Exif
     does not count, nor does what follows the end of the image (a film, a second picture, an archive). A
-    broken stream gives what could be read of it.
+    broken stream gives what could be read of it. Unless `whole`, a sequential image whose first scan has all
+    components is not looked at further: decoders take no second one, and `ended` is not known.
     """
-    scans, ended, exif, position = 0, False, b"", 2
+    scans, ended, exif, position, components = 0, False, b"", 2, 0
+    profile: dict[int, bytes] = {}
+    metadata = []
     while (found := _MARKER.search(data, position)) is not None:
         code, position = data[found.end() - 1], found.end()
         if code == JPEG_END[1]:
@@ -59,12 +84,26 @@ def jpeg_markers(data: bytes, max_scans: int) -> JpegMarkers:
         length = max(2, int.from_bytes(data[position : position + 2], "big"))
         if code == _SOS:
             scans += 1
-            if scans > max_scans:
+            complete = not whole and data[position + 2 : position + 3] == bytes([components])
+            if scans > max_scans or complete:
                 break
-        elif code == _APP1 and not exif and data.startswith(EXIF_PREFIX, position + 2):
-            exif = data[position + 2 : position + length]
+        elif code in _SEQUENTIAL:
+            components = (data[position + 7 : position + 8] or b"\0")[0]
+        elif code == _COM or (_APP0 < code <= _APP15 and code != _APP14):
+            metadata.append((found.start(), position + length))
+            if code == _APP1 and not exif and data.startswith(EXIF_PREFIX, position + 2):
+                exif = data[position + 2 : position + length]
+            elif code == _APP2 and data.startswith(_ICC_PREFIX, position + 2) and length >= 16:
+                number = int.from_bytes(data[position + 14 : position + 15])
+                profile[number] = data[position + 16 : position + length]
         position += length
-    return JpegMarkers(scans, ended, exif)
+    return JpegMarkers(scans, ended, exif, _joined(profile), tuple(metadata))
+
+
+def _joined(parts: dict[int, bytes]) -> bytes:
+    """Return the profile whose numbered parts these are, nothing if one is missing."""
+    numbers = sorted(parts)
+    return b"".join(parts[n] for n in numbers) if numbers == list(range(1, len(parts) + 1)) else b""
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

@@ -7,31 +7,33 @@ Pillow takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. O
 afresh, so only the pixels of the source survive: no metadata, no trailer, no second file in the first.
 """
 
-import io
 import math
-import re
-import warnings
 from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
-from PIL import Image
 
 from dedup import views
 from dedup.descriptors import SIDE, describe, pack, quality, sign_hash
 from pipeline.images import exif
-from pipeline.images.headers import JPEG_END, jpeg_markers, sniff, webp_size
+from pipeline.images.decode import (
+    BadImage,
+    Decoded,
+    Pixels,
+    check_scans,
+    check_size,
+    format_of,
+    jpeg_tags,
+    open_picture,
+    whole_jpeg,
+)
+from pipeline.images.headers import jpeg_markers, sniff
 from pipeline.options.images import MAX_JPEG_SIDE, ImageOptions
-
-Pixels = npt.NDArray[np.uint8]
 
 _AREA_FROM: Final = 1.4
 """Ratio from which averaging areas comes nearer to Lanczos than cubic interpolation; below, it blurs."""
-_TO_8_BITS: Final = np.round(np.arange(1 << 16) / 257).astype(np.uint8)
 _MAX_DETAIL: Final = 200
-_ADDRESS: Final = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")  # would differ from run to run
 
 
 class Processed(NamedTuple):
@@ -56,27 +58,6 @@ class Processed(NamedTuple):
     """Hexadecimal digits of `dedup.descriptors.pack`, of the stored picture without its border."""
 
 
-class RefusedError(Exception):
-    """Carry the reason for which an image is not taken."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
-class Decoded(NamedTuple):
-    """Hold decoded pixels, still in the stored orientation and perhaps already scaled down."""
-
-    rgb: Pixels
-    width: int
-    """Of the original, in the stored orientation."""
-    height: int
-    extent: tuple[float, float]
-    """Columns and rows of `rgb` that the original covers: 481 at 4/8 is 240.5 columns, decoded as 241."""
-    tags: Image.Exif
-
-
 def process(data: bytes, options: ImageOptions) -> Processed:
     """Return the stored form of an image, or why there is none. The same bytes in give the same bytes out.
 
@@ -84,22 +65,24 @@ def process(data: bytes, options: ImageOptions) -> Processed:
     """
     name = ""
     try:
-        if not data:
-            raise RefusedError("empty_body")
-        if len(data) < options.min_bytes:
-            raise RefusedError("too_few_bytes", f"{len(data)} bytes")
         name = sniff(data)
-        if name not in options.formats:
-            raise RefusedError("not_image", name or f"starts with {data[:8]!r}")
+        format_of(data, options)
         decoded = _decode_jpeg(data, options) if name == "jpeg" else _decode_other(data, name, options)
-    except RefusedError as refused:
+    except BadImage as refused:
         return Processed(reason=refused.reason, detail=refused.detail[:_MAX_DETAIL], format=name)
     orientation = exif.orientation(decoded.tags)
     width, height = decoded.width, decoded.height
-    small = exif.upright(_resize(decoded.rgb, decoded.extent, *_target(width, height, options)), orientation)
+    small = _resize(decoded.rgb, decoded.extent, *_target(width, height, options))
     if options.resize_mode == "square":
         small = _centre(small)
-    luma = exif.upright(luma_thumbnail(decoded.rgb, decoded.extent), orientation)
+    luma_from, extent = decoded.rgb, decoded.extent
+    if decoded.conversion is not None:
+        # After resizing: a tenth of the pixels, and half a grey level at most edges from doing it before.
+        small = decoded.conversion.pixels(small)
+        luma_from = _resize(luma_from, extent, min(width, SIDE), min(height, SIDE))
+        luma_from, extent = decoded.conversion.pixels(luma_from), luma_from.shape[1::-1]
+    small = exif.upright(small, orientation)
+    luma = exif.upright(luma_thumbnail(luma_from, extent), orientation)
     if orientation >= 5:
         width, height = height, width
     return Processed(
@@ -150,18 +133,11 @@ def encode_jpeg(rgb: Pixels, jpeg_quality: int) -> bytes:
 
 
 def _check_size(width: int, height: int, options: ImageOptions) -> None:
-    """Refuse an original by its size, which a header tells before any pixel is decoded."""
-    size = f"{width} x {height} pixels"
-    if width < 1 or height < 1:
-        raise RefusedError("decode_error", size)
-    if width * height > options.max_pixels:
-        raise RefusedError("too_many_pixels", size)
-    if min(width, height) < options.min_side:
-        raise RefusedError("too_small", size)
-    if max(width, height) > options.max_aspect * min(width, height):
-        raise RefusedError("bad_aspect", size)
+    """Refuse an original by its size, and one that no JPEG could hold."""
+    check_size(width, height, options)
     if max(_target(width, height, options)) > MAX_JPEG_SIDE:
-        raise RefusedError("too_many_pixels", f"{size}; a JPEG has at most {MAX_JPEG_SIDE} a side")
+        size = f"{width} x {height} pixels"
+        raise BadImage("too_many_pixels", f"{size}; a JPEG has at most {MAX_JPEG_SIDE} a side")
 
 
 def _target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
@@ -201,19 +177,18 @@ def _centre(rgb: Pixels) -> Pixels:
 
 def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:
     markers = jpeg_markers(data, options.max_scans)
-    if markers.scans > options.max_scans:
-        raise RefusedError("too_many_scans", f"more than {options.max_scans}")
+    check_scans(markers, options)
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except Exception:  # noqa: BLE001 - ValueError, KeyError, ...: Pillow says what is wrong with it
-        return _decode_other(data, "jpeg", options, markers.exif)
+        return _decode_other(data, "jpeg", options)
     _check_size(width, height, options)
-    if colorspace in ("YCbCr", "RGB", "Gray"):
+    if colourspace in ("YCbCr", "RGB", "Gray"):
         eighths = _eighths(width, height, _least(width, height, options))
         extent = width * eighths / 8, height * eighths / 8
         try:
             rgb = simplejpeg.decode_jpeg(
-                data if markers.ended else data + JPEG_END,
+                whole_jpeg(data, markers),
                 "RGB",
                 min_width=math.ceil(extent[0]),
                 min_height=math.ceil(extent[1]),
@@ -222,8 +197,18 @@ def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:
         except Exception:  # noqa: BLE001, S110 - Pillow tells harmless stray bytes from the cut and the broken
             pass
         else:
-            return Decoded(rgb, width, height, extent, exif.parse(markers.exif))
-    return _decode_other(data, "jpeg", options, markers.exif)
+            return Decoded(rgb, width, height, extent, *jpeg_tags(markers, colourspace))
+    return _decode_other(data, "jpeg", options)
+
+
+def _decode_other(data: bytes, name: str, options: ImageOptions) -> Decoded:
+    def check(width: int, height: int) -> None:
+        _check_size(width, height, options)
+
+    def least(width: int, height: int) -> tuple[int, int]:
+        return _least(width, height, options)
+
+    return open_picture(data, name, options, check, least).decoded()
 
 
 def _eighths(width: int, height: int, least: tuple[int, int]) -> int:
@@ -236,57 +221,3 @@ def _eighths(width: int, height: int, least: tuple[int, int]) -> int:
         if math.ceil(width * eighths / 8) >= least[0] and math.ceil(height * eighths / 8) >= least[1]:
             return eighths
     return 8
-
-
-def _decode_other(data: bytes, name: str, options: ImageOptions, jpeg_exif: bytes | None = None) -> Decoded:
-    """Decode with Pillow; `jpeg_exif` is what the markers of a JPEG gave."""
-    if name == "webp" and (size := webp_size(data)):  # Pillow allocates 8 bytes a pixel on opening
-        _check_size(*size, options)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=[name.upper()]) as image:
-                width, height = image.size
-                _check_size(width, height, options)
-                drafted = None
-                if jpeg_exif is not None:
-                    drafted = image.draft(image.mode, _least(width, height, options))
-                elif getattr(image, "is_animated", False) and not options.allow_animated:
-                    raise RefusedError("animated")
-                image.load()
-                tags = image.getexif() if jpeg_exif is None else exif.parse(jpeg_exif)
-                extent = (drafted[1][2], drafted[1][3]) if drafted else (width, height)
-                return Decoded(_rgb(image), width, height, extent, tags)
-    except RefusedError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise RefusedError("too_many_pixels", str(error)) from error
-    except Exception as error:  # over ten classes were seen to leave Pillow on hostile files
-        detail = _ADDRESS.sub("", f"{type(error).__name__}: {error}")
-        raise RefusedError(_decoding_reason(error), detail) from error
-
-
-def _decoding_reason(error: Exception) -> str:
-    text = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in text or "insufficient memory" in text:
-        return "decode_memory"
-    if isinstance(error, EOFError) or "truncated" in text:
-        return "truncated"
-    return "decode_error"
-
-
-def _rgb(image: Image.Image) -> Pixels:
-    """Return uint8 [height, width, 3]: transparency over white, 16 bits scaled to 8, CMYK converted."""
-    if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits at 255
-        grey = np.asarray(image)
-        scaled = _TO_8_BITS[grey if grey.dtype.itemsize == 2 else np.clip(grey, 0, 65535)]
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            scaled[grey == clear] = 255
-        return np.repeat(scaled[..., None], 3, axis=2)
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
-    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-    canvas = Image.new("RGB", rgba.size, "white")
-    canvas.paste(rgba, mask=rgba.getchannel("A"))
-    return np.asarray(canvas)

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipeline.images.process import Pixels, encode_jpeg
+from pipeline.images.decode import Pixels
+from pipeline.images.process import encode_jpeg
 
 PREFIX: Final = "score_"
 _MAX_EXPRESSION: Final = 1000

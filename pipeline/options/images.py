@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from pipeline.images.headers import FORMATS
+from pipeline.images.headers import FORMATS, WEB_FORMATS
 
 ResizeMode = Literal["shorter", "longer", "square", "keep"]
 
@@ -33,8 +33,9 @@ class ImageOptions:
     """Most scans of a JPEG; encoders write up to 18, and each costs a pass over all the pixels."""
     quality: int = 90
     """JPEG quality of the stored image."""
-    formats: tuple[str, ...] = FORMATS
-    """Formats taken, told from the content, never from a name or a header of the server."""
+    formats: tuple[str, ...] = WEB_FORMATS
+    """Formats taken, told from the content, never from a name or a header of the server; bmp, tiff and ppm
+    can be added."""
     keep_exif: bool = False
     """Store the original's Exif as JSON beside the image. It names places, times, devices and people."""
     allow_animated: bool = False
