@@ -295,7 +295,7 @@ def test_exif_of_an_avif_never_loses_the_picture(payload: bytes) -> None:
 def test_segments_of_a_jpeg_never_lose_the_picture(segments: list[bytes], mode: str) -> None:
     data = encoded(photo().convert(mode), "JPEG", quality=92)
     odd = process(data[:2] + b"".join(segments) + data[2:], ImageOptions())
-    assert distance(odd, Image.open(io.BytesIO(process(data, ImageOptions()).jpeg))) < 0.5
+    assert distance(odd, Image.open(io.BytesIO(process(data, ImageOptions()).jpeg))) < 1
 
 
 @settings(max_examples=300, deadline=None)
