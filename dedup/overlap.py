@@ -7,6 +7,7 @@ cost a search, but never a fetch.
 import datetime
 import hashlib
 import json
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -25,6 +26,8 @@ from dedup.views import VIEWS
 from pipeline import records, storage
 from pipeline.stages.files import read_marker, write_json
 from pipeline.stages.running import Runner, run_tasks
+
+log = logging.getLogger(__name__)
 
 VERSION: Final = 6  # of descriptors, views and verification; raised when they change
 _SAMPLED_SHARDS: Final = 8
@@ -72,7 +75,12 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
     from dedup import evalsets
 
     found = training.find(config.run)
-    eval_files = sorted({file for one in config.sets for file in evalsets.files_of(one.path)})
+    eval_files: set[str] = set()
+    for one in config.sets:
+        listed = evalsets.listing(one.path)
+        eval_files.update(listed.files)
+        if left_out := evalsets.left_out_of(listed):
+            log.warning("%s: %s", one.name, left_out)
     if config.detector and not storage.exists(config.detector):
         raise ValueError(
             f"--detector: there is no file {config.detector}; `openwit detector train` writes one"
@@ -83,7 +91,11 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
                 raise ValueError(f"--{option} {name}: there is no file {path}")
     if config.thresholds:
         conclusions.read_thresholds(config.thresholds, [one.name for one in config.sets])
-    return found, [storage.file_info(p) for p in found.shards], [storage.file_info(p) for p in eval_files]
+    return (
+        found,
+        [storage.file_info(p) for p in found.shards],
+        [storage.file_info(p) for p in sorted(eval_files)],
+    )
 
 
 def check_output(out: str) -> None:

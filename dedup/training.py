@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dedup import webdataset
 from dedup.descriptors import Descriptors, unpack
-from pipeline import dropped, finished, storage, untrusted, urls
+from pipeline import dropped, finished, patterns, storage, untrusted, urls
 from pipeline.shards import read_shard
 
 _MAX_CAPTIONS: Final = 64
@@ -42,17 +42,16 @@ def find(path: str) -> TrainingSet:
     """Return the shards of a run, or of a folder or glob of .tar files; ValueError if there are none."""
     root = path.rstrip("/")
     manifest_path = storage.join(root, "manifest.json")
-    if not any(c in path for c in "*?[") and storage.exists(manifest_path):
+    if storage.exists(manifest_path):
         manifest = finished.of(root, whole=False)
         # Only what the manifest lists exists: a stopped job may have left other files.
         shards = [storage.join(root, "shards", shard["name"]) for shard in manifest["shards"]]
         if not shards:
             raise ValueError(f"{root} is a run without shards; `openwit crawl --out {root}` continues it")
         return TrainingSet(shards, True, str((manifest.get("crawled") or {}).get("last") or ""))
-    folder = not any(c in path for c in "*?[") and not root.endswith(".tar") and storage.exists(root)
-    if folder and storage.exists(storage.join(root, "work")):
+    if storage.exists(storage.join(root, "work")):
         raise ValueError(f"{root} is a run that is not finished; `openwit crawl --out {root}` continues it")
-    shards = storage.list_files(root, ".tar") if folder else storage.glob(path)
+    shards = patterns.find(path, ".tar")
     if not shards:
         raise ValueError(f"no .tar shards at {path}; give a run's folder or a glob such as 'data/*.tar'")
     return TrainingSet(shards, False, "")

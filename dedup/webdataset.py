@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Final, NamedTuple
 
+from pipeline.patterns import is_hidden
+
 IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm")
 """Suffixes of members, and of files in folders, that are taken for images; the content decides."""
 MAX_MEMBER: Final = 64 << 20
@@ -32,8 +34,9 @@ class Sample(NamedTuple):
 def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[Sample]:
     """Yield samples from a stream of bytes, without seeking; ValueError if the archive is cut or broken.
 
-    Counted in `bad` and left out: `not_a_file`, `too_large`, `duplicate` (a member twice). Members with
-    suffixes that openwit has no use for are skipped without reading them.
+    Counted in `bad` and left out: `not_a_file`, `too_large`, `duplicate` (a member twice), `hidden` (below
+    __MACOSX or a name that begins with "."). Members with suffixes that openwit has no use for are skipped
+    without reading them.
     """
     bad = Counter() if bad is None else bad
     key, parts = "", dict[str, bytes]()
@@ -43,6 +46,9 @@ def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[Sample]:
                 name, _, suffix = _split(member.name)
                 if not member.isfile():
                     bad["not_a_file"] += not member.isdir()
+                    continue
+                if suffix in _WANTED and is_hidden(member.name):
+                    bad["hidden"] += 1
                     continue
                 if name != key:
                     if parts:

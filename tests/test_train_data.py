@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import tarfile
 from collections import Counter
 from itertools import pairwise
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from tests import train_shards
-from train import data, images, sources, tar, vocabulary
+from train import cli, data, images, sources, tar, vocabulary
 from train.cache import Cache
 from train.plan import Plan
 from train.sources import Shard, Source
@@ -78,7 +79,11 @@ def test_tar_walk_reads_what_webdataset_reads(tmp_path: Path) -> None:
             (shard.image(i), shard.text(i).encode() or b'{"caption": "three"}') for i in range(len(shard))
         ]
         assert ours == theirs and len(ours) == 3
-        assert shard.captions(2, shard.row(2)) == ["three"] and shard.incomplete == 3 and shard.damage == ""
+        assert (
+            shard.captions(2, shard.row(2)) == ["three"]
+            and shard.left_out.total() == 3
+            and shard.damage == ""
+        )
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -208,6 +213,71 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no sample to train on"):
         pq.write_table(pa.table({"uid": ["nobody"]}), tmp_path / "k.parquet")
         resolve(tmp_path, run, keep=[str(tmp_path / "k.parquet")])
+
+
+def shard_of(path: Path, *members: tuple[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as out:
+        for name, data in members:
+            train_shards.member(out, name, data)
+    return path
+
+
+PICTURE = train_shards.jpeg("red")
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([("0.jpg", PICTURE), ("0.cls", b"1"), ("1.jpg", PICTURE)],
+         r"2 images without a caption; suffixes found: .jpg \(2\), .cls \(1\); wanted: .txt or .json, and"),
+        ([("0.input.jpg", PICTURE), ("0.output.txt", b"a")],
+         r"1 without an image; suffixes found: .input.jpg \(1\), .output.txt \(1\)"),
+        ([("photo.v0.jpg", PICTURE), ("photo.v0.txt", b"a")], r"found: .v0.jpg \(1\), .v0.txt \(1\)"),
+        ([("0.jpg", PICTURE), ("1.jpg", PICTURE), ("0.txt", b"a"), ("1.txt", b"b")],
+         r"2 without an image; 2 images without a caption; 2 keys that come again \(the parts"),
+        ([("0.jpg", PICTURE), ("0.txt", b"")], r"1 images without a caption"),
+        ([("0.jpg", PICTURE), ("0.json", b'{"text": "a", "id": 3}')],
+         r"1 whose .json has no caption \(it has id, text\)"),
+        ([("0.jpg", PICTURE), ("0.json", b"[" * 100_000)], r"1 whose .json has no caption \(it has noth"),
+        ([("0.jpg", PICTURE), ("0.json", b"{}"), ("0.txt", b" \n")],
+         r"of 1 samples tried none can be trained on; the first has no caption"),
+        ([("0.jpg", b"<html>"), ("0.txt", b"a")],
+         r"of 1 samples tried none can be trained on; the first has a picture that cannot be read"),
+        ([], "no sample to train on"),
+    ],
+    ids=["cls", "input", "dots", "by type", "empty", "json", "deep", "blank", "html", "nothing"],
+)  # fmt: skip
+def test_why_there_is_no_sample_is_said_by_check_too(
+    members: list[tuple[str, bytes]], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shard_of(tmp_path / "s/0.tar", *members)
+    assert cli.main(["--shards", str(path), "--model", "tiny", "--out", str(tmp_path / "o"), "--check"]) == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_samples_left_out_of_a_mixed_source_are_counted_with_their_causes(tmp_path: Path) -> None:
+    good = [(f"{i}.{suffix}", data) for i in range(6) for suffix, data in (("jpg", PICTURE), ("txt", b"red"))]
+    mixed = [
+        *good, ("6.jpg", PICTURE), ("7.jpg", PICTURE), ("7.txt", b""), ("8.txt", b"alone"),
+        ("9.jpg", PICTURE), ("9.json", b'{"caption": "blue"}'),
+        ("a.jpg", PICTURE), ("a.json", b'{"alt": "x"}'),
+        ("._b.jpg", PICTURE), ("__MACOSX/c.jpg", PICTURE),
+    ]  # fmt: skip
+    name = str(shard_of(tmp_path / "s/0.tar", *mixed))
+    shard_of(tmp_path / "s/1.tar")
+    (tmp_path / "s/2.tar").write_bytes(b"")
+    [source] = resolve(tmp_path, tmp_path / "s")
+    assert source.count == 7 and [shard.path for shard in source.shards] == [name]
+    assert source.left_out.startswith(
+        "1 without an image; 2 images without a caption; 1 whose .json has no caption (it has alt); suffixes"
+    )
+    assert source.left_out.endswith(f"{tmp_path}/s/2.tar: the file is empty")
+    with pytest.raises(ValueError, match=r"2.tar: 1 shards, but no sample.*2.tar: the file is empty"):
+        resolve(tmp_path, tmp_path / "s/2.tar")
+    # Who asks for no captions, as the detector does, gets every picture with any text.
+    [source] = resolve(tmp_path, name, captions=False)
+    assert source.count == 8
 
 
 def test_small_pictures_are_refused_unless_enlarging_is_asked_for(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import config as options
@@ -109,14 +110,15 @@ def fail(prog: str, message: str) -> int:
 
 
 def _print_plan(prepared: "Prepared") -> None:
-    table = Table("source", "shards", "samples", "weight", "an epoch takes", title="plan")
+    table = Table("source", "shards", "samples", "weight", "an epoch takes", "left out", title="plan")
     for source in prepared.plan.sources:
         table.add_row(
-            source.name,
+            escape(source.name),
             f"{len(source.shards):,}",
             f"{source.count:,}",
             f"{source.weight:g}",
             f"{source.share:,}",
+            escape(source.left_out) or "nothing",
         )
     console = Console()
     console.print(table)

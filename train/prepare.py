@@ -52,6 +52,8 @@ def prepare(config: TrainConfig, world: World) -> Prepared:
     found, tokenizer = None, None
     if world.rank == 0:
         found = run.find_sources(config, cache)
+        for source in found:
+            sources.refuse_useless(source, cache)
         tokenizer = checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, start, found, cache)
     found, tokenizer = world.share((found, tokenizer))
     assert found is not None and tokenizer is not None

@@ -87,9 +87,9 @@ def cache_of(config: RunConfig) -> Cache:
     return Cache(Path(config.cache) if config.cache else None, config.cache_gb << 30)
 
 
-def find_sources(config: RunConfig, cache: Cache) -> list[sources.Source]:
-    """Find and count the samples; ValueError if there are none."""
-    return sources.resolve(config.shards, config.weights, config.drop, config.keep, cache)
+def find_sources(config: RunConfig, cache: Cache, *, captions: bool = True) -> list[sources.Source]:
+    """Find and count the samples, those with captions if they are wanted; ValueError if there are none."""
+    return sources.resolve(config.shards, config.weights, config.drop, config.keep, cache, captions=captions)
 
 
 def shape_of(config: RunConfig, plan: Plan, world: World) -> Shape:

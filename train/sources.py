@@ -1,20 +1,22 @@
 """Where training samples come from: finished runs and plain WebDatasets, counted exactly before training."""
 
+import contextlib
 import functools
 import logging
 import mmap
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import dropped, finished, storage, untrusted
+from pipeline import dropped, finished, patterns, storage, untrusted
 from pipeline.dropped import Dropped
 from train import images, tar
 from train.cache import Cache
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _THREADS = 8
 _PROBES = 32
+_SUFFIXES = 8  # that a message names
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,8 @@ class Source:
     name: str
     shards: tuple[Shard, ...]
     weight: float = 1.0
+    left_out: str = ""
+    """What of its shards cannot be trained on, in words."""
 
     @property
     def count(self) -> int:
@@ -105,10 +110,51 @@ def _isin(asked: NDArray[np.bytes_], values: NDArray[np.bytes_]) -> NDArray[np.b
     return found
 
 
+@dataclass(kw_only=True)
+class Seen:
+    """Add up what was seen of a source's shards beside its samples."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    """As `tar.TarIndex` has it, and `no_text`: JSON without a caption."""
+    suffixes: Counter[str] = field(default_factory=Counter)
+    keys: tuple[str, ...] = ()
+    """Of a JSON without a caption."""
+    damage: str = ""
+    """Of the first damaged shard."""
+
+    def __iadd__(self, other: "Seen") -> "Seen":
+        """Add what was seen of another shard."""
+        self.left_out += other.left_out
+        self.suffixes += other.suffixes
+        self.keys, self.damage = self.keys or other.keys, self.damage or other.damage
+        return self
+
+    def __str__(self) -> str:
+        """Return what cannot be trained on and why, empty if there is nothing."""
+        causes = {
+            "no_image": "{:,} without an image",
+            "no_caption": "{:,} images without a caption",
+            "no_text": f"{{:,}} whose .json has no caption (it has {', '.join(self.keys) or 'nothing'})",
+            "again": "{:,} keys that come again (the parts of a sample must stand together)",
+        }
+        said = [text.format(self.left_out[why]) for why, text in causes.items() if self.left_out[why]]
+        if self.left_out["no_image"] or self.left_out["no_caption"]:
+            found = [f".{suffix} ({count:,})" for suffix, count in self.suffixes.most_common(_SUFFIXES)]
+            said.append(
+                f"suffixes found: {', '.join(found)}; wanted: .txt or .json, and one of "
+                f".{', .'.join(tar.IMAGES)}, from the first dot of the name on"
+            )
+        return "; ".join([*said, *([self.damage] if self.damage else [])])
+
+
 def resolve(
-    shards: Sequence[str], weights: Sequence[float], drop: Sequence[str], keep: Sequence[str], cache: Cache
-) -> list[Source]:
-    """Return the sources that `--shards` names, every sample counted; ValueError if one has none."""
+    shards: Sequence[str], weights: Sequence[float], drop: Sequence[str], keep: Sequence[str], cache: Cache,
+    *, captions: bool = True,
+) -> list[Source]:  # fmt: skip
+    """Return the sources that `--shards` names, every sample counted; ValueError if one has none.
+
+    captions: leave out samples whose JSON holds no caption, where they have no text.
+    """
     if weights and len(weights) != len(shards):
         raise ValueError(
             f"--weights has {len(weights)} numbers for {len(shards)} --shards: give one for each"
@@ -119,11 +165,20 @@ def resolve(
     sources = []
     for index, name in enumerate(shards):
         found, gone = _list(name)
+        count = functools.partial(_count, subset=subset, gone=gone, cache=cache, captions=captions)
+        seen = Seen()
         with ThreadPoolExecutor(_THREADS) as pool:
-            counted = list(pool.map(functools.partial(_count, subset=subset, gone=gone, cache=cache), found))
-        source = Source(name, tuple(s for s in counted if s.count), weights[index] if weights else 1.0)
+            counted = []
+            for shard, own in pool.map(count, found):
+                counted.append(shard)
+                seen += own
+        weight, left_out = weights[index] if weights else 1.0, str(seen)
+        source = Source(name, tuple(s for s in counted if s.count), weight, left_out)
         if not source.shards:
-            raise ValueError(f"--shards {name}: {len(found)} shards, but no sample to train on")
+            why = f": {left_out}" if left_out else ""
+            raise ValueError(f"--shards {name}: {len(found)} shards, but no sample to train on{why}")
+        if left_out:
+            log.warning("--shards %s: left out: %s", name, left_out)
         sources.append(source)
     return sources
 
@@ -133,7 +188,7 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
 
     Shards that are not counted by a manifest or sizes.json have -1 samples.
     """
-    folder = not name.endswith((".tar", ".gz", ".tgz"))
+    folder = not name.endswith((".tar", ".gz", ".tgz", "}"))
     if folder and storage.exists(storage.join(name, "manifest.json")):
         manifest = finished.of(name, whole=False)
         listed = [
@@ -143,7 +198,7 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
         return listed, dropped.of_run(name, manifest)
     if folder and storage.exists(storage.join(name, "shards")):
         raise ValueError(f"--shards {name}: the run has no manifest.json; finish it with `openwit crawl`")
-    paths = [path for part in name.split("::") for one in _expand(part) for path in _files(one)]
+    paths = patterns.find(name, ".tar")
     if not paths:
         raise ValueError(
             f"--shards {name}: nothing is there; give a run's folder, a .tar or a pattern of them"
@@ -151,18 +206,6 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
     sizes = {folder: _sizes(folder) for folder in {posixpath.dirname(path) for path in paths}}
     shards = [Shard(p, sizes[posixpath.dirname(p)].get(posixpath.basename(p), -1)) for p in paths]
     return shards, dropped.NOTHING
-
-
-def _expand(pattern: str) -> list[str]:
-    from braceexpand import braceexpand
-
-    return list(braceexpand(pattern))
-
-
-def _files(path: str) -> list[str]:
-    if not path.endswith((".tar", ".gz", ".tgz")) and not any(c in path for c in "*?["):
-        return storage.list_files(path, ".tar")
-    return storage.glob(path)
 
 
 def _sizes(folder: str) -> dict[str, int]:
@@ -173,11 +216,13 @@ def _sizes(folder: str) -> dict[str, int]:
     return {name: n for name, n in sizes.items() if isinstance(n, int) and n >= 0}
 
 
-def _count(shard: Shard, subset: Subset, gone: Dropped, cache: Cache) -> Shard:
+def _count(
+    shard: Shard, *, subset: Subset, gone: Dropped, cache: Cache, captions: bool
+) -> tuple[Shard, Seen]:
     name = posixpath.basename(shard.path)
     decided = bool(subset) or bool(gone.keys(name))
     if not decided and shard.samples >= 0:
-        return shard
+        return shard, Seen()
 
     def taken(uids: list[str], keys: list[str]) -> NDArray[np.int32]:
         places = subset.taken(uids) if subset else np.arange(len(uids), dtype=np.int32)
@@ -189,27 +234,47 @@ def _count(shard: Shard, subset: Subset, gone: Dropped, cache: Cache) -> Shard:
             table = pq.ParquetFile(file)
             if table.metadata.num_rows == shard.samples and {"uid", "key"} <= set(table.schema_arrow.names):
                 rows = table.read(["uid", "key"])
-                return Shard(
-                    shard.path, shard.samples, taken(rows["uid"].to_pylist(), rows["key"].to_pylist())
-                )
+                uids, keys = rows["uid"].to_pylist(), rows["key"].to_pylist()
+                return Shard(shard.path, shard.samples, taken(uids, keys)), Seen()
     with OpenShard(str(cache.local(shard.path))) as opened:
-        if opened.damage:
-            log.warning("%s: %s", shard.path, opened.damage)
-        if not decided:
-            return Shard(shard.path, len(opened))
-        found = [opened.row(i) for i in range(len(opened))]
-        uids, keys = ([str(row.get(column, "")) for row in found] for column in ("uid", "key"))
-        return Shard(shard.path, len(opened), taken(uids, keys))
+        damage = f"{shard.path}: {opened.damage}" if opened.damage else ""
+        seen = Seen(left_out=opened.left_out, suffixes=opened.suffixes, damage=damage)
+        every = np.arange(len(opened), dtype=np.int32)
+        kept = every
+        if decided:
+            found = [opened.row(i) for i in range(len(opened))]
+            uids, keys = ([str(row.get(column, "")) for row in found] for column in ("uid", "key"))
+            kept = taken(uids, keys)
+        if captions:
+            kept = _captioned(opened, kept, seen)
+        return Shard(shard.path, len(opened), None if len(kept) == len(every) else kept), seen
+
+
+def _captioned(opened: "OpenShard", places: NDArray[np.int32], seen: Seen) -> NDArray[np.int32]:
+    """Return the places with a caption; what has none in its JSON, where it has no text, is counted."""
+    without = []
+    for place in places[~opened.has_text[places]]:
+        row = opened.row(place)
+        if not opened.captions(place, row):
+            without.append(place)
+            seen.keys = seen.keys or tuple(sorted(row)[:_SUFFIXES])
+    seen.left_out["no_text"] += len(without)
+    return places[~np.isin(places, without)] if without else places
 
 
 class OpenShard:
     """Read samples of a local tar at random, through a memory map."""
 
     def __init__(self, path: str) -> None:
+        """Walk the tar's headers; an empty file is one without samples."""
         with open(path, "rb") as file:  # noqa: PTH123 - a descriptor for mmap
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            size = os.fstat(file.fileno()).st_size
+            flags = mmap.ACCESS_READ
+            self._map = mmap.mmap(file.fileno(), 0, access=flags) if size else mmap.mmap(-1, 1, access=flags)
         with memoryview(self._map) as view:
-            self._rows, self.incomplete, self.damage = tar.index(view)
+            self._rows, self.left_out, self.suffixes, self.damage = tar.index(view)
+        if not size:
+            self.damage = "the file is empty"
         if hasattr(mmap, "MADV_WILLNEED"):
             self._map.madvise(mmap.MADV_WILLNEED)
 
@@ -222,6 +287,12 @@ class OpenShard:
     def __len__(self) -> int:
         """Return the samples that have an image and a text."""
         return len(self._rows)
+
+    @property
+    def has_text(self) -> NDArray[np.bool_]:
+        """Return which samples have a text member that is not empty: bool [samples]."""
+        found: NDArray[np.bool_] = self._rows[:, 3] > 0
+        return found
 
     def image(self, place: int) -> bytes:
         """Return the encoded image."""
@@ -264,18 +335,42 @@ def captions(sources: Sequence[Source], limit: int, cache: Cache) -> Iterator[st
 
 def refuse_small(source: Source, size: int, cache: Cache) -> None:
     """Raise ValueError if half the pictures of a source are smaller than the model's resolution."""
-    shard = source.shards[0]
-    with OpenShard(str(cache.local(shard.path))) as opened:
-        places = np.linspace(0, max(len(opened) - 1, 0), min(_PROBES, len(opened))).astype(int)
-        sides = []
-        for place in places:
-            try:
-                sides.append(min(images.size_of(opened.image(place))))
-            except images.BadImage:
-                continue
+    sides = []
+    for image, _ in _probed(source, cache):
+        with contextlib.suppress(images.BadImage):
+            sides.append(min(images.size_of(image)))
     if sides and np.median(sides) < size:
         raise ValueError(
             f"--shards {source.name}: pictures with a shorter side of about {np.median(sides):.0f} pixels "
             f"for a model of {size}; crawl with --image-size {size} or more, train with a smaller "
             "--image-size, or enlarge them with --enlarge"
         )
+
+
+def refuse_useless(source: Source, cache: Cache) -> None:
+    """Raise ValueError if of a source's first samples none has a picture that can be read, or a caption."""
+    probed = list(_probed(source, cache))
+    wrong = []
+    for image, captions in probed:
+        if not captions:
+            wrong.append("no caption")
+            continue
+        try:
+            images.size_of(image)
+        except images.BadImage as error:
+            wrong.append(f"a picture that cannot be read ({error})")
+    if probed and len(wrong) == len(probed):
+        raise ValueError(
+            f"--shards {source.name}: of {len(probed)} samples tried none can be trained on; the first has "
+            f"{wrong[0]}"
+        )
+
+
+def _probed(source: Source, cache: Cache) -> Iterator[tuple[bytes, list[str]]]:
+    """Yield the image and the captions of some samples of a source's first shard, evenly taken."""
+    shard = source.shards[0]
+    with OpenShard(str(cache.local(shard.path))) as opened:
+        places = np.arange(len(opened)) if shard.kept is None else shard.kept
+        places = places[places < len(opened)]
+        for place in places[np.linspace(0, max(len(places) - 1, 0), min(_PROBES, len(places))).astype(int)]:
+            yield opened.image(place), opened.captions(place, opened.row(place))

@@ -4,11 +4,14 @@ Members with one key, the path up to the first dot of its last component, that s
 as webdataset reads them. Header fields: POSIX.1-1988 ustar, GNU long names, POSIX.1-2001 (pax) paths.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.patterns import is_hidden
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COLUMNS = 6  # offset and size of the image, of the text, of the JSON; size 0 where there is none
@@ -21,8 +24,11 @@ class TarIndex(NamedTuple):
     """Hold one row of COLUMNS int64 per sample with an image and a text, in order; and what was wrong."""
 
     rows: NDArray[np.int64]
-    incomplete: int
-    """Samples without an image, or with neither text nor JSON."""
+    left_out: Counter[str]
+    """Samples without an image (`no_image`) or with neither text nor JSON (`no_caption`), and how often a key
+    comes again after others (`again`): its parts do not stand together."""
+    suffixes: Counter[str]
+    """Of all members, from the first dot of their names on."""
     damage: str
     """Why the walk ended early, or empty."""
 
@@ -36,21 +42,26 @@ class _Member(NamedTuple):
 def index(buffer: memoryview) -> TarIndex:
     """Return where each sample's parts are; a damaged archive gives the samples before the damage."""
     rows: list[list[int]] = []
-    incomplete = 0
+    left_out: Counter[str] = Counter()
+    suffixes: Counter[str] = Counter()
     damage = ""
+    keys: set[str] = set()
     key: str | None = None
     row = [0] * COLUMNS
     try:
         for member in _members(buffer):
             folder, slash, base = member.name.rpartition("/")
             stem, dot, suffix = base.partition(".")
-            if not dot:
+            if not dot or is_hidden(member.name):
                 continue
             if (folder + slash + stem) != key:
                 if key is not None:
                     rows.append(row)
                 key, row = folder + slash + stem, [0] * COLUMNS
+                left_out["again"] += key in keys
+                keys.add(key)
             suffix = suffix.lower()
+            suffixes[suffix] += 1
             column = 0 if suffix in IMAGES else {"txt": 2, "json": 4}.get(suffix, -1)
             if column >= 0 and not row[column + 1]:
                 row[column], row[column + 1] = member.offset, member.size
@@ -59,9 +70,10 @@ def index(buffer: memoryview) -> TarIndex:
     if key is not None:
         rows.append(row)
     table = np.array(rows, np.int64).reshape(-1, COLUMNS)
-    whole = (table[:, 1] > 0) & ((table[:, 3] > 0) | (table[:, 5] > 0))
-    incomplete = int((~whole).sum())
-    return TarIndex(table[whole], incomplete, damage)
+    pictured, told = table[:, 1] > 0, (table[:, 3] > 0) | (table[:, 5] > 0)
+    left_out["no_image"] = int((~pictured).sum())
+    left_out["no_caption"] = int((pictured & ~told).sum())
+    return TarIndex(table[pictured & told], +left_out, suffixes, damage)
 
 
 def _members(buffer: memoryview) -> Iterator[_Member]:

@@ -53,7 +53,7 @@ class Prepared(run.Prepared):
 def prepare(config: DetectorTrainConfig, world: World) -> Prepared:
     """Count images and divide the steps; ValueError if it cannot be."""
     cache, resumed = run.cache_of(config), run.resumed_from(config)
-    found = world.share(run.find_sources(config, cache) if world.rank == 0 else None)
+    found = world.share(run.find_sources(config, cache, captions=False) if world.rank == 0 else None)
     architecture = ARCHITECTURES[config.model]
     if config.image_size:
         architecture = replace(architecture, side=config.image_size)

@@ -1,14 +1,16 @@
 """Classes of a set: its labels in order, and what they are called in prompts."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import storage
+from dedup import evalsets
+from dedup.evalsets import SEPARATOR
 
-SEPARATOR = "|"  # between the classes of an example that has several
+_CODE = re.compile(r"[0-9]+|n[0-9]{8}")  # a number, or one of WordNet's as ImageNet's folders have it
 
 
 class Classes(NamedTuple):
@@ -26,12 +28,8 @@ def display(label: str) -> str:
 
 
 def read_lines(path: str) -> list[str]:
-    """Return the lines of a text file without the empty ones."""
-    try:
-        text = storage.read_bytes(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    """Return the lines of a text file without the empty ones and the white space around them."""
+    return [line.strip() for line in evalsets.read_lines(path)]
 
 
 def read(path: str, found: Iterable[str]) -> Classes:
@@ -39,7 +37,7 @@ def read(path: str, found: Iterable[str]) -> Classes:
 
     Where the set's labels (`found`) are the numbers of lines, counted from 0, lines may be names alone.
     """
-    pairs = [line.partition("\t")[::2] for line in read_lines(path)]
+    pairs = [line.strip().partition("\t")[::2] for line in evalsets.read_lines(path)]
     if not pairs:
         raise ValueError(f"{path} holds no classes; write one per line")
     tabs = sum(bool(name) for _, name in pairs)
@@ -57,8 +55,13 @@ def read(path: str, found: Iterable[str]) -> Classes:
     return Classes(labels, names if tabs else [display(name) for name in names])
 
 
-def of(name: str, labels: Iterable[str], path: str, *, several: bool = False) -> Classes:
-    """Return the classes of a set with these labels, from a file or from the labels themselves."""
+def of(
+    name: str, labels: Iterable[str], path: str, *, several: bool = False, numbered: Sequence[str] = ()
+) -> Classes:
+    """Return the classes of a set with these labels: from a file, else from the labels themselves.
+
+    numbered: what the labels 0, 1, ... are called, where the set says so; used where its labels are numbers.
+    """
     found = {part for label in labels for part in split(label, several=several)}
     if path:
         classes = read(path, found)
@@ -68,12 +71,29 @@ def of(name: str, labels: Iterable[str], path: str, *, several: bool = False) ->
                 f"{len(missing)} labels are missing"
             )
         return classes
+    if numbered and all(_is_number(label) for label in found):
+        if beyond := [label for label in found if int(label) >= len(numbered)]:
+            raise ValueError(
+                f"{name} has the label {max(beyond, key=int)}, but its names are those of 0 to "
+                f"{len(numbered) - 1}; name its classes with --classes FILE"
+            )
+        if len(numbered) > 1:
+            return Classes([str(number) for number in range(len(numbered))], [*map(display, numbered)])
     if not found:
         raise ValueError(f"{name} has no labels: name the classes to predict with --classes FILE")
     if len(found) < 2:
         raise ValueError(f"{name} has one class alone, {next(iter(found))!r}; --classes FILE can name more")
     order = sorted(found, key=lambda label: (len(label), label) if label.isdigit() else (0, label))
     return Classes(order, [display(label) for label in order])
+
+
+def _is_number(label: str) -> bool:
+    return label.isascii() and label.isdigit() and str(int(label)) == label
+
+
+def are_codes(labels: Iterable[str]) -> bool:
+    """Return whether all labels are numbers or ImageNet's codes, which say nothing in a prompt."""
+    return all(_CODE.fullmatch(label) for label in labels)
 
 
 def split(label: str, *, several: bool) -> list[str]:

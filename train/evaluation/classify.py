@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dedup import evalsets
 from pipeline import storage
 from train.evaluation import classes, compare, gallery, intervals, results
 from train.evaluation.features import Features
@@ -157,7 +158,7 @@ def _subsets(subject: Subject, name: str, found: Features) -> list[Subset]:
         if equals and own != name:
             continue
         path = path if equals else value
-        ids = [line for line in storage.read_bytes(path).decode("utf-8").splitlines() if line]
+        ids = evalsets.read_lines(path)
         # With --limit the rest of a subset is not evaluated; otherwise every id must be there.
         strange = [one for one in ids if one not in place]
         if strange and not subject.config.limit:

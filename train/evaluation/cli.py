@@ -71,9 +71,12 @@ def _show_plan(config: EvalConfig, console: Console) -> None:
     for one in config.sets:
         for split, path in (("", one.path), *((s, config.split(s, one.name)) for s in get_args(FitSplit))):
             if path:
-                files = evalsets.files_of(path)
-                unit = "images" if evalsets.form_of(path) == "folder" else "files"
-                table.add_row(f"{one.name} {split}".strip(), path, f"{len(files):,} {unit}")
+                listed = evalsets.listing(path)
+                unit = "images" if listed.form == "folder" else "files"
+                names = evalsets.class_names(path)
+                what = [f"{len(listed.files):,} {unit}", evalsets.left_out_of(listed)]
+                what.append(f"names of {len(names):,} classes" if names else "")
+                table.add_row(f"{one.name} {split}".strip(), path, "; ".join(filter(None, what)))
         given = config.for_set("templates", one.name)
         chosen = prompts.read(given) if given else prompts.for_set(one.name)
         table.add_row(

@@ -1,7 +1,7 @@
 """Encode evaluation sets, and keep what was encoded: every task but the text side starts from here.
 
-The file is Parquet with `example_id, label, group, captions, readable, features, embedding`; other encoders'
-features come in through the same columns, of which only `features` and `label` are needed.
+The file is Parquet with `example_id, label, several_classes, group, captions, readable, features, embedding`;
+other encoders' features come in through the same columns, of which only `features` and `label` are needed.
 """
 
 import json
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from dedup import evalsets
 from dedup.evalsets import Example
 from pipeline import storage
 from train.evaluation import sets
@@ -23,7 +24,7 @@ from train.evaluation.models import Encoder
 from train.images import Pixels, normalise
 
 Floats = npt.NDArray[np.float32]
-_VERSION = 1  # of the file; raised when its columns or the preprocessing change
+_VERSION = 2  # of the file; raised when its columns or the preprocessing change
 _ROWS = 4_096
 
 
@@ -41,6 +42,8 @@ class Features:
     """[n, D], before the projection."""
     embeddings: Floats
     """[n, E] unit vectors; E is 0 for a foreign encoder."""
+    several: npt.NDArray[np.bool_]
+    """[n]: whether the label holds several classes."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -52,6 +55,7 @@ class Features:
             example_ids=[self.example_ids[row] for row in rows], labels=[self.labels[row] for row in rows],
             groups=[self.groups[row] for row in rows], captions=[self.captions[row] for row in rows],
             readable=self.readable[rows], features=self.features[rows], embeddings=self.embeddings[rows],
+            several=self.several[rows],
         )  # fmt: skip
 
 
@@ -86,6 +90,7 @@ def encode(
         groups=[one.group for one in rows], captions=[one.captions for one in rows],
         readable=np.array(readable), features=np.concatenate([part[0] for part in parts]),
         embeddings=np.concatenate([part[1] for part in parts]),
+        several=np.array([one.several_classes for one in rows]),
     )  # fmt: skip
 
 
@@ -94,7 +99,12 @@ def _encode(encoder: Encoder, pixels: list[Pixels], readable: npt.NDArray[np.boo
     images = normalise(torch.from_numpy(np.stack(pixels)).to(encoder.device))
     with encoder.autocast():
         found = encoder.encode(images)
-    features, embeddings = (part.cpu().numpy() * readable[:, None] for part in found)
+    features, embeddings = (np.where(readable[:, None], part.cpu().numpy(), np.float32(0)) for part in found)
+    if not (np.isfinite(features).all() and np.isfinite(embeddings).all()):
+        raise ValueError(
+            f"{encoder.path}: the model's features are no finite numbers: its weights are damaged, or too "
+            f"large for --precision {encoder.precision}"
+        )
     return features, embeddings
 
 
@@ -104,6 +114,7 @@ def write(path: str, found: Features, key: str) -> None:
         {
             "example_id": found.example_ids,
             "label": found.labels,
+            "several_classes": found.several,
             "group": found.groups,
             "captions": pa.array([list(some) for some in found.captions], pa.list_(pa.string())),
             "readable": found.readable,
@@ -135,6 +146,7 @@ def read(path: str, key: str) -> Features | None:
         groups=table["group"].to_pylist(), captions=[tuple(some) for some in table["captions"].to_pylist()],
         readable=np.array(table["readable"].to_pylist(), np.bool_),
         features=matrix(table["features"], path), embeddings=matrix(table["embedding"], path),
+        several=np.array(table["several_classes"].to_pylist(), np.bool_),
     )  # fmt: skip
 
 
@@ -150,11 +162,14 @@ def read_foreign(path: str) -> dict[tuple[str, str], Features]:
         raise ValueError(f"{path}: split must be train, validation or test, not {unknown[0]!r}")
     names = _texts(table, "dataset", [""] * size)
     stem = storage.stem(path)
+    labels = [
+        evalsets.label_of(value, f"{path}, row {row}") for row, value in enumerate(table["label"].to_pylist())
+    ]
     everything = Features(
         example_ids=_texts(table, "example_id", [f"{stem}/{row}" for row in range(size)]),
-        labels=_texts(table, "label", []), groups=[""] * size, captions=[()] * size,
+        labels=[label for label, _ in labels], groups=[""] * size, captions=[()] * size,
         readable=np.ones(size, np.bool_), features=matrix(table["features"], path),
-        embeddings=np.zeros((size, 0), np.float32),
+        embeddings=np.zeros((size, 0), np.float32), several=np.array([several for _, several in labels]),
     )  # fmt: skip
     places: dict[tuple[str, str], list[int]] = {}
     for row, place in enumerate(zip(names, splits, strict=True)):

@@ -9,7 +9,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
-from pipeline import storage
+from dedup import evalsets
 
 BARE: Final = "{}"
 
@@ -38,6 +38,7 @@ def _of_kind(kind: str) -> Prompts:
 
 GENERIC: Final = Prompts("a photo of a {}.", _PHOTOS)
 
+_DIGITS: Final = "mnist|svhn|digit"
 # Part of a set's name in lower-case letters and digits: its prompts. The first that is found counts.
 _KINDS: Final[tuple[tuple[str, Prompts], ...]] = (
     ("pet", _of_kind("a type of pet")),
@@ -53,7 +54,7 @@ _KINDS: Final[tuple[tuple[str, Prompts], ...]] = (
         f"{start} of {article}{{}}." for start in ("a satellite photo", "an aerial view", "a view from above")
         for article in ("", "a ")
     ))),
-    ("mnist|svhn|digit", Prompts('a photo of the number: "{}".', (
+    (_DIGITS, Prompts('a photo of the number: "{}".', (
         'a photo of the number: "{}".', 'the number "{}".', 'a photo of the digit "{}".', '"{}".',
         'a handwritten "{}".',
     ))),
@@ -93,10 +94,15 @@ def for_set(name: str) -> Prompts:
     return next((prompts for pattern, prompts in _KINDS if re.search(pattern, plain)), GENERIC)
 
 
+def are_digits(name: str) -> bool:
+    """Return whether a set's name says that digits are what its pictures show."""
+    return bool(re.search(_DIGITS, name.lower()))
+
+
 def read(path: str) -> Prompts:
     """Return the prompts of a file, one per line with {} for the class; ValueError if it is none."""
-    lines = [line.strip() for line in storage.read_bytes(path).decode("utf-8").splitlines()]
-    templates = tuple(line for line in lines if line and not line.startswith("#"))
+    lines = [line.strip() for line in evalsets.read_lines(path)]
+    templates = tuple(line for line in lines if not line.startswith("#"))
     bad = next((line for line in templates if "{}" not in line), None)
     if bad is not None:
         raise ValueError(f"{PurePosixPath(path).name}: {bad!r} has no {{}} where the class name goes")

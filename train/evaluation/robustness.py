@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dedup import evalsets
 from pipeline import storage
 
 Scores = npt.NDArray[np.floating]
@@ -48,7 +49,7 @@ def read_class_map(path: str, source: Sequence[str]) -> ClassMap:
     """Return the map of a file with a source class, a tab and the set's class on each line; ValueError."""
     index = {label: number for number, label in enumerate(source)}
     pairs: list[tuple[str, str]] = []
-    for number, line in enumerate(storage.read_bytes(path).decode("utf-8").splitlines(), 1):
+    for number, line in enumerate(evalsets.all_lines(path), 1):
         if not line.strip():
             continue
         left, tab, right = line.partition("\t")

@@ -85,7 +85,9 @@ def _shifts(subject: Subject, source: str, known: Classes, names: list[str]) -> 
         path = config.for_set("class_map", name)
         if path:
             class_map = robustness.read_class_map(path, known.labels)
-            own = classes.of(name, [*class_map.classes, *found.labels], config.for_set("classes", name))
+            given = config.for_set("classes", name)
+            numbered = () if given else subject.numbered(name)
+            own = classes.of(name, [*class_map.classes, *found.labels], given, numbered=numbered)
             if strange := sorted({label for label in found.labels if label} - set(class_map.classes)):
                 raise ValueError(f"{path} does not lead to {strange[0]!r}, which is a class of {name}")
             order = [own.labels.index(label) for label in class_map.classes]

@@ -1,13 +1,14 @@
 """One model under evaluation: its features and classifiers, computed once and kept in the result's folder."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import numpy as np
 
 from dedup import evalsets
+from dedup.evalsets import Example
 from pipeline import storage
 from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
 from train.evaluation.classes import Classes
@@ -20,6 +21,9 @@ from train.images import Pixels
 log = logging.getLogger("train.evaluation")
 
 Split = Literal["test", "train", "validation"]
+_SEVERAL = (
+    "{name}: {id} has several classes: give --metric {name}=map11, which takes them, or one label an example"
+)
 
 
 class Watch(Protocol):
@@ -36,6 +40,7 @@ class Subject:
         self._paths = {one.name: one.path for one in config.sets}
         self._features: dict[tuple[str, Split], Features] = {}
         self._seen: dict[str, tuple[str, int]] = {}
+        self._classes: dict[str, Classes] = {}
         self._folder = storage.join(config.out, "work", encoder.fingerprint[:12])
 
     @property
@@ -79,18 +84,36 @@ class Subject:
         if kept is None:
             with self.watch(f"{self.name}: {label}", self._count(path, limit)) as tell:
                 kept = features.encode(
-                    self.encoder, sets.examples(path, limit), config.batch_size, config.workers,
+                    self.encoder, self._examples(name, path, limit), config.batch_size, config.workers,
                     _change(corruption, config.seed), tell,
                 )  # fmt: skip
             features.write(kept_at, kept, key)
+        if self._one_class(name) and kept.several.any():
+            raise ValueError(_SEVERAL.format(name=name, id=kept.example_ids[int(kept.several.argmax())]))
         if bad := int((~kept.readable).sum()):
             log.warning("%s: %d of %d images could not be read; they count as wrong", label, bad, len(kept))
+        if corruption is None and 0 < (without := len(kept) - len(labelled(kept))) < len(kept):
+            log.warning("%s: %d of %d images have no label (or -1): not scored", label, without, len(kept))
         return kept
+
+    def _one_class(self, name: str) -> bool:
+        """Return whether the tasks ask for one class an example."""
+        return bool(set(self.config.task) - {"retrieval"}) and not self.several(name)
+
+    def _examples(self, name: str, path: str, limit: int) -> Iterator[Example]:
+        """Yield a set's examples; ValueError at the first with several classes where one is needed."""
+        for example in sets.examples(path, limit):
+            if example.several_classes and self._one_class(name):
+                raise ValueError(_SEVERAL.format(name=name, id=example.example_id))
+            yield example
 
     def _inputs(self, path: str) -> tuple[str, int]:
         """Return a set's fingerprint and the number of its files, looked at once."""
         if path not in self._seen:
-            self._seen[path] = sets.fingerprint(path)
+            listed = evalsets.listing(path)
+            if left_out := evalsets.left_out_of(listed):
+                log.warning("%s: %s", path, left_out)
+            self._seen[path] = (sets.fingerprint(listed.files), len(listed.files))
         return self._seen[path]
 
     def _count(self, path: str, limit: int) -> int | None:
@@ -105,11 +128,30 @@ class Subject:
         return self.config.main_metric(name) == "map11"
 
     def classes(self, name: str) -> Classes:
-        """Return a set's classes: of its file, or all labels of the set and of its training images."""
-        labels = list(self.features(name).labels)
+        """Return a set's classes: of its file, of the names that lie with it, or all labels of the set and of
+        its training images.
+        """  # fmt: skip
+        if name not in self._classes:
+            self._classes[name] = self._find_classes(name)
+        return self._classes[name]
+
+    def _find_classes(self, name: str) -> Classes:
+        labels, path = list(self.features(name).labels), self.config.for_set("classes", name)
         if self.config.fits(name):
             labels += self.features(name, "train").labels
-        return classes.of(name, labels, self.config.for_set("classes", name), several=self.several(name))
+        numbered = () if path else self.numbered(name)
+        known = classes.of(name, labels, path, several=self.several(name), numbered=numbered)
+        # Where digits are what is shown, their names are the right ones.
+        if classes.are_codes(known.names) and not prompts.are_digits(name):
+            prompt = prompts.fill(self.prompts(name).single, known.names[0])
+            said = "%s: its classes are numbers, so that prompts say %r; name them with --classes FILE"
+            log.warning(said, name, prompt)
+        return known
+
+    def numbered(self, name: str) -> tuple[str, ...]:
+        """Return what a set, or its training images, say that the labels 0, 1, ... are called."""
+        paths = [self.path(name), *([self.path(name, "train")] if self.config.fits(name) else [])]
+        return next(filter(None, map(evalsets.class_names, paths)), ())
 
     def prompts(self, name: str) -> Prompts:
         """Return a set's prompts: of its file, else those that its name suggests."""
