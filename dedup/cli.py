@@ -23,7 +23,7 @@ def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
 
 def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Run the analysis; return 0 when it is complete."""
-    from dedup import overlap  # imports Beam and OpenCV
+    from dedup import overlap  # imports OpenCV
     from pipeline.progress import ShowProgress
     from pipeline.stages.running import Runner
 

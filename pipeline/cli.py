@@ -186,7 +186,7 @@ def run_stages(
     base: Any = None,
 ) -> int:  # fmt: skip
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
-    from pipeline import crawl as stages  # imports Beam
+    from pipeline import crawl as stages
     from pipeline.stages.running import Runner
     from pipeline.stages.select import QueryTable
 

@@ -87,7 +87,7 @@ def _write_shards(
     options: CompactConfig, beam_flags: tuple[str, ...], source: Layout, target: Layout, found: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Write the shards of which something is left; return their entries for the manifest."""
-    from pipeline.stages import running  # imports Beam
+    from pipeline.stages import running
 
     worker = CompactWorker(source=source.root, folder=target.shards)
     tasks = [{"name": storage.stem(shard["name"])} for shard in found["shards"]]

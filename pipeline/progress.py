@@ -66,8 +66,7 @@ class MarkerReader:
 
     def read(self) -> Tally:
         """Return the tally of now."""
-        paths = set(storage.list_files(self._folder, ".json")) - self._known
-        new = sorted(path for path in paths if not storage.stem(path).startswith("range-"))
+        new = sorted(set(storage.list_files(self._folder, ".json")) - self._known)
         for data in storage.read_many(new):
             result = untrusted.parse_json(data)
             self._sum.add(result if isinstance(result, dict) else {})

@@ -24,7 +24,7 @@ def main(argv: Sequence[str], prog: str = "openwit queries") -> int:
 def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Build the list; return 0 when it is complete, 1 when a part of the input could not be read."""
     from pipeline.progress import ShowProgress
-    from pipeline.stages.running import Runner  # imports Beam
+    from pipeline.stages.running import Runner
     from queries import job
     from queries.inputs import find_inputs
 

@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from pipeline import querylist, storage
 from pipeline.captions.match import Matcher
-from pipeline.stages import graph, running
+from pipeline.stages import running
 from pipeline.stages.files import Result, Task, write_json
+from pipeline.stages.worker import Worker
 from queries import inputs, merge, ngrams, report, steps, titles, wikipedia, wordnet
 from queries.inputs import SCHEMA_VERSION, Inputs, digest
 from queries.merge import Candidate
@@ -227,7 +228,7 @@ class Job:
     def _folder(self, step: str, fingerprint: str) -> str:
         return storage.join(self.config.work, f"{step}-{fingerprint[:16]}")
 
-    def _run(self, label: str, folder: str, tasks: list[Task], worker: graph.Worker) -> list[Result]:
+    def _run(self, label: str, folder: str, tasks: list[Task], worker: Worker) -> list[Result]:
         with self.on_step(label, folder, len(tasks)):
             return running.run_tasks(self.runner, folder, tasks, worker)
 

@@ -229,11 +229,19 @@ def test_shards_mix_the_sites(whole: Path) -> None:
     [
         ("--workers", "2"),
         ("--workers", "1", "--partition-rows", "200", "--partitions-at-once", "2"),
-        ("--workers", "1", "--direct_runner_bundle_repeat=2"),
+        ("--runner", "FnApiRunner", "--workers", "2"),
+        ("--runner", "FnApiRunner", "--workers", "1", "--direct_runner_bundle_repeat=2"),
         ("--runner", "PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"),
         ("--workers", "1", "--unit-images", "40", "--piece-bytes", "20000"),
     ],
-    ids=["two workers", "hash ranges", "bundles repeated", "portable runner", "other pieces and units"],
+    ids=[
+        "two workers",
+        "hash ranges",
+        "Beam",
+        "bundles repeated",
+        "portable runner",
+        "other pieces and units",
+    ],
 )
 def test_the_same_bytes_however_it_is_run(
     web: Server, capped: Path, tmp_path: Path, extra: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The Beam graphs on real runners: the same files whatever the runner, the workers and the ranges."""
+"""Steps on this machine and on real Beam runners: the same files whatever runs them, and how many processes."""
 
 import hashlib
 from collections import defaultdict
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import balance, querylist, records
-from pipeline.stages import running
+from pipeline.stages import local, running
 from pipeline.stages.files import Task, finished, read_vector, write_vector
 from pipeline.stages.select import (
     AdmitWorker,
@@ -27,9 +27,13 @@ QUERIES = [f"q{i}" for i in range(6)]
 K = 3
 
 RUNNERS = {
-    "in memory": running.Runner(workers=1),
+    "here": running.Runner(workers=1),
     "two processes": running.Runner(workers=2),
-    "bundles repeated": running.Runner(flags=("--direct_runner_bundle_repeat=2",), workers=1),
+    "Beam": running.Runner(flags=("--runner=FnApiRunner",), workers=1),
+    "Beam, two processes": running.Runner(flags=("--runner=FnApiRunner",), workers=2),
+    "bundles repeated": running.Runner(
+        flags=("--runner=FnApiRunner", "--direct_runner_bundle_repeat=2"), workers=1
+    ),
     "portable": running.Runner(
         flags=("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"), workers=1
     ),
@@ -101,7 +105,7 @@ def select(folder: Path, runner: running.Runner, partitions: int, at_once: int) 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return select(tmp_path_factory.mktemp("reference"), RUNNERS["in memory"], 1, 1)
+    return select(tmp_path_factory.mktemp("reference"), RUNNERS["here"], 1, 1)
 
 
 def test_the_kept_samples_are_those_of_the_oracle(expected, tmp_path: Path) -> None:
@@ -130,9 +134,11 @@ def test_the_kept_samples_are_those_of_the_oracle(expected, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("runner", list(RUNNERS))
 @pytest.mark.parametrize(("partitions", "at_once"), [(1, 1), (5, 2)])
-def test_runner_workers_and_ranges_do_not_change_the_result(
-    expected, tmp_path: Path, runner: str, partitions: int, at_once: int
+def test_runner_workers_and_partitions_do_not_change_the_result(
+    expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str, partitions: int, at_once: int
 ) -> None:
+    monkeypatch.setattr(local, "ALONE", -1.0)  # however short the work: where there are workers, they do it
+    monkeypatch.setattr(local, "_PAIRS", K)  # thresholds in several passes over the queries
     assert select(tmp_path, RUNNERS[runner], partitions, at_once) == expected
 
 
@@ -156,13 +162,13 @@ class _Loud:
 def test_finished_tasks_are_not_run_again(tmp_path: Path) -> None:
     folder, tasks = str(tmp_path), [{"name": f"{n:03d}", "n": n} for n in range(4)]
     with pytest.raises(Exception, match="the disk is full"):
-        running.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder, fail="002"))
+        running.run_tasks(RUNNERS["here"], folder, tasks, _Loud(folder, fail="002"))
     before = set(finished(folder))
-    results = running.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
+    results = running.run_tasks(RUNNERS["here"], folder, tasks, _Loud(folder))
     assert [r["square"] for r in results] == [0, 1, 4, 9]
     runs = (tmp_path / "trace").read_text().split()
     assert all(runs.count(name) == 1 for name in before)
-    running.run_tasks(RUNNERS["in memory"], folder, tasks, _Loud(folder))
+    running.run_tasks(RUNNERS["here"], folder, tasks, _Loud(folder))
     assert (tmp_path / "trace").read_text().split() == runs
 
 

@@ -23,6 +23,7 @@ from pipeline.command import job_name
 from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig
 from pipeline.stages import graph, running
+from pipeline.stages.beam_runner import BeamRunner
 from pipeline.stages.files import write_tasks
 from tests import pool
 from tests.jobs import COMMANDS, run, write_inputs, written
@@ -37,6 +38,7 @@ DATAFLOW = (
     "--sdk_container_image=us-central1-docker.pkg.dev/some-project/openwit/worker:1",
     "--sdk_location=container", "--no_save_main_session", "--no_auth", "--dry_run=True",
 )  # fmt: skip
+HERE = ("--runner=FnApiRunner",)
 
 
 # --- processes of this machine
@@ -45,13 +47,13 @@ DATAFLOW = (
 def test_several_cores_are_used_by_default() -> None:
     workers = CrawlConfig(queries="q", source=("s",), out="o").workers
     assert workers == os.cpu_count()
-    several = running.Runner(workers=4).options(tasks=9)
+    several = BeamRunner(HERE, workers=4).options(tasks=9)
     assert several.view_as(StandardOptions).runner == "FnApiRunner"
     direct = several.view_as(DirectOptions)
     assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 4)
-    few = running.Runner(workers=4).options(tasks=3).view_as(DirectOptions)
+    few = BeamRunner(HERE, workers=4).options(tasks=3).view_as(DirectOptions)
     assert few.direct_num_workers == 3, "no more processes than tasks"
-    one = running.Runner(workers=4).options(tasks=1).view_as(DirectOptions)
+    one = BeamRunner(HERE, workers=4).options(tasks=1).view_as(DirectOptions)
     assert (one.direct_running_mode, one.direct_num_workers) == ("in_memory", 1)
 
 
@@ -75,9 +77,11 @@ class _WhoAmI:
         return {"pid": os.getpid()}
 
 
-def test_so_many_processes_are_at_work_at_a_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [(), HERE], ids=["openwit", "beam"])
+def test_so_many_processes_are_at_work_at_a_time(tmp_path: Path, flags: tuple[str, ...]) -> None:
     tasks = [{"name": f"{n}"} for n in range(6)]
-    results = running.run_tasks(running.Runner(workers=3), str(tmp_path), tasks, _WhoAmI(str(tmp_path), 3))
+    runner, worker = running.Runner(flags=flags, workers=3), _WhoAmI(str(tmp_path), 3)
+    results = running.run_tasks(runner, str(tmp_path), tasks, worker, seconds=60)
     pids = {result["pid"] for result in results}
     assert len(pids) == 3 and os.getpid() not in pids
 
@@ -89,12 +93,10 @@ def test_a_run_has_one_name_for_its_jobs() -> None:
     name = job_name("crawl", "gs://bucket/Run_1/")
     assert name == job_name("crawl", "gs://bucket/Run_1") != job_name("crawl", "gs://bucket/Run_2")
     assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name), "Dataflow's and Kubernetes's rule"
-    options = running.Runner(flags=DATAFLOW, name=name).options(9).get_all_options()
+    options = BeamRunner(DATAFLOW, name=name).options(9).get_all_options()
     assert options["job_name"] == name and options["runner"] == "DataflowRunner"
-    assert "direct_num_workers" not in running.Runner(flags=DATAFLOW).options(9).get_all_options(
-        drop_default=True
-    )
-    own = running.Runner(flags=(*DATAFLOW, "--job_name=mine"), name=name).options(9)
+    assert "direct_num_workers" not in BeamRunner(DATAFLOW).options(9).get_all_options(drop_default=True)
+    own = BeamRunner((*DATAFLOW, "--job_name=mine"), name=name).options(9)
     assert own.get_all_options()["job_name"] == "mine"
 
 
@@ -116,7 +118,7 @@ def test_an_interrupted_launcher_cancels_its_job(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: job)
     flags = ("--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=LOOPBACK")
     with pytest.raises(KeyboardInterrupt):
-        running.Runner(flags=flags).run(graph.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
+        BeamRunner(flags).run(graph.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
     assert job.cancelled
 
 
@@ -154,9 +156,9 @@ def test_four_processes_of_a_pool_are_at_work_at_a_time(split: tuple[str, ...], 
 def graphs() -> Iterator[dict[str, Any]]:
     """Yield all graphs that jobs run, by kind and what they do; filled by `record`."""
     found: dict[str, Any] = {}
-    original = running.Runner.run
+    original = BeamRunner.run
 
-    def record(self: running.Runner, transform: Any, tasks: int) -> None:
+    def record(self: BeamRunner, transform: Any, tasks: int) -> None:
         inner = next(
             getattr(transform, name) for name in ("worker", "shuffler", "counter") if hasattr(transform, name)
         )
@@ -165,7 +167,7 @@ def graphs() -> Iterator[dict[str, Any]]:
         original(self, transform, tasks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running.Runner, "run", record)
+        patch.setattr(BeamRunner, "run", record)
         yield found
 
 
@@ -196,7 +198,7 @@ def dry_run(transforms: dict[str, Any]) -> Any:
     """Return the proto of one job with these graphs, as it would be submitted."""
     pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient")
     pytest.importorskip("google.cloud.dataflow_v1beta3", reason="the extra gcp is not installed")
-    pipeline = beam.Pipeline(options=running.Runner(flags=DATAFLOW, name="openwit-test").options(100))
+    pipeline = beam.Pipeline(options=BeamRunner(DATAFLOW, name="openwit-test").options(100))
     for label, transform in transforms.items():
         _ = pipeline | label >> dataclasses.replace(transform)
     pipeline.run()

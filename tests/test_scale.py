@@ -11,20 +11,15 @@ from pipeline.options import CrawlConfig
 WATS = 90_000  # of one Common Crawl
 
 
-def job(local: bool, partition_rows: int = 1_000_000) -> Crawl:
-    config = SimpleNamespace(partition_rows=partition_rows, partitions_at_once=2)
-    return Crawl(
-        cast(CrawlConfig, config), None, SimpleNamespace(is_local=local), None, None  # type: ignore[arg-type]
-    )  # fmt: skip
+def job(partition_rows: int = 1_000_000) -> Crawl:
+    config = cast(CrawlConfig, SimpleNamespace(partition_rows=partition_rows))
+    return Crawl(config, None, None, None, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 10**5, 10**8, 4 * 10**9])
-@pytest.mark.parametrize("local", [True, False])
-def test_partitions_are_bounded_and_slices_are_not_mostly_headers(rows: int, local: bool) -> None:
-    one = job(local)
-    partitions = one.partitions(rows)
+def test_partitions_are_bounded_and_slices_are_not_mostly_headers(rows: int) -> None:
+    partitions = job().partitions(rows)
     assert rows <= partitions * 1_000_000 < rows + 2_000_000
-    assert one.at_once(partitions) == (2 if local else partitions)
     files = [(f"{n}.parquet", rows // WATS + (n < rows % WATS)) for n in range(WATS)]
     tasks = gather(files, SLICE_ROWS * partitions)
     sizes = dict(files)

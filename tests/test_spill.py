@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.stages import local
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.running import Runner, run_shuffle
-from pipeline.stages.spill import SpilledShuffler, SpillWorker
+from pipeline.stages.spill import SpillWorker, ranges_of, read_slices
 
 PARTITIONS = 7
 
@@ -41,24 +42,32 @@ def shuffle(folder: Path, at_once: int, fail: int = -1, workers: int = 1) -> lis
     return run_shuffle(runner, str(folder / "out"), TASKS, shuffler, PARTITIONS, at_once)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 6])
-def test_ranges_change_nothing_and_split_each_task_once(tmp_path: Path, at_once: int) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "ranges").mkdir()
-    whole = shuffle(tmp_path / "whole", PARTITIONS)
-    assert shuffle(tmp_path / "ranges", at_once) == whole
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_task_is_split_once_and_each_partition_has_all_that_is_its(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(local, "ALONE", -1.0)
+    whole = shuffle(tmp_path, at_once=2, workers=workers)
     assert [r["partition"] for r in whole] == list(range(PARTITIONS))
-    numbers = [int(n) for r in whole for n in r["numbers"].split(",") if n]
-    assert sorted(numbers) == sorted(n for t in TASKS for n in range(t["first"], t["first"] + 100))
-    splits = (tmp_path / "ranges/splits").read_text().splitlines()
+    for result in whole:
+        numbers = [int(n) for n in result["numbers"].split(",") if n]
+        own = [
+            n
+            for t in TASKS
+            for n in range(t["first"], t["first"] + 100)
+            if n % PARTITIONS == result["partition"]
+        ]
+        assert numbers == own, "in the order in which they were split"
+    splits = (tmp_path / "splits").read_text().splitlines()
     assert sorted(splits) == sorted(str(t["first"]) for t in TASKS)
-    assert not list((tmp_path / "ranges").glob("*.spill"))
+    assert not list(tmp_path.glob("*.spill"))
 
 
 def test_a_stopped_shuffle_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="told to"):
         shuffle(tmp_path, 2, fail=4)
-    assert (tmp_path / "out.spill").is_dir()  # of two ranges done, and two to come
+    assert (tmp_path / "out.spill").is_dir()  # of four partitions done, and three to come
+    assert len(list((tmp_path / "out").glob("*.json"))) == 4
     results = shuffle(tmp_path, 2)
     assert len((tmp_path / "splits").read_text().splitlines()) == len(TASKS)
     (tmp_path / "whole").mkdir()
@@ -70,12 +79,12 @@ def test_a_stopped_shuffle_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_slices_keep_their_order_and_their_bounds(tmp_path: Path) -> None:
     worker = SpillWorker(folder=str(tmp_path), shuffler=Numbers(str(tmp_path)))
-    result = worker.run(worker.open(), {"name": "a", "task": TASKS[1]})
+    result = worker.run(None, {"name": "a", "task": TASKS[1]})
     index = read_vector(str(result["index"]))
     assert (np.diff(index[:, 0]) >= 0).all() and (index[1:, 1] == index[:-1, 2]).all()
-    middle = SpilledShuffler(shuffler=worker.shuffler, low=2, high=4)
-    assert list(middle.split(result)) == [
-        (p, f"{n},".encode()) for p in (2, 3) for n in range(100, 200) if n % PARTITIONS == p
-    ]
-    none = SpilledShuffler(shuffler=worker.shuffler, low=PARTITIONS, high=PARTITIONS + 1)
-    assert list(none.split(result)) == []
+    ranges = ranges_of([result])
+    assert list(ranges) == list(range(PARTITIONS))
+    for partition, own in ranges.items():
+        assert list(read_slices(own)) == [
+            f"{n},".encode() for n in range(100, 200) if n % PARTITIONS == partition
+        ]

@@ -11,10 +11,10 @@ from pipeline import records
 from pipeline.http.identity import requires_contact
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
-from pipeline.stages import graph, running
+from pipeline.stages import running
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.select import QueryTable
-from pipeline.stages.spill import Shuffler
+from pipeline.stages.worker import Shuffler, Worker
 
 if TYPE_CHECKING:
     from pipeline.crawl.extending import Base
@@ -38,11 +38,7 @@ class Crawl:
         """Return how many partitions hold so many rows."""
         return max(1, -(-rows // self.config.partition_rows))
 
-    def at_once(self, partitions: int) -> int:
-        """Return how many partitions one graph may hold: few where memory is not spilled."""
-        return self.config.partitions_at_once if self.runner.is_local else partitions
-
-    def tasks(self, label: str, folder: str, tasks: list[Task], worker: graph.Worker) -> list[Result]:
+    def tasks(self, label: str, folder: str, tasks: list[Task], worker: Worker) -> list[Result]:
         """Run tasks with progress."""
         images = sum(int(task.get("images", 0)) for task in tasks)
         with self.on_stage(label, folder, len(tasks), images):
@@ -52,9 +48,10 @@ class Crawl:
         self, label: str, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int
     ) -> list[Result]:
         """Run a shuffle with progress."""
-        at_once = self.at_once(partitions)
         with self.on_stage(label, folder, partitions):
-            return running.run_shuffle(self.runner, folder, inputs, shuffler, partitions, at_once)
+            return running.run_shuffle(
+                self.runner, folder, inputs, shuffler, partitions, self.config.partitions_at_once
+            )
 
 
 def require_contact(contact: str, units: list[str], column: str = "fetch_url") -> None:

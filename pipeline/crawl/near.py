@@ -10,7 +10,7 @@ from dedup import groups as near
 from pipeline import records, storage
 from pipeline.crawl.job import Crawl
 from pipeline.stages import running
-from pipeline.stages.files import Result, read_marker, write_json
+from pipeline.stages.files import Result, marker_path, read_marker, write_json
 from pipeline.stages.near import GROUPS, SITES, NearShuffler, add_sites, members_of
 from pipeline.stages.select import PairCounter
 
@@ -62,11 +62,11 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
 
 def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Result]:
     """Find the groups, once; return their file, and the counts of pairs."""
-    folder = crawl.layout.stage("finish", "near-pairs")
-    path = storage.join(folder, "groups")
-    done = read_marker(folder, "range-groups")
+    folder, groups = crawl.layout.stage("finish", "near-pairs"), crawl.layout.stage("finish", "near-groups")
+    path = storage.join(groups, "groups")
+    done = read_marker(groups, "counts")
     if done is not None:
-        return path, done["counts"]
+        return path, done
     partitions = crawl.partitions(near.BANDS * images)
     shuffler = near.BandShuffler(folder=folder, partitions=partitions)
     results = crawl.shuffle("near-duplicate pairs", folder, merged, shuffler, partitions)
@@ -83,9 +83,9 @@ def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Resul
     ]
     others = edges.filter(pc.greater(edges["distance"], 0))
     pairs = zip(others["a"].to_pylist(), others["b"].to_pylist(), strict=True)
-    groups = near.stars(members, ((a.hex(), b.hex()) for a, b in pairs))
-    rows = sorted((bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in groups.items() for uid in gone)
+    found = near.stars(members, ((a.hex(), b.hex()) for a, b in pairs))
+    rows = sorted((bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in found.items() for uid in gone)
     records.write_table(path, records.to_table(rows, GROUPS))
     counts = {"pairs": len(edges), "beyond": sum(result["beyond"] for result in results)}
-    write_json(storage.join(folder, "range-groups.json"), {"name": "range-groups", "counts": counts})
+    write_json(marker_path(groups, "counts"), counts)
     return path, counts

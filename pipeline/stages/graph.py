@@ -1,15 +1,14 @@
-"""The Beam shell: three graphs that wire plain functions; `running` runs them.
+"""The Beam shell: three graphs that wire plain functions; `beam_runner` runs them.
 
 Every graph reads its tasks from a file, so that it stays small and can be built before its inputs exist, and
 leaves durable files with a marker written last, so that running it again skips what is done. Nothing else in
-openwit imports Beam, but for running.py and job_server.py.
+openwit imports Beam, but for beam_runner.py and job_server.py.
 """
 
 import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import apache_beam as beam
 import numpy as np
@@ -17,42 +16,8 @@ from apache_beam.utils.shared import Shared
 
 from pipeline import storage
 from pipeline.balance import I64, largest, smallest, thresholds
-from pipeline.stages.files import (
-    Result,
-    Task,
-    commit,
-    marker_path,
-    read_lines,
-    read_marker,
-    read_vector,
-    write_json,
-    write_vector,
-)
-from pipeline.stages.heartbeat import heartbeat
-from pipeline.stages.spill import Shuffler
-
-
-# Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.
-@runtime_checkable
-class Worker(Protocol):
-    """Do one kind of task; picklable, what is expensive to load is in the state that `open` returns."""
-
-    def open(self) -> object:
-        """Return what is loaded once a process."""
-        ...
-
-    def run(self, state: Any, task: Task) -> Result:
-        """Write the task's files and return its result, a JSON object; running it twice gives the same."""
-        ...
-
-
-@runtime_checkable
-class Counter(Protocol):
-    """Give the (query, priority) pairs of one task's samples."""
-
-    def pairs(self, task: Task, counts: I64, rank: I64) -> tuple[np.ndarray, np.ndarray]:
-        """Return the head pairs of `balance.head_pairs`."""
-        ...
+from pipeline.stages.files import read_lines, read_vector, write_vector
+from pipeline.stages.worker import Counter, Shuffler, Worker, reduce_partition, run_task
 
 
 def _lines(_: bytes, path: str) -> list[str]:
@@ -74,23 +39,25 @@ class ReadTasks(beam.PTransform):
         )
 
 
+class _State:
+    """A worker's state, whatever it is: Beam's Shared needs an object that it can refer to weakly."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
 class _RunTask(beam.DoFn):
     """Run a task unless its marker says that it is done."""
 
     def __init__(self, worker: Worker, folder: str) -> None:
         self._worker, self._folder, self._shared = worker, folder, Shared()
-        self._state: object = None
+        self._state = _State(None)
 
     def setup(self) -> None:
-        self._state = self._shared.acquire(self._worker.open)
+        self._state = self._shared.acquire(lambda: _State(self._worker.open()))
 
     def process(self, line: str) -> Iterator[tuple[int, str]]:
-        task = json.loads(line)
-        result = read_marker(self._folder, task["name"])
-        if result is None:
-            with heartbeat(self._folder, task["name"]):
-                result = {"name": task["name"], **self._worker.run(self._state, task)}
-            result = commit(self._folder, task["name"], result)
+        result = run_task(self._worker, self._state.value, self._folder, json.loads(line))
         yield 0, json.dumps(result, sort_keys=True)
 
 
@@ -117,11 +84,7 @@ class Tasks(beam.PTransform):
 
 
 def _reduce(group: tuple[int, Iterable[bytes]], shuffler: Shuffler, folder: str) -> str:
-    partition, slices = group
-    name = f"{partition:05d}"
-    result = {"name": name, "partition": partition, **shuffler.reduce(partition, slices)}
-    write_json(marker_path(folder, name), result)
-    return json.dumps(result, sort_keys=True)
+    return json.dumps(reduce_partition(shuffler, folder, *group), sort_keys=True)
 
 
 @dataclass
