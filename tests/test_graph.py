@@ -1,4 +1,4 @@
-"""Steps on this machine and on real Beam runners: the same files whatever runs them, and how many processes."""
+"""Steps on this machine and on real Beam runners: the same files whatever runs them."""
 
 import hashlib
 from collections import defaultdict

@@ -51,12 +51,8 @@ def test_each_task_is_split_once_and_each_partition_has_all_that_is_its(
     assert [r["partition"] for r in whole] == list(range(PARTITIONS))
     for result in whole:
         numbers = [int(n) for n in result["numbers"].split(",") if n]
-        own = [
-            n
-            for t in TASKS
-            for n in range(t["first"], t["first"] + 100)
-            if n % PARTITIONS == result["partition"]
-        ]
+        every = (n for task in TASKS for n in range(task["first"], task["first"] + 100))
+        own = [n for n in every if n % PARTITIONS == result["partition"]]
         assert numbers == own, "in the order in which they were split"
     splits = (tmp_path / "splits").read_text().splitlines()
     assert sorted(splits) == sorted(str(t["first"]) for t in TASKS)

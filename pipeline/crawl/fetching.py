@@ -15,6 +15,9 @@ from pipeline.stages.merge import MergeShuffler
 from pipeline.stages.rounds import UnitShuffler
 from pipeline.stages.select import PairCounter
 
+SECONDS_PER_IMAGE = 0.005
+"""Of one core, to fetch and store an image (docs/benchmarks.md)."""
+
 
 def fetch(crawl: Crawl, selected: Result) -> Result:
     """Fetch in rounds until no query is short of anything that is still to be tried."""
@@ -36,7 +39,8 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
             scorer=config.scorer, keep_if=config.keep_if, hash_list=config.hash_list, root=layout.root,
         )  # fmt: skip
         tasks = [{**u, "unit": u["path"], "blob": f"round-{number}/{u['name']}"} for u in new]
-        results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker)
+        seconds = sum(max(task["seconds"], task["images"] * SECONDS_PER_IMAGE) for task in tasks)
+        results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker, seconds)
         units += [{"unit": r["unit"], "fetched": r["fetched"], "round": number} for r in results]
         merged = _merge(crawl, number, units, tried, stored)
         counts = read_vector(layout.stage("fetch", f"arrived-{number}", "counts"))

@@ -38,11 +38,13 @@ class Crawl:
         """Return how many partitions hold so many rows."""
         return max(1, -(-rows // self.config.partition_rows))
 
-    def tasks(self, label: str, folder: str, tasks: list[Task], worker: Worker) -> list[Result]:
-        """Run tasks with progress."""
+    def tasks(
+        self, label: str, folder: str, tasks: list[Task], worker: Worker, seconds: float = 0.0
+    ) -> list[Result]:
+        """Run tasks with progress; seconds: how long they take one after the other, if that is known."""
         images = sum(int(task.get("images", 0)) for task in tasks)
         with self.on_stage(label, folder, len(tasks), images):
-            return running.run_tasks(self.runner, folder, tasks, worker)
+            return running.run_tasks(self.runner, folder, tasks, worker, seconds)
 
     def shuffle(
         self, label: str, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int

@@ -128,7 +128,7 @@ def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[R
     require_contact(crawl.config.fetch.contact, [task["unit"] for task in tasks], "url")
     folder = crawl.layout.stage("candidates", "pages", f"pass-{number}")
     worker = PagesWorker(folder=folder, fetch=crawl.config.fetch, depth=crawl.config.sources.depth)
-    return crawl.tasks(f"pages, pass {number}", folder, tasks, worker), later
+    return crawl.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf), later
 
 
 def _cut(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> list[Task]:

@@ -92,8 +92,8 @@ class Pool:
             raise
 
     def _start(self) -> ProcessPoolExecutor:
-        # A fork of this process would take over the locks of its threads. The server that forks instead has no
-        # threads, and has loaded the modules that every worker needs.
+        # A fork of this process would take over the locks of its threads. The server that forks instead has
+        # none, and has loaded the modules that every worker needs.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         context.set_forkserver_preload([__name__])
@@ -233,7 +233,7 @@ def run_thresholds(pool: Pool, folder: str, tasks: list[Task], counter: Counter,
 
 
 def _bounds(pairs: I64) -> Iterator[tuple[int, int]]:
-    """Cut the queries into ranges of at most `_PAIRS` pairs, or of one query; none where there are no pairs."""
+    """Cut the queries into ranges of at most `_PAIRS` pairs, or of one query; none without pairs."""
     total = np.cumsum(pairs)
     low = 0
     while low < len(pairs) and total[-1] > (before := int(total[low - 1]) if low else 0):

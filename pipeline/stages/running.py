@@ -1,4 +1,4 @@
-"""The verbs of a run: tasks, shuffle, thresholds; here or as a Beam job, and only for what is not done yet."""
+"""The verbs of a run: tasks, shuffle, thresholds; here or as a Beam job, and only if not done yet."""
 
 from dataclasses import dataclass
 from functools import cached_property
