@@ -98,7 +98,7 @@ class CrawlConfig:
     partition_rows: int = 1_000_000
     """Rows in a partition of a shuffle."""
     partitions_at_once: int = 2
-    """Partitions that the local runner holds in memory at a time; a cluster has all at once."""
+    """Partitions that this machine holds in memory at a time; a cluster has all at once."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done, saying what can."""
