@@ -35,7 +35,7 @@ class Runner:
         """Refuse flags of Beam without its runner."""
         if self.flags and not any(flag.partition("=")[0] == "--runner" for flag in self.flags):
             raise ValueError(
-                f"{self.flags[0]} is an option of Beam: give --runner as well (FnApiRunner is Beam's runner "
+                f"{self.flags[0].partition('=')[0]} is an option of Beam: give --runner as well (FnApiRunner is Beam's runner "
                 "for this machine); without it openwit runs here by itself"
             )
 
