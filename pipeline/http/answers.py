@@ -70,7 +70,7 @@ class Reader:
     async def site_file(
         self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch, *, limit: int
     ) -> Reply:
-        """Read robots.txt or its like: of one of more than `limit` bytes the beginning, unless it is packed."""
+        """Read robots.txt or its like: of more than `limit` bytes the beginning, unless it is packed."""
         status, headers = response.status, response.headers
         if status in REDIRECTS:
             await _drain(response, watch)

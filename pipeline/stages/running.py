@@ -33,10 +33,11 @@ class Runner:
 
     def __post_init__(self) -> None:
         """Refuse flags of Beam without its runner."""
-        if self.flags and not any(flag.partition("=")[0] == "--runner" for flag in self.flags):
+        names = [flag.partition("=")[0] for flag in self.flags]
+        if names and "--runner" not in names:
             raise ValueError(
-                f"{self.flags[0].partition('=')[0]} is an option of Beam: give --runner as well (FnApiRunner is Beam's runner "
-                "for this machine); without it openwit runs here by itself"
+                f"{names[0]} is an option of Beam: give --runner as well (FnApiRunner is Beam's runner for "
+                "this machine); without it openwit runs here by itself"
             )
 
     @property
