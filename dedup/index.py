@@ -8,7 +8,7 @@ import hashlib
 import json
 import posixpath
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from dedup.descriptors import COLOUR_TERMS, describe
 from dedup.evalsets import EvalSet, Example
 from dedup.pictures import Pictures, Pixels, decode_jpeg
 from dedup.search import References, Whitening, quantised
-from pipeline import records, storage
+from pipeline import private, records, storage
 
 EXAMPLES: Final = pa.schema(
     [
@@ -40,6 +40,7 @@ EXAMPLES: Final = pa.schema(
         pa.field("length", pa.int32(), nullable=False),
     ]
 )
+_OLD: Final = 86_400.0  # seconds after which a copy of a version that is gone is removed
 FOLDER_CHUNK: Final = 2_000  # images of a folder that one task describes
 _HASHES, _COLOURS, _IMAGES, _EXAMPLES = "hashes.npy", "colours.npy", "images.bin", "examples.parquet"
 
@@ -215,8 +216,14 @@ def _local_copy(folder: str) -> Path:
     """Return the folder itself if local, else a copy that the processes of this machine share."""
     if storage.is_local(folder):
         return storage.local_path(folder)
-    target = Path(tempfile.gettempdir()) / f"openwit-index-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
-    for name in (_HASHES, _COLOURS, _IMAGES, _EXAMPLES):
+    names = (_HASHES, _COLOURS, _IMAGES, _EXAMPLES)
+    versions = [storage.file_info(posixpath.join(folder, name)) for name in names]
+    own, place = _digest(folder), private.folder("index")
+    target = place / f"{own}-{_digest(repr(versions))}"
+    for old in place.glob(f"{own}-*"):  # of a version that is gone
+        if old != target and time.time() - old.stat().st_mtime > _OLD:
+            shutil.rmtree(old, ignore_errors=True)
+    for name in names:
         if not (target / name).exists():
             with (
                 storage.open_input(posixpath.join(folder, name)) as source,
@@ -225,6 +232,10 @@ def _local_copy(folder: str) -> Path:
             ):
                 shutil.copyfileobj(source, sink, 1 << 22)
     return target
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def save_whitening(path: str, whitening: Whitening, images: int) -> None:

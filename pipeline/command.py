@@ -5,17 +5,15 @@ import errno
 import hashlib
 import os
 import signal
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from rich.console import Console
 
-from pipeline import children, config, storage
+from pipeline import children, config, private, storage
 
 _LINE: Final = 10_000
 """Columns off a terminal, so that no table of a log is folded."""
@@ -47,7 +45,7 @@ def worker_log(folder: str) -> str:
     if storage.is_local(folder):
         return str(storage.local_path(folder) / "workers.log")
     digest = hashlib.sha256(folder.encode()).hexdigest()[:12]
-    return str(Path(tempfile.gettempdir()) / f"openwit-{digest}-workers.log")
+    return str(private.folder("logs") / f"{digest}-workers.log")
 
 
 @contextlib.contextmanager
@@ -115,7 +113,7 @@ def _failed(console: Console, work: str, error: Exception) -> int:
         console.print("The disk is full, or a quota is used up: make room where the command writes.")
     path = worker_log(work) if storage.exists(work) else ""
     try:
-        with open(path, "a") as file:  # noqa: PTH123
+        with open(path, "a", opener=private.opener) as file:
             traceback.print_exception(error, file=file)
         console.print(f"Details are in {path}.", soft_wrap=True)
     except OSError:  # no such folder, or no room there either

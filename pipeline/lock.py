@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
-from pipeline import storage, untrusted
+from pipeline import private, storage, untrusted
 from pipeline.periodic import every
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def _local_lock(work: str, own: Holder) -> Iterator[None]:
     folder = storage.local_path(work)
     known = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+b") as file:
+    with open(folder / "lock", "a+b", opener=private.opener) as file:
         for left in reversed(range(_LOCAL_TRIES)):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -164,26 +165,23 @@ def file_info(path: str) -> FileInfo:
 @contextlib.contextmanager
 def atomic_output(path: str) -> Iterator[Path]:
     """Yield a local temporary path; publish it under `path` when the block ends without an error."""
-    if is_local(path):
-        target = local_path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = target.parent
+    target = local_path(path) if is_local(path) else None
+    if target is not None:
+        handle, temporary = _new_file_beside(target)
     else:
-        target, folder = None, Path(tempfile.gettempdir())
-    handle, name = tempfile.mkstemp(prefix=f".{posixpath.basename(path)}.", suffix=".tmp", dir=folder)
+        handle, name = tempfile.mkstemp(suffix=".tmp")
+        temporary = Path(name)
     os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         if target is not None:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
             temporary.replace(target)
         else:
             fs, inner = file_system(path)
             # Not through an open file: closing one after an error would publish a part.
-            retried(lambda: fs.put_file(name, inner))
+            retried(lambda: fs.put_file(str(temporary), inner))
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -217,17 +215,24 @@ def create_bytes(path: str, data: bytes) -> bool:
 
 
 def _create_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, temporary = _new_file_beside(path)
     try:
         with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(data)
             file.flush()
             os.fsync(handle)
-        Path(name).chmod(0o644)
-        os.link(name, path)
+        os.link(temporary, path)
     finally:
-        Path(name).unlink()
+        temporary.unlink()
+
+
+def _new_file_beside(path: Path) -> tuple[int, Path]:
+    """Make a hidden file in a file's folder, of the rights that the umask leaves; return its descriptor."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        with contextlib.suppress(FileExistsError):
+            return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), temporary
 
 
 def copy_file(source: str, target: str) -> None:

@@ -74,7 +74,7 @@ class RunConfig(ABC):
     workers: int | None = None
     """Processes that decode, for each training process; by default the CPUs, shared out."""
     cache: str = ""
-    """Local folder for copies of remote shards; by default in the temporary folder."""
+    """Local folder for copies of remote shards; by default ~/.cache/openwit/shards."""
     cache_gb: int = 200
     """Most space for copies of remote shards."""
 

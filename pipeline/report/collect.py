@@ -53,7 +53,7 @@ class Collected:
 
 def collect(layout: Layout) -> Collected:
     """Read a run that has a manifest; ValueError if it has none."""
-    manifest = finished.of(layout.root)
+    manifest = finished.read(layout.root)
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
     names = [storage.stem(shard["name"]) for shard in manifest["shards"]]
