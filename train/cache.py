@@ -23,9 +23,7 @@ class Cache:
 
     def __init__(self, folder: Path | None = None, limit: int = 200 << 30) -> None:
         self._folder = folder
-        self._versions: dict[
-            str, storage.FileInfo
-        ] = {}  # asked for once, while the copy is there
+        self._versions: dict[str, storage.FileInfo] = {}  # asked for once, while the copy is there
         self.limit = limit
 
     @property
