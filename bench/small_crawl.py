@@ -54,7 +54,8 @@ def main() -> int:
     differ = False
     with tempfile.TemporaryDirectory(prefix="openwit-small-crawl-") as folder:
         root = Path(folder)
-        web = build(root / "web", seed=1, n_images=max(given.images), n_sites=max(given.images) // 4)
+        most = max(*given.images, 48)
+        web = build(root / "web", seed=1, n_images=most, n_sites=most // 4)
         load = measure([sys.executable, "-c", "import apache_beam"])
         rows = [("import apache_beam", "", f"{load.cpu_s:.1f}", f"{load.wall_s:.1f}", "1", "")]
         with serve(web):
