@@ -28,7 +28,8 @@ def commit(folder: str, name: str, result: Result) -> Result:
     """Write a task's marker unless another attempt has; return the result that counts."""
     data = json.dumps(result, sort_keys=True, separators=(",", ":")).encode()
     if storage.create_bytes(marker_path(folder, name), data):
-        return result
+        written: Result = json.loads(data)  # as whoever continues the run will read it
+        return written
     found = read_marker(folder, name)
     assert found is not None, "markers are removed by nobody while a stage runs"
     return found
