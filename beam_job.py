@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline.terminal import LogFormatter, show_tracebacks_plainly
+
 # command: module, function of (argv) -> exit code, what it does, the extra it needs
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "queries": ("queries.cli", "main", "build the query list from Wikipedia and WordNet", "crawl"),
@@ -64,10 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     # Before Beam is imported: it would install its own handler, and basicConfig would do nothing afterwards.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for (
-        handler
-    ) in logging.getLogger().handlers:  # what Beam says on import where its gcp extra is not installed
+    show_tracebacks_plainly()
+    shown = logging.StreamHandler()
+    shown.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
+    for handler in logging.getLogger().handlers:
+        # What Beam says on import where its gcp extra is not installed.
         handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
     module, function, _, extra = COMMANDS[name]
     try:

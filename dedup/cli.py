@@ -11,7 +11,8 @@ from rich.table import Table
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, job_name, terminal, worker_log
+from pipeline.command import guarded, job_name, worker_log
+from pipeline.terminal import terminal
 
 
 def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:

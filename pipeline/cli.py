@@ -9,14 +9,16 @@ from typing import Any
 import xxhash
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import config as parser
 from pipeline import extend, hashlist, manifest, pilot, querylist, run, storage, tombstones
-from pipeline.command import guarded, job_name, terminal, worker_log
+from pipeline.command import guarded, job_name, worker_log
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions
 from pipeline.progress import ShowProgress
 from pipeline.run import Layout
+from pipeline.terminal import terminal
 
 _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
 
@@ -41,7 +43,7 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         options = replace(options, per_query=querylist.NO_CAP)
     check_scoring(options)
     if warning := too_small_for(options.model, options.images):
-        console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("note", "yellow"), f" {warning}"), soft_wrap=True)
     layout = Layout(options.out.rstrip("/"))
     whole = sources.plan(options.source, options.sources)
     pieces = pilot.sample(whole, options.sample, options.seed)
@@ -173,7 +175,7 @@ def prepare(
             "choose another --out, and --keep-staging to be able to change it"
         )
     if stage:
-        console.print(f"Options changed ({changed}): starting again from [bold]{stage}[/].")
+        console.print(f"Options changed ({changed}): starting again from {stage}.")
         run.discard_from(layout, stage)
         if stage == "candidates":
             storage.remove_tree(layout.queries)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,11 +13,11 @@ from types import FrameType
 from typing import Final
 
 from rich.console import Console
+from rich.text import Text
 
 from pipeline import children, config, private, storage
+from pipeline.untrusted import visible_lines
 
-_LINE: Final = 10_000
-"""Columns off a terminal, so that no table of a log is folded."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATIENCE: Final = 15.0
 """Seconds after a signal in which a command ends by itself; then it is ended."""
@@ -27,12 +28,6 @@ class Stop:
 
     code: int = 0
     """Exit code, 128 + the signal's number; 0 without one."""
-
-
-def terminal() -> Console:
-    """Return a console on stderr with a descriptor of its own, untouched while descriptor 2 goes to a log."""
-    file = os.fdopen(os.dup(2), "w", buffering=1)
-    return Console(file=file) if file.isatty() else Console(file=file, width=_LINE)
 
 
 def job_name(command: str, folder: str) -> str:
@@ -108,15 +103,15 @@ def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -
 def _failed(console: Console, work: str, error: Exception) -> int:
     """Say in one line what happened, leave the traceback in the log, and return 1."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    console.print(f"[red]failed[/] {lines[-1]}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("failed", "red"), f" {lines[-1]}"), soft_wrap=True)
     if any(f"[Errno {number}]" in str(error) for number in _FULL):
         console.print("The disk is full, or a quota is used up: make room where the command writes.")
     path = worker_log(work) if storage.exists(work) else ""
     try:
         with open(path, "a", opener=private.opener) as file:
-            traceback.print_exception(error, file=file)
+            file.write(visible_lines("".join(traceback.format_exception(error))))
         console.print(f"Details are in {path}.", soft_wrap=True)
     except OSError:  # no such folder, or no room there either
-        traceback.print_exception(error)
+        sys.stderr.write(visible_lines("".join(traceback.format_exception(error))))
     console.print("When the cause is removed, the same command continues where it stopped.")
     return 1

@@ -16,11 +16,12 @@ from rich.console import Console
 
 from pipeline import config as parser
 from pipeline import dropped, extend, finished, keeps, manifest, records, report, storage, tombstones
-from pipeline.command import guarded, job_name, terminal, worker_log
+from pipeline.command import guarded, job_name, worker_log
 from pipeline.keeps import Keeps
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
+from pipeline.terminal import terminal
 from pipeline.verify import problems_of
 
 _COPIED: Final = ("config.toml", "query_counts.parquet", tombstones.FILE)

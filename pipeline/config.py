@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from pipeline import storage
+from pipeline.terminal import complaint
 
 C = TypeVar("C")
 
@@ -75,7 +76,7 @@ def _refuse_misspelt(arguments: Sequence[str], config_class: type, beam: bool) -
 
 def usage_error(prog: str, message: str) -> NoReturn:
     """Print what is wrong and exit with 2."""
-    sys.stderr.write(f"{prog}: error: {message}\n")
+    sys.stderr.write(f"{prog}: error: {complaint(message)}\n")
     raise SystemExit(2)
 
 

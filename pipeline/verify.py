@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.text import Text
 
 from pipeline import config as parser
 from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
-from pipeline.command import guarded, terminal
+from pipeline.command import guarded
 from pipeline.run import Layout
+from pipeline.terminal import terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ def verify(layout: Layout, console: Console) -> int:
     unfinished = tombstones.pending(layout.root) or extend.publishing(layout.root)
     problems = [unfinished] if unfinished else problems_of(layout)
     for problem in problems:
-        console.print(f"[red]wrong[/] {problem}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("wrong", "red"), f" {problem}"), soft_wrap=True)
     if not problems:
         found = finished.of(layout.root)
         console.print(

@@ -7,10 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, job_name, terminal, worker_log
+from pipeline.command import guarded, job_name, worker_log
+from pipeline.terminal import terminal
 from queries.options import QueriesConfig
 
 
@@ -81,7 +83,7 @@ def show_result(console: Console, config: QueriesConfig, summary: dict[str, Any]
     table.add_row("all", "", f"{summary['queries']:,}", style="bold")
     console.print(table)
     for line in damage(summary)[:10]:
-        console.print(f"[red]not read:[/] {line}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("not read:", "red"), f" {line}"), soft_wrap=True)
     where = [("list", config.out), ("report", config.report), ("time", f"{seconds:,.1f} s")]
     if storage.exists(config.work):
         where.insert(2, ("work", config.work))

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline import config as options
+from pipeline.terminal import Terminal, complaint
 from train.config import ExportConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) ->
     logging.basicConfig(
         level=logging.INFO if first else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+        handlers=[RichHandler(console=Terminal(stderr=True), show_path=False)],
         force=True,
     )
     try:
@@ -99,13 +99,13 @@ def export_main(argv: Sequence[str]) -> int:
     )
     for path in files:
         table.add_row(str(path), f"{path.stat().st_size / 1e6:,.1f}")
-    Console().print(table)
+    Terminal().print(table)
     return 0
 
 
 def fail(prog: str, message: str) -> int:
     """Say what is wrong, and return 2."""
-    sys.stderr.write(f"{prog}: error: {message}\n")
+    sys.stderr.write(f"{prog}: error: {complaint(message)}\n")
     return 2
 
 
@@ -120,7 +120,7 @@ def _print_plan(prepared: "Prepared") -> None:
             f"{source.share:,}",
             escape(source.left_out) or "nothing",
         )
-    console = Console()
+    console = Terminal()
     console.print(table)
     console.print(prepared.summary())
     console.print(options.to_toml(prepared.effective()), markup=False, highlight=False)
@@ -139,4 +139,4 @@ def _print_result(result: "Result") -> None:
     table.add_row("folder", result.out)
     if not result.complete:
         table.add_row("next", "continue with --resume")
-    Console().print(table)
+    Terminal().print(table)

@@ -11,7 +11,8 @@ from rich.table import Table
 from dedup.detector.options import DetectorEmbedConfig, DetectorTrainConfig
 from pipeline import config as options
 from pipeline import storage
-from pipeline.command import guarded, terminal
+from pipeline.command import guarded
+from pipeline.terminal import terminal
 from train.cli import Training, fail, train
 
 if TYPE_CHECKING:

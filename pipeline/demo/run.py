@@ -12,6 +12,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build, load
+from pipeline.terminal import Terminal
 from pipeline.verify import main as verify
 from train.evaluation.options import Task
 
@@ -51,7 +52,7 @@ class DemoConfig:
 def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
     """Run the demonstration; return the exit code."""
     options, _ = parser.parse(DemoConfig, argv, prog=prog)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     out = Path(options.out)
     if options.check:
         console.print(f"{options.images} pictures on {options.sites} sites, crawled into {out}/run.")

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, terminal
+from pipeline.command import guarded
 from pipeline.plan import model
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import Training, training
 from pipeline.plan.yields import Yields, of_run
+from pipeline.terminal import terminal
 
 
 def main(argv: Sequence[str], prog: str = "openwit plan") -> int:

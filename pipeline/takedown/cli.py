@@ -14,10 +14,11 @@ from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
 from pipeline import extend, finished, hashlist, manifest, records, report, run, storage, tombstones
-from pipeline.command import guarded, terminal
+from pipeline.command import guarded
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
 from pipeline.takedown import published, tables, work
+from pipeline.terminal import terminal
 from pipeline.tombstones import PENDING, Tombstones
 
 Several = UseAppendAction[tuple[str, ...]]

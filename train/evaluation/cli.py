@@ -13,7 +13,8 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, terminal
+from pipeline.command import guarded
+from pipeline.terminal import terminal
 from train.evaluation.options import EvalConfig, FitSplit
 
 if TYPE_CHECKING:

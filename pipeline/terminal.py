@@ -1,0 +1,60 @@
+"""Print where text from outside is only text: no markup of its own, no control of the terminal."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Final
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from pipeline.untrusted import visible_lines
+
+_LINE: Final = 10_000
+"""Columns off a terminal, so that no table of a log is folded."""
+
+
+class Terminal(Console):
+    """A console on which every printed text, in tables and logs too, has its controls as [U+001B].
+
+    Square brackets are no markup: styles are given by `style` and `rich.text.Text`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does; only rich's own controls, which are no text, stay controls."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible_lines(text), style, control)
+
+
+def terminal() -> Terminal:
+    """Return a console on stderr with a descriptor of its own, untouched while descriptor 2 goes to a log."""
+    file = os.fdopen(os.dup(2), "w", buffering=1)
+    return Terminal(file=file) if file.isatty() else Terminal(file=file, width=_LINE)
+
+
+def complaint(text: str) -> str:
+    """Return an error's text for stderr: further lines of it are set in, so that none poses as another's."""
+    return visible_lines(text).replace("\n", "\n  ")
+
+
+class LogFormatter(logging.Formatter):
+    """Format records of a log with all controls visible."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return visible_lines(super().format(record))
+
+
+def show_tracebacks_plainly() -> None:
+    """Let what ends this process be told with all controls visible."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = hook
