@@ -172,7 +172,7 @@ def test_there_is_no_other_way_to_a_terminal() -> None:
         assert all(k.arg != "markup" or ast.unparse(k.value) != "True" for k in call.keywords), place
         if name == "sys.stderr.write":
             text = ast.unparse(call.args[0])
-            own = path.name == "beam_job.py" or "give train or embed" in text  # what was typed, or our own words
+            own = path.name == "beam_job.py" or "give train or embed" in text  # typed, or ours
             assert own or "complaint(" in text or "visible_lines(" in text, place
         if name.endswith(("console.print", "Console().print")) and call.args:
             assert "[/" not in ast.unparse(call.args[0]), f"{place}: markup is not read"
