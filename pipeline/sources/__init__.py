@@ -45,4 +45,5 @@ def _read_pages(piece: Piece) -> Iterator[Image]:
         except OSError as error:
             yield bad_record(f"{name}: {error}")
             continue
-        yield from html.images(data, page_url(piece.base_url, name))
+        content_type = "application/xhtml+xml" if name.lower().endswith(".xhtml") else ""
+        yield from html.images(data, page_url(piece.base_url, name), content_type)

@@ -16,9 +16,9 @@ _TYPES: Final = WarcRecordType.response | WarcRecordType.resource
 class _Page(NamedTuple):
     uri: str
     offset: int
-    charset: str | None
     data: bytes
     problem: str
+    content_type: str = ""
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -34,7 +34,7 @@ def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
         elif page is not None:
             if page.problem:
                 yield bad_record(f"{piece.source} at byte {page.offset}: {page.problem}", scalar(page.uri))
-            yield from html.images(page.data, page.uri, page.charset, page.headers)
+            yield from html.images(page.data, page.uri, page.content_type, page.headers)
 
 
 def _load(record: WarcRecord) -> _Page | None:
@@ -46,22 +46,25 @@ def _load(record: WarcRecord) -> _Page | None:
         try:
             record.parse_http(quirks_mode=True)
         except OSError as error:
-            return _Page(uri, record.stream_pos, None, b"", f"HTTP header: {error}")
+            return _Page(uri, record.stream_pos, b"", f"HTTP header: {error}")
         headers = record.http_headers
         if headers.status_code is not None and not 200 <= headers.status_code < 300:
             return None
-        transfer, codings = (headers.get(name) or "" for name in ("Transfer-Encoding", "Content-Encoding"))
-        kind = record.http_content_type
         said = tuple((scalar(name), scalar(value)) for name, value in headers.astuples())
+        transfer, codings = (
+            ",".join(value for name, value in said if name.lower() == wanted)
+            for wanted in ("transfer-encoding", "content-encoding")
+        )
+        content_type = headers.get("Content-Type") or ""
     else:
-        kind = (record.headers.get("Content-Type") or "").partition(";")[0]
-    kind = (kind or "").strip().lower()
+        content_type = record.headers.get("Content-Type") or ""
+    kind = content_type.partition(";")[0].strip().lower()
     if kind and kind not in _HTML_TYPES:
         return None
     declared: int = record.content_length
     data: bytes = record.reader.read(html.MAX_HTML)
     problem = "" if len(data) >= min(declared, html.MAX_HTML) else "the record is cut short"
     data, undecoded = http_body.decode(data, transfer, codings, html.MAX_HTML)
-    if not kind and not data[:512].lstrip().lower().startswith(_SNIFFED):
+    if not kind and not undecoded and not data[:512].lstrip().lower().startswith(_SNIFFED):
         return None
-    return _Page(uri, record.stream_pos, record.http_charset, data, problem or undecoded, said)
+    return _Page(uri, record.stream_pos, data, problem or undecoded, scalar(content_type), said)

@@ -57,7 +57,6 @@ _LIKE_HTML: Final = re.compile(
     rb"|a|style|title|b|body|br|p|meta|link|img|span|ul|section|main|nav|header|article)[\s>])",
     re.IGNORECASE,
 )
-_CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;\"']{1,40})", re.IGNORECASE)
 _MAX_INDEXES: Final = 3  # sitemaps in indexes in indexes; the protocol has one level
 
 
@@ -96,19 +95,17 @@ def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Im
             return [], [again]
         return [unavailable(url, f"{outcome.reason}: {outcome.detail}".removesuffix(": "))], []
     if kind != "page":
-        found = sitemap.parse(outcome.body)
+        found = sitemap.parse(outcome.body, outcome.content_type)
         if found is not None:
             return _listed(outcome.final_url, found, kind, here)
         if is_sitemap(row):
             return [unavailable(url, "not a sitemap")], []
     if problem := _no_page(outcome.content_type, outcome.body):
         return [unavailable(url, f"not a page: {problem}")], []
-    charset = _CHARSET.search(outcome.content_type)
-    label = charset[1] if charset else None
-    images = list(html.images(outcome.body, outcome.final_url, label))
+    images = list(html.images(outcome.body, outcome.final_url, outcome.content_type))
     if here >= depth:
         return images, []
-    targets = links(outcome.body, outcome.final_url, label)
+    targets = links(outcome.body, outcome.final_url, outcome.content_type)
     return images, [
         Found(url=target, kind="page", depth=here + 1, page_url=outcome.final_url) for target in targets
     ]
