@@ -57,12 +57,12 @@ def clean(text: str) -> str:
     What is clean stays as it is: cleaning goes on while it uncovers more to clean, such as a character
     reference that a hidden character had split, and what goes on for long loses the signs that start markup.
 
-    Character references that end in a semicolon are resolved (also when escaped twice), stray HTML tags become
-    spaces, and controls, direction marks, zero-width characters, lone surrogates, private-use characters and
-    noncharacters are deleted. ZWJ and ZWNJ stay between characters outside ASCII, where emoji and Indic or
-    Persian spelling need them. White space is collapsed. Mojibake is left as it is: `ftfy.fix_encoding` changed
-    none of 10,000 alt texts of the web at three times the cost of all the rest. Text is cut at `CUT_CHARS`
-    before any work.
+    Character references that end in a semicolon are resolved (also when escaped twice), stray HTML tags
+    become spaces, and controls, direction marks, zero-width characters, lone surrogates, private-use
+    characters and noncharacters are deleted. ZWJ and ZWNJ stay between characters outside ASCII, where emoji
+    and Indic or Persian spelling need them. White space is collapsed. Mojibake is left as it is:
+    `ftfy.fix_encoding` changed none of 10,000 alt texts of the web at three times the cost of all the rest.
+    Text is cut at `CUT_CHARS` before any work.
     """
     text = text[:CUT_CHARS]
     if "&" in text or "<" in text:
