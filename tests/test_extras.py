@@ -13,7 +13,8 @@ import pytest
 
 import beam_job
 from pipeline import extras
-from pipeline.command import guarded, terminal
+from pipeline.command import guarded
+from pipeline.terminal import terminal
 from tests import finished_run
 
 ROOT: Final = Path(__file__).resolve().parents[1]
