@@ -2,33 +2,24 @@
 
 Elements: <img> and <amp-img> (with the <source>s of an enclosing <picture>, and the <figcaption> of the
 nearest <figure>), and og:image. An element's texts are its alt and title and that figcaption; og:image has
-og:image:alt, or else og:title. The URL is the largest of all that the element offers: srcset by w, then by x,
-then what a lazy loader would take, then src.
+og:image:alt, or else og:title. Which URL it is of those that the element offers: `sources.reference`.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.http.optout import check_page
-from pipeline.sources import encoding, page_language, srcset
+from pipeline.images.headers import FORMATS
+from pipeline.sources import encoding, page_language, reference, srcset
 from pipeline.sources.htmlguard import tame
 from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
 
 MAX_HTML: Final = 8 << 20
 """Bytes parsed of a page; what follows is not read. Common Crawl cuts pages at 1 MiB, since 2025 at 5 MiB."""
-
-# Where scripts that load images late keep the real reference while src or srcset holds a placeholder:
-# lazysizes, lozad, Unveil, WordPress (Jetpack, Rocket, a3), Magento, Flickity, Squarespace and their like.
-LAZY_SRC: Final = (
-    *("data-src", "data-original", "data-lazy-src", "data-lazy", "data-img-src", "data-orig-file"),
-    *("data-large-file", "data-lazyload", "data-lateloadsrc", "data-gt-lazy-src", "data-flickity-lazyload"),
-    *("data-image", "data-echo", "data-hi-res-src", "data-src-fg", "lazy-src"),
-)
-LAZY_SRCSET: Final = ("data-srcset", "data-lazy-srcset", "data-original-set", "lazy-srcset")
 
 _MAX_SOURCES: Final = 16  # of a <picture>, and candidates of each: an author writes three
 _MAX_PARENTS: Final = 32  # how far up a <figure> is looked for; bounds the walk in hostile nesting
@@ -90,12 +81,16 @@ def parse(data: bytes, page_url: str, content_type: str = "") -> Page:
 
 
 def images(
-    data: bytes, page_url: str, content_type: str = "", headers: Iterable[tuple[str, str]] = ()
+    data: bytes,
+    page_url: str,
+    content_type: str = "",
+    headers: Iterable[tuple[str, str]] = (),
+    formats: Collection[str] = FORMATS,
 ) -> Iterator[Image]:
     """Yield the images of a page in document order, og:image last; never raises, whatever the bytes.
 
     `content_type` and all `headers` are those that the page came with. The page's own <base> is honoured.
-    Texts whose characters cannot be relied on are `garbled`.
+    `formats` are those of images that are taken. Texts whose characters cannot be relied on are `garbled`.
     """
     page = parse(data, page_url, content_type)
     if page.problem:
@@ -106,7 +101,9 @@ def images(
     pragmas = [(tag.get("http-equiv") or "", tag.get("content") or "") for tag in tags]
     root = page.tree.root
     attributes = [] if root is None else [root.attributes.get(name) or "" for name in ("lang", "xml:lang")]
-    found = _images(page.tree, page_url, metas, page_language.declared(attributes, pragmas, headers, metas))
+    found = _images(
+        page.tree, page_url, metas, page_language.declared(attributes, pragmas, headers, metas), formats
+    )
     if opt_out := check_page(metas, headers):
         found = (image._replace(opt_out=scalar(opt_out)) for image in found)
     yield from found if page.is_trusted else itertools.chain.from_iterable(map(_trusted_parts, found))
@@ -126,11 +123,15 @@ def _trusted_parts(image: Image) -> Iterator[Image]:
 
 
 def _images(
-    tree: LexborHTMLParser, page_url: str, metas: list[tuple[str, str]], lang: str
+    tree: LexborHTMLParser,
+    page_url: str,
+    metas: list[tuple[str, str]],
+    lang: str,
+    formats: Collection[str],
 ) -> Iterator[Image]:
     base = base_url(tree, page_url)
     seen: set[tuple[str, tuple[tuple[Kind, str], ...]]] = set()
-    context = _Context(page_url, base, lang, {}, {})
+    context = _Context(page_url, base, lang, formats, {}, {})
     for tag in ("img", "amp-img"):
         for node in tree.tags(tag):
             image = _element(node, context)
@@ -170,6 +171,7 @@ class _Context(NamedTuple):
     page_url: str
     base: str
     lang: str
+    formats: Collection[str]
     captions: dict[int, str]
     sources: dict[int, list[srcset.Candidate]]
 
@@ -184,54 +186,28 @@ def _element(node: LexborNode, context: _Context) -> Image:
         texts.append(("title", title))
     if figure is not None and (caption := _figcaption(figure, context.captions)):
         texts.append(("figcaption", caption))
-    sources = [] if picture is None else _sources(picture, context.sources)
+    sources = [] if picture is None else _sources(picture, context)
     first: Image | None = None
-    for reference in _references(attributes, sources):
-        image = make_image(reference, tuple(texts), context.page_url, context.base, None, context.lang)
+    for url in reference.references(attributes, sources, context.formats):
+        image = make_image(url, tuple(texts), context.page_url, context.base, None, context.lang)
+        if image.reason is None and reference.is_template(url):
+            image = image._replace(reason="bad_url", detail="a template that a script fills in")
         if image.reason is None:
             return image
         first = first or image
     return first or make_image("", tuple(texts), context.page_url, context.base, None, context.lang)
 
 
-def _references(attributes: dict[str, str | None], sources: list[srcset.Candidate]) -> list[str]:
-    """Return what an element may show, best first: its own srcset and the picture's, lazy attributes, src."""
-    own = _candidates(attributes)
-    candidates = own + sources
-    lazy = [
-        value
-        for name in LAZY_SRC
-        if (value := (attributes.get(name) or "").strip()) and _looks_like_url(value)
-    ]
-    src = attributes.get("src")
-    plain = [*lazy, *([src] if src is not None else [])]
-    # A lone src counts as 1x, so it stays before a <source> that is no larger.
-    if plain and not any(c.width or c.density > 1 for c in candidates) and not own:
-        return [*plain, *(c.url for c in candidates)]
-    ranked = sorted(candidates, key=lambda c: (-c.width, -c.density))  # stable: the element's own come first
-    return [*(c.url for c in ranked), *plain]
-
-
-def _sources(picture: LexborNode, known: dict[int, list[srcset.Candidate]]) -> list[srcset.Candidate]:
+def _sources(picture: LexborNode, context: _Context) -> list[srcset.Candidate]:
+    known = context.sources
     if picture.mem_id not in known:
         known[picture.mem_id] = [
             candidate
-            for source in picture.css("source")[:_MAX_SOURCES]
-            if (source.attributes.get("type") or "").strip().lower() != "image/svg+xml"
-            for candidate in _candidates(source.attributes)[:_MAX_SOURCES]
+            for attributes in (source.attributes for source in picture.css("source")[:_MAX_SOURCES])
+            if reference.is_usable_type(attributes.get("type") or "", context.formats)
+            for candidate in reference.candidates(attributes, is_lazy=True)[:_MAX_SOURCES]
         ]
     return known[picture.mem_id]
-
-
-def _candidates(attributes: dict[str, str | None]) -> list[srcset.Candidate]:
-    return [
-        c for name in (*LAZY_SRCSET, "srcset") if (value := attributes.get(name)) for c in srcset.parse(value)
-    ]
-
-
-def _looks_like_url(value: str) -> bool:
-    """Return whether a data attribute, which may hold true or {json}, holds a reference."""
-    return ("/" in value or "." in value) and value[0] not in "{[<"
 
 
 def _ancestors(node: LexborNode) -> tuple[LexborNode | None, LexborNode | None]:

@@ -1,10 +1,11 @@
 """WARC files: the HTML pages among the responses, each read as `pipeline.sources.html` reads a page."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import IO, Final, NamedTuple
 
 from fastwarc.warc import WarcRecord, WarcRecordType
 
+from pipeline.images.headers import FORMATS
 from pipeline.sources import archive, html, http_body
 from pipeline.sources.records import Image, Piece, bad_record, scalar
 
@@ -22,7 +23,7 @@ class _Page(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
+def read(file: IO[bytes], piece: Piece, formats: Collection[str] = FORMATS) -> Iterator[Image]:
     """Yield the images of the HTML pages in a piece of a WARC file.
 
     Pages are answers with a 2xx status and an HTML type, or none and a body that begins as HTML does. What
@@ -34,7 +35,7 @@ def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
         elif page is not None:
             if page.problem:
                 yield bad_record(f"{piece.source} at byte {page.offset}: {page.problem}", scalar(page.uri))
-            yield from html.images(page.data, page.uri, page.content_type, page.headers)
+            yield from html.images(page.data, page.uri, page.content_type, page.headers, formats)
 
 
 def _load(record: WarcRecord) -> _Page | None:
