@@ -12,14 +12,30 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import config as parser
-from pipeline import extend, hashlist, manifest, pilot, querylist, run, storage, tombstones
+from pipeline import (
+    extend,
+    finished,
+    hashlist,
+    manifest,
+    outcome,
+    pilot,
+    publishing,
+    querylist,
+    restart,
+    run,
+    storage,
+    tombstones,
+)
 from pipeline.command import guarded, job_name, worker_log
+from pipeline.http.identity import NO_CONTACT
 from pipeline.lock import lock
-from pipeline.options import CrawlConfig, ImageOptions
-from pipeline.progress import ShowProgress
+from pipeline.options import CrawlConfig, ImageOptions, presets
+from pipeline.progress import ShowProgress, size
+from pipeline.report.statements import count
 from pipeline.run import Layout
 from pipeline.terminal import terminal
 
+_PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # how lines are printed
 _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
 
 
@@ -29,22 +45,25 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
         argv = extend.arguments(argv)
     except ValueError as error:
         parser.usage_error(prog, str(error))
-    options, beam_flags = parser.parse(CrawlConfig, argv, prog=prog, beam=True)
+    options, beam_flags = parser.parse(
+        CrawlConfig, argv, prog=prog, beam=True, implied=presets.implied, others=presets.IMG2DATASET
+    )
     console = terminal()
     work = Layout(options.out.rstrip("/")).work
     return guarded(prog, console, work, lambda: crawl(options, beam_flags, console))
 
 
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:
-    """Run the stages that are asked for and not done; return 0 when the run is complete."""
+    """Run the stages that are asked for and not done; return 0 when the run is complete, 1 if it is empty."""
     from pipeline import sources  # its readers are in the crawl extra
 
-    if options.queries == querylist.ALL:
+    if options.queries == presets.ALL:
         options = replace(options, per_query=querylist.NO_CAP)
+    check_paths(options)
     check_scoring(options)
     if warning := too_small_for(options.model, options.images):
         console.print(Text.assemble(("note", "yellow"), f" {warning}"), soft_wrap=True)
-    layout = Layout(options.out.rstrip("/"))
+    layout = run.current(options.out.rstrip("/"))
     whole = sources.plan(options.source, options.sources)
     pieces = pilot.sample(whole, options.sample, options.seed)
     inputs = inputs_of(pieces)
@@ -53,17 +72,28 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     prints = run.fingerprints(semantics, inputs)
     if options.extend:
         extend.check(options, inputs, semantics)
-    if options.check:
+    changed: list[restart.Change] = []
+    lost: restart.Loss | None = None
+    if not options.extend:
+        changed, lost = what_changed(layout, options, inputs, prints, semantics)
+    refused = restart.refusal(changed, lost) if lost and not options.restart else ""
+    contact = missing_contact(options, pieces, layout)
+    if options.check or options.check_all:
         show_plan(console, options, pieces, inputs, queries, layout)
+        if lost and not refused:
+            console.print(f"--restart: {restart.describe(changed, lost)}", **_PLAIN)
+    if refused or contact:
+        raise ValueError(refused or contact)
+    if options.check or options.check_all:
         return 0
     if not storage.exists(layout.work) and storage.list_files(layout.root):
         raise ValueError(f"{layout.root} is not empty and holds no run; choose another --out")
-    with lock(layout.work):
+    with lock(layout.work, publishing.typed()):
         if unfinished := tombstones.pending(layout.root):
             raise ValueError(unfinished)
         if options.extend:
             return add(options, beam_flags, pieces, len(queries), inputs, prints, semantics, console)
-        prepare(layout, options, inputs, prints, semantics, console)
+        layout = prepare(layout, options, inputs, changed, lost, console)
         manifest.write_json(pilot.path_of(layout), {"read": len(pieces), "all": len(whole)})
         return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
 
@@ -73,11 +103,27 @@ def begin(
     prints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
 ) -> int:  # fmt: skip
     """Write down the configuration and the queries, and run the stages."""
-    storage_toml = parser.to_toml(parser.effective(options))
-    storage.write_bytes(storage.join(layout.root, "config.toml"), storage_toml.encode())
+    storage.write_bytes(layout.config, repeating(options).encode())
     if not storage.exists(layout.queries):
         querylist.save(layout.queries, queries)
     return run_stages(options, beam_flags, layout, pieces, len(queries), prints, semantics, console)
+
+
+def repeating(options: CrawlConfig) -> str:
+    """Return config.toml: every option's value but what is private, and what to give beside it."""
+    values = parser.effective(options)
+    if options.queries == presets.ALL:
+        values.pop("per_query")  # it caps nothing
+    for name in ("restart", "check", "check_all", "retry_failed", "stage"):
+        values.pop(name)  # what this one command was for
+    names = [f"--{name.replace('_', '-')}" for name in publishing.left_out(values)]
+    head = ""
+    if names:
+        head = (
+            f"# Left out, as this file may be published: what is private in {', '.join(names)}, which is a\n"
+            "# contact or the query of a web address. Give it again to repeat the run: what is typed wins.\n"
+        )
+    return head + parser.to_toml(publishing.publishable(values))
 
 
 def add(
@@ -91,6 +137,60 @@ def add(
     part, before, parts = extend.begin(options, inputs, semantics)
     base = Base(before, parts)
     return run_stages(options, beam_flags, part, pieces, queries, prints, semantics, console, base)
+
+
+def check_paths(options: CrawlConfig) -> None:
+    """Raise ValueError for a query list that is not there, or a folder that cannot be made."""
+    if options.queries != presets.ALL and not storage.exists(options.queries):
+        raise ValueError(
+            f"--queries {options.queries}: there is no such file; `all` takes every row without a list"
+        )
+    if storage.is_local(options.out):
+        folder = storage.local_path(options.out).absolute()
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"--out {options.out}: {path} is a file, not a folder")
+
+
+def what_changed(
+    layout: Layout,
+    options: CrawlConfig,
+    inputs: list[storage.FileInfo],
+    prints: dict[str, str],
+    semantics: dict[str, dict[str, Any]],
+) -> tuple[list[restart.Change], restart.Loss | None]:
+    """Return the options that are not those of the run, and what beginning anew costs, None if nothing is.
+
+    ValueError for what --restart does not allow either: other sources, or a run that has been extended.
+    """
+    if sources := run.changed_inputs(layout, inputs):
+        raise ValueError(extend.advice(layout, sources))
+    stage = run.first_changed_stage(layout, prints)
+    changed = restart.changes(run.begun_options(layout), semantics) if stage else []
+    extend.refuse_change(layout, retry=options.retry_failed, changed="; ".join(map(str, changed)))
+    if stage:
+        return changed, restart.loss(layout, stage)
+    if options.restart and run.done(layout, "finish") is not None:
+        counts = finished.of(layout.root)["counts"]
+        found = outcome.worst(counts)
+        if not counts["samples"] and found is not None:
+            empty = "candidates" if found[0].stage == "candidates" else "fetch"
+            return [], restart.loss(layout, empty)
+    return [], None
+
+
+def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> str:
+    """Return what to do about a contact that this command will need and does not have, or ""."""
+    from pipeline import preview
+
+    stages = {"all": run.STAGES}.get(options.stage, (options.stage,))
+    pages = any(piece.format == "pages" for piece in pieces)
+    fetching = {"fetch", "candidates"} if pages else {"fetch"}
+    part = extend.under_way(layout.root) or layout if not options.extend else None
+    left = [s for s in fetching & {*stages} if part is None or run.done(part, s) is None or options.restart]
+    if options.fetch.contact or not (left or options.retry_failed):
+        return ""
+    return NO_CONTACT if preview.needs_contact(pieces, options) else ""
 
 
 def check_scoring(options: CrawlConfig) -> None:
@@ -131,7 +231,7 @@ def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:
     remote = sum(not storage.is_local(path) for path, _ in files)
     for path, kind in files:
         if is_web(path) or (remote > _ASKED_FILES and not storage.is_local(path)):
-            infos.append(storage.FileInfo(path, -1, ""))
+            infos.append(storage.FileInfo(publishing.unsigned(path), -1, ""))
         elif kind == "html":  # a folder or pattern
             _, pages = page_files(path)
             listing = xxhash.xxh3_128_hexdigest(repr(pages).encode())
@@ -156,30 +256,35 @@ def with_contents(options: CrawlConfig, queries: list[str]) -> dict[str, dict[st
 
 
 def prepare(
-    layout: Layout, options: CrawlConfig, inputs: list[storage.FileInfo], prints: dict[str, str],
-    semantics: dict[str, dict[str, Any]], console: Console,
-) -> None:  # fmt: skip
-    """Begin a new run, or see what of an old one may be continued."""
-    if not storage.exists(layout.stage("candidates", "inputs.list")):
-        recorded = [list(info) for info in inputs]
-        manifest.write_json(layout.stage("candidates", "inputs.list"), recorded)
-        return
-    changes = run.changed_inputs(layout, inputs)
-    if changes:
-        raise ValueError(extend.advice(layout, changes))
-    stage, changed = run.first_changed_stage(layout, prints, semantics)
-    extend.refuse_change(layout, retry=options.retry_failed, changed=changed)
-    if stage == "finish" and run.read_json(layout.stage("fetch", "removed.stage")):
+    layout: Layout, options: CrawlConfig, inputs: list[storage.FileInfo], changed: list[restart.Change],
+    lost: restart.Loss | None, console: Console,
+) -> Layout:  # fmt: skip
+    """Begin a new run, or see what of an old one may be continued; return where it works.
+
+    The caller has refused what would lose something without --restart.
+    """
+    if not layout.replaces:  # what an exchange left that was killed at its very end
+        storage.remove_tree(replace(layout, replaces=True).published)
+    recorded = [list(info) for info in inputs]
+    noted = layout.stage("candidates", "inputs.list")
+    if not storage.exists(noted):
+        manifest.write_json(noted, recorded)
+        return layout
+    if lost is None:
+        if options.restart:
+            console.print("Nothing is begun anew: no option differs from those of the run.")
+        return layout
+    if lost.stage == "finish" and run.read_json(layout.stage("fetch", "removed.stage")):
         raise ValueError(
-            f"{changed} would need the fetched images, which were removed once the shards were verified; "
-            "choose another --out, and --keep-staging to be able to change it"
+            f"{'; '.join(map(str, changed))} would need the fetched images, which went when the shards "
+            "were verified; choose another --out, and --keep-staging to be able to change it"
         )
-    if stage:
-        console.print(f"Options changed ({changed}): starting again from {stage}.")
-        run.discard_from(layout, stage)
-        if stage == "candidates":
-            storage.remove_tree(layout.queries)
-            manifest.write_json(layout.stage("candidates", "inputs.list"), [list(info) for info in inputs])
+    console.print(f"{restart.describe(changed, lost)}.", **_PLAIN)
+    layout = run.keep_until_replaced(layout)
+    run.discard_from(layout, lost.stage)
+    if lost.stage == "candidates":
+        manifest.write_json(noted, recorded)
+    return layout
 
 
 def run_stages(
@@ -205,6 +310,9 @@ def run_stages(
     stages.resume(layout)
     if options.retry_failed and stages.reopen(job) == 0:
         console.print("Nothing that failed in passing is wanted by a query: the run stays as it is.")
+    if base is None:  # a round more is of a set beside the finished one
+        layout = run.current(layout.root)
+        job = replace(job, layout=layout)
     done: dict[str, dict[str, Any]] = {}
     steps = {
         "candidates": lambda: stages.candidates(job, pieces),
@@ -224,10 +332,13 @@ def run_stages(
         done[stage] = found
         if options.stage == stage:
             break
-    if "finish" in done:
-        show_result(console, Layout(layout.root), time.monotonic() - started)
-        stages.retried(layout)
-    return 0
+    if "finish" not in done:
+        after = run.STAGES[len(done)]
+        console.print(f"Done: {', '.join(done)}. Next: the same command with --stage {after}, or without it.")
+        return 0
+    show_result(console, Layout(layout.root), time.monotonic() - started)
+    stages.retried(layout)
+    return judge_result(console, Layout(layout.root), {piece.format for piece in pieces})
 
 
 def finish(
@@ -241,31 +352,73 @@ def finish(
     if job.base is None:
         manifest.write(job.layout, job.config, found, done, prints, semantics)
     else:
-        entry = {"source": list(job.config.source), "sources": semantics["candidates"]["sources"]}
+        sources = list(map(publishing.public, job.config.source))
+        entry = {"source": sources, "sources": semantics["candidates"]["sources"]}
         stages.publish(job, found, done, {**entry, "fingerprints": prints})
     problems = manifest.stray_shards(job.layout)
     problems += manifest.verify_shards(job.layout, {f"{shard['name']}.tar" for shard in found["shards"]})
     if problems:
         raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
-    report.write(Layout(job.layout.root))
+    report.write(job.layout if job.base is None else Layout(job.layout.root))
+    run.publish_next(job.layout)
     if not job.config.keep_staging:
         stages.remove_staging(job.layout, done["fetch"])
     storage.remove_tree(job.layout.stage("select", "stored"))  # of a run that was extended: its shards tell
     return {name: found[name] for name in ("samples", "captions")}
 
 
+def judge_result(console: Console, layout: Layout, formats: set[str]) -> int:
+    """Say what should not be as it is; return 1 for a run without a sample, else 0."""
+    counts = finished.of(layout.root)["counts"]
+    if empty := outcome.nothing(counts):
+        console.print(Text.assemble(("failed", "red"), f" {empty}"), soft_wrap=True)
+        return 1
+    for warning in outcome.warnings(counts, formats):
+        console.print(Text.assemble(("warning", "yellow"), f" {warning}"), soft_wrap=True)
+    return 0
+
+
 def show_plan(
     console: Console, options: CrawlConfig, pieces: list[Any], inputs: list[storage.FileInfo], queries:
     list[str], layout: Layout,
 ) -> None:  # fmt: skip
-    """Print what a run would read and under which configuration."""
-    size = sum(info.size for info in inputs if info.size > 0)
-    console.print(
-        f"{len(inputs)} files, {size / 1e6:,.1f} MB, in {len(pieces)} pieces; {len(queries)} queries"
-    )
+    """Print what a run would read and what to expect of it, then the options that are not the defaults."""
+    from pipeline import preview
+    from pipeline.captions.language import Identifier
+    from pipeline.captions.match import MatchAll, Matcher
+    from pipeline.stages.candidates import CaptionJudge
+
     known = [stage for stage in run.STAGES if run.done(layout, stage)] if storage.exists(layout.work) else []
-    console.print(f"Stages done in {layout.root}: {', '.join(known) or 'none'}. Nothing was written.")
-    sys.stdout.write(parser.to_toml(parser.effective(options)))
+    matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
+    identifier = None if options.lang == "any" else Identifier()
+    judge = CaptionJudge(
+        matcher, options.text, identifier, options.lang, options.mask_contacts, options.sources.empty_captions
+    )
+    found = preview.look(pieces, options, judge)
+    total = sum(info.size for info in inputs if info.size > 0)
+    rows = "" if found.rows is None else f", {count(found.rows, 'row')}"
+    wanted = count(len(queries), "query", "queries")
+    if queries == querylist.EVERYTHING:
+        wanted = "none: every row is wanted"
+    lines = [
+        ("sources", f"{count(len(inputs), 'file')}, {size(total)}, in {count(len(pieces), 'piece')}{rows}"),
+        *(("columns", line) for line in found.columns),
+        ("queries", wanted),
+        ("captions", preview.verdicts(found)),
+        *preview.expectations(found, options, layout.root),
+        ("contact", options.fetch.contact or "none"),
+        ("done", f"{', '.join(known) or 'nothing'} in {layout.root}; nothing was written"),
+    ]  # fmt: skip
+    for name, line in lines:
+        console.print(f"{name:<9} {line}", **_PLAIN)
+    values = parser.effective(options)
+    if queries == querylist.EVERYTHING:
+        values.pop("per_query")
+    if not options.check_all:
+        defaults = parser.defaults(CrawlConfig)
+        values = {n: value for n, value in values.items() if n not in defaults or defaults[n] != value}
+        sys.stdout.write("# Options that are not the defaults; --check-all prints all of them.\n")
+    sys.stdout.write(parser.to_toml(values))
 
 
 def show_result(console: Console, layout: Layout, seconds: float) -> None:
@@ -282,8 +435,8 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
         counts["rejected_by_stage"].items(), key=lambda item: run.STAGES.index(item[0])
     ):
         # Zero stands for images that are gone while their captions live on in the one they were merged into.
-        for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
-            table.add_row(stage, f"- {reason}", f"{count:,}")
+        for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
+            table.add_row(stage, f"- {reason}", f"{number:,}")
     table.add_row("finish", "captions in shards", f"{counts['captions']:,}", style="bold")
     table.add_row("", "samples in shards", f"{counts['samples']:,}", style="bold")
     for number, (what, value) in enumerate(pilot.lines(found["pilot"]) if found.get("pilot") else []):

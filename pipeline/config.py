@@ -11,7 +11,7 @@ import io
 import json
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -41,28 +41,36 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 
 def parse(
-    config_class: type[C], argv: Sequence[str], *, prog: str, beam: bool = False
-) -> tuple[C, tuple[str, ...]]:
+    config_class: type[C], argv: Sequence[str], *, prog: str, beam: bool = False,
+    implied: Callable[[Sequence[str]], list[str]] | None = None, others: Mapping[str, str] | None = None,
+) -> tuple[C, tuple[str, ...]]:  # fmt: skip
     """Return the configuration and, if `beam`, the Beam flags among `argv`.
 
-    Exits with 2 after a usage error, as argparse does. `--config FILE.toml` may stand anywhere.
+    Exits with 2 after a usage error, as argparse does. `--config FILE.toml` may stand anywhere. implied:
+    returns the flags for which others stand; what is given wins over them. others: flags of other tools,
+    without "--", with what to give instead.
     """
     arguments = list(argv)
     toml_flags, from_toml = _take_config(arguments, config_class, prog.split()[-1], beam)
     arguments = [*toml_flags, *arguments]
     try:
-        _refuse_misspelt(arguments, config_class, beam)
+        _refuse_misspelt(arguments, config_class, beam, others or {})
+        if implied is not None:
+            arguments = [*implied(arguments), *arguments]
         config, rest = tyro.cli(
             config_class, args=arguments, prog=prog, config=_MARKERS, return_unknown_args=True, add_help=True
         )
         if rest:
+            _refuse_several(arguments, rest, config_class)
             check_beam_flags(rest, [f"--{name.replace('_', '-')}" for name, _ in fields(config_class)], beam)
     except ValueError as error:
         usage_error(prog, str(error))
     return config, (*from_toml, *rest)
 
 
-def _refuse_misspelt(arguments: Sequence[str], config_class: type, beam: bool) -> None:
+def _refuse_misspelt(
+    arguments: Sequence[str], config_class: type, beam: bool, others: Mapping[str, str]
+) -> None:
     """Raise ValueError for a flag that nobody knows, before the one that it was meant to be is missed."""
     names = [name.replace("_", "-") for name, _ in fields(config_class)]
     known = {"--help", "--config", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)}
@@ -70,8 +78,21 @@ def _refuse_misspelt(arguments: Sequence[str], config_class: type, beam: bool) -
         argument.partition("=")[0] for argument in arguments if argument.startswith("--") and argument != "--"
     ]
     unknown = [flag for flag in given if flag.replace("_", "-") not in known]
+    for flag in unknown:
+        if (instead := others.get(flag.removeprefix("--").replace("-", "_"))) is not None:
+            raise ValueError(f"{flag} is an option of another tool; here it is {instead}")
     if unknown:
         check_beam_flags(unknown, [f"--{name}" for name in names], beam)
+
+
+def _refuse_several(arguments: Sequence[str], rest: Sequence[str], config_class: type) -> None:
+    """Raise ValueError where several values follow an option that stands before each of its values."""
+    repeated = {f"--{name}" for name, f in fields(config_class) if hasattr(f.type, "__metadata__")}
+    for index, argument in enumerate(arguments[:-2]):
+        name = argument.replace("-", "_").replace("__", "--", 1)
+        if name in repeated and arguments[index + 2] in rest and not arguments[index + 2].startswith("-"):
+            values = " ".join(f"{argument} {value}" for value in arguments[index + 1 : index + 3])
+            raise ValueError(f"{argument} stands before each of its values: {values}")
 
 
 def usage_error(prog: str, message: str) -> NoReturn:
@@ -161,6 +182,17 @@ def effective(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         values |= effective(value) if dataclasses.is_dataclass(value) else {field.name: value}
     return values
+
+
+def defaults(config_class: type) -> dict[str, Any]:
+    """Return the default of every option that has one, by name."""
+    found = {}
+    for name, field in fields(config_class):
+        if field.default_factory is not dataclasses.MISSING:
+            found[name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            found[name] = field.default
+    return found
 
 
 def to_toml(values: dict[str, Any]) -> str:

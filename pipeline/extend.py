@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipeline import config as parser
-from pipeline import finished, manifest, querylist, records, run, storage
+from pipeline import finished, manifest, records, restart, run, storage
 from pipeline.options import CrawlConfig
+from pipeline.options.presets import ALL
 from pipeline.run import EXTENSIONS, Layout, read_json
 
 _BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
 COUNTS: Final = "base_counts.parquet"  # and its query_counts.parquet
 PUBLISHING: Final = "publishing.json"  # from when on files beside the shards are those of the extended run
 _NOT_TAKEN_OVER: Final = frozenset(
-    ("source", "out", "queries", "extend", "stage", "check", "retry_failed", "workers", "log_json")
+    ("source", "out", "queries", "extend", "stage", "check", "check_all", "retry_failed", "restart", "preset",
+     "contact", "publish_contact", "workers", "log_json")
 )  # fmt: skip
 
 
@@ -29,8 +31,8 @@ def arguments(argv: Sequence[str]) -> list[str]:
     if not storage.exists(Layout(root).queries):
         raise ValueError(_no_work(Layout(root)))
     flags = ["--out", root]
-    takes_all = found["configuration"]["queries"] == querylist.ALL
-    flags += ["--queries", querylist.ALL if takes_all else Layout(root).queries]
+    takes_all = found["configuration"]["queries"] == ALL
+    flags += ["--queries", ALL if takes_all else Layout(root).queries]
     known = dict(parser.fields(CrawlConfig))
     for name, value in found["configuration"].items():
         if name in known and name not in _NOT_TAKEN_OVER and value is not None and value != "":
@@ -187,28 +189,12 @@ def refuse_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
 
     How sources are read may differ: the added ones may be of another format.
     """
-    now = json.loads(json.dumps(now))
-    names = [
-        f"{name}: {old!r} -> {new!r}"
-        for stage in run.STAGES
-        for name, old, new in _differences(before.get(stage, {}), now[stage])
-    ]
+    names = list(map(str, restart.changes(before, now, without=frozenset({"sources"}))))
     if names:
         raise ValueError(
             f"an extension is made with the options of the run, but these differ: {', '.join(names)}; leave "
             "them out, or crawl all the sources together into a new --out"
         )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    found: list[tuple[str, Any, Any]] = []
-    for name in sorted({*before, *now} - {"sources"}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new)
-        elif old != new:
-            found.append((name, old, new))
-    return found
 
 
 def recorded_inputs(root: str) -> list[list[Any]]:

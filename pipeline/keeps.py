@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import balance, dropped, querylist, records, storage
+from pipeline import balance, dropped, querylist, records
 from pipeline.run import Layout
 
 
@@ -45,7 +45,7 @@ class Keeps:
 
 def load(layout: Layout, manifest: dict[str, Any]) -> Keeps:
     """Return what a finished run publishes of it."""
-    table = records.read_table(storage.join(layout.root, "query_counts.parquet"))
+    table = records.read_table(layout.query_counts)
     hashes = balance.query_hashes(querylist.normalised(table["query"].to_pylist()), manifest["seed"])
     known = "threshold" in table.column_names  # not in runs of older versions
     thresholds = table["threshold"].to_numpy() if known else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, finished, pilot, records, storage
+from pipeline import config, finished, pilot, publishing, records, storage
 from pipeline.balance import EVERYTHING
 from pipeline.options import CrawlConfig
 from pipeline.reasons import REASONS
@@ -168,7 +168,8 @@ def write(
         layout.manifest,
         {
             "format": "openwit run", "format_version": 1,
-            "configuration": config.effective(options), "semantics": semantics, "fingerprints": prints,
+            "configuration": publishing.publishable(config.effective(options)),
+            "semantics": semantics, "fingerprints": prints,
             "versions": versions(), "seed": options.seed,
             "crawled": {"first": found["first_fetch"], "last": found["last_fetch"]},
             "counts": counts_of(
@@ -212,7 +213,7 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
 
 
 def _shards(layout: Layout) -> list[dict[str, Any]]:
-    found = finished.read(layout.root)
+    found = finished.read(layout.published)
     return found["shards"] if found is not None else []
 
 

@@ -123,7 +123,8 @@ class Pace:
 def describe(step: Step, tally: Tally, rate: float, unit: str, left: float | None) -> str:
     """Return one line without the count of tasks: images, rate, bytes, reasons, time left."""
     of = f"/{step.images:,}" if step.images else ""
-    parts = [f"{tally.images:,}{of} images"] if tally.images else []
+    noun = "image" if (step.images or tally.images) == 1 else "images"
+    parts = [f"{tally.images:,}{of} {noun}"] if tally.images else []
     parts += [f"{rate:,.1f} {unit}/s"] if rate else []
     parts += [size(tally.bytes)] if tally.bytes else []
     top = sorted(tally.reasons.items(), key=lambda item: -item[1])[:_REASONS]
@@ -279,7 +280,10 @@ class ShowProgress:
 
     def _line(self, step: Step, tally: Tally, text: str) -> None:
         clock = time.strftime("%H:%M:%S")
+        text = text.removeprefix(" ")  # of a step without images
         line = f"{clock} {step.label}: {tally.done:,}/{step.total:,} · {text}"
+        if not step.total:
+            line = f"{clock} {step.label}: nothing to do"
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _emit(self, kind: str, step: Step, tally: Tally, rate: float, left: float | None) -> None:

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 
 from pipeline import storage, untrusted
 from pipeline.captions.match import tokens
+from pipeline.options.presets import ALL
 
-ALL: Final = "all"
-"""In place of a list: every caption is wanted, by the one query `EVERYTHING`."""
 EVERYTHING: Final = ["*"]
+"""The one query of `--queries all`."""
 _MAX_JSON: Final = 1 << 30  # bytes
 NO_CAP: Final = 2**40
 """Samples a query where nothing is to be left out."""

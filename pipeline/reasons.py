@@ -33,7 +33,6 @@ REASONS: Final[dict[str, Reason]] = {
         data_url="the image is inlined in the page",
         svg="a vector image",
         no_caption="the image has no text, or none is left after cleaning",
-        garbled="the text's encoding cannot be told, or much of the text could not be decoded",
         caption_too_short="fewer characters or words than asked for",
         caption_too_long="more characters or words than asked for",
         file_name="the text is a file name or an identifier",
@@ -130,3 +129,73 @@ REASONS: Final[dict[str, Reason]] = {
 def is_transient(reason: str) -> bool:
     """Return whether a later round may succeed where `reason` stood; KeyError for an unknown word."""
     return REASONS[reason].transient
+
+
+_OWN: Final = "for your own server give --allow-network, such as 127.0.0.0/8 or 10.0.0.0/8"
+_AGAIN: Final = "--retry-failed asks again"
+
+REMEDIES: Final[dict[str, str]] = {
+    "bad_record": "look at the details in rejected/: the source may be of another format (--source-format)",
+    "page_unavailable": f"the details in rejected/ say why; {_OWN}",
+    "bad_url": "look at the details in rejected/: another column may hold the URLs (--url-col)",
+    "bad_scheme": "look at the details in rejected/: another column may hold the URLs (--url-col)",
+    "no_caption": "another column may hold the captions (--caption-col); --empty-captions takes rows without",
+    "caption_too_short": "--min-chars and --min-words decide",
+    "caption_too_long": "--max-chars and --max-words decide",
+    "file_name": "another column may hold the captions (--caption-col), or --no-file-names keeps such texts",
+    "camera_setting": "--no-camera-settings keeps such texts",
+    "boilerplate": "--no-boilerplate keeps such texts",
+    "repetitive": "--max-repetition decides",
+    "language": "--lang names the language that is kept; any keeps all",
+    "no_match": "no query of --queries is in these texts; --queries all takes every row",
+    "shared_caption": "--shared-captions 0 keeps texts that stand at many images",
+    "too_many_captions": "--max-captions decides",
+    "dropped": "--drop names these samples",
+    "address_blocked": f"{_OWN}; names that lead to private addresses are refused otherwise",
+    "port_blocked": _OWN,
+    "robots_disallow": "the sites do not want it: other sources are the only remedy",
+    "tls_error": "the details in rejected/ say what is wrong with the certificates",
+    "http_gone": "the list is old: the images are not there any more",
+    "http_denied": "the hosts refuse this crawler; a lower rate (--host-delay) and a --contact may help",
+    "too_few_bytes": "--min-bytes decides",
+    "too_large": "--max-bytes decides",
+    "robots_unavailable": f"the hosts do not answer for robots.txt; {_AGAIN}",
+    "dns_error": f"is there a network, and a name server (--dns-server)? {_AGAIN}",
+    "connect_error": f"is there a network, and may this machine reach these ports? {_AGAIN}",
+    "connect_timeout": f"is there a network? --connect-timeout decides; {_AGAIN}",
+    "read_timeout": f"--read-timeout decides; {_AGAIN}",
+    "total_timeout": f"--timeout decides; {_AGAIN}",
+    "too_slow": f"--min-rate decides; {_AGAIN}",
+    "disconnected": _AGAIN,
+    "incomplete_body": _AGAIN,
+    "http_throttled": f"the hosts want a lower rate: --host-delay; {_AGAIN}",
+    "http_server_error": _AGAIN,
+    "redirect_elsewhere": f"more --rounds follow redirects to other sites; {_AGAIN}",
+    "deferred": f"sites were slower than --unit-seconds and --rounds allow; {_AGAIN}",
+    "not_image": "do the URLs name images, and not pages about them? --formats decides",
+    "animated": "--allow-animated takes the first frame",
+    "too_small": "--min-side decides",
+    "bad_aspect": "--max-aspect decides",
+    "too_many_pixels": "--max-pixels decides",
+    "score_filter": "--keep-if decides",
+    "placeholder": "--placeholder-captions 0 keeps one picture under many unrelated captions",
+    "internal_error": "the details in rejected/ name a fault of openwit: please report it",
+}
+"""What a user may do about a reason that takes most of a stage."""
+
+USUAL: Final = frozenset(
+    ("over_cap", "duplicate", "merged_into", "known_url", "taken_down", "too_many_captions", "opt_out_site")
+)
+"""Reasons that take most of a stage while all is well."""
+USUAL_OF_PAGES: Final = USUAL | {
+    *("no_match", "language", "no_caption", "caption_too_short", "file_name", "boilerplate"),
+    *("camera_setting", "repetitive", "data_url", "svg", "shared_caption"),
+}
+"""The same where the sources are pages and not a list of images: most of what stands there is no caption."""
+
+
+def remedy(reason: str) -> str:
+    """Return what a user may do about a reason, or what it means where nothing is to be done."""
+    if reason.startswith("opt_out"):
+        return "the sites do not want it: other sources are the only remedy"
+    return REMEDIES.get(reason) or REASONS[reason].meaning

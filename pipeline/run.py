@@ -6,14 +6,20 @@ fingerprint upstream. A change reruns from the first stage that it touches; chan
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import storage, untrusted
 
 STAGES = ("candidates", "select", "fetch", "finish")
 EXTENSIONS = "extensions"
+_NEXT = "next"  # folder of a set that will replace the finished one
 _MAX_JSON = 1 << 30  # bytes: a stage's summary names every unit
+_FOLDERS = ("shards", "rejected", "report")  # what is published of a run, without extensions
+_FILES = (
+    *("query_counts.parquet", "near_duplicates.parquet", "config.toml", "README.md", "croissant.json"),
+    "manifest.json",
+)
 SCHEMA_VERSION = 2  # of the files under work/; raised when their meaning changes
 
 
@@ -27,6 +33,8 @@ class Layout:
     root: str
     extension: int = 0
     """0 for the run as first made, n for what its n-th extension adds."""
+    replaces: bool = False
+    """Whether the set is made beside a finished one, which stays until the new one is verified."""
 
     @property
     def work(self) -> str:
@@ -59,34 +67,101 @@ class Layout:
         return self.stage("fetch")
 
     @property
+    def published(self) -> str:
+        """Return the folder of what is published: the run's own, or beside it one that will replace it."""
+        return storage.join(self.root, _NEXT) if self.replaces else self.root
+
+    @property
     def shards(self) -> str:
         """Return the folder of the finished shards."""
-        return storage.join(self.root, "shards")
+        return storage.join(self.published, "shards")
 
     @property
     def rejected(self) -> str:
         """Return the folder of the rejected rows."""
-        return storage.join(self.root, "rejected")
+        return storage.join(self.published, "rejected")
 
     @property
     def manifest(self) -> str:
         """Return the manifest's path."""
-        return storage.join(self.root, "manifest.json")
+        return storage.join(self.published, "manifest.json")
 
     @property
     def report(self) -> str:
         """Return the folder of the report."""
-        return storage.join(self.root, "report")
+        return storage.join(self.published, "report")
 
     @property
     def card(self) -> str:
         """Return the dataset card's path."""
-        return storage.join(self.root, "README.md")
+        return storage.join(self.published, "README.md")
 
     @property
     def croissant(self) -> str:
         """Return the path of the machine-readable description."""
-        return storage.join(self.root, "croissant.json")
+        return storage.join(self.published, "croissant.json")
+
+    @property
+    def query_counts(self) -> str:
+        """Return the path of the counts by query."""
+        return storage.join(self.published, "query_counts.parquet")
+
+    @property
+    def near_duplicates(self) -> str:
+        """Return the path of what `--dedup near` took out, by site."""
+        return storage.join(self.published, "near_duplicates.parquet")
+
+    @property
+    def config(self) -> str:
+        """Return the path of the options that repeat the run."""
+        return storage.join(self.published, "config.toml")
+
+
+def current(root: str) -> Layout:
+    """Return where a run works; while its finished set is to be replaced, the new one is made beside it."""
+    layout = Layout(root)
+    return replace(layout, replaces=storage.exists(_note(root)) and done(layout, "finish") is None)
+
+
+def _note(root: str) -> str:
+    return storage.join(Layout(root).work, "replaces.stage")
+
+
+def keep_until_replaced(layout: Layout) -> Layout:
+    """Note that the finished set, if there is one, stays until another is verified; return where to work."""
+    if layout.replaces or not storage.exists(layout.manifest):
+        return layout
+    storage.write_bytes(_note(layout.root), b"true")
+    return replace(layout, replaces=True)
+
+
+def publish_next(layout: Layout) -> Layout:
+    """Put a verified new set in the place of the finished one; return where that lies.
+
+    Whoever is killed on the way does it again: the new set stays whole beside the run until all of it is in
+    place too, and the manifest, which makes readers see a set, goes first and comes last.
+    """
+    if not layout.replaces:
+        return layout
+    old = replace(layout, replaces=False)
+    storage.remove_tree(old.manifest)
+    for folder in _FOLDERS:
+        new = storage.find_files(storage.join(layout.published, folder))
+        for name in new:
+            place = storage.join(folder, name)
+            storage.link(storage.join(layout.published, place), storage.join(old.root, place))
+        for name in set(storage.find_files(storage.join(old.root, folder))) - set(new):
+            storage.remove_tree(storage.join(old.root, folder, name))
+    for name in _FILES:  # the manifest last
+        source, target = storage.join(layout.published, name), storage.join(old.root, name)
+        if storage.exists(source):
+            storage.link(source, target)
+        else:
+            storage.remove_tree(target)
+    # The set first: without it, and with the note, the last stage would be done again.
+    storage.remove_tree(_note(layout.root))
+    storage.remove_tree(layout.published)
+    return old
 
 
 def fingerprints(options: dict[str, dict[str, Any]], inputs: list[storage.FileInfo]) -> dict[str, str]:
@@ -119,27 +194,34 @@ def changed_inputs(layout: Layout, inputs: list[storage.FileInfo]) -> list[str]:
     return lines + [f"{path} has changed" for path in now if path in before and before[path] != now[path]]
 
 
-def first_changed_stage(
-    layout: Layout, prints: dict[str, str], options: dict[str, dict[str, Any]]
-) -> tuple[str, str]:
-    """Return the first stage begun under another fingerprint, and which options differ; ("", "") if none."""
+def first_changed_stage(layout: Layout, prints: dict[str, str]) -> str:
+    """Return the first stage that was begun under another fingerprint, or ""."""
     for stage in STAGES:
         begun = read_json(layout.stage(stage, "begun.stage"))
         if begun is not None and begun["fingerprint"] != prints[stage]:
-            old, new = begun["options"], json.loads(json.dumps(options[stage]))
-            names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-            return stage, ", ".join(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names)
-    return "", ""
+            return stage
+    return ""
+
+
+def begun_options(layout: Layout) -> dict[str, dict[str, Any]]:
+    """Return the semantic options under which stages were begun, by stage."""
+    found = {stage: read_json(layout.stage(stage, "begun.stage")) for stage in STAGES}
+    return {stage: begun["options"] for stage, begun in found.items() if begun is not None}
 
 
 def discard_from(layout: Layout, stage: str) -> None:
-    """Remove the outputs of a stage and of all that follow.
+    """Remove the outputs of a stage and of all that follow; a finished set that is replaced stays.
 
     The note of the fingerprint goes last: whoever is killed on the way finds it again, and begins again.
     """
-    of_set = (layout.manifest, layout.card, layout.croissant, layout.report)
-    for path in (*of_set, layout.shards, layout.rejected):
-        storage.remove_tree(path)
+    if layout.replaces:
+        storage.remove_tree(layout.published)
+    else:
+        of_set = (layout.manifest, layout.card, layout.croissant, layout.report)
+        for path in (*of_set, layout.shards, layout.rejected):
+            storage.remove_tree(path)
+    if stage == STAGES[0]:
+        storage.remove_tree(layout.queries)  # before what says that the list is another one
     for later in reversed(STAGES[STAGES.index(stage) :]):
         for path in storage.list_files(layout.stage(later)):
             if not path.endswith("/begun.stage"):

@@ -1,6 +1,7 @@
 """`openwit status`: how far is a run, told by its files alone, wherever and by whom it is worked on?"""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import extend, finished, lock, run, storage
 from pipeline.command import guarded
+from pipeline.options.presets import last
 from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, read_steps, size
 from pipeline.run import Layout
 from pipeline.stages import heartbeat
@@ -60,7 +62,8 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     if steps is None and not storage.exists(layout.manifest):
         raise ValueError(f"{root} holds no run (there is no work/{STATE} in it)")
     found = finished.read(layout.root)
-    complete = (found is not None and not layout.extension) or storage.exists(
+    replaces = run.current(root).replaces
+    complete = (found is not None and not layout.extension and not replaces) or storage.exists(
         storage.join(root, "report.json")
     )
     holder, alive = lock.holder(Layout(root).work if layout.extension else work)
@@ -69,13 +72,33 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     state = "complete" if complete else "running" if alive else "stopped"
     if state == "stopped" and any(not task["silent"] for task in running):
         state = "detached"  # the launcher has gone; its workers have not
+    finished_stages = [stage for stage in run.STAGES if run.done(layout, stage) is not None]
+    command = holder.command if holder else f"openwit crawl --config {root}/config.toml"
+    if state == "stopped" and (after := next_stage(command, finished_stages)):
+        state, command = "between stages", after
     return {
         "run": root, "state": state,
         "launcher": None if holder is None else {**asdict(holder), "alive": alive},
-        "command": holder.command if holder else f"openwit crawl --config {root}/config.toml",
-        "stages_done": [stage for stage in run.STAGES if run.done(layout, stage) is not None],
+        "command": command,
+        "stages_done": finished_stages,
         "steps": rows, "counts": found["counts"] if found else None,
     }  # fmt: skip
+
+
+def next_stage(command: str, done: list[str]) -> str:
+    """Return the command for the stage after the one that a finished `--stage NAME` was for, or ""."""
+    words = shlex.split(command)
+    asked = last(words, "--stage")
+    if asked not in done or asked == run.STAGES[-1]:
+        return ""
+    after = run.STAGES[run.STAGES.index(asked) + 1]
+    changed = [
+        f"--stage={after}" if word == f"--stage={asked}"
+        else after if word == asked and words[index - 1] == "--stage"
+        else word
+        for index, word in enumerate(words)
+    ]  # fmt: skip
+    return shlex.join(changed)
 
 
 def step_state(step: Step, work: str, now: float, alive: bool) -> dict[str, Any]:
@@ -158,5 +181,10 @@ def show(console: Console, found: dict[str, Any]) -> None:
     elif found["state"] == "detached":
         line("The launcher has gone, its workers have not: let them end or end them, then continue with")
         line(f"  {found['command']}")
+    elif found["state"] == "between stages":
+        line(f"done: {', '.join(found['stages_done'])}. Next, or without --stage for all that is left:")
+        line(f"  {found['command']}")
     elif found["state"] == "stopped":
         line(f"To continue: {found['command']}")
+    if found["counts"] and found["state"] != "complete":
+        line(f"The finished set of {found['counts']['samples']:,} samples stays as it is until then.")

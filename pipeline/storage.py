@@ -151,6 +151,13 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     return sorted(join(folder, name) for name in names if name.endswith(suffix))
 
 
+def find_files(folder: str) -> list[str]:
+    """Return the names of all files in a folder and below, relative to it, sorted; [] if there is none."""
+    fs, inner = file_system(folder)
+    found = retried(lambda: fs.find(inner))
+    return sorted(str(path).removeprefix(inner.rstrip("/")).lstrip("/") for path in found)
+
+
 def file_info(path: str) -> FileInfo:
     """Return size and a version tag: the store's ETag, or the local modification time in ns."""
     if is_local(path):
@@ -239,6 +246,25 @@ def copy_file(source: str, target: str) -> None:
     """Publish a copy of a file; the target appears whole."""
     with open_input(source) as file, atomic_output(target) as path, path.open("wb") as sink:
         shutil.copyfileobj(file, sink, 1 << 20)
+
+
+def link(source: str, target: str) -> None:
+    """Publish a file under a second name, whole and without copying it where the file system can."""
+    if is_local(source) and is_local(target):
+        place = local_path(target)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.parent / f".{place.name}.{os.getpid()}.tmp"
+        try:
+            temporary.unlink(missing_ok=True)
+            os.link(local_path(source), temporary)
+            temporary.replace(place)
+        except OSError:  # not on this file system
+            copy_file(source, target)
+        finally:
+            temporary.unlink(missing_ok=True)  # where both were one file, it is left
+        return
+    fs, inner = file_system(source)
+    retried(lambda: fs.cp_file(inner, file_system(target)[1]))
 
 
 def remove_tree(path: str) -> None:

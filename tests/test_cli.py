@@ -100,6 +100,10 @@ def test_check_writes_nothing(capsys, web: Server, tmp_path: Path) -> None:
     assert main([*arguments(web.web, out), "--check"]) == 0
     assert not out.exists()
     shown = capsys.readouterr().out
+    assert "per_query" not in shown and "samples_per_shard = 100" in shown, "what differs from the defaults"
+    assert main([*arguments(web.web, out), "--check-all"]) == 0
+    assert not out.exists()
+    shown = capsys.readouterr().out
     assert "per_query = 20000" in shown and "samples_per_shard = 100" in shown
 
 

@@ -99,7 +99,7 @@ def write_query_counts(
 
     counts: `untried` of the new samples, `kept_present` of the whole set.
     """
-    path, queries = storage.join(crawl.layout.root, "query_counts.parquet"), crawl.queries.queries
+    path, queries = crawl.layout.query_counts, crawl.queries.queries
     matched, untried = (
         add_vectors([r["counts"] for r in selected["samples"]], queries, 1)[0],
         counts["untried"],
@@ -127,7 +127,7 @@ def publish(crawl: Crawl, found: Result, done: dict[str, Result], entry: Result)
     manifest.write_json(storage.join(layout.work, extend.PUBLISHING), {})
     _publish_dropped(crawl, found)
     counts_file = layout.stage("finish", "query_counts.parquet")
-    storage.copy_file(counts_file, storage.join(layout.root, "query_counts.parquet"))
+    storage.copy_file(counts_file, layout.query_counts)
     added = manifest.shard_entries(found["shards"])
     shards = [*before["shards"], *added]
     sizes = {shard["name"]: shard["samples"] for shard in shards}

@@ -32,7 +32,7 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         new = cut_units(crawl, number, selected["samples"], [u for u in units if u["round"] == number - 1])
         if not new and number:
             break
-        require_contact(config.fetch.contact, [unit["path"] for unit in new])
+        require_contact(config.fetch, [unit["path"] for unit in new])
         folder = layout.stage("fetch", f"round-{number}")
         worker = FetchWorker(
             folder=folder, fetch=config.fetch, images=config.images, seed=config.seed,

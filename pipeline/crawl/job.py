@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import records
-from pipeline.http.identity import requires_contact
-from pipeline.options import CrawlConfig
+from pipeline.http.identity import NO_CONTACT, requires_contact
+from pipeline.options import CrawlConfig, FetchOptions
 from pipeline.run import Layout
 from pipeline.stages import running
 from pipeline.stages.files import Result, Task, read_vector
@@ -56,14 +56,12 @@ class Crawl:
             )
 
 
-def require_contact(contact: str, units: list[str], column: str = "fetch_url") -> None:
+def require_contact(options: FetchOptions, units: list[str], column: str = "fetch_url") -> None:
     """Raise ValueError if somebody else's host is to be fetched and nobody could say to whom it belongs."""
-    for path in [] if contact else units:
-        if requires_contact(records.read_table(path, [column])[column].to_pylist()):
-            raise ValueError(
-                "the candidates are on hosts of others: give --contact, a URL or a mail address for the "
-                "User-Agent, so that their owners can reach you; the same command then continues"
-            )
+    for path in [] if options.contact else units:
+        references = records.read_table(path, [column])[column].to_pylist()
+        if requires_contact(references, options.allow_network):
+            raise ValueError(f"{NO_CONTACT}; the same command then continues")
 
 
 def gather(files: list[tuple[str, int]], rows: int) -> list[Task]:

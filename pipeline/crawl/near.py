@@ -48,7 +48,7 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
     for uid, representative in zip(*(known[name].to_pylist() for name in GROUPS.names), strict=True):
         groups.setdefault(representative.hex(), []).append(uid.hex())
     near.check_share(images, groups, removals, config.dedup_limit)
-    records.write_table(storage.join(layout.root, "near_duplicates.parquet"), sites.cast(SITES))
+    records.write_table(layout.near_duplicates, sites.cast(SITES))
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("finish", "near-arrived")
     running.run_thresholds(crawl.runner, folder, results, PairCounter(queries=crawl.queries), rank)

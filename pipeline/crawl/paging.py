@@ -125,12 +125,9 @@ def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[R
     sitemaps = [row for row in wave if row["kind"] == "sitemap"]
     now, later = (sitemaps, [row for row in wave if row["kind"] != "sitemap"]) if sitemaps else (wave, [])
     tasks = _cut(crawl, number, now)
-    require_contact(crawl.config.fetch.contact, [task["unit"] for task in tasks], "url")
+    require_contact(crawl.config.fetch, [task["unit"] for task in tasks], "url")
     folder = crawl.layout.stage("candidates", "pages", f"pass-{number}")
-    config = crawl.config
-    worker = PagesWorker(
-        folder=folder, fetch=config.fetch, depth=config.sources.depth, formats=config.images.formats
-    )
+    worker = PagesWorker(folder=folder, fetch=crawl.config.fetch, depth=crawl.config.sources.depth)
     return crawl.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf), later
 
 

@@ -72,7 +72,8 @@ def retried(layout: Layout) -> None:
 
 
 def _open(layout: Layout) -> None:
-    # Its marker first: what it stands for is about to go.
+    # The set stays until another is verified. Its stage's marker first: what it stands for is about to go.
+    layout = run.keep_until_replaced(layout)
     storage.remove_tree(layout.stage("finish", "done.stage"))
     run.discard_from(layout, "finish")
     storage.remove_tree(layout.stage("fetch", "done.stage"))

@@ -6,12 +6,20 @@ from collections.abc import Iterable
 from typing import Final
 
 from pipeline import urls
+from pipeline.http.policy import AddressPolicy
 
 TOKEN: Final = "openwit"  # noqa: S105 - the product token of RFC 9309: letters, "_" and "-" only
 """What robots.txt and other opt-outs call us."""
 
 ALIASES: Final = ("img2dataset", "laiondownloader", "ccbot")
 """Agents that are honoured too where they are named: such a site has decided about image-text datasets."""
+
+
+NO_CONTACT: Final = (
+    "the images are on hosts of others: give --contact, a URL or a mail address for the User-Agent, so that "
+    "their owners can reach you"
+)
+"""What to tell whoever would fetch from others and has named nobody."""
 
 
 def user_agent(contact: str) -> str:
@@ -23,17 +31,19 @@ def user_agent(contact: str) -> str:
     return f"{TOKEN}/{version}" + (f" (+{contact})" if contact else "")
 
 
-def requires_contact(references: Iterable[str]) -> bool:
-    """Return whether one of the URLs leads to anything but this machine, written as such."""
-    return any(not _is_loopback(url) for url in references)
+def requires_contact(references: Iterable[str], networks: tuple[str, ...] = ()) -> bool:
+    """Return whether one of the URLs leads to anything but this machine or `networks`, written as such."""
+    policy = AddressPolicy.from_text(networks)
+    return any(not _is_own(url, policy) for url in references)
 
 
-def _is_loopback(url: str) -> bool:
+def _is_own(url: str, policy: AddressPolicy) -> bool:
     try:
         host = urls.host(url)
     except urls.BadUrl:
         return True  # it is never asked
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = host.strip("[]")
+        return ipaddress.ip_address(address).is_loopback or policy.opens(address)
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3

@@ -23,16 +23,27 @@ class CrawlConfig:
     """
 
     queries: str
-    """Query list: Parquet from `openwit queries`, .txt with one a line, or a .json list. `all` takes every
-    caption, and --per-query then caps nothing."""
+    """Query list: Parquet from `openwit queries`, .txt with one a line, or a .json list. `all` takes all that
+    arrives: --per-query caps nothing, and --lang, the caption filters (--min-chars to --boilerplate),
+    --shared-captions, --placeholder-captions and --dedup are off unless they are given."""
     source: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Where candidates come from: a file, folder, glob or @LIST of paths. May be given several times."""
     out: str
     """Folder of the run. A run that stopped is continued by the same command."""
+    preset: str = ""
+    """Options of another tool's recipe, over which those that are given win. img2dataset: --queries all, and
+    --min-side, --max-aspect, --min-bytes and the refusal of animations off too, --quality 95. Robots.txt and
+    opt-outs are honoured, and bytes, pixels and time bounded, under every preset."""
+    restart: bool = False
+    """Let a changed option begin the run anew, which fetches images again; a finished set stays as it is
+    until the new one is verified. A finished run without a sample is begun anew whatever changed."""
     stage: Stage = "all"
     """Run one stage only; the ones before it must be done."""
     check: bool = False
-    """Match the inputs, print the plan and the effective configuration, and write nothing."""
+    """Match the inputs, look at the first thousand captions, print the plan and the options that differ from
+    the defaults, and write nothing."""
+    check_all: bool = False
+    """As --check, and print every option's value."""
 
     sources: SourceOptions = field(default_factory=SourceOptions)
     sample: float = 1.0
@@ -104,8 +115,10 @@ class CrawlConfig:
         """Refuse what cannot be done, saying what can."""
         if not self.source:
             raise ValueError("give at least one --source: a file, folder, glob or @LIST of paths")
-        if self.extend and (self.retry_failed or self.stage != "all"):
-            raise ValueError("--extend goes neither with --retry-failed nor with --stage")
+        if self.extend and (self.retry_failed or self.restart or self.stage != "all"):
+            raise ValueError("--extend goes neither with --retry-failed nor with --restart nor with --stage")
+        if self.restart and self.retry_failed:
+            raise ValueError("--restart begins anew, --retry-failed goes on: give one of them")
         if self.extend and self.extend.rstrip("/") != self.out.rstrip("/"):
             raise ValueError("--extend adds to the run's own folder: leave --out out")
         for name in ("per_query", "rounds", "max_captions", "samples_per_shard", "workers", "partition_rows"):
@@ -131,7 +144,7 @@ class CrawlConfig:
             "candidates": {
                 "sources": asdict(self.sources), "sample": self.sample, "text": asdict(self.text),
                 "lang": self.lang, "mask_contacts": self.mask_contacts, "max_captions": self.max_captions,
-                "page_opt_outs": "page" in self.fetch.opt_out, "formats": list(self.images.formats),
+                "page_opt_outs": "page" in self.fetch.opt_out,
             },
             "select": {
                 "per_query": self.per_query, "headroom": self.headroom, "seed": self.seed,

@@ -29,6 +29,9 @@ class FetchOptions:
 
     contact: str = ""
     """URL or mail address for the User-Agent, so that a site's owner can reach whoever crawls it."""
+    publish_contact: bool = False
+    """Name --contact in the dataset card and the manifest too, as whom to write to. Else no file that is
+    published has it."""
     timeout: float = 30.0
     """Seconds for one URL from connection to last byte, redirects included, waiting for its turn not."""
     connect_timeout: float = 10.0

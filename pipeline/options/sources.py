@@ -21,6 +21,8 @@ class SourceOptions:
     """Column that holds the caption or a list of captions; found among the usual names when not given."""
     keep_columns: UseAppendAction[tuple[str, ...]] = ()
     """Further column to carry along. May be given several times."""
+    empty_captions: bool = False
+    """Take rows of a list that have no caption, too, under an empty one."""
     base_url: str | None = None
     """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
     source_prefix: str = ""

@@ -44,7 +44,7 @@ def plan(options: PlanConfig, console: Console) -> int:
             options.model, scale.samples, options.epochs, options.gpu, options.mfu, rates["gpu"]
         )
     cost = model.money(scale, done, taught.gpu_days if taught else 0.0, options, prices)
-    result = summary(scale, done, taught, cost, options)
+    result = {**summary(scale, done, taught, cost, options), "currency": prices["currency"]}
     show(console, options, result)
     if options.out:
         storage.write_bytes(options.out, (json.dumps(result, indent=1) + "\n").encode())
@@ -139,7 +139,7 @@ def show(console: Console, options: PlanConfig, result: dict[str, Any]) -> None:
             f"{taught['days']:,.1f} days on {options.gpus} {taught['gpu']} at {taught['mfu']:.0%} of peak",
         )  # fmt: skip
     for name, value in result["cost"].items():
-        table.add_row(f"cost of {name}", f"{value:,.0f}", "")
+        table.add_row(f"cost of {name}", f"{value:,.0f} {result['currency']}", "")
     console.print(table)
 
 

@@ -53,7 +53,7 @@ class Collected:
 
 def collect(layout: Layout) -> Collected:
     """Read a run that has a manifest; ValueError if it has none."""
-    manifest = finished.read(layout.root)
+    manifest = finished.read(layout.published)
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
     names = [storage.stem(shard["name"]) for shard in manifest["shards"]]
@@ -62,7 +62,7 @@ def collect(layout: Layout) -> Collected:
         table = now.set_rows(name, _table(storage.join(layout.shards, f"{name}.parquet")))
         summary.add(name, table)
     found = summary.found()
-    counts = storage.join(layout.root, "query_counts.parquet")
+    counts = layout.query_counts
     shown = _gallery(layout, manifest["shards"], now)
     wanted = [*shown, *((one.shard, one.key) for _, rows in found.extremes for one in rows)]
     pictured = _pictures(layout, wanted, counts)

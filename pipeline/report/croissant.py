@@ -96,7 +96,7 @@ def _files(layout: Layout, manifest: Manifest) -> list[dict[str, Any]]:
         inside = [{"@id": shard["name"]} for shard in manifest["shards"]]
         files.append(_file_set("images", "image/jpeg", "*.jpg") | {"containedIn": inside})
         files.append(_file_set("rows", "application/x-parquet", "shards/*.parquet"))  # in this very folder
-    counts = storage.join(layout.root, "query_counts.parquet")
+    counts = layout.query_counts
     if storage.exists(counts):
         digest = storage.sha256_file(counts)
         files.append(_file("query_counts.parquet", "query_counts.parquet", "application/x-parquet", digest))

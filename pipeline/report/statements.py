@@ -176,5 +176,5 @@ def takedown(manifest: Manifest) -> str:
     contact = manifest["configuration"]["contact"]
     whom = f"Write to {contact}."
     if not contact:
-        whom = "No contact was configured for this crawl: whoever publishes it should name one here."
+        whom = "No contact is published with this set: whoever publishes it should name one here."
     return f"{whom} `openwit takedown` removes samples by URL, domain or hash from every file of the set."

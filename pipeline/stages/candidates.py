@@ -46,10 +46,17 @@ class CaptionJudge:
         identifier: Identifier | None,
         lang: str,
         mask: bool,
+        empty: bool = False,
     ) -> None:
         self._matcher, self._rules, self._identifier = matcher, rules, identifier
-        self._lang, self._mask = lang, mask
+        self._lang, self._mask, self._empty = lang, mask, empty
         self._known: dict[str, Verdict] = {}
+
+    @property
+    def without_text(self) -> Verdict:
+        """Return the verdict on a row of a list that has no caption."""
+        matched = self._matcher.match("") if self._empty else []
+        return Verdict("", "" if matched else "no_caption", "", matched, "", 0.0)
 
     def judge(self, text: str) -> Verdict:
         """Return the verdict on one text."""
@@ -118,8 +125,10 @@ def judge_image(
         for caption in captions:
             yield _rejected(uid, image, caption, reason, detail), False
         return
-    for _, text in image.texts:
+    for kind, text in image.texts:
         verdict = judge.judge(text)
+        if verdict.reason == "no_caption" and kind == "caption":
+            verdict = judge.without_text
         if verdict.reason:
             yield _rejected(uid, image, verdict.caption, verdict.reason, verdict.detail), False
         else:
@@ -188,7 +197,6 @@ class CandidatesWorker:
     folder: str
     queries: str
     sources: SourceOptions
-    formats: tuple[str, ...]
     rules: TextRules
     lang: str
     mask: bool
@@ -202,13 +210,15 @@ class CandidatesWorker:
         identifier = None if self.lang == "any" else Identifier()
         queries = querylist.load(self.queries)
         matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
-        judge = CaptionJudge(matcher, self.rules, identifier, self.lang, self.mask)
+        judge = CaptionJudge(
+            matcher, self.rules, identifier, self.lang, self.mask, self.sources.empty_captions
+        )
         return _State(judge, load_tombstones(self.root))
 
     def run(self, state: _State, task: dict[str, object]) -> dict[str, object]:
         """Write NAME.parquet and NAME.rejected.parquet."""
         piece = Piece(*task["piece"])  # type: ignore[misc]
-        images = read(piece, self.sources, self.formats)
+        images = read(piece, self.sources)
         if self.honour_pages:
             images = map(refuse_reserved, images)
         tables = judge_piece(images, piece.source, state.judge, self.max_captions, state.stones)

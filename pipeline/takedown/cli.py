@@ -13,7 +13,7 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
-from pipeline import extend, finished, hashlist, manifest, records, run, storage, tombstones
+from pipeline import extend, finished, hashlist, manifest, records, report, run, storage, tombstones
 from pipeline.command import guarded
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
@@ -74,7 +74,8 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     finished = storage.exists(layout.manifest)
     if not finished and not storage.exists(layout.work):
         raise ValueError(f"{layout.root} holds no run")
-    if finished and storage.exists(layout.stage("finish")) and not run.done(layout, "finish"):
+    is_known = finished or run.current(layout.root).replaces
+    if is_known and storage.exists(layout.stage("finish")) and not run.done(layout, "finish"):
         raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
     if message := extend.interrupted(layout.root):
         raise ValueError(message)
@@ -198,8 +199,6 @@ def apply(layout: Layout, pending: dict[str, Any]) -> None:
         published.scrub_rejected(layout, stones, taken_down)
         published.scrub_manifest(layout, stones, shards, plan["counts"])
         if storage.exists(storage.join(layout.root, "report")):
-            from pipeline import report  # draws
-
             report.write(layout)
     for folder in pending["overlap"]:
         _scrub_overlap(folder.rstrip("/"), stones)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
 from pipeline import records, storage
 from pipeline.tombstones import Tombstones
@@ -24,9 +23,7 @@ _MOST_CANDIDATES: Final = 2**31 - 1  # of one row
 
 def find_files(folder: str, suffix: str) -> list[str]:
     """Return the files in `folder` and below whose names end in `suffix`, sorted; [] if there is none."""
-    fs, inner = url_to_fs(folder)
-    names = (path.removeprefix(inner.rstrip("/")).lstrip("/") for path in fs.find(inner))
-    return sorted(storage.join(folder, name) for name in names if name.endswith(suffix))
+    return [storage.join(folder, name) for name in storage.find_files(folder) if name.endswith(suffix)]
 
 
 def columns_of(path: str) -> list[str]:

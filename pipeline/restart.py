@@ -1,0 +1,135 @@
+"""What a changed option costs a run: which options changed, what would go, and what to type."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from pipeline import run, storage
+from pipeline.progress import MarkerReader
+from pipeline.run import Layout
+
+Semantics = Mapping[str, Mapping[str, Any]]
+"""Semantic options by stage, as `CrawlConfig.semantics` returns them."""
+
+FILES: Final = frozenset(("queries", "drop", "hash_list"))  # told by their contents
+
+
+class Change(NamedTuple):
+    """An option as users type it, before and now."""
+
+    option: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        """Return it as a message says it."""
+        return f"{self.option} {self.old} -> {self.new}" if self.old or self.new else f"another {self.option}"
+
+
+class Loss(NamedTuple):
+    """What would have to be made again if a run began anew from a stage."""
+
+    stage: str
+    samples: int
+    """Of the finished set."""
+    images: int
+    """That were asked for."""
+    stages: tuple[str, ...]
+    """That are finished, in order."""
+    pieces: int
+    """Finished pieces of the first stage, where it is not finished."""
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to lose."""
+        return bool(self.samples or self.images or self.stages or self.pieces)
+
+
+def changes(before: Semantics, now: Semantics, *, without: frozenset[str] = frozenset()) -> list[Change]:
+    """Return the options that differ, of the stages that were begun; `without`: groups that do not count."""
+    old = dict(_typed({stage: before[stage] for stage in before}, without))
+    new = dict(_typed({stage: now[stage] for stage in now if stage in before}, without))
+    return [
+        Change(option, *_shown(option, old, new))
+        for option in sorted(old.keys() | new.keys())
+        if old.get(option) != new.get(option)
+    ]
+
+
+def _typed(semantics: Semantics, without: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (option as typed, value); JSON's types alone, as markers hold them."""
+    flat: dict[str, Any] = {}
+    for options in json.loads(json.dumps({s: dict(o) for s, o in semantics.items()})).values():
+        for name, value in options.items():
+            if name not in without:
+                flat |= value if isinstance(value, dict) else {name: value}
+    if flat.pop("near", None):
+        flat["dedup"] = "near"
+    if (page := flat.pop("page_opt_outs", None)) is not None and "opt_out" not in flat:
+        flat["opt_out"] = ["page"] if page else []
+    for name, value in flat.items():
+        yield f"--{name.replace('_', '-')}", value
+
+
+def _shown(option: str, old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
+    if option.removeprefix("--").replace("-", "_") in FILES:
+        given = [bool(side.get(option)) for side in (old, new)]
+        return ("", "") if all(given) else (_value(given[0]), _value(given[1]))
+    return _value(old.get(option)), _value(new.get(option))
+
+
+def _value(value: Any) -> str:
+    """Return a value as it would be typed."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    if value is None or value == "":
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def loss(layout: Layout, stage: str) -> Loss:
+    """Return what would go if a run began anew from `stage`."""
+    later = run.STAGES[run.STAGES.index(stage) :]
+    stages = tuple(name for name in later if run.done(layout, name) is not None)
+    found = run.read_json(Layout(layout.root).manifest)
+    pieces = 0
+    if stage == run.STAGES[0] and not stages:
+        pieces = MarkerReader(layout.stage(stage)).read().done
+    images = tried(layout) if stage != "finish" else 0
+    return Loss(stage, found["counts"]["samples"] if found else 0, images, stages, pieces)
+
+
+def tried(layout: Layout) -> int:
+    """Return how many images a run has asked for, in all rounds."""
+    fetched = run.done(layout, "fetch")
+    if fetched is not None:
+        return sum(one["images"] for one in fetched["rounds"])
+    folders = storage.list_files(layout.stage("fetch"))
+    rounds = [folder for folder in folders if storage.stem(folder).startswith("round-")]
+    return sum(MarkerReader(folder).read().images for folder in rounds)
+
+
+def describe(changed: list[Change], lost: Loss) -> str:
+    """Return one sentence: what changed, and what that would cost."""
+    what = "; ".join(map(str, changed)) or "another version of openwit"
+    parts = []
+    if lost.samples:
+        parts.append(f"replace the {_count(lost.samples, 'sample')} of the finished set")
+    if lost.images:
+        parts.append(f"fetch {_count(lost.images, 'image')} again")
+    if not parts and lost.stages:
+        parts.append(f"do {', '.join(lost.stages)} again")
+    if not parts:
+        parts.append(f"read {_count(lost.pieces, 'piece')} of the sources again")
+    return f"{what}: this would begin the run anew from {lost.stage}, and {' and '.join(parts)}"
+
+
+def refusal(changed: list[Change], lost: Loss) -> str:
+    """Return why a command is refused and what to type instead."""
+    stays = "; the finished set stays as it is until the new one is verified" if lost.samples else ""
+    return f"{describe(changed, lost)}. Choose another --out, or give --restart if that is meant{stays}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
