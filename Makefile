@@ -2,20 +2,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
-EXTRAS := crawl,overlap,train,s3,gcp,test
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo test fuzz lint bench clean help
+.PHONY: demo demo-full test fuzz lint bench clean help
 
 help:
-	@echo "make demo   build a dataset from a small web served on loopback (needs no network but the package index)"
-	@echo "make test   run every test"
-	@echo "make fuzz   the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
-	@echo "make lint   ruff and mypy"
-	@echo "make bench  the benchmarks of docs/benchmarks.md (long)"
+	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
+	@echo "make demo-full  the same with a larger web and every evaluation (15 minutes)"
+	@echo "make test       run every test"
+	@echo "make fuzz       the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      the benchmarks of docs/benchmarks.md (long)"
+	@echo "Each installs what it needs first; no network is needed but the package index."
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/openwit demo --out runs/demo
+
+demo-full: $(DEMO)
+	$(BIN)/openwit demo --full --out runs/demo-full
 
 # Each process of the tests has a core: more threads of torch would only wait for each other (2.3 times as long).
 # In the order of their names, since of the long tests some are alone in a file and would come last.
@@ -33,17 +39,23 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench
 
-# torch goes first: another package's open range would fetch gigabytes of CUDA libraries.
-$(READY): pyproject.toml constraints.txt
+# What the demo needs and no more; pip says how far it is.
+$(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "openwit needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 	  { echo "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@echo "Installing openwit and what it needs: a few minutes, most of them for torch (3 to 6 GB with CUDA)"
+	# torch goes first: another package's open range would fetch gigabytes of CUDA libraries.
+	$(PIP) torch
+	$(PIP) --editable ".[all]"
+	@touch $(DEMO)
+
+$(READY): $(DEMO)
+	$(PIP) --editable ".[all,s3,gcp,test]"
 	# The peer that weights are compared with; its own requirements include torchvision, which the tests do without.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
+	$(PIP) --no-deps open_clip_torch
 	@touch $(READY)
 
 clean:

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline import extras
 from pipeline.terminal import LogFormatter, show_tracebacks_plainly
 
-# command: module, function of (argv) -> exit code, what it does, the extra it needs
+# command: module, function of (argv) -> exit code, what it does, the extras it needs
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "queries": ("queries.cli", "main", "build the query list from Wikipedia and WordNet", "crawl"),
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
-    "status": ("pipeline.status", "main", "say how far a run is, from its files", "crawl"),
-    "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", "crawl"),
+    "status": ("pipeline.status", "main", "say how far a run is, from its files", ""),
+    "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", ""),
     "compact": (
         "pipeline.compact",
         "main",
@@ -23,12 +24,17 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     ),
     "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run for good", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),
-    "detector": ("dedup.detector.cli", "main", "train and use the learned duplicate detector", "train"),
-    "plan": ("pipeline.plan.cli", "main", "predict what a build costs and how long it takes", "crawl"),
+    "detector": (
+        "dedup.detector.cli",
+        "main",
+        "train and use the learned duplicate detector",
+        "overlap,train",
+    ),
+    "plan": ("pipeline.plan.cli", "main", "predict what a build costs and how long it takes", ""),
     "train": ("train.cli", "main", "train CLIP on shards", "train"),
     "eval": ("train.evaluation.cli", "main", "measure checkpoints as CLIP's paper does", "train"),
     "export": ("train.cli", "export_main", "write a checkpoint's weights for other programs", "train"),
-    "demo": ("pipeline.demo.run", "main", "serve a small web on loopback and run everything on it", "crawl"),
+    "demo": ("pipeline.demo.run", "main", "serve a small web on loopback and run everything on it", "all"),
 }
 
 
@@ -51,10 +57,12 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch to a command; return 0 when it is complete, 2 after a usage error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage() + "\n")
         return 0
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         sys.stdout.write(f"openwit {importlib.metadata.version('openwit')}\n")
         return 0
     name, *rest = arguments
@@ -73,15 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for handler in logging.getLogger().handlers:
         # What Beam says on import where its gcp extra is not installed.
         handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
-    module, function, _, extra = COMMANDS[name]
-    try:
-        command = getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("pipeline", "queries", "dedup", "train"):
-            raise
-        sys.stderr.write(f"openwit {name} needs {error.name}: pip install 'openwit[{extra}]'\n")
+    module, function, _, needed = COMMANDS[name]
+    prog = f"openwit {name}"
+    if not {"-h", "--help"} & set(rest) and (package := extras.missing(needed)):
+        sys.stderr.write(extras.sentence(prog, package, needed))
         return 2
-    return int(command(rest))
+    try:
+        return int(getattr(importlib.import_module(module), function)(rest))
+    except Exception as error:
+        if not (line := extras.advice(prog, error, needed)):
+            raise
+        sys.stderr.write(line)
+        return 2
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from pipeline import children, config, private, storage
+from pipeline import children, config, extras, private, storage
 from pipeline.untrusted import visible_lines
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -95,6 +95,9 @@ def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -
         stop.code = stop.code or 130
     except Exception as error:  # noqa: BLE001 - the user is told what to do; the log has the rest
         if not stop.code:
+            if line := extras.advice(prog, error):
+                sys.stderr.write(line)
+                return 2
             return _failed(console, work, error)
     console.print("Stopped. The same command continues where it stopped.")
     return stop.code

@@ -15,7 +15,7 @@ import orjson
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import dropped, extend, finished, keeps, manifest, records, report, storage, tombstones
+from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
 from pipeline.command import guarded, job_name, worker_log
 from pipeline.keeps import Keeps
 from pipeline.lock import lock
@@ -75,6 +75,8 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...], console: Consol
     problems = problems_of(target)
     if problems:
         raise RuntimeError(f"the new shards do not match their manifest: {problems[0]}")
+    from pipeline import report  # draws
+
     report.write(target)
     console.print(
         f"{target.root}: {len(shards)} shards, {found['counts']['samples']:,} samples, as in {source.root} "

@@ -33,6 +33,7 @@ REASONS: Final[dict[str, Reason]] = {
         data_url="the image is inlined in the page",
         svg="a vector image",
         no_caption="the image has no text, or none is left after cleaning",
+        garbled="the text's encoding cannot be told, or much of the text could not be decoded",
         caption_too_short="fewer characters or words than asked for",
         caption_too_long="more characters or words than asked for",
         file_name="the text is a file name or an identifier",

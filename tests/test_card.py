@@ -3,7 +3,11 @@
 import hashlib
 import importlib
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +55,40 @@ def test_the_hub_reads_the_card(run: Path) -> None:
     for name, pattern in configs.items():
         assert list(run.glob(pattern)), f"{name} names no file"
     assert len(list(run.glob(configs["default"]))) == len(manifest(run)["shards"])
+
+
+LOADED = """
+import sys
+from datasets import get_dataset_config_names, load_dataset
+for name in get_dataset_config_names(sys.argv[1]):
+    found = load_dataset(sys.argv[1], name, split="train")
+    print("config", name, len(found), *found.column_names)
+names = {}
+exec(sys.argv[2], names)
+print("lines", *(len(names[one]) for one in ("images", "rows", "queries")))
+print("caption", names["images"][0]["txt"])
+print("size", *names["images"][0]["jpg"].size)
+"""
+
+
+def test_datasets_loads_every_configuration_of_the_card(tmp_path: Path) -> None:
+    """And the code that the card shows does what it says."""
+    pytest.importorskip("datasets")
+    run = Path(finished_run.build(tmp_path / "demo", [f"a dog number {n}" for n in range(13)]).root)
+    report.write(Layout(str(run)))
+    text = (run / "README.md").read_text()
+    configs = [one["config_name"] for one in metadata(text)["configs"]]
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, "demo", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [line.split() for line in done.stdout.splitlines()]
+    assert [line[1] for line in said if line[0] == "config"] == configs == ["default"]
+    assert [line[2] for line in said if line[0] == "config"] == ["13"]
+    assert ["lines", "13", "13", "1"] in said
+    assert ["caption", "a", "dog", "number", "0"] in said and ["size", "128", "96"] in said
 
 
 def test_the_card_says_what_the_manifest_says(run: Path) -> None:

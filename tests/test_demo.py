@@ -1,7 +1,10 @@
 """`openwit demo`, small and without training: the command that newcomers type first."""
 
 import json
+import logging
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -30,7 +33,14 @@ def test_the_demo_builds_checks_and_compares(tmp_path: Path, capfd: pytest.Captu
     planted_copies_are_found_all_and_only(out)
     every_task_is_measured(out)
     said = capfd.readouterr().err
-    assert "captions in shards" in said and "overlap with evaluation sets" in said
+    assert "captions in shards" in said
+    last = said[said.rindex("openwit demo, ") :]
+    for page in ("run/report/index.html", "overlap/index.html"):
+        assert str(out / page) in last.replace("\n", ""), "the last table names every page"
+    first = said.index("captions in shards")
+    assert first < said.index("Look at it now: file://") < said.index("2 of 3: verify"), (
+        "as soon as it is there"
+    )
     assert "INFO" not in said and "apitools" not in said, "no noise of the engine on the terminal"
     assert beam_job.main(argv) == 0, "again: nothing to do"
 
@@ -38,7 +48,7 @@ def test_the_demo_builds_checks_and_compares(tmp_path: Path, capfd: pytest.Captu
 def every_task_is_measured(out: Path) -> None:
     """Measure a model that learned nothing in the place of the one that two minutes of training leave."""
     eval_models.training_run(out / "model")
-    assert run.measure(load(out / "web"), out, run.DemoConfig(out=str(out))) == 0
+    assert run.measure(load(out / "web"), out, run.DemoConfig(out=str(out), full=True)) == 0
     rows = json.loads((out / "evaluation/results.json").read_text())
     assert {row["task"] for row in rows} == set(get_args(Task))
     by_task = {row["task"]: row for row in rows if row["dataset"] in SETS or row["dataset"] == "renditions"}
@@ -75,6 +85,56 @@ def planted_copies_are_found_all_and_only(out: Path) -> None:
     )
     assert not clean["significant"] and clean["delta"] == 0
     assert {one["likeness"] for one in truth if one["like"]} == {"same_scene", "same_logo"}
+
+
+def test_a_second_run_does_not_train_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("train.cli.main", lambda argv: asked.append(list(argv)) or 0)
+    (tmp_path / "run").mkdir()
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(json.dumps({"shards": [{"sha256": "ab"}]}))
+    web = SimpleNamespace(folder=tmp_path / "web")
+
+    def minutes(**options: object) -> list[str]:
+        asked.clear()
+        assert run.train(web, tmp_path, run.DemoConfig(out=str(tmp_path), **options)) == 0
+        return [argv[argv.index("--max-minutes") + 1] for argv in asked]
+
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    assert minutes() == ["1.0"] and minutes() == []
+    assert "trained before, for 1 min; --fresh begins again" in capfd.readouterr().err
+    assert minutes(full=True) == ["1.0"], "one more, and it says so"
+    assert "trained before, for 1 min; 1 min more" in capfd.readouterr().err
+    assert minutes(full=True) == []
+    (tmp_path / "model").mkdir()
+    manifest.write_text(json.dumps({"shards": [{"sha256": "cd"}]}))
+    assert minutes() == ["1.0"], "of another dataset, another model"
+    assert not (tmp_path / "model").exists()
+    assert (root.handlers[:], root.level) == before
+
+
+def test_the_short_demo_measures_zero_shot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("train.evaluation.cli.main", lambda argv: asked.append(list(argv)) or 0)
+    web = SimpleNamespace(folder=tmp_path / "web")
+    options = run.DemoConfig(out=str(tmp_path))
+    assert run.measure(web, tmp_path, options) == 0
+    (tasks,) = [[after for word, after in pairwise(argv) if word == "--task"] for argv in asked]
+    assert tasks == ["zeroshot"]
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "report.html").touch()
+    assert run.measure(web, tmp_path, options) == 0 and len(asked) == 1, "measured before"
+    assert [name for name, _ in run.steps_of(options)] == [
+        "crawl the web", "verify the dataset", "compare it with evaluation sets",
+        "train a tiny CLIP on it for 1 min", "measure the model",
+    ]  # fmt: skip
+    assert options.size == (600, 60)
+    assert run.DemoConfig(out="x", full=True).size == (1500, 150)
+    with pytest.raises(ValueError, match="four times as many"):
+        run.DemoConfig(out="x", images=100, sites=60)
 
 
 def test_check_says_what_would_be_done(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ COMMANDS: Final = [line for line in LINES if line.startswith("openwit ")]
 
 ELSEWHERE: Final = {
     "make demo": "tests/test_demo.py runs what it runs",
+    "make demo-full": "the same with every task, which that test measures too",
     "make test": "runs this test",
 }
 CHECKED: Final = {

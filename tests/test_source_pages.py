@@ -69,6 +69,22 @@ def test_every_form_of_sitemap(text: str, kind: str, urls: list[str]) -> None:
         assert sitemap.parse(utf16) == sitemap.Sitemap(kind, urls)
 
 
+def test_sitemaps_are_in_the_webs_encodings() -> None:
+    url = "http://a.test/ж"
+    xml = URLSET.format(locs(url))
+    for data, content_type in (
+        (f"<?xml version='1.0' encoding='x-cp1251'?>{xml}".encode("cp1251"), ""),
+        (xml.encode("koi8-r"), "text/xml; charset=koi8-r"),
+        (f"<?xml version='1.0' encoding='shift_jis'?>{xml}".encode("shift_jis"), "text/xml"),
+        (url.encode("cp1251"), "text/plain; charset=windows-1251"),
+        (url.encode("utf-16"), "text/plain"),
+    ):
+        assert sitemap.parse(data, content_type) == sitemap.Sitemap("pages", [url])
+    damaged = xml.replace("</urlset>", "<url><loc>http://a.test/\udcff</loc></url></urlset>")
+    found = sitemap.parse(damaged.encode("utf-8", "surrogateescape"))
+    assert found is not None and found.urls == [url, "http://a.test/\ufffd"]
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"<html><body>urlset</body></html>", b"<p>", b"\x89PNG\r\n", b"hello\nhttp://a.test/"]
 )

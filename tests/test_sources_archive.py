@@ -11,13 +11,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
-from pipeline.sources import Image, Piece, SourceOptions, html, plan, read, wat
+from pipeline.sources import Image, Piece, SourceOptions, encoding, plan, read, wat
 from pipeline.sources.http_body import decode
 from pipeline.sources.records import make_image
 from pipeline.urls import BadUrl, resolve
@@ -347,6 +348,19 @@ CHUNKED = b"%x;x=1\r\n%s\r\n0\r\n\r\n" % (len(HTML), HTML)
         response(HTML, "Content-Type: text/html", "Content-Encoding: gzip"),
         response(zlib.compress(HTML), "Content-Type: text/html", "Content-Encoding: deflate"),
         response(HTML, "Content-Type: text/html", "Content-Encoding: br"),
+        response(brotli.compress(HTML), "Content-Type: text/html", "Content-Encoding: br"),
+        response(zstandard.compress(HTML), "Content-Type: text/html", "Content-Encoding: zstd"),
+        response(
+            zstandard.compress(gzip.compress(HTML)),
+            "Content-Type: text/html",
+            "Content-Encoding: gzip",
+            "Content-Encoding: zstd",
+        ),
+        response(gzip.compress(HTML) + b"\0junk", "Content-Type: text/html", "Content-Encoding: x-gzip"),
+        response(HTML, "Content-Type: text/html", "Content-Encoding: UTF-8, aws-chunked"),
+        response(HTML, "Content-Type: text/html", "Content-Encoding: compress"),  # undone by the archiver
+        response(gzip.compress(HTML), "Content-Type: text/html", "Transfer-Encoding: gzip"),
+        response(HTML.decode().encode("utf-16"), "Content-Type: text/html", "Content-Encoding: gzip"),
         response(HTML, "Content-Type: text/html", status="206 Partial Content"),
     ],
 )
@@ -366,6 +380,50 @@ def test_pages_of_a_warc(tmp_path: Path, block: bytes, form: str) -> None:
     path.write_bytes(pack([*others, record("response", PAGE, block, "application/http; msgtype=response")]))
     expected = [Image(f"{page}a.jpg", (("alt", "é"),), page) for page in (PAGE + "r/", PAGE)]
     assert load(path, source_format="warc") == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "why"),
+    [
+        (b"\x28\xb5\x2f\xfd\xff\xff\xff\xff", "zstd", "zstd: "),
+        (zstandard.compress(HTML * 99)[:-9], "zstd", "zstd: it ends early"),
+        (b"\0\1\2\3not brotli", "br", "br: "),
+        (b"\x1f\x9d\x90\0\1\2", "compress", "compress is not understood"),
+        (b"\0\1\2\3", "gzip", "gzip: "),
+        (gzip.compress(gzip.compress(HTML)[:30]), "gzip, gzip", "gzip: it ends early"),
+        (b"\xff\0\1\2", "deflate", "deflate: "),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Content-Type: text/html", "Server: none of a type"])
+def test_a_coding_that_cannot_be_undone_is_a_bad_record(
+    tmp_path: Path, body: bytes, coding: str, why: str, kind: str
+) -> None:
+    path = tmp_path / "x.warc"
+    block = response(body, kind, f"Content-Encoding: {coding}")
+    path.write_bytes(record("response", PAGE, block, "application/http"))
+    first, *_ = load(path, source_format="warc")
+    assert (first.reason, first.page_url) == ("bad_record", PAGE) and why in first.detail
+
+
+@pytest.mark.parametrize(
+    ("head", "type", "alt"),
+    [
+        ("", "text/html; charset=windows-1251", "Красная лодка"),
+        ("", 'text/html;x=1; Charset="x-cp1251"', "Красная лодка"),
+        ("<meta charset=koi8-r>", "text/html; charset=none", "Красная лодка"),
+        ("<?xml version='1.0' encoding='koi8-r'?>", "application/xhtml+xml", "Красная лодка"),
+        ("<!-- <meta charset=utf-8> --><meta charset=euc-jp>", "text/html", "①赤い"),
+    ],
+)
+def test_records_of_a_warc_are_decoded_as_browsers_do(tmp_path: Path, head: str, type: str, alt: str) -> None:
+    path = tmp_path / "x.warc"
+    label = "euc_jisx0213" if "euc" in head else "cp1251" if "1251" in type else "koi8-r"
+    body = f"{head}<img src=a.jpg alt='{alt}'>".encode(label)
+    answer = response(body, f"Content-Type: {type}")
+    path.write_bytes(
+        record("resource", PAGE, body, type) + record("response", PAGE, answer, "application/http")
+    )
+    assert [image.texts for image in load(path, source_format="warc")] == [(("alt", alt),)] * 2
 
 
 def test_a_page_of_a_warc_says_what_it_reserves(tmp_path: Path) -> None:
@@ -394,7 +452,7 @@ def test_a_body_is_bounded_and_what_precedes_damage_is_kept() -> None:
 @given(
     st.binary(max_size=100),
     st.sampled_from(["", "chunked"]),
-    st.sampled_from(["gzip", "deflate", "br", "br, gzip", "x"]),
+    st.sampled_from(["gzip", "deflate", "br", "zstd", "br, gzip", "gzip, gzip, gzip, gzip, gzip", "x"]),
 )
 def test_any_body_decodes(data: bytes, transfer: str, coding: str) -> None:
     for body in (data, gzip.compress(data)):
@@ -447,7 +505,7 @@ def listed(path: Path) -> Iterator[tuple[str, list[str], str]]:
                 continue
             page = entry.rec_headers.get_header("WARC-Target-URI")
             lister = Lister()
-            lister.feed(html.decode(entry.content_stream().read(), kind.partition("charset=")[2] or None))
+            lister.feed(encoding.read(entry.content_stream().read(), kind, page).text)
             for src, srcset, alt in lister.found:
                 references = [src, *(item.split()[0] for item in srcset.split(", ") if item.strip())]
                 with contextlib.suppress(BadUrl):

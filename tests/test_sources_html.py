@@ -8,10 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.reasons import REASONS
-from pipeline.sources import Image
-from pipeline.sources.html import MAX_HTML, decode, images
+from pipeline.sources import Image, encoding
+from pipeline.sources.html import MAX_HTML, images
 from pipeline.sources.htmlguard import MAX_DEPTH, tame
 from pipeline.sources.records import MAX_TEXT
+from pipeline.sources.reference import LAZY_SRC, LAZY_SRCSET, references
 from pipeline.sources.srcset import Candidate, parse
 from pipeline.urls import MAX_LENGTH
 
@@ -51,6 +52,50 @@ def found(html: str) -> list[tuple[str, dict[str, str]]]:
         ("<img data-lazy-src=/r.jpg>", "/r.jpg", {}),
         ("<img src=/s.jpg data-srcset='/r1.jpg 1x, /r2.jpg 2x'>", "/r2.jpg", {}),
         ("<img src=/s.jpg data-src=true data-lazy='{\"a\":1}'>", "/s.jpg", {}),
+        ("<img src=/s.jpg data-src='/my photo.jpg'>", "/my%20photo.jpg", {}),
+        (
+            "<img src=/s.jpg data-src='/api/photo?id=3'>",
+            "/s.jpg",
+            {},
+        ),  # a good src beside no image by its name
+        ("<img src=/s data-src='/api/photo?id=3'>", "/api/photo?id=3", {}),
+        ("<img src=/s.jpg data-lazy=0.5 data-image='1.2/3' data-src=x>", "/s.jpg", {}),
+        ("<img src=/s.jpg data-hover-src=/h.jpg data-zoom-image=/z.jpg>", "/s.jpg", {}),
+        ("<img src=/spacer.gif data-thumb-src=/t.jpg data-zoom-image=/z.jpg>", "/z.jpg", {}),
+        ("<img src=about:blank data-title='a photo of x.jpg' data-fallback-src=/f.jpg>", "/f.jpg", {}),
+        ("<img src='data:,' data-note='see a.jpg' data-zoom='/big file.png?x=1'>", "/big%20file.png?x=1", {}),
+        ("<img src=/img/1x1.png data-sizes-list='/s.webp 300w, /l.webp 900w'>", "/l.webp", {}),
+        ("<img src=/lazy-load_placeholder-300x200.png data-x=/a.png>", "/a.png", {}),
+        ("<img src=/logo.svg data-png=/logo.png>", "/logo.png", {}),
+        ("<img src='{{ image.url }}' data-full=/a.webp>", "/a.webp", {}),
+        ("<img src=/white.jpg>", "/white.jpg", {}),
+        (
+            "<img src='/{3F2504E0-4F89-11D3-9A0C-0305E82C3301}.jpg' data-x=/b.jpg>",
+            "/%7B3F2504E0-4F89-11D3-9A0C-0305E82C3301%7D.jpg",
+            {},
+        ),
+        # templates of lazysizes
+        ("<img src=/s.jpg data-src='/x_{width}x.jpg' data-widths='[180, 360]'>", "/x_360x.jpg", {}),
+        ("<img src=/s.jpg data-src='/x_{width}x.jpg' data-widths='[720, 4096]'>", "/x_720x.jpg", {}),
+        ("<img src=/s.jpg data-src='/x_{width}x.jpg' width=99>", "/s.jpg", {}),
+        ("<img src='data:,' data-src='/x_%7Bwidth%7Dx.jpg' width=640>", "/x_640x.jpg", {}),
+        ("<img data-src='/x_{width}x.jpg' width='100%'>", "/x_1024x.jpg", {}),
+        ("<img src=/s.jpg data-src='/{format}/x.jpg' data-widths='[180]'>", "/s.jpg", {}),
+        ("<img src=/s.jpg data-srcset='/x_{width}.jpg 360w, /x_{height}.jpg 720w'>", "/x_360.jpg", {}),
+        # only formats that are taken
+        (
+            "<picture><source type=image/jxl srcset='/a.jxl 9w'><img src=/a.jpg srcset='/a.jpg 5w'>",
+            "/a.jpg",
+            {},
+        ),
+        (
+            "<picture><source type='image/heic' srcset='/a.heic 2x'><source type='image/webp; q=1' "
+            "srcset='/a.webp 2x'><img src=/a.jpg></picture>",
+            "/a.webp",
+            {},
+        ),
+        ("<picture><source srcset='/a.jxl 900w'><img src=/a.jpg></picture>", "/a.jpg", {}),
+        ("<picture><source srcset='/a.tif 2x'><img></picture>", "/a.tif", {}),  # there is nothing better
         # figures
         (
             "<figure><a><img src=/a.jpg alt=A></a><figcaption>One <b>cat</b>s<br>x<p>y</p>"
@@ -106,11 +151,88 @@ def test_what_is_no_reference(html: str) -> None:
         ("<img alt=A>", "bad_url"),
         ("<img src='http://[' alt=A>", "bad_url"),
         ("<img src=blob:x alt=A>", "bad_scheme"),
+        ("<img src='/{{ image.url }}' alt=A>", "bad_url"),
+        ("<img src='data:,' data-src='/x.{ext}' alt=A>", "data_url"),
     ],
 )
 def test_unusable_references_keep_their_texts_and_say_why(html: str, reason: str) -> None:
     (image,) = images(html.encode(), PAGE)
     assert (image.reason, image.texts) == (reason, (("alt", "A"),))
+
+
+@pytest.mark.parametrize(
+    ("formats", "path"), [(("jpeg",), "/a.jpg"), (("webp", "jpeg"), "/a.webp"), (("avif",), "/a")]
+)
+def test_a_picture_is_taken_in_a_format_that_is_taken(formats: tuple[str, ...], path: str) -> None:
+    html = "<picture><source type=image/avif srcset='/a 3x'><source srcset='/a.webp 2x'><img src=/a.jpg>"
+    assert [image.url for image in images(html.encode(), PAGE, formats=formats)] == [SITE + path]
+
+
+# As plugins, themes and shops name the attribute in which they keep the reference.
+LAZY_NAMES = """
+    data-bigsrc data-breeze data-cfsrc data-defer-src data-delayed-url data-ezsrc data-fallback-src
+    data-full-url data-hi-res data-lazy-load-src data-lazyload-src data-litespeed-src data-ll-src data-lzl-src
+    data-opt-src data-orig-src data-original-src data-pagespeed-lazy-src data-permalink-src data-pin-media
+    data-real-src data-src-original data-srclazy data-url data-wpfc-original-src data-zoom-image
+    nitro-lazy-src pagespeed_lazy_src data-retina data-x file realsrc""".split()  # noqa: SIM905
+PLACEHOLDERS = [
+    "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=",
+    "/blank.gif",
+    "about:blank",
+    "",
+    "#",
+]
+JUNK = [
+    "true",
+    "0.5",
+    "1,2",
+    '{"a": "/x.jpg"}',
+    "a dog.",
+    "[1]",
+    "auto",
+    "/page.html",
+    "#",
+    "x_{w}_{h}.jpg",
+    "/",
+    ".",
+]
+junk_name = st.sampled_from([*LAZY_NAMES, *LAZY_SRC, *LAZY_SRCSET, "data-id", "width", "class", "loading"])
+junk = st.dictionaries(junk_name, st.sampled_from(JUNK) | st.text("ab. ,{}[]:0", max_size=9), max_size=6)
+
+
+@pytest.mark.parametrize("name", LAZY_NAMES)
+def test_beside_a_placeholder_any_attribute_that_holds_an_image_counts(name: str) -> None:
+    for src in PLACEHOLDERS:
+        assert references({"src": src, "class": "lazy", name: "/p/a.jpg?x=1"}, [])[0] == "/p/a.jpg?x=1"
+        assert references({name: "/s.png 300w, /l.png 900w", "src": src}, [])[0] == "/l.png"
+
+
+@given(junk, st.sampled_from(["/a.jpg", "photo.PNG", "https://x.test/a/b.webp?w=3", "/white-horse.jpeg"]))
+def test_a_good_src_is_never_lost_to_what_is_no_image(attributes: dict[str, str | None], src: str) -> None:
+    assert references({**attributes, "src": src}, [])[0] == src
+
+
+@given(junk, st.sampled_from(LAZY_NAMES), st.sampled_from(PLACEHOLDERS), st.data())
+def test_the_image_is_found_among_what_is_none(
+    attributes: dict[str, str | None], name: str, src: str, data: st.DataObject
+) -> None:
+    attributes = {**attributes, name: "/p/a.jpg", "src": src}
+    order = data.draw(st.permutations(sorted(attributes)))
+    assert references({key: attributes[key] for key in order}, [])[0] == "/p/a.jpg"
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(junk_name | st.just("src") | st.just("srcset"), st.none() | st.text(max_size=40)))
+def test_any_attributes_are_safe(attributes: dict[str, str | None]) -> None:
+    assert references(attributes, []) == references(dict(attributes), [])
+
+
+@pytest.mark.parametrize(
+    "value", ["a.jpg" * 400_000, ".jpg " * 400_000, "a.jpg 1w " * 300_000, "{" * 10**6, "x" * 10**6 + ".jpg"]
+)
+def test_long_attributes_take_linear_time(value: str) -> None:
+    for name in ("src", "data-src", "data-srcset", "data-x"):
+        references({"src": "data:,", name: value}, [])
 
 
 def test_details_of_data_urls_are_short() -> None:
@@ -149,11 +271,11 @@ def test_every_og_image_keeps_its_own_alt() -> None:
         ("é".encode(), "base64", "é"),  # a codec of Python's that is no encoding
         ("é".encode(), "unicode_escape", "é"),
         ("é".encode(), "no-such", "é"),
-        ("é".encode() + "é".encode()[:1], None, "é"),  # cut inside a character
+        ("é".encode() + "é".encode()[:1], None, "é\ufffd"),  # cut inside a character
     ],
 )
 def test_encodings(data: bytes, charset: str | None, text: str) -> None:
-    assert decode(data, charset) == text
+    assert encoding.read(data, f"text/html; charset={charset}" if charset else "", PAGE).text == text
 
 
 @pytest.mark.parametrize(
@@ -210,7 +332,7 @@ pages = st.sampled_from([PAGE, "", "file:///x", "\ud800"])
 @example(b"", PAGE, None)
 @given(st.binary(max_size=300) | markup, pages, st.none() | st.text())
 def test_any_bytes_are_a_page(data: bytes, page: str, charset: str | None) -> None:
-    for image in images(data, page, charset):
+    for image in images(data, page, f"text/html; charset={charset}" if charset else ""):
         assert image.reason is None or image.reason in REASONS
         assert image.reason or image.url.startswith("http")
         assert len(image.url) <= MAX_LENGTH
@@ -299,4 +421,4 @@ def test_every_image_names_the_language_of_its_page(
     page: str, headers: list[tuple[str, str]], lang: str
 ) -> None:
     html = f"{page}<meta property=og:image content=/o.jpg><img src=/a.jpg><img src='data:,'>"
-    assert [i.page_lang for i in images(html.encode(), PAGE, None, headers)] == [lang] * 3
+    assert [i.page_lang for i in images(html.encode(), PAGE, "", headers)] == [lang] * 3

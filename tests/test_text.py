@@ -21,6 +21,9 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=80)
         ("", ""),
         (" \t a \r\n b\u2028c\u00a0\u3000d\x85 ", "a b c d"),
         ("Fish &amp; chips", "Fish & chips"),
+        *((text, text) for text in ("Pens&notebooks for school", "Wine&region guide, Bed&para beach")),
+        *((text, text) for text in ("&copy 2020 &copyright;", "&notit; &nosuch; &#65 &#x41", "AT&T")),
+        ("&copy; 2020 &notin; &#65;&#x41; AT&amp;T", "© 2020 ∉ AA AT&T"),
         ("Tom &amp;amp; Jerry &amp;amp;quot;live&amp;amp;quot;", 'Tom & Jerry "live"'),
         ("&#x27;A&#8217;s&#0;&#xD800;&#x110000; AT&T R&D", "'A’s\ufffd\ufffd\ufffd AT&T R&D"),
         ("Meet me soon!<p></p>", "Meet me soon!"),
@@ -209,6 +212,11 @@ DROPPED = {
         {{ product.title }}
         ${alt}
         undefined
+    """,
+    "garbled": """
+        \ufffd\ufffd\ufffd\ufffd \ufffd\ufffd\ufffd 2020
+        \ufffd
+        \ufffdl\ufffd
     """,
     "repetitive": """
         aaaaaaaaaaaa

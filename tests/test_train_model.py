@@ -82,6 +82,18 @@ def test_parameters_and_flops_are_the_published_ones(name: str) -> None:
     assert round(flops.text_flops(architecture, 77, 77 * 77, 1) / 1e9, 2) == text_gf
 
 
+@pytest.mark.parametrize(
+    "architecture", [*ARCHITECTURES.values(), SMALL_VIT, SMALL_RESNET], ids=[*ARCHITECTURES, "vit", "resnet"]
+)
+def test_image_flops_agree_with_the_counter(architecture: Architecture) -> None:
+    with torch.device("meta"):
+        visual = CLIP(replace(architecture, vocab_size=2, text_layers=1)).eval().visual
+        images = torch.empty(1, 3, architecture.image_size, architecture.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        visual(images)
+    assert counter.get_total_flops() == flops.image_flops(architecture)
+
+
 def test_text_flops_agree_with_the_counter() -> None:
     model = CLIP(SMALL_VIT).initialise(0)
     text = packing.pack_padded(captions(SMALL_VIT, 3))

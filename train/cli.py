@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline import config as options
+from pipeline import extras
 from pipeline.terminal import Terminal, complaint
 from train.config import ExportConfig, RunConfig, TrainConfig
 
@@ -23,7 +24,8 @@ C = TypeVar("C", bound=RunConfig)
 Training = tuple[Callable[[C, "World"], "Prepared"], Callable[[C], "Result"]]
 """What prepares a run, and what does it."""
 
-NEEDED = "this command needs torch and more: pip install 'openwit[train]'"
+NEEDED = "train"
+"""The extra of both commands."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,14 +45,14 @@ def main(argv: Sequence[str]) -> int:
 def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) -> int:
     """Carry out any command that trains; return its exit code.
 
-    load: imports and returns what prepares such a run and what does it; needed: said where that fails.
+    load: imports and returns what prepares such a run and what does it; needed: the extras that it takes.
     """
     try:
         prepare, fit = load()
         from train import distributed
         from train.steps import Diverged
     except ImportError as error:
-        return fail(prog, f"{needed} ({error})")
+        return missing(prog, error, needed)
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
         level=logging.INFO if first else logging.WARNING,
@@ -82,7 +84,7 @@ def export_main(argv: Sequence[str]) -> int:
     try:
         from train import checkpoint, interchange
     except ImportError as error:
-        return fail(prog, f"{NEEDED} ({error})")
+        return missing(prog, error, NEEDED)
     try:
         loaded = checkpoint.load_model(config.checkpoint)
         files = interchange.export(
@@ -101,6 +103,14 @@ def export_main(argv: Sequence[str]) -> int:
         table.add_row(str(path), f"{path.stat().st_size / 1e6:,.1f}")
     Terminal().print(table)
     return 0
+
+
+def missing(prog: str, error: ImportError, needed: str) -> int:
+    """Say which package is missing and how to install it, and return 2; raise what is another failure."""
+    if not (line := extras.advice(prog, error, needed)):
+        raise error
+    sys.stderr.write(line)
+    return 2
 
 
 def fail(prog: str, message: str) -> int:

@@ -13,7 +13,7 @@ from pipeline import config as options
 from pipeline import storage
 from pipeline.command import guarded
 from pipeline.terminal import terminal
-from train.cli import Training, fail, train
+from train.cli import Training, train
 
 if TYPE_CHECKING:
     from dedup.detector import embed
@@ -25,7 +25,7 @@ _USAGE = """usage: openwit detector train|embed [OPTIONS]
 
 `openwit overlap --detector FILE` uses it. `openwit detector train --help` explains every option.
 """
-_NEEDED = "this command needs torch and OpenCV: pip install 'openwit[overlap,train]'"
+_NEEDED = "overlap,train"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,10 +57,6 @@ def embed_main(argv: Sequence[str]) -> int:
     """Run `openwit detector embed`."""
     prog = "openwit detector embed"
     config, _ = options.parse(DetectorEmbedConfig, argv, prog=prog)
-    try:
-        import dedup.detector.embed  # noqa: F401 - whether it can be
-    except ImportError as error:
-        return fail(prog, f"{_NEEDED} ({error})")
     console = terminal()
     return guarded(prog, console, config.out, lambda: _embed(config, console))
 

@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from dataclasses import dataclass
+from html.entities import html5
 from typing import Final
 
 CUT_CHARS: Final = 8192
@@ -17,6 +18,8 @@ CUT_CHARS: Final = 8192
 _UNESCAPE_ROUNDS: Final = (
     3  # "&amp;amp;quot;" is seen in the wild; deeper nesting is an attack, not a caption
 )
+# With its semicolon: a page's parser has resolved the others, and what it left is text ("Pens&notebooks").
+_REFERENCE: Final = re.compile(r"&(#[0-9]{1,10};|#[xX][0-9a-fA-F]{1,8};|[A-Za-z][A-Za-z0-9]{1,31};)")
 _PASSES: Final = 4  # over a whole text: each may uncover what the one before could not see
 _NO_MARKUP: Final = str.maketrans("", "", "&<")
 _VISIBLE_FORMATS: Final = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")
@@ -54,11 +57,12 @@ def clean(text: str) -> str:
     What is clean stays as it is: cleaning goes on while it uncovers more to clean, such as a character
     reference that a hidden character had split, and what goes on for long loses the signs that start markup.
 
-    Character references are resolved (also when escaped twice), stray HTML tags become spaces, and controls,
-    direction marks, zero-width characters, lone surrogates, private-use characters and noncharacters are
-    deleted. ZWJ and ZWNJ stay between characters outside ASCII, where emoji and Indic or Persian spelling
-    need them. White space is collapsed. Mojibake is left as it is: `ftfy.fix_encoding` changed none of 10,000
-    alt texts of the web at three times the cost of all the rest. Text is cut at `CUT_CHARS` before any work.
+    Character references that end in a semicolon are resolved (also when escaped twice), stray HTML tags
+    become spaces, and controls, direction marks, zero-width characters, lone surrogates, private-use
+    characters and noncharacters are deleted. ZWJ and ZWNJ stay between characters outside ASCII, where emoji
+    and Indic or Persian spelling need them. White space is collapsed. Mojibake is left as it is:
+    `ftfy.fix_encoding` changed none of 10,000 alt texts of the web at three times the cost of all the rest.
+    Text is cut at `CUT_CHARS` before any work.
     """
     text = text[:CUT_CHARS]
     if "&" in text or "<" in text:
@@ -82,13 +86,18 @@ def _without_markup(text: str) -> str:
 
 def _clean_once(text: str) -> str:
     for _ in range(_UNESCAPE_ROUNDS):
-        if "&" not in text or (plain := html.unescape(text)) == text:
+        if "&" not in text or (plain := _REFERENCE.sub(_referred, text)) == text:
             break
         text = plain
     if "<" in text:
         text = _TAG.sub(" ", text)
     text = " ".join(text.split())
     return text if text.isascii() and text.isprintable() else _visible(text)
+
+
+def _referred(reference: re.Match[str]) -> str:
+    name = reference[1]
+    return html.unescape(reference[0]) if name[0] == "#" else html5.get(name, reference[0])
 
 
 def _visible(text: str) -> str:
@@ -130,6 +139,9 @@ class TextRules:
     """Drop what a page says at any image ("click to enlarge", "stock photo"; CC3M does so, too), and what
     classifiers write ("Image may contain: ...", "Description automatically generated")."""
 
+    undecodable: bool = True
+    """Drop text of which more than a fifth could not be decoded: U+FFFD stands in its place."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.min_chars <= self.max_chars <= CUT_CHARS:
             raise ValueError(
@@ -145,6 +157,8 @@ def check(text: str, rules: TextRules) -> str | None:
     """Return the reason (a word of `reasons.REASONS`) why a cleaned caption is not wanted, or None."""
     if not text:
         return "no_caption"
+    if rules.undecodable and text.count("\ufffd") * 5 > len(text):
+        return "garbled"
     words = text.count(" ") + 1
     if len(text) < rules.min_chars or words < rules.min_words:
         return "caption_too_short"

@@ -127,7 +127,10 @@ def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[R
     tasks = _cut(crawl, number, now)
     require_contact(crawl.config.fetch, [task["unit"] for task in tasks], "url")
     folder = crawl.layout.stage("candidates", "pages", f"pass-{number}")
-    worker = PagesWorker(folder=folder, fetch=crawl.config.fetch, depth=crawl.config.sources.depth)
+    config = crawl.config
+    worker = PagesWorker(
+        folder=folder, fetch=config.fetch, depth=config.sources.depth, formats=config.images.formats
+    )
     return crawl.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf), later
 
 

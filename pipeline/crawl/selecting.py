@@ -22,7 +22,8 @@ def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
     pieces = fetch_pages(crawl, pieces)
     tasks = [{"name": f"{index:06d}", "piece": list(piece)} for index, piece in enumerate(pieces)]
     worker = CandidatesWorker(
-        folder=folder, queries=crawl.layout.queries, sources=config.sources, rules=config.text,
+        folder=folder, queries=crawl.layout.queries, sources=config.sources,
+        formats=config.images.formats, rules=config.text,
         lang=config.lang, mask=config.mask_contacts, max_captions=config.max_captions,
         root=crawl.layout.root,
         honour_pages="page" in config.fetch.opt_out,

@@ -1,39 +1,48 @@
 """`openwit demo`: serve a small web that openwit draws itself, and run the whole job on it."""
 
+import json
+import logging
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline.demo.server import serve
-from pipeline.demo.web import Web, build, load
+from pipeline import storage
 from pipeline.terminal import Terminal
-from pipeline.verify import main as verify
+from pipeline.verify import main as verify_main
 from train.evaluation.options import Task
+
+if TYPE_CHECKING:
+    from pipeline.demo.web import Web
 
 EVALUATION_SETS = ("clean", "contaminated")
 """Drawn with the web; the second holds altered copies of its pictures."""
+_DONE: Final = "done.json"
+"""In --out: with which options the model was trained and measured, so that it is not done again unasked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Build a dataset from a small web served on loopback, in a few minutes and without a network."""
+    """Build a dataset from a small web served on loopback, and train on it: five minutes, no network."""
 
     out: str
     """Folder for the web and everything made from it. Run again to continue."""
-    images: int = 1500
-    """Pictures to draw."""
-    sites: int = 150
-    """Sites to put them on, each at a loopback address of its own."""
+    full: bool = False
+    """Draw a larger web, train for longer, and measure the model in every way there is: fifteen minutes."""
+    images: int | None = None
+    """Pictures to draw; 600, or 1500 with --full."""
+    sites: int | None = None
+    """Sites to put them on, each at a loopback address of its own; 60, or 150 with --full."""
     per_query: int = 12
     """Samples that a query contributes at most; small, so that the balance can be seen at work."""
-    train_minutes: float = 2.0
-    """Minutes of training a tiny CLIP on the CPU; 0 leaves training out."""
+    train_minutes: float | None = None
+    """Minutes of training a tiny CLIP on the CPU; 1, or 2 with --full. 0 leaves training out."""
     seed: int = 0
     """Decides the drawings and the balance."""
     fresh: bool = False
@@ -43,10 +52,25 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         """Refuse a web too small to show anything."""
-        if self.sites < 12 or self.images < 4 * self.sites:
+        images, sites = self.size
+        if sites < 12 or images < 4 * sites:
             raise ValueError("give at least 12 --sites and four times as many --images")
-        if self.train_minutes < 0:
+        if self.minutes < 0:
             raise ValueError("train_minutes must not be negative")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return how many pictures are drawn, and for how many sites."""
+        images, sites = (1500, 150) if self.full else (600, 60)
+        return self.images or images, self.sites or sites
+
+    @property
+    def minutes(self) -> float:
+        """Return for how long the model is trained."""
+        return (2.0 if self.full else 1.0) if self.train_minutes is None else self.train_minutes
+
+
+Step = Callable[["Web", Path, DemoConfig], int]
 
 
 def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
@@ -54,24 +78,56 @@ def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
     options, _ = parser.parse(DemoConfig, argv, prog=prog)
     console = Terminal(stderr=True)
     out = Path(options.out)
+    images, sites = options.size
+    steps = steps_of(options)
     if options.check:
-        console.print(f"{options.images} pictures on {options.sites} sites, crawled into {out}/run.")
+        console.print(f"{images:,} pictures on {sites} sites, crawled into {out}/run; then:", highlight=False)
+        for what, _ in steps[1:]:
+            console.print(f"- {what}", highlight=False)
         console.print("Nothing was written.")
         return 0
+    from pipeline.demo.server import serve  # draws
+
     if options.fresh and out.exists():
         shutil.rmtree(out)
+    started = time.monotonic()
     web = the_web(out / "web", options, console)
-    with serve(web):
-        code = crawl(web, out / "run", options)
-    code = code or verify(["--run", str(out / "run")])
-    for step in () if code else (overlap, train, measure):
-        code = code or step(web, out, options)
-    if not code:
-        show(console, out, options)
-    return code
+    for number, (what, step) in enumerate(steps, 1):
+        minutes = (time.monotonic() - started) / 60
+        console.rule(f"{number} of {len(steps)}: {what} ({minutes:.1f} min so far)", align="left")
+        if step is crawl:
+            with serve(web):
+                code = step(web, out, options)
+        else:
+            code = step(web, out, options)
+        if code:
+            return code
+        if step is crawl:
+            page = (out / "run" / "report" / "index.html").resolve()
+            console.print(f"Look at it now: {page.as_uri()}", style="bold", soft_wrap=True, highlight=False)
+    show(console, out, options, time.monotonic() - started)
+    return 0
 
 
-def overlap(web: Web, out: Path, options: DemoConfig) -> int:
+def steps_of(options: DemoConfig) -> list[tuple[str, Step]]:
+    """Return what is done in which order."""
+    steps: list[tuple[str, Step]] = [
+        ("crawl the web", crawl),
+        ("verify the dataset", verify),
+        ("compare it with evaluation sets", overlap),
+    ]
+    if options.minutes:
+        steps.append((f"train a tiny CLIP on it for {options.minutes:g} min", train))
+        steps.append(("measure the model in every way" if options.full else "measure the model", measure))
+    return steps
+
+
+def verify(web: "Web", out: Path, options: DemoConfig) -> int:
+    """Check the run's hashes, counts and accounting."""
+    return verify_main(["--run", str(out / "run")])
+
+
+def overlap(web: "Web", out: Path, options: DemoConfig) -> int:
     """Compare the set with the two evaluation sets that came with the web, one with planted copies.
 
     What copies do to an accuracy is shown with that of a classifier that remembers what it has seen.
@@ -93,70 +149,132 @@ def overlap(web: Web, out: Path, options: DemoConfig) -> int:
     return overlap_main(arguments)
 
 
-def train(web: Web, out: Path, options: DemoConfig) -> int:
+def train(web: "Web", out: Path, options: DemoConfig) -> int:
     """Train a tiny model on the shards just built and measure it on drawings that are not among them."""
-    if not options.train_minutes:
-        return 0
     from train.cli import main as train_main
 
-    return train_main(
-        [
-            "--shards", str(out / "run"), "--model", "tiny", "--out", str(out / "model"), "--resume",
-            "--max-minutes", str(options.train_minutes), "--epochs", "20", "--seed", str(options.seed),
-            "--eval", f"clean={web.folder / 'eval' / 'clean'}",
-        ]
-    )  # fmt: skip
+    wanted = {"minutes": options.minutes, "seed": options.seed, "shards": _shards(out)}
+    done = _done(out).get("train")
+    if done == wanted:
+        return _said(f"trained before, for {options.minutes:g} min; --fresh begins again")
+    more = options.minutes
+    if done and {**done, "minutes": 0} == {**wanted, "minutes": 0} and more > done["minutes"]:
+        more -= done["minutes"]
+        _said(f"trained before, for {done['minutes']:g} min; {more:g} min more")
+    elif done:  # on another dataset
+        shutil.rmtree(out / "model", ignore_errors=True)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        code = train_main(
+            [
+                "--shards", str(out / "run"), "--model", "tiny", "--out", str(out / "model"), "--resume",
+                "--max-minutes", str(more), "--epochs", "20", "--seed", str(options.seed),
+                "--eval", f"clean={web.folder / 'eval' / 'clean'}",
+            ]
+        )  # fmt: skip
+    finally:  # what training says of itself is not for what comes after it
+        root.handlers[:], level = before
+        root.setLevel(level)
+    if not code:
+        _note(out, {"train": wanted})
+    return code
 
 
-def measure(web: Web, out: Path, options: DemoConfig) -> int:
-    """Measure the trained model in every way there is, beside the classifier that remembers."""
-    if not options.train_minutes:
-        return 0
-    from pipeline.demo import measured
+def measure(web: "Web", out: Path, options: DemoConfig) -> int:
+    """Measure the trained model: zero-shot, or with --full in every way, beside one that remembers."""
     from train.evaluation.cli import main as eval_main
+
+    wanted = {"full": options.full, "train": _done(out).get("train")}
+    if _done(out).get("measure") == wanted and (out / "evaluation" / "report.html").exists():
+        return _said("measured before; --fresh begins again")
+    arguments = ["--checkpoint", f"tiny={out / 'model'}", "--out", str(out / "evaluation"),
+                 "--data", f"clean={web.folder / 'eval' / 'clean'}", "--seed", str(options.seed),
+                 "--save-predictions"]  # fmt: skip
+    arguments += everything(web, out, options) if options.full else ["--task", "zeroshot"]
+    code = eval_main(arguments)
+    if not code:
+        _note(out, {"measure": wanted})
+    return code
+
+
+def everything(web: "Web", out: Path, options: DemoConfig) -> list[str]:
+    """Return the arguments of `openwit eval` for all its tasks, having drawn what they need."""
+    from pipeline.demo import measured
 
     sets = out / "sets"
     labelled = measured.write_labelled(sets / "labelled", options.seed)
     renditions = measured.write_renditions(sets / "renditions.parquet", options.seed)
     colours, others = measured.write_lists(sets)
-    arguments = [
-        "--checkpoint", f"tiny={out / 'model'}", "--out", str(out / "evaluation"), "--save-predictions",
-        "--data", f"clean={web.folder / 'eval' / 'clean'}", "--train", f"clean={labelled}",
-        "--data", f"renditions={renditions}", "--corruptions", "all", "--seed", str(options.seed),
+    tasks = [word for task in get_args(Task) for word in ("--task", task)]
+    return [
+        *tasks, "--train", f"clean={labelled}", "--data", f"renditions={renditions}", "--corruptions", "all",
         "--bias-classes", str(colours), "--bias-added", str(others),
         "--compare", f"nearest={out / 'predictions' / 'clean.parquet'}",
     ]  # fmt: skip
-    for task in get_args(Task):
-        arguments += ["--task", task]
-    return eval_main(arguments)
 
 
-def show(console: Console, out: Path, options: DemoConfig) -> None:
-    """Name what there is to look at."""
-    table = Table(title="openwit demo", title_justify="left")
+def _done(out: Path) -> dict[str, Any]:
+    path = out / _DONE
+    return dict(json.loads(path.read_bytes())) if path.exists() else {}
+
+
+def _note(out: Path, what: dict[str, Any]) -> None:
+    storage.write_bytes(str(out / _DONE), json.dumps({**_done(out), **what}).encode())
+
+
+def _said(text: str) -> int:
+    Terminal(stderr=True).print(text, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _shards(out: Path) -> list[str]:
+    """Return the hashes of the shards, which say what was trained on."""
+    return [shard["sha256"] for shard in json.loads((out / "run" / "manifest.json").read_bytes())["shards"]]
+
+
+def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> None:
+    """Name every page and file there is to look at, last of all."""
+    table = Table(title=f"openwit demo, {seconds / 60:.1f} min", title_justify="left")
     table.add_column("what")
-    table.add_column("where")
-    table.add_row("the dataset, on one page", str(out / "run" / "report" / "index.html"))
-    table.add_row("shards for WebDataset", str(out / "run" / "shards"))
-    table.add_row("why the others are not in them", str(out / "run" / "rejected"))
-    table.add_row("counts, configuration, hashes", str(out / "run" / "manifest.json"))
-    table.add_row("overlap with evaluation sets", str(out / "overlap" / "index.html"))
-    if options.train_minutes:
-        table.add_row("the trained model", str(out / "model"))
-        table.add_row("what the model can do", str(out / "evaluation" / "report.html"))
+    table.add_column("where", overflow="fold")
+    rows = [
+        ("the dataset, on one page", "run/report/index.html"),
+        ("overlap with evaluation sets", "overlap/index.html"),
+        ("how training went", "model/report.html"),
+        ("what the model can do", "evaluation/report.html"),
+        ("shards for WebDataset", "run/shards"),
+        ("why the others are not in them", "run/rejected"),
+        ("counts, configuration, hashes", "run/manifest.json"),
+        ("the trained model", "model"),
+    ]
+    for what, where in rows:
+        if (out / where).exists():
+            table.add_row(what, str(out / where))
     console.print(table)
+    console.print(
+        "Open the pages in a browser. `openwit demo --help` says what else it can do.", highlight=False
+    )
+    if not options.full:
+        console.print(
+            "`--full` draws a larger web and measures the model in every way: give it another --out.",
+            highlight=False,
+        )
 
 
-def the_web(folder: Path, options: DemoConfig, console: Console) -> Web:
+def the_web(folder: Path, options: DemoConfig, console: Console) -> "Web":
     """Return the web of an earlier demo in the same folder, or draw one."""
+    from pipeline.demo.web import build, load
+
     if (folder / "web.json").exists():
         return load(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    with console.status(f"drawing {options.images} pictures for {options.sites} sites"):
-        return build(folder, seed=options.seed, n_images=options.images, n_sites=options.sites)
+    images, sites = options.size
+    with console.status(f"drawing {images:,} pictures for {sites} sites"):
+        return build(folder, seed=options.seed, n_images=images, n_sites=sites)
 
 
-def crawl_arguments(web: Web, out: Path, options: DemoConfig) -> list[str]:
+def crawl_arguments(web: "Web", out: Path, options: DemoConfig) -> list[str]:
     """Return what the demo hands to `openwit crawl`; the same works from a shell while the web is served."""
     return [
         "--queries", str(web.queries), "--source", web.sitemap, "--source-format", "pages", "--out", str(out),
@@ -165,7 +283,7 @@ def crawl_arguments(web: Web, out: Path, options: DemoConfig) -> list[str]:
     ]  # fmt: skip
 
 
-def crawl(web: Web, out: Path, options: DemoConfig) -> int:
+def crawl(web: "Web", out: Path, options: DemoConfig) -> int:
     """Crawl the web that is being served."""
     from pipeline.cli import main as crawl_main
 

@@ -144,7 +144,7 @@ class CrawlConfig:
             "candidates": {
                 "sources": asdict(self.sources), "sample": self.sample, "text": asdict(self.text),
                 "lang": self.lang, "mask_contacts": self.mask_contacts, "max_captions": self.max_captions,
-                "page_opt_outs": "page" in self.fetch.opt_out,
+                "page_opt_outs": "page" in self.fetch.opt_out, "formats": list(self.images.formats),
             },
             "select": {
                 "per_query": self.per_query, "headroom": self.headroom, "seed": self.seed,

@@ -4,6 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.config import nearest
+from train.architectures import ARCHITECTURES, RECIPES
+from train.flops import image_flops, text_flops
+
 CAPTION_TOKENS = 77.0
 """Of the context, padding included: what the paper's text tower computes, and more than ours, which packs."""
 PASSES = 3.0
@@ -21,16 +25,6 @@ class Training(NamedTuple):
 
 def training(model: str, pairs: float, epochs: int, gpu: str, mfu: float, rates: dict[str, Any]) -> Training:
     """Return what `epochs` passes over `pairs` samples take; ValueError for an unknown model or device."""
-    from pipeline.config import nearest
-
-    try:
-        from train.architectures import ARCHITECTURES, RECIPES
-        from train.flops import image_flops, text_flops
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"--model needs {error.name}: pip install 'openwit[train]', or give --model ''"
-        ) from None
-
     if model not in ARCHITECTURES:
         raise ValueError(f"unknown model {model}{nearest(model, list(ARCHITECTURES))}")
     if gpu not in rates:

@@ -4,10 +4,11 @@
 ends a file: it is an Image with a reason. OSError means that the file cannot be had: try the piece again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import urlsplit
 
 from pipeline import storage
+from pipeline.images.headers import FORMATS
 from pipeline.options.sources import Format, SourceOptions
 from pipeline.sources import html, pages, table, warc, wat
 from pipeline.sources.inputs import open_stored
@@ -17,15 +18,18 @@ from pipeline.sources.records import Image, Kind, Piece, bad_record
 __all__ = ["Format", "Image", "Kind", "Piece", "SourceOptions", "plan", "read"]
 
 
-def read(piece: Piece, options: SourceOptions) -> Iterator[Image]:
-    """Yield the images of a piece, in the order of the file; OSError if the file cannot be opened."""
+def read(piece: Piece, options: SourceOptions, formats: Collection[str] = FORMATS) -> Iterator[Image]:
+    """Yield the images of a piece, in the order of the file; OSError if the file cannot be opened.
+
+    `formats` are those of images that are taken: a page may offer one picture in several.
+    """
     if piece.format == "html":
-        yield from _read_pages(piece)
+        yield from _read_pages(piece, formats)
     elif piece.format == "pages":
         yield from pages.read(piece.path)
     elif piece.format in ("wat", "warc"):
         with open_stored(piece.path) as file:
-            yield from (wat if piece.format == "wat" else warc).read(file, piece)
+            yield from wat.read(file, piece) if piece.format == "wat" else warc.read(file, piece, formats)
     elif options.empty_captions:
         yield from map(_with_caption, table.read(piece, options))
     else:
@@ -37,11 +41,11 @@ def _with_caption(image: Image) -> Image:
     return image if image.texts else image._replace(texts=(("caption", ""),))
 
 
-def _read_pages(piece: Piece) -> Iterator[Image]:
+def _read_pages(piece: Piece, formats: Collection[str]) -> Iterator[Image]:
     if piece.end < 0:  # a page of the web
         with open_stored(piece.path) as file:
             yield from html.images(
-                file.read(html.MAX_HTML), urlsplit(piece.path)._replace(fragment="").geturl()
+                file.read(html.MAX_HTML), urlsplit(piece.path)._replace(fragment="").geturl(), "", (), formats
             )
         return
     root, names = listed_pages(piece.path)
@@ -52,4 +56,5 @@ def _read_pages(piece: Piece) -> Iterator[Image]:
         except OSError as error:
             yield bad_record(f"{name}: {error}")
             continue
-        yield from html.images(data, page_url(piece.base_url, name))
+        content_type = "application/xhtml+xml" if name.lower().endswith(".xhtml") else ""
+        yield from html.images(data, page_url(piece.base_url, name), content_type, (), formats)

@@ -2,34 +2,24 @@
 
 Elements: <img> and <amp-img> (with the <source>s of an enclosing <picture>, and the <figcaption> of the
 nearest <figure>), and og:image. An element's texts are its alt and title and that figcaption; og:image has
-og:image:alt, or else og:title. The URL is the largest of all that the element offers: srcset by w, then by x,
-then what a lazy loader would take, then src.
+og:image:alt, or else og:title. Which URL it is of those that the element offers: `sources.reference`.
 """
 
-import codecs
-import re
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.http.optout import check_page
-from pipeline.sources import page_language, srcset
+from pipeline.images.headers import FORMATS
+from pipeline.sources import encoding, page_language, reference, srcset
 from pipeline.sources.htmlguard import tame
 from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
 
 MAX_HTML: Final = 8 << 20
 """Bytes parsed of a page; what follows is not read. Common Crawl cuts pages at 1 MiB, since 2025 at 5 MiB."""
-
-# Where scripts that load images late keep the real reference while src or srcset holds a placeholder:
-# lazysizes, lozad, Unveil, WordPress (Jetpack, Rocket, a3), Magento, Flickity, Squarespace and their like.
-LAZY_SRC: Final = (
-    *("data-src", "data-original", "data-lazy-src", "data-lazy", "data-img-src", "data-orig-file"),
-    *("data-large-file", "data-lazyload", "data-lateloadsrc", "data-gt-lazy-src", "data-flickity-lazyload"),
-    *("data-image", "data-echo", "data-hi-res-src", "data-src-fg", "lazy-src"),
-)
-LAZY_SRCSET: Final = ("data-srcset", "data-lazy-srcset", "data-original-set", "lazy-srcset")
 
 _MAX_SOURCES: Final = 16  # of a <picture>, and candidates of each: an author writes three
 _MAX_PARENTS: Final = 32  # how far up a <figure> is looked for; bounds the walk in hostile nesting
@@ -56,62 +46,92 @@ _BLOCKS: Final = frozenset(
     )
 )
 _SILENT: Final = frozenset(("script", "style", "noscript", "template"))
-_META_CHARSET: Final = re.compile(
-    rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([a-z0-9_:.\-]{1,40})", re.IGNORECASE
-)
-_BOMS: Final = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 
-# Labels that mean another encoding on the web than in Python (WHATWG Encoding Standard, section 4.2).
-_LABELS: Final = {
-    **dict.fromkeys(("ascii", "us-ascii", "latin1", "latin-1", "iso-8859-1", "iso8859-1", "l1"), "cp1252"),
-    **dict.fromkeys(("iso-8859-9", "latin5"), "cp1254"),
-    **dict.fromkeys(("gb2312", "gbk", "x-gbk", "gb_2312-80", "chinese"), "gb18030"),
-    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "ms_kanji", "windows-31j"), "cp932"),
-    **dict.fromkeys(("euc-kr", "ks_c_5601-1987", "korean", "ksc5601"), "cp949"),
-    **dict.fromkeys(("big5", "big5-hkscs", "x-x-big5", "cn-big5"), "big5hkscs"),
-    **dict.fromkeys(("tis-620", "iso-8859-11", "windows-874"), "cp874"),
-    **dict.fromkeys(("utf8", "unicode-1-1-utf-8", "utf-16", "utf-16le", "utf-16be"), "utf-8"),
-}
-_ENCODING: Final = re.compile(
-    r"utf-8|cp\d+|windows-125\d|iso-?8859-\d+|koi8-[ru]|euc-jp|iso-2022-jp|gb18030|big5hkscs|macintosh|x-mac-cyrillic"
-)
+
+class Page(NamedTuple):
+    """A parsed page; what `problem` says is for the row that tells of it."""
+
+    tree: LexborHTMLParser
+    encoding: str
+    is_trusted: bool
+    """Whether characters outside ASCII are those that the author meant; see `encoding.Text`."""
+    problem: str
+
+
+def parse(data: bytes, page_url: str, content_type: str = "") -> Page:
+    """Decode and parse a page, bounded in size and time; never raises."""
+    data = data[:MAX_HTML]
+    read = encoding.read(data, content_type, page_url)
+    text, reduced = tame(read.text)
+    tree = LexborHTMLParser(text)
+    is_trusted = read.is_trusted
+    if not read.is_certain and not read.encoding.startswith("utf-16"):
+        # The standard's "change the encoding": the prescan may have met a <meta> in a script, or none.
+        declared = filter(None, (encoding.meta_encoding(node.attributes) for node in tree.tags("meta")))
+        if label := next(declared, None):
+            is_trusted = True
+            if label != read.encoding:
+                read = encoding.Text(encoding.decode(data, label), label, True, True)
+                text, reduced = tame(read.text)
+                tree = LexborHTMLParser(text)
+    problem = "page nested too deeply; only its <img> and <meta> were read" if reduced else ""
+    if encoding.is_refused(read.encoding):
+        problem = f"the encoding {read.encoding}, which browsers refuse to decode"
+    return Page(tree, read.encoding, is_trusted, problem)
 
 
 def images(
-    data: bytes, page_url: str, charset: str | None = None, headers: Iterable[tuple[str, str]] = ()
+    data: bytes,
+    page_url: str,
+    content_type: str = "",
+    headers: Iterable[tuple[str, str]] = (),
+    formats: Collection[str] = FORMATS,
 ) -> Iterator[Image]:
     """Yield the images of a page in document order, og:image last; never raises, whatever the bytes.
 
-    `headers` are those that the page came with, `charset` the one that they name. The page's own <base> is
-    honoured.
+    `content_type` and all `headers` are those that the page came with. The page's own <base> is honoured.
+    `formats` are those of images that are taken. Texts whose characters cannot be relied on are `garbled`.
     """
-    text, reduced = tame(decode(data[:MAX_HTML], charset))
-    if reduced:
-        yield bad_record("page nested too deeply; only its <img> and <meta> were read", page_url)
-    tree = LexborHTMLParser(text)
+    page = parse(data, page_url, content_type)
+    if page.problem:
+        yield bad_record(page.problem, page_url)
     headers = list(headers)
-    tags = [node.attributes for node in tree.tags("meta")]
+    tags = [node.attributes for node in page.tree.tags("meta")]
     metas = [(tag.get("property") or tag.get("name") or "", tag.get("content") or "") for tag in tags]
     pragmas = [(tag.get("http-equiv") or "", tag.get("content") or "") for tag in tags]
-    root = (
-        [] if tree.root is None else [tree.root.attributes.get(name) or "" for name in ("lang", "xml:lang")]
+    root = page.tree.root
+    attributes = [] if root is None else [root.attributes.get(name) or "" for name in ("lang", "xml:lang")]
+    found = _images(
+        page.tree, page_url, metas, page_language.declared(attributes, pragmas, headers, metas), formats
     )
-    found = _images(tree, page_url, metas, page_language.declared(root, pragmas, headers, metas))
     if opt_out := check_page(metas, headers):
         found = (image._replace(opt_out=scalar(opt_out)) for image in found)
-    yield from found
+    yield from found if page.is_trusted else itertools.chain.from_iterable(map(_trusted_parts, found))
+
+
+def _trusted_parts(image: Image) -> Iterator[Image]:
+    """Part the texts of a page whose encoding is not known into those that are ASCII and the others."""
+    plain = tuple(text for text in image.texts if text[1].isascii())
+    other = tuple(text for text in image.texts if not text[1].isascii())
+    if plain or not other:
+        yield image._replace(texts=plain)
+    if other:
+        garbled = image._replace(
+            reason="garbled", detail="the page declares no encoding, and none can be told"
+        )
+        yield (image if image.reason else garbled)._replace(texts=other)
 
 
 def _images(
-    tree: LexborHTMLParser, page_url: str, metas: list[tuple[str, str]], lang: str
+    tree: LexborHTMLParser,
+    page_url: str,
+    metas: list[tuple[str, str]],
+    lang: str,
+    formats: Collection[str],
 ) -> Iterator[Image]:
     base = base_url(tree, page_url)
     seen: set[tuple[str, tuple[tuple[Kind, str], ...]]] = set()
-    context = _Context(page_url, base, lang, {}, {})
+    context = _Context(page_url, base, lang, formats, {}, {})
     for tag in ("img", "amp-img"):
         for node in tree.tags(tag):
             image = _element(node, context)
@@ -145,41 +165,13 @@ def open_graph(
     ]
 
 
-def decode(data: bytes, charset: str | None) -> str:
-    """Decode a page: byte-order mark, HTTP header, <meta> in the first 1024 bytes, UTF-8, windows-1252."""
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            return data[len(mark) :].decode(encoding, "replace")
-    meta = _META_CHARSET.search(data, 0, 1024)
-    for label in (charset, meta[1].decode("ascii") if meta else None):
-        codec = _python_encoding(label)
-        if codec is not None:
-            return data.decode(codec, "replace")
-    try:
-        # A page cut in the middle of a character is still UTF-8.
-        return codecs.getincrementaldecoder("utf-8")("strict").decode(data)
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
-
-
-def _python_encoding(label: str | None) -> str | None:
-    """Return the codec for a label of the web, None for an unknown one: Python's `base64` is no charset."""
-    name = (label or "").strip("\"' \t").lower()
-    name = _LABELS.get(name, name)
-    if not _ENCODING.fullmatch(name):
-        return None
-    try:
-        return codecs.lookup(name.removeprefix("x-")).name
-    except LookupError:
-        return None
-
-
 class _Context(NamedTuple):
     """What the elements of a page share; both dicts are by node, each read once however many ask."""
 
     page_url: str
     base: str
     lang: str
+    formats: Collection[str]
     captions: dict[int, str]
     sources: dict[int, list[srcset.Candidate]]
 
@@ -194,54 +186,28 @@ def _element(node: LexborNode, context: _Context) -> Image:
         texts.append(("title", title))
     if figure is not None and (caption := _figcaption(figure, context.captions)):
         texts.append(("figcaption", caption))
-    sources = [] if picture is None else _sources(picture, context.sources)
+    sources = [] if picture is None else _sources(picture, context)
     first: Image | None = None
-    for reference in _references(attributes, sources):
-        image = make_image(reference, tuple(texts), context.page_url, context.base, None, context.lang)
+    for url in reference.references(attributes, sources, context.formats):
+        image = make_image(url, tuple(texts), context.page_url, context.base, None, context.lang)
+        if image.reason is None and reference.is_template(url):
+            image = image._replace(reason="bad_url", detail="a template that a script fills in")
         if image.reason is None:
             return image
         first = first or image
     return first or make_image("", tuple(texts), context.page_url, context.base, None, context.lang)
 
 
-def _references(attributes: dict[str, str | None], sources: list[srcset.Candidate]) -> list[str]:
-    """Return what an element may show, best first: its own srcset and the picture's, lazy attributes, src."""
-    own = _candidates(attributes)
-    candidates = own + sources
-    lazy = [
-        value
-        for name in LAZY_SRC
-        if (value := (attributes.get(name) or "").strip()) and _looks_like_url(value)
-    ]
-    src = attributes.get("src")
-    plain = [*lazy, *([src] if src is not None else [])]
-    # A lone src counts as 1x, so it stays before a <source> that is no larger.
-    if plain and not any(c.width or c.density > 1 for c in candidates) and not own:
-        return [*plain, *(c.url for c in candidates)]
-    ranked = sorted(candidates, key=lambda c: (-c.width, -c.density))  # stable: the element's own come first
-    return [*(c.url for c in ranked), *plain]
-
-
-def _sources(picture: LexborNode, known: dict[int, list[srcset.Candidate]]) -> list[srcset.Candidate]:
+def _sources(picture: LexborNode, context: _Context) -> list[srcset.Candidate]:
+    known = context.sources
     if picture.mem_id not in known:
         known[picture.mem_id] = [
             candidate
-            for source in picture.css("source")[:_MAX_SOURCES]
-            if (source.attributes.get("type") or "").strip().lower() != "image/svg+xml"
-            for candidate in _candidates(source.attributes)[:_MAX_SOURCES]
+            for attributes in (source.attributes for source in picture.css("source")[:_MAX_SOURCES])
+            if reference.is_usable_type(attributes.get("type") or "", context.formats)
+            for candidate in reference.candidates(attributes, is_lazy=True)[:_MAX_SOURCES]
         ]
     return known[picture.mem_id]
-
-
-def _candidates(attributes: dict[str, str | None]) -> list[srcset.Candidate]:
-    return [
-        c for name in (*LAZY_SRCSET, "srcset") if (value := attributes.get(name)) for c in srcset.parse(value)
-    ]
-
-
-def _looks_like_url(value: str) -> bool:
-    """Return whether a data attribute, which may hold true or {json}, holds a reference."""
-    return ("/" in value or "." in value) and value[0] not in "{[<"
 
 
 def _ancestors(node: LexborNode) -> tuple[LexborNode | None, LexborNode | None]:

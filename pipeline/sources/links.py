@@ -2,11 +2,8 @@
 
 from typing import Final
 
-from selectolax.lexbor import LexborHTMLParser
-
 from pipeline.http.identity import ALIASES, TOKEN
-from pipeline.sources.html import MAX_HTML, base_url, decode
-from pipeline.sources.htmlguard import tame
+from pipeline.sources.html import base_url, parse
 from pipeline.urls import BadUrl, resolve
 
 MAX_LINKS: Final = 5_000
@@ -40,13 +37,12 @@ _FILES: Final = frozenset(
 )
 
 
-def links(data: bytes, page_url: str, charset: str | None = None) -> list[str]:
+def links(data: bytes, page_url: str, content_type: str = "") -> list[str]:
     """Return the absolute http(s) URLs that <a>, then <area>, point to, each once; never raises.
 
     [] if <meta name=robots> says nofollow; without those of rel=nofollow and those named like files.
     """
-    text, _ = tame(decode(data[:MAX_HTML], charset))
-    tree = LexborHTMLParser(text)
+    tree = parse(data, page_url, content_type).tree
     for node in tree.tags("meta"):
         name = (node.attributes.get("name") or "").strip().lower()
         content = (node.attributes.get("content") or "").lower()

@@ -10,6 +10,8 @@ import zlib
 from typing import Final, Literal, NamedTuple
 from xml.parsers import expat
 
+from pipeline.sources import encoding
+
 MAX_BYTES: Final = 50 << 20
 """Of a sitemap as unpacked: the protocol's own limit."""
 MAX_URLS: Final = 50_000
@@ -18,7 +20,7 @@ _MAX_DEPTH: Final = 16  # of elements; a news sitemap has 5
 _MAX_URL: Final = 4096  # characters of one <loc>; longer ones are no URLs that can be fetched
 _STEP: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
-_ROOT: Final = re.compile(rb"<(?:[a-z0-9_.-]{1,64}:)?(urlset|sitemapindex|rss|feed|rdf)[\s>/]", re.IGNORECASE)
+_ROOT: Final = re.compile(r"<(?:[a-z0-9_.-]{1,64}:)?(urlset|sitemapindex|rss|feed|rdf)[\s>/]", re.IGNORECASE)
 _LINE: Final = re.compile(r"https?://[^\s<>\"]+")
 
 # Where a URL stands, by the local names of the last elements. <image:loc> stands in <image:image>.
@@ -39,22 +41,29 @@ def is_named_like_one(url: str) -> bool:
     return path.endswith((".xml", ".rss", ".atom")) or "sitemap" in path.rpartition("/")[2]
 
 
-def parse(data: bytes) -> Sitemap | None:
-    """Return what a sitemap lists, or None where the bytes are no sitemap; never raises."""
+def parse(data: bytes, content_type: str = "") -> Sitemap | None:
+    """Return what a sitemap lists, or None where the bytes are no sitemap; never raises.
+
+    Without a charset in the Content-Type, an XML declaration counts.
+    """
     problem = ""
     if data.startswith(_GZIP):
         data, problem = _inflated(data)
     if len(data) > MAX_BYTES:
         data, problem = data[:MAX_BYTES], f"more than {MAX_BYTES} bytes"
-    head = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith(b"<") or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        root = _ROOT.search(data[:4096].replace(b"\0", b""))  # UTF-16 is ASCII with zeros in its tags
+    text = (
+        encoding.read(data, f"application/xml;{content_type}", "")
+        .text.removeprefix("\ufeff")
+        .lstrip(" \t\r\n")
+    )
+    if text.startswith("<"):
+        root = _ROOT.search(text, 0, 4096)
         if root is None:
             return None
-        kind: Literal["index", "pages"] = "index" if root[1].lower() == b"sitemapindex" else "pages"
-        urls, wrong = _xml(data)
+        kind: Literal["index", "pages"] = "index" if root[1].lower() == "sitemapindex" else "pages"
+        urls, wrong = _xml(text)
         return Sitemap(kind, urls, wrong or problem)
-    return _text(data, problem)
+    return _text(text, problem)
 
 
 def _inflated(data: bytes) -> tuple[bytes, str]:
@@ -68,9 +77,9 @@ def _inflated(data: bytes) -> tuple[bytes, str]:
     return plain, ""
 
 
-def _text(data: bytes, problem: str) -> Sitemap | None:
+def _text(text: str, problem: str) -> Sitemap | None:
     """Read one URL a line; None where the first line that says something is no URL."""
-    lines = (line.strip() for line in data.decode("utf-8-sig", "replace").splitlines())
+    lines = (line.strip() for line in text.splitlines())
     urls: list[str] = []
     for line in lines:
         if not line or line.startswith("#"):
@@ -98,7 +107,7 @@ class _Reader:
         self._path: list[str] = []
         self._text: list[str] = []
         self._length = 0
-        parser = expat.ParserCreate()
+        parser = expat.ParserCreate("utf-8")  # whatever the declaration says: the text is decoded already
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -134,14 +143,13 @@ class _Reader:
             self.urls.append(url.strip())
 
 
-def _xml(data: bytes) -> tuple[list[str], str]:
+def _xml(text: str) -> tuple[list[str], str]:
     """Return the URLs up to the first thing that is wrong, and what that is ("" if nothing)."""
     reader = _Reader()
     try:
-        data = data.lstrip(b" \t\r\n")
-        for start in range(0, len(data), _STEP):
-            reader.parser.Parse(data[start : start + _STEP], False)
+        for start in range(0, len(text), _STEP):
+            reader.parser.Parse(text[start : start + _STEP].encode(), False)
         reader.parser.Parse(b"", True)
-    except (_Stop, expat.ExpatError, ValueError, LookupError) as error:  # the last two: an unknown encoding
+    except (_Stop, expat.ExpatError) as error:
         return reader.urls, str(error)
     return reader.urls, ""

@@ -1,10 +1,11 @@
 """WARC files: the HTML pages among the responses, each read as `pipeline.sources.html` reads a page."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import IO, Final, NamedTuple
 
 from fastwarc.warc import WarcRecord, WarcRecordType
 
+from pipeline.images.headers import FORMATS
 from pipeline.sources import archive, html, http_body
 from pipeline.sources.records import Image, Piece, bad_record, scalar
 
@@ -16,13 +17,13 @@ _TYPES: Final = WarcRecordType.response | WarcRecordType.resource
 class _Page(NamedTuple):
     uri: str
     offset: int
-    charset: str | None
     data: bytes
     problem: str
+    content_type: str = ""
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
+def read(file: IO[bytes], piece: Piece, formats: Collection[str] = FORMATS) -> Iterator[Image]:
     """Yield the images of the HTML pages in a piece of a WARC file.
 
     Pages are answers with a 2xx status and an HTML type, or none and a body that begins as HTML does. What
@@ -34,7 +35,7 @@ def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
         elif page is not None:
             if page.problem:
                 yield bad_record(f"{piece.source} at byte {page.offset}: {page.problem}", scalar(page.uri))
-            yield from html.images(page.data, page.uri, page.charset, page.headers)
+            yield from html.images(page.data, page.uri, page.content_type, page.headers, formats)
 
 
 def _load(record: WarcRecord) -> _Page | None:
@@ -46,22 +47,25 @@ def _load(record: WarcRecord) -> _Page | None:
         try:
             record.parse_http(quirks_mode=True)
         except OSError as error:
-            return _Page(uri, record.stream_pos, None, b"", f"HTTP header: {error}")
+            return _Page(uri, record.stream_pos, b"", f"HTTP header: {error}")
         headers = record.http_headers
         if headers.status_code is not None and not 200 <= headers.status_code < 300:
             return None
-        transfer, codings = (headers.get(name) or "" for name in ("Transfer-Encoding", "Content-Encoding"))
-        kind = record.http_content_type
         said = tuple((scalar(name), scalar(value)) for name, value in headers.astuples())
+        transfer, codings = (
+            ",".join(value for name, value in said if name.lower() == wanted)
+            for wanted in ("transfer-encoding", "content-encoding")
+        )
+        content_type = headers.get("Content-Type") or ""
     else:
-        kind = (record.headers.get("Content-Type") or "").partition(";")[0]
-    kind = (kind or "").strip().lower()
+        content_type = record.headers.get("Content-Type") or ""
+    kind = content_type.partition(";")[0].strip().lower()
     if kind and kind not in _HTML_TYPES:
         return None
     declared: int = record.content_length
     data: bytes = record.reader.read(html.MAX_HTML)
     problem = "" if len(data) >= min(declared, html.MAX_HTML) else "the record is cut short"
     data, undecoded = http_body.decode(data, transfer, codings, html.MAX_HTML)
-    if not kind and not data[:512].lstrip().lower().startswith(_SNIFFED):
+    if not kind and not undecoded and not data[:512].lstrip().lower().startswith(_SNIFFED):
         return None
-    return _Page(uri, record.stream_pos, record.http_charset, data, problem or undecoded, said)
+    return _Page(uri, record.stream_pos, data, problem or undecoded, scalar(content_type), said)

@@ -197,6 +197,7 @@ class CandidatesWorker:
     folder: str
     queries: str
     sources: SourceOptions
+    formats: tuple[str, ...]
     rules: TextRules
     lang: str
     mask: bool
@@ -218,7 +219,7 @@ class CandidatesWorker:
     def run(self, state: _State, task: dict[str, object]) -> dict[str, object]:
         """Write NAME.parquet and NAME.rejected.parquet."""
         piece = Piece(*task["piece"])  # type: ignore[misc]
-        images = read(piece, self.sources)
+        images = read(piece, self.sources, self.formats)
         if self.honour_pages:
             images = map(refuse_reserved, images)
         tables = judge_piece(images, piece.source, state.judge, self.max_captions, state.stones)

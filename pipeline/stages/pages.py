@@ -6,7 +6,7 @@ The client is the one that fetches images, and so are its rules: robots.txt, opt
 import re
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline import records, storage
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
+from pipeline.images.headers import FORMATS
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
 from pipeline.sources import html, pages, sitemap
@@ -57,7 +58,6 @@ _LIKE_HTML: Final = re.compile(
     rb"|a|style|title|b|body|br|p|meta|link|img|span|ul|section|main|nav|header|article)[\s>])",
     re.IGNORECASE,
 )
-_CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;\"']{1,40})", re.IGNORECASE)
 _MAX_INDEXES: Final = 3  # sitemaps in indexes in indexes; the protocol has one level
 
 
@@ -80,11 +80,13 @@ def is_sitemap(row: dict[str, object]) -> bool:
     )
 
 
-def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Image], list[Found]]:
+def judge(
+    row: dict[str, object], outcome: Outcome, depth: int, formats: Collection[str] = FORMATS
+) -> tuple[list[Image], list[Found]]:
     """Return the images of what one row of PAGE_ROWS was answered with, and what to fetch after it.
 
-    depth: how far links are followed. A page that cannot be had is one Image with a reason, unless it is to
-    be tried again.
+    depth: how far links are followed; formats: those of images that are taken. A page that cannot be had is
+    one Image with a reason, unless it is to be tried again.
     """
     url, kind, here, tries = str(row["url"]), str(row["kind"]), int(str(row["depth"])), int(str(row["tries"]))
     if outcome.reason:
@@ -96,19 +98,17 @@ def judge(row: dict[str, object], outcome: Outcome, depth: int) -> tuple[list[Im
             return [], [again]
         return [unavailable(url, f"{outcome.reason}: {outcome.detail}".removesuffix(": "))], []
     if kind != "page":
-        found = sitemap.parse(outcome.body)
+        found = sitemap.parse(outcome.body, outcome.content_type)
         if found is not None:
             return _listed(outcome.final_url, found, kind, here)
         if is_sitemap(row):
             return [unavailable(url, "not a sitemap")], []
     if problem := _no_page(outcome.content_type, outcome.body):
         return [unavailable(url, f"not a page: {problem}")], []
-    charset = _CHARSET.search(outcome.content_type)
-    label = charset[1] if charset else None
-    images = list(html.images(outcome.body, outcome.final_url, label))
+    images = list(html.images(outcome.body, outcome.final_url, outcome.content_type, (), formats))
     if here >= depth:
         return images, []
-    targets = links(outcome.body, outcome.final_url, label)
+    targets = links(outcome.body, outcome.final_url, outcome.content_type)
     return images, [
         Found(url=target, kind="page", depth=here + 1, page_url=outcome.final_url) for target in targets
     ]
@@ -167,6 +167,7 @@ class PagesWorker:
     folder: str
     fetch: FetchOptions
     depth: int
+    formats: tuple[str, ...]
 
     def open(self) -> _State:
         """Start the loop, once a process."""
@@ -204,7 +205,7 @@ class PagesWorker:
 
     def _judged(self, row: dict[str, object], outcome: Outcome) -> tuple[list[Image], list[Found]]:
         try:
-            return judge(row, outcome, self.depth)
+            return judge(row, outcome, self.depth, self.formats)
         except Exception as error:  # noqa: BLE001 - one page must not end a unit: it is counted
             detail = f"internal_error: {type(error).__name__}: {error}"
             return [unavailable(str(row["url"]), detail)], []

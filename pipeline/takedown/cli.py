@@ -13,7 +13,7 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
-from pipeline import extend, finished, hashlist, manifest, records, report, run, storage, tombstones
+from pipeline import extend, finished, hashlist, manifest, records, run, storage, tombstones
 from pipeline.command import guarded
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
@@ -199,6 +199,8 @@ def apply(layout: Layout, pending: dict[str, Any]) -> None:
         published.scrub_rejected(layout, stones, taken_down)
         published.scrub_manifest(layout, stones, shards, plan["counts"])
         if storage.exists(storage.join(layout.root, "report")):
+            from pipeline import report  # draws
+
             report.write(layout)
     for folder in pending["overlap"]:
         _scrub_overlap(folder.rstrip("/"), stones)
