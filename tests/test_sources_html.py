@@ -75,8 +75,15 @@ def found(html: str) -> list[tuple[str, dict[str, str]]]:
             {},
         ),
         # templates of lazysizes
-        ("<img src=/s.jpg data-src='/x_{width}x.jpg' data-widths='[180, 360]'>", "/x_360x.jpg", {}),
-        ("<img src=/s.jpg data-src='/x_{width}x.jpg' data-widths='[720, 4096]'>", "/x_720x.jpg", {}),
+        (
+            "<img src=/x_20x.jpg?v=1 data-src='//example.com/x_{width}x.jpg' data-widths='[180, 360]'>",
+            "/x_360x.jpg",
+            {},
+        ),
+        ("<img src=/x.jpg?w=9 data-src='/x.jpg?w={width}' data-widths='[180, 360]'>", "/x.jpg?w=360", {}),
+        ("<img src=/s.jpg data-src='/x_{width}x.jpg' data-widths='[180, 360]'>", "/s.jpg", {}),
+        ("<img src='data:,' data-src='/x_{width}x.jpg' data-widths='[180, 360]'>", "/x_360x.jpg", {}),
+        ("<img data-src='/x_{width}x.jpg' data-widths='[720, 4096]'>", "/x_720x.jpg", {}),
         ("<img src=/s.jpg data-src='/x_{width}x.jpg' width=99>", "/s.jpg", {}),
         ("<img src='data:,' data-src='/x_%7Bwidth%7Dx.jpg' width=640>", "/x_640x.jpg", {}),
         ("<img data-src='/x_{width}x.jpg' width='100%'>", "/x_1024x.jpg", {}),

@@ -151,7 +151,11 @@ def _lazy(attributes: Attributes, src: str | None) -> list[str]:
     """Return the values of lazy attributes of known meaning; a good src gives way only to images by name."""
     is_named = src is not None and _ending(src) in _ENDINGS
     widths = _widths(attributes, may_guess=src is None)
-    urls = (_filled(value.strip(), widths) for name in LAZY_SRC if (value := attributes.get(name)))
+    values = (value.strip() for name in LAZY_SRC if (value := attributes.get(name)))
+    # Filled in, a template is a guess at what a server has; beside another file a good src is better.
+    urls = (
+        _filled(v, widths) for v in values if src is None or not is_template(v) or _is_of_template(src, v)
+    )
     accepts = _is_image if is_named else _is_url
     return [url for url in urls if accepts(url) and not is_placeholder(url)]
 
@@ -176,6 +180,12 @@ def _widths(attributes: Attributes, *, may_guess: bool) -> list[int]:
         if numbers := _WHOLE.findall((attributes.get(name) or "")[:1000]):
             return [int(number) for number in numbers]
     return [_GUESSED_WIDTH] if may_guess else []
+
+
+def _is_of_template(src: str, template: str) -> bool:
+    """Return whether a file name is that of a template at some width."""
+    pattern = r"\d+".join(map(re.escape, _WIDTH.split(_path(template).rpartition("/")[2])))
+    return re.fullmatch(pattern, _path(src).rpartition("/")[2]) is not None
 
 
 def _filled(url: str, widths: list[int]) -> str:
