@@ -312,6 +312,14 @@ def test_of_an_image_only_the_garbled_text_is_refused() -> None:
     assert (second.reason, [kind for kind, _ in second.texts]) == ("garbled", ["alt"])
 
 
+def test_text_that_the_declared_encoding_does_not_decode_is_refused() -> None:
+    page = "<meta charset=utf-8><img src=a.jpg alt='Красная лодка'><img src=b.jpg alt='A café'>".encode(
+        "cp1251", "xmlcharrefreplace"
+    )
+    first, second = images(page.replace(b"&#233;", b"\xe9"), PAGE)
+    assert (first.reason, second.reason, second.texts) == ("garbled", None, (("alt", "A caf\ufffd"),))
+
+
 def test_a_refused_encoding_is_a_bad_record() -> None:
     (image,) = images(b"<meta charset=iso-2022-kr><img src=a.jpg alt=A>", PAGE)
     assert image.reason == "bad_record" and "iso-2022-kr" in image.detail

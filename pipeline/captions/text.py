@@ -157,7 +157,7 @@ def check(text: str, rules: TextRules) -> str | None:
     """Return the reason (a word of `reasons.REASONS`) why a cleaned caption is not wanted, or None."""
     if not text:
         return "no_caption"
-    if rules.undecodable and text.count("\ufffd") * 5 > len(text):
+    if rules.undecodable and is_undecoded(text):
         return "garbled"
     words = text.count(" ") + 1
     if len(text) < rules.min_chars or words < rules.min_words:
@@ -176,6 +176,11 @@ def check(text: str, rules: TextRules) -> str | None:
     if repetition(text) > rules.max_repetition:
         return "repetitive"
     return None
+
+
+def is_undecoded(text: str) -> bool:
+    """Return whether more than a fifth of a text could not be decoded, and is U+FFFD instead."""
+    return text.count("\ufffd") * 5 > len(text)
 
 
 # File names, addresses, identifiers: texts without a space.

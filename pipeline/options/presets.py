@@ -13,6 +13,7 @@ Value = str | int | float | bool
 EVERY_ROW: Final[Mapping[str, Value]] = {
     "lang": "any", "min_chars": 0, "max_chars": CUT_CHARS, "min_words": 0, "max_words": CUT_CHARS,
     "max_repetition": 1.0, "file_names": False, "camera_settings": False, "boilerplate": False,
+    "undecodable": False,
     "empty_captions": True, "shared_captions": 0, "placeholder_captions": 0, "dedup": "off",
     "max_captions": 10_000,
 }  # fmt: skip

@@ -8,6 +8,7 @@ from it in EUC-JP, Shift_JIS, GBK, Big5, windows-1252 and most others.
 
 import codecs
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -52,6 +53,7 @@ class Text(NamedTuple):
     is_trusted: bool
 
 
+@lru_cache(maxsize=1024)
 def known(label: str) -> str | None:
     """Return a label of the Encoding Standard as it is looked up, None for one that it does not have."""
     label = label.strip("\t\n\f\r ").lower()

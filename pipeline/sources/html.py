@@ -5,12 +5,12 @@ nearest <figure>), and og:image. An element's texts are its alt and title and th
 og:image:alt, or else og:title. Which URL it is of those that the element offers: `sources.reference`.
 """
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from pipeline.captions.text import is_undecoded
 from pipeline.http.optout import check_page
 from pipeline.images.headers import FORMATS
 from pipeline.sources import encoding, page_language, reference, srcset
@@ -106,20 +106,27 @@ def images(
     )
     if opt_out := check_page(metas, headers):
         found = (image._replace(opt_out=scalar(opt_out)) for image in found)
-    yield from found if page.is_trusted else itertools.chain.from_iterable(map(_trusted_parts, found))
+    for image in found:
+        yield from _without_garbled(image, page.is_trusted)
 
 
-def _trusted_parts(image: Image) -> Iterator[Image]:
-    """Part the texts of a page whose encoding is not known into those that are ASCII and the others."""
-    plain = tuple(text for text in image.texts if text[1].isascii())
-    other = tuple(text for text in image.texts if not text[1].isascii())
-    if plain or not other:
-        yield image._replace(texts=plain)
-    if other:
-        garbled = image._replace(
-            reason="garbled", detail="the page declares no encoding, and none can be told"
-        )
-        yield (image if image.reason else garbled)._replace(texts=other)
+def _without_garbled(image: Image, is_trusted: bool) -> Iterator[Image]:
+    """Part an image's texts from those that could not be decoded, or that may have been decoded wrongly."""
+    good: list[tuple[Kind, str]] = []
+    garbled: list[tuple[Kind, str]] = []
+    for kind, text in image.texts:
+        is_good = text.isascii() or (is_trusted and not is_undecoded(text))
+        (good if is_good else garbled).append((kind, text))
+    if not garbled:
+        yield image
+        return
+    if good:
+        yield image._replace(texts=tuple(good))
+    image = image._replace(texts=tuple(garbled))
+    detail = (
+        "the encoding is not the declared one" if is_trusted else "no encoding is declared, and none told"
+    )
+    yield image if image.reason else image._replace(reason="garbled", detail=detail)
 
 
 def _images(
