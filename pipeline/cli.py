@@ -168,6 +168,11 @@ def what_changed(
     stage = run.first_changed_stage(layout, prints)
     changed = restart.changes(run.begun_options(layout), semantics) if stage else []
     extend.refuse_change(layout, retry=options.retry_failed, changed="; ".join(map(str, changed)))
+    if stage == "finish" and run.read_json(layout.stage("fetch", "removed.stage")):
+        raise ValueError(
+            f"{'; '.join(map(str, changed))} would need the fetched images, which went when the shards "
+            "were verified; choose another --out, and --keep-staging to be able to change it"
+        )
     if stage:
         return changed, restart.loss(layout, stage)
     if options.restart and run.done(layout, "finish") is not None:
@@ -274,11 +279,6 @@ def prepare(
         if options.restart:
             console.print("Nothing is begun anew: no option differs from those of the run.")
         return layout
-    if lost.stage == "finish" and run.read_json(layout.stage("fetch", "removed.stage")):
-        raise ValueError(
-            f"{'; '.join(map(str, changed))} would need the fetched images, which went when the shards "
-            "were verified; choose another --out, and --keep-staging to be able to change it"
-        )
     console.print(f"{restart.describe(changed, lost)}.", **_PLAIN)
     layout = run.keep_until_replaced(layout)
     run.discard_from(layout, lost.stage)

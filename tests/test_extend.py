@@ -361,7 +361,7 @@ def test_the_first_command_of_a_grown_run_changes_nothing(
     assert main(out) == 0
     for argv, said in (
         ([*out, "--retry-failed"], "--retry-failed would write the shards of this run anew"),
-        ([*out, "--per-query", "6"], "per_query: 5 -> 6 would build this run anew"),
+        ([*out, "--per-query", "6"], "--per-query 5 -> 6 would build this run anew"),
         (["--out", str(grown), *command(web, parts[1:2], *OPTIONS)], "--extend"),
         (extension(grown, parts[:2]), f"has read {parts[0]}, {parts[1]} already"),
     ):
@@ -383,10 +383,10 @@ def refused(
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (("--per-query", "6"), "per_query: 5 -> 6"),
-        (("--lang", "any", "--min-words", "3"), "lang: 'en' -> 'any'"),
+        (("--per-query", "6"), "--per-query 5 -> 6"),
+        (("--lang", "any", "--min-words", "3"), "--lang en -> any, --min-words 1 -> 3"),
         (("--dedup", "near"), "--dedup near"),
-        (("--stage", "fetch"), "neither with --retry-failed nor with --stage"),
+        (("--stage", "fetch"), "neither with --retry-failed"),
         (("--sample", "0.5"), "pilot"),
         (("--out", "elsewhere"), "leave --out out"),
     ],
