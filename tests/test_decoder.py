@@ -205,10 +205,16 @@ def test_limits_must_be_positive(wrong: dict[str, int]) -> None:
         Decoder(ImageOptions(), **wrong)  # type: ignore[arg-type]
 
 
-@given(st.binary(max_size=200), st.binary(max_size=20))
-def test_answers_are_results_or_value_errors(header: bytes, jpeg: bytes) -> None:
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5), st.binary(max_size=20))
+def test_answers_are_results_or_value_errors(fields: dict[str, object], jpeg: bytes) -> None:
     with pytest.raises(ValueError):
-        decoder._parse(header, jpeg)
+        decoder._parse(fields, jpeg)
 
 
 @given(
@@ -217,9 +223,8 @@ def test_answers_are_results_or_value_errors(header: bytes, jpeg: bytes) -> None
 def test_answers_with_other_fields_or_types_are_refused(changes: dict[str, object]) -> None:
     fields = {**process(photo(), ImageOptions())._asdict(), "jpeg": None}
     del fields["jpeg"]
-    header = json.dumps({**fields, **changes}).encode()
     try:
-        result = decoder._parse(header, b"\xff\xd8\xff")
+        result = decoder._parse({**fields, **changes}, b"\xff\xd8\xff")
     except ValueError:
         return
     assert all(type(value) is type(getattr(Processed(), name)) for name, value in result._asdict().items())

@@ -4,78 +4,45 @@
 the shorter side is resized to N, and N x N pixels are taken at random.
 """
 
-import io
+import functools
+import os
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-try:
-    import simplejpeg
-except ImportError:  # Pillow decodes everything, at about half the speed
-    simplejpeg = None
+from pipeline.images.decode import BadImage, Pixels
+from pipeline.images.pixels import PixelDecoder, Wanted, centre, quick
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 Crop = Literal["paper", "crop", "random-resized"]
 CROPS: tuple[Crop, ...] = get_args(Crop)
-Pixels = NDArray[np.uint8]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_MAX_PIXELS = 64_000_000
-
-
-class BadImage(ValueError):  # noqa: N818
-    """Say why a picture cannot be used; `reason` is one word of a small set."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+__all__ = ["BadImage", "Pixels", "decode", "evaluation_image", "normalise", "size_of", "training_image"]
 
 
 def size_of(data: bytes) -> tuple[int, int]:
     """Return width and height from the header; raises BadImage."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return image.size
-    except Exception as error:
-        raise BadImage("not_an_image", str(error)) from error
+    return _child(os.getpid(), "size", 0).size(data)
 
 
 def decode(data: bytes, shorter: int = 0) -> Pixels:
     """Decode to RGB [H, W, 3]; a JPEG may come out scaled down while its shorter side is at least `shorter`.
 
-    Raises BadImage: `not_an_image`, `too_large`, `corrupt`.
+    What its headers do not bound is decoded in a child process of this one. Raises BadImage.
     """
-    quick = simplejpeg is not None and data[:2] == b"\xff\xd8"
-    try:
-        width, height = simplejpeg.decode_jpeg_header(data)[1::-1] if quick else size_of(data)
-    except BadImage:
-        raise
-    except ValueError as error:
-        raise BadImage("not_an_image", str(error)) from error
-    if width * height > _MAX_PIXELS:
-        raise BadImage("too_large", f"{width} x {height}")
-    if quick:
-        # Scaling by a half, a quarter or an eighth is quick; other ratios are slower than a resize.
-        least = shorter if 0 < 2 * shorter <= min(width, height) else 0
-        try:
-            # The fast transforms differ from the exact ones by a grey level or so, and are half as expensive.
-            return simplejpeg.decode_jpeg(  # type: ignore[no-any-return]
-                data, "RGB", fastdct=True, fastupsample=True, min_height=least, min_width=least
-            )
-        except ValueError:
-            pass  # CMYK and the like: Pillow's to decide
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return np.array(image.convert("RGB"))
-    except Exception as error:
-        raise BadImage("corrupt", str(error)) from error
+    found = quick(data, shorter)
+    return _child(os.getpid(), "whole", shorter).decode(data) if found is None else found
+
+
+@functools.cache
+def _child(process: int, form: Literal["whole", "size"], side: int) -> PixelDecoder:
+    """Return the child of a process: those of before a fork are its parent's."""
+    return PixelDecoder(Wanted(form=form, side=side))
 
 
 def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -129,19 +96,8 @@ def training_image(data: bytes, size: int, crop: Crop, random: np.random.Generat
     return _CROPPERS[crop](pixels, size, random), min(pixels.shape[:2]) < size
 
 
-def evaluation_image(data: bytes, size: int) -> Pixels:
-    """Decode, resize the shorter side to N (bicubic), take the centre: uint8 [N, N, 3]; raises BadImage."""
-    size_of(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            image = opened.convert("RGB")
-    except Exception as error:
-        raise BadImage("corrupt", str(error)) from error
-    scale = size / min(image.size)
-    width, height = (max(size, int(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.array(image.crop((left, top, left + size, top + size)))
+evaluation_image = centre
+"""Make the square that a model is shown when it is evaluated; see `pipeline.images.pixels`."""
 
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,12 @@ from pipeline.images.headers import JPEG_END, JpegMarkers, jpeg_markers, sniff, 
 from pipeline.images.profiles import Conversion
 from pipeline.options.images import ImageOptions
 
+T = TypeVar("T")
 Pixels = npt.NDArray[np.uint8]
 Check = Callable[[int, int], None]
 """Raises BadImage for a width and a height that are not taken."""
 
+_CONTAINERS: Final = {"jpeg": containers.jpeg, "png": containers.png, "webp": containers.webp}
 _TO_8_BITS: Final = np.round(np.arange(1 << 16) / 257).astype(np.uint8)
 _ADDRESS: Final = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")  # would differ from run to run
 
@@ -113,14 +115,34 @@ def open_picture(
     data: bytes, name: str, options: ImageOptions, check: Check, least: Callable[[int, int], tuple[int, int]]
 ) -> Opened:
     """Decode with Pillow; a JPEG may come out scaled down to no less than `least` of its size."""
-    if name == "webp" and (size := webp_size(data)):  # Pillow allocates 8 bytes a pixel on opening
-        check(*size)
     if name == "jpeg":
         check_scans(jpeg_markers(data, options.max_scans), options)
+
+    def work() -> Opened:
+        return _opened(data, name, options, check, least)
+
+    return _judged(data, name, check, work)
+
+
+def measure(data: bytes, name: str, check: Check) -> tuple[int, int]:
+    """Return width and height from the headers."""
+
+    def work() -> tuple[int, int]:
+        with _header(_parts(data, name).pixels, name) as image:
+            check(*image.size)
+            return image.size
+
+    return _judged(data, name, check, work)
+
+
+def _judged(data: bytes, name: str, check: Check, work: Callable[[], T]) -> T:
+    """Return what `work` does with Pillow; whatever that raises becomes a BadImage."""
+    if name == "webp" and (size := webp_size(data)):  # Pillow allocates 8 bytes a pixel on opening
+        check(*size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _opened(data, name, options, check, least)
+            return work()
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -130,11 +152,15 @@ def open_picture(
         raise BadImage(_decoding_reason(error), detail) from error
 
 
+def _parts(data: bytes, name: str) -> containers.Parts:
+    take_apart = _CONTAINERS.get(name)
+    return containers.Parts(data) if take_apart is None else take_apart(data)
+
+
 def _opened(
     data: bytes, name: str, options: ImageOptions, check: Check, least: Callable[[int, int], tuple[int, int]]
 ) -> Opened:
-    take_apart = {"jpeg": containers.jpeg, "png": containers.png, "webp": containers.webp}.get(name)
-    parts = containers.Parts(data) if take_apart is None else take_apart(data)
+    parts = _parts(data, name)
     with _header(parts.pixels, name) as image:
         width, height = image.size
         check(width, height)
@@ -148,7 +174,7 @@ def _opened(
             width, height = image.size
         extent = (drafted[1][2], drafted[1][3]) if drafted else (width, height)
         tags, profile = parts.exif, parts.profile
-        if take_apart is None:
+        if name not in _CONTAINERS:
             tags, profile = (image.info.get(key) or b"" for key in ("exif", "icc_profile"))
         opaque, conversion = _opaque(image, profile)
         return Opened(opaque, width, height, extent, exif.parse(tags), conversion)

@@ -1,74 +1,21 @@
-"""Run the decoding of untrusted images in a child process that can be killed.
+"""Decode untrusted images for the crawl in a child process that can be killed."""
 
-No timeout in Python stops a decoder that loops in C, and no exception survives one that crashes. So each
-worker keeps one child, sends it the bytes of an image and reads back the result, and kills and replaces it
-when it takes too long or too much memory, or dies. What comes back is checked like any other untrusted input:
-JSON and a JPEG with their lengths, never a pickle. The child gets no descriptors but its pipes and standard
-error, no environment but what Python and the libraries need, writes no files, and ends when its parent does.
-
-The protocol: the child is sent one configuration (JSON), answers with one frame when it is ready, and then
-one request at a time. A frame is a 4-byte big-endian length and that many bytes; a result is two frames.
-"""
-
-import contextlib
-import dataclasses
-import importlib
-import json
-import os
-import resource
-import select
-import signal
-import struct
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import Any, Self
 
 from dedup.descriptors import PACKED_BYTES
+from pipeline.images.child import Child, ChildFailedError
 from pipeline.images.process import Processed
 from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
-
-Process = Callable[[bytes, ImageOptions], Processed]
-
-_LENGTH: Final = struct.Struct(">I")
-_MAX_HEADER: Final = 1 << 20
-_MAX_JPEG: Final = 256 << 20
-_START_SECONDS: Final = 60.0
-# Linux's default limit for unprivileged users; the usual 64 KiB makes two processes take turns over an image.
-_PIPE_BYTES: Final = 1 << 20
-_ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
-# Without the last two, glibc returns the memory of each image to the system and faults it in again: 0.25 ms.
-_SETTINGS: Final = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
-}
-
-
-class _ChildFailedError(Exception):
-    """Say why the child is of no further use, as a reason and a detail."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
 
 
 class Decoder:
     """Decode images in a child process; every input gets an outcome.
 
-    `memory_bytes` is what the child may allocate beyond its own size after start (enforced on Linux);
-    decoding takes up to 16 bytes a pixel. `seconds` is wall time per image. Outcomes beside those of
-    `images.process`: `decode_timeout`, `decode_memory`, `decode_crash` and, for a Python error of our own,
-    `internal_error`. One image is decoded at a time; calls from several threads wait for each other.
+    Decoding takes up to 16 bytes a pixel. Outcomes beside those of `images.process`: `decode_timeout`,
+    `decode_memory`, `decode_crash` and, for a Python error of our own, `internal_error`. One image is decoded
+    at a time; calls from several threads wait for each other.
 
     `function` names what the child runs, as "module:function" with the signature of `images.process`.
     """
@@ -81,39 +28,24 @@ class Decoder:
         seconds: float = 10.0,
         function: str = "pipeline.images.process:process",
     ) -> None:
-        if memory_bytes <= 0 or seconds <= 0:
-            raise ValueError("memory_bytes and seconds must be positive")
-        self._seconds = seconds
-        self._configuration = json.dumps(
-            {
-                "function": function,
-                "options": dataclasses.asdict(options),
-                "memory_bytes": memory_bytes,
-                "seconds": seconds,
-            }
-        ).encode()
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._ready = False
-        self._start()
+        self._child = Child(function, options, memory_bytes=memory_bytes, seconds=seconds)
+        self._child.start()
 
     def process(self, data: bytes) -> Processed:
         """Return the outcome for one image; RuntimeError only if no child can be started."""
-        with self._lock:
-            if self._child is None:
-                self._start()
-            self._wait_until_ready()
-            try:
-                return self._exchange(data)
-            except _ChildFailedError as failure:
-                self._stop()
-                self._start()  # imports while the caller deals with this outcome
-                return Processed(reason=failure.reason, detail=failure.detail)
+        try:
+            fields, jpeg = self._child.ask(data)
+        except ChildFailedError as failure:
+            return Processed(reason=failure.reason, detail=failure.detail)
+        try:
+            return _parse(fields, jpeg)
+        except ValueError as error:
+            self._child.replace()
+            return Processed(reason="decode_crash", detail=f"an answer that is not a result: {error}")
 
     def close(self) -> None:
         """End the child; the next `process` would start another."""
-        with self._lock:
-            self._stop()
+        self._child.close()
 
     def __enter__(self) -> Self:
         """Return the decoder itself."""
@@ -125,128 +57,12 @@ class Decoder:
         """Close the decoder."""
         self.close()
 
-    def _start(self) -> None:
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment |= _SETTINGS | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        # A session of its own keeps the terminal's Ctrl-C away; -P keeps the working directory off sys.path.
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipeline.images.decoder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-        )
-        self._ready = False
-        for pipe in (self._child.stdin, self._child.stdout):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            _widen(pipe)
 
-    def _stop(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            assert pipe is not None
-            pipe.close()
-
-    def _wait_until_ready(self) -> None:
-        if self._ready:
-            return
-        deadline = time.monotonic() + _START_SECONDS
-        try:
-            self._send(self._configuration, deadline)
-            self._receive(_MAX_HEADER, deadline)
-        except _ChildFailedError as failure:
-            self._stop()
-            raise RuntimeError(f"the decoding process does not start: {failure.detail}") from failure
-        self._ready = True
-
-    def _exchange(self, data: bytes) -> Processed:
-        deadline = time.monotonic() + self._seconds
-        self._send(data, deadline)
-        header = self._receive(_MAX_HEADER, deadline)
-        jpeg = self._receive(_MAX_JPEG, deadline)
-        try:
-            return _parse(header, jpeg)
-        except ValueError as error:
-            raise _ChildFailedError("decode_crash", f"an answer that is not a result: {error}") from error
-
-    def _send(self, data: bytes, deadline: float) -> None:
-        assert self._child is not None
-        assert self._child.stdin is not None
-        left = memoryview(_LENGTH.pack(len(data)) + data)
-        while left:
-            self._wait(self._child.stdin, select.POLLOUT, deadline)
-            try:
-                left = left[os.write(self._child.stdin.fileno(), left) :]
-            except BlockingIOError:
-                continue
-            except BrokenPipeError:
-                raise self._death() from None
-
-    def _receive(self, limit: int, deadline: float) -> bytes:
-        (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
-        if length > limit:
-            raise _ChildFailedError("decode_crash", f"an answer of {length:,} bytes")
-        return self._read(length, deadline)
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        assert self._child is not None
-        assert self._child.stdout is not None
-        parts = []
-        while size:
-            self._wait(self._child.stdout, select.POLLIN, deadline)
-            try:
-                part = os.read(self._child.stdout.fileno(), size)
-            except BlockingIOError:
-                continue
-            if not part:
-                raise self._death()
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-    def _wait(self, pipe: IO[bytes], event: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(pipe, event)
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise _ChildFailedError("decode_timeout", f"more than {self._seconds:g} s")
-
-    def _death(self) -> _ChildFailedError:
-        """Return how the child ended, which closed its pipes."""
-        assert self._child is not None
-        try:
-            code = self._child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return _ChildFailedError("decode_crash", "it closed its pipes")
-        if code == -signal.SIGKILL:  # not by us: the kernel ran out of memory
-            return _ChildFailedError("decode_memory", "killed by the system")
-        if code == -signal.SIGALRM:
-            return _ChildFailedError("decode_timeout", f"more than {self._seconds:g} s")
-        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return _ChildFailedError("decode_crash", name)
-
-
-def _widen(pipe: IO[bytes]) -> None:
-    """Let a pipe hold a whole image, where the system can and allows it."""
-    if sys.platform == "linux":
-        import fcntl
-
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _parse(header: bytes, jpeg: bytes) -> Processed:
+def _parse(fields: dict[str, Any], jpeg: bytes) -> Processed:
     """Return a result after checking every field's type and the reason; ValueError for anything else."""
-    fields = json.loads(header)
     defaults = Processed()._asdict()
     del defaults["jpeg"]
-    if not isinstance(fields, dict) or fields.keys() != defaults.keys():
+    if fields.keys() != defaults.keys():
         raise ValueError("other fields than a result has")
     if any(type(fields[name]) is not type(default) for name, default in defaults.items()):
         raise ValueError("a field of another type")
@@ -258,72 +74,3 @@ def _parse(header: bytes, jpeg: bytes) -> Processed:
     if not result.reason and len(bytes.fromhex(result.descriptor)) != PACKED_BYTES:
         raise ValueError("no descriptor")
     return result
-
-
-# --- the child ---
-
-
-def _limit(memory_bytes: int) -> None:
-    """Bound what the process may do from here on: its memory, files, core dumps."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    statm = Path("/proc/self/statm")
-    if statm.exists():  # Linux: its first number is the address space in pages
-        size = int(statm.read_text().split()[0]) * resource.getpagesize() + memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
-def _run(function: Process, data: bytes, options: ImageOptions) -> Processed:
-    try:
-        return function(data, options)
-    except MemoryError:
-        return Processed(reason="decode_memory", detail="MemoryError")
-    except Exception as error:  # noqa: BLE001 - the worker's boundary: becomes a counted row
-        return Processed(reason="internal_error", detail=f"{type(error).__name__}: {error}"[:200])
-
-
-def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Answer requests until the source ends."""
-
-    def receive() -> bytes | None:
-        length = source.read(_LENGTH.size)
-        if len(length) < _LENGTH.size:
-            return None
-        data = source.read(*_LENGTH.unpack(length))
-        return data if len(data) == _LENGTH.unpack(length)[0] else None
-
-    def send(*frames: bytes) -> None:
-        sink.write(b"".join(_LENGTH.pack(len(frame)) + frame for frame in frames))
-        sink.flush()
-
-    configuration = receive()
-    if configuration is None:
-        return
-    settings = json.loads(configuration)
-    options = ImageOptions(**{**settings["options"], "formats": tuple(settings["options"]["formats"])})
-    module, name = settings["function"].split(":")
-    function: Process = getattr(importlib.import_module(module), name)
-    import cv2
-
-    cv2.setNumThreads(1)
-    _limit(settings["memory_bytes"])
-    send(b"ready")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)  # libraries print what hostile files make them say
-    while (data := receive()) is not None:
-        # Should the parent die meanwhile, the end of its pipe is not seen while C code runs. Linux's parent
-        # death signal does not help: it is sent as soon as the *thread* that started the child ends.
-        signal.setitimer(signal.ITIMER_REAL, settings["seconds"] + 1)
-        result = _run(function, data, options)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        fields = result._asdict()
-        jpeg = fields.pop("jpeg")
-        send(json.dumps(fields).encode(), jpeg)
-
-
-if __name__ == "__main__":
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # so that nothing that a library prints gets between the answers
-    with contextlib.suppress(BrokenPipeError):
-        _serve(sys.stdin.buffer, answers)

@@ -1,0 +1,225 @@
+"""Decode anybody's pictures for training and evaluation: RGB as pages show it, in bounds of size and time.
+
+Ordinary JPEG is decoded where it is asked for, since its headers bound what it costs; everything else in a
+child process that is killed when it takes too long. Both give the same pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from pipeline.images import exif
+from pipeline.images.child import Child, ChildFailedError
+from pipeline.images.decode import (
+    BadImage,
+    Pixels,
+    check_scans,
+    check_size,
+    format_of,
+    jpeg_tags,
+    measure,
+    open_picture,
+    whole_jpeg,
+)
+from pipeline.images.headers import FORMATS, JpegMarkers, jpeg_markers
+from pipeline.options.images import ImageOptions
+from pipeline.reasons import REASONS
+
+LIMITS: Final = ImageOptions(formats=FORMATS, min_side=1, max_aspect=1000.0, allow_animated=True)
+"""Which of anybody's pictures are decoded: the crawl's limits, but for small, long and moving ones."""
+_MEMORY: Final = 3 << 29
+_SECONDS: Final = 10.0
+_QUICK: Final = 64_000_000
+"""Most pixels times scans of a JPEG that is decoded in the process that asks, about a second."""
+_LONG: Final = 16
+"""Times its side squared that a picture may be resized to before the centre is cut out."""
+_PLAIN: Final[dict[bytes, None]] = {}
+"""Profiles that were found to change nothing."""
+_MOST_PLAIN: Final = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Say what is made of a picture."""
+
+    form: Literal["whole", "centre", "size"]
+    """whole: all of it; centre: resized and cut to a square; size: nothing, it is only measured."""
+    side: int = 0
+    """whole: what the shorter side of a JPEG may be scaled down to; centre: of the square."""
+
+
+class Made(NamedTuple):
+    """Hold the outcome; fields only."""
+
+    reason: str = ""
+    detail: str = ""
+    width: int = 0
+    height: int = 0
+    plain: bool = False
+    """Whether the picture's profile changes nothing."""
+    pixels: bytes = b""
+    """uint8 [height, width, 3]; nothing for `size`."""
+
+
+def make(data: bytes, wanted: Wanted) -> Made:
+    """Return what is wanted of a picture: what the child runs."""
+    try:
+        if wanted.form == "centre":
+            square = centre(data, wanted.side)
+            return Made(width=wanted.side, height=wanted.side, pixels=square.tobytes())
+        if wanted.form == "size":
+            width, height = size(data)
+            return Made(width=width, height=height)
+        rgb, plain = _whole(data, wanted.side)
+        return Made(width=rgb.shape[1], height=rgb.shape[0], plain=plain, pixels=rgb.tobytes())
+    except BadImage as bad:
+        return Made(reason=bad.reason, detail=bad.detail[:200])
+
+
+class PixelDecoder:
+    """Decode pictures in a child process, which starts with the first of them."""
+
+    def __init__(self, wanted: Wanted, *, seconds: float = _SECONDS, memory_bytes: int = _MEMORY) -> None:
+        self._child = Child("pipeline.images.pixels:make", wanted, memory_bytes=memory_bytes, seconds=seconds)
+
+    def decode(self, data: bytes) -> Pixels:
+        """Return uint8 [height, width, 3]; BadImage."""
+        made = self._made(data)
+        if made.plain and len(_PLAIN) < _MOST_PLAIN:
+            _PLAIN[jpeg_markers(data, 1, whole=False).profile] = None
+        return np.frombuffer(made.pixels, np.uint8).reshape(made.height, made.width, 3).copy()
+
+    def size(self, data: bytes) -> tuple[int, int]:
+        """Return width and height as stored; BadImage."""
+        made = self._made(data)
+        return made.width, made.height
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
+
+    def _made(self, data: bytes) -> Made:
+        try:
+            made = _parse(*self._child.ask(data))
+        except ChildFailedError as failure:
+            raise BadImage(failure.reason, failure.detail) from None
+        except ValueError as error:
+            self._child.replace()
+            raise BadImage("decode_crash", f"an answer that is not a result: {error}") from error
+        if made.reason:
+            raise BadImage(made.reason, made.detail)
+        return made
+
+
+def _parse(fields: dict[str, Any], pixels: bytes) -> Made:
+    """Return a result after checking it; ValueError for anything else."""
+    defaults = Made()._asdict()
+    del defaults["pixels"]
+    if fields.keys() != defaults.keys():
+        raise ValueError("other fields than a result has")
+    if any(type(fields[name]) is not type(default) for name, default in defaults.items()):
+        raise ValueError("a field of another type")
+    made = Made(pixels=pixels, **fields)
+    made.detail.encode()  # UnicodeEncodeError, a ValueError, for lone surrogates
+    if made.reason:
+        if made.reason not in REASONS or pixels:
+            raise ValueError("no such reason")
+    elif min(made.width, made.height) < 1 or len(pixels) not in (0, made.width * made.height * 3):
+        raise ValueError("pixels of another size")
+    return made
+
+
+def quick(data: bytes, side: int = 0) -> Pixels | None:
+    """Decode a picture at once if it is a JPEG whose headers say that this is safe, else return None.
+
+    Its shorter side may be scaled down to `side`. BadImage as of `PixelDecoder`.
+    """
+    if format_of(data, LIMITS) != "jpeg":
+        return None
+    markers = jpeg_markers(data, LIMITS.max_scans, whole=False)
+    check_scans(markers, LIMITS)
+    if markers.profile and markers.profile not in _PLAIN:
+        return None
+    return _jpeg(data, side, markers, _QUICK)[0]
+
+
+def _whole(data: bytes, side: int) -> tuple[Pixels, bool]:
+    """Return a picture upright and in sRGB, and whether its profile changed nothing."""
+    name = format_of(data, LIMITS)
+    if name == "jpeg":
+        markers = jpeg_markers(data, LIMITS.max_scans, whole=False)
+        check_scans(markers, LIMITS)
+        rgb, plain = _jpeg(data, side, markers)
+        if rgb is not None:
+            return rgb, plain
+    opened = open_picture(data, name, LIMITS, _check, lambda width, height: (width, height))
+    image = opened.image if opened.conversion is None else opened.conversion.image(opened.image)
+    return exif.upright(np.asarray(image), exif.orientation(opened.tags)), False
+
+
+def _jpeg(
+    data: bytes, side: int, markers: JpegMarkers, most: int = LIMITS.max_pixels * LIMITS.max_scans
+) -> tuple[Pixels | None, bool]:
+    """Decode an ordinary JPEG of at most so many pixels times scans, None for another."""
+    try:
+        height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None, False
+    _check(width, height)
+    if colourspace not in ("YCbCr", "RGB", "Gray") or width * height * markers.scans > most:
+        return None, False
+    # Scaling by a half, a quarter or an eighth is quick; other ratios are slower than a resize.
+    least = side if 0 < 2 * side <= min(width, height) else 0
+    # The fast transforms differ from the exact ones by a grey level or so, and are half as expensive.
+    options = {"fastdct": True, "fastupsample": True, "min_height": least, "min_width": least}
+    try:
+        rgb = simplejpeg.decode_jpeg(data, "RGB", **options)
+    except ValueError:
+        if most <= _QUICK or (found := jpeg_markers(data, LIMITS.max_scans)).ended:
+            return None, False  # Pillow says what is wrong with it
+        try:
+            rgb = simplejpeg.decode_jpeg(whole_jpeg(data, found), "RGB", **options)
+        except ValueError:
+            return None, False
+    if not markers.exif and not markers.profile:  # as most
+        return rgb, False
+    tags, conversion = jpeg_tags(markers, colourspace)
+    if conversion is not None:
+        rgb = conversion.pixels(rgb)
+    return exif.upright(rgb, exif.orientation(tags)), conversion is None
+
+
+def _check(width: int, height: int) -> None:
+    check_size(width, height, LIMITS)
+
+
+def centre(data: bytes, side: int) -> Pixels:
+    """Return the picture resized to a shorter side of `side` and cut to a square: uint8 [side, side, 3].
+
+    Pillow's exact decoder and its bicubic filter, as everybody evaluates (torchvision's Resize, CenterCrop).
+    Of a long picture only what lies about the centre is resized. Raises BadImage.
+    """
+    opened = open_picture(
+        data, format_of(data, LIMITS), LIMITS, _check, lambda width, height: (width, height)
+    )
+    image = opened.image if opened.conversion is None else opened.conversion.image(opened.image)
+    orientation = exif.orientation(opened.tags)
+    if orientation > 1:
+        image = Image.fromarray(exif.upright(np.asarray(image), orientation))
+    scale = side / min(image.size)
+    width, height = (max(side, int(length * scale)) for length in image.size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    if width * height > _LONG * side * side:
+        columns, rows = image.width / width, image.height / height
+        box = left * columns, top * rows, (left + side) * columns, (top + side) * rows
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(image.crop((left, top, left + side, top + side)))
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Return width and height as stored, from the headers; BadImage."""
+    return measure(data, format_of(data, LIMITS), _check)
