@@ -159,7 +159,7 @@ def measured(scores: np.ndarray, targets: np.ndarray, most: int) -> tuple[Values
         "acc1": sk.accuracy_score(targets, first),
         "mean_per_class_recall": sk.balanced_accuracy_score(targets, first),
         "roc_auc": auc(chances, targets), "map11": map11(scores, targets),
-        "examples": n, "unreadable": 0,
+        "examples": n,
     }  # fmt: skip
     ends = {
         "acc1": exact(first == targets),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dedup.options import OverlapConfig
@@ -59,6 +60,26 @@ def show_plan(
     sys.stdout.write(parser.to_toml(parser.effective(config)))
 
 
+def notes(summary: dict[str, Any]) -> list[str]:
+    """Return what to know of the table beside its numbers: what could not be decoded or measured."""
+    from pipeline.images.decode import Unreadable, named  # imports Pillow
+
+    lines = []
+    for one in summary["datasets"]:
+        if lost := [Unreadable(x["example_id"], "", x["reason"]) for x in one["unreadable_examples"]]:
+            whole = one["examples"] + len(lost)
+            lines.append(
+                f"{one['name']}: {len(lost):,} of {whole:,} images cannot be decoded and are left out of "
+                f"everything: {named(lost)}"
+            )
+        if one["recall_note"]:
+            lines.append(f"{one['name']}: the recall could not be measured: {one['recall_note']}")
+    if count := summary["counts"].get("unreadable", 0):
+        lost = [Unreadable(x["key"], "", x["reason"]) for x in summary["unreadable"]]
+        lines.append(f"{count:,} training images cannot be decoded and were not compared: {named(lost)}")
+    return lines
+
+
 def show_result(console: Console, config: OverlapConfig, summary: dict[str, Any], seconds: float) -> None:
     """Print the final table."""
     # Not as the table's title, which would be folded to its width.
@@ -76,6 +97,8 @@ def show_result(console: Console, config: OverlapConfig, summary: dict[str, Any]
             "" if recall is None else f"{recall:.0%}", style="bold red" if one["significant"] else "",
         )  # fmt: skip
     console.print(table)
+    for line in notes(summary):
+        console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True)
     out = config.out.rstrip("/")
     where = [("report", storage.join(out, "index.html")), ("matches", storage.join(out, "matches.parquet"))]
     if config.decontaminate:

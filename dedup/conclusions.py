@@ -1,6 +1,6 @@
 """From matches to what is published: which examples overlap, at which threshold, and the statistics."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from dedup import statistics
 from dedup.statistics import ALPHA, Comparison
 from pipeline import records, untrusted
+from pipeline.images.decode import Unreadable, named
 
 MATCHES: Final = pa.schema(
     [
@@ -68,10 +69,12 @@ class Dataset(NamedTuple):
     name: str
     example_ids: list[str]
     labels: list[str]
-    states: list[str]
+    low_information: int
     similarity: npt.NDArray[np.float64]
     """[n]: of the most similar verified training image; -inf without one."""
     correct: npt.NDArray[np.bool_] | None
+    unreadable: list[Unreadable]
+    """Examples beside these n that cannot be decoded: nobody knows whether they overlap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,10 @@ class Conclusion:
 
 
 def datasets(examples: pa.Table, matches: pa.Table, predictions: dict[str, str]) -> list[Dataset]:
-    """Return the sets in the order of the examples, with their best verified similarity and predictions."""
+    """Return the sets in the order of the examples, with their best verified similarity and predictions.
+
+    RuntimeError for a set of which nothing can be decoded.
+    """
     verified = matches.filter(matches["verified"])
     best: dict[tuple[str, str], float] = {}
     columns = (verified[name].to_pylist() for name in ("dataset", "example_id", "similarity"))
@@ -102,22 +108,45 @@ def datasets(examples: pa.Table, matches: pa.Table, predictions: dict[str, str])
     found = []
     for name in dict.fromkeys(examples["dataset"].to_pylist()):
         own = examples.filter(pc.equal(examples["dataset"], name))
+        unreadable = unreadable_of(own)
+        own = own.filter(pc.not_equal(own["state"], "unreadable"))
         ids: list[str] = own["example_id"].to_pylist()
         similarity = np.array([best.get((name, one), -np.inf) for one in ids], np.float64)
         labels: list[str] = own["label"].to_pylist()
         correct = None
         if name in predictions:
-            correct, predicted_labels = read_predictions(predictions[name], name, ids)
+            correct, predicted_labels = read_predictions(
+                predictions[name], name, ids, {one.example_id for one in unreadable}
+            )
             labels = labels if any(labels) else predicted_labels
-        found.append(Dataset(name, ids, labels, own["state"].to_pylist(), similarity, correct))
+        flat = own["state"].to_pylist().count("low_information")
+        found.append(Dataset(name, ids, labels, flat, similarity, correct, unreadable))
     return found
 
 
-def read_predictions(path: str, name: str, ids: list[str]) -> tuple[npt.NDArray[np.bool_], list[str]]:
-    """Return whether each example was classified correctly, and labels; ValueError if any is missing."""
+def unreadable_of(examples: pa.Table) -> list[Unreadable]:
+    """Return the examples of a set that cannot be decoded; RuntimeError if that is all of them."""
+    lost = examples.filter(pc.equal(examples["state"], "unreadable"))
+    columns = (lost[name].to_pylist() for name in ("example_id", "label", "reason"))
+    found = [Unreadable(*row) for row in zip(*columns, strict=True)]
+    if found and len(found) == len(examples):
+        name = examples["dataset"][0].as_py()
+        raise RuntimeError(f"{name}: none of its {len(found):,} images can be decoded: {named(found)}")
+    return found
+
+
+def read_predictions(
+    path: str, name: str, ids: list[str], unreadable: Collection[str] = ()
+) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Return whether each example was classified correctly, and labels; ValueError if any is missing.
+
+    Of those that are `unreadable` nothing is read.
+    """
     table = records.read_table(path)
     if missing := {"example_id", "correct"} - set(table.column_names):
         raise ValueError(f"{path} has no column {sorted(missing)[0]!r}, as predictions must")
+    if unreadable:
+        table = table.filter(pc.invert(pc.is_in(table["example_id"], pa.array(list(unreadable)))))
     given = table["example_id"].to_pylist()
     if table["correct"].null_count or not pa.types.is_boolean(table["correct"].type):
         raise ValueError(f"{path}: the column correct must be true or false for every example")
@@ -194,8 +223,11 @@ def as_json(one: Conclusion) -> dict[str, Any]:
         "significant": one.significant, "threshold": round(one.threshold, 6),
         "smallest_detectable": c.detectable,
         "acc_clean_stratified": c.stratified.accuracy, "stratified_share": c.stratified.covered,
-        "unreadable": data.states.count("unreadable"),
-        "low_information": data.states.count("low_information"),
+        "unreadable": len(data.unreadable),
+        "unreadable_examples": [
+            {"example_id": one.example_id, "reason": one.reason} for one in data.unreadable
+        ],
+        "low_information": data.low_information,
         "sweep": [point._asdict() for point in statistics.sweep(data.similarity, data.correct, steps)],
     }  # fmt: skip
 
@@ -211,6 +243,6 @@ def recall_at(similarities: dict[str, list[float]], threshold: float) -> dict[st
     """Return by distortion the share of planted copies that were verified at or above a threshold."""
     return {
         name: sum(value >= threshold for value in values) / len(values)
-        for name, values in similarities.items()
+        for name, values in sorted(similarities.items())  # markers do not keep their order
         if values
     }

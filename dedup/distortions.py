@@ -17,6 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 Distortion = Callable[[Pixels, np.random.Generator], Pixels]
 
 _INTERPOLATIONS: Final = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+_LONGEST: Final = 4_096
 _WORDS: Final = ("SALE", "breaking news", "photo: a reader", "Monday mood", "NEW", "read more")
 
 
@@ -55,15 +56,18 @@ def aspect(rgb: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def resize(rgb: Pixels, rng: np.random.Generator) -> Pixels:
-    """Rescale so that the shorter side has 64 to 512 pixels."""
+    """Rescale so that the shorter side has 64 to 512 pixels, the longer one 4,096 at most."""
     side = math.exp(rng.uniform(math.log(64), math.log(512)))
-    scale = side / min(rgb.shape[:2])
+    scale = min(side / min(rgb.shape[:2]), _LONGEST / max(rgb.shape[:2]))
     method = _INTERPOLATIONS[rng.integers(len(_INTERPOLATIONS))]
     return _resized(rgb, round(rgb.shape[1] * scale), round(rgb.shape[0] * scale), method)
 
 
 def rotation(low: float, high: float) -> Distortion:
-    """Return a turn by `low` to `high` degrees either way; half of them cut off the empty corners."""
+    """Return a turn by `low` to `high` degrees either way; half of them cut off the empty corners.
+
+    Where that would leave nothing, as of a panorama, the corners stay.
+    """
 
     def apply(rgb: Pixels, rng: np.random.Generator) -> Pixels:
         degrees = rng.uniform(low, high) * rng.choice((-1, 1))
@@ -75,7 +79,8 @@ def rotation(low: float, high: float) -> Distortion:
         radians = math.radians(abs(degrees))
         x = math.ceil(height * math.sin(radians) / 2)
         y = math.ceil(width * math.sin(radians) / 2)
-        return turned[y : height - y, x : width - x]
+        inside = turned[y : height - y, x : width - x]
+        return inside if inside.size else turned  # of a long picture nothing may be left
 
     return apply
 

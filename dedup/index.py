@@ -26,6 +26,7 @@ from dedup.evalsets import EvalSet, Example
 from dedup.pictures import Pictures, Pixels, decode_jpeg
 from dedup.search import References, Whitening, quantised
 from pipeline import private, records, storage
+from pipeline.images.decode import BadImage
 
 EXAMPLES: Final = pa.schema(
     [
@@ -38,6 +39,7 @@ EXAMPLES: Final = pa.schema(
         pa.field("row", pa.int64(), nullable=False),  # among those compared, -1 for the others
         pa.field("offset", pa.int64(), nullable=False),  # of its JPEG in images.bin
         pa.field("length", pa.int32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # for which it is unreadable
     ]
 )
 _OLD: Final = 86_400.0  # seconds after which a copy of a version that is gone is removed
@@ -77,11 +79,14 @@ class IndexWorker:
         hashes, colours = [], []
         with storage.atomic_output(f"{base}.images") as images, images.open("wb") as sink:
             for example in _examples(task):
-                jpeg = state.normalised(example.image) if example.image else b""
-                rgb = decode_jpeg(jpeg) if jpeg else None
-                found = None if rgb is None else describe(views.thumbnails(views.inner(rgb)))
-                if found is None:
-                    state_word, jpeg = "unreadable", b""
+                jpeg, reason = b"", ""
+                try:
+                    jpeg = state.normalised(example.image)
+                    found = describe(views.thumbnails(views.inner(state.decode(jpeg, ours=True))))
+                except BadImage as bad:
+                    jpeg, reason = b"", bad.reason
+                if reason:
+                    state_word = "unreadable"
                 elif found.qualities[0] < self.min_quality:
                     state_word = "low_information"
                 else:
@@ -90,7 +95,7 @@ class IndexWorker:
                     colours.append(found.colours)
                 row = len(hashes) - 1 if state_word == "compared" else -1
                 texts = (example.example_id, example.label, example.caption, example.group)
-                rows.append((task["dataset"], *texts, state_word, row, sink.tell(), len(jpeg)))
+                rows.append((task["dataset"], *texts, state_word, row, sink.tell(), len(jpeg), reason))
                 sink.write(jpeg)
         _save(f"{base}.hashes.npy", np.concatenate([np.zeros((0, 32), np.uint8), *hashes]))
         _save(f"{base}.colours.npy", np.concatenate([np.zeros((0, COLOUR_TERMS), np.int16), *colours]))

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from dedup import conclusions, index, report, shard_matching, training
@@ -29,8 +30,9 @@ from pipeline.stages.running import Runner, run_tasks
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 6  # of descriptors, views and verification; raised when they change
+VERSION: Final = 7  # of descriptors, views and verification; raised when they change
 _SAMPLED_SHARDS: Final = 8
+_NAMED: Final = 100  # training images that cannot be decoded
 _OWN_FILES: Final = ("report.json", "work")
 
 
@@ -111,10 +113,12 @@ def run(job: Job) -> dict[str, Any]:
     config = job.config
     whitening = _whitening(job)
     index_folder = _index(job, whitening)
+    examples = index.read_examples(index_folder)
+    for one in config.sets:  # before the search, which is long
+        conclusions.unreadable_of(examples.filter(pc.equal(examples["dataset"], one.name)))
     learned_folder = _learned(job, index_folder) if config.detector else ""
     results, planted = _match(job, whitening, index_folder, learned_folder)
     recall = {name: result["recall"] for name, result in planted.items()}
-    examples = index.read_examples(index_folder)
     found = _found(results)
     matches = conclusions.ranked(found, config.neighbours)
     predictions = dict(named(config.predictions, "predictions"))
@@ -127,6 +131,8 @@ def run(job: Job) -> dict[str, Any]:
         conclusions.datasets(examples, matches, predictions), thresholds, config.floor, config.tests
     )
     summary = _summary(job, concluded, recall, results)
+    for entry in summary["datasets"]:
+        entry["recall_note"] = planted.get(entry["name"], {}).get("note") or None
     if config.detector:
         _add_detectors(summary, concluded, matches, planted, learned_folder)
     _publish(job, concluded, matches, summary)
@@ -280,12 +286,18 @@ def _summary(
         entry["published_after_crawl"] = _is_after(published.get(name), job.training.last_fetch)
         datasets.append(entry)
     counts: dict[str, int] = {}
+    lost = [
+        {"shard": info.path, "key": key, "reason": reason}
+        for info, result in zip(job.inputs, results, strict=True)
+        for key, reason in result["unreadable"]
+    ]
     for result in results:
         for word, count in result["counts"].items():
             counts[word] = counts.get(word, 0) + count
     return {
         "datasets": datasets,
         "training_set": config.run, "shards": len(job.inputs), "counts": dict(sorted(counts.items())),
+        "unreadable": lost[:_NAMED],
         "declared_sets": config.tests, "floor": config.floor, "min_quality": config.min_quality,
         "last_fetch": job.training.last_fetch or None, "seed": config.seed, "text": None,
     }  # fmt: skip

@@ -10,7 +10,9 @@ import simplejpeg
 from PIL import Image
 
 from dedup.views import COMPARED_SIDE, bounded
+from pipeline.images.decode import BadImage
 from pipeline.images.decoder import Decoder
+from pipeline.images.headers import FORMATS, jpeg_markers
 from pipeline.options import ImageOptions
 
 Pixels = npt.NDArray[np.uint8]
@@ -18,8 +20,9 @@ Pixels = npt.NDArray[np.uint8]
 MIN_SIDE: Final = 8
 """Thumbnails below this only match by chance."""
 _OPTIONS: Final = ImageOptions(
-    image_size=COMPARED_SIDE, min_side=MIN_SIDE, max_aspect=100.0, quality=95, allow_animated=True
-)
+    image_size=COMPARED_SIDE, min_side=MIN_SIDE, max_aspect=100.0, quality=95, allow_animated=True,
+    formats=FORMATS,
+)  # fmt: skip
 
 
 class Pictures:
@@ -29,22 +32,43 @@ class Pictures:
         self._decoder: Decoder | None = None
 
     def normalised(self, data: bytes) -> bytes:
-        """Return any supported image as an upright JPEG of bounded size; b"" if it cannot be decoded."""
+        """Return any supported image as an upright JPEG of bounded size; BadImage."""
         if self._decoder is None:
             self._decoder = Decoder(_OPTIONS)
-        return self._decoder.process(data).jpeg
+        found = self._decoder.process(data)
+        if found.reason:
+            raise BadImage(found.reason, found.detail)
+        return found.jpeg
 
-    def decode(self, data: bytes, *, ours: bool) -> Pixels | None:
-        """Return uint8 RGB [height, width, 3], or None if it is broken; `ours`: openwit wrote it."""
-        if ours:
-            return decode_jpeg(data)
-        jpeg = self.normalised(data)
-        return decode_jpeg(jpeg) if jpeg else None
+    def decode(self, data: bytes, *, ours: bool) -> Pixels:
+        """Return uint8 RGB [height, width, 3]; BadImage. `ours`: openwit wrote it, or so it is said."""
+        rgb = decode_jpeg(data) if ours and is_plain_jpeg(data) else None
+        if rgb is None:
+            rgb = decode_jpeg(self.normalised(data))
+        if rgb is None:
+            raise BadImage("too_small", f"a side under {MIN_SIDE} pixels")
+        return rgb
+
+    def decode_or_none(self, data: bytes, *, ours: bool) -> Pixels | None:
+        """Return the same, or None, where the caller leaves out what cannot be decoded."""
+        try:
+            return self.decode(data, ours=ours)
+        except BadImage:
+            return None
 
     def close(self) -> None:
         """End the child process."""
         if self._decoder is not None:
             self._decoder.close()
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Return whether the headers of a JPEG bound what decoding it costs, as those of what openwit stores."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except Exception:  # noqa: BLE001 - libjpeg's many ways to refuse
+        return False
+    return jpeg_markers(data, 1, whole=False).scans == 1 and height * width <= _OPTIONS.max_pixels
 
 
 def decode_jpeg(data: bytes) -> Pixels | None:

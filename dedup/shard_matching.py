@@ -26,6 +26,7 @@ from dedup.pictures import Pictures, preview
 from dedup.search import Hits, Whitening
 from dedup.text import TEXT_MATCHES, TextIndex, texts_of
 from pipeline import records, storage
+from pipeline.images.decode import BadImage
 
 # What is published of a match, but for its rank, which is not known yet; and a WebP of the training image.
 FOUND: Final = MATCHES.remove(MATCHES.get_field_index("rank")).append(
@@ -33,6 +34,7 @@ FOUND: Final = MATCHES.remove(MATCHES.get_field_index("rank")).append(
 )
 _SAMPLE: Final = 2_500  # images of a shard from which the whitening is fitted
 _CAPTION: Final = 500
+_NAMED: Final = 20  # images of a shard that cannot be decoded
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class SampleWorker:
             colours += [part.descriptors.colours for part in islice(stored, 1)]
         else:
             samples = islice(training.read(task["shard"], self.is_run), _SAMPLE)
-            for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter())):
+            for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter(), [])):
                 colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
         path = storage.join(self.folder, f"{task['name']}.npy")
         with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
@@ -86,15 +88,24 @@ def load_sample(path: str) -> npt.NDArray[np.int16]:
 
 
 def _decoded(
-    samples: Iterator[training.Image], pictures: Pictures, ours: bool, counts: Counter[str]
-) -> Iterator[Picture]:
+    samples: Iterator[training.Image], pictures: Pictures, ours: bool, counts: Counter[str],
+    lost: list[tuple[str, str]],
+) -> Iterator[Picture]:  # fmt: skip
     for sample in samples:
         counts["images"] += 1
-        rgb = pictures.decode(sample.image, ours=ours)
-        if rgb is None:
-            counts["unreadable"] += 1
+        try:
+            rgb = pictures.decode(sample.image, ours=ours)
+        except BadImage as bad:
+            _count_bad(counts, lost, sample.key, bad)
         else:
             yield picture_of(sample._replace(image=b""), rgb)
+
+
+def _count_bad(counts: Counter[str], lost: list[tuple[str, str]], key: str, bad: BadImage) -> None:
+    """Count an image that cannot be decoded, and name the first of a shard."""
+    counts["unreadable"] += 1
+    if len(lost) < _NAMED:
+        lost.append((_printable(key), bad.reason))
 
 
 def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
@@ -141,19 +152,24 @@ class MatchWorker:
         assert state.index is not None and state.whitening is not None
         matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality, state.learned)
         if "plant" in task:
-            recall = self._recall(matcher, task["plant"])
-            return {"recall": recall["either"], "hashes": recall["hashes"], "learned": recall["learned"]}
+            try:
+                recall = self._recall(matcher, task["plant"])
+            except Exception as error:  # noqa: BLE001 - a measurement beside the result must not cost it
+                note = f"{type(error).__name__}: {error}"[:300]
+                return {"recall": {}, "hashes": {}, "learned": {}, "note": note}
+            return {"recall": recall.pop("either"), **recall, "note": ""}
         bad: Counter[str] = Counter()
+        lost: list[tuple[str, str]] = []
         rows: list[tuple[object, ...]] = []
         text_rows: list[tuple[object, ...]] = []
         # A learned detector looks at every image itself.
         is_described = self.is_run and state.learned is None
         stored = training.read_described(task["shard"], BATCH) if is_described else None
         if stored is not None:
-            rows += self._match_stored(state, matcher, task["shard"], stored, bad, text_rows)
+            rows += self._match_stored(state, matcher, task["shard"], stored, bad, text_rows, lost)
         else:
             samples = _with_texts(training.read(task["shard"], self.is_run, bad), state.texts, text_rows)
-            for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts)):
+            for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts, lost)):
                 rows += _rows(state.index, batch, matcher.match(batch), task["shard"])
         path = storage.join(self.folder, f"{task['name']}.parquet")
         records.write_table(path, records.to_table(rows, FOUND), row_group_size=1024)
@@ -165,6 +181,7 @@ class MatchWorker:
             "path": path,
             "text_path": text_path if state.texts is not None else "",
             "counts": dict(sorted(counts.items())),
+            "unreadable": lost,
         }
 
     def _match_stored(
@@ -175,6 +192,7 @@ class MatchWorker:
         stored: Iterator[training.Described],
         bad: Counter[str],
         text_rows: list[tuple[object, ...]],
+        lost: list[tuple[str, str]],
     ) -> Iterator[tuple[object, ...]]:
         """Search by the descriptors of a run, then decode the candidates alone; yield FOUND rows."""
         assert state.index is not None
@@ -191,9 +209,10 @@ class MatchWorker:
             if sample.key not in hits_of:
                 continue
             known, number, hits = hits_of[sample.key]
-            rgb = state.pictures.decode(sample.image, ours=True)
-            if rgb is None:
-                matcher.counts["unreadable"] += 1
+            try:
+                rgb = state.pictures.decode(sample.image, ours=True)
+            except BadImage as bad_image:
+                _count_bad(matcher.counts, lost, sample.key, bad_image)
                 continue
             picture = picture_of(known, rgb)
             found = [one._replace(picture=0) for one in matcher.verify(number, picture, hits, {})]

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, NamedTuple
 
 from pipeline import tarwalk
+from pipeline.images.headers import SUFFIXES
 from pipeline.patterns import is_hidden
 from pipeline.tarwalk import FREE, RATIO
 
-IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm")
+IMAGE_SUFFIXES: Final = SUFFIXES
 """Suffixes of members, and of files in folders, that are taken for images; the content decides."""
 MAX_MEMBER: Final = 64 << 20
 """Most bytes of a member that is read, far above any sample: a bound on memory."""

@@ -104,7 +104,9 @@ def test_every_task_has_its_results(everything):
     probe = found["colours", "imported", "linear-probe"]
     assert probe["metrics"]["acc1"] > 0.9, "colours are separable in random features"
     zero = found["colours", "imported", "zeroshot"]
-    assert zero["metrics"]["unreadable"] == 1 and zero["metrics"]["examples"] == 49
+    assert zero["metrics"]["unreadable"] == 1 and zero["metrics"]["examples"] == 48
+    [left_out] = zero["detail"]["unreadable"]
+    assert left_out["reason"] == "not_image" and probe["detail"]["unreadable"] == [left_out]
     assert probe["detail"]["zero_shot_minus_probe"] == pytest.approx(
         zero["metrics"]["acc1"] - probe["metrics"]["acc1"]
     )
@@ -151,11 +153,14 @@ def test_predictions_are_what_overlap_reads(everything, place):
     table = pq.read_table(path)
     assert table.column_names[:4] == ["example_id", "label", "prediction", "correct"]
     ids = sorted(str(file.relative_to(place / "test")) for file in (place / "test").rglob("*.jpg"))
-    correct, labels = read_predictions(str(path), "colours", ids)
+    ids.remove(f"{COLOURS[0]}/broken.jpg")
+    with pytest.raises(ValueError, match="true or false for every example"):
+        read_predictions(str(path), "colours", ids)
+    correct, labels = read_predictions(str(path), "colours", ids, {f"{COLOURS[0]}/broken.jpg"})
     assert correct.mean() == results(everything)["colours", "imported", "zeroshot"]["metrics"]["acc1"]
     assert labels == [one.split("/")[0] for one in ids]
     broken = table.filter(pc.equal(table["example_id"], f"{COLOURS[0]}/broken.jpg")).to_pylist()[0]
-    assert (broken["prediction"], broken["correct"]) == ("", False)
+    assert (broken["label"], broken["prediction"], broken["correct"]) == (COLOURS[0], "", None)
     assert (everything / "predictions" / "imported" / "colours.linear-probe.parquet").exists()
 
 
@@ -256,8 +261,7 @@ def test_foreign_features_give_the_probe_of_the_features_themselves(place, every
     parts = []
     for split, name in (("train", "colours-train"), ("test", "colours")):
         path = everything / "work" / imported_folder(place) / f"{name}.parquet"
-        table = pq.read_table(path, columns=["example_id", "label", "features", "readable"])
-        table = table.filter(table["readable"]).drop_columns(["readable"])
+        table = pq.read_table(path, columns=["example_id", "label", "features"])
         parts.append(table.append_column("split", pa.array([split] * len(table))))
     own = tmp_path / "other.parquet"
     pq.write_table(pa.concat_tables(parts), own)
@@ -267,7 +271,7 @@ def test_foreign_features_give_the_probe_of_the_features_themselves(place, every
     probe = results(everything)["colours", "imported", "linear-probe"]
     assert found["other", "other", "linear-probe"]["detail"]["c"] == probe["detail"]["c"]
     right = found["other", "other", "linear-probe"]["metrics"]["acc1"] * 48
-    assert right == pytest.approx(probe["metrics"]["acc1"] * 49), "but for the unreadable one"
+    assert right == pytest.approx(probe["metrics"]["acc1"] * 48)
     assert "zero_shot" not in found["other", "other", "few-shot"]["detail"]
 
 

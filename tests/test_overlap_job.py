@@ -17,6 +17,7 @@ from pipeline.images.process import process
 from pipeline.options import ImageOptions
 from pipeline.shards import read_shard
 from tests.scenes import jpeg, sample, scene, uid_of, write_folder, write_run
+from tests.test_images import png_header
 
 DIRTY = {f"class{n % 2}/{n:02d}.jpg": scene(n) for n in range(12)}
 CLEAN = {f"class{n % 2}/{n}.jpg": scene(n) for n in range(100, 110)}
@@ -84,7 +85,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_copies_are_found_all_and_only(made):
     assert set((made.out / "overlap/dirty.txt").read_text().split()) == FOUND
     assert (made.out / "overlap/clean.txt").read_text() == ""
-    assert (made.out / "clean/dirty.txt").read_text().split() == [one for one in made.ids if one not in FOUND]
+    assert (made.out / "clean/dirty.txt").read_text().split() == [
+        one for one in made.ids if one not in FOUND and one != "class0/broken.jpg"
+    ]
     assert (made.out / "clean/clean.txt").read_text().split() == sorted(CLEAN)
 
 
@@ -103,7 +106,7 @@ def test_matches_have_the_promised_columns(made):
 
 def test_the_report_holds_the_statistics(made):
     dirty, clean = made.report["datasets"]
-    n, k = len(made.ids), len(FOUND)
+    n, k = len(made.ids) - 1, len(FOUND)  # but for the one that cannot be decoded
     assert (dirty["name"], dirty["examples"], dirty["overlap"]) == ("dirty", n, k)
     assert dirty["contamination"] == pytest.approx(k / n)
     assert (dirty["acc_all"], dirty["acc_overlap"], dirty["acc_clean"]) == (k / n, 1.0, 0.0)
@@ -114,6 +117,8 @@ def test_the_report_holds_the_statistics(made):
     expected = stats.binomtest(k, k).proportion_ci(0.995, "exact")
     assert (dirty["ci_low"], dirty["ci_high"]) == pytest.approx((expected.low, expected.high))
     assert (dirty["unreadable"], dirty["low_information"]) == (1, 1)
+    assert dirty["unreadable_examples"] == [{"example_id": "class0/broken.jpg", "reason": "not_image"}]
+    assert clean["unreadable_examples"] == [] and dirty["recall_note"] is None
     assert dirty["threshold"] == 0.35
     assert dirty["sweep"][0]["overlap"] == k > dirty["sweep"][-1]["overlap"]
     assert dirty["recall"]["flip"] == 1.0 and dirty["planted"] == 2
@@ -286,28 +291,28 @@ def run_with(made: SimpleNamespace, *more: str) -> int:
 )
 def test_usage_errors_exit_with_2_and_say_what_is_wrong(made, capsys, more, message):
     assert run_with(made, *more) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capfd.readouterr().err.split())
 
 
-def test_predictions_of_other_examples_are_refused(made, tmp_path, capsys):
+def test_predictions_of_other_examples_are_refused(made, tmp_path, capfd):
     path = predictions(tmp_path / "p.parquet", sorted(CLEAN)[1:], [True] * (len(CLEAN) - 1))
     assert run_with(made, "--predictions", f"clean={path}") == 2
-    assert "1 without a prediction" in capsys.readouterr().err
+    assert "1 without a prediction" in capfd.readouterr().err
 
 
-def test_check_writes_nothing(made, tmp_path, capsys):
+def test_check_writes_nothing(made, tmp_path, capfd):
     arguments = [one if one != str(made.out) else str(tmp_path / "new") for one in made.arguments]
     assert main([*arguments, "--check"]) == 0
     assert not (tmp_path / "new").exists()
-    assert 'run = "' in capsys.readouterr().out
+    assert 'run = "' in capfd.readouterr().out
 
 
-def test_a_foreign_folder_is_not_overwritten(made, tmp_path, capsys):
+def test_a_foreign_folder_is_not_overwritten(made, tmp_path, capfd):
     (tmp_path / "thesis.txt").write_text("precious")
     arguments = [one if one != str(made.out) else str(tmp_path) for one in made.arguments]
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    assert stop.value.code == 2 and "not empty" in capsys.readouterr().err
+    assert stop.value.code == 2 and "not empty" in capfd.readouterr().err
 
 
 def test_texts_are_compared_and_reported_apart(made, tmp_path):
@@ -343,3 +348,105 @@ def test_texts_are_compared_and_reported_apart(made, tmp_path):
     counted = {one["kind"]: one["texts"] for one in report["text"]["datasets"]}
     assert counted == {"caption": 1, "prompt": 1}
     assert "text_matches.parquet" in (tmp_path / "out/index.html").read_text()
+
+
+def test_every_format_is_searched_and_what_cannot_be_decoded_is_left_out(made, tmp_path, capfd):
+    """A training set and an evaluation set of every format, damaged ones and bombs among them."""
+    import io
+    import tarfile
+
+    from PIL import Image
+
+    folder = tmp_path / "set/class"
+    folder.mkdir(parents=True)
+    forms = {
+        "png": {},
+        "webp": {},
+        "gif": {},
+        "avif": {},
+        "bmp": {},
+        "tif": {},
+        "ppm": {},
+        "jfif": {},
+        "tiff": {},
+    }
+    for number, suffix in enumerate(forms):
+        Image.fromarray(scene(number)).save(
+            folder / f"{number}.{suffix}", "JPEG" if suffix == "jfif" else None
+        )
+    Image.fromarray(scene(20)).convert("CMYK").save(folder / "20.jpg", quality=95)
+    Image.fromarray(np.asarray(Image.fromarray(scene(21)).convert("L")).astype(np.uint16) * 257).save(
+        folder / "21.png"
+    )
+    bomb = png_header(65_000, 65_000)
+    Image.new("L", (1, 20_000)).save(folder / "long.png")
+    (folder / "bomb.png").write_bytes(bomb)
+    (folder / "cut.jpg").write_bytes(jpeg(scene(22))[:900])
+    (folder / "empty.jpg").write_bytes(b"")
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        files = {f"{n}.{suffix}": (folder / f"{n}.{suffix}").read_bytes() for n, suffix in enumerate(forms)}
+        files |= {
+            "20.jpg": jpeg(scene(20)),
+            "21.jpg": jpeg(scene(21)),
+            "90.jpg": jpeg(scene(90)),
+            "99.png": bomb,
+        }
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    arguments = ["--run", f"{tmp_path}/0.tar", "--planted", "0", "--workers", "1"]
+    assert main([*arguments, "--eval", f"set={tmp_path}/set", "--out", str(tmp_path / "out")]) == 0
+    said = capfd.readouterr().err
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    [entry] = report["datasets"]
+    assert (entry["examples"], entry["overlap"], entry["unreadable"]) == (11, 11, 4)
+    assert {(one["example_id"].split("/")[1], one["reason"]) for one in entry["unreadable_examples"]} == {
+        ("long.png", "too_small"), ("bomb.png", "too_many_pixels"), ("cut.jpg", "truncated"),
+        ("empty.jpg", "empty_body"),
+    }  # fmt: skip
+    assert (tmp_path / "out/clean/set.txt").read_text() == ""
+    assert len((tmp_path / "out/overlap/set.txt").read_text().split()) == 11
+    assert "set: 4 of 15 images cannot be decoded" in said and "class/bomb.png (too_many_pixels)" in said
+    assert "1 training images cannot be decoded" in said and "99 (too_many_pixels)" in said
+    assert report["unreadable"][0]["reason"] == "too_many_pixels"
+    page = (tmp_path / "out/index.html").read_text()
+    assert "class/bomb.png: too_many_pixels" in page
+    broken = tmp_path / "broken/class"
+    broken.mkdir(parents=True)
+    (broken / "bomb.png").write_bytes(bomb)
+    assert main([*arguments, "--eval", f"all={tmp_path}/broken", "--out", str(tmp_path / "none")]) == 1
+    assert (
+        "all: none of its 1 images can be decoded: class/bomb.png (too_many_pixels)" in capfd.readouterr().err
+    )
+
+
+def test_a_recall_that_cannot_be_measured_is_a_note(made, tmp_path, capfd, monkeypatch):
+    """Planted copies of a panorama, and of one whose measurement fails: the job ends well either way."""
+    wide = np.concatenate([scene(n) for n in range(5)], axis=1)
+    write_folder(tmp_path / "set", {"class/wide.png": wide[:90, :900]})
+    arguments = [
+        "--run",
+        str(made.root / "run"),
+        "--eval",
+        f"wide={tmp_path}/set",
+        "--planted",
+        "5",
+        "--workers",
+        "1",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/report.json").read_text())["datasets"][0]["planted"] == 1
+
+    def fails(rgb: object, rng: object) -> None:
+        raise ZeroDivisionError("no such copy <b>")
+
+    monkeypatch.setitem(distortions.DISTORTIONS, "flip", fails)
+    capfd.readouterr()
+    assert main([*arguments, "--out", str(tmp_path / "other")]) == 0
+    entry = json.loads((tmp_path / "other/report.json").read_text())["datasets"][0]
+    assert (entry["recall"], entry["planted"], entry["recall_note"]) == (
+        {}, 0, "ZeroDivisionError: no such copy <b>",
+    )  # fmt: skip
+    assert "the recall could not be measured: ZeroDivisionError: no such copy" in capfd.readouterr().err
+    assert "no such copy &lt;b&gt;" in (tmp_path / "other/index.html").read_text()

@@ -3,7 +3,7 @@
 `openwit eval` does the full evaluations with the same classifier; this one shows whether training works.
 """
 
-import contextlib
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -11,16 +11,20 @@ import numpy as np
 import torch
 
 from dedup import evalsets
+from pipeline.images.decode import Unreadable, named
 from train.evaluation.classes import display
-from train.evaluation.sets import examples
+from train.evaluation.sets import examples, pictures
 from train.evaluation.texts import class_embeddings
-from train.images import BadImage, Pixels, evaluation_image, normalise
+from train.images import BadImage, Pixels, normalise
 from train.model import CLIP
 from train.tokenizer import Tokenizer
 
 PROMPTS = ("{}", "a photo of a {}.", "a photo of the {}.")
 MOST = 10_000  # examples: a standard error of half a point
 _BATCH = 256
+_THREADS = 4
+
+log = logging.getLogger(__name__)
 
 
 class LabelledSet:
@@ -30,10 +34,16 @@ class LabelledSet:
         self.name, path = evalsets.parse(argument)
         pixels: list[Pixels] = []
         labels: list[str] = []
-        for example in examples(path, MOST):
-            with contextlib.suppress(BadImage):
-                pixels.append(evaluation_image(example.image, size))
+        unreadable: list[Unreadable] = []
+        for example, picture in pictures(examples(path, MOST), size, _THREADS):
+            if isinstance(picture, BadImage):
+                unreadable.append(Unreadable(example.example_id, example.label, picture.reason))
+            else:
+                pixels.append(picture)
                 labels.append(example.label)
+        if unreadable:
+            said = "--eval %s: %d of %d images cannot be decoded and are left out: %s"
+            log.warning(said, self.name, len(unreadable), len(pixels) + len(unreadable), named(unreadable))
         self.classes = sorted(set(labels))
         if len(self.classes) < 2:
             raise ValueError(

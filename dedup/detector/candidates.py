@@ -171,7 +171,7 @@ class SampleWorker:
         """Yield batches of pictures with detail; the size of every image that was read goes into `sizes`."""
         samples = [sample.image for sample in islice(training.read(shard, self.is_run), _SAMPLE)]
         sizes += map(len, samples)
-        decoded = (pictures.decode(image, ours=self.is_run) for image in samples)
+        decoded = (pictures.decode_or_none(image, ours=self.is_run) for image in samples)
         inner = (views.inner(rgb) for rgb in decoded if rgb is not None)
         detailed = (
             rgb for rgb in inner if describe(views.thumbnail(rgb)[None]).qualities[0] >= self.min_quality

@@ -121,12 +121,12 @@ def _images(task: Task) -> Iterator[tuple[tuple[str, str], Pixels]]:
     try:
         if task.is_set:
             for example in evalsets.read(task.source):
-                rgb = pictures.decode(example.image, ours=False) if example.image else None
+                rgb = pictures.decode_or_none(example.image, ours=False)
                 if rgb is not None:
                     yield (example.example_id, ""), rgb
         else:
             for sample in training.read(task.source, task.is_run):
-                rgb = pictures.decode(sample.image, ours=task.is_run)
+                rgb = pictures.decode_or_none(sample.image, ours=task.is_run)
                 if rgb is not None:
                     yield (sample.uid, sample.key), rgb
     finally:

@@ -8,7 +8,7 @@ is run in a process that can be killed (`pipeline.images.decoder`).
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -37,6 +37,21 @@ class BadImage(ValueError):  # noqa: N818
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class Unreadable(NamedTuple):
+    """Name an example that cannot be decoded; fields only."""
+
+    example_id: str
+    label: str
+    reason: str
+    """A word of `pipeline.reasons`."""
+
+
+def named(unreadable: Sequence[Unreadable], most: int = 3) -> str:
+    """Return the first of them with their reasons, for a message."""
+    names = [f"{one.example_id} ({one.reason})" for one in unreadable[:most]]
+    return ", ".join(names) + (", ..." if len(unreadable) > most else "")
 
 
 class Decoded(NamedTuple):

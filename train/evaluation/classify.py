@@ -71,7 +71,6 @@ def _one(subject: Subject, name: str, others: dict[str, dict[str, dict[str, bool
     rows = labelled(found)
     if not len(rows):
         counts: dict[str, float] = {"examples": len(found), "unlabelled": len(found)}
-        counts["unreadable"] = int((~found.readable).sum())
         return [Result(dataset=name, model=subject.name, task="zeroshot", metrics=counts, gallery=cards)]
     scored = _score(subject, name, logits, truth, found, rows)
     detail: dict[str, Any] = {"prompts": _prompts(subject, name, truth, found, rows, scored)}
@@ -93,7 +92,7 @@ def _score(
 ) -> Scored:
     config, main = subject.config, subject.config.main_metric(name)
     seed = intervals.seed_of(config.seed, name)
-    return score(logits[rows], truth[rows], found.readable[rows], main, config.confidence, seed)
+    return score(logits[rows], truth[rows], main, config.confidence, seed)
 
 
 def _prompts(
@@ -107,7 +106,7 @@ def _prompts(
 
     def measured(kind: Literal[".class-name", ".single-template"]) -> tuple[float, Replicates]:
         logits = subject.zero_shot(name, kind)[rows]
-        return main_only(logits, truth[rows], found.readable[rows], main, seed)
+        return main_only(logits, truth[rows], main, seed)
 
     bare, bare_drawn = measured(".class-name")
     single, single_drawn = measured(".single-template")
@@ -127,7 +126,7 @@ def _beside(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the comparison on the labelled examples that the other predictions hold."""
     own = np.array([row for row in rows if found.example_ids[row] in theirs])
-    ours = truth[own, logits[own].argmax(axis=1)] & found.readable[own]
+    ours = truth[own, logits[own].argmax(axis=1)]
     right = np.array([theirs[found.example_ids[row]] for row in own])
     labels = [found.labels[row] for row in own]
     return compare.beside(ours, right, labels, subject.config.confidence, subject.config.seed)
@@ -160,7 +159,8 @@ def _subsets(subject: Subject, name: str, found: Features) -> list[Subset]:
         path = path if equals else value
         ids = evalsets.read_lines(path)
         # With --limit the rest of a subset is not evaluated; otherwise every id must be there.
-        strange = [one for one in ids if one not in place]
+        known = place.keys() | {one.example_id for one in found.unreadable}
+        strange = [one for one in ids if one not in known]
         if strange and not subject.config.limit:
             raise ValueError(f"{path}: {len(strange)} ids are not in {name}, such as {strange[0]!r}")
         rows = np.array(sorted({place[one] for one in ids if one in place} & set(labelled(found).tolist())))

@@ -8,6 +8,7 @@ import numpy as np
 from dedup.options import named
 from dedup.statistics import Interval
 from pipeline import storage
+from pipeline.images.decode import Unreadable
 from train.evaluation import (
     classes,
     classify,
@@ -67,7 +68,7 @@ def run(config: EvalConfig, watch: Watch) -> Evaluation:
 
 
 def _run_subject(done: Evaluation, subject: Subject) -> None:
-    config = done.config
+    config, before = done.config, len(done.results)
     if "zeroshot" in config.task:
         labels = {one.name: _labels(subject, one.name) for one in config.sets} if config.compare else {}
         theirs = {name: compare.read(path, labels) for name, path in named(config.compare, "compare")}
@@ -81,6 +82,17 @@ def _run_subject(done: Evaluation, subject: Subject) -> None:
         done.results += shifts.run(subject, fitted.get(config.sets[0].name))
     if "bias" in config.task:
         done.results += others.run_bias(subject)
+    names = {one.name for one in config.sets}
+    for result in done.results[before:]:
+        if result.dataset in names:
+            _add_unreadable(result, subject.features(result.dataset).unreadable)
+
+
+def _add_unreadable(result: Result, unreadable: tuple[Unreadable, ...]) -> None:
+    """Say in a set's result which examples could not be decoded: they are in no metric."""
+    result.metrics["unreadable"] = len(unreadable)
+    if unreadable:
+        result.detail["unreadable"] = [one._asdict() for one in unreadable]
 
 
 def _labels(subject: Subject, name: str) -> dict[str, str]:

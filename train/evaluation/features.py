@@ -1,7 +1,7 @@
 """Encode evaluation sets, and keep what was encoded: every task but the text side starts from here.
 
-The file is Parquet with `example_id, label, several_classes, group, captions, readable, features, embedding`;
-other encoders' features come in through the same columns, of which only `features` and `label` are needed.
+The file is Parquet with `example_id, label, several_classes, group, captions, features, embedding`; other
+encoders' features come in through the same columns, of which only `features` and `label` are needed.
 """
 
 import json
@@ -19,12 +19,13 @@ import torch
 from dedup import evalsets
 from dedup.evalsets import Example
 from pipeline import storage
+from pipeline.images.decode import BadImage, Pixels, Unreadable, named
 from train.evaluation import sets
 from train.evaluation.models import Encoder
-from train.images import Pixels, normalise
+from train.images import normalise
 
 Floats = npt.NDArray[np.float32]
-_VERSION = 2  # of the file; raised when its columns or the preprocessing change
+_VERSION = 3  # of the file; raised when its columns or the preprocessing change
 _ROWS = 4_096
 
 
@@ -36,14 +37,14 @@ class Features:
     labels: list[str]
     groups: list[str]
     captions: list[tuple[str, ...]]
-    readable: npt.NDArray[np.bool_]
-    """[n]: whether the picture could be read; zeros stand for those that could not."""
     features: Floats
     """[n, D], before the projection."""
     embeddings: Floats
     """[n, E] unit vectors; E is 0 for a foreign encoder."""
     several: npt.NDArray[np.bool_]
     """[n]: whether the label holds several classes."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """Examples of the set beside these n whose pictures cannot be decoded."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -54,8 +55,8 @@ class Features:
         return Features(
             example_ids=[self.example_ids[row] for row in rows], labels=[self.labels[row] for row in rows],
             groups=[self.groups[row] for row in rows], captions=[self.captions[row] for row in rows],
-            readable=self.readable[rows], features=self.features[rows], embeddings=self.embeddings[rows],
-            several=self.several[rows],
+            features=self.features[rows], embeddings=self.embeddings[rows], several=self.several[rows],
+            unreadable=self.unreadable,
         )  # fmt: skip
 
 
@@ -63,43 +64,46 @@ def encode(
     encoder: Encoder, found: Iterator[Example], batch: int, workers: int,
     change: sets.Change | None = None, tell: Callable[[int], None] = lambda done: None,
 ) -> Features:  # fmt: skip
-    """Encode examples in batches; `tell` hears how many are done."""
+    """Encode examples in batches; `tell` hears how many are done. RuntimeError if none can be decoded."""
     rows: list[Example] = []
-    readable: list[bool] = []
+    unreadable: list[Unreadable] = []
     parts: list[tuple[Floats, Floats]] = []
-    blank = np.zeros((encoder.size, encoder.size, 3), np.uint8)
     pixels: list[Pixels] = []
 
     def flush() -> None:
         if pixels:
-            parts.append(_encode(encoder, pixels, np.array(readable[len(readable) - len(pixels) :])))
+            parts.append(_encode(encoder, pixels))
             pixels.clear()
-            tell(len(rows))
+            tell(len(rows) + len(unreadable))
 
     for example, picture in sets.pictures(found, encoder.size, workers, change):
+        if isinstance(picture, BadImage):
+            unreadable.append(Unreadable(example.example_id, example.label, picture.reason))
+            continue
         rows.append(example)
-        readable.append(picture is not None)
-        pixels.append(blank if picture is None else picture)
+        pixels.append(picture)
         if len(pixels) == batch:
             flush()
     flush()
+    if not rows and unreadable:
+        raise RuntimeError(f"none of the {len(unreadable)} images can be decoded: {named(unreadable)}")
     if not rows:
         raise ValueError("an evaluation set has no examples")
     return Features(
         example_ids=[one.example_id for one in rows], labels=[one.label for one in rows],
         groups=[one.group for one in rows], captions=[one.captions for one in rows],
-        readable=np.array(readable), features=np.concatenate([part[0] for part in parts]),
+        features=np.concatenate([part[0] for part in parts]),
         embeddings=np.concatenate([part[1] for part in parts]),
-        several=np.array([one.several_classes for one in rows]),
+        several=np.array([one.several_classes for one in rows]), unreadable=tuple(unreadable),
     )  # fmt: skip
 
 
 @torch.no_grad()
-def _encode(encoder: Encoder, pixels: list[Pixels], readable: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _encode(encoder: Encoder, pixels: list[Pixels]) -> tuple[Floats, Floats]:
     images = normalise(torch.from_numpy(np.stack(pixels)).to(encoder.device))
     with encoder.autocast():
         found = encoder.encode(images)
-    features, embeddings = (np.where(readable[:, None], part.cpu().numpy(), np.float32(0)) for part in found)
+    features, embeddings = (part.cpu().numpy() for part in found)
     if not (np.isfinite(features).all() and np.isfinite(embeddings).all()):
         raise ValueError(
             f"{encoder.path}: the model's features are no finite numbers: its weights are damaged, or too "
@@ -117,11 +121,10 @@ def write(path: str, found: Features, key: str) -> None:
             "several_classes": found.several,
             "group": found.groups,
             "captions": pa.array([list(some) for some in found.captions], pa.list_(pa.string())),
-            "readable": found.readable,
             "features": _vectors(found.features),
             "embedding": _vectors(found.embeddings),
         }
-    ).replace_schema_metadata({"openwit_key": key})
+    ).replace_schema_metadata({"openwit_key": key, "openwit_unreadable": json.dumps(found.unreadable)})
     with storage.atomic_output(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=_ROWS)
 
@@ -141,12 +144,13 @@ def read(path: str, key: str) -> Features | None:
         if metadata.get(b"openwit_key", b"").decode() != key:
             return None
         table = reader.read()
+    unreadable = json.loads(metadata[b"openwit_unreadable"])
     return Features(
         example_ids=table["example_id"].to_pylist(), labels=table["label"].to_pylist(),
         groups=table["group"].to_pylist(), captions=[tuple(some) for some in table["captions"].to_pylist()],
-        readable=np.array(table["readable"].to_pylist(), np.bool_),
         features=matrix(table["features"], path), embeddings=matrix(table["embedding"], path),
         several=np.array(table["several_classes"].to_pylist(), np.bool_),
+        unreadable=tuple(Unreadable(*one) for one in unreadable),
     )  # fmt: skip
 
 
@@ -168,7 +172,7 @@ def read_foreign(path: str) -> dict[tuple[str, str], Features]:
     everything = Features(
         example_ids=_texts(table, "example_id", [f"{stem}/{row}" for row in range(size)]),
         labels=[label for label, _ in labels], groups=[""] * size, captions=[()] * size,
-        readable=np.ones(size, np.bool_), features=matrix(table["features"], path),
+        features=matrix(table["features"], path),
         embeddings=np.zeros((size, 0), np.float32), several=np.array([several for _, several in labels]),
     )  # fmt: skip
     places: dict[tuple[str, str], list[int]] = {}

@@ -44,7 +44,6 @@ class Fitting:
     def _parts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the rows to fit on and, where no validation images were given, those kept from them."""
         rows = labelled(self.train)
-        rows = rows[self.train.readable[rows]]
         if self.validation is not None:
             return rows, rows[:0]
         held = validation_rows([self.train.labels[row] for row in rows],
@@ -71,7 +70,6 @@ class Fitting:
             rows = self._parts[1]
             return self.train.features[rows], self._targets(self.train, rows)
         rows = labelled(self.validation)
-        rows = rows[self.validation.readable[rows]]
         return self.validation.features[rows], self._targets(self.validation, rows)
 
     def _problem(self, chosen: npt.NDArray[np.int64], tell: Any = None) -> Problem:
@@ -155,7 +153,7 @@ def probe_result(fitting: Fitting, zero_shot: Result | None) -> tuple[Result, np
     if not len(rows):
         raise ValueError(f"{fitting.dataset} has no labels to score a probe with")
     seed = intervals.seed_of(config.seed, fitting.dataset)
-    scored = score(logits[rows], truth[rows], found.readable[rows], main, config.confidence, seed)
+    scored = score(logits[rows], truth[rows], main, config.confidence, seed)
     detail: dict[str, Any] = {"c": choice.c, "sweep": [[c, value] for c, value in choice.tried.items()],
                               "fitted_on": len(fitting.targets) + len(fitting._held[1])}  # fmt: skip
     if zero_shot is not None and zero_shot.replicates is not None:
@@ -181,9 +179,9 @@ def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
     spans: dict[str, Interval] = {}
     for count, probes in fitting.few.items():
         drawn = [
-            metrics.measures(
-                one.logits(found.features[rows]), truth, found.readable[rows], ranked=main in metrics.RANKED
-            )[main](None)
+            metrics.measures(one.logits(found.features[rows]), truth, ranked=main in metrics.RANKED)[main](
+                None
+            )
             for one in probes
         ]
         interval = intervals.of_mean(drawn, config.confidence)

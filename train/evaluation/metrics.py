@@ -35,11 +35,10 @@ def top(scores: Scores, count: int) -> npt.NDArray[np.int64]:
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
-def hits(scores: Scores, truth: Bools, count: int, readable: Bools | None = None) -> Bools:
-    """Return bool [n]: whether a true class is among the `count` best; never where nothing could be read."""
+def hits(scores: Scores, truth: Bools, count: int) -> Bools:
+    """Return bool [n]: whether a true class is among the `count` best."""
     best = np.take_along_axis(truth, top(scores, min(count, scores.shape[1])), axis=1)
-    found = np.asarray(best.any(axis=1))
-    return found if readable is None else found & readable
+    return np.asarray(best.any(axis=1))
 
 
 def share(correct: Bools, weights: Weights | None = None) -> float:
@@ -64,11 +63,11 @@ def mean_per_class(recalled: Bools, truth: Bools) -> Measure:
     return measure
 
 
-def predicted(scores: Scores, readable: Bools | None = None) -> Bools:
-    """Return bool [n, C]: the class of highest score; no class where nothing could be read."""
+def predicted(scores: Scores) -> Bools:
+    """Return bool [n, C]: the class of highest score."""
     table = np.zeros(scores.shape, np.bool_)
     table[np.arange(len(scores)), top(scores, 1)[:, 0]] = True
-    return table if readable is None else table & readable[:, None]
+    return table
 
 
 def roc_auc(scores: Scores, truth: Bools) -> Measure:
@@ -137,19 +136,17 @@ def softmax(logits: Scores) -> npt.NDArray[np.float64]:
     return values / values.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
 
 
-def measures(
-    logits: Scores, truth: Bools, readable: Bools | None = None, *, ranked: bool = True
-) -> dict[str, Measure]:
+def measures(logits: Scores, truth: Bools, *, ranked: bool = True) -> dict[str, Measure]:
     """Return every metric of a set, ready to be weighted; `ranked`: those that sort each class as well.
 
     Classes exclude each other unless some example has several; then ROC AUC ranks logits, not probabilities.
     """
-    first = hits(logits, truth, 1, readable)
+    first = hits(logits, truth, 1)
     found: dict[str, Measure] = {"acc1": lambda w: share(first, w)}
     if logits.shape[1] > 5:
-        five = hits(logits, truth, 5, readable)
+        five = hits(logits, truth, 5)
         found["acc5"] = lambda w: share(five, w)
-    found["mean_per_class_recall"] = mean_per_class(predicted(logits, readable), truth)
+    found["mean_per_class_recall"] = mean_per_class(predicted(logits), truth)
     if ranked:
         exclusive = bool((truth.sum(axis=1) <= 1).all())
         found["roc_auc"] = roc_auc(softmax(logits) if exclusive else logits, truth)

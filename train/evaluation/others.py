@@ -33,12 +33,11 @@ def _retrieve(subject: Subject, name: str) -> Result:
     image_ranks, text_ranks = retrieval.ranks(images, embedded, torch.from_numpy(owner).to(encoder.device))
     metrics: dict[str, float] = {}
     spans = {}
-    readable = found.readable[rows]
     for k in retrieval.AT:
-        right = (image_ranks < k) & readable
+        right = image_ranks < k
         metrics[f"text_retrieval_recall@{k}"] = float(right.mean())
         spans[f"text_retrieval_recall@{k}"] = intervals.exact(int(right.sum()), len(right), config.confidence)
-        right = (text_ranks < k) & readable[owner]
+        right = text_ranks < k
         metrics[f"image_retrieval_recall@{k}"] = float(right.mean())
         # Captions of one image succeed and fail together: they are drawn together.
         drawn = intervals.clustered(right.astype(np.float64), owner, config.seed)
@@ -72,7 +71,7 @@ def _bias(subject: Subject, name: str) -> Result:
     if len(rows):
         known = subject.classes(name)
         truth = classes.truth(found.labels, known.labels, several=subject.several(name))
-        correct = hits(subject.zero_shot(name), truth, 1, found.readable)[rows]
+        correct = hits(subject.zero_shot(name), truth, 1)[rows]
         detail["errors"] = bias.error_rates(correct, [found.groups[row] for row in rows], config.confidence)
         metrics |= {"acc1": float(correct.mean())}
         spans["acc1"] = intervals.exact(int(correct.sum()), len(correct), config.confidence)
@@ -99,7 +98,7 @@ def _bias(subject: Subject, name: str) -> Result:
 
 def _assigned(subject: Subject, name: str, names: list[str], kind: str) -> list[dict[str, Any]]:
     found = subject.features(name)
-    rows = np.flatnonzero([bool(group) for group in found.groups] & found.readable)
+    rows = np.flatnonzero([bool(group) for group in found.groups])
     known = Classes(names, [classes.display(one) for one in names])
     weights = subject.classifier(name, known, subject.prompts(name).ensemble, kind)
     logits = zeroshot.logits(found.embeddings[rows], weights, subject.encoder.scale)

@@ -21,8 +21,8 @@ PREDICTIONS = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
         pa.field("label", pa.string(), nullable=False),
-        pa.field("prediction", pa.string(), nullable=False),  # empty where the image could not be read
-        pa.field("correct", pa.bool_()),  # null where the example has no label
+        pa.field("prediction", pa.string(), nullable=False),  # empty where the image cannot be decoded
+        pa.field("correct", pa.bool_()),  # null without a label or a picture
         pa.field("probability", pa.float32(), nullable=False),
     ]
 )
@@ -81,17 +81,18 @@ def finite(value: Any) -> Any:
 
 
 def predictions(found: Features, logits: Scores, classes: Classes, truth: Bools) -> pa.Table:
-    """Return PREDICTIONS of a set, a row for each example in order."""
+    """Return PREDICTIONS of a set, a row for each example; those that cannot be decoded come last."""
     first = top(logits, 1)[:, 0]
-    probability = softmax(logits)[np.arange(len(found)), first] * found.readable
+    probability = softmax(logits)[np.arange(len(found)), first]
     labelled = truth.any(axis=1)
-    right = truth[np.arange(len(found)), first] & found.readable
+    right = truth[np.arange(len(found)), first]
+    none = len(found.unreadable)
     columns = [
-        pa.array(found.example_ids),
-        pa.array(found.labels),
-        pa.array([classes.labels[one] if ok else "" for one, ok in zip(first, found.readable, strict=True)]),
-        pa.array(right, mask=~labelled),
-        pa.array(probability.astype(np.float32)),
+        pa.array([*found.example_ids, *(one.example_id for one in found.unreadable)]),
+        pa.array([*found.labels, *(one.label for one in found.unreadable)]),
+        pa.array([*(classes.labels[one] for one in first), *[""] * none]),
+        pa.array([*right.tolist(), *[False] * none], mask=np.append(~labelled, np.ones(none, np.bool_))),
+        pa.array(np.append(probability, np.zeros(none)).astype(np.float32)),
     ]
     return pa.Table.from_arrays(columns, schema=PREDICTIONS)
 

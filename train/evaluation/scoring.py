@@ -21,13 +21,13 @@ class Scored(NamedTuple):
     """Of the main metric."""
 
 
-def score(logits: Scores, truth: Bools, readable: Bools, main: str, confidence: float, seed: int) -> Scored:
-    """Return every metric of labelled examples; unreadable ones count as wrong.
+def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int) -> Scored:
+    """Return every metric of labelled examples.
 
     Shares of examples have exact intervals, the others bootstrap percentiles.
     """
     n, classes = logits.shape
-    found = measures(logits, truth, readable, ranked=main in RANKED or classes <= _MOST_CLASSES)
+    found = measures(logits, truth, ranked=main in RANKED or classes <= _MOST_CLASSES)
     if main not in found:
         raise ValueError(f"--metric {main} needs more than {classes} classes")
     values: dict[str, float] = {name: measure(None) for name, measure in found.items()}
@@ -40,17 +40,15 @@ def score(logits: Scores, truth: Bools, readable: Bools, main: str, confidence: 
             spans[name] = intervals.percentile(drawn[name], confidence)
     for name, count in (("acc1", 1), ("acc5", 5)):
         if name in found:
-            right = int(hits(logits, truth, count, readable).sum())
+            right = int(hits(logits, truth, count).sum())
             spans[name] = intervals.exact(right, n, confidence)
-    values |= {"examples": n, "unreadable": int((~readable).sum())}
+    values["examples"] = n
     return Scored(values, spans, drawn[main])
 
 
-def main_only(
-    logits: Scores, truth: Bools, readable: Bools, main: str, seed: int
-) -> tuple[float, Replicates]:
+def main_only(logits: Scores, truth: Bools, main: str, seed: int) -> tuple[float, Replicates]:
     """Return the main metric and its replicates, paired with those of `score`."""
-    measure = measures(logits, truth, readable, ranked=main in RANKED)[main]
+    measure = measures(logits, truth, ranked=main in RANKED)[main]
     count = intervals.RANKED_REPLICATES if main in RANKED else intervals.REPLICATES
     return measure(None), intervals.replicates(measure, len(logits), seed, count)
 

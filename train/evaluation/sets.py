@@ -4,6 +4,7 @@ import hashlib
 import heapq
 import itertools
 import posixpath
+import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,8 @@ from typing import TypeVar
 from dedup import evalsets
 from dedup.evalsets import Example
 from pipeline import storage
-from train.images import BadImage, Pixels, evaluation_image
+from pipeline.images.decode import BadImage, Pixels
+from pipeline.images.pixels import PixelDecoder, Wanted
 
 T = TypeVar("T")
 Change = Callable[[Pixels, str], Pixels]
@@ -47,25 +49,40 @@ def _smallest(pairs: Iterable[tuple[str, T]], limit: int) -> list[T]:
 
 def pictures(
     found: Iterator[Example], size: int, workers: int, change: Change | None = None
-) -> Iterator[tuple[Example, Pixels | None]]:
-    """Yield examples without their files, and uint8 [N, N, 3], None where the file is not a picture."""
+) -> Iterator[tuple[Example, Pixels | BadImage]]:
+    """Yield examples without their files, and uint8 [N, N, 3] or why there is none.
 
-    def work(example: Example) -> Pixels | None:
+    Each thread has a child process that decodes, so that no file takes longer or more than it may.
+    """
+    wanted = Wanted(form="centre", side=size)
+    decoders = [PixelDecoder(wanted) for _ in range(workers)]
+    idle: queue.LifoQueue[PixelDecoder] = queue.LifoQueue()  # the last one first: a small set needs few
+    for decoder in decoders:
+        idle.put(decoder)
+
+    def work(example: Example) -> Pixels | BadImage:
+        decoder = idle.get()
         try:
-            pixels = evaluation_image(example.image, size)
-        except BadImage:
-            return None
+            pixels = decoder.decode(example.image)
+        except BadImage as bad:
+            return bad
+        finally:
+            idle.put(decoder)
         return pixels if change is None else change(pixels, example.example_id)
 
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[Example, Future[Pixels | None]]] = deque()
-        for example in found:
-            waiting.append((example._replace(image=b""), pool.submit(work, example)))
-            if len(waiting) > 8 * workers:  # enough to keep every thread busy, little enough to hold
-                first, future = waiting.popleft()
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            waiting: deque[tuple[Example, Future[Pixels | BadImage]]] = deque()
+            for example in found:
+                waiting.append((example._replace(image=b""), pool.submit(work, example)))
+                if len(waiting) > 8 * workers:  # enough to keep every thread busy, little enough to hold
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for first, future in waiting:
                 yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
+    finally:
+        for decoder in decoders:
+            decoder.close()
 
 
 def files_of_examples(path: str, wanted: list[str]) -> dict[str, bytes]:

@@ -184,7 +184,7 @@ def _accuracy(subject: Subject, logits: Logits, found: Features, names: list[str
         raise ValueError("no example of the source has a class of the shifted set")
     index = {label: number for number, label in enumerate(names)}
     targets = np.array([index[found.labels[row]] for row in rows])
-    shares = [float(((top(one[rows], 1)[:, 0] == targets) & found.readable[rows]).mean()) for one in logits]
+    shares = [float((top(one[rows], 1)[:, 0] == targets).mean()) for one in logits]
     value = float(np.mean(shares))
     correct = round(value * len(rows))
     confidence = subject.config.confidence

@@ -10,6 +10,7 @@ import numpy as np
 from dedup import evalsets
 from dedup.evalsets import Example
 from pipeline import storage
+from pipeline.images.decode import named
 from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features, Floats
@@ -90,8 +91,9 @@ class Subject:
             features.write(kept_at, kept, key)
         if self._one_class(name) and kept.several.any():
             raise ValueError(_SEVERAL.format(name=name, id=kept.example_ids[int(kept.several.argmax())]))
-        if bad := int((~kept.readable).sum()):
-            log.warning("%s: %d of %d images could not be read; they count as wrong", label, bad, len(kept))
+        if bad := kept.unreadable:
+            said = "%s: %d of %d images cannot be decoded and are left out: %s"
+            log.warning(said, label, len(bad), len(kept) + len(bad), named(bad))
         if corruption is None and 0 < (without := len(kept) - len(labelled(kept))) < len(kept):
             log.warning("%s: %d of %d images have no label (or -1): not scored", label, without, len(kept))
         return kept
@@ -136,7 +138,9 @@ class Subject:
         return self._classes[name]
 
     def _find_classes(self, name: str) -> Classes:
-        labels, path = list(self.features(name).labels), self.config.for_set("classes", name)
+        found = self.features(name)
+        labels = [*found.labels, *(one.label for one in found.unreadable if one.label)]
+        path = self.config.for_set("classes", name)
         if self.config.fits(name):
             labels += self.features(name, "train").labels
         numbered = () if path else self.numbered(name)
