@@ -58,7 +58,7 @@ def test_training_writes_what_the_other_commands_read(trained):
     rows = [json.loads(line) for line in (trained / "out/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 6]
     assert 0 <= rows[-1]["accuracy/unseen"] <= 1
-    assert rows[-2]["bad"]["not_an_image"] >= 1 and rows[0]["equal_uids"] <= 1
+    assert rows[-2]["bad"]["not_image"] >= 1 and rows[0]["equal_uids"] <= 1
     assert "loss" in (trained / "out/training.svg").read_text()
 
 

@@ -291,7 +291,7 @@ def run_with(made: SimpleNamespace, *more: str) -> int:
 )
 def test_usage_errors_exit_with_2_and_say_what_is_wrong(made, capsys, more, message):
     assert run_with(made, *more) == 2
-    assert message in " ".join(capfd.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_predictions_of_other_examples_are_refused(made, tmp_path, capfd):

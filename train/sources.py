@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline import dropped, finished, patterns, storage, untrusted
 from pipeline.dropped import Dropped
+from pipeline.images.headers import SUFFIXES
 from train import images, tar
 from train.cache import Cache
 
@@ -142,7 +143,7 @@ class Seen:
             found = [f".{suffix} ({count:,})" for suffix, count in self.suffixes.most_common(_SUFFIXES)]
             said.append(
                 f"suffixes found: {', '.join(found)}; wanted: .txt or .json, and one of "
-                f".{', .'.join(tar.IMAGES)}, from the first dot of the name on"
+                f".{', .'.join(SUFFIXES)}, from the first dot of the name on"
             )
         return "; ".join([*said, *([self.damage] if self.damage else [])])
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import tarwalk
+from pipeline.images.headers import SUFFIXES
 from pipeline.patterns import is_hidden
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COLUMNS = 6  # offset and size of the image, of the text, of the JSON; size 0 where there is none
 
 
@@ -75,7 +75,7 @@ def index(buffer: memoryview) -> TarIndex:
                 keys.add(key)
             suffix = suffix.lower()
             suffixes[suffix] += 1
-            column = 0 if suffix in IMAGES else {"txt": 2, "json": 4}.get(suffix, -1)
+            column = 0 if suffix in SUFFIXES else {"txt": 2, "json": 4}.get(suffix, -1)
             if column >= 0 and not row[column + 1]:
                 row[column], row[column + 1] = offset, member.size
     except ValueError as error:

@@ -91,7 +91,7 @@ class Subject:
             features.write(kept_at, kept, key)
         if self._one_class(name) and kept.several.any():
             raise ValueError(_SEVERAL.format(name=name, id=kept.example_ids[int(kept.several.argmax())]))
-        if bad := kept.unreadable:
+        if corruption is None and (bad := kept.unreadable):
             said = "%s: %d of %d images cannot be decoded and are left out: %s"
             log.warning(said, label, len(bad), len(kept) + len(bad), named(bad))
         if corruption is None and 0 < (without := len(kept) - len(labelled(kept))) < len(kept):
