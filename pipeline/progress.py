@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from pipeline import storage, untrusted
 from pipeline.periodic import every
 from pipeline.run import STAGES
-from pipeline.stages import heartbeat
+from pipeline.stages import heartbeat, kept
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ STATE: Final = "progress.json"
 _LINE_EVERY: Final = 60.0  # seconds between two lines of a log
 _WINDOW: Final = 600.0  # seconds over which the rate is taken
 _REASONS: Final = 4  # shown
+_LABEL: Final = 22  # columns
+_BAR: Final = 20
 
 
 @dataclass
@@ -127,10 +129,36 @@ def describe(step: Step, tally: Tally, rate: float, unit: str, left: float | Non
     parts = [f"{tally.images:,}{of} {noun}"] if tally.images else []
     parts += [f"{rate:,.1f} {unit}/s"] if rate else []
     parts += [size(tally.bytes)] if tally.bytes else []
-    top = sorted(tally.reasons.items(), key=lambda item: -item[1])[:_REASONS]
-    parts += [", ".join(f"{word or 'fetched'} {count:,}" for word, count in top)] if top else []
+    parts += [", ".join(_top(tally))] if tally.reasons else []
     parts += [f"{duration(left)} left"] if left else []
     return " · ".join(parts)
+
+
+def _top(tally: Tally) -> list[str]:
+    top = sorted(tally.reasons.items(), key=lambda item: -item[1])[:_REASONS]
+    return [f"{word or 'fetched'} {count:,}" for word, count in top]
+
+
+def bar_line(
+    step: Step, tally: Tally, rate: float, unit: str, left: float | None, columns: int
+) -> tuple[int, int, str]:
+    """Return how far a bar is, of how much, and the text beside it, which never needs more than `columns`.
+
+    It counts images where their number is known: of a single task it would else show nothing until its end.
+    What does not fit is left out whole: first the bytes, then the reasons, the rarest first.
+    """
+    total, done = (step.images, tally.images) if step.images else (step.total, tally.done)
+    done = min(done, total)
+    text = f"{done:,}/{total:,}"
+    parts = [f"{rate:,.1f} {unit}/s"] if rate else []
+    parts += [f"{duration(left)} left"] if left else []
+    parts += [f"{tally.images:,} images"] if tally.images and not step.images else []
+    parts += _top(tally)
+    parts += [size(tally.bytes)] if tally.bytes else []
+    for part in parts:
+        if len(text) + 3 + len(part) <= columns:
+            text += f" · {part}"
+    return done, total, text
 
 
 def size(count: float) -> str:
@@ -235,12 +263,17 @@ class ShowProgress:
         pace = Pace(step)
         pace.at(time.time(), before)
         self._emit("begin", step, before, 0.0, None)
-        with self._shown(step) as show:
-            with every(self._interval(), lambda: show(reader.read(), pace), _not_read):
-                yield
-            tally = reader.read()
-            tally.done = step.total  # partitions without a row leave no marker
-            show(tally, pace)
+        try:
+            with self._shown(step) as show:
+                with every(self._interval(), lambda: show(reader.read(), pace), _not_read):
+                    yield
+                tally = reader.read()
+                tally.done = step.total  # partitions without a row leave no marker
+                show(tally, pace)
+        except BaseException:
+            with contextlib.suppress(Exception):  # what stopped it counts
+                self._say_what_is_kept(step, folder, reader)
+            raise
         step.ended = time.time()
         step.tally = {key: value for key, value in asdict(tally).items() if key != "running"}
         self._notes.write()
@@ -248,7 +281,7 @@ class ShowProgress:
         self._emit("end", step, tally, rate, 0.0)
         if not self._console.is_terminal:
             took = duration(step.ended - step.started)
-            self._line(step, tally, f"{describe(step, tally, rate, unit, None)} in {took}")
+            self._line(step, tally, f"{describe(step, tally, rate, unit, None)} in {took}".lstrip())
 
     def _interval(self) -> float:
         return 1.0 if storage.is_local(self._work) else 20.0
@@ -259,24 +292,43 @@ class ShowProgress:
         with contextlib.ExitStack() as stack:
             bar, task = None, None
             if self._console.is_terminal:
-                columns = (TextColumn("{task.description:<22}"), BarColumn(20), MofNCompleteColumn(),
-                           TextColumn("{task.fields[text]}"))  # fmt: skip
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(_BAR),
+                    TextColumn("{task.fields[text]}"),
+                )
                 bar = stack.enter_context(Progress(*columns, console=self._console))
-                task = bar.add_task(step.label, total=step.total, text="")
+                task = bar.add_task(f"{step.label:<{_LABEL}}", total=step.total, text="")
             last = time.monotonic()
 
             def show(tally: Tally, pace: Pace) -> None:
                 nonlocal last
                 rate, unit, left = pace.at(time.time(), tally)
                 self._emit("progress", step, tally, rate, left)
-                text = describe(step, tally, rate, unit, left)
                 if bar is not None and task is not None:
-                    bar.update(task, completed=min(tally.done, step.total), text=text)
+                    room = self._console.width - max(len(step.label), _LABEL) - _BAR - 3
+                    done, total, text = bar_line(step, tally, rate, unit, left, room)
+                    bar.update(task, completed=done, total=total, text=text)
                 elif time.monotonic() - last >= _LINE_EVERY:
                     last = time.monotonic()
-                    self._line(step, tally, text)
+                    self._line(step, tally, describe(step, tally, rate, unit, left))
 
             yield show
+
+    def _say_what_is_kept(self, step: Step, folder: str, reader: MarkerReader) -> None:
+        """Say after a stop inside tasks what of them will not be done again."""
+        at_work = kept.count(folder)
+        if not at_work:
+            return
+        what = f"{at_work:,} pages"
+        if step.images:
+            tally = reader.read()
+            done = tally.images - sum(int(sign.get("images", 0)) for sign in tally.running) + at_work
+            what = f"{done:,} of {step.images:,} images"
+        self._console.print(
+            f"{step.label}: {what} are kept; only the rest, and what was under way, is asked for again.",
+            highlight=False, soft_wrap=True, markup=False,
+        )  # fmt: skip
 
     def _line(self, step: Step, tally: Tally, text: str) -> None:
         clock = time.strftime("%H:%M:%S")

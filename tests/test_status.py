@@ -325,7 +325,7 @@ def test_a_signal_ends_it_soon_and_the_same_command_continues(
     slow = [sys.executable, "-m", "beam_job", "crawl", *argv, "--host-delay", "60"]
     child = subprocess.Popen(slow, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 200
-    while not list(out.glob("work/fetch/round-0/.*.blob.*.tmp.spool")):
+    while not list(out.glob("work/fetch/round-0/kept/*/*.part")):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     sent = time.monotonic()

@@ -8,7 +8,7 @@ from pipeline.crawl.job import Crawl, add_counts, require_contact
 from pipeline.crawl.retrying import RESTORED, repeat_thresholds, retries
 from pipeline.crawl.selecting import thresholds
 from pipeline.run import Layout
-from pipeline.stages import running
+from pipeline.stages import kept, running
 from pipeline.stages.fetch import FetchWorker
 from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.merge import MergeShuffler
@@ -41,6 +41,7 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         tasks = [{**u, "unit": u["path"], "blob": f"round-{number}/{u['name']}"} for u in new]
         seconds = sum(max(task["seconds"], task["images"] * SECONDS_PER_IMAGE) for task in tasks)
         results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker, seconds)
+        kept.remove(folder)
         units += [{"unit": r["unit"], "fetched": r["fetched"], "round": number} for r in results]
         merged = _merge(crawl, number, units, tried, stored)
         counts = read_vector(layout.stage("fetch", f"arrived-{number}", "counts"))

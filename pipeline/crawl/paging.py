@@ -19,6 +19,7 @@ from pipeline.http.politeness import site_delay
 from pipeline.sources import Piece, pages, sitemap
 from pipeline.sources.inputs import is_web
 from pipeline.sources.records import Image
+from pipeline.stages import kept
 from pipeline.stages.files import Result, Task, read_marker, write_json
 from pipeline.stages.pages import FOUND_ROWS, PAGE_ROWS, Found, PagesWorker
 from pipeline.tombstones import Tombstones
@@ -131,7 +132,9 @@ def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[R
     worker = PagesWorker(
         folder=folder, fetch=config.fetch, depth=config.sources.depth, formats=config.images.formats
     )
-    return crawl.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf), later
+    results = crawl.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf)
+    kept.remove(folder)
+    return results, later
 
 
 def _cut(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> list[Task]:

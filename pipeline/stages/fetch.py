@@ -1,10 +1,12 @@
 """Fetch: one work unit in, one staged shard out.
 
 A staged shard is a blob of encoded images, in the order in which the finished set wants them, and a table
-with one row for every image that was tried. The table is written after the blob and the marker last, so a
-unit either is there whole or is fetched again.
+with one row for every image that was tried. The table is written after the blob and the marker last.
 
-Fetching a unit twice does not give the same bytes, and a worker that was given up may still be at work beside
+Until then each image is kept as it is judged (`stages.kept`), failures too: whoever continues the unit asks
+only for the rest, and has of the unit's time what is left of it. What was under way is asked for again.
+
+Fetching a URL twice does not give the same bytes, and a worker that was given up may still be at work beside
 its successor. So each attempt names its files itself, and those count that the marker names: of markers too
 the first one counts.
 """
@@ -12,13 +14,14 @@ the first one counts.
 import hashlib
 import json
 import os
+import tempfile
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +37,15 @@ from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
-from pipeline.stages import heartbeat
+from pipeline.stages import heartbeat, kept
+from pipeline.stages.files import commit
 from pipeline.stages.unit_log import UnitLog
+
+_EDITED: Final = -1
+"""In a row's place: the file of the images that a scorer changed."""
+
+
+_NOWHERE: Final = kept.Place(0, 0, 0)
 
 
 @dataclass
@@ -48,10 +58,35 @@ class _Row:
     processed: Processed | None = None
     fetched_at: int = 0  # ms
     sha256: bytes | None = None
-    spooled: tuple[int, int] = (0, 0)  # offset and length in the spool file
+    place: kept.Place = _NOWHERE  # of the JPEG among what is kept
     scores: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     detail: str = ""
+
+    def header(self) -> kept.Header:
+        """Return what is kept of the row beside its JPEG."""
+        answer = self.outcome
+        return {
+            "key": self.uid.hex(), "reason": self.reason, "detail": self.detail,
+            "final_url": answer.final_url, "status": answer.status, "elapsed": answer.elapsed,
+            "size": self.size, "at": self.fetched_at, "sha256": self.sha256.hex() if self.sha256 else "",
+            "processed": self.processed and self.processed._asdict() | {"jpeg": ""},
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, record: kept.Record) -> "_Row":
+        """Return the row that was kept."""
+        known = record.header
+        outcome = Outcome(
+            "", known["final_url"], known["reason"], known["detail"], known["status"], b"", "",
+            known["elapsed"], "", None,
+        )  # fmt: skip
+        processed = Processed(**known["processed"] | {"jpeg": b""}) if known["processed"] else None
+        sha256 = bytes.fromhex(known["sha256"]) or None
+        return cls(
+            bytes.fromhex(known["key"]), outcome, known["size"], processed, known["at"], sha256,
+            record.place, {}, known["reason"], known["detail"],
+        )  # fmt: skip
 
 
 def refuse_reserved(outcome: Outcome) -> Outcome:
@@ -82,10 +117,8 @@ class Refused:
         return ("taken_down" if self.stones.images.of_picture(phash) else ""), ""
 
 
-def receive(
-    uid: bytes, outcome: Outcome, decoder: Decoder, spool: IO[bytes], now: int, refused: Refused
-) -> _Row:
-    """Decode, resize and spool one answer; whatever goes wrong becomes the row's reason.
+def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: Refused) -> _Row:
+    """Decode and resize one answer; whatever goes wrong becomes the row's reason.
 
     Of what is refused nothing is kept, neither hashes nor sizes.
     """
@@ -96,6 +129,8 @@ def receive(
     sha256 = hashlib.sha256(outcome.body).digest()
     row.reason, row.detail = refused.answer(outcome, sha256)
     processed = None if row.reason else decoder.process(outcome.body)
+    if processed is not None and processed.reason == "decode_crash":
+        processed = decoder.process(outcome.body)  # whoever ends processes may have ended that one first
     if processed is not None:
         row.reason, row.detail = refused.picture(processed.phash)
     if processed is None or row.reason:
@@ -103,32 +138,27 @@ def receive(
         return row
     row.sha256, row.processed = sha256, processed
     row.reason, row.detail = processed.reason, processed.detail
-    if not row.reason:
-        row.spooled = (spool.tell(), len(row.processed.jpeg))
-        spool.write(row.processed.jpeg)
-        row.processed = row.processed._replace(jpeg=b"")
     return row
 
 
 def score(
-    rows: list[_Row], captions: list[list[str]], spool: Path, scorer: Scorer, keep_if: KeepIf | None
+    rows: list[_Row],
+    captions: list[list[str]],
+    body: Callable[[kept.Place], bytes],
+    edited: IO[bytes],
+    scorer: Scorer,
+    keep_if: KeepIf | None,
 ) -> None:
-    """Score the fetched images in order, reject by `keep_if`, and append replacements to the spool."""
-    with spool.open("r+b") as file:
-        samples = ((_read(file, *row.spooled), texts) for row, texts in zip(rows, captions, strict=True))
-        scored = score_batches(scorer, samples)
-        for index, row in enumerate(rows):
-            row.scores = {name: float(values[index]) for name, values in scored.columns.items()}
-            if keep_if is not None and not keep_if.check(row.scores):
-                row.reason, row.detail = "score_filter", json.dumps(row.scores, sort_keys=True)
-        for index, jpeg in scored.replacements.items():
-            rows[index].spooled = (file.seek(0, os.SEEK_END), len(jpeg))
-            file.write(jpeg)
-
-
-def _read(file: IO[bytes], offset: int, length: int) -> bytes:
-    file.seek(offset)
-    return file.read(length)
+    """Score the fetched images in order, reject by `keep_if`; what the scorer changed goes to `edited`."""
+    samples = ((body(row.place), texts) for row, texts in zip(rows, captions, strict=True))
+    scored = score_batches(scorer, samples)
+    for index, row in enumerate(rows):
+        row.scores = {name: float(values[index]) for name, values in scored.columns.items()}
+        if keep_if is not None and not keep_if.check(row.scores):
+            row.reason, row.detail = "score_filter", json.dumps(row.scores, sort_keys=True)
+    for index, jpeg in scored.replacements.items():
+        rows[index].place = kept.Place(_EDITED, edited.tell(), len(jpeg))
+        edited.write(jpeg)
 
 
 def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]]) -> pa.Table:
@@ -190,42 +220,59 @@ class FetchWorker:
         return _State(self)
 
     def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
-        """Write NAME@ATTEMPT.blob, .parquet and .jsonl; rows are sorted by uid, one for each image.
+        """Write NAME@ATTEMPT.blob, .parquet and .jsonl, and the marker; rows are sorted by uid, one an image.
 
         task["blob"]@ATTEMPT is what the rows call the blob: it does not depend on where the run lies.
         """
+        attempt = uuid.uuid4().hex[:8]
+        with kept.Kept(self.folder, task["name"], attempt) as store:
+            result = self._fetch(state, task, f"@{attempt}", store)
+            # Here, not by the caller: what is kept of the unit may go only when its marker is there.
+            result = commit(self.folder, task["name"], {"name": task["name"], **result})
+            store.remove()
+        return result
+
+    def _fetch(
+        self, state: _State, task: dict[str, str], attempt: str, store: kept.Kept
+    ) -> dict[str, object]:
         unit = records.read_table(task["unit"])
-        attempt = f"@{uuid.uuid4().hex[:8]}"
         base = storage.join(self.folder, task["name"]) + attempt
         starts = records.run_starts(unit["uid"])
         first = unit.take(pa.array(starts))
         uids = first["uid"].to_pylist()
         order = balance.sample_order(records.high_bits(first["uid"]), self.seed)
         started, log, requests = time.monotonic(), UnitLog(), Counts()
+        rows = self._known(first, store, log)
+        # An interruption gives a site no more time, nor less, so that it changes nothing of what arrives.
+        left = units.deadline(float(task.get("seconds", "inf")), len(starts)) - store.spent
+        missing = first.filter(pa.array(np.array([uid not in rows for uid in uids], bool)))
+        for row in self._receive_all(state, missing, store, log, requests, left):
+            rows[row.uid] = row
+        ordered = [rows[uid] for uid in uids]
         with storage.atomic_output(f"{base}.blob") as blob:
-            spool = Path(f"{blob}.spool")
-            try:
-                with spool.open("wb") as sink:
-                    deadline = units.deadline(float(task.get("seconds", "inf")), len(starts))
-                    received = self._receive_all(state, first, sink, log, requests, deadline)
-                    rows = sorted(received, key=lambda row: row.uid)
-                assert [row.uid for row in rows] == uids, "every image of a unit has one row"
-                places = self._finish(state, unit, starts, rows, order, spool, blob)
-            finally:
-                spool.unlink(missing_ok=True)
-        table = _to_table(rows, task["blob"] + attempt, places)
+            places = self._finish(state, unit, starts, ordered, order, store, blob)
+        table = _to_table(ordered, task["blob"] + attempt, places)
         records.write_table(f"{base}.parquet", table)
-        storage.write_bytes(f"{base}.jsonl", log.lines(requests.requests))
+        storage.write_bytes(f"{base}.jsonl", log.lines(store.requests + requests.requests))
         reasons = table.group_by("reason").aggregate([([], "count_all")])
         counts = dict(zip(reasons["reason"].to_pylist(), reasons["count_all"].to_pylist(), strict=True))
         return {
-            "unit": task["unit"], "fetched": f"{base}.parquet", "images": len(rows),
-            "bytes": int(pc.sum(table["bytes"]).as_py() or 0), "seconds": round(time.monotonic() -
-            started, 3), "reasons": dict(sorted(counts.items())),
+            "unit": task["unit"], "fetched": f"{base}.parquet", "images": len(ordered),
+            "bytes": int(pc.sum(table["bytes"]).as_py() or 0), "seconds": round(store.spent +
+            time.monotonic() - started, 3), "reasons": dict(sorted(counts.items())),
         }  # fmt: skip
 
+    def _known(self, first: pa.Table, store: kept.Kept, log: UnitLog) -> dict[bytes, _Row]:
+        """Return the rows that earlier attempts kept, of the images that are still wanted."""
+        sites = dict(zip(first["uid"].to_pylist(), first["site"].to_pylist(), strict=True))
+        rows = {row.uid: row for row in map(_Row.of, store.records) if row.uid in sites}
+        for row in rows.values():
+            log.add(sites[row.uid], row.outcome, row.reason, row.size, row.fetched_at / 1000)
+        heartbeat.count(images=len(rows), bytes=sum(row.size for row in rows.values()))
+        return rows
+
     def _receive_all(
-        self, state: _State, first: pa.Table, sink: IO[bytes], log: UnitLog, requests: Counts,
+        self, state: _State, first: pa.Table, store: kept.Kept, log: UnitLog, requests: Counts,
         deadline: float,
     ) -> Iterator[_Row]:  # fmt: skip
         uids, sites, lanes = (first[name].to_pylist() for name in ("uid", "site", "lanes"))
@@ -238,32 +285,42 @@ class FetchWorker:
             if "xmp" in self.fetch.opt_out:
                 outcome = refuse_reserved(outcome)
             try:
-                row = receive(uid, outcome, state.decoder, sink, now, state.refused)
+                row = receive(uid, outcome, state.decoder, now, state.refused)
             except OSError:  # the disk, not the image
                 raise
             except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
                 row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
                 row.reason, row.detail = "internal_error", f"{type(error).__name__}: {error}"
+            if row.reason != "internal_error":  # a process that is ended has errors of all kinds
+                jpeg = row.processed.jpeg if row.processed and not row.reason else b""
+                row.place = store.add(row.header(), jpeg, requests.requests)
+            if row.processed is not None:
+                row.processed = row.processed._replace(jpeg=b"")
             heartbeat.count(images=1, bytes=row.size)
             log.add(site_of[uid], outcome, row.reason, row.size, now / 1000)
             yield row
 
     def _finish(
         self, state: _State, unit: pa.Table, starts: np.ndarray, rows: list[_Row], order: np.ndarray,
-        spool: Path, blob: Path,
+        store: kept.Kept, blob: Path,
     ) -> dict[bytes, tuple[int, int]]:  # fmt: skip
         """Score if asked, then write the blob in the set's order; return where each image is."""
         good = [int(i) for i in np.argsort(order, kind="stable") if not rows[i].reason]
-        if state.scorer is not None and good:
-            stops = np.append(starts, len(unit))[1:]
-            texts = unit["caption"].to_pylist()
-            captions = [texts[starts[i] : stops[i]] for i in good]
-            score([rows[i] for i in good], captions, spool, state.scorer, state.keep_if)
         places: dict[bytes, tuple[int, int]] = {}
-        with spool.open("rb") as source, blob.open("wb") as sink:
+        with tempfile.TemporaryFile(dir=blob.parent) as edited, blob.open("wb") as sink:
+            if state.scorer is not None and good:
+                stops = np.append(starts, len(unit))[1:]
+                texts = unit["caption"].to_pylist()
+                captions = [texts[starts[i] : stops[i]] for i in good]
+                score([rows[i] for i in good], captions, store.body, edited, state.scorer, state.keep_if)
+                edited.flush()
             for row in (rows[i] for i in good if not rows[i].reason):
-                places[row.uid] = (sink.tell(), row.spooled[1])
-                sink.write(_read(source, *row.spooled))
+                place = row.place
+                places[row.uid] = (sink.tell(), place.length)
+                if place.file == _EDITED:
+                    sink.write(os.pread(edited.fileno(), place.length, place.offset))
+                else:
+                    sink.write(store.body(place))
                 assert row.processed is not None, "a row without a reason was decoded"
                 sink.write(bytes.fromhex(row.processed.descriptor))
         return places

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
+import zstandard
 
 from pipeline import records, storage
 from pipeline.http.fetch import Outcome
@@ -22,6 +23,8 @@ from pipeline.sources import html, pages, sitemap
 from pipeline.sources.links import links
 from pipeline.sources.pages import unavailable
 from pipeline.sources.records import Image, bad_record
+from pipeline.stages import kept
+from pipeline.stages.files import commit
 from pipeline.units import share
 
 # What is to be fetched. kind: "sitemap", "page", or "source" for what the user named, which may be either.
@@ -50,6 +53,7 @@ FOUND_ROWS = pa.schema(
 )
 
 TRIES: Final = 2
+_KEPT: Final = ("final_url", "reason", "detail", "status", "content_type")  # of an answer, beside its body
 _HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
 _TYPE: Final = re.compile(r"([\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+)\s*(?:;|$)", re.ASCII)
 _UNKNOWN_TYPES: Final = ("", "unknown/unknown", "application/unknown", "*/*")
@@ -174,15 +178,26 @@ class PagesWorker:
         return _State(self.fetch)
 
     def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
-        """Write NAME@ATTEMPT.images.parquet and .found.parquet, both by the pages' positions."""
+        """Write NAME@ATTEMPT.images.parquet and .found.parquet, by the pages' positions, and the marker."""
+        attempt = uuid.uuid4().hex[:8]
+        with kept.Kept(self.folder, task["name"], attempt) as store:
+            result = {"name": task["name"], **self._fetch(state, task, f"@{attempt}", store)}
+            result = commit(self.folder, task["name"], result)
+            store.remove()
+        return result
+
+    def _fetch(
+        self, state: _State, task: dict[str, str], attempt: str, store: kept.Kept
+    ) -> dict[str, object]:
         unit = records.read_table(task["unit"])
         images: list[tuple[int, Image]] = []
         found: list[tuple[int, Found]] = []
-        for position, its_images, its_found in sorted(self._fetched(state, unit), key=lambda one: one[0]):
+        judged = sorted(self._fetched(state, unit, store), key=lambda one: one[0])
+        for position, its_images, its_found in judged:
             images += ((position, image) for image in its_images)
             found += ((position, one) for one in its_found)
         # Another attempt may see other pages; the files that count are those that the marker names.
-        base = storage.join(self.folder, f"{task['name']}@{uuid.uuid4().hex[:8]}")
+        base = storage.join(self.folder, task["name"]) + attempt
         pages.write(f"{base}.images.parquet", images)
         rows = (
             (position, one.url, one.kind, one.depth, one.tries, one.page_url, one.any_site)
@@ -194,13 +209,20 @@ class PagesWorker:
             "images": len(images),
         }  # fmt: skip
 
-    def _fetched(self, state: _State, unit: pa.Table) -> Iterator[tuple[int, list[Image], list[Found]]]:
+    def _fetched(
+        self, state: _State, unit: pa.Table, store: kept.Kept
+    ) -> Iterator[tuple[int, list[Image], list[Found]]]:
         rows = {row["position"]: row for row in unit.to_pylist()}
         shares = {row["site"]: share(row["lanes"]) for row in rows.values()}
+        for record in store.records:
+            position = record.header["key"]
+            yield position, *self._judged(rows.pop(position), _kept_answer(record, store))
         for kind in (True, False):  # one after the other: each client keeps a pace of its own
             wanted = [(position, row["url"]) for position, row in rows.items() if is_sitemap(row) == kind]
             for position, outcome in state.loop(kind).run(wanted, shares=shares) if wanted else ():
                 assert isinstance(position, int)
+                if outcome.reason != "internal_error":  # a process that is ended has errors of all kinds
+                    _keep(store, position, outcome)
                 yield position, *self._judged(rows[position], outcome)
 
     def _judged(self, row: dict[str, object], outcome: Outcome) -> tuple[list[Image], list[Found]]:
@@ -209,3 +231,14 @@ class PagesWorker:
         except Exception as error:  # noqa: BLE001 - one page must not end a unit: it is counted
             detail = f"internal_error: {type(error).__name__}: {error}"
             return [unavailable(str(row["url"]), detail)], []
+
+
+def _keep(store: kept.Kept, position: int, outcome: Outcome) -> None:
+    header = {"key": position, **{name: getattr(outcome, name) for name in _KEPT}}
+    store.add(header, zstandard.compress(outcome.body, 1))
+
+
+def _kept_answer(record: kept.Record, store: kept.Kept) -> Outcome:
+    known = {name: record.header[name] for name in _KEPT}
+    body = zstandard.decompress(store.body(record.place))
+    return Outcome(url="", body=body, elapsed=0.0, address="", retry_after=None, **known)

@@ -17,6 +17,7 @@ from pipeline import extend, finished, hashlist, manifest, records, run, storage
 from pipeline.command import guarded
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
+from pipeline.stages import kept
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import terminal
 from pipeline.tombstones import PENDING, Tombstones
@@ -111,6 +112,7 @@ def expanded(layout: Layout, stones: Tombstones) -> Tombstones:
     An image is found by its URL, its page, where it was redirected, its bytes or its look.
     """
     paths = [path for path in tables.find_files(layout.root, ".parquet") if "uid" in tables.columns_of(path)]
+    paths += work.kept_images(layout.root)
     uids: set[str] = set()
     for path in paths:
         table = _identities(path)
@@ -130,6 +132,8 @@ def expanded(layout: Layout, stones: Tombstones) -> Tombstones:
 
 
 def _identities(path: str) -> pa.Table:
+    if path.endswith(kept.SUFFIX):
+        return tables.kept_rows(kept.headers(path))
     names = tables.columns_of(path)
     return records.read_table(
         path, [name for name in ("uid", *tables.URL_COLUMNS, "sha256", "phash") if name in names]

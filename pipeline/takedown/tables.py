@@ -1,7 +1,7 @@
 """Find and remove rows of what was taken down, in any of a run's tables."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,15 @@ Mask = npt.NDArray[np.bool_]
 
 URL_COLUMNS: Final = ("url", "page_url", "fetch_url", "final_url")
 REASON: Final = "taken_down"
+_KEPT_ROWS: Final = pa.schema(
+    [
+        pa.field("uid", pa.binary(records.UID_BYTES)),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("final_url", pa.string(), nullable=False),
+        pa.field("sha256", pa.binary(32)),
+        pa.field("phash", pa.string(), nullable=False),
+    ]
+)
 _NAMED: Final = re.compile(r"https?://[^\s\"'<>]+|\b[0-9a-f]{32}\b")
 _MOST_CANDIDATES: Final = 2**31 - 1  # of one row
 
@@ -86,6 +95,22 @@ def _tells(text: str, stones: Tombstones) -> bool:
     return any(
         word in stones.urls or ("//" in word and stones.has_url(word)) for word in _NAMED.findall(text)
     )
+
+
+def kept_rows(headers: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return as a table what the headers of kept images (`stages.fetch`) say of whose they are."""
+    rows = (
+        (
+            bytes.fromhex(header["key"]), _utf8(header["detail"]), _utf8(header["final_url"]),
+            bytes.fromhex(header["sha256"]) or None, (header["processed"] or {}).get("phash", ""),
+        )
+        for header in headers
+    )  # fmt: skip
+    return records.to_table(rows, _KEPT_ROWS)
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def taken_down_rows(candidates: int) -> pa.Table:

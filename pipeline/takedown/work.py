@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from dedup.descriptors import PACKED_BYTES
 from pipeline import records, storage
 from pipeline.run import Layout, read_json
+from pipeline.stages import kept
 from pipeline.stages.files import finished, read_marker, read_vector, write_vector
 from pipeline.stages.select import Pairs, QueryTable
 from pipeline.takedown import tables
@@ -36,6 +37,7 @@ def scrub(layout: Layout, stones: Tombstones) -> None:
             if storage.exists(_counts(path)):
                 _recount(layout, path, stones)
             tables.rewrite(path, stones)
+    _kept(layout, stones)
     _sum_counts(layout)
     _scrub_logs(layout, stones)
 
@@ -94,6 +96,34 @@ def _fetched(layout: Layout, path: str, stones: Tombstones) -> None:
         if storage.exists(staged):
             overwrite(staged, ranges)
     tables.rewrite(path, stones)
+
+
+def kept_images(folder: str) -> list[str]:
+    """Return the parts that hold images of units that are not finished, of a run or a part of it."""
+    return [path for path in tables.find_files(folder, kept.SUFFIX) if _is_of_images(path)]
+
+
+def _is_of_images(path: str) -> bool:
+    folder, unit = kept.unit_of(path)
+    return posixpath.basename(folder).startswith("round-") and read_marker(folder, unit) is None
+
+
+def _kept(layout: Layout, stones: Tombstones) -> None:
+    """Forget what unfinished units have kept of it. Pages, which name many images, are fetched again."""
+    for path in tables.find_files(layout.work, kept.SUFFIX):
+        if not _is_of_images(path):
+            storage.remove_tree(path)
+            continue
+        before = kept.headers(path)
+        table = tables.kept_rows(before)
+        mask = tables.hits(table, stones)
+        details = iter(tables.without(table, mask, stones)["detail"].to_pylist())
+        after = [
+            None if is_gone else {**header, "detail": next(details)}
+            for header, is_gone in zip(before, mask.tolist(), strict=True)
+        ]
+        if after != before:
+            kept.rewrite(path, after)
 
 
 def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
