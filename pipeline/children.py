@@ -4,9 +4,13 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+_PATIENCE: Final = 5.0  # seconds
 
 
 def descendants() -> list[int]:
@@ -41,6 +45,24 @@ def _processes() -> list[tuple[int, int]]:
     return pairs
 
 
+def _handles_term(pid: int) -> bool:
+    """Return whether a process has a handler for SIGTERM; False where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
+
+
+def _ask_to_end(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end and any(_handles_term(pid) for pid in pids):  # a zombie has no handler
+        time.sleep(0.02)
+
+
 _spared: set[int] = set()
 
 
@@ -50,7 +72,13 @@ def spare(pids: Iterable[int]) -> None:
 
 
 def kill(*, all_of_them: bool = False) -> None:
-    """Kill them, the spared ones too if wanted: all that they leave is either whole or not to be seen."""
+    """Kill them, the spared ones too if wanted: all that they leave is either whole or not to be seen.
+
+    Those that handle SIGTERM, to keep what they have (`stages.kept`), get five seconds first; with
+    `all_of_them` nobody gets any.
+    """
+    if not all_of_them:
+        _ask_to_end([pid for pid in descendants() if pid not in _spared and _handles_term(pid)])
     for pid in descendants():
         if all_of_them or pid not in _spared:
             with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ class UnitLimits:
     """Say how large a unit may grow."""
 
     unit_images: int = 2_000
-    """Images in a work unit; a worker fetches one unit at a time and loses at most one when it dies."""
+    """Images in a work unit; a worker fetches one unit at a time, and continues inside it after a stop."""
     unit_rate: float = 100.0
     """Images a second that a unit aims at: if its sites take long, it holds more than --unit-images."""
     unit_seconds: float = 3_600.0

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import storage
+from pipeline import children, storage
 from pipeline.stages import kept
 from pipeline.stages.files import commit, finished
 
@@ -137,3 +139,21 @@ def test_an_object_store_gets_parts_in_time_and_when_an_attempt_is_stopped(bucke
         store.remove()
     assert storage.list_files(f"{bucket}/kept/7") == []
     assert json.loads(storage.read_bytes(f"{bucket}/7.json")) == {"name": "7"}
+
+
+def test_a_worker_of_an_object_store_keeps_what_it_has_when_its_launcher_is_stopped(bucket: str) -> None:
+    script = (
+        "import sys, time\n"
+        "from pipeline.stages import kept\n"
+        "with kept.Kept(sys.argv[1], '7', 'a') as store:\n"
+        "    store.add({'key': 'x'}, b'body')\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script, bucket], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+    assert storage.list_files(f"{bucket}/kept/7") == []
+    assert children._handles_term(child.pid)
+    children._ask_to_end([child.pid])  # as `kill` does, which would end the store as well
+    assert child.wait() == 143
+    assert read(bucket) == [("x", b"body")]

@@ -1,5 +1,6 @@
 """While it runs: what a terminal, a log, machines and `openwit status` are told; and how it is stopped."""
 
+import io
 import json
 import os
 import pty
@@ -20,7 +21,18 @@ from rich.console import Console
 from pipeline import children, lock
 from pipeline.cli import main
 from pipeline.demo.server import Server
-from pipeline.progress import MarkerReader, Notes, Pace, ShowProgress, Step, Tally, describe, duration, size
+from pipeline.progress import (
+    MarkerReader,
+    Notes,
+    Pace,
+    ShowProgress,
+    Step,
+    Tally,
+    bar_line,
+    describe,
+    duration,
+    size,
+)
 from pipeline.stages import heartbeat, running
 from pipeline.status import main as status
 from pipeline.status import state_of
@@ -72,6 +84,47 @@ def test_a_line_says_all_that_is_known() -> None:
     assert describe(Step("count", "c", 9), Tally(1), 0.0, "tasks", None) == ""
     assert [duration(s) for s in (5, 65, 3_700, 400_000)] == ["0:05", "1:05", "1:01:40", "4.6 days"]
     assert [size(n) for n in (12, 12_345, 5e9, 7e15)] == ["12 B", "12.3 kB", "5.0 GB", "7,000.0 TB"]
+
+
+@pytest.mark.parametrize("columns", range(8, 120))
+def test_a_bar_counts_images_and_its_text_fits_in_whole_words(columns: int) -> None:
+    """A single task has one marker, at its end; its images come all the while."""
+    tally = Tally(0, 1500, 2_500_000, {"": 1000, "http_server_error": 400, "connect_timeout": 60, "a": 39})
+    step = Step("fetch, round 0", "f", 1, images=4500)
+    done, total, text = bar_line(step, tally, 25.0, "images", 120, columns)
+    assert (done, total) == (1500, 4500)
+    parts = text.split(" · ")
+    assert parts[0] == "1,500/4,500" and (len(text) <= columns or len(parts) == 1)
+    assert set(parts[1:]) <= {
+        "25.0 images/s", "2:00 left", "fetched 1,000", "http_server_error 400", "connect_timeout 60", "a 39",
+        "2.5 MB",
+    }  # fmt: skip
+    if columns >= 37:
+        assert "2:00 left" in parts
+    assert bar_line(Step("count", "c", 9), Tally(2), 0.0, "tasks", None, columns) == (2, 9, "2/9")
+
+
+def test_at_78_columns_there_is_a_bar_that_moves_within_a_task(tmp_path: Path) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=78, color_system=None)
+    show = ShowProgress(console, str(tmp_path))
+    folder = tmp_path / "fetch/round-0"
+    folder.mkdir(parents=True)
+    sign = {"name": "0", "images": 173, "bytes": 10**6, "host": "h", "started": 1.0, "beat": 1.0, "pid": 1}
+    with show("fetch, round 0", str(folder), 1, images=240):
+        (folder / "0.running").write_text(json.dumps(sign))
+        deadline = time.monotonic() + 60
+        while "173/240" not in file.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        mark(folder, "0", images=240, reasons={"": 200, "http_server_error": 30, "connect_timeout": 10})
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()))
+    moving = next(line for line in lines if "173/240" in line)
+    assert (12 <= moving.count("━") <= 20 and "╸" in moving) or moving.count("━") == 20
+    assert all(len(line.rstrip()) <= 78 for line in lines)
+    assert "240/240" in file.getvalue()
+    for word in re.findall(r"[a-z_]+_[a-z_]*", file.getvalue()):
+        assert word in ("http_server_error", "connect_timeout")
 
 
 def test_notes_forget_what_was_discarded(tmp_path: Path) -> None:

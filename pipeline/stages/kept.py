@@ -15,12 +15,13 @@ import io
 import json
 import logging
 import os
+import signal
 import struct
 import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
 
@@ -65,7 +66,7 @@ class Kept:
         self.spent, self.requests = 0.0, 0
         self._folder, self._attempt = folder_of(folder, unit), attempt
         self._files: list[IO[bytes]] = []
-        self._lock = threading.Lock()  # one flush at a time
+        self._lock = threading.RLock()  # one flush at a time; a signal may come in one
         self._size = self._flushed = self._objects = 0
 
     def __enter__(self) -> Self:
@@ -82,6 +83,8 @@ class Kept:
             self._write(_MAGIC)
             # A disk may take a while; a store asks for money.
             stack.enter_context(every(5.0 if self._is_local else 30.0, self.flush, self._failed))
+            if not self._is_local:
+                stack.enter_context(_on_term(self.flush))
             self._stack = stack.pop_all()
         return self
 
@@ -158,6 +161,26 @@ class Kept:
     @staticmethod
     def _failed(error: Exception) -> None:
         log.warning("what was fetched could not be kept yet: %s", error)
+
+
+@contextlib.contextmanager
+def _on_term(action: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM end this process after `action`, if it is one of a pool: the launcher has its own way."""
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: object) -> None:
+        with contextlib.suppress(Exception):
+            action()
+        os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _encoded(header: Header, body: bytes) -> bytes:
