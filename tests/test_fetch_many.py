@@ -17,7 +17,7 @@ from pipeline.http import fetch_many as module
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.http.fetch_many import Counts, Pool, fetch_many
-from pipeline.http.memory import Memory
+from pipeline.http.memory import Memory, Window
 from pipeline.http.politeness import Lane, Row, Schedule, retry_after, turn
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import OPT_OUTS
@@ -648,3 +648,35 @@ def test_one_lookup_for_all_who_ask_at_once() -> None:
 
     asyncio.run(main())
     assert calls == ["a.example.com"]
+
+
+def test_no_more_is_asked_for_than_the_caller_deals_with() -> None:
+    """What waits for a slow caller would be lost with the process."""
+    with Server() as server, FetchLoop(options(host_concurrency=64), lookup) as loop:
+        results = loop.run([(i, server.url(f"good?{i}")) for i in range(120)])
+        next(results)
+        for taken in range(1, 6):
+            threading.Event().wait(0.2)
+            assert len(server.asked("good")) <= taken + 16
+            next(results)
+        assert sum(1 for _ in results) == 114
+        gone = loop.run([(i, server.url(f"gone?{i}")) for i in range(100)])
+        assert sum(outcome.reason == "http_gone" for _, outcome in gone) == 100
+
+
+def test_the_window_is_what_keeps_the_caller_busy() -> None:
+    async def main() -> None:
+        window = Window(256)
+        for work, network, limit in ((0.003, 0.2, 150), (0.003, 2.0, 256), (0.5, 0.2, 16), (0.02, 0.75, 50)):
+            for _ in range(1000):
+                window.learn(work, network)
+            assert abs(window._limit - limit) <= 1
+        for _ in range(window._limit):
+            await asyncio.wait_for(window.room(), 5)
+            window.enter()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(window.room(), 0.01)
+        window.leave()
+        await asyncio.wait_for(window.room(), 5)
+
+    asyncio.run(main())

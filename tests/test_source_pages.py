@@ -428,3 +428,22 @@ def test_the_demo_web_from_one_sitemap(web: Server, tmp_path: Path) -> None:
         assert not [url for url in found if url.startswith(closed)], role
     start = len(web.requests())
     assert main([*argv, "--stage", "candidates"]) == 0 and len(web.requests()) == start
+
+
+def test_a_pass_that_stopped_asks_for_no_page_twice(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rows_of(crawl_pages(f"{site.root}/sitemap.xml", tmp_path / "whole"))
+    asked = pages_of(site)
+
+    def stop(path: str, images: object) -> int:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.pages.pages.write", stop)
+        with pytest.raises(AssertionError):
+            crawl_pages(f"{site.root}/sitemap.xml", tmp_path / "run")
+    assert list((tmp_path / "run").glob("work/candidates/pages/pass-*/kept/*/*.part"))
+    assert rows_of(crawl_pages(f"{site.root}/sitemap.xml", tmp_path / "run")) == expected
+    assert pages_of(site) - asked == asked
+    assert not list((tmp_path / "run").rglob("kept"))

@@ -64,7 +64,7 @@ def _reason(error: Exception, attempts: Attempts) -> str:
             out_of_files = error.os_error.errno in (errno.EMFILE, errno.ENFILE)
             return "internal_error" if out_of_files else "connect_error"
         case aiohttp.ConnectionTimeoutError():
-            return "connect_timeout" if attempts.opened else "dns_error"
+            return "connect_timeout" if attempts.opened else attempts.blocked or "dns_error"
         case aiohttp.SocketTimeoutError():
             return "read_timeout"
         case TimeoutError():

@@ -110,7 +110,12 @@ class Fetcher:
             answer = self._resolver.known(host)
         if answer is None:
             return None
-        return Refusal("dns_error", answer) if isinstance(answer, str) else answer[0][1]
+        if isinstance(answer, str):
+            return Refusal("dns_error", answer)
+        # Said here already: on a busy machine twenty of them would use up the time for a connection.
+        if all(self.policy.check(ip) == "address_blocked" for _, ip in answer):
+            return Refusal("address_blocked", f"{host} is {answer[0][1]}")
+        return answer[0][1]
 
     async def find_address(self, href: str) -> None:
         """Ask for the name of a resolved URL; raises dns.OutageError if nobody answers any more."""

@@ -7,12 +7,14 @@ count against the pool's memory, and no new request starts while too many do.
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import SimpleQueue
 
-from pipeline.http import dns
+from pipeline.http import dns, files
 from pipeline.http.fetch import Fetcher, Outcome
 from pipeline.http.fetch_many import Counts, Pool, fetch_many
+from pipeline.http.memory import Window
 from pipeline.options import FetchOptions
 
 _Item = tuple[object, Outcome]
@@ -27,6 +29,7 @@ class FetchLoop:
         self._loop = _new_loop()
         self._ready = threading.Event()
         self._error: BaseException | None = None
+        self._has_body = False  # whether an answer with a body was dealt with
         self._thread = threading.Thread(target=self._work, name="openwit-fetch", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -76,10 +79,11 @@ class FetchLoop:
         item = None
         try:
             while not isinstance(item := queue.get(), asyncio.Task):
+                started = time.monotonic()
                 try:
                     yield item
                 finally:
-                    self._release(item)
+                    self._release(item, time.monotonic() - started)
             item.result()
         finally:
             if not isinstance(item, asyncio.Task):
@@ -94,10 +98,17 @@ class FetchLoop:
                 self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
 
-    def _release(self, item: _Item) -> None:
-        if size := len(item[1].body):
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                self._loop.call_soon_threadsafe(self._pool.memory.release, size)
+    def _release(self, item: _Item, seconds: float | None = None) -> None:
+        """Let others take the item's place; `seconds` is how long the caller needed for it."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(self._dealt_with, item[1], seconds)
+
+    def _dealt_with(self, outcome: Outcome, seconds: float | None) -> None:
+        self._pool.memory.release(len(outcome.body))
+        self._window.leave()
+        self._has_body |= bool(outcome.body)
+        if seconds is not None and self._has_body and outcome.elapsed:
+            self._window.learn(seconds, outcome.elapsed)
 
     def _work(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -112,7 +123,8 @@ class FetchLoop:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         async with Fetcher(self._options, self._lookup) as self._fetcher:
-            self._pool = Pool(self._options)
+            self._window = Window(files.requests_at_once(self._options))
+            self._pool = Pool(self._options, self._window)
             self._ready.set()
             await self._stop.wait()
             others = asyncio.all_tasks() - {asyncio.current_task()}

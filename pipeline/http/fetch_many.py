@@ -13,7 +13,7 @@ from pipeline import urls
 from pipeline.http import dns, failures, files
 from pipeline.http.client import KEEP_ALIVE_SECONDS, authority
 from pipeline.http.fetch import Fetcher, Outcome
-from pipeline.http.memory import Memory
+from pipeline.http.memory import Memory, Window
 from pipeline.http.optout import Refusal
 from pipeline.http.politeness import (
     ADDRESS_CONCURRENCY,
@@ -53,7 +53,9 @@ class Counts:
 class Pool:
     """What the units of one event loop share: requests in flight, memory, and the pace of sites."""
 
-    def __init__(self, options: FetchOptions) -> None:
+    def __init__(self, options: FetchOptions, window: Window | None = None) -> None:
+        self.window = window
+        """Given by a caller who says when it is done with each answer."""
         self.addresses = Addresses(options.address_concurrency or ADDRESS_CONCURRENCY)
         self.slots = asyncio.Semaphore(files.requests_at_once(options))
         self.memory = Memory(options.max_held_bytes)
@@ -168,6 +170,8 @@ class _Unit:
     async def _step(self, group: asyncio.TaskGroup, end: float) -> None:
         """Start one request, or wait until one may start."""
         await self._pool.memory.room()
+        if self._pool.window is not None:
+            await self._pool.window.room()
         await self._pool.slots.acquire()
         now = time.monotonic()
         lane = self._schedule.take(now) if now < end else None
@@ -198,6 +202,7 @@ class _Unit:
         work = self._fetch if self._fetcher.knows_rules(row.href) else self._load_rules
         if work == self._fetch:
             self._schedule.pop(lane)
+            self._enter_window()
         lane.loading = work == self._load_rules
         self._schedule.started(lane, now)
         group.create_task(self._run(work, lane, row, address))
@@ -218,6 +223,8 @@ class _Unit:
             await work(lane, row, ticket)
         except BaseException:
             ticket.keep(0)
+            if work == self._fetch and self._pool.window is not None:
+                self._pool.window.leave()  # its answer will not come
             raise
         finally:
             self._pool.slots.release()
@@ -363,7 +370,12 @@ class _Unit:
 
     def _answer(self, row: Row, reason: str, detail: str) -> None:
         """Report a row for which no request was sent."""
+        self._enter_window()
         self._report(row, Outcome(row.url, row.href, reason, detail, 0, b"", "", 0.0, "", None))
+
+    def _enter_window(self) -> None:
+        if self._pool.window is not None:
+            self._pool.window.enter()
 
     def _report(self, row: Row, outcome: Outcome) -> None:
         self.counts.reasons[outcome.reason] += 1

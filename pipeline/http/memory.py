@@ -1,8 +1,17 @@
-"""A budget of bytes that many fetches share."""
+"""What many fetches share: a budget of bytes, and how many answers may be on their way to be dealt with."""
 
 import asyncio
 import contextlib
 from collections import deque
+from typing import Final
+
+_FEWEST: Final = 16
+"""Answers that may be under way or waiting, however long the caller takes for one."""
+
+_AHEAD: Final = 0.25
+"""Seconds of the caller's work that may wait for it."""
+
+_REMEMBERED: Final = 50  # answers, over which times are averaged
 
 
 class Memory:
@@ -58,6 +67,56 @@ class Memory:
         self.held += size
         assert 0 <= self.held <= self.limit
         if self.held < self.limit // 2:
+            self._room.set()
+        else:
+            self._room.clear()
+
+
+class Window:
+    """How many answers are asked for and not dealt with yet: what keeps the caller busy, and not more.
+
+    An answer that waits to be decoded is lost if the process ends, and would be asked for again. So, by
+    Little's law, as many are let out as the caller deals with in the time that one takes on the network, and
+    a quarter of a second more; at most `most`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limit = min(_FEWEST, most)
+        self._out = 0
+        self._work = self._network = 0.0  # mean seconds an answer
+        self._seen = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def room(self) -> None:
+        """Return when one more may be asked for."""
+        await self._room.wait()
+
+    def enter(self) -> None:
+        """Count an answer that is asked for, or given without asking."""
+        self._out += 1
+        self._set()
+
+    def leave(self) -> None:
+        """Count one that is dealt with, or that will never come."""
+        self._out -= 1
+        self._set()
+
+    def learn(self, work: float, network: float) -> None:
+        """Note how long one took, in seconds: the caller, and the network.
+
+        The first one should have had a body: how long those take says nothing that have none.
+        """
+        self._seen = min(self._seen + 1, _REMEMBERED)
+        self._work += (work - self._work) / self._seen
+        self._network += (network - self._network) / self._seen
+        wanted = (self._network + _AHEAD) / max(self._work, 1e-6)
+        self._limit = min(max(_FEWEST, int(wanted)), self._most)
+        self._set()
+
+    def _set(self) -> None:
+        if self._out < self._limit:
             self._room.set()
         else:
             self._room.clear()
