@@ -156,8 +156,9 @@ def bar_line(
     parts += _top(tally)
     parts += [size(tally.bytes)] if tally.bytes else []
     for part in parts:
-        if len(text) + 3 + len(part) <= columns:
-            text += f" · {part}"
+        if len(text) + 3 + len(part) > columns:
+            break
+        text += f" · {part}"
     return done, total, text
 
 

@@ -110,14 +110,23 @@ def test_headers_are_changed_and_records_removed(tmp_path: Path) -> None:
     assert kept.unit_of(str(part)) == (str(tmp_path), "7")
 
 
-@pytest.fixture
-def bucket() -> Iterator[str]:
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
     pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
+    import s3fs
+
     from tests import s3
 
+    s3fs.S3FileSystem.clear_instance_cache()  # of a server of another module
     with s3.serve():
-        yield f"s3://{s3.BUCKET}/run/round-0"
+        yield f"s3://{s3.BUCKET}"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(store: str, request: pytest.FixtureRequest) -> str:
+    return f"{store}/{request.node.name}/round-0"
 
 
 def test_an_object_store_gets_parts_in_time_and_when_an_attempt_is_stopped(bucket: str) -> None:
