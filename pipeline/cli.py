@@ -390,7 +390,7 @@ def show_plan(
 
     known = [stage for stage in run.STAGES if run.done(layout, stage)] if storage.exists(layout.work) else []
     matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
-    identifier = None if options.lang == "any" else Identifier()
+    identifier = Identifier()
     judge = CaptionJudge(
         matcher, options.text, identifier, options.lang, options.mask_contacts, options.sources.empty_captions
     )

@@ -3,13 +3,19 @@
 import importlib.util
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.captions.language import Identifier, model_path
+from pipeline.captions import language
+from pipeline.captions.language import NO_PAGE, Identifier, Prior, decide, model_path
+from pipeline.captions.match import MatchAll
+from pipeline.options import TextRules
+from pipeline.sources import Image
+from pipeline.stages.candidates import CaptionJudge, judge_piece
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text/multi30k"
 
@@ -25,7 +31,7 @@ def identifier() -> Identifier:
 
 
 @pytest.mark.parametrize(
-    ("text", "language"),
+    ("text", "expected"),
     [
         ("A brown dog runs across the beach with a stick in its mouth.", "en"),
         ("Ein brauner Hund läuft mit einem Stock im Maul über den Strand.", "de"),
@@ -38,9 +44,9 @@ def identifier() -> Identifier:
         ("كلب بني يركض على الشاطئ وفي فمه عصا", "ar"),
     ],
 )
-def test_plain_sentences(identifier: Identifier, text: str, language: str) -> None:
+def test_plain_sentences(identifier: Identifier, text: str, expected: str) -> None:
     found, score = identifier.identify(text)
-    assert found == language
+    assert found == expected
     assert 0.5 < score <= 1 and score == round(score, 4)
 
 
@@ -59,18 +65,18 @@ def test_text_without_a_letter_has_no_language(identifier: Identifier, text: str
 @example(text="a\x00b")
 @example(text="dog \ud800\udc00 on the beach")
 def test_any_text_is_safe(identifier: Identifier, text: str) -> None:
-    language, score = identifier.identify(text)
-    assert language and language.isascii() and not language.startswith("__")
+    found, score = identifier.identify(text)
+    assert found and found.isascii() and not found.startswith("__")
     assert 0 <= score <= 1
 
 
-@pytest.mark.parametrize("language", ["en", "de", "fr", "cs"])
-def test_accuracy_on_real_captions(identifier: Identifier, language: str) -> None:
-    file = SAMPLE / f"val.{language}"
+@pytest.mark.parametrize("expected", ["en", "de", "fr", "cs"])
+def test_accuracy_on_real_captions(identifier: Identifier, expected: str) -> None:
+    file = SAMPLE / f"val.{expected}"
     if not file.exists():
         pytest.skip("no sample data beside the checkout")
     captions = file.read_text().splitlines()
-    right = sum(identifier.identify(caption)[0] == language for caption in captions)
+    right = sum(identifier.identify(caption)[0] == expected for caption in captions)
     assert right >= 0.98 * len(captions) > 900
 
 
@@ -99,3 +105,94 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_
         importlib.invalidate_caches()
         with pytest.raises(FileNotFoundError, match=r"lid\.176\.ftz.*openwit\[crawl\]"):
             model_path()
+
+
+def prior_of(
+    identifier: Identifier, page_lang: str = "", texts: tuple[str, ...] = (), url: str = ""
+) -> Prior:
+    return language.page_prior(page_lang, url, identifier.of_page(texts))
+
+
+def judge(lang: str) -> CaptionJudge:
+    return CaptionJudge(MatchAll(), TextRules(), Identifier(), lang, False)
+
+
+GERMAN = ("Ein Hund am Strand", "Die Katze schläft auf dem Sofa", "Blick aus dem Fenster im Winter")
+
+
+def test_plain_english_is_not_refused_for_its_top_label() -> None:
+    for text in ("A hat laid out on a white bed", "the t-shirt hangs on a wooden door"):
+        verdict = judge("en").judge(text)
+        assert verdict.reason == "" and verdict.lang in ("de", "nl") and 0 < verdict.lang_score < 0.7
+    for text in GERMAN:
+        verdict = judge("en").judge(text)
+        assert (verdict.reason, verdict.lang) == ("language", "de")
+        assert verdict.detail == f"de {verdict.lang_score:.4f}", "label and score of what is refused"
+
+
+def test_a_page_decides_where_a_caption_does_not(identifier: Identifier) -> None:
+    short = identifier.evidence("blackbird")
+    assert short is not None
+    alone = decide(short, NO_PAGE, "de").wanted
+    for page in (
+        prior_of(identifier, "de-AT"), prior_of(identifier, "", GERMAN),
+        prior_of(identifier, url="https://laden.de/x"), prior_of(identifier, "deu"),
+    ):  # fmt: skip
+        assert decide(short, page, "de").wanted > max(0.4, 2 * alone)
+    english = identifier.evidence("A hat laid out on a white bed")
+    assert english is not None and decide(english, prior_of(identifier, "en-GB")).lang == "en"
+    assert prior_of(identifier, "", ("one text",) * 3) == NO_PAGE, "a text does not confirm itself"
+
+
+def test_a_wrong_declaration_is_outvoted(identifier: Identifier) -> None:
+    wrong = prior_of(identifier, "en", GERMAN)
+    for text in GERMAN:
+        evidence = identifier.evidence(text)
+        assert evidence is not None and decide(evidence, wrong, "en").lang == "de"
+        assert decide(evidence, wrong, "en").wanted < language.IMPROBABLE
+        alone = decide(evidence, prior_of(identifier, "en"), "en")
+        assert alone.lang == "de", "one clear caption as well"
+    foreign = identifier.evidence("A man in a blue shirt is standing on a ladder")
+    assert foreign is not None and decide(foreign, prior_of(identifier, "de", GERMAN)).lang == "en"
+
+
+@given(
+    st.text(),
+    st.sampled_from(["", "en", "de-AT", "xx", "zh-Hant", "und", "-", "ä"]),
+    st.lists(st.text(), max_size=4),
+)
+def test_any_page_gives_probabilities(text: str, page_lang: str, others: list[str]) -> None:
+    identifier = _shared()
+    page = language.page_prior(page_lang, "http://[" if text else "https://a.fr/", identifier.of_page(others))
+    assert sum(page.known.values()) + page.other * (176 - len(page.known)) == pytest.approx(1, abs=1e-3) or (
+        "xx" in page.known
+    )
+    evidence = identifier.evidence(text)
+    if evidence is not None:
+        found = decide(evidence, page, "en")
+        assert 0 <= found.wanted <= found.score <= 1 or found.lang == "en"
+        assert found == decide(evidence, page, "en")
+
+
+@cache
+def _shared() -> Identifier:
+    return Identifier()
+
+
+def test_every_language_is_labelled_where_any_is_taken() -> None:
+    verdict = judge("any").judge(GERMAN[1])
+    assert (verdict.reason, verdict.lang) == ("", "de") and verdict.lang_score > 0.9
+    tags = ("nb-NO", "zh-Hant", "und", "", "eng")
+    assert [language.code_of(tag) for tag in tags] == ["no", "zh", "", "", "en"]
+
+
+def test_images_of_a_page_share_what_it_says() -> None:
+    texts = (*GERMAN, "Hut")
+    images = [Image(f"https://a.test/{i}.jpg", (("alt", text),), "https://a.test/", page_lang="en")
+              for i, text in enumerate(texts)]  # fmt: skip
+    lists = [image._replace(page_url="") for image in images]
+    together = judge_piece(iter(images), "s", judge("de"), 16)
+    assert together.accepted["lang"].to_pylist() == ["de"] * 4
+    alone = judge_piece(iter(lists), "s", judge("de"), 16)
+    assert sorted(alone.accepted["lang"].to_pylist()) != ["de"] * 4
+    assert together.candidates == alone.candidates == 4

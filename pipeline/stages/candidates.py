@@ -4,7 +4,8 @@ The expensive parse is paid here once. Rows leave sorted by (uid, caption_hash),
 hash, so that later stages read any range of hashes by the Parquet row groups' statistics.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ import orjson
 import pyarrow as pa
 
 from pipeline import querylist, records, storage, urls
-from pipeline.captions.language import Identifier
+from pipeline.captions import language
+from pipeline.captions.language import NO_PAGE, UNDETERMINED, Evidence, Identifier, Prior
 from pipeline.captions.match import MatchAll, Matcher
 from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.options import SourceOptions, TextRules
@@ -23,6 +25,7 @@ from pipeline.tombstones import load as load_tombstones
 
 _BATCH_ROWS = 50_000
 _CACHE_ENTRIES = 100_000
+_PAGE_IMAGES = 200  # of a page that are looked at together
 
 
 class Verdict(NamedTuple):
@@ -36,8 +39,22 @@ class Verdict(NamedTuple):
     lang_score: float
 
 
+@dataclass(slots=True)
+class _Text:
+    """What is known of a text whatever its page is."""
+
+    caption: str
+    reason: str = ""
+    evidence: Evidence | None = None
+    matched: list[int] | None = None
+    """Queries, once they were looked for."""
+
+
 class CaptionJudge:
-    """Clean, filter, identify and match captions; equal texts are judged once while the memory lasts."""
+    """Clean, filter, identify and match captions; equal texts are read once while the memory lasts.
+
+    lang: the wanted language, or "any". Without an identifier no language is told.
+    """
 
     def __init__(
         self,
@@ -49,8 +66,9 @@ class CaptionJudge:
         empty: bool = False,
     ) -> None:
         self._matcher, self._rules, self._identifier = matcher, rules, identifier
-        self._lang, self._mask, self._empty = lang, mask, empty
-        self._known: dict[str, Verdict] = {}
+        self._wanted = "" if lang == "any" else language.code_of(lang)
+        self._mask, self._empty = mask, empty
+        self._known: dict[str, _Text] = {}
 
     @property
     def without_text(self) -> Verdict:
@@ -58,30 +76,53 @@ class CaptionJudge:
         matched = self._matcher.match("") if self._empty else []
         return Verdict("", "" if matched else "no_caption", "", matched, "", 0.0)
 
-    def judge(self, text: str) -> Verdict:
-        """Return the verdict on one text."""
-        verdict = self._known.get(text)
-        if verdict is None:
-            verdict = self._judge(text)
+    def prior(self, images: Sequence[Image]) -> Prior:
+        """Return what the page of these images says of their captions' language."""
+        if self._identifier is None:
+            return NO_PAGE
+        read = (self._read(text) for image in images for _, text in image.texts)
+        captions = self._identifier.of_page(text.caption for text in read if not text.reason)
+        return language.page_prior(images[0].page_lang, images[0].page_url, captions)
+
+    def judge(self, text: str, prior: Prior = NO_PAGE) -> Verdict:
+        """Return the verdict on one text of a page."""
+        read = self._read(text)
+        if read.reason:
+            return Verdict(read.caption, read.reason, "", [], "", 0.0)
+        lang, score, detail = "", 0.0, ""
+        if self._identifier is not None:
+            lang, score, wanted = UNDETERMINED, 0.0, 0.0
+            if read.evidence is not None:
+                lang, score, wanted = language.decide(read.evidence, prior, self._wanted)
+            detail = f"{lang} {score:.4f}"
+            if self._wanted and wanted < language.IMPROBABLE:
+                return Verdict(read.caption, "language", detail, [], lang, score)
+        if read.matched is None:
+            read.matched = self._matcher.match(read.caption)
+        if not read.matched:
+            return Verdict(read.caption, "no_match", detail, [], lang, score)
+        return Verdict(read.caption, "", "", read.matched, lang, score)
+
+    def _read(self, text: str) -> _Text:
+        read = self._known.get(text)
+        if read is None:
+            read = self._clean(text)
             if len(self._known) >= _CACHE_ENTRIES:
                 self._known.clear()
             if len(text) < 1000:
-                self._known[text] = verdict
-        return verdict
+                self._known[text] = read
+        return read
 
-    def _judge(self, text: str) -> Verdict:
+    def _clean(self, text: str) -> _Text:
         caption = clean(text)
         if self._mask:
             caption = mask_contacts(caption)
         if not caption:
-            return Verdict("", "no_caption", "", [], "", 0.0)
+            return _Text("", "no_caption")
         if reason := check(caption, self._rules):
-            return Verdict(caption, reason, "", [], "", 0.0)
-        lang, score = ("", 0.0) if self._identifier is None else self._identifier.identify(caption)
-        if self._identifier is not None and lang != self._lang:
-            return Verdict(caption, "language", lang, [], lang, score)
-        matched = self._matcher.match(caption)
-        return Verdict(caption, "" if matched else "no_match", "", matched, lang, score)
+            return _Text(caption, reason)
+        evidence = None if self._identifier is None else self._identifier.evidence(caption)
+        return _Text(caption, "", evidence)
 
 
 class PieceTables(NamedTuple):
@@ -101,7 +142,7 @@ def refuse_reserved(image: Image) -> Image:
 
 
 def judge_image(
-    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None = None
+    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None = None, prior: Prior = NO_PAGE
 ) -> Iterator[tuple[tuple[object, ...], bool]]:
     """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
     if "@" in image.url or "@" in image.page_url:
@@ -126,7 +167,7 @@ def judge_image(
             yield _rejected(uid, image, caption, reason, detail), False
         return
     for kind, text in image.texts:
-        verdict = judge.judge(text)
+        verdict = judge.judge(text, prior)
         if verdict.reason == "no_caption" and kind == "caption":
             verdict = judge.without_text
         if verdict.reason:
@@ -146,14 +187,26 @@ def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) ->
 
 
 def _judged(
-    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None
+    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None, prior: Prior
 ) -> list[tuple[tuple[object, ...], bool]]:
     try:
-        return list(judge_image(image, source, judge, stones))
+        return list(judge_image(image, source, judge, stones, prior))
     except Exception as error:  # noqa: BLE001 - one image must not end a file: it is counted
         detail = f"{type(error).__name__}: {error}"
         captions = [clean(text) for _, text in image.texts] or [""]
         return [(_rejected("", image, text, "internal_error", detail), False) for text in captions]
+
+
+def _with_priors(images: Iterator[Image], judge: CaptionJudge) -> Iterator[tuple[Image, Prior]]:
+    """Yield images with what their page says of its language; sources give the images of a page together."""
+    for page, group in itertools.groupby(images, lambda image: image.page_url):
+        while several := list(itertools.islice(group, _PAGE_IMAGES if page else 1)):
+            try:
+                prior = judge.prior(several)
+            except Exception:  # noqa: BLE001 - the image that cannot be read is counted when its turn comes
+                prior = NO_PAGE
+            for image in several:
+                yield image, prior
 
 
 def judge_piece(
@@ -168,9 +221,9 @@ def judge_piece(
     schemas = {True: records.CAPTION_ROWS, False: records.REJECTED_ROWS}
     tables: dict[bool, list[pa.Table]] = {True: [], False: []}
     seen = 0
-    for image in images:
+    for image, prior in _with_priors(images, judge):
         seen += 1
-        for row, accepted in _judged(image, source, judge, stones):
+        for row, accepted in _judged(image, source, judge, stones, prior):
             rows[accepted].append(row)
             if len(rows[accepted]) >= _BATCH_ROWS:
                 tables[accepted].append(records.to_table(rows[accepted], schemas[accepted]))
@@ -208,7 +261,7 @@ class CandidatesWorker:
 
     def open(self) -> _State:
         """Load the matcher and the language model, once a process."""
-        identifier = None if self.lang == "any" else Identifier()
+        identifier = Identifier()
         queries = querylist.load(self.queries)
         matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
         judge = CaptionJudge(
