@@ -28,7 +28,8 @@ _UNKNOWN: Final = ("ach", "ff", "son", "iu", "kab", "zu", "shs", "nso", "ak")
 _ENDINGS: Final = ("", "s", "ed", "ing")
 _CLOTHES: Final = ("hat", "t-shirt", "shirt", "dress", "skirt", "pair of shorts", "pair of shoes", "jacket")
 _PLACES: Final = ("A {} laid out on a white bed", "the {} hangs on a wooden door", "a {} on a hanger",
-                  "my old {} in black and white", "{} folded on a chair", "A {} seen from the front")  # fmt: skip
+                  "my old {} in black and white", "{} folded on a chair",
+                  "A {} seen from the front")  # fmt: skip
 _COLUMNS: Final = (
     "captions",
     "alone",
