@@ -98,7 +98,7 @@ def load(path: str) -> HashList:
     """Read a list from a file; an empty path is an empty list."""
     if not path:
         return HashList()
-    return parse(storage.read_bytes(path).decode("utf-8", "replace").splitlines(), path)
+    return parse(storage.read_bytes(path).decode("utf-8-sig", "replace").split("\n"), path)
 
 
 def check_distance(radius: int) -> int:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage, untrusted
 from pipeline.captions.match import tokens
+from pipeline.foreign_text import DAMAGED, listed, text_of
 from pipeline.options.presets import ALL
 
 EVERYTHING: Final = ["*"]
@@ -35,8 +36,17 @@ def load(path: str) -> list[str]:
         if not isinstance(queries, list):
             raise ValueError(f"{path} is not a JSON list of strings")
     else:
-        lines = storage.read_bytes(path).decode("utf-8-sig").splitlines()
-        queries = [line.strip() for line in lines if line.strip()]
+        try:
+            with storage.open_input(path) as file, text_of(file) as (text, _):
+                queries = [line for _, line in listed(text, _MAX_BYTES)]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not text in UTF-8: {error}") from None
+        except DAMAGED as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} is damaged or ends early: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path} is no list of queries, one a line: {error}") from None
     if not queries or not all(isinstance(query, str) for query in queries):
         raise ValueError(f"{path} must hold at least one query, and only strings")
     return list(queries)

@@ -127,10 +127,17 @@ def exists(path: str) -> bool:
     return bool(retried(lambda: fs.exists(inner)))
 
 
+def is_pattern(path: str) -> bool:
+    """Return whether a path is to be read as a pattern: brackets may be part of a name that exists."""
+    return any(c in path for c in "*?[") and not exists(path)
+
+
 def glob(pattern: str) -> list[str]:
-    """Return the matching paths, sorted; a path without wildcards that exists is returned as is."""
+    """Return the matching paths, sorted; a path that exists, brackets and all, is returned as is."""
+    if exists(pattern):
+        return [_named(pattern, file_system(pattern)[1])]
     if not any(c in pattern for c in "*?["):
-        return [_named(pattern, file_system(pattern)[1])] if exists(pattern) else []
+        return []
     fs, inner = file_system(pattern)
     return sorted(_named(pattern, found) for found in retried(lambda: fs.glob(inner)))
 
@@ -151,11 +158,25 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     return sorted(join(folder, name) for name in names if name.endswith(suffix))
 
 
+<<<<<<< HEAD
 def find_files(folder: str) -> list[str]:
     """Return the names of all files in a folder and below, relative to it, sorted; [] if there is none."""
     fs, inner = file_system(folder)
     found = retried(lambda: fs.find(inner))
     return sorted(str(path).removeprefix(inner.rstrip("/")).lstrip("/") for path in found)
+=======
+def is_folder(path: str) -> bool:
+    """Return whether a path is a folder that exists."""
+    fs, inner = file_system(path)
+    return bool(retried(lambda: fs.isdir(inner)))
+
+
+def files_below(folder: str) -> list[str]:
+    """Return all files below `folder`, sorted; its name is no pattern, whatever it holds."""
+    fs, inner = file_system(folder)
+    found = retried(lambda: fs.find(inner))
+    return sorted(join(folder, name.removeprefix(inner.rstrip("/")).lstrip("/")) for name in found)
+>>>>>>> a612aa0 (Read lists as csv, pandas and Arrow do: quotes at a field's start, lines at LF, absent keys null, cells bounded by bytes)
 
 
 def file_info(path: str) -> FileInfo:

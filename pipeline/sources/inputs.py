@@ -2,28 +2,21 @@
 
 import contextlib
 import email.utils
-import gzip
 import http.client
-import io
 import logging
 import shutil
 import tempfile
 import time
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, cast
 
-import zstandard
-
 from pipeline import storage
+from pipeline.foreign_text import text_of
 
 logger = logging.getLogger(__name__)
-
-# What reading a damaged or truncated compressed stream can raise.
-DAMAGED: Final = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 
 _USER_AGENT: Final = "openwit (reading a crawl's index and archive files)"
 _TRIES: Final = 8
@@ -55,20 +48,9 @@ def open_stored(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def open_plain(path: str) -> Iterator[IO[bytes]]:
-    """Open `path` decompressed, by its ending (.gz, .zst); reading may raise one of DAMAGED."""
-    with open_stored(path) as file:
-        name = path.lower()
-        if name.endswith(".gz"):
-            with gzip.GzipFile(fileobj=file) as plain:
-                yield cast(IO[bytes], plain)
-        elif name.endswith((".zst", ".zstd")):
-            with (
-                zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as frames,
-                io.BufferedReader(frames) as plain,
-            ):
-                yield plain
-        else:
-            yield file
+    """Open a text file unpacked and as UTF-8, by its first bytes; reading may raise one of DAMAGED."""
+    with open_stored(path) as file, text_of(file) as (plain, _):
+        yield plain
 
 
 def download(url: str, sink: IO[bytes], sleep: Callable[[float], None] = time.sleep) -> None:

@@ -7,9 +7,10 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from pipeline import storage
+from pipeline.foreign_text import DAMAGED, listed, unpacked, what_it_is
 from pipeline.options.sources import SourceOptions
-from pipeline.sources import archive, table
-from pipeline.sources.inputs import is_web, open_plain
+from pipeline.sources import archive, columns, table
+from pipeline.sources.inputs import is_web, open_plain, open_stored
 from pipeline.sources.records import Piece
 from pipeline.urls import BadUrl, resolve, without_credentials
 
@@ -25,8 +26,10 @@ _FORMATS: Final = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_COMPRESSED: Final = (".gz", ".zst", ".zstd")
+_COMPRESSED: Final = (".gz", ".zst", ".zstd", ".bz2")
 _WILD: Final = frozenset("*?[")
+_LISTS: Final = ("parquet", "csv", "tsv", "jsonl")
+_MAX_LIST: Final = 256 << 20  # bytes, for a million paths
 _MAX_PAGES: Final = 1000  # HTML files in a piece, so that small files spread over workers too
 
 
@@ -60,7 +63,7 @@ def plan(sources: Sequence[str], options: SourceOptions) -> list[Piece]:
 def page_files(path: str) -> tuple[str, list[tuple[str, int]]]:
     """Return the folder of `path` (folder, glob or file) and its HTML files: sorted relative names, sizes."""
     fs, inner = storage.file_system(path)
-    if any(c in _WILD for c in inner):
+    if storage.is_pattern(path):
         root = posixpath.dirname(inner[: min(inner.index(c) for c in _WILD if c in inner)])
         found = fs.glob(inner, detail=True)
     elif fs.isdir(inner):
@@ -110,12 +113,13 @@ def _expand(sources: Sequence[str], options: SourceOptions) -> Iterator[str]:
 def _list_lines(path: str) -> list[str]:
     try:
         with open_plain(path) as file:
-            lines = [line.strip() for line in file.read().decode().splitlines()]
+            return [line for _, line in listed(file, _MAX_LIST) if not line.startswith("#")]
     except UnicodeDecodeError:
         raise ValueError(f"@{path} is not a list of paths: it is not text") from None
     except FileNotFoundError:
         raise ValueError(f"@{path}: there is no such list") from None
-    return [line for line in lines if line and not line.startswith("#")]
+    except ValueError as error:
+        raise ValueError(f"@{path} is not a list of paths: {error}") from None
 
 
 def _is_remote_archive(path: str) -> bool:
@@ -127,21 +131,49 @@ def _matches(path: str, options: SourceOptions) -> list[str]:
     """Return the files that `path` stands for; HTML stays a folder or pattern, read in batches of files."""
     if is_web(path):
         return [path]
-    fs, inner = storage.file_system(path)
-    if fs.isdir(inner):
-        if options.source_format in ("auto", "html"):
-            return [path]
-        wanted = options.source_format
-        found = [p for p in storage.list_files(path) if format_of(p) == wanted]
-        if not found:
-            raise ValueError(f"{path}: no {wanted} files in this folder; name them with a pattern")
-        return found
+    if storage.is_folder(path):
+        return _files_in(path, options)
     found = storage.glob(path)
     if not found:
         raise ValueError(f"{path}: no such file, and as a pattern it matches nothing")
-    if any(c in _WILD for c in path) and {_format(p, options) for p in found} == {"html"}:
-        return [path]
+    if storage.is_pattern(path):
+        folders = [p for p in found if storage.is_folder(p)]
+        if not folders and {_format(p, options) for p in found} == {"html"}:
+            return [path]
+        found = [file for p in found for file in (_files_in(p, options) if p in folders else [p])]
     return found
+
+
+def _files_in(folder: str, options: SourceOptions) -> list[str]:
+    """Return the lists in a folder, as Spark writes them; or the folder, if it is one of HTML files."""
+    wanted = options.source_format
+    if wanted == "html" or (wanted == "auto" and options.base_url is not None):
+        return [folder]
+    by_format: dict[str | None, list[str]] = {}
+    for path in storage.files_below(folder):
+        inside = path.removeprefix(folder.rstrip("/")).split("/")
+        if not any(part.startswith(("_", ".")) for part in inside):  # _SUCCESS, _metadata, .part-0.crc
+            by_format.setdefault(format_of(path), []).append(path)
+    if wanted != "auto":
+        found = by_format.get(wanted, [])
+        if wanted == "jsonl":  # Spark and BigQuery call them so
+            found = sorted(
+                [*found, *(p for p in by_format.get(None, []) if ".json" in posixpath.basename(p))]
+            )
+        if not found:
+            raise ValueError(f"{folder}: no {wanted} files in this folder; name them with a pattern")
+        return found
+    kinds = [kind for kind in by_format if kind is not None]
+    if len(kinds) == 1 and kinds[0] in _LISTS:
+        return by_format[kinds[0]]
+    if len(kinds) > 1 and "html" not in kinds:
+        raise ValueError(
+            f"{folder} holds files of several formats ({', '.join(kinds)}): give --source-format"
+        )
+    if not kinds and by_format:
+        names = ", ".join(posixpath.basename(path) for path in by_format[None][:3])
+        raise ValueError(f"{folder}: the names in it ({names}) do not tell the format; give --source-format")
+    return [folder]
 
 
 def _format(path: str, options: SourceOptions) -> str:
@@ -155,8 +187,7 @@ def _format(path: str, options: SourceOptions) -> str:
 
 def _cut(path: str, options: SourceOptions) -> list[Piece]:
     if not is_web(path) and not _is_remote_archive(path):
-        fs, inner = storage.file_system(path)
-        if any(c in _WILD for c in path) or fs.isdir(inner):
+        if storage.is_folder(path) or storage.is_pattern(path):
             return _cut_pages(path, options)
     format = _format(path, options)
     if format == "pages":
@@ -166,13 +197,27 @@ def _cut(path: str, options: SourceOptions) -> list[Piece]:
     if is_web(path):
         return [_piece(format, path, 0, -1)]
     if format in ("wat", "warc"):
+        if storage.is_local(path):
+            _refuse_other_kinds(path)
         bounds = archive.boundaries(path, options.piece_bytes) if storage.is_local(path) else []
     else:
-        if table.header(path, format, options) is None:
+        if columns.listed(path, format, options) is None:
             return []  # an empty file
         bounds = table.boundaries(path, format, options.piece_bytes)
     starts = [0, *bounds]
     return [_piece(format, path, s, e) for s, e in zip(starts, [*bounds, -1], strict=True)]
+
+
+def _refuse_other_kinds(path: str) -> None:
+    """Raise ValueError for a file that is known to be something else than an archive of WARC records."""
+    with open_stored(path) as file:
+        try:
+            with unpacked(file) as plain:
+                kind = what_it_is(plain.read(64))
+        except DAMAGED:
+            return  # told when it is read
+    if kind and not kind.startswith("a WARC file"):
+        raise ValueError(f"{path} is {kind}")
 
 
 def _cut_pages(path: str, options: SourceOptions) -> list[Piece]:

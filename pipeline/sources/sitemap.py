@@ -79,7 +79,8 @@ def _inflated(data: bytes) -> tuple[bytes, str]:
 
 def _text(text: str, problem: str) -> Sitemap | None:
     """Read one URL a line; None where the first line that says something is no URL."""
-    lines = (line.strip() for line in text.splitlines())
+    # Split at LF, or CR alone: str.splitlines would also end a line at U+2028, NEL and their like.
+    lines = (line.strip() for line in re.split("[\r\n]", text))
     urls: list[str] = []
     for line in lines:
         if not line or line.startswith("#"):
