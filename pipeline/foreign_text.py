@@ -1,8 +1,8 @@
 """Read text files of strangers: unpacked by their first bytes, UTF-16 as UTF-8, cut at line feeds alone.
 
 Names mislead (a plain list is called .csv.gz, a packed one .csv), so the magic bytes decide. `str.splitlines`
-also ends a line at U+2028, NEL, VT, FF and the separators FS, GS and RS, which captions hold: here a line ends
-at LF or CRLF, or at CR where the file has no LF at all (old spreadsheets on a Mac).
+also ends a line at U+2028, NEL, VT, FF and the separators FS, GS and RS, which captions hold: here one ends at
+LF or CRLF, or at CR where the file has no LF at all (old spreadsheets on a Mac).
 """
 
 import bz2
@@ -122,7 +122,7 @@ def _wide(head: bytes) -> str:
 
 
 class _Raw(io.RawIOBase):
-    """A file of what a function returns, b"" at its end: what precedes damage is handed on before the error."""
+    """A file of what a function returns, b"" at its end: what precedes damage comes before the error."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -231,8 +231,8 @@ class Lines:
 def listed(file: IO[bytes], most: int) -> Iterator[tuple[int, str]]:
     """Yield (number, line) of the lines of a list that are not blank, without white space at their ends.
 
-    `file`: as `text_of` yields it. UnicodeDecodeError for what is no UTF-8; ValueError for a line of more than
-    1 MiB, and for more than `most` bytes, of which blank lines are none.
+    `file`: as `text_of` yields it. UnicodeDecodeError for what is no UTF-8; ValueError for a line of more
+    than 1 MiB, and for more than `most` bytes, of which blank lines are none.
     """
     read = Lines(file)
     size = 0

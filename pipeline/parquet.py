@@ -71,10 +71,10 @@ class BoundedFile:
 
     def _rows(self, group: int, chunk: pq.ColumnChunkMetaData, limit: int) -> int:
         """Return how many rows of a column have at most `limit` bytes, however they are spread."""
-        rows = max(1, self.metadata.row_group(group).num_rows)
-        each = max(1, chunk.num_values // rows)  # of a list's
+        rows: int = self.metadata.row_group(group).num_rows
+        each: int = max(1, chunk.num_values // max(1, rows))  # of a list's
         if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
-            return max(1, limit // (each * self._widths[chunk.path_in_schema]))
+            return max(1, limit // (each * int(self._widths[chunk.path_in_schema])))
         if chunk.total_uncompressed_size <= _SMALL_CHUNK:
             return max(1, (limit >> 4) // each)
         most = 0.0
@@ -207,7 +207,7 @@ def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
         or pa.types.is_binary(kind)

@@ -1,4 +1,4 @@
-"""Foreign text: any packing and width by the first bytes, lines that end at LF alone, and no cost for blanks."""
+"""Foreign text: packing and width by the first bytes, lines that end at LF alone, no cost for blanks."""
 
 import bz2
 import gzip

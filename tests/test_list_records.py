@@ -119,7 +119,8 @@ def test_arrow_reads_the_same_stray_quotes(tmp_path: Path) -> None:
 def test_tsv_quotes_go_over_lines_only_where_they_close(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text(
-        f'url\tcaption\n{U}1\t"two\nlines, ""quoted"""\n{U}2\t"stray\n{U}3\tnot" closed"\n{U}4\t"a\tb"\n{U}5\t"open\n'
+        f'url\tcaption\n{U}1\t"two\nlines, ""quoted"""\n{U}2\t"stray\n{U}3\tnot" closed"\n'
+        f'{U}4\t"a\tb"\n{U}5\t"open\n'
     )
     found = load(path, SourceOptions())
     assert [(i.url, *(t for _, t in i.texts)) for i in found] == [

@@ -18,9 +18,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.foreign_text import MAX_LINE
 from pipeline.reasons import REASONS
 from pipeline.sources import Image, SourceOptions, plan, read
-from pipeline.foreign_text import MAX_LINE
 from pipeline.sources.columns import find_columns
 
 U = "http://example.com/"

@@ -1,4 +1,4 @@
-"""Turn the cells of a list into what JSON can hold: text, numbers, lists, objects, or null; never an error."""
+"""Turn the cells of a list into what JSON can hold: text, numbers, lists, objects or null, and no error."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Find the columns of a URL list: its names, which of them hold image URLs and captions, and what is wrong."""
+"""Find the columns of a URL list: which of them hold image URLs and captions, or what is wrong with it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -108,8 +108,8 @@ def _refuse_type(path: str, role: str, name: str, kind: pa.DataType, option: str
         )
     if pa.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)}:
         raise ValueError(
-            f"{path}: the column {name!r} holds pictures ({shown}), not URLs; a crawl fetches its pictures: name "
-            f"a column of URLs with {option}"
+            f"{path}: the column {name!r} holds pictures ({shown}), not URLs; a crawl fetches pictures: name a "
+            f"column of URLs with {option}"
         )
     if pa.types.is_nested(kind):
         raise ValueError(
@@ -189,12 +189,13 @@ def _refuse_no_objects(path: str, first: bytes | None) -> None:
     start = (first or b"").lstrip()
     if start.startswith(b"["):
         raise ValueError(
-            f"{path} is a JSON array; its columns are read from one object a line (JSON Lines): jq -c '.[]' FILE > FILE.jsonl"
+            f"{path} is a JSON array; its columns are read from one object a line (JSON Lines): "
+            "jq -c '.[]' FILE > FILE.jsonl"
         )
     if start.startswith(b"{"):
         raise ValueError(
-            f"{path} has no object that stands on one line; its columns are read from one object a line (JSON "
-            "Lines): jq -c . FILE > FILE.jsonl"
+            f"{path} has no object that stands on one line; its columns are read from one object a line "
+            "(JSON Lines): jq -c . FILE > FILE.jsonl"
         )
     if first is not None:
         kind = what_it_is(first[:64])

@@ -186,9 +186,9 @@ def _format(path: str, options: SourceOptions) -> str:
 
 
 def _cut(path: str, options: SourceOptions) -> list[Piece]:
-    if not is_web(path) and not _is_remote_archive(path):
-        if storage.is_folder(path) or storage.is_pattern(path):
-            return _cut_pages(path, options)
+    is_named = is_web(path) or _is_remote_archive(path)
+    if not is_named and (storage.is_folder(path) or storage.is_pattern(path)):
+        return _cut_pages(path, options)
     format = _format(path, options)
     if format == "pages":
         return [_piece(format, path, 0, -1)]
