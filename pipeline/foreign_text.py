@@ -1,8 +1,8 @@
 """Read text files of strangers: unpacked by their first bytes, UTF-16 as UTF-8, cut at line feeds alone.
 
-Names mislead (a plain list is called .csv.gz, a packed one .csv), so the magic bytes decide. `str.splitlines`
-also ends a line at U+2028, NEL, VT, FF and the separators FS, GS and RS, which captions hold: here one ends at
-LF or CRLF, or at CR where the file has no LF at all (old spreadsheets on a Mac).
+Names mislead (a plain list is called .csv.gz, a packed one .csv): the magic bytes decide. A line ends at LF
+or CRLF, or at CR where the file has no LF at all (old spreadsheets on a Mac), but not where `str.splitlines`
+sees an end, too: at U+2028, NEL, VT, FF and the separators FS, GS and RS, which captions hold.
 """
 
 import bz2

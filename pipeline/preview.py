@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pipeline import storage, urls
+from pipeline.foreign_text import DAMAGED
 from pipeline.http.identity import requires_contact
 from pipeline.http.politeness import site_delay
 from pipeline.options import CrawlConfig
 from pipeline.options.presets import ALL
 from pipeline.progress import duration, size
-from pipeline.sources import Image, Piece, read, sitemap, table
-from pipeline.sources.inputs import DAMAGED, is_web
+from pipeline.sources import Image, Piece, columns, read, sitemap
+from pipeline.sources.inputs import is_web
 
 if TYPE_CHECKING:
     from pipeline.stages.candidates import CaptionJudge
@@ -84,10 +85,11 @@ def look(pieces: list[Piece], config: CrawlConfig, judge: "CaptionJudge") -> Pre
 def _columns(pieces: list[Piece], config: CrawlConfig) -> list[str]:
     said: dict[str, None] = {}
     for piece in itertools.islice((p for p in pieces if p.format in _LISTS and not is_web(p.path)), 50):
-        columns = table.header(piece.path, piece.format, config.sources)
-        if columns is not None:
-            kept = f", kept {', '.join(map(repr, columns.kept))}" if columns.kept else ""
-            said[f"image URLs from {columns.url!r}, captions from {columns.caption!r}{kept}"] = None
+        listed = columns.listed(piece.path, piece.format, config.sources)
+        if listed is not None:
+            read_of = listed.columns
+            kept = f", kept {', '.join(map(repr, read_of.kept))}" if read_of.kept else ""
+            said[f"image URLs from {read_of.url!r}, captions from {read_of.caption!r}{kept}"] = None
     return list(said)
 
 

@@ -158,25 +158,17 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     return sorted(join(folder, name) for name in names if name.endswith(suffix))
 
 
-<<<<<<< HEAD
 def find_files(folder: str) -> list[str]:
     """Return the names of all files in a folder and below, relative to it, sorted; [] if there is none."""
     fs, inner = file_system(folder)
     found = retried(lambda: fs.find(inner))
     return sorted(str(path).removeprefix(inner.rstrip("/")).lstrip("/") for path in found)
-=======
+
+
 def is_folder(path: str) -> bool:
     """Return whether a path is a folder that exists."""
     fs, inner = file_system(path)
     return bool(retried(lambda: fs.isdir(inner)))
-
-
-def files_below(folder: str) -> list[str]:
-    """Return all files below `folder`, sorted; its name is no pattern, whatever it holds."""
-    fs, inner = file_system(folder)
-    found = retried(lambda: fs.find(inner))
-    return sorted(join(folder, name.removeprefix(inner.rstrip("/")).lstrip("/")) for name in found)
->>>>>>> a612aa0 (Read lists as csv, pandas and Arrow do: quotes at a field's start, lines at LF, absent keys null, cells bounded by bytes)
 
 
 def file_info(path: str) -> FileInfo:

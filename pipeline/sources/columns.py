@@ -108,8 +108,8 @@ def _refuse_type(path: str, role: str, name: str, kind: pa.DataType, option: str
         )
     if pa.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)}:
         raise ValueError(
-            f"{path}: the column {name!r} holds pictures ({shown}), not URLs; a crawl fetches pictures: name a "
-            f"column of URLs with {option}"
+            f"{path}: the column {name!r} holds pictures ({shown}), not URLs; a crawl fetches pictures: "
+            f"name a column of URLs with {option}"
         )
     if pa.types.is_nested(kind):
         raise ValueError(

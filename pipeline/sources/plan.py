@@ -150,10 +150,9 @@ def _files_in(folder: str, options: SourceOptions) -> list[str]:
     if wanted == "html" or (wanted == "auto" and options.base_url is not None):
         return [folder]
     by_format: dict[str | None, list[str]] = {}
-    for path in storage.files_below(folder):
-        inside = path.removeprefix(folder.rstrip("/")).split("/")
-        if not any(part.startswith(("_", ".")) for part in inside):  # _SUCCESS, _metadata, .part-0.crc
-            by_format.setdefault(format_of(path), []).append(path)
+    for name in storage.find_files(folder):
+        if not any(part.startswith(("_", ".")) for part in name.split("/")):  # _SUCCESS, .part-0.crc
+            by_format.setdefault(format_of(name), []).append(storage.join(folder, name))
     if wanted != "auto":
         found = by_format.get(wanted, [])
         if wanted == "jsonl":  # Spark and BigQuery call them so
