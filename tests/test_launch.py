@@ -19,6 +19,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
+from pipeline import extras
 from pipeline.command import job_name
 from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig
@@ -27,6 +28,7 @@ from pipeline.stages.beam_runner import BeamRunner
 from pipeline.stages.files import write_tasks
 from tests import pool
 from tests.jobs import COMMANDS, run, write_inputs, written
+from tests.test_extras import HIDE
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -342,10 +344,17 @@ def test_the_image_has_what_a_worker_needs() -> None:
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
     )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    base = next(word[1] for word in words if word[0] == "FROM")
+    given, base = (word for word in words if word[0] == "FROM")
     boot = next(word for word in words if word[0] == "COPY" and word[1].startswith("--from="))
-    assert base.startswith("python:3.11") and "python3.11_sdk" in boot[1]
-    assert boot[1].rpartition(":")[2] == constraints["apache-beam"], "the worker's Beam is the launcher's"
+    assert ["ARG", "BEAM_SDK"] in words, "no default: a tag moves, and its digest is to be looked up"
+    assert given == ["FROM", "${BEAM_SDK}", "AS", "beam"] and boot[1] == "--from=beam"
+    sdk = f"apache/beam_python3.11_sdk:{constraints['apache-beam']}"
+    for text in ((ROOT / "Dockerfile").read_text(), RUNNING):
+        assert f"BEAM_SDK={sdk}@sha256:" in text, "the worker's Beam is the launcher's"
+    assert re.fullmatch(r"python:3\.11[\w.-]*@sha256:[0-9a-f]{64}", base[1])
+    users = [number for number, word in enumerate(words) if word[0] == "USER"]
+    last = words[users[-1]][1]
+    assert last.isdigit() and int(last) > 0, "Kubernetes sees by the number that it is not root"
     assert ["ENTRYPOINT", '["/opt/apache/beam/boot"]'] in words and boot[2] == "/opt/apache/beam"
     copied = {name for word in words if word[0] == "COPY" and word is not boot for name in word[1:-1]}
     assert all((ROOT / name).exists() for name in copied)
@@ -357,9 +366,22 @@ def test_the_image_has_what_a_worker_needs() -> None:
     }
     assert copied <= allowed, ".dockerignore keeps a file out that the image copies"
     install = next(line for line in lines if line.startswith("RUN pip install"))
-    extras = re.search(r'"\.\[(.*?)\]"', install)
-    assert extras and set(extras[1].split(",")) <= set(project["project"]["optional-dependencies"])
-    assert "--constraint constraints.txt" in install
+    wanted = re.search(r'"\.\[(.*?)\]"', install)
+    assert wanted and set(wanted[1].split(",")) <= set(project["project"]["optional-dependencies"])
+    assert "--constraint constraints.txt" in install and install.endswith("&& pip check")
+    (tried,) = re.findall(r'^RUN python -c "(.*)"$', "\n".join(lines[-4:]), re.MULTILINE)
+    there = {module for name in wanted[1].split(",") for module in modules_of(project, name)}
+    hidden = sorted(
+        (modules_of(project, "train") - there) | {"pandas", "mlcroissant", "transformers", "pytest"}
+    )
+    # Not among those: what else this environment happens to have.
+    subprocess.run([sys.executable, "-c", HIDE + tried, ",".join(hidden)], check=True, cwd=ROOT)
+
+
+def modules_of(project: dict[str, Any], extra: str) -> set[str]:
+    """Return the modules of an extra's packages."""
+    names = project["project"]["optional-dependencies"][extra]
+    return {extras.import_name(re.split(r"[>=<;\[ ]", name)[0]) for name in names}
 
 
 def test_the_record_of_graphs_is_of_dataclasses(graphs: dict[str, Any], jobs: Path) -> None:

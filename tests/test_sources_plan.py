@@ -12,9 +12,10 @@ from typing import IO, cast
 
 import pytest
 
+from pipeline.options.sources import format_of
 from pipeline.sources import Image, Piece, SourceOptions, plan, read
 from pipeline.sources.inputs import download
-from pipeline.sources.plan import format_of, page_url
+from pipeline.sources.plan import page_url
 
 LINE = b'{"url": "http://example.com/%d.jpg", "caption": "c"}\n'
 

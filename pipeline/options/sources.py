@@ -1,11 +1,34 @@
 """How sources are read."""
 
+import posixpath
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from tyro.conf import UseAppendAction
 
 Format = Literal["auto", "wat", "warc", "html", "pages", "parquet", "csv", "tsv", "jsonl"]
+_FORMATS: Final = {
+    ".wat": "wat",
+    ".warc": "warc",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+_COMPRESSED: Final = (".gz", ".zst", ".zstd", ".bz2")
+
+
+def format_of(name: str) -> str | None:
+    """Return the format that a file name tells, also under .gz or .zst; None if it tells none."""
+    name = urlsplit(name).path.lower() if name.startswith(("https://", "http://")) else name.lower()
+    for ending in _COMPRESSED:
+        name = name.removesuffix(ending)
+    return _FORMATS.get(posixpath.splitext(name)[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline import finished, records, storage
 from pipeline.balance import I64
+from pipeline.options.sources import format_of
 from pipeline.run import Layout, done, read_json
 from pipeline.stages.select import Pairs
 
@@ -147,8 +148,6 @@ def source_bytes(layout: Layout) -> int:
 
 def piece_format(layout: Layout) -> str:
     """Return the format of the sources: as it was given, or of the first one's name."""
-    from pipeline.sources.plan import format_of
-
     given = read_json(layout.manifest)["configuration"].get("source_format", "auto")
     inputs = read_json(layout.stage("candidates", "inputs.list")) or [["", 0, ""]]
     return str(given) if given != "auto" else format_of(str(inputs[0][0])) or "html"

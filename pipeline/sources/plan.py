@@ -8,25 +8,12 @@ from urllib.parse import quote, urlsplit
 
 from pipeline import storage
 from pipeline.foreign_text import DAMAGED, listed, unpacked, what_it_is
-from pipeline.options.sources import SourceOptions
+from pipeline.options.sources import SourceOptions, format_of
 from pipeline.sources import archive, columns, table
 from pipeline.sources.inputs import is_web, open_plain, open_stored
 from pipeline.sources.records import Piece
 from pipeline.urls import BadUrl, resolve, without_credentials
 
-_FORMATS: Final = {
-    ".wat": "wat",
-    ".warc": "warc",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
-_COMPRESSED: Final = (".gz", ".zst", ".zstd", ".bz2")
 _WILD: Final = frozenset("*?[")
 _LISTS: Final = ("parquet", "csv", "tsv", "jsonl")
 _MAX_LIST: Final = 256 << 20  # bytes, for a million paths
@@ -90,14 +77,6 @@ def listed_pages(path: str) -> tuple[str, tuple[str, ...]]:
 def page_url(base_url: str, relative: str) -> str:
     """Return the URL of a file of a folder that was served under `base_url`."""
     return f"{base_url.rstrip('/')}/{quote(relative)}"
-
-
-def format_of(name: str) -> str | None:
-    """Return the format that a file name tells, also under .gz or .zst; None if it tells none."""
-    name = urlsplit(name).path.lower() if is_web(name) else name.lower()
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    return _FORMATS.get(posixpath.splitext(name)[1])
 
 
 def _expand(sources: Sequence[str], options: SourceOptions) -> Iterator[str]:
