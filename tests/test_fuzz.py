@@ -95,7 +95,7 @@ def check_robots(data: bytes) -> None:
 
 
 def check_html(data: bytes) -> None:
-    for image in html.images(data, PAGE, "utf-8" if len(data) % 2 else None):
+    for image in html.images(data, PAGE, "text/html; charset=utf-8" if len(data) % 2 else ""):
         is_sound(image)
     for url in links(data, PAGE):
         assert urls.resolve(url) == url
