@@ -467,7 +467,7 @@ def test_a_model_with_exact_gelu_is_recognised_by_its_configuration(place, tmp_p
     assert quick.fingerprint != exact.fingerprint
     value["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
     path.write_text(json.dumps(value))
-    with pytest.raises(ValueError, match="another mean"):
+    with pytest.raises(ValueError, match=r"asks for preprocess_cfg\.mean"):
         models.load(models.Source("m", str(folder)), config)
 
 

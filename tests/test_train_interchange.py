@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests import train_peers
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed, scrambled
-from train import interchange, vocabulary
+from train import interchange, vocabulary, weights
 from train.architectures import ARCHITECTURES, Architecture
 from train.model import CLIP
 from train.tokenizer import Tokenizer, installed_vocabulary
@@ -48,7 +48,7 @@ def test_open_clip_loads_our_export(architecture: Architecture, own: bool, tmp_p
     with torch.no_grad():
         assert (ours.encode_image(images) - theirs.encode_image(images, normalize=True)).abs().max() < 1e-5
         assert (ours.encode_text(text) - theirs.encode_text(ids, normalize=True)).abs().max() < 1e-5
-    assert interchange.read_state(tmp_path).keys() == ours.state_dict().keys()
+    assert weights.read(weights.weights_file(tmp_path)).keys() == ours.state_dict().keys()
 
 
 def packed_texts(tokenizer: Tokenizer):  # type: ignore[no-untyped-def]
@@ -70,7 +70,7 @@ def test_transformers_loads_our_export(tmp_path: Path) -> None:
         out = theirs(pixel_values=images, **inputs)
         assert (ours.encode_image(images) - out.image_embeds).abs().max() < 1e-5
         assert (ours.encode_text(packed_texts(tokenizer)) - out.text_embeds).abs().max() < 1e-5
-    back = interchange.to_native(interchange.read_state(tmp_path))
+    back = interchange.to_native(weights.read(weights.weights_file(tmp_path)))
     assert all(torch.equal(value, back[name]) for name, value in ours.state_dict().items())
     assert interchange.architecture_of(back) == ours.architecture
 
@@ -89,7 +89,7 @@ def test_openai_layout_is_what_openais_loader_infers(architecture: Architecture,
     tokenizer = own_tokenizer()
     ours = scrambled(with_vocabulary(architecture, tokenizer))
     interchange.export(ours.state_dict(), ours.architecture, tokenizer, "openai", tmp_path)
-    state = interchange.read_state(tmp_path)
+    state = weights.read(weights.weights_file(tmp_path))
     assert {name: int(state[name]) for name in interchange._INTEGERS} == {
         "input_resolution": architecture.image_size,
         "context_length": 77,
@@ -117,7 +117,7 @@ def test_prefixed_and_half_precision_weights_are_read(tmp_path: Path) -> None:
     ours = scrambled(SMALL_VIT)
     state = {f"module.{name}": value.half() for name, value in ours.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "epoch_3.pt")
-    back = interchange.to_native(interchange.read_state(tmp_path / "epoch_3.pt"))
+    back = interchange.to_native(weights.read(tmp_path / "epoch_3.pt"))
     assert back.keys() == ours.state_dict().keys()
     assert all(value.dtype == torch.float32 for value in back.values())
 
@@ -130,17 +130,17 @@ class Evil:
 def test_pickles_of_objects_are_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"x": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match="is not run here"):
-        interchange.read_state(tmp_path / "evil.pt")
+        weights.read(tmp_path / "evil.pt")
     assert not Path("/tmp/openwit-unpickled").exists()
 
 
 def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"not CLIP's weights.*layer\.weight"):
-        interchange.to_native(interchange.read_state(tmp_path / "x.safetensors"))
+        interchange.to_native(weights.read(tmp_path / "x.safetensors"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds none of"):
-        interchange.read_state(tmp_path / "empty")
+        weights.weights_file(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(("architecture", "grid"), [(SMALL_VIT, 6), (SMALL_RESNET, 3)], ids=["vit", "resnet"])

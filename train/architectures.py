@@ -1,6 +1,10 @@
 """The sizes and training recipes of CLIP's nine models (arXiv:2103.00020, tables 18-20)."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+Activation = Literal["quick-gelu", "gelu"]
+"""OpenAI's x * sigmoid(1.702 x), or the exact GELU, which most of open_clip's own models have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +20,8 @@ class Architecture:
     text_layers: int = 12
     context_length: int = 77
     vocab_size: int = 49_408
+    activation: Activation = "quick-gelu"
+    """Of the transformers' MLPs."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no such model can have."""

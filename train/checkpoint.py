@@ -7,25 +7,32 @@ OUT/checkpoints/step-00001000/         model.safetensors, optimizer.safetensors,
 
 import json
 import logging
-import tempfile
+import posixpath
+import re
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, get_args
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline import storage
-from train.architectures import Architecture
+from pipeline import storage, untrusted
+from train import weights
+from train.architectures import Activation, Architecture
 from train.model import CLIP
 from train.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 VOCABULARY = "bpe_vocab.txt.gz"
+
+_NAME: Final = re.compile(r"step-[0-9]{1,20}")
+_LONGEST_NAME: Final = 64
+_LARGEST_STATE: Final = 4 << 20  # bytes; a configuration's are a few thousand
+_STATE: Final[dict[str, Any]] = {
+    "step": int, "model": str, "architecture": dict, "seconds": (int, float), "counts": dict, "config": dict,
+}  # fmt: skip
 
 A = TypeVar("A")
 
@@ -44,6 +51,10 @@ class State(Generic[A]):
     """Bad samples by reason so far."""
     config: dict[str, Any]
     """The run's effective configuration."""
+
+
+class NoCheckpoint(ValueError):  # noqa: N818
+    """Say that no checkpoint of ours is at a path."""
 
 
 class Loaded(NamedTuple):
@@ -91,13 +102,13 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, weights: dict[str, Tensor], moments: dict[str, Tensor], state: State[Any]) -> None:
+    def _write(self, tensors: dict[str, Tensor], moments: dict[str, Tensor], state: State[Any]) -> None:
         try:
             name = f"step-{state.step:08d}"
             folder = storage.join(self.folder, name)
             for file, data in self.files.items():
                 storage.write_bytes(storage.join(folder, file), data)
-            storage.write_bytes(storage.join(folder, "model.safetensors"), save(weights))
+            storage.write_bytes(storage.join(folder, "model.safetensors"), save(tensors))
             storage.write_bytes(storage.join(folder, "optimizer.safetensors"), save(moments))
             text = json.dumps(asdict(state), indent=1)
             storage.write_bytes(storage.join(folder, "state.json"), text.encode())
@@ -120,7 +131,11 @@ def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def complete(folder: str) -> list[str]:
     """Return the names of the complete checkpoints in a `checkpoints` folder, oldest first."""
-    return [path.split("/")[-2] for path in storage.glob(storage.join(folder, "step-*", "state.json"))]
+    names = [posixpath.basename(path) for path in storage.list_files(folder)]
+    return [
+        name for name in sorted(names)
+        if _NAME.fullmatch(name) and storage.exists(storage.join(folder, name, "state.json"))
+    ]  # fmt: skip
 
 
 def find(path: str) -> str:
@@ -128,64 +143,111 @@ def find(path: str) -> str:
     for folder in (storage.join(path, "checkpoints"), path):
         latest = storage.join(folder, "latest")
         if storage.exists(latest):
-            return storage.join(folder, storage.read_bytes(latest).decode().strip())
+            with storage.open_input(latest) as file:
+                name = file.read(_LONGEST_NAME).decode("utf-8", "replace").strip()
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{latest} names no checkpoint, but {name[:40]!r}")
+            if not storage.exists(storage.join(folder, name, "state.json")):
+                raise ValueError(f"{latest} names {name}, which is not there or not whole")
+            return storage.join(folder, name)
     if storage.exists(storage.join(path, "state.json")):
         return path
-    raise ValueError(f"{path}: no checkpoint there; give a training run's folder or one of its checkpoints")
+    raise NoCheckpoint(f"{path}: no checkpoint there; give a training run's folder or one of its checkpoints")
+
+
+def is_own(path: str) -> bool:
+    """Return whether a path holds a checkpoint of ours, however damaged, and not weights to import."""
+    places = [storage.join(path, "checkpoints", "latest"), storage.join(path, "latest")]
+    return any(storage.exists(place) for place in (*places, storage.join(path, "state.json")))
 
 
 def read_values(folder: str) -> dict[str, Any]:
-    """Return the fields of the state saved in a checkpoint."""
-    values: dict[str, Any] = json.loads(storage.read_bytes(storage.join(folder, "state.json")))
-    return values
+    """Return the fields of the state saved in a checkpoint; ValueError for anything else."""
+    path = storage.join(folder, "state.json")
+    values = untrusted.load_json(path, _LARGEST_STATE)
+    for name, kind in _STATE.items():
+        found = values.get(name) if isinstance(values, dict) else None
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise ValueError(f"{path} is not the state of a checkpoint: it has no usable {name!r}")
+    if values["step"] < 0 or not all(isinstance(count, int) for count in values["counts"].values()):
+        raise ValueError(f"{path} is not the state of a checkpoint: its step or counts are no numbers")
+    return {name: values[name] for name in _STATE}
 
 
 def read_state(folder: str) -> State[Architecture]:
-    """Return the state saved in a checkpoint of CLIP."""
+    """Return the state saved in a checkpoint of CLIP; ValueError for anything else."""
     values = read_values(folder)
-    values["architecture"] = architecture_from(values["architecture"])
+    try:
+        values["architecture"] = architecture_from(values["architecture"])
+    except (TypeError, KeyError, ValueError, ZeroDivisionError) as error:
+        path = storage.join(folder, "state.json")
+        raise ValueError(f"{path} has not the architecture of a CLIP: {error}") from error
     return State(**values)
 
 
 def architecture_from(values: dict[str, Any]) -> Architecture:
-    """Rebuild an architecture from JSON, where tuples became lists."""
-    layers: int | Sequence[int] = values["vision_layers"]
-    return Architecture(**{**values, "vision_layers": layers if isinstance(layers, int) else tuple(layers)})
+    """Rebuild an architecture from JSON, where tuples became lists; TypeError or ValueError for no sizes."""
+    given = values["vision_layers"]
+    layers = tuple(given) if isinstance(given, list) and len(given) == 4 else given
+    sizes = [value for name, value in values.items() if name not in ("vision_layers", "activation")]
+    sizes += layers if isinstance(layers, tuple) else [layers]
+    if not all(size is None or (isinstance(size, int) and size > 0) for size in sizes):
+        raise ValueError("its sizes are no numbers above 0")
+    if values.get("activation", "quick-gelu") not in get_args(Activation):
+        raise ValueError(f"the activation {values['activation']!r} is none of ours")
+    return Architecture(**{**values, "vision_layers": layers})
 
 
-def read_tensors(folder: str, name: str) -> dict[str, Tensor]:
-    """Return the tensors of one file of a checkpoint."""
-    return load(storage.read_bytes(storage.join(folder, name)))
+def read_model(folder: str) -> tuple[dict[str, Tensor], State[Architecture]]:
+    """Return the weights and the state of a checkpoint of CLIP; ValueError unless they fit each other.
+
+    Sizes are compared before a weight is read or a model is built.
+    """
+    state, path = read_state(folder), storage.join(folder, "model.safetensors")
+    weights.refuse_others(path, state.architecture)
+    return weights.tensors(path), state
 
 
 def load_model(path: str, device: torch.device | str = "cpu") -> Loaded:
-    """Load a run's newest checkpoint, or the one at `path`, in evaluation mode."""
+    """Load a run's newest checkpoint, or the one at `path`, in evaluation mode; ValueError for any damage."""
     folder = find(path)
-    state = read_state(folder)
+    tensors, state = read_model(folder)
+    tokenizer = read_tokenizer(folder)
+    if tokenizer.vocab_size != state.architecture.vocab_size:
+        raise ValueError(
+            f"{storage.join(folder, VOCABULARY)} has {tokenizer.vocab_size:,} tokens, the weights beside it "
+            f"{state.architecture.vocab_size:,}"
+        )
     model = CLIP(state.architecture)
-    model.load_state_dict(read_tensors(folder, "model.safetensors"))
-    return Loaded(model.to(device).eval(), read_tokenizer(folder), state)
+    model.load_state_dict(tensors)
+    return Loaded(model.to(device).eval(), tokenizer, state)
 
 
 def vocabulary_file(tokenizer: Tokenizer) -> dict[str, bytes]:
     """Return the file that keeps a tokenizer beside a checkpoint, by name."""
-    with tempfile.TemporaryDirectory() as local:
-        tokenizer.save(Path(local) / VOCABULARY)
-        return {VOCABULARY: (Path(local) / VOCABULARY).read_bytes()}
+    return {VOCABULARY: tokenizer.to_bytes()}
 
 
 def read_tokenizer(folder: str) -> Tokenizer:
-    """Return the tokenizer kept beside a checkpoint."""
-    with tempfile.TemporaryDirectory() as local:
-        copy = Path(local) / VOCABULARY
-        copy.write_bytes(storage.read_bytes(storage.join(folder, VOCABULARY)))
-        return Tokenizer.load(copy)
+    """Return the tokenizer kept beside a checkpoint; ValueError if it is none."""
+    return Tokenizer.load(storage.join(folder, VOCABULARY))
 
 
 def restore(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and moments into a model and its optimiser, exactly as they were."""
-    model.load_state_dict(read_tensors(folder, "model.safetensors"))
-    moments = read_tensors(folder, "optimizer.safetensors")
+    """Put a checkpoint's weights and moments into a model and its optimiser, exactly as they were.
+
+    ValueError unless both are whole, finite and of this model.
+    """
+    path = storage.join(folder, "model.safetensors")
+    weights.refuse_unlike(weights.header(path).tensors, model.state_dict(), path)
+    model.load_state_dict(weights.tensors(path))
+    path = storage.join(folder, "optimizer.safetensors")
+    wanted: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        wanted |= {f"exp_avg.{name}": parameter, f"exp_avg_sq.{name}": parameter}
+        wanted[f"step.{name}"] = torch.tensor(0.0)
+    weights.refuse_unlike(weights.header(path).tensors, wanted, path)
+    moments = weights.tensors(path)
     for name, parameter in model.named_parameters():
         # The fused kernel walks memory: moments must lie as their parameter does, channels last or not.
         state = {key: torch.empty_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}

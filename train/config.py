@@ -164,6 +164,9 @@ class TrainConfig(RunConfig):
     """Adam's epsilon."""
     init_from: str = ""
     """Start from these weights: a run, a checkpoint, or weights in OpenAI's, open_clip's or HF's layout."""
+    activation: Literal["auto", "quick-gelu", "gelu"] = "auto"
+    """Of the transformers; auto: what --init-from was trained with (its configuration says it), else OpenAI's
+    quick-gelu. Most of open_clip's own weights need gelu."""
     crop: Literal["paper", "crop", "random-resized"] = "paper"
     """paper: shorter side to N, then N x N; crop: N x N as stored; random-resized: 90 to 100% of the area."""
     enlarge: bool = False

@@ -5,17 +5,21 @@ open_clip's training checkpoints may prefix every name with "module."; Hugging F
 attention's input projection in three and transposes the two final projections.
 """
 
+import io
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from train.architectures import Architecture
+from pipeline import storage
+from train.architectures import Activation, Architecture
 from train.images import MEAN, STD
 from train.tokenizer import Tokenizer
 
@@ -117,10 +121,15 @@ def to_native(state: State) -> State:
     }
 
 
-def architecture_of(state: State) -> Architecture:
-    """Infer every size from the weights' shapes."""
+def with_activation(architecture: Architecture, activation: Activation) -> Architecture:
+    """Return the same sizes with an activation, which no weight tells."""
+    return replace(architecture, activation=activation)
+
+
+def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
+    """Infer every size from weights' shapes; KeyError, IndexError or ValueError where they are no CLIP's."""
     text_width = state["ln_final.weight"].shape[0]
-    text = {
+    text: dict[str, Any] = {
         "embed_dim": state["text_projection"].shape[1],
         "text_width": text_width,
         "text_layers": _count(state, r"transformer\.resblocks\.(\d+)\."),
@@ -144,7 +153,7 @@ def architecture_of(state: State) -> Architecture:
     )
 
 
-def _count(state: State, pattern: str) -> int:
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({match[1] for match in map(re.compile(pattern).match, state) if match})
 
 
@@ -161,40 +170,21 @@ def resize_positions(state: State, grid: int) -> State:
     return {**state, name: torch.cat([first, square.flatten(2)[0].T])}
 
 
-def read_state(path: Path) -> State:
-    """Read weights from a file or from a folder of open_clip's or Hugging Face's, never running its code.
-
-    `.pt` and `.bin` go through torch's restricted reader, which builds tensors and plain containers alone;
-    OpenAI's TorchScript archives are programs and are refused.
-    """
-    if path.is_dir():
-        names = ["open_clip_model.safetensors", "model.safetensors", "model.pt"]
-        found = [path / name for name in names if (path / name).exists()]
-        if not found:
-            raise ValueError(f"{path} holds none of {', '.join(names)}")
-        path = found[0]
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not a plain file of weights ({type(error).__name__}). A TorchScript archive or a "
-            "pickle of objects is a program and is not run here: save its state_dict with "
-            "safetensors.torch.save_file"
-        ) from error
-    return dict(state.get("state_dict", state))
-
-
 def export(
     state: State, architecture: Architecture, tokenizer: Tokenizer, layout: str, out: Path
 ) -> list[Path]:
-    """Write weights, configuration and vocabulary for `open_clip`, `openai` or `hf`; return the files."""
+    """Write weights, configuration and vocabulary for `open_clip`, `openai` or `hf`; return the files.
+
+    ValueError for a model that the layout cannot say.
+    """
+    if layout == "openai" and architecture.activation != "quick-gelu":
+        raise ValueError("OpenAI's code knows quick-gelu alone, and this model has the exact GELU: export to "
+                         "open_clip or hf")  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in state.items()}
     before = set(out.iterdir())
     if layout == "open_clip":
-        save_file(state, out / "open_clip_model.safetensors", metadata={"format": "pt"})
+        _write_weights(out / "open_clip_model.safetensors", state)
         _write_json(out / "open_clip_config.json", _open_clip_config(architecture, tokenizer))
         if not tokenizer.is_clips:
             _write_hf_tokenizer(tokenizer, architecture, out)
@@ -204,9 +194,11 @@ def export(
             name: torch.tensor(value)
             for name, value in zip(_INTEGERS, (a.image_size, a.context_length, a.vocab_size), strict=True)
         }
-        torch.save({**state, **numbers}, out / "model.pt")
+        buffer = io.BytesIO()
+        torch.save({**state, **numbers}, buffer)
+        storage.write_bytes(str(out / "model.pt"), buffer.getvalue())
     elif layout == "hf":
-        save_file(to_hf(state), out / "model.safetensors", metadata={"format": "pt"})
+        _write_weights(out / "model.safetensors", to_hf(state))
         _write_json(out / "config.json", _hf_config(architecture, tokenizer))
         _write_json(out / "preprocessor_config.json", _hf_preprocessor(architecture))
         _write_hf_tokenizer(tokenizer, architecture, out)
@@ -214,6 +206,11 @@ def export(
         raise ValueError(f"--format {layout}: choose one of {', '.join(FORMATS)}")
     tokenizer.save(out / "bpe_vocab.txt.gz")
     return sorted(set(out.iterdir()) - before)
+
+
+def _write_weights(path: Path, state: State) -> None:
+    # Not by save_file, whose files are for their owner alone.
+    storage.write_bytes(str(path), save(state, {"format": "pt"}))
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -237,7 +234,12 @@ def _open_clip_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
         # open_clip's tokenizer reads CLIP's vocabulary; with a name set it reads this folder's.
         text["hf_tokenizer_name"] = "local"
     return {
-        "model_cfg": {"embed_dim": a.embed_dim, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text},
+        "model_cfg": {
+            "embed_dim": a.embed_dim,
+            "quick_gelu": a.activation == "quick-gelu",
+            "vision_cfg": vision,
+            "text_cfg": text,
+        },
         "preprocess_cfg": {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic"},
     }
 
@@ -249,7 +251,7 @@ def _hf_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
         "projection_dim": a.embed_dim,
         "text_config": {
             "model_type": "clip_text_model",
-            "hidden_act": "quick_gelu",
+            "hidden_act": a.activation.replace("-", "_"),
             "hidden_size": a.text_width,
             "intermediate_size": 4 * a.text_width,
             "max_position_embeddings": a.context_length,
@@ -262,7 +264,7 @@ def _hf_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
         },
         "vision_config": {
             "model_type": "clip_vision_model",
-            "hidden_act": "quick_gelu",
+            "hidden_act": a.activation.replace("-", "_"),
             "hidden_size": a.vision_width,
             "image_size": a.image_size,
             "intermediate_size": 4 * a.vision_width,

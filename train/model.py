@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from train.architectures import Architecture
+from train.architectures import Activation, Architecture
 from train.packing import PackedText, causal_attention
 from train.resnet import ModifiedResNet
 
@@ -52,10 +52,10 @@ class QuickGELU(nn.Module):
 class MLP(nn.Module):
     """Apply two linear layers, four times as wide between."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: Activation) -> None:
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
-        self.gelu = QuickGELU()
+        self.gelu = QuickGELU() if activation == "quick-gelu" else nn.GELU()
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,11 +66,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Apply attention and an MLP, each normalised before and added to its input."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, activation: Activation) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = MLP(width)
+        self.mlp = MLP(width, activation)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, text: PackedText | None = None) -> Tensor:
@@ -82,9 +82,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Apply blocks one after another, recomputing each in backward with `checkpointing`."""
 
-    def __init__(self, width: int, layers: int, heads: int) -> None:
+    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
         self.checkpointing = False
 
     def forward(self, x: Tensor, text: PackedText | None = None) -> Tensor:
@@ -113,14 +113,15 @@ class VisionTransformer(nn.Module):
     """Encode images [B, 3, N, N] as features [B, E]."""
 
     def __init__(
-        self, image_size: int, patch_size: int, width: int, layers: int, heads: int, outputs: int
-    ) -> None:
+        self, image_size: int, patch_size: int, width: int, layers: int, heads: int, outputs: int,
+        activation: Activation,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty((image_size // patch_size) ** 2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads)
+        self.transformer = Transformer(width, layers, heads, activation)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, outputs))
 
@@ -163,9 +164,10 @@ class CLIP(nn.Module):
         else:
             assert a.patch_size is not None
             self.visual = VisionTransformer(
-                a.image_size, a.patch_size, a.vision_width, a.vision_layers, a.vision_heads, a.embed_dim
-            )
-        self.transformer = Transformer(a.text_width, a.text_layers, a.text_heads)
+                a.image_size, a.patch_size, a.vision_width, a.vision_layers, a.vision_heads, a.embed_dim,
+                a.activation,
+            )  # fmt: skip
+        self.transformer = Transformer(a.text_width, a.text_layers, a.text_heads, a.activation)
         self.token_embedding = nn.Embedding(a.vocab_size, a.text_width)
         self.positional_embedding = nn.Parameter(torch.empty(a.context_length, a.text_width))
         self.ln_final = nn.LayerNorm(a.text_width)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train import checkpoint, interchange, run, sources, vocabulary
-from train.architectures import ARCHITECTURES, Architecture
+from train import checkpoint, interchange, run, sources, vocabulary, weights
+from train.architectures import ARCHITECTURES, Activation, Architecture
 from train.cache import Cache
 from train.config import TrainConfig
 from train.distributed import World
 from train.plan import Plan
 from train.tokenizer import Tokenizer, installed_vocabulary
+from train.weights import Weights
 
 log = logging.getLogger("train")
 
@@ -57,10 +58,13 @@ def prepare(config: TrainConfig, world: World) -> Prepared:
         tokenizer = checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, start, found, cache)
     found, tokenizer = world.share((found, tokenizer))
     assert found is not None and tokenizer is not None
-    architecture = replace(ARCHITECTURES[config.model], vocab_size=tokenizer.vocab_size)
+    architecture = replace(
+        ARCHITECTURES[config.model], vocab_size=tokenizer.vocab_size,
+        activation=_activation(config, resumed, start),
+    )  # fmt: skip
     if config.image_size:
         architecture = replace(architecture, image_size=config.image_size)
-    initial = interchange.resize_positions(start.state, architecture.grid) if start else None
+    initial = interchange.resize_positions(start.weights.state, architecture.grid) if start else None
     if not config.enlarge:
         for source in found:
             sources.refuse_small(source, architecture.image_size, cache)
@@ -76,30 +80,48 @@ def prepare(config: TrainConfig, world: World) -> Prepared:
 class _Start(NamedTuple):
     """Hold weights to start from, and their vocabulary where it lies beside them."""
 
-    state: interchange.State
+    weights: Weights
     tokenizer: Tokenizer | None
-    vocab_size: int
 
 
 def _start(config: TrainConfig) -> _Start:
-    try:
-        folder = checkpoint.find(config.init_from)
-    except ValueError:
-        path = Path(config.init_from)
-        if not path.exists():
-            raise ValueError(f"--init-from {path}: no such file or folder") from None
-        state = interchange.to_native(interchange.read_state(path))
-        beside = (path if path.is_dir() else path.parent) / checkpoint.VOCABULARY
-        tokenizer = Tokenizer.load(beside) if beside.exists() else None
+    path = config.init_from
+    if checkpoint.is_own(path):
+        folder = checkpoint.find(path)
+        tensors, state = checkpoint.read_model(folder)
+        found = Weights(tensors, state.architecture)
+        tokenizer: Tokenizer | None = checkpoint.read_tokenizer(folder)
     else:
-        state = interchange.to_native(checkpoint.read_tensors(folder, "model.safetensors"))
-        tokenizer = checkpoint.read_tokenizer(folder)
-    architecture = interchange.architecture_of(state)
-    wanted = ARCHITECTURES[config.model]
-    same = replace(architecture, image_size=wanted.image_size, vocab_size=wanted.vocab_size)
+        try:
+            found = weights.load(path, config.activation)
+        except ValueError as error:
+            raise ValueError(f"--init-from {error}") from error
+        at = Path(path)
+        beside = (at if at.is_dir() else at.parent) / checkpoint.VOCABULARY
+        tokenizer = Tokenizer.load(beside) if beside.exists() else None
+    wanted, own = ARCHITECTURES[config.model], found.architecture
+    same = replace(
+        own, image_size=wanted.image_size, vocab_size=wanted.vocab_size, activation=wanted.activation
+    )
     if same != wanted:
-        raise ValueError(f"--init-from {config.init_from} holds no {config.model}, but {architecture}")
-    return _Start(state, tokenizer, architecture.vocab_size)
+        raise ValueError(f"--init-from {config.init_from} holds no {config.model}, but {own}")
+    return _Start(found, tokenizer)
+
+
+def _activation(config: TrainConfig, resumed: str, start: _Start | None) -> Activation:
+    """Return the activation to train with: that of what is gone on from, else the one asked for."""
+    asked = None if config.activation == "auto" else config.activation
+    if resumed:
+        found = checkpoint.read_state(resumed).architecture.activation
+    elif start is not None:
+        found = start.weights.architecture.activation
+    else:
+        return asked or "quick-gelu"
+    if asked not in (None, found):
+        raise ValueError(
+            f"--activation {asked}: {resumed or config.init_from} was trained with {found}: leave it out"
+        )
+    return found
 
 
 def _tokenizer(
@@ -120,9 +142,9 @@ def _tokenizer(
         log.info("learning a vocabulary from the captions")
         counts = vocabulary.count_words(sources.captions(found, _CAPTIONS, cache))
         tokenizer = Tokenizer(vocabulary.learn_merges(counts))
-    if start is not None and tokenizer.vocab_size != start.vocab_size:
+    if start is not None and tokenizer.vocab_size != start.weights.architecture.vocab_size:
         raise ValueError(
-            f"--init-from {config.init_from} has {start.vocab_size} tokens, the vocabulary "
-            f"{tokenizer.vocab_size}: give the weights' own with --vocab FILE"
+            f"--init-from {config.init_from} has {start.weights.architecture.vocab_size} tokens, the "
+            f"vocabulary {tokenizer.vocab_size}: give the weights' own with --vocab FILE"
         )
     return tokenizer

@@ -6,7 +6,9 @@ Ids: 256 bytes, the same 256 ending a word, one for each merge in order, start o
 import gzip
 import html
 import importlib.util
+import io
 import re
+import zlib
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import ftfy
 import regex  # type: ignore[import-untyped]
+
+from pipeline import storage
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CLIP_MERGES = 48_894  # 49,408 ids = 2 x 256 bytes + 48,894 merges + 2; its file holds more, unused
@@ -24,6 +28,7 @@ _WORD = regex.compile(
 )
 # Neither entities, nor markup, nor control characters: nothing for ftfy or html.unescape to repair.
 _PLAIN = re.compile(r"[^&<\x00-\x08\x0b-\x1f\x7f]*").fullmatch
+_LARGEST = 16 << 20  # bytes of a vocabulary; CLIP's own file has 3 million
 _CACHE_LIMIT = 1 << 20  # distinct words; above it the cache starts anew
 
 
@@ -140,16 +145,17 @@ class Tokenizer:
 
         No newline ends the last line: open_clip would take the empty line after it for a merge.
         """
+        path.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the file that `save` writes."""
         lines = ["#version: 0.2", *(f"{left} {right}" for left, right in self.merges)]
-        path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+        return gzip.compress("\n".join(lines).encode(), mtime=0)
 
     @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
-        """Read a merges file, gzipped or not; of CLIP's own file the lines that CLIP uses."""
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        lines = data.decode("utf-8").split("\n")[1:]  # the first names the version
+    def load(cls, path: Path | str) -> "Tokenizer":
+        """Read a merges file, gzipped or not; of CLIP's own file the lines that CLIP uses; ValueError."""
+        lines = _read_text(str(path)).split("\n")[1:]  # the first names the version
         pairs = [tuple(line.split()) for line in lines[:CLIP_MERGES] if line]
         bad = next((pair for pair in pairs if len(pair) != 2), None)
         if bad is not None:
@@ -157,6 +163,23 @@ class Tokenizer:
                 f"{path} is not a file of merges: expected two tokens a line, found {' '.join(bad)!r}"
             )
         return cls([(left, right) for left, right in pairs])
+
+
+def _read_text(path: str) -> str:
+    """Return a vocabulary's text, of which no more is unpacked than any vocabulary has; ValueError."""
+    if not storage.exists(path):
+        raise ValueError(f"{path}: there is no such vocabulary")
+    try:
+        with storage.open_input(path) as file:
+            data = file.read(_LARGEST + 1)
+            if data[:2] == b"\x1f\x8b":
+                with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
+                    data = unpacked.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ValueError(f"it holds more than {_LARGEST:,} bytes")
+        return data.decode("utf-8")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{path} is no vocabulary, a file of merges: {error}") from error
 
 
 def installed_vocabulary() -> Path | None:

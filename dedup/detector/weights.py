@@ -1,6 +1,5 @@
 """The detector as one file: weights, centre and background, read without unpickling."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from typing import Any
@@ -8,13 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
+from torch import Tensor
 
 from dedup.detector.model import Architecture, Network
 from dedup.detector.normalise import F32, Normaliser
-from pipeline import storage
+from pipeline import storage, untrusted
+from train import weights
 
 _KEY, _FORMAT = "openwit", "detector 1"
+_LARGEST = 1 << 24  # of any size of a network
 
 
 class LearnedDetector:
@@ -52,22 +54,43 @@ def read(path: str) -> LearnedDetector:
     """Return the detector in a file, named by its content's hash; ValueError if the file is anything else."""
     if not storage.exists(path):
         raise ValueError(f"--detector {path}: no such file; `openwit detector train` writes one")
-    data = storage.read_bytes(path)
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        facts = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+        header = weights.header(path)
+        facts = untrusted.parse_json(header.metadata.get(_KEY, "{}").encode())
         if facts.get("format") != _FORMAT:
             raise ValueError(f"its format is {facts.get('format')!r}")
-        sizes = facts["architecture"]
-        network = Network(Architecture(**{**sizes, "layers": tuple(sizes["layers"])}))
-        tensors = load(data)
-        network.load_state_dict({
-            name.removeprefix("network."): value
-            for name, value in tensors.items()
-            if name.startswith("network.")
-        })  # fmt: skip
+        architecture = _architecture(facts["architecture"], len(header.tensors))
+        # Before memory is taken, what the file says is compared with what it holds.
+        weights.refuse_misfit(_of_network(header.tensors), Network, architecture, path)
+        _refuse_statistics(header.tensors, architecture.dims)
+        tensors = weights.tensors(path)
+        network = Network(architecture)
+        network.load_state_dict(_of_network(tensors))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         normaliser = Normaliser(tensors["mean"].numpy(), tensors["background"].float().numpy())
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError, RuntimeError) as error:
+        about = facts["about"]
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"--detector {path} is no detector of `openwit detector train` ({error})") from error
-    return LearnedDetector(hashlib.sha256(data).hexdigest()[:16], network, normaliser, facts["about"])
+    return LearnedDetector(storage.sha256_file(path)[:16], network, normaliser, about)
+
+
+def _architecture(sizes: dict[str, Any], most: int) -> Architecture:
+    """Return the architecture that a file names; ValueError where its `most` tensors cannot be of it."""
+    layers = tuple(sizes["layers"])
+    numbers = [*layers, *(value for name, value in sizes.items() if name != "layers")]
+    if len(layers) != 4 or not all(isinstance(n, int) and 0 < n < _LARGEST for n in numbers):
+        raise ValueError("its sizes are no sizes")
+    if sum(layers) > most:
+        raise ValueError(f"{sum(layers):,} layers in {most:,} tensors")
+    return Architecture(**{**sizes, "layers": layers})
+
+
+def _of_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "network."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _refuse_statistics(tensors: dict[str, Tensor], dims: int) -> None:
+    mean, background = tensors["mean"], tensors["background"]
+    if [*mean.shape] != [dims] or background.ndim != 2 or background.shape[1] != dims:
+        raise ValueError(f"its mean and background are not of {dims} numbers")

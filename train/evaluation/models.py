@@ -2,21 +2,19 @@
 
 import contextlib
 import hashlib
-import json
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pipeline import storage
-from train import checkpoint, flops, interchange
+from train import checkpoint, flops, weights
 from train.evaluation.options import EvalConfig
-from train.images import MEAN, STD
-from train.model import CLIP, MLP, VisionTransformer
+from train.model import CLIP, VisionTransformer
 from train.tokenizer import Tokenizer, installed_vocabulary
 
 
@@ -91,11 +89,9 @@ def sources(arguments: tuple[str, ...]) -> list[Source]:
 
 def _default_name(path: str) -> str:
     """Return a training run's model and step, else the file's or folder's name."""
-    try:
-        folder = checkpoint.find(path)
-    except ValueError:
+    if not checkpoint.is_own(path):
         return path.rstrip("/").rpartition("/")[2].partition(".")[0]
-    state = checkpoint.read_state(folder)
+    state = checkpoint.read_state(checkpoint.find(path))
     return f"{state.model}-step-{state.step}"
 
 
@@ -110,13 +106,14 @@ def device_of(config: EvalConfig) -> torch.device:
 def load(source: Source, config: EvalConfig) -> Encoder:
     """Load a checkpoint in evaluation mode; ValueError for what is none."""
     device = device_of(config)
-    try:
-        checkpoint.find(source.path)
-    except ValueError:
-        model, tokenizer = _load_foreign(Path(source.path), config)
-    else:
+    if checkpoint.is_own(source.path):
         loaded = checkpoint.load_model(source.path)
         model, tokenizer = loaded.model, loaded.tokenizer
+    else:
+        model, tokenizer = _load_foreign(source.path, config)
+    scale = model.logit_scale.detach().exp()
+    if not scale.isfinite():
+        raise ValueError(f"{source.path}: the factor of its logits, exp(logit_scale), is infinite")
     fingerprint = _fingerprint(model, tokenizer)
     return Encoder(
         name=source.name, path=source.path, model=model.to(device).eval(), tokenizer=tokenizer, device=device,
@@ -124,56 +121,26 @@ def load(source: Source, config: EvalConfig) -> Encoder:
     )  # fmt: skip
 
 
-def _load_foreign(path: Path, config: EvalConfig) -> tuple[CLIP, Tokenizer]:
-    state = interchange.to_native(interchange.read_state(path))
-    architecture = interchange.architecture_of(state)
-    folder = path if path.is_dir() else path.parent
-    beside = folder / checkpoint.VOCABULARY
+def _load_foreign(path: str, config: EvalConfig) -> tuple[CLIP, Tokenizer]:
+    found = weights.load(path, config.activation)
+    at = Path(path)
+    beside = (at if at.is_dir() else at.parent) / checkpoint.VOCABULARY
     vocabulary = Path(config.vocab) if config.vocab else beside if beside.exists() else installed_vocabulary()
     if vocabulary is None:
         raise ValueError("CLIP's vocabulary is needed: give --vocab FILE, or pip install open_clip_torch")
     tokenizer = Tokenizer.load(vocabulary)
-    if tokenizer.vocab_size != architecture.vocab_size:
+    if tokenizer.vocab_size != found.architecture.vocab_size:
         raise ValueError(
-            f"{path} has {architecture.vocab_size} tokens, {vocabulary} {tokenizer.vocab_size}: "
+            f"{path} has {found.architecture.vocab_size} tokens, {vocabulary} {tokenizer.vocab_size}: "
             "give the weights' own vocabulary with --vocab FILE"
         )
-    model = CLIP(architecture)
-    model.load_state_dict(state)
-    quick = config.activation == "quick-gelu"
-    if config.activation == "auto":
-        quick = _is_quick(folder)
-    if not quick:
-        for module in model.modules():
-            if isinstance(module, MLP):
-                module.gelu = nn.GELU()  # type: ignore[assignment]
+    model = CLIP(found.architecture)
+    model.load_state_dict(found.state)
     return model, tokenizer
-
-
-def _is_quick(folder: Path) -> bool:
-    """Return whether the configuration beside weights asks for OpenAI's QuickGELU; without one, yes.
-
-    open_clip's own models mostly have the exact GELU: the wrong one costs points and looks like a poor model.
-    """
-    given = _json(folder / "open_clip_config.json")
-    if "model_cfg" in given:
-        preprocess = given.get("preprocess_cfg", {})
-        for key, expected in (("mean", MEAN), ("std", STD)):
-            if list(preprocess.get(key) or expected) != list(expected):
-                raise ValueError(f"{folder}: its images are normalised with another {key} than OpenAI's")
-        return bool(given["model_cfg"].get("quick_gelu", False))
-    given = _json(folder / "config.json")
-    return bool(given.get("text_config", {}).get("hidden_act", "quick_gelu") == "quick_gelu")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_bytes()) if path.exists() else {}
-    return value if isinstance(value, dict) else {}
 
 
 def _fingerprint(model: CLIP, tokenizer: Tokenizer) -> str:
     digest = hashlib.sha256(repr((model.architecture, tokenizer.merges)).encode())
-    digest.update(repr([type(m.gelu).__name__ for m in model.modules() if isinstance(m, MLP)][:1]).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -182,9 +149,12 @@ def _fingerprint(model: CLIP, tokenizer: Tokenizer) -> str:
 
 def describe(path: str) -> str:
     """Return what a checkpoint is, without loading its weights."""
-    try:
-        folder = checkpoint.find(path)
-    except ValueError:
+    if not checkpoint.is_own(path):
+        file = weights.weights_file(Path(path))
+        if file.suffix == ".safetensors":
+            weights.header(str(file))
         return "weights to import"
+    folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
+    weights.refuse_others(storage.join(folder, "model.safetensors"), state.architecture)
     return f"{state.model} after step {state.step:,}"
