@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import tomllib
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -52,7 +53,7 @@ def parse(
     """
     arguments = list(argv)
     toml_flags, from_toml = _take_config(arguments, config_class, prog.split()[-1], beam)
-    arguments = [*toml_flags, *arguments]
+    arguments = _join_repeated([*toml_flags, *arguments], config_class)
     try:
         _refuse_misspelt(arguments, config_class, beam, others or {})
         if implied is not None:
@@ -93,6 +94,32 @@ def _refuse_several(arguments: Sequence[str], rest: Sequence[str], config_class:
         if name in repeated and arguments[index + 2] in rest and not arguments[index + 2].startswith("-"):
             values = " ".join(f"{argument} {value}" for value in arguments[index + 1 : index + 3])
             raise ValueError(f"{argument} stands before each of its values: {values}")
+
+
+def _join_repeated(arguments: list[str], config_class: type) -> list[str]:
+    """Return the arguments with all values of a list after its first flag: a second one would start anew."""
+    lists = {
+        f"--{name.replace('_', '-')}" for name, field in fields(config_class)
+        if typing.get_origin(field.type) is tuple and not hasattr(field.type, "__metadata__")
+    }  # fmt: skip
+    joined: list[str] = []
+    values: dict[str, list[str]] = {}
+    flag = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            flag = name.replace("_", "-").replace("--", "--", 1)
+            if flag in lists:
+                if flag not in values:
+                    joined.append(flag)
+                values.setdefault(flag, []).extend([value] if equals else [])
+                continue
+            flag = ""
+        if flag:
+            values[flag].append(argument)
+        else:
+            joined.append(argument)
+    return [part for one in joined for part in (one, *values.get(one, []))]
 
 
 def usage_error(prog: str, message: str) -> NoReturn:

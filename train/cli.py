@@ -1,6 +1,8 @@
 """The commands `openwit train` and `openwit export`, and `torchrun -m train`."""
 
+import errno
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ C = TypeVar("C", bound=RunConfig)
 Training = tuple[Callable[[C, "World"], "Prepared"], Callable[[C], "Result"]]
 """What prepares a run, and what does it."""
 
+_ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
+"""Errors that are of the path given."""
 NEEDED = "train"
 """The extra of both commands."""
 
@@ -69,6 +73,8 @@ def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) ->
         result = fit(config)
     except ValueError as error:
         return fail(prog, str(error))
+    except OSError as error:
+        return fail_to_write(prog, error)
     except Diverged as error:
         fail(prog, str(error))
         return 1
@@ -96,6 +102,8 @@ def export_main(argv: Sequence[str]) -> int:
         )
     except ValueError as error:
         return fail(prog, str(error))
+    except OSError as error:
+        return fail_to_write(prog, error)
     table = Table(
         "file", "MB", title=f"{loaded.state.model} after step {loaded.state.step:,} as {config.format}"
     )
@@ -119,6 +127,12 @@ def fail(prog: str, message: str) -> int:
     return 2
 
 
+def fail_to_write(prog: str, error: OSError) -> int:
+    """Say which file could not be read or written; return 2 where another path mends it, else 1."""
+    fail(prog, f"{error.filename or 'a file'}: {error.strerror or error}")
+    return 2 if error.errno in _ELSEWHERE else 1
+
+
 def _print_plan(prepared: "Prepared") -> None:
     table = Table("source", "shards", "samples", "weight", "an epoch takes", "left out", title="plan")
     for source in prepared.plan.sources:
@@ -139,7 +153,8 @@ def _print_plan(prepared: "Prepared") -> None:
 def _print_result(result: "Result") -> None:
     table = Table("what", "value", title="training")
     table.add_row("steps", f"{result.steps:,} of {result.planned:,}")
-    table.add_row("loss", f"{result.loss:.4f}")
+    if math.isfinite(result.loss):
+        table.add_row("loss", f"{result.loss:.4f}")
     table.add_row("time", f"{result.seconds / 60:.1f} min")
     for name, value in result.accuracy.items():
         chance = f" (chance {result.chance[name]:.1%})" if name in result.chance else ""

@@ -42,7 +42,8 @@ class RunConfig(ABC):
     batch_size: int | None = None
     """Samples of a step over all processes."""
     accumulate: int = 1
-    """Micro-batches of a step on each process: less memory, a third more time, the same gradient."""
+    """Micro-batches of a step on each process: less memory, a third more time. The gradient stays the same,
+    but where there are batch norms (CLIP's ResNets and tiny): those see micro-batches alone."""
     max_minutes: float | None = None
     """Save and stop after so much time in this process; the schedule does not change."""
     lr: float | None = None

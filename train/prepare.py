@@ -74,6 +74,11 @@ def prepare(config: TrainConfig, world: World) -> Prepared:
         shape=run.shape_of(config, plan, world), resumed=resumed, initial=initial,
     )  # fmt: skip
     run.refuse_changes(prepared, "epoch_samples")
+    if architecture.is_resnet and config.accumulate > 1 and world.rank == 0:
+        log.warning(
+            "--accumulate %d: %s has batch norms, which see micro-batches of %d: not quite the gradient of "
+            "the whole batch (a ViT's is exact)", config.accumulate, config.model, prepared.shape.micro,
+        )  # fmt: skip
     return prepared
 
 

@@ -62,6 +62,15 @@ class Report:
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, metrics["step"])
 
+    def last(self, loss: float) -> tuple[float, dict[str, float]]:
+        """Return the last loss and accuracies that were told, `loss` where none was."""
+        accuracies: dict[str, float] = {}
+        for line in map(json.loads, self._lines):
+            loss = line.get("loss", loss)
+            found = {name.removeprefix("accuracy/"): value for name, value in line.items() if "/" in name}
+            accuracies = found or accuracies
+        return loss, accuracies
+
     def flush(self) -> None:
         """Publish metrics.jsonl whole, as object stores need."""
         if not self._silent:

@@ -176,6 +176,8 @@ def run(
         workers = default_workers(config.workers, world)
         batches = load(pieces, stepper.step, p.steps, workers, world.device)
         loss, accuracies = take_steps(stepper, batches, writer, report, stop, evaluate)
+        if not accuracies:
+            loss, accuracies = report.last(loss)  # a run that was finished already took no step
         writer.wait()
     finally:
         stop.close()

@@ -29,6 +29,8 @@ _WORD = regex.compile(
 # Neither entities, nor markup, nor control characters: nothing for ftfy or html.unescape to repair.
 _PLAIN = re.compile(r"[^&<\x00-\x08\x0b-\x1f\x7f]*").fullmatch
 _LARGEST = 16 << 20  # bytes of a vocabulary; CLIP's own file has 3 million
+_LONGEST = 8_192  # characters of a caption that are looked at, far more than its tokens can spell
+_PER_TOKEN = 32  # the same for a longer context
 _CACHE_LIMIT = 1 << 20  # distinct words; above it the cache starts anew
 
 
@@ -48,6 +50,17 @@ def clean(text: str) -> str:
     if not (text.isascii() and _PLAIN(text)):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
+
+
+def shorten(text: str, longest: int = _LONGEST) -> str:
+    """Return a text's first words, up to so many characters: cleaning a megabyte costs seconds, for nothing.
+
+    Whatever is shorter stays as it is.
+    """
+    if len(text) <= longest:
+        return text
+    text = text.lstrip()[:longest]
+    return text.rpartition(" ")[0] or text
 
 
 def words(text: str) -> list[str]:
@@ -89,6 +102,8 @@ class Tokenizer:
 
     def encode(self, text: str, context_length: int | None = 77) -> list[int]:
         """Return ids with start and end; longer captions keep their first tokens and the end."""
+        if context_length is not None:
+            text = shorten(text, max(_LONGEST, _PER_TOKEN * context_length))
         ids = [self.start]
         cache = self._cache
         # No pattern of `words` crosses a space, so what stands between spaces is the unit to remember.

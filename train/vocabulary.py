@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
-from train.tokenizer import BYTES, CLIP_MERGES, clean, words
+from train.tokenizer import BYTES, CLIP_MERGES, clean, shorten, words
 
 _RAREST = 2  # a pair seen once teaches nothing
 
@@ -14,7 +14,7 @@ def count_words(captions: Iterable[str]) -> Counter[str]:
     """Count the words of captions, cleaned and split as the tokenizer does."""
     chunks: Counter[str] = Counter()
     for caption in captions:
-        chunks.update(clean(caption).split())
+        chunks.update(clean(shorten(caption)).split())
     counts: Counter[str] = Counter()
     for chunk, count in chunks.items():
         for word in words(chunk):

@@ -99,7 +99,7 @@ def _show_plan(config: EvalConfig, console: Console) -> None:
 
 def _show_result(done: "Evaluation", console: Console, seconds: float) -> None:
     """Print the final table."""
-    from train.evaluation.report import metric_name
+    from train.evaluation.report import main_name
 
     table = Table(title=done.config.out, title_justify="left")
     for name in ("task", "model", "set", "metric"):
@@ -109,7 +109,7 @@ def _show_result(done: "Evaluation", console: Console, seconds: float) -> None:
     for one in done.results:
         low, high = one.interval
         table.add_row(
-            one.task, one.model, one.dataset, metric_name(one.main),
+            one.task, one.model, one.dataset, main_name(one),
             f"{one.value:.1%}" if one.value == one.value else "",
             f"{low:.1%} – {high:.1%}" if low == low else "",
         )  # fmt: skip

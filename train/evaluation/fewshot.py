@@ -24,7 +24,7 @@ def shots(drawn: Sequence[npt.NDArray[np.int64]], count: int) -> npt.NDArray[np.
     return np.concatenate([rows[:count] for rows in drawn])
 
 
-def shots_to_match(target: float, curve: Sequence[tuple[int, float]]) -> float | None:
+def shots_to_match(target: float, curve: Sequence[tuple[float, float]]) -> float | None:
     """Return the shots at which a curve of (shots, accuracy) first reaches `target`, log-linear in between.
 
     None: never up to the last. The first value already reached is a bound from above (figure 7 interpolates

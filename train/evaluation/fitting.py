@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -22,7 +23,10 @@ from train.evaluation.results import Result
 from train.evaluation.scoring import difference, score
 from train.evaluation.subject import Watch, labelled
 
+log = logging.getLogger("train.evaluation")
+
 _VALIDATION_SHARE: Final = 5  # one in five
+_NAMED: Final = 10  # classes that a warning names
 _FEW_SHOT_HALVINGS: Final = 1  # a decade apart: with a few examples a finer C is noise
 
 
@@ -61,8 +65,45 @@ class Fitting:
 
     @cached_property
     def targets(self) -> npt.NDArray[np.int64]:
-        """Return the classes of the rows to fit on: int64."""
-        return self._targets(self.train, self._parts[0])
+        """Return the classes of the rows to fit on: int64; ValueError if they are one class alone."""
+        found = self._targets(self.train, self._parts[0])
+        shown = set(found.tolist())
+        if len(shown) < 2:
+            only = self.known.labels[shown.pop()] if shown else "none"
+            raise ValueError(f"the images to fit on for {self.dataset} show one class alone: {only!r}")
+        missing = [label for number, label in enumerate(self.known.labels) if number not in shown]
+        if missing:
+            log.warning(
+                "%s: no image to fit on shows %d of %d classes, which a probe can then never predict: %s%s",
+                self.dataset, len(missing), len(self.known.labels), ", ".join(missing[:_NAMED]),
+                ", ..." if len(missing) > _NAMED else "",
+            )  # fmt: skip
+        return found
+
+    @cached_property
+    def shots(self) -> dict[int, float]:
+        """Return by number of shots how many images a class has on average of those it can have.
+
+        Left out, with a warning, are numbers that no class has: they would repeat smaller ones. ValueError if
+        none is left.
+        """
+        sizes = np.bincount(self.targets)
+        sizes = sizes[sizes > 0]
+        most, asked = int(sizes.max()), sorted(self.config.shots)
+        kept = "" if self.validation is not None else " (a fifth of --train is kept to choose C by)"
+        if beyond := [count for count in asked if count > most]:
+            said = f"{self.dataset}: no class has more than {most} images to fit on{kept}: "
+            if len(beyond) == len(asked):
+                raise ValueError(f"{said}--shots {' '.join(map(str, asked))} cannot be drawn")
+            log.warning("%s%s shots are left out", said, ", ".join(map(str, beyond)))
+        for count in asked:
+            short = int((sizes < count).sum())
+            if count <= most and short:
+                log.warning(
+                    "%s: %d of %d classes have fewer than %d images to fit on%s: %d shots are fewer there",
+                    self.dataset, short, len(sizes), count, kept, count,
+                )  # fmt: skip
+        return {count: float(np.minimum(sizes, count).mean()) for count in asked if count <= most}
 
     @cached_property
     def _held(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -95,9 +136,7 @@ class Fitting:
 
     def drawn(self, number: int) -> list[npt.NDArray[np.int64]]:
         """Return a draw: for each class places in `targets`, in the order in which they are taken."""
-        return fewshot.draw(
-            self.targets, len(self.known.labels), max(self.config.shots), self.config.seed, number
-        )
+        return fewshot.draw(self.targets, len(self.known.labels), max(self.shots), self.config.seed, number)
 
     def example_ids(self, number: int) -> dict[str, list[str]]:
         """Return the ids of a draw by class."""
@@ -110,7 +149,7 @@ class Fitting:
     @cached_property
     def few(self) -> dict[int, list[Probe]]:
         """Return by number of shots the probe of each draw; C is chosen on the validation examples."""
-        shots, done = sorted(self.config.shots), 0
+        shots, done = sorted(self.shots), 0
         found: dict[int, list[Probe]] = {count: [] for count in shots}
         with self.watch(f"{self.model}: few-shot {self.dataset}", len(shots) * self.config.draws) as tell:
             for number in range(self.config.draws):
@@ -187,16 +226,18 @@ def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
         interval = intervals.of_mean(drawn, config.confidence)
         name = f"{main}_{count}_shot"
         values[name], spans[name] = float(np.mean(drawn)), interval
-        curve.append({"shots": count, "mean": values[name], "low": interval.low, "high": interval.high,
-                      "draws": drawn})  # fmt: skip
+        curve.append({"shots": count, "per_class": fitting.shots[count], "mean": values[name],
+                      "low": interval.low, "high": interval.high, "draws": drawn})  # fmt: skip
+        if fitting.shots[count] < count:
+            values[f"images_per_class_{count}_shot"] = fitting.shots[count]
     detail: dict[str, Any] = {"curve": curve}
     if zero_shot is not None:
         detail["zero_shot"] = zero_shot.value
-        needed = fewshot.shots_to_match(zero_shot.value, [(one["shots"], one["mean"]) for one in curve])
+        needed = fewshot.shots_to_match(zero_shot.value, [(one["per_class"], one["mean"]) for one in curve])
         detail["shots_to_match"] = needed
         if needed is not None:
             values["shots_to_match_zero_shot"] = needed
-    last = f"{main}_{max(config.shots)}_shot"
+    last = f"{main}_{max(fitting.shots)}_shot"
     return Result(
         dataset=fitting.dataset, model=fitting.model, task="few-shot", metrics=values, intervals=spans,
         main=last, detail=detail,
@@ -209,7 +250,7 @@ def publish_draws(path: str, fittings: list[Fitting]) -> None:
     for fitting in fittings:
         sets.setdefault(
             fitting.dataset,
-            {"seed": fitting.config.seed, "shots": sorted(fitting.config.shots),
+            {"seed": fitting.config.seed, "shots": sorted(fitting.shots),
              "draws": [fitting.example_ids(number) for number in range(fitting.config.draws)]},
         )  # fmt: skip
     storage.write_bytes(path, (json.dumps(sets, indent=1) + "\n").encode())

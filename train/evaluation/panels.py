@@ -119,7 +119,8 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
     for number, one in enumerate(own):
         marks = [
             Mark(row["shots"], row["mean"], row["low"], row["high"], number % SERIES, "dot",
-                 f"{one.dataset}, {row['shots']} shots: {percent(row['mean'])}")
+                 f"{one.dataset}, {row['shots']} shots ({row['per_class']:.3g} images per class): "
+                 f"{percent(row['mean'])}")
             for row in one.detail["curve"]
         ]  # fmt: skip
         series.append((one.dataset, marks, False))

@@ -85,6 +85,13 @@ def metric_name(name: str) -> str:
     return name.replace("_", " ")
 
 
+def main_name(one: Result) -> str:
+    """Return a result's main metric in words, with the real count of shots that some classes have not."""
+    name, curve = metric_name(one.main), one.detail.get("curve")
+    short = curve and curve[-1]["per_class"] < curve[-1]["shots"]
+    return f"{name} ({curve[-1]['per_class']:.3g} per class)" if curve and short else name
+
+
 def _percent(value: float | None) -> str:
     return "–" if value is None or not np.isfinite(value) else percent(value)
 
