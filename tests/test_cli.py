@@ -12,6 +12,7 @@ from pipeline.cli import main, too_small_for
 from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig, ImageOptions
 from tests.crawling import arguments
+from train.evaluation.options import EvalConfig
 
 
 def usage(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
@@ -175,3 +176,22 @@ def test_images_too_small_for_the_model_are_warned_of() -> None:
     assert too_small_for("ViT-B-32", ImageOptions(resize_mode="longer"))
     with pytest.raises(ValueError, match="did you mean ViT-B-32"):
         too_small_for("ViT-B32", small)
+
+
+@pytest.mark.parametrize(
+    ("flags", "shots"),
+    [
+        (["--shots", "1", "4"], (1, 4)),
+        (["--shots", "1", "--shots", "4"], (1, 4)),
+        (["--shots=1", "--seed", "3", "--shots", "4", "8"], (1, 4, 8)),
+        ([], (1, 2, 4, 8, 16)),
+    ],
+)
+def test_a_list_given_again_goes_on(flags: list[str], shots: tuple[int, ...], tmp_path: Path) -> None:
+    needed = ["--task", "few-shot", "--checkpoint", "c", "--data", "s=d", "--train", "s=t", "--out", "o"]
+    assert config.parse(EvalConfig, [*needed, *flags], prog="openwit eval")[0].shots == shots
+    assert config.parse(EvalConfig, [*flags, *needed], prog="openwit eval")[0].shots == shots
+    toml = tmp_path / "c.toml"
+    toml.write_text("shots = [2, 3]")
+    found = config.parse(EvalConfig, [*needed, "--config", str(toml), *flags], prog="openwit eval")[0]
+    assert found.shots == (shots if flags else (2, 3)), "flags win over the file"

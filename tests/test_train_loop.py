@@ -21,15 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline import config as options
-from tests import train_shards
+from tests import eval_models, train_shards
 from train import architectures, checkpoint, cli, distributed, loop, optimizer
 from train.architectures import ARCHITECTURES, RECIPES
 from train.config import TrainConfig
 from train.loop import fit
 from train.model import CLIP
+from train.prepare import Prepared, prepare
 from train.run import Result
 from train.steps import Diverged
 
@@ -60,6 +61,10 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(v, right[k]) for k, v in left.items())
+
+
+def prepared(given: TrainConfig) -> Prepared:
+    return distributed.joined("cpu", lambda world: prepare(given, world))
 
 
 def lines(out: Path) -> list[dict[str, object]]:
@@ -199,6 +204,99 @@ def test_accumulation_trains_a_vit_alike(
     # Losses, not weights: the keys' biases have no gradient, and Adam makes a step of its rounding error.
     losses = [[line["loss"] for line in lines(tmp_path / name)] for name in "ab"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 4
+
+
+def test_resuming_a_finished_run_tells_its_last_figures(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = eval_models.colours(tmp_path / "faces", 2)
+    command = [*arguments(run, tmp_path / "out"), "--eval", f"f={faces}"]
+
+    def rows() -> list[str]:
+        printed = capsys.readouterr().out
+        return [row for row in printed.splitlines() if "loss" in row or "accuracy" in row]
+
+    assert cli.main(command) == 0
+    first, before = rows(), lines(tmp_path / "out")
+    assert len(first) == 2
+    assert cli.main([*command, "--resume"]) == 0
+    assert rows() == first and lines(tmp_path / "out") == before
+    (tmp_path / "out/metrics.jsonl").unlink()
+    assert cli.main([*command, "--resume"]) == 0
+    assert rows() == [], "where nothing tells them, there are no rows"
+
+
+def test_batch_norms_that_see_micro_batches_are_warned_of(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared(config(run, tmp_path / "a"))
+    assert "batch norms" not in caplog.text
+    prepared(config(run, tmp_path / "a", accumulate=4))
+    assert "--accumulate 4: tiny has batch norms, which see micro-batches of 4" in caplog.text
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick-gelu"])
+def test_an_activation_goes_from_weights_through_training_to_the_export(
+    activation: str, run: Path, tmp_path: Path
+) -> None:
+    own = fit(config(run, tmp_path / "own", activation=activation, max_steps=2))
+    assert checkpoint.load_model(own.out).model.architecture.activation == activation
+    export = ["--checkpoint", own.out, "--format", "open_clip", "--out", str(tmp_path / "x")]
+    assert cli.export_main(export) == 0
+    says = json.loads((tmp_path / "x/open_clip_config.json").read_text())["model_cfg"]["quick_gelu"]
+    assert says == (activation == "quick-gelu")
+    for start in (own.out, str(tmp_path / "x")):
+        out = tmp_path / f"from-{Path(start).name}"
+        assert prepared(config(run, out, init_from=start)).architecture.activation == activation
+    going = config(run, tmp_path / "own", resume=True, max_steps=2)
+    assert prepared(going).architecture.activation == activation, "a resumed run has its own"
+    other = "gelu" if activation == "quick-gelu" else "quick-gelu"
+    with pytest.raises(ValueError, match=f"--activation {other}: .* was trained with {activation}"):
+        prepared(config(run, tmp_path / "b", init_from=own.out, activation=other))
+
+
+def test_damaged_weights_to_start_or_go_on_from_are_refused(run: Path, tmp_path: Path) -> None:
+    done = fit(config(run, tmp_path / "own", max_steps=2))
+    [folder] = (tmp_path / "own/checkpoints").glob("step-*")
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"ln_final.bias": state["ln_final.bias"] * torch.inf}, folder / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"model.safetensors: ln_final.bias holds numbers that are not finite"
+    ):
+        fit(config(run, tmp_path / "b", init_from=done.out))
+    with pytest.raises(
+        ValueError, match=r"model.safetensors: ln_final.bias holds numbers that are not finite"
+    ):
+        fit(config(run, tmp_path / "own", resume=True, max_steps=2))
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"--init-from .* is a pointer of git-lfs"):
+        fit(config(run, tmp_path / "b", init_from=str(folder / "model.safetensors")))
+
+
+def test_check_looks_at_the_evaluation_sets_too(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one/red").mkdir(parents=True)
+    (tmp_path / "one/red/1.jpg").write_bytes(train_shards.jpeg("red"))
+    command = [*arguments(run, tmp_path / "out", "--check"), "--eval", f"one={tmp_path / 'one'}"]
+    assert cli.main(command) == 2 and "--eval one has one class alone, 'red'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    command: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file/out"
+    model = eval_models.training_run(tmp_path / "model")
+    code = (
+        cli.main(arguments(run, out)) if command == "train"
+        else cli.export_main(["--checkpoint", str(model), "--format", "hf", "--out", str(out)])
+    )  # fmt: skip
+    error = capsys.readouterr().err
+    [line] = [line for line in error.splitlines() if "INFO" not in line]
+    assert code == 2 and line.startswith(f"openwit {command}: error: {tmp_path}/file")
 
 
 def test_divergence_is_said(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests import train_peers
 from train import vocabulary
-from train.tokenizer import CLIP_MERGES, Tokenizer, clean, installed_vocabulary, words
+from train.tokenizer import CLIP_MERGES, Tokenizer, clean, installed_vocabulary, shorten, words
 
 CAPTIONS = Path(__file__).resolve().parents[2] / "shared/data/text/img2dataset_test_10000.parquet"
 TRICKY = [
@@ -196,3 +196,33 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_cleaning_and_splitting() -> None:
     assert clean("  A&amp;B\n c ") == "a&b c"
     assert words("it's 42!!") == ["it", "'s", "4", "2", "!!"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(st.sampled_from([*TRICKY[1:15], "Ordinary", "words,", "schön", "一二三"]), min_size=30),
+    times=st.integers(40, 400), space=st.sampled_from(["", " \n\t" * 4_000]),
+)  # fmt: skip
+def test_a_long_caption_is_cut_before_it_is_cleaned_and_reads_alike(
+    clip: Tokenizer, words: list[str], times: int, space: str
+) -> None:
+    text = space + " ".join(words * times)
+    short = shorten(text)
+    assert text.lstrip().startswith(short) and len(short) <= 8_192
+    whole = clip.encode(text, None)  # never cut
+    assume(len(whole) > 77)
+    assert clip.encode(text) == [*whole[:76], clip.end]
+
+
+def test_shorter_captions_are_not_touched() -> None:
+    text = " " + "x " * 4_095
+    assert shorten(text) is text and len(text) == 8_191
+    assert shorten("x" * 9_000) == "x" * 8_192, "a word without end has no better place"
+    assert shorten("a" + " b" * 9_000).endswith(" b")
+
+
+@pytest.mark.timeout(60)  # whole, 40 MB would take minutes
+def test_a_caption_of_megabytes_costs_no_more_than_its_start(clip: Tokenizer) -> None:
+    text = "&eacute;t&eacute; 👩‍👩‍👧 schÃ¶n " * 1_500_000
+    assert len(clip.caption(text)) == 77
+    assert vocabulary.count_words([text]).total() < 8_192

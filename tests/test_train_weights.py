@@ -386,7 +386,7 @@ def test_a_detectors_file_is_believed_only_where_its_tensors_agree(tmp_path: Pat
 # ---- modes of files
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644)])
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 @pytest.mark.parametrize("layout", interchange.FORMATS)
 def test_exported_files_are_as_open_as_the_umask_says(
     layout: str, umask: int, mode: int, tmp_path: Path

@@ -38,10 +38,9 @@ def main(argv: Sequence[str]) -> int:
     config, _ = options.parse(TrainConfig, argv, prog=prog)
 
     def load() -> Training[TrainConfig]:
-        from train.loop import fit
-        from train.prepare import prepare
+        from train.loop import check, fit
 
-        return prepare, fit
+        return check, fit
 
     return train(prog, config, load, NEEDED)
 

@@ -94,6 +94,14 @@ def fit(config: TrainConfig) -> Result:
     return distributed.joined(config.device, lambda world: _fit(config, world))
 
 
+def check(config: TrainConfig, world: World) -> Prepared:
+    """Return what a run would start from, after looking at all that training would refuse."""
+    prepared = prepare(config, world)
+    for name in config.eval if world.rank == 0 else ():
+        LabelledSet(name, prepared.architecture.image_size)
+    return prepared
+
+
 def _fit(config: TrainConfig, world: World) -> Result:
     p = prepare(config, world)
     trainer = Trainer(p, world)
