@@ -198,20 +198,23 @@ def test_cleaning_and_splitting() -> None:
     assert words("it's 42!!") == ["it", "'s", "4", "2", "!!"]
 
 
-@settings(max_examples=60, deadline=None)
+# Not the mojibake: what ftfy makes of it may depend on a whole line, wherever it ends.
+WORDY = [text for text in TRICKY[2:15] if "schÃ" not in text]
+
+
+@settings(max_examples=40, deadline=None)
 @given(
-    words=st.lists(st.sampled_from([*TRICKY[1:15], "Ordinary", "words,", "schön", "一二三"]), min_size=30),
-    times=st.integers(40, 400), space=st.sampled_from(["", " \n\t" * 4_000]),
+    texts=st.lists(st.sampled_from([*WORDY, "Ordinary", "words,", "schön", "一二三"]), min_size=30),
+    times=st.integers(20, 200), space=st.sampled_from(["", " \n\t" * 4_000]),
 )  # fmt: skip
 def test_a_long_caption_is_cut_before_it_is_cleaned_and_reads_alike(
-    clip: Tokenizer, words: list[str], times: int, space: str
+    clip: Tokenizer, texts: list[str], times: int, space: str
 ) -> None:
-    text = space + " ".join(words * times)
+    text = space + " ".join(texts * times)
     short = shorten(text)
-    assert text.lstrip().startswith(short) and len(short) <= 8_192
+    assert short in text and len(short) <= 8_192
     whole = clip.encode(text, None)  # never cut
-    assume(len(whole) > 77)
-    assert clip.encode(text) == [*whole[:76], clip.end]
+    assert len(whole) > 77 and clip.encode(text) == [*whole[:76], clip.end]
 
 
 def test_shorter_captions_are_not_touched() -> None:
