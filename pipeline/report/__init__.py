@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterable
 
 from pipeline import manifest, storage
-from pipeline.report import card, collect, croissant, numbers, page
 from pipeline.run import Layout
 
 
 def write(layout: Layout) -> None:
     """Publish the report, the card and the Croissant of a run that has a manifest, from its files alone."""
+    from pipeline.report import card, collect, croissant, numbers, page  # draw, and need the crawl extra
+
     run = collect.collect(layout)
     folder = layout.report
     _write_lines(storage.join(folder, "sites.jsonl"), (one._asdict() for one in numbers.all_sites(run)))
