@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from dedup.descriptors import PACKED_BYTES
+from pipeline.images.pixels import Made, Wanted, make
 from pipeline.images.process import Processed
 from pipeline.images.process import process as really_process
 from pipeline.options import ImageOptions
@@ -23,6 +24,13 @@ def obey(data: bytes, options: ImageOptions) -> Processed:
     if command not in COMMANDS:
         return really_process(data, options)
     return COMMANDS[command]()
+
+
+def dawdle(data: bytes, wanted: Wanted) -> Made:
+    """Sleep when told to; decode everything else."""
+    if data == b"sleep":
+        time.sleep(60)
+    return make(data, wanted)
 
 
 def good(detail: str = "") -> Processed:

@@ -34,6 +34,8 @@ _MEMORY: Final = 3 << 29
 _SECONDS: Final = 10.0
 _QUICK: Final = 64_000_000
 """Most pixels times scans of a JPEG that is decoded in the process that asks, about a second."""
+_SCANS, _MOST = 20, 200_000_000
+"""Encoders write up to 18 scans; with more, most pixels times scans, three seconds."""
 _LONG: Final = 16
 """Times its side squared that a picture may be resized to before the centre is cut out."""
 _PLAIN: Final[dict[bytes, None]] = {}
@@ -169,6 +171,8 @@ def _jpeg(
     except ValueError:
         return None, False
     _check(width, height)
+    if markers.scans > _SCANS and width * height * markers.scans > _MOST:
+        raise BadImage("too_many_scans", f"{markers.scans} of {width} x {height} pixels")
     if colourspace not in ("YCbCr", "RGB", "Gray") or width * height * markers.scans > most:
         return None, False
     # Scaling by a half, a quarter or an eighth is quick; other ratios are slower than a resize.
