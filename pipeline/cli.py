@@ -412,6 +412,8 @@ def show_plan(
     for name, line in lines:
         console.print(f"{name:<9} {line}", **_PLAIN)
     values = parser.effective(options)
+    for name in ("check", "check_all"):
+        values.pop(name)
     if queries == querylist.EVERYTHING:
         values.pop("per_query")
     if not options.check_all:

@@ -13,7 +13,7 @@ from pipeline.http.identity import requires_contact
 from pipeline.http.politeness import site_delay
 from pipeline.options import CrawlConfig
 from pipeline.options.presets import ALL
-from pipeline.progress import duration, size
+from pipeline.progress import size
 from pipeline.sources import Image, Piece, columns, read, sitemap
 from pipeline.sources.inputs import is_web
 
@@ -148,8 +148,16 @@ def _time(found: Preview, expected: int, config: CrawlConfig) -> str:
     if not slowest:
         return "no site's rate is in the way"
     limit = config.units.unit_seconds * config.rounds
-    cut = f", cut at --rounds times --unit-seconds, {duration(limit)}" if slowest > limit else ""
-    return f"about {duration(min(slowest, limit))}: the busiest site has some {images:,} images{cut}"
+    cut = f", cut at --rounds times --unit-seconds, {_long(limit)}" if slowest > limit else ""
+    return f"about {_long(min(slowest, limit))}: the busiest site has some {images:,} images{cut}"
+
+
+def _long(seconds: float) -> str:
+    """Return a time in words."""
+    for unit, length in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:,.0f} seconds"
 
 
 def _site(url: str) -> str:
