@@ -92,7 +92,13 @@ def _decoded(views: Counter[bytes]) -> dict[str, int]:
     return {title.decode("utf-8", "replace"): count for title, count in views.items()}
 
 
-def canonical_title(written: str) -> str:
+# Letters with capitals since Unicode 12 or later, which Wikimedia's wikis do not raise.
+_KEPT: Final = frozenset("ßʂᶎⱟꞔꞻꞽꞿꟁꟃꟈꟊꟑꟗꟙꟶ")
+# Languages whose wikis raise i to the letter with a dot.
+_DOTTED: Final = frozenset({"az", "kaa", "tr"})
+
+
+def canonical_title(written: str, language: str = "") -> str:
     """Return a title as the dump has it: `"\\"Weird_Al\\"_Yankovic"` is `"Weird Al" Yankovic`.
 
     Percent signs are decoded where two hex digits follow, which no title may hold; the first letter is
@@ -110,5 +116,8 @@ def canonical_title(written: str) -> str:
         title = _SPACES.sub(" ", title).strip()
     if title in ("", "-"):
         return ""
-    first = title[0].upper()
-    return title if len(first) > 1 else first + title[1:]  # MediaWiki leaves ß and its like as they are
+    if title[0] == "i" and language in _DOTTED:
+        return f"İ{title[1:]}"
+    # To title case, by single letters: Georgian stays, U+01C6 becomes U+01C5, and what would become two stays.
+    first = title[0].title()
+    return title if len(first) > 1 or title[0] in _KEPT else first + title[1:]

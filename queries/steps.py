@@ -262,7 +262,7 @@ class ViewsWorker:
         for batch in reader.read(path):
             views: Counter[str] = Counter()
             for written, count in batch.items():
-                title = pageviews.canonical_title(written)
+                title = pageviews.canonical_title(written, self.language)
                 if title:
                     views[title] += count
             totals["views"] += views.total()

@@ -98,6 +98,13 @@ def test_a_file_cut_off_is_told(tmp_path: Path, suffix: str) -> None:
         ("_Cat__food_", "Cat food"),
         ("élan", "Élan"),
         ("ßx", "ßx"),
+        ("თბილისი", "თბილისი"),  # str.upper would write it in Mtavruli, which no title is in
+        ("ǆemper", "ǅemper"),
+        ("ǳ", "ǲ"),
+        ("ﬁnch", "ﬁnch"),
+        ("ʂ", "ʂ"),
+        ("яблоко", "Яблоко"),
+        ("ὰλφα", "Ὰλφα"),
         ("-", ""),
         ("#x", ""),
         ("%C3%28", "\ufffd("),
@@ -105,6 +112,13 @@ def test_a_file_cut_off_is_told(tmp_path: Path, suffix: str) -> None:
 )
 def test_titles_are_those_of_the_dump(written: str, title: str) -> None:
     assert canonical_title(written) == title
+
+
+def test_a_dotted_i_is_raised_with_its_dot_where_there_are_two() -> None:
+    assert [canonical_title("istanbul", language) for language in ("tr", "az", "en", "")] == [
+        "İstanbul", "İstanbul", "Istanbul", "Istanbul"
+    ]  # fmt: skip
+    assert canonical_title("ırmak", "tr") == "Irmak"
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="needs the sample data beside the checkout")

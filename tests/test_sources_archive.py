@@ -536,3 +536,18 @@ def test_a_real_warc_holds_what_an_independent_reader_lists(name: str) -> None:
 
 def test_an_empty_stream_holds_nothing() -> None:
     assert list(wat.read(io.BytesIO(b""), Piece("wat", "x", 0, -1, "", "x"))) == []
+
+
+def test_a_record_larger_than_is_held_is_one_bad_record_and_the_rest_is_read(tmp_path: Path) -> None:
+    good = record("metadata", PAGE, dump(wat_json([img("/a.jpg")])), "application/json")
+    size = wat.MAX_RECORD + 1
+    head, _, _ = good.partition(b"Content-Length:")
+    large = head + b"Content-Length: %d\r\n\r\n" % size + b"[" * size + b"\r\n\r\n"
+    path = tmp_path / "a.warc.wat.gz"
+    path.write_bytes(gzip.compress(large, 1) + gzip.compress(good))
+    options = SourceOptions()
+    first, second = (image for piece in plan([str(path)], options) for image in read(piece, options))
+    assert (first.reason, f"a record of {size:,} bytes" in first.detail) == ("bad_record", True)
+    assert second.reason is None
+    with pytest.raises(ValueError, match="another layout"):
+        wat.parsed_images(b"[" * (17 << 20))

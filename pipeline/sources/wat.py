@@ -38,10 +38,16 @@ _HEADER_LANGUAGE: Final = re.compile(rb'"content-language":(?:"([^"\\]*)")?')
 _METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + _STRING + rb":" + _STRING + _PAIRS + rb"\},?)*+\])")
 
 
+MAX_RECORD: Final = 64 << 20
+"""Bytes of a record that are held: the largest that Common Crawl writes have a few megabytes."""
+_MAX_PARSED: Final = 16 << 20  # of a record that is parsed whole, whose objects take many times its bytes
+
+
 class _Record(NamedTuple):
     uri: str
     offset: int
-    data: bytes
+    data: bytes | int
+    """Its block; of one that is too large, how many bytes it has."""
 
 
 def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
@@ -51,6 +57,8 @@ def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
             yield bad_record(f"{piece.source} at byte {record.offset}: {record.why}")
             continue
         try:
+            if isinstance(record.data, int):
+                raise ValueError(f"a record of {record.data:,} bytes; at most {MAX_RECORD:,} are read")
             yield from page_images(record.data, record.uri)
         except ValueError as error:
             yield bad_record(f"{piece.source} at byte {record.offset}: {error}", scalar(record.uri))
@@ -125,6 +133,8 @@ def _links(parts: list[bytes]) -> list[dict[str, Any]]:
 
 def parsed_images(data: bytes, uri: str = "") -> list[Image]:
     """Return the images of one WAT record by parsing all of its JSON; ValueError if it is none."""
+    if len(data) > _MAX_PARSED:
+        raise ValueError(f"a record of {len(data):,} bytes in another layout than Common Crawl's")
     envelope = _get(_parse(data), "Envelope")
     uri = uri or _text(_get(envelope, "WARC-Header-Metadata").get("WARC-Target-URI"))
     response = _get(_get(envelope, "Payload-Metadata"), "HTTP-Response-Metadata")
@@ -168,7 +178,10 @@ def _headers(response: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _load(record: WarcRecord) -> _Record:
-    return _Record(record.headers.get("WARC-Target-URI") or "", record.stream_pos, archive.body(record))
+    uri, declared = record.headers.get("WARC-Target-URI") or "", int(record.content_length)
+    if declared > MAX_RECORD:
+        return _Record(uri, record.stream_pos, declared)
+    return _Record(uri, record.stream_pos, archive.body(record))
 
 
 def _link_image(link: dict[str, Any], uri: str, base: str, lang: str) -> Image:
