@@ -118,6 +118,6 @@ def canonical_title(written: str, language: str = "") -> str:
         return ""
     if title[0] == "i" and language in _DOTTED:
         return f"İ{title[1:]}"
-    # To title case, by single letters: Georgian stays, U+01C6 becomes U+01C5, and what would become two stays.
+    # To title case, by single letters: Georgian stays, U+01C6 becomes U+01C5, what would become two stays.
     first = title[0].title()
     return title if len(first) > 1 or title[0] in _KEPT else first + title[1:]
