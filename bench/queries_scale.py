@@ -131,7 +131,7 @@ def grow(dump: str, folder: Path, megabytes: int) -> Path:
 
 def run_job(dump: str, out: str) -> None:
     """Run the job in this process and print its figures as JSON."""
-    from pipeline.stages.running import Runner
+    from pipeline.flow.runner import Runner
     from queries.inputs import find_inputs
     from queries.job import Job
     from queries.options import QueriesConfig
@@ -139,13 +139,13 @@ def run_job(dump: str, out: str) -> None:
     seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def on_step(label: str, folder: str, tasks: int) -> Iterator[None]:
+    def on_step(label: str, folder: str, tasks: int, images: int = 0) -> Iterator[None]:
         start = time.process_time()
         yield
         seconds[label] = round(time.process_time() - start, 2)
 
     config = QueriesConfig(out=out, wikipedia=(dump,))
-    summary = Job(config, find_inputs(config), Runner(workers=1), on_step).run()
+    summary = Job(config, find_inputs(config), Runner(workers=1, watch=on_step)).run()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     figures = summary["statistics"]
     print(

@@ -86,9 +86,9 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     from contextlib import nullcontext
 
     from pipeline import crawl, querylist
+    from pipeline.flow.runner import Runner
     from pipeline.options import CrawlConfig
     from pipeline.run import Layout
-    from pipeline.stages.running import Runner
     from pipeline.stages.select import QueryTable
 
     files = json.loads((folder / "files.json").read_text())

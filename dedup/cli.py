@@ -26,8 +26,8 @@ def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
 def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Run the analysis; return 0 when it is complete."""
     from dedup import overlap  # imports OpenCV
+    from pipeline.flow.runner import Runner
     from pipeline.progress import ShowProgress
-    from pipeline.stages.running import Runner
 
     console = console or terminal()
     started = time.monotonic()
@@ -36,11 +36,9 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
         show_plan(console, config, inputs, eval_inputs)
         return 0
     log, name = worker_log(f"{config.out}/work"), job_name("overlap", config.out)
-    runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name)
-    job = overlap.Job(
-        config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner,
-        watch=ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json),
-    )  # fmt: skip
+    watch = ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json)
+    runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=watch)
+    job = overlap.Job(config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner)
     show_result(console, config, overlap.run(job), time.monotonic() - started)
     return 0
 

@@ -8,9 +8,8 @@ import datetime
 import hashlib
 import json
 import logging
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +24,8 @@ from dedup.text import PARAMETERS
 from dedup.training import TrainingSet
 from dedup.views import VIEWS
 from pipeline import records, storage
-from pipeline.stages.files import read_marker, write_json
-from pipeline.stages.running import Runner, run_tasks
+from pipeline.flow.markers import read_marker, write_json
+from pipeline.flow.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,6 @@ VERSION: Final = 7  # of descriptors, views and verification; raised when they c
 _SAMPLED_SHARDS: Final = 8
 _NAMED: Final = 100  # training images that cannot be decoded
 _OWN_FILES: Final = ("report.json", "work")
-
-
-class Watch(Protocol):
-    """Show the progress of a folder's tasks."""
-
-    def __call__(self, label: str, folder: str, total: int) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +45,6 @@ class Job:
     """Of the training side."""
     eval_inputs: list[storage.FileInfo]
     runner: Runner
-    watch: Watch
 
     @property
     def out(self) -> str:
@@ -63,13 +55,6 @@ class Job:
         """Return a step's folder; its name changes with what the step is made from."""
         digest = hashlib.sha256(json.dumps([VERSION, *made_from], default=list).encode()).hexdigest()
         return storage.join(self.out, "work", f"{step}-{digest[:12]}")
-
-    def tasks(
-        self, label: str, folder: str, tasks: list[dict[str, Any]], worker: Any
-    ) -> list[dict[str, Any]]:
-        """Run tasks that are not done."""
-        with self.watch(label, folder, len(tasks)):
-            return run_tasks(self.runner, folder, tasks, worker)
 
 
 def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo], list[storage.FileInfo]]:
@@ -161,7 +146,7 @@ def _whitening(job: Job) -> str:
     path = storage.join(folder, "whitening")
     if not storage.exists(path):
         tasks = [{"name": f"{n:02d}", "shard": info.path} for n, info in enumerate(chosen)]
-        done = job.tasks(
+        done = job.runner.tasks(
             "sample", folder, tasks, shard_matching.SampleWorker(folder=folder, is_run=job.training.is_run)
         )
         colours = np.concatenate([shard_matching.load_sample(result["path"]) for result in done])
@@ -180,7 +165,7 @@ def _index(job: Job, whitening: str) -> str:
     if read_marker(folder, "joined") is None:
         parts = storage.join(folder, "parts")
         worker = index.IndexWorker(folder=parts, min_quality=config.min_quality)
-        done = job.tasks("evaluation sets", parts, index.plan(config.sets), worker)
+        done = job.runner.tasks("evaluation sets", parts, index.plan(config.sets), worker)
         index.join(folder, done, index.load_whitening(whitening))
         write_json(storage.join(folder, "joined.json"), {"name": "joined"})
         storage.remove_tree(parts)
@@ -200,14 +185,14 @@ def _learned(job: Job, index_folder: str) -> str:
         compared = index.Index(index_folder)
         parts = storage.join(folder, "parts")
         example_worker = candidates.ExampleWorker(folder=parts, index=index_folder, detector=config.detector)
-        done = job.tasks("learned detector", parts, candidates.plan(len(compared)), example_worker)
+        done = job.runner.tasks("learned detector", parts, candidates.plan(len(compared)), example_worker)
         candidates.join(folder, done, detector.dims)
         worker = candidates.SampleWorker(
             folder=folder, index=index_folder, detector=config.detector, is_run=job.training.is_run,
             min_quality=config.min_quality,
         )  # fmt: skip
         tasks = [{"name": f"{n:02d}", "shard": info.path} for n, info in enumerate(shards)]
-        sampled = job.tasks("thresholds", storage.join(folder, "sample"), tasks, worker)
+        sampled = job.runner.tasks("thresholds", storage.join(folder, "sample"), tasks, worker)
         size = sum(info.size for info in job.inputs)
         candidates.save_thresholds(folder, compared, sampled, size, config.detector_precision)
         write_json(storage.join(folder, "described.json"), {"name": "described"})
@@ -257,7 +242,7 @@ def _match(
     planted = (
         [{"name": f"plant-{one.name}", "plant": one.name} for one in config.sets] if config.planted else []
     )
-    done = job.tasks("training images", folder, [*tasks, *planted], worker)
+    done = job.runner.tasks("training images", folder, [*tasks, *planted], worker)
     copies = {task["plant"]: result for task, result in zip(planted, done[len(tasks) :], strict=True)}
     return done[: len(tasks)], copies
 

@@ -294,7 +294,7 @@ def run_stages(
 ) -> int:  # fmt: skip
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
     from pipeline import crawl as stages
-    from pipeline.stages.running import Runner
+    from pipeline.flow.runner import Runner
     from pipeline.stages.select import QueryTable
 
     started = time.monotonic()
@@ -302,10 +302,11 @@ def run_stages(
         options, layout,
         Runner(
             flags=beam_flags, workers=options.workers, log=worker_log(layout.work),
-            name=job_name("crawl", layout.root),
+            name=job_name("crawl", layout.root), at_once=options.partitions_at_once,
+            watch=ShowProgress(console, layout.work, options.log_json),
         ),
         QueryTable(path=layout.queries, seed=options.seed, queries=queries),
-        ShowProgress(console, layout.work, options.log_json), base,
+        base,
     )  # fmt: skip
     stages.resume(layout)
     if options.retry_failed and stages.reopen(job) == 0:

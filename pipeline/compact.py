@@ -90,15 +90,15 @@ def _write_shards(
     options: CompactConfig, beam_flags: tuple[str, ...], source: Layout, target: Layout, found: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Write the shards of which something is left; return their entries for the manifest."""
-    from pipeline.stages import running
+    from pipeline.flow.runner import Runner
 
     worker = CompactWorker(source=source.root, folder=target.shards)
     tasks = [{"name": storage.stem(shard["name"])} for shard in found["shards"]]
-    runner = running.Runner(
+    runner = Runner(
         flags=beam_flags, workers=options.workers, log=worker_log(target.work),
         name=job_name("compact", target.root),
     )  # fmt: skip
-    results = running.run_tasks(runner, storage.join(target.work, "shards"), tasks, worker)
+    results = runner.tasks("shards", storage.join(target.work, "shards"), tasks, worker)
     return manifest.shard_entries([result for result in results if result["samples"]])
 
 

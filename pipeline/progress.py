@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from pipeline import storage, untrusted
+from pipeline.flow import heartbeat, kept
 from pipeline.periodic import every
 from pipeline.run import STAGES
-from pipeline.stages import heartbeat, kept
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import extend, finished, lock, run, storage
 from pipeline.command import guarded
+from pipeline.flow import heartbeat
 from pipeline.options.presets import last
 from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, read_steps, size
 from pipeline.run import Layout
-from pipeline.stages import heartbeat
 from pipeline.terminal import terminal
 
 _SLOWEST: Final = 5  # tasks at work that are listed

@@ -25,8 +25,8 @@ def main(argv: Sequence[str], prog: str = "openwit queries") -> int:
 
 def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Build the list; return 0 when it is complete, 1 when a part of the input could not be read."""
+    from pipeline.flow.runner import Runner
     from pipeline.progress import ShowProgress
-    from pipeline.stages.running import Runner
     from queries import job
     from queries.inputs import find_inputs
 
@@ -39,9 +39,9 @@ def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console 
     summary = job.finished_summary(config, found)
     if summary is None:
         log, name = worker_log(config.work), job_name("queries", config.out)
-        runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name)
         show = ShowProgress(console, config.work, config.log_json)
-        summary = job.Job(config, found, runner, show).run()
+        runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=show)
+        summary = job.Job(config, found, runner).run()
     show_result(console, config, summary, time.monotonic() - started)
     return 1 if damage(summary) else 0
 

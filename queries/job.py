@@ -7,8 +7,7 @@ interrupted.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +15,13 @@ import pyarrow as pa
 
 from pipeline import querylist, storage
 from pipeline.captions.match import Matcher
-from pipeline.stages import running
-from pipeline.stages.files import Result, Task, write_json
-from pipeline.stages.worker import Worker
+from pipeline.flow.markers import Result, Task, write_json
+from pipeline.flow.runner import Runner
 from queries import inputs, merge, ngrams, report, steps, titles, wikipedia, wordnet
 from queries.inputs import SCHEMA_VERSION, Inputs, digest
 from queries.merge import Candidate
 from queries.options import QueriesConfig
 from queries.wikipedia import Piece, Site
-
-OnStep = Callable[[str, str, int], AbstractContextManager[None]]
-"""Called with a step's name, its folder and its number of tasks; shows progress while it runs."""
 
 
 @dataclass
@@ -35,8 +30,7 @@ class Job:
 
     config: QueriesConfig
     inputs: Inputs
-    runner: running.Runner
-    on_step: OnStep
+    runner: Runner
     statistics: dict[str, Any] = field(default_factory=dict)
     """What each source read and offered, for the report."""
     spare: int = 0
@@ -82,7 +76,7 @@ class Job:
             folder=folder, site=site, language=self.config.lang, partitions=partitions
         )
         tasks: list[Task] = [{"name": f"{i:05d}", "piece": list(piece)} for i, piece in enumerate(pieces)]
-        results = self._run("encode", folder, tasks, worker)
+        results = self.runner.tasks("encode", folder, tasks, worker)
         self.statistics["wikipedia"] = {
             "kinds": sum_counts(result["kinds"] for result in results),
             "damage": [line for result in results for line in result["damage"]],
@@ -103,7 +97,7 @@ class Job:
             partitions=self.inputs.partitions,
             min_count=self.config.min_count,
         )
-        results = self._run("words", folder, _partition_tasks(self.inputs.partitions), worker)
+        results = self.runner.tasks("words", folder, _partition_tasks(self.inputs.partitions), worker)
         path = storage.join(folder, "vocabulary.parquet")
         if not storage.exists(path):
             words = pa.concat_tables([steps.read_table(result["path"]) for result in results])
@@ -124,7 +118,7 @@ class Job:
         folder = self._folder("bigrams", upstream)
         pairs = steps.PairsWorker(folder=folder, vocabulary=vocabulary, bounds=tuple(bounds.tolist()))
         tasks: list[Task] = [{"name": f"{i:05d}", **part} for i, part in enumerate(_parts(encoded))]
-        counted = self._run("bigrams", folder, tasks, pairs)
+        counted = self.runner.tasks("bigrams", folder, tasks, pairs)
         limit = self.config.size + self.spare
         folder = self._folder("ranks", digest(upstream, self.config.min_bigram_count, limit))
         ranks = steps.RankPairsWorker(
@@ -136,7 +130,7 @@ class Job:
             min_count=self.config.min_bigram_count,
             limit=limit,
         )
-        results = self._run("rank bigrams", folder, _partition_tasks(len(bounds) - 1), ranks)
+        results = self.runner.tasks("rank bigrams", folder, _partition_tasks(len(bounds) - 1), ranks)
         distinct, enough, associated = (
             sum(result[name] for result in results) for name in ("distinct", "enough", "associated")
         )
@@ -163,7 +157,7 @@ class Job:
         tasks: list[Task] = [
             {"name": f"{i:05d}", "path": path} for i, path in enumerate(self.inputs.pageviews)
         ]
-        read = self._run("page views", folder, tasks, views)
+        read = self.runner.tasks("page views", folder, tasks, views)
         pages = tuple(path for result in encoded for path in result["pages"])
         resolve_print = digest(views_print, encode_print)
         folder = self._folder("redirects", resolve_print)
@@ -175,7 +169,7 @@ class Job:
             site=site,
             language=self.config.lang,
         )
-        resolved = self._run("redirects", folder, _partition_tasks(partitions), resolve)
+        resolved = self.runner.tasks("redirects", folder, _partition_tasks(partitions), resolve)
         # A title may be a word or a bigram already, or share its name with another article.
         limit = 2 * self.config.size + self.spare
         folder = self._folder("titles", digest(resolve_print, self.config.min_views, limit))
@@ -187,7 +181,7 @@ class Job:
             min_views=self.config.min_views,
             limit=limit,
         )
-        results = self._run("titles", folder, _partition_tasks(partitions), rank)
+        results = self.runner.tasks("titles", folder, _partition_tasks(partitions), rank)
         offered = sum(result["enough"] for result in results)
         dropped = sum_counts(result["dropped"] for result in [*resolved, *results])
         self.statistics["title"] = {
@@ -227,10 +221,6 @@ class Job:
 
     def _folder(self, step: str, fingerprint: str) -> str:
         return storage.join(self.config.work, f"{step}-{fingerprint[:16]}")
-
-    def _run(self, label: str, folder: str, tasks: list[Task], worker: Worker) -> list[Result]:
-        with self.on_step(label, folder, len(tasks)):
-            return running.run_tasks(self.runner, folder, tasks, worker)
 
 
 def finished_summary(config: QueriesConfig, found: Inputs) -> Result | None:

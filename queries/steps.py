@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.stages.files import Result, Task, read_vector, write_vector
+from pipeline.flow.markers import Result, Task, read_vector, write_vector
 from queries import ngrams, pageviews, partitions, titles, wikitext
 from queries.corpus import Encoder, Part
 from queries.wikipedia import Piece, Site, read_pages

@@ -13,7 +13,7 @@ import pytest
 from bench import cluster
 from pipeline.command import stoppable
 from pipeline.demo.server import Server
-from pipeline.stages import running
+from pipeline.flow.runner import Runner
 from tests.jobs import arguments_of, run, write_inputs, written
 
 pytestmark = pytest.mark.timeout(900)
@@ -129,7 +129,7 @@ class Waiting:
 def wait_in_a_job(log: str, folder: str, *flags: str) -> None:
     """Run one task on a cluster, as a command does."""
     with stoppable():
-        running.run_tasks(running.Runner(flags=flags), folder, [{"name": "1"}], Waiting(log))
+        Runner(flags=flags).tasks("tasks", folder, [{"name": "1"}], Waiting(log))
 
 
 def test_ctrl_c_cancels_the_job_before_its_server_ends(

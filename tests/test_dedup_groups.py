@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dedup import groups
 from dedup.groups import BandShuffler, Member, SiteRemoval
 from pipeline import records
-from pipeline.stages.running import Runner, run_shuffle
+from pipeline.flow.runner import Runner
 
 
 def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
@@ -69,7 +69,7 @@ def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int
 def shuffled(folder: Path, tasks: list[dict[str, str]]) -> list[dict[str, object]]:
     """Return the edges that the shuffle writes for some files."""
     shuffler = BandShuffler(folder=str(folder), partitions=4)
-    results = run_shuffle(Runner(workers=1), str(folder), tasks, shuffler, 4, 2)
+    results = Runner(workers=1).shuffle("pairs", str(folder), tasks, shuffler, 4)
     assert all(result["beyond"] == 0 for result in results)
     tables = [records.read_table(result["path"]) for result in results]
     return pa.concat_tables([groups.EDGES.empty_table(), *tables]).to_pylist()

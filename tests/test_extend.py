@@ -23,11 +23,11 @@ from pipeline.cli import main
 from pipeline.compact import main as compact
 from pipeline.demo.pages import Reference
 from pipeline.demo.server import Server
+from pipeline.flow.markers import read_vector
 from pipeline.keeps import Keeps
 from pipeline.reasons import REASONS
 from pipeline.run import Layout
 from pipeline.stages.extend import KNOWN_ROWS, STORED_ROWS, NewShuffler, known_rows, moved_counts
-from pipeline.stages.files import read_vector
 from pipeline.stages.merge import MERGED_ROWS, merge_into_stored
 from pipeline.stages.select import QueryTable
 from pipeline.takedown.cli import main as takedown

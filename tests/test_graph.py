@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline import balance, querylist, records
-from pipeline.stages import local, running
-from pipeline.stages.files import Task, finished, read_vector, write_vector
+from pipeline.flow import local
+from pipeline.flow.markers import Task, finished, read_vector, write_vector
+from pipeline.flow.runner import Runner
 from pipeline.stages.select import (
     AdmitWorker,
     DedupeShuffler,
@@ -27,14 +28,12 @@ QUERIES = [f"q{i}" for i in range(6)]
 K = 3
 
 RUNNERS = {
-    "here": running.Runner(workers=1),
-    "two processes": running.Runner(workers=2),
-    "Beam": running.Runner(flags=("--runner=FnApiRunner",), workers=1),
-    "Beam, two processes": running.Runner(flags=("--runner=FnApiRunner",), workers=2),
-    "bundles repeated": running.Runner(
-        flags=("--runner=FnApiRunner", "--direct_runner_bundle_repeat=2"), workers=1
-    ),
-    "portable": running.Runner(
+    "here": Runner(workers=1),
+    "two processes": Runner(workers=2),
+    "Beam": Runner(flags=("--runner=FnApiRunner",), workers=1),
+    "Beam, two processes": Runner(flags=("--runner=FnApiRunner",), workers=2),
+    "bundles repeated": Runner(flags=("--runner=FnApiRunner", "--direct_runner_bundle_repeat=2"), workers=1),
+    "portable": Runner(
         flags=("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"), workers=1
     ),
 }
@@ -62,7 +61,7 @@ def candidates_files(folder: Path) -> tuple[list[str], list[tuple[str, str, list
     return paths, [(url, caption, sorted({ord(caption[-1]) % 6, len(url) % 6})) for url, caption, _ in rows]
 
 
-def select(folder: Path, runner: running.Runner, partitions: int, at_once: int) -> dict[str, str]:
+def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
     """Run the select graphs; return the sha256 of what matters, by name, and the thresholds."""
     paths, _ = candidates_files(folder)
     list_path = str(folder / "queries.parquet")
@@ -73,19 +72,17 @@ def select(folder: Path, runner: running.Runner, partitions: int, at_once: int) 
     )
     inputs: list[Task] = [{"files": [path]} for path in paths]
     by_url = DedupeShuffler(folder=deduplicated, partitions=partitions, max_captions=4)
-    results = running.run_shuffle(runner, deduplicated, inputs, by_url, partitions, at_once)
+    results = runner.shuffle("shuffle", deduplicated, inputs, by_url, partitions)
     by_text = SharedCaptionShuffler(folder=shared, partitions=2, limit=3)
     files: list[Task] = [{"files": [r["path"] for r in results]}]
-    texts = running.run_shuffle(runner, shared, files, by_text, 2, at_once)
+    texts = runner.shuffle("shuffle", shared, files, by_text, 2)
     write_vector(
         str(folder / "shared_captions"), np.sort(np.concatenate([read_vector(r["path"]) for r in texts]))
     )
     tasks = [{"name": r["name"], "path": r["path"]} for r in results]
     worker = AdmitWorker(folder=samples, queries=queries, shared=str(folder / "shared_captions"))
-    admitted = running.run_tasks(runner, samples, tasks, worker)
-    running.run_thresholds(
-        runner, found, admitted, PairCounter(queries=queries), np.full(len(QUERIES), K, np.int64)
-    )
+    admitted = runner.tasks("tasks", samples, tasks, worker)
+    runner.thresholds(found, admitted, PairCounter(queries=queries), np.full(len(QUERIES), K, np.int64))
     tables = [records.read_table(r["path"]).to_pylist() for r in admitted]
     rows = sorted((row["url"], row["caption"]) for table in tables for row in table)
     kept = set()
@@ -105,7 +102,7 @@ def select(folder: Path, runner: running.Runner, partitions: int, at_once: int) 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return select(tmp_path_factory.mktemp("reference"), RUNNERS["here"], 1, 1)
+    return select(tmp_path_factory.mktemp("reference"), RUNNERS["here"], 1)
 
 
 def test_the_kept_samples_are_those_of_the_oracle(expected, tmp_path: Path) -> None:
@@ -133,13 +130,13 @@ def test_the_kept_samples_are_those_of_the_oracle(expected, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("runner", list(RUNNERS))
-@pytest.mark.parametrize(("partitions", "at_once"), [(1, 1), (5, 2)])
+@pytest.mark.parametrize("partitions", [1, 5])
 def test_runner_workers_and_partitions_do_not_change_the_result(
-    expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str, partitions: int, at_once: int
+    expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str, partitions: int
 ) -> None:
     monkeypatch.setattr(local, "ALONE", -1.0)  # however short the work: where there are workers, they do it
     monkeypatch.setattr(local, "_PAIRS", K)  # thresholds in several passes over the queries
-    assert select(tmp_path, RUNNERS[runner], partitions, at_once) == expected
+    assert select(tmp_path, RUNNERS[runner], partitions) == expected
 
 
 class _Loud:
@@ -162,13 +159,13 @@ class _Loud:
 def test_finished_tasks_are_not_run_again(tmp_path: Path) -> None:
     folder, tasks = str(tmp_path), [{"name": f"{n:03d}", "n": n} for n in range(4)]
     with pytest.raises(Exception, match="the disk is full"):
-        running.run_tasks(RUNNERS["here"], folder, tasks, _Loud(folder, fail="002"))
+        RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder, fail="002"))
     before = set(finished(folder))
-    results = running.run_tasks(RUNNERS["here"], folder, tasks, _Loud(folder))
+    results = RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder))
     assert [r["square"] for r in results] == [0, 1, 4, 9]
     runs = (tmp_path / "trace").read_text().split()
     assert all(runs.count(name) == 1 for name in before)
-    running.run_tasks(RUNNERS["here"], folder, tasks, _Loud(folder))
+    RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder))
     assert (tmp_path / "trace").read_text().split() == runs
 
 

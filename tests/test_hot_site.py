@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline import querylist, records
+from pipeline.flow.markers import write_vector
 from pipeline.options import FetchOptions
-from pipeline.stages.files import write_vector
 from pipeline.stages.rounds import UnitShuffler
 from pipeline.stages.select import QueryTable
 from pipeline.units import UnitLimits

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import children, storage
-from pipeline.stages import kept
-from pipeline.stages.files import commit, finished
+from pipeline.flow import kept
+from pipeline.flow.markers import commit, finished
 
 RECORDS = [({"key": f"{n:032x}", "detail": "é\ud800" * n}, bytes([n]) * (n * 50)) for n in range(6)]
 
@@ -153,7 +153,7 @@ def test_an_object_store_gets_parts_in_time_and_when_an_attempt_is_stopped(bucke
 def test_a_worker_of_an_object_store_keeps_what_it_has_when_its_launcher_is_stopped(bucket: str) -> None:
     script = (
         "import sys, time\n"
-        "from pipeline.stages import kept\n"
+        "from pipeline.flow import kept\n"
         "with kept.Kept(sys.argv[1], '7', 'a') as store:\n"
         "    store.add({'key': 'x'}, b'body')\n"
         "    print('ready', flush=True)\n"

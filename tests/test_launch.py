@@ -22,10 +22,11 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from pipeline import extras
 from pipeline.command import job_name
 from pipeline.demo.server import Server
+from pipeline.flow import beam_graphs
+from pipeline.flow.beam_runner import BeamRunner
+from pipeline.flow.markers import write_tasks
+from pipeline.flow.runner import Runner
 from pipeline.options import CrawlConfig
-from pipeline.stages import graph, running
-from pipeline.stages.beam_runner import BeamRunner
-from pipeline.stages.files import write_tasks
 from tests import pool
 from tests.jobs import COMMANDS, run, write_inputs, written
 from tests.test_extras import HIDE
@@ -82,8 +83,8 @@ class _WhoAmI:
 @pytest.mark.parametrize("flags", [(), HERE], ids=["openwit", "beam"])
 def test_so_many_processes_are_at_work_at_a_time(tmp_path: Path, flags: tuple[str, ...]) -> None:
     tasks = [{"name": f"{n}"} for n in range(6)]
-    runner, worker = running.Runner(flags=flags, workers=3), _WhoAmI(str(tmp_path), 3)
-    results = running.run_tasks(runner, str(tmp_path), tasks, worker, seconds=60)
+    runner, worker = Runner(flags=flags, workers=3), _WhoAmI(str(tmp_path), 3)
+    results = runner.tasks("tasks", str(tmp_path), tasks, worker, seconds=60)
     pids = {result["pid"] for result in results}
     assert len(pids) == 3 and os.getpid() not in pids
 
@@ -120,7 +121,7 @@ def test_an_interrupted_launcher_cancels_its_job(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: job)
     flags = ("--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=LOOPBACK")
     with pytest.raises(KeyboardInterrupt):
-        BeamRunner(flags).run(graph.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
+        BeamRunner(flags).run(beam_graphs.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
     assert job.cancelled
 
 
@@ -136,8 +137,8 @@ def at_work(flags: tuple[str, ...], folder: Path, processes: int) -> int:
     """Return how many processes took one task each, at the same time."""
     folder.mkdir()
     tasks = [{"name": f"{n}"} for n in range(processes)]
-    runner, worker = running.Runner(flags=flags), _WhoAmI(str(folder), processes)
-    results = running.run_tasks(runner, str(folder), tasks, worker)
+    runner, worker = Runner(flags=flags), _WhoAmI(str(folder), processes)
+    results = runner.tasks("tasks", str(folder), tasks, worker)
     pids = {result["pid"] for result in results}
     assert os.getpid() not in pids
     return len(pids)
@@ -316,9 +317,8 @@ def test_a_worker_that_has_only_the_package_unpickles_everything(
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     modules = json.loads(done.stdout)
-    assert {"pipeline.stages.graph", "pipeline.stages.fetch", "queries.steps", "dedup.shard_matching"} <= set(
-        modules
-    )
+    ours = {"pipeline.flow.beam_graphs", "pipeline.stages.fetch", "queries.steps", "dedup.shard_matching"}
+    assert ours <= set(modules)
     assert all(file is None or file.startswith(str(installed)) for file in modules.values())
 
 

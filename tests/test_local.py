@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.server import Server
-from pipeline.stages import local
-from pipeline.stages.files import Task
-from pipeline.stages.running import Runner, run_tasks
+from pipeline.flow import local
+from pipeline.flow.markers import Task
+from pipeline.flow.runner import Runner
 from tests.crawling import arguments, settle
 
 TASKS: list[Task] = [{"name": f"{n}"} for n in range(4)]
@@ -40,7 +40,7 @@ class Worker:
 
 
 def test_short_work_starts_no_process_and_opens_its_state_once(tmp_path: Path) -> None:
-    results = run_tasks(Runner(workers=4), str(tmp_path), TASKS, Worker())
+    results = Runner(workers=4).tasks("work", str(tmp_path), TASKS, Worker())
     assert {result["pid"] for result in results} == {os.getpid()}
     assert [result["nth"] for result in results] == [1, 2, 3, 4]
 
@@ -49,13 +49,13 @@ def test_work_that_turns_out_to_be_long_goes_on_in_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "ALONE", 0.2)
-    results = run_tasks(Runner(workers=2), str(tmp_path), TASKS, Worker(seconds=0.3))
+    results = Runner(workers=2).tasks("work", str(tmp_path), TASKS, Worker(seconds=0.3))
     pids = [result["pid"] for result in results]
     assert pids[0] == os.getpid() and os.getpid() not in pids[1:]
 
 
 def test_a_single_long_task_needs_no_process(tmp_path: Path) -> None:
-    [result] = run_tasks(Runner(workers=2), str(tmp_path), TASKS[:1], Worker(), seconds=1e9)
+    [result] = Runner(workers=2).tasks("work", str(tmp_path), TASKS[:1], Worker(), seconds=1e9)
     assert result["pid"] == os.getpid()
 
 
@@ -64,20 +64,20 @@ def test_any_failure_is_told_as_one_and_what_is_done_stays_done(tmp_path: Path, 
     runner = Runner(workers=workers, log=str(tmp_path / "workers.log"))
     folder = str(tmp_path / "work")
     with pytest.raises(RuntimeError, match="of the worker"):
-        run_tasks(runner, folder, TASKS, Worker(fails="2"), seconds=1e9)
+        runner.tasks("work", folder, TASKS, Worker(fails="2"), seconds=1e9)
     assert not (tmp_path / "work/2.json").exists()
     if workers == 1:
         assert (tmp_path / "work/1.json").exists()
     else:
         assert "KeyError" in (tmp_path / "workers.log").read_text(), "the traceback"
-    assert len(run_tasks(runner, folder, TASKS, Worker())) == 4
+    assert len(runner.tasks("work", folder, TASKS, Worker())) == 4
 
 
 def test_a_process_that_dies_is_an_error_that_says_so(tmp_path: Path) -> None:
     runner = Runner(workers=2)
     with pytest.raises(RuntimeError, match="a worker process died"):
-        run_tasks(runner, str(tmp_path), TASKS, Worker(seconds=0.1, dies="1"), seconds=1e9)
-    assert len(run_tasks(runner, str(tmp_path), TASKS, Worker(), seconds=1e9)) == 4, "another pool"
+        runner.tasks("work", str(tmp_path), TASKS, Worker(seconds=0.1, dies="1"), seconds=1e9)
+    assert len(runner.tasks("work", str(tmp_path), TASKS, Worker(), seconds=1e9)) == 4, "another pool"
 
 
 def alive(pid: int) -> bool:
@@ -94,7 +94,7 @@ def test_processes_end_with_the_command_however_it_ended(tmp_path: Path) -> None
     code = (
         "from tests.test_local import *\n"
         "if __name__ == '__main__':\n"
-        f"    run_tasks(Runner(workers=2), {folder!r}, TASKS, Marking({folder!r}), seconds=1e9)\n"
+        f"    Runner(workers=2).tasks('work', {folder!r}, TASKS, Marking({folder!r}), seconds=1e9)\n"
     )
     script = tmp_path / "command.py"
     script.write_text(code)
@@ -136,8 +136,8 @@ def test_a_crawl_here_does_not_load_beam(web: Server, tmp_path: Path) -> None:
     settle(web.web)
     argv = arguments(web.web, tmp_path / "run", "--workers", "1", "--lang", "any")
     code = (
-        "import sys; sys.modules['apache_beam'] = None; import beam_job; "
-        f"sys.exit(beam_job.main({['crawl', *argv]!r}))"
+        "import sys; sys.modules['apache_beam'] = None; from pipeline.cli import main; "
+        f"sys.exit(main({argv!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

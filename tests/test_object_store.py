@@ -19,7 +19,7 @@ import pytest
 from pipeline import lock, records, retry, storage
 from pipeline.cli import main
 from pipeline.demo.server import Server
-from pipeline.stages import files
+from pipeline.flow import markers
 from pipeline.verify import main as verify
 from tests.crawling import arguments, contents, settle
 from tests.scenes import scene, write_folder
@@ -207,9 +207,9 @@ def test_one_of_many_creates_a_file(store: s3.Store, tmp_path: Path, where: str)
 def test_the_first_marker_of_a_task_counts(store: s3.Store, tmp_path: Path) -> None:
     for folder in (f"{store.url}/markers", str(tmp_path / "markers")):
         first, second = {"name": "7", "blob": "a"}, {"name": "7", "blob": "b"}
-        assert files.commit(folder, "7", first) == first
-        assert files.commit(folder, "7", second) == first
-        assert files.finished(folder) == {"7": first}
+        assert markers.commit(folder, "7", first) == first
+        assert markers.commit(folder, "7", second) == first
+        assert markers.finished(folder) == {"7": first}
 
 
 def test_a_conditional_write_whose_answer_is_lost_counts(store: s3.Store) -> None:
@@ -221,7 +221,7 @@ def test_a_conditional_write_whose_answer_is_lost_counts(store: s3.Store) -> Non
     store.proxy.lose = lambda number, method, path: method == "PUT" and number == start + 100
     start = len(store.proxy.seen)
     store.proxy.lose = lambda number, method, path: number == start
-    assert files.commit(f"{store.url}/m", "1", {"name": "1"}) == {"name": "1"}
+    assert markers.commit(f"{store.url}/m", "1", {"name": "1"}) == {"name": "1"}
     assert [status for _, _, status in store.proxy.seen[start : start + 2]] == [0, 412]
 
 

@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.captions.match import tokens
+from pipeline.flow.runner import Runner
 from queries import inputs, job, steps, wikipedia, wikitext
 from queries.options import QueriesConfig
 from tests.queries_dump import SAMPLE_DUMP, WORDNET, Written, write_multistream
 from tests.test_queries_wordnet import write_wordnet
-
-running = pytest.importorskip("pipeline.stages.running")
 
 ARTICLES = [
     Written(
@@ -69,12 +68,12 @@ def sources(tmp_path: Path) -> dict[str, Any]:
 
 def _run(config: QueriesConfig, workers: int = 1, flags: tuple[str, ...] = ()) -> dict[str, Any]:
     @contextlib.contextmanager
-    def on_step(label: str, folder: str, tasks: int) -> Iterator[None]:
+    def on_step(label: str, folder: str, tasks: int, images: int = 0) -> Iterator[None]:
         yield
 
     Path(config.out).parent.mkdir(exist_ok=True)
     found = inputs.find_inputs(config)
-    return job.Job(config, found, running.Runner(workers=workers, flags=flags), on_step).run()
+    return job.Job(config, found, Runner(workers=workers, flags=flags, watch=on_step)).run()
 
 
 def test_all_sources_make_one_list(tmp_path: Path, sources: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline import records
 from pipeline.cli import main
+from pipeline.flow.markers import read_vector
 from pipeline.run import Layout, done
-from pipeline.stages.files import read_vector
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.stages import local
-from pipeline.stages.files import Result, Task, read_vector
-from pipeline.stages.running import Runner, run_shuffle
-from pipeline.stages.spill import SpillWorker, ranges_of, read_slices
+from pipeline.flow import local
+from pipeline.flow.markers import Result, Task, read_vector
+from pipeline.flow.runner import Runner
+from pipeline.flow.spill import SpillWorker, ranges_of, read_slices
 
 PARTITIONS = 7
 
@@ -38,8 +38,8 @@ TASKS: list[Task] = [{"first": 0}, {"first": 100}, {"first": 5000}]
 
 
 def shuffle(folder: Path, at_once: int, fail: int = -1, workers: int = 1) -> list[Result]:
-    runner, shuffler = Runner(workers=workers), Numbers(str(folder), fail)
-    return run_shuffle(runner, str(folder / "out"), TASKS, shuffler, PARTITIONS, at_once)
+    runner, shuffler = Runner(workers=workers, at_once=at_once), Numbers(str(folder), fail)
+    return runner.shuffle("numbers", str(folder / "out"), TASKS, shuffler, PARTITIONS)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -21,6 +21,8 @@ from rich.console import Console
 from pipeline import children, lock
 from pipeline.cli import main
 from pipeline.demo.server import Server
+from pipeline.flow import heartbeat
+from pipeline.flow.runner import Runner
 from pipeline.progress import (
     MarkerReader,
     Notes,
@@ -33,7 +35,6 @@ from pipeline.progress import (
     duration,
     size,
 )
-from pipeline.stages import heartbeat, running
 from pipeline.status import main as status
 from pipeline.status import state_of
 from tests.crawling import arguments, contents, manifest, settle
@@ -172,7 +173,7 @@ class _Slow:
 def test_a_task_that_takes_long_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "interval", lambda folder: 0.05)
     folder, started = str(tmp_path), time.time()
-    (result,) = running.run_tasks(running.Runner(), folder, [{"name": "7"}], _Slow(folder))
+    (result,) = Runner().tasks("tasks", folder, [{"name": "7"}], _Slow(folder))
     (sign,) = result["seen"]
     assert (sign["name"], sign["images"], sign["bytes"], sign["pid"]) == ("7", 7, 20, os.getpid())
     assert started <= sign["started"] <= sign["beat"] <= time.time()

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from pipeline import dropped, extend, manifest, querylist, records, run, storage
 from pipeline.crawl.job import Crawl, add_counts, add_vectors
+from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.run import Layout
 from pipeline.stages.extend import DropWorker, StoredCountWorker, StoredWorker
-from pipeline.stages.files import Result, Task, read_vector
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def stored_samples(crawl: Crawl) -> list[Result]:
     worker = StoredWorker(
         folder=folder, root=layout.root, extensions=layout.extension - 1, queries=crawl.queries
     )
-    return crawl.tasks("stored samples", folder, tasks, worker)
+    return crawl.runner.tasks("stored samples", folder, tasks, worker)
 
 
 def known_samples(base: Base) -> list[Task]:
@@ -77,7 +77,7 @@ def count_stored(crawl: Crawl, number: int, stored: list[Result], tried: str) ->
         folder=folder, queries=crawl.queries, thresholds=storage.join(tried, "thresholds")
     )
     tasks = [{"name": r["name"], "path": r["path"]} for r in stored]
-    return crawl.tasks(f"stored samples, round {number}", folder, tasks, worker)
+    return crawl.runner.tasks(f"stored samples, round {number}", folder, tasks, worker)
 
 
 def drop(crawl: Crawl, stored: list[Result], thresholds: str) -> list[Result]:
@@ -89,7 +89,7 @@ def drop(crawl: Crawl, stored: list[Result], thresholds: str) -> list[Result]:
         folder=folder, queries=crawl.queries, thresholds=thresholds, extension=crawl.layout.extension
     )
     tasks = [{"name": r["name"], "path": r["path"], "shard": r["shard"]} for r in stored]
-    return crawl.tasks("drop", folder, tasks, worker)
+    return crawl.runner.tasks("drop", folder, tasks, worker)
 
 
 def write_query_counts(

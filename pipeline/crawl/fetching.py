@@ -7,10 +7,10 @@ from pipeline.crawl.extending import count_stored
 from pipeline.crawl.job import Crawl, add_counts, require_contact
 from pipeline.crawl.retrying import RESTORED, repeat_thresholds, retries
 from pipeline.crawl.selecting import thresholds
+from pipeline.flow import kept
+from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.run import Layout
-from pipeline.stages import kept, running
 from pipeline.stages.fetch import FetchWorker
-from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.merge import MergeShuffler
 from pipeline.stages.rounds import UnitShuffler
 from pipeline.stages.select import PairCounter
@@ -40,7 +40,7 @@ def fetch(crawl: Crawl, selected: Result) -> Result:
         )  # fmt: skip
         tasks = [{**u, "unit": u["path"], "blob": f"round-{number}/{u['name']}"} for u in new]
         seconds = sum(max(task["seconds"], task["images"] * SECONDS_PER_IMAGE) for task in tasks)
-        results = crawl.tasks(f"fetch, round {number}", folder, tasks, worker, seconds)
+        results = crawl.runner.tasks(f"fetch, round {number}", folder, tasks, worker, seconds)
         kept.remove(folder)
         units += [{"unit": r["unit"], "fetched": r["fetched"], "round": number} for r in results]
         merged = _merge(crawl, number, units, tried, stored)
@@ -76,7 +76,7 @@ def cut_units(crawl: Crawl, number: int, samples: list[Result], before: list[Res
         previous=storage.join(layout.tried(number - 1), "thresholds") if number else "",
         arrived=layout.stage("fetch", f"arrived-{number - 1}", "thresholds") if number else "",
     )  # fmt: skip
-    results = crawl.shuffle(f"units, round {number}", folder, inputs, shuffler, partitions)
+    results = crawl.runner.shuffle(f"units, round {number}", folder, inputs, shuffler, partitions)
     return [
         {**unit, "path": storage.join(folder, f"{unit['name']}.parquet")}
         for r in results
@@ -97,11 +97,11 @@ def _merge(crawl: Crawl, number: int, units: list[Result], tried: str, stored: l
         max_captions=config.max_captions, thresholds=storage.join(tried, "thresholds"),
         placeholder_captions=config.placeholder_captions, by_bytes=by_bytes, drop=config.drop,
     )  # fmt: skip
-    merged = crawl.shuffle(f"merge, round {number}", folder, inputs, shuffler, partitions)
+    merged = crawl.runner.shuffle(f"merge, round {number}", folder, inputs, shuffler, partitions)
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("fetch", f"arrived-{number}")
     arrived = [*merged, *count_stored(crawl, number, stored, tried)]
-    running.run_thresholds(crawl.runner, folder, arrived, PairCounter(queries=crawl.queries), rank)
+    crawl.runner.thresholds(folder, arrived, PairCounter(queries=crawl.queries), rank)
     return merged
 
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from pipeline import manifest, storage
 from pipeline.crawl.extending import drop, write_query_counts
 from pipeline.crawl.job import Crawl, add_counts, add_vectors
+from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.run import Layout
-from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.finish import (
     GROUP_SAMPLES,
     AssembleWorker,
@@ -29,12 +29,12 @@ def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Re
     near = _near(crawl, fetched["rounds"][-1]["merged"], arrived)
     worker = AssembleWorker(folder=folder, queries=crawl.queries, thresholds=near.thresholds)
     tasks = [{"name": r["name"], "path": r["path"]} for r in near.merged]
-    samples = crawl.tasks("balance", folder, tasks, worker)
+    samples = crawl.runner.tasks("balance", folder, tasks, worker)
     total = sum(r["samples"] for r in samples)
     groups = max(1, -(-total // GROUP_SAMPLES))
     folder = layout.stage("finish", "groups")
     shuffler = GroupShuffler(folder=folder, groups=groups, seed=config.seed)
-    grouped = crawl.shuffle("mix", folder, samples, shuffler, groups)
+    grouped = crawl.runner.shuffle("mix", folder, samples, shuffler, groups)
     shards = _write_shards(crawl, grouped, samples)
     dropped = drop(crawl, selected.get("stored", []), near.thresholds)
     written = [*near.rejected, *samples, *dropped]
@@ -91,7 +91,7 @@ def _write_shards(crawl: Crawl, groups: list[Result], samples: list[Result]) -> 
     )
     folder = layout.stage("finish", "shards")
     first = crawl.base.next_shard if crawl.base else 0
-    shards = crawl.tasks("shards", folder, cut_shards(groups, size, first), worker)
+    shards = crawl.runner.tasks("shards", folder, cut_shards(groups, size, first), worker)
     if crawl.base is None:
         sizes = {f"{r['name']}.tar": r["samples"] for r in shards}
         manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
@@ -110,7 +110,7 @@ def _reject(
     folder = layout.stage("finish", "untried")
     tried = storage.join(layout.tried(last), "thresholds")
     tasks = [{"name": r["name"], "path": r["path"]} for r in selected["samples"]]
-    untried = crawl.tasks(
+    untried = crawl.runner.tasks(
         "not fetched", folder, tasks, UntriedWorker(folder=folder, queries=crawl.queries, thresholds=tried)
     )
     merged = fetched["rounds"][-1]["merged"]
@@ -127,7 +127,7 @@ def _reject(
     reasons = add_counts([found["reasons"], selected["reasons"], *(r["rejected"] for r in untried)])
     share = _shares(crawl, found, reasons)
     worker = RejectWorker(folder=layout.rejected, queries=crawl.queries, share=share)
-    results = crawl.tasks("rejected rows", layout.stage("finish", "rejected"), work, worker)
+    results = crawl.runner.tasks("rejected rows", layout.stage("finish", "rejected"), work, worker)
     return untried, add_counts(r["counts"] for r in results), bool(share)
 
 

@@ -1,20 +1,18 @@
 """What the stages of one crawl share, and the sums over their results."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline import records
+from pipeline.flow.markers import Task, read_vector
+from pipeline.flow.runner import Runner
 from pipeline.http.identity import NO_CONTACT, requires_contact
 from pipeline.options import CrawlConfig, FetchOptions
 from pipeline.run import Layout
-from pipeline.stages import running
-from pipeline.stages.files import Result, Task, read_vector
 from pipeline.stages.select import QueryTable
-from pipeline.stages.worker import Shuffler, Worker
 
 if TYPE_CHECKING:
     from pipeline.crawl.extending import Base
@@ -29,31 +27,13 @@ class Crawl:
 
     config: CrawlConfig
     layout: Layout
-    runner: running.Runner
+    runner: Runner
     queries: QueryTable
-    on_stage: Callable[..., AbstractContextManager[None]]  # as `progress.ShowProgress`
     base: "Base | None" = None  # the run that is extended
 
     def partitions(self, rows: int) -> int:
         """Return how many partitions hold so many rows."""
         return max(1, -(-rows // self.config.partition_rows))
-
-    def tasks(
-        self, label: str, folder: str, tasks: list[Task], worker: Worker, seconds: float = 0.0
-    ) -> list[Result]:
-        """Run tasks with progress; seconds: how long they take one after the other, if that is known."""
-        images = sum(int(task.get("images", 0)) for task in tasks)
-        with self.on_stage(label, folder, len(tasks), images):
-            return running.run_tasks(self.runner, folder, tasks, worker, seconds)
-
-    def shuffle(
-        self, label: str, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int
-    ) -> list[Result]:
-        """Run a shuffle with progress."""
-        with self.on_stage(label, folder, partitions):
-            return running.run_shuffle(
-                self.runner, folder, inputs, shuffler, partitions, self.config.partitions_at_once
-            )
 
 
 def require_contact(options: FetchOptions, units: list[str], column: str = "fetch_url") -> None:

@@ -9,8 +9,7 @@ import pyarrow.compute as pc
 from dedup import groups as near
 from pipeline import records, storage
 from pipeline.crawl.job import Crawl
-from pipeline.stages import running
-from pipeline.stages.files import Result, marker_path, read_marker, write_json
+from pipeline.flow.markers import Result, marker_path, read_marker, write_json
 from pipeline.stages.near import GROUPS, SITES, NearShuffler, add_sites, members_of
 from pipeline.stages.select import PairCounter
 
@@ -40,7 +39,7 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
         folder=folder, partitions=partitions, queries=crawl.queries, groups=groups_path,
         max_captions=config.max_captions, placeholder_captions=config.placeholder_captions,
     )  # fmt: skip
-    results = crawl.shuffle("merge near-duplicates", folder, merged, shuffler, partitions)
+    results = crawl.runner.shuffle("merge near-duplicates", folder, merged, shuffler, partitions)
     sites = add_sites(records.read_table(result["sites"]) for result in results)
     removals = [near.SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
     known = records.read_table(groups_path)
@@ -51,7 +50,7 @@ def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
     records.write_table(layout.near_duplicates, sites.cast(SITES))
     rank = np.full(crawl.queries.queries, config.per_query, np.int64)
     folder = layout.stage("finish", "near-arrived")
-    running.run_thresholds(crawl.runner, folder, results, PairCounter(queries=crawl.queries), rank)
+    crawl.runner.thresholds(folder, results, PairCounter(queries=crawl.queries), rank)
     summary = {
         **found, "images": images, "removed": len(known), "groups": len(groups),
         "largest_group": max(map(len, groups.values()), default=0) + bool(groups),
@@ -69,7 +68,7 @@ def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Resul
         return path, done
     partitions = crawl.partitions(near.BANDS * images)
     shuffler = near.BandShuffler(folder=folder, partitions=partitions)
-    results = crawl.shuffle("near-duplicate pairs", folder, merged, shuffler, partitions)
+    results = crawl.runner.shuffle("near-duplicate pairs", folder, merged, shuffler, partitions)
     tables = [near.EDGES.empty_table(), *(records.read_table(result["path"]) for result in results)]
     edges = pa.concat_tables(tables)
     wanted = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))

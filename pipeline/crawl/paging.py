@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from pipeline import records, storage, tombstones, units, urls
 from pipeline.crawl.job import Crawl, require_contact
+from pipeline.flow import kept
+from pipeline.flow.markers import Result, Task, read_marker, write_json
 from pipeline.http.politeness import site_delay
 from pipeline.sources import Piece, pages, sitemap
 from pipeline.sources.inputs import is_web
 from pipeline.sources.records import Image
-from pipeline.stages import kept
-from pipeline.stages.files import Result, Task, read_marker, write_json
 from pipeline.stages.pages import FOUND_ROWS, PAGE_ROWS, Found, PagesWorker
 from pipeline.tombstones import Tombstones
 
@@ -132,7 +132,7 @@ def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[R
     worker = PagesWorker(
         folder=folder, fetch=config.fetch, depth=config.sources.depth, formats=config.images.formats
     )
-    results = crawl.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf)
+    results = crawl.runner.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf)
     kept.remove(folder)
     return results, later
 

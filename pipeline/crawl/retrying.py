@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from pipeline import finished, records, run, storage
 from pipeline.crawl.job import Crawl
+from pipeline.flow.markers import Result, read_vector, write_json, write_vector
 from pipeline.run import Layout, read_json
 from pipeline.shards import read_shard
-from pipeline.stages.files import Result, read_vector, write_json, write_vector
 from pipeline.stages.rounds import worth_retrying
 
 _RETRIES: Final = "retries.stage"

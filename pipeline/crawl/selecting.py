@@ -8,11 +8,10 @@ from pipeline import storage
 from pipeline.crawl.extending import known_rows, known_samples, known_shared_captions, stored_samples
 from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
 from pipeline.crawl.paging import fetch_pages
+from pipeline.flow.markers import Result, read_vector, write_vector
 from pipeline.sources import Piece
-from pipeline.stages import running
 from pipeline.stages.candidates import CandidatesWorker
 from pipeline.stages.extend import NewShuffler
-from pipeline.stages.files import Result, read_vector, write_vector
 from pipeline.stages.select import AdmitWorker, DedupeShuffler, PairCounter, SharedCaptionShuffler
 
 
@@ -28,7 +27,7 @@ def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
         root=crawl.layout.root,
         honour_pages="page" in config.fetch.opt_out,
     )  # fmt: skip
-    results = crawl.tasks("candidates", folder, tasks, worker, _seconds(pieces))
+    results = crawl.runner.tasks("candidates", folder, tasks, worker, _seconds(pieces))
     files = [[storage.join(folder, f"{r['name']}.parquet"), r["rows"]] for r in results]
     return {
         "files": files,
@@ -59,11 +58,11 @@ def select(crawl: Crawl, found: Result) -> Result:
             folder=folder, partitions=partitions, max_captions=config.max_captions, queries=crawl.queries
         )
     known = known_samples(crawl.base) if crawl.base else []
-    deduplicated = crawl.shuffle("deduplicate", folder, [*files, *known], shuffler, partitions)
+    deduplicated = crawl.runner.shuffle("deduplicate", folder, [*files, *known], shuffler, partitions)
     shared = _shared_captions(crawl, deduplicated, partitions)
     folder = layout.stage("select", "samples")
     tasks = [{"name": r["name"], "path": r["path"]} for r in deduplicated]
-    samples = crawl.tasks(
+    samples = crawl.runner.tasks(
         "count", folder, tasks, AdmitWorker(folder=folder, queries=crawl.queries, shared=shared)
     )
     stored = stored_samples(crawl)
@@ -91,7 +90,7 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
         shuffler = SharedCaptionShuffler(
             folder=folder, partitions=partitions, limit=crawl.config.shared_captions
         )
-        results = crawl.shuffle("shared captions", folder, inputs, shuffler, partitions)
+        results = crawl.runner.shuffle("shared captions", folder, inputs, shuffler, partitions)
         hashes += [read_vector(r["path"]) for r in results]
     write_vector(path, np.unique(np.concatenate(hashes)))
     return path
@@ -100,5 +99,5 @@ def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
 def thresholds(crawl: Crawl, number: int, samples: list[Result], rank: np.ndarray) -> str:
     """Find the thresholds of a round: each query's sample of smallest priority number `rank`."""
     folder = crawl.layout.tried(number)
-    running.run_thresholds(crawl.runner, folder, samples, PairCounter(queries=crawl.queries), rank)
+    crawl.runner.thresholds(folder, samples, PairCounter(queries=crawl.queries), rank)
     return folder

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import dropped, records, storage
-from pipeline.stages.files import read_vector, write_vector
-from pipeline.stages.select import DedupeShuffler, Nothing, Pairs, QueryTable, chosen, slices
+from pipeline.flow.markers import read_vector, write_vector
+from pipeline.stages.select import DedupeShuffler, Pairs, QueryTable, chosen, slices
 
 STORED_ROWS = pa.schema(
     [
@@ -76,11 +76,10 @@ class StoredCountWorker:
     queries: QueryTable
     thresholds: str  # up to which samples were tried
 
-    def open(self) -> Nothing:
+    def open(self) -> None:
         """Load nothing."""
-        return Nothing()
 
-    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
         """Write NAME.counts, int64 [2, Q]: samples of each query, and those of them within the thresholds."""
         pairs = Pairs.of(records.read_table(task["path"], ["uid", "matched"]), self.queries.queries)
         within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
@@ -98,11 +97,10 @@ class DropWorker:
     thresholds: str
     extension: int
 
-    def open(self) -> Nothing:
+    def open(self) -> None:
         """Load nothing."""
-        return Nothing()
 
-    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
         """Write NAME.parquet (dropped.ROWS), NAME.rejected.parquet, and NAME.counts as `AssembleWorker`."""
         stored = records.read_table(task["path"])
         pairs = Pairs.of(stored, self.queries.queries)

@@ -28,6 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import balance, hashlist, records, storage, tombstones, units
+from pipeline.flow import heartbeat, kept
+from pipeline.flow.markers import commit
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.http.fetch_many import Counts
@@ -37,8 +39,6 @@ from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
-from pipeline.stages import heartbeat, kept
-from pipeline.stages.files import commit
 from pipeline.stages.unit_log import UnitLog
 
 _EDITED: Final = -1

@@ -19,12 +19,12 @@ import xxhash
 
 from dedup.descriptors import PACKED_BYTES
 from pipeline import balance, records, storage
+from pipeline.flow.markers import read_vector, write_vector
 from pipeline.manifest import describe_shard
 from pipeline.shards import Sample, write_shard
-from pipeline.stages.files import read_vector, write_vector
 from pipeline.stages.merge import MERGED_ROWS
 from pipeline.stages.rounds import worth_retrying
-from pipeline.stages.select import Nothing, Pairs, QueryTable, concat, slices
+from pipeline.stages.select import Pairs, QueryTable, concat, slices
 
 # Kept samples that one group of staged blobs holds: 20 shards of 10,000, some 6 GB, fit a worker's disk, and
 # hold thousands of sites.
@@ -55,11 +55,10 @@ class AssembleWorker:
     queries: QueryTable
     thresholds: str
 
-    def open(self) -> Nothing:
+    def open(self) -> None:
         """Load nothing."""
-        return Nothing()
 
-    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
         """Write NAME.parquet, NAME.rejected.parquet and NAME.counts.
 
         counts, int64 [2, Q]: samples that a query keeps, and samples in the set that contain it.
@@ -196,11 +195,10 @@ class WriteWorker:
     samples_per_shard: int
     extra: tuple[tuple[str, str], ...] = ()
 
-    def open(self) -> Nothing:
+    def open(self) -> None:
         """Load nothing."""
-        return Nothing()
 
-    def run(self, state: Nothing, task: dict[str, Any]) -> dict[str, object]:
+    def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
         """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json."""
         table = records.read_table(task["group"]).slice(task["start"], task["stop"] - task["start"])
         digits = max(4, len(str(self.samples_per_shard - 1)))
@@ -274,11 +272,10 @@ class RejectWorker:
     queries: QueryTable
     share: tuple[tuple[str, float], ...] = ()
 
-    def open(self) -> Nothing:
+    def open(self) -> None:
         """Load nothing."""
-        return Nothing()
 
-    def run(self, state: Nothing, task: dict[str, Any]) -> dict[str, object]:
+    def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
         """Write NAME.parquet; the result counts every candidate by stage and reason, published or not."""
         tables = [records.read_table(path) for path in task.get("tables", [])]
         tables += [self._failures(unit) for unit in task.get("units", [])]

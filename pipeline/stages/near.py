@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records, storage, urls
-from pipeline.stages.files import write_vector
+from pipeline.flow.markers import write_vector
 from pipeline.stages.merge import MERGED_ROWS, merge
 from pipeline.stages.select import Pairs, QueryTable, concat, slices
 

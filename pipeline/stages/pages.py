@@ -14,6 +14,8 @@ import pyarrow as pa
 import zstandard
 
 from pipeline import records, storage
+from pipeline.flow import kept
+from pipeline.flow.markers import commit
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.images.headers import FORMATS
@@ -23,8 +25,6 @@ from pipeline.sources import html, pages, sitemap
 from pipeline.sources.links import links
 from pipeline.sources.pages import unavailable
 from pipeline.sources.records import Image, bad_record
-from pipeline.stages import kept
-from pipeline.stages.files import commit
 from pipeline.units import share
 
 # What is to be fetched. kind: "sitemap", "page", or "source" for what the user named, which may be either.

@@ -14,10 +14,10 @@ import xxhash
 
 from pipeline import records, storage, urls
 from pipeline.balance import U64
+from pipeline.flow.markers import read_vector
 from pipeline.http.politeness import site_delay
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
-from pipeline.stages.files import read_vector
 from pipeline.stages.select import Pairs, QueryTable, chosen, concat, slices
 from pipeline.units import Lane, UnitLimits, beyond, cut, put_off_parts
 

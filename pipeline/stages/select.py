@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline import balance, querylist, records, storage
 from pipeline.balance import I64, U64
-from pipeline.stages.files import read_vector, write_vector
+from pipeline.flow.markers import read_vector, write_vector
 
 
 def drop_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -190,10 +190,6 @@ class SharedCaptionShuffler:
         return {"path": path, "shared": int((images > self.limit).sum())}
 
 
-class Nothing:
-    """A worker's state when there is none; Beam's Shared needs an object it can refer to weakly."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdmitWorker:
     """Take the shared captions out of a deduplicated file and count what is left by query."""
@@ -202,11 +198,10 @@ class AdmitWorker:
     queries: QueryTable
     shared: str
 
-    def open(self) -> Nothing:
+    def open(self) -> None:
         """Load nothing."""
-        return Nothing()
 
-    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
         """Write NAME.parquet, NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
         table = records.read_table(task["path"])
         is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
@@ -248,11 +243,10 @@ class UntriedWorker:
     queries: QueryTable
     thresholds: str  # of the last round
 
-    def open(self) -> Nothing:
+    def open(self) -> None:
         """Load nothing."""
-        return Nothing()
 
-    def run(self, state: Nothing, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
         """Write NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
         table = records.read_table(task["path"])
         pairs = Pairs.of(table, self.queries.queries)

@@ -15,9 +15,9 @@ from tyro.conf import UseAppendAction
 from pipeline import config as parser
 from pipeline import extend, finished, hashlist, manifest, records, run, storage, tombstones
 from pipeline.command import guarded
+from pipeline.flow import kept
 from pipeline.lock import lock
 from pipeline.run import Layout, read_json
-from pipeline.stages import kept
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import terminal
 from pipeline.tombstones import PENDING, Tombstones

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import dropped, finished, keeps, manifest, records, storage
+from pipeline.flow.markers import read_vector
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
-from pipeline.stages.files import read_vector
 from pipeline.takedown import tables
 from pipeline.takedown.tables import REASON
 from pipeline.tombstones import Tombstones

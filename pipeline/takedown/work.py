@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from dedup.descriptors import PACKED_BYTES
 from pipeline import records, storage
+from pipeline.flow import kept
+from pipeline.flow.markers import finished, read_marker, read_vector, write_vector
 from pipeline.run import Layout, read_json
-from pipeline.stages import kept
-from pipeline.stages.files import finished, read_marker, read_vector, write_vector
 from pipeline.stages.select import Pairs, QueryTable
 from pipeline.takedown import tables
 from pipeline.tombstones import Tombstones

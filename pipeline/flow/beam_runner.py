@@ -10,16 +10,16 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline import storage
-from pipeline.stages.files import Result, Task, finished, read_lines, write_tasks
-from pipeline.stages.graph import Shuffle, Tasks, Thresholds
-from pipeline.stages.job_server import runner_of
-from pipeline.stages.local import stderr_to
-from pipeline.stages.worker import Counter, Shuffler, Worker
+from pipeline.flow.beam_graphs import Shuffle, Tasks, Thresholds
+from pipeline.flow.beam_job_server import runner_of
+from pipeline.flow.local import stderr_to
+from pipeline.flow.markers import Result, Task, finished, read_lines, write_tasks
+from pipeline.flow.worker import Counter, Shuffler, Worker
 
 
 @dataclass(frozen=True)
 class BeamRunner:
-    """Run graphs on the runner that the flags name; the fields are those of `running.Runner`."""
+    """Run graphs on the runner that the flags name; the fields are those of `runner.Runner`."""
 
     flags: tuple[str, ...]
     workers: int = 1

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pipeline.balance import I64
-from pipeline.stages.files import Result, Task, commit, marker_path, read_marker, write_json
-from pipeline.stages.heartbeat import heartbeat
+from pipeline.flow.heartbeat import heartbeat
+from pipeline.flow.markers import Result, Task, commit, marker_path, read_marker, write_json
 
 
 # Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.

@@ -8,8 +8,8 @@ from operator import itemgetter
 import numpy as np
 
 from pipeline import storage
-from pipeline.stages.files import Result, Task, read_vector, write_vector
-from pipeline.stages.worker import Shuffler
+from pipeline.flow.markers import Result, Task, read_vector, write_vector
+from pipeline.flow.worker import Shuffler
 
 Range = tuple[str, int, int]
 """A slice on disk: path, first byte, byte after the last."""

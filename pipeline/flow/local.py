@@ -25,9 +25,9 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.balance import I64, U64, largest, smallest, thresholds
-from pipeline.stages.files import Result, Task, finished, read_vector, write_vector
-from pipeline.stages.spill import Range, SpillWorker, ranges_of, read_slices
-from pipeline.stages.worker import Counter, Shuffler, Worker, reduce_partition, run_task
+from pipeline.flow.markers import Result, Task, finished, read_vector, write_vector
+from pipeline.flow.spill import Range, SpillWorker, ranges_of, read_slices
+from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, run_task
 
 T = TypeVar("T")
 

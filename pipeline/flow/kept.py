@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
 
 from pipeline import storage
+from pipeline.flow.markers import marker_path
 from pipeline.periodic import every
-from pipeline.stages.files import marker_path
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from apache_beam.utils.shared import Shared
 
 from pipeline import storage
 from pipeline.balance import I64, largest, smallest, thresholds
-from pipeline.stages.files import read_lines, read_vector, write_vector
-from pipeline.stages.worker import Counter, Shuffler, Worker, reduce_partition, run_task
+from pipeline.flow.markers import read_lines, read_vector, write_vector
+from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, run_task
 
 
 def _lines(_: bytes, path: str) -> list[str]:
