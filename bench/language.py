@@ -36,7 +36,8 @@ _COLUMNS: Final = (
     "page, one in five wrong",
     "page, undeclared",
     "page, all wrong",
-    "kept as en",
+    "kept as en, alone",
+    "with page",
 )
 
 
@@ -55,10 +56,10 @@ def stamps(folder: Path) -> dict[str, list[str]]:
 
 
 def right(locale: str, texts: list[str], identifier: Identifier, rng: random.Random) -> list[float]:
-    """Return the shares told right, in the order of _COLUMNS, the last of `--lang en` without a page."""
+    """Return the shares told right, in the order of _COLUMNS, the last two of `--lang en`."""
     wanted = code_of(re.split("[_@]", locale)[0])
     order = [text for text in rng.sample(texts, len(texts)) if identifier.evidence(text)]
-    sums = np.zeros(5)
+    sums = np.zeros(6)
     for start in range(0, len(order), _PER_PAGE):
         page = order[start : start + _PER_PAGE]
         together = identifier.of_page(page)
@@ -69,7 +70,8 @@ def right(locale: str, texts: list[str], identifier: Identifier, rng: random.Ran
             evidence = identifier.evidence(text)
             assert evidence is not None, "it was looked at"
             sums += [*(decide(evidence, prior).lang == wanted for prior in priors),
-                     decide(evidence, NO_PAGE, "en").wanted >= IMPROBABLE]  # fmt: skip
+                     decide(evidence, NO_PAGE, "en").wanted >= IMPROBABLE,
+                     decide(evidence, priors[1], "en").wanted >= IMPROBABLE]  # fmt: skip
     return [len(order), *(sums / len(order))]
 
 

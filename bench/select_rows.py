@@ -72,6 +72,7 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
                 ),
                 "lang": ["en"] * count,
                 "lang_score": np.full(count, 0.9, np.float32),
+                "lang_page": [""] * count,
                 **{name: [constant[name]] * count for name in ("page_url", "source", "extra")},
             }
         ).cast(records.CAPTION_ROWS)

@@ -24,6 +24,7 @@ CAPTION_ROWS = pa.schema(
         pa.field("matched", pa.list_(pa.int32()), nullable=False),  # query ids, sorted
         pa.field("lang", pa.string(), nullable=False),
         pa.field("lang_score", pa.float32(), nullable=False),
+        pa.field("lang_page", pa.string(), nullable=False),  # as the page declares it, or empty
         pa.field("page_url", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("extra", pa.string(), nullable=False),  # JSON of the kept columns, or empty

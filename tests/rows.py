@@ -15,7 +15,19 @@ def uid_of(url: str) -> bytes:
 def caption_row(url: str, caption: str, matched: list[int]) -> tuple[object, ...]:
     """Return one CAPTION_ROWS tuple."""
     text_hash = records.caption_hash(caption)
-    return uid_of(url), url, caption, text_hash, sorted(matched), "en", 0.9, "https://page.test/", "test", ""
+    return (
+        uid_of(url),
+        url,
+        caption,
+        text_hash,
+        sorted(matched),
+        "en",
+        0.9,
+        "",
+        "https://page.test/",
+        "test",
+        "",
+    )
 
 
 def caption_table(rows: list[tuple[str, str, list[int]]]) -> pa.Table:

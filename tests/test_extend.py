@@ -464,7 +464,7 @@ def test_new_rows_meet_what_the_run_knows(tmp_path: Path) -> None:
     known = records.to_table([(tried, [], True, 0), (untried, [1], False, 0)], KNOWN_ROWS)
     rows = records.to_table(
         [
-            (uid, "http://h/", "text", 7, [0], "en", 0.5, "http://p/", "s", "")
+            (uid, "http://h/", "text", 7, [0], "en", 0.5, "", "http://p/", "s", "")
             for uid in (tried, untried, new, new)
         ],
         records.CAPTION_ROWS,

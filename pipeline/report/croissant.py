@@ -47,8 +47,9 @@ _COLUMNS: Final = {
     "bytes": ("sc:Integer", "as served"),
     "page_url": ("sc:Text", "the page that shows the image"),
     "source": ("sc:Text", "the source file"),
-    "lang": ("sc:Text", "most likely language of the first caption"),
+    "lang": ("sc:Text", "most probable language of the first caption, given its page"),
     "lang_score": ("sc:Float", "its probability"),
+    "lang_page": ("sc:Text", "language that the page declares, a BCP 47 tag, or empty"),
     "http_status": ("sc:Integer", "of the answer"),
     "fetched_at": ("sc:DateTime", "when it was fetched, UTC"),
 }

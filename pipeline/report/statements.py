@@ -77,8 +77,8 @@ def preprocessing(manifest: Manifest) -> list[str]:
         "removed.",
         f"Texts of {options['min_chars']} to {options['max_chars']:,} characters and of "
         f"{options['min_words']} to {options['max_words']:,} words.",
-        _when(options["lang"] != "any", f"Language {code(options['lang'])}, as the most likely one by "
-              "fastText's lid.176; the score is in `lang_score`."),
+        _when(options["lang"] != "any", f"Texts that are improbable as {code(options['lang'])} by fastText's "
+              "lid.176 and by what their page says are left out; the most probable language is in `lang`."),
         _when(options["file_names"], "No file names, addresses or identifiers as texts."),
         _when(options["camera_settings"], "No camera settings as texts."),
         _when(options["boilerplate"], "No boilerplate texts of pages."),

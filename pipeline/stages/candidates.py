@@ -175,7 +175,8 @@ def judge_image(
         else:
             yield (
                 bytes.fromhex(uid), image.url, verdict.caption, records.caption_hash(verdict.caption),
-                verdict.matched, verdict.lang, verdict.lang_score, image.page_url, source, extra,
+                verdict.matched, verdict.lang, verdict.lang_score, image.page_lang, image.page_url, source,
+                extra,
             ), True  # fmt: skip
 
 

@@ -236,7 +236,17 @@ def shard_table(table: pa.Table, keys: list[str], extra: tuple[tuple[str, str], 
         **{name: table[name] for name in ("captions", "query_ids", "matched_query_ids")},
         **{
             name: table[name]
-            for name in ("page_url", "source", "lang", "lang_score", "phash", "quality", "format", "bytes")
+            for name in (
+                "page_url",
+                "source",
+                "lang",
+                "lang_score",
+                "lang_page",
+                "phash",
+                "quality",
+                "format",
+                "bytes",
+            )
         },
         **{name: table[name] for name in ("http_status", "fetched_at")},
     }
