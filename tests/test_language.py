@@ -196,3 +196,9 @@ def test_images_of_a_page_share_what_it_says() -> None:
     alone = judge_piece(iter(lists), "s", judge("de"), 16)
     assert sorted(alone.accepted["lang"].to_pylist()) != ["de"] * 4
     assert together.candidates == alone.candidates == 4
+
+
+@pytest.mark.parametrize("text", ["한국", "ጥቁር ወፍ", "Кос", "Κοτόπουλο", "ตา"])
+def test_what_has_no_latin_letter_is_not_english(text: str) -> None:
+    verdict = judge("en").judge(text)
+    assert verdict.reason == "language" and verdict.lang != "en"

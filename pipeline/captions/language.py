@@ -13,6 +13,7 @@ measurements.
 """
 
 import importlib.util
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 _INSTALL: Final = "run pip install 'openwit[crawl]', or use --lang any to keep every language"
 _LABEL: Final = "__label__"
+_LATIN: Final = re.compile(r"[a-zß-öø-ɏḀ-ỿ]")
 _TOP: Final = 5  # labels asked for; a call for all of them takes four times as long
 _LABELS: Final = 176
 _LEAST: Final = 1e-7  # no model of 1 MB is surer than that
@@ -39,6 +41,15 @@ _CALLED: Final = {
     "ger": "de", "fra": "fr", "fre": "fr", "spa": "es", "por": "pt", "ita": "it", "nld": "nl", "dut": "nl",
     "jpn": "ja", "zho": "zh", "chi": "zh", "rus": "ru", "und": "", "mul": "", "zxx": "",
 }  # fmt: skip
+# Written in letters that are not Latin, at least by many.
+_NOT_LATIN: Final = frozenset((
+    "am", "ar", "arz", "as", "av", "az", "azb", "ba", "be", "bg", "bh", "bn", "bo", "bpy", "bxr", "ce",
+    "ckb", "cv", "diq", "dty", "dv", "el", "fa", "gom", "gu", "he", "hi", "hy", "ja", "ka", "kk", "km",
+    "kn", "ko", "krc", "ku", "kv", "ky", "lez", "lo", "lrc", "mai", "mhr", "mk", "ml", "mn", "mr", "mrj",
+    "ms", "my", "myv", "mzn", "ne", "new", "or", "os", "pa", "pnb", "ps", "ru", "rue", "sa", "sah", "sd",
+    "si", "sr", "ta", "te", "tg", "th", "tk", "tr", "tt", "tyv", "ug", "uk", "ur", "uz", "wuu", "xal",
+    "xmf", "yi", "yue", "zh",
+))  # fmt: skip
 # Countries of one language by far.
 _OF_COUNTRY: Final = {
     "al": "sq", "ar": "es", "at": "de", "bg": "bg", "br": "pt", "cl": "es", "cn": "zh", "cz": "cs",
@@ -55,6 +66,14 @@ class Evidence(NamedTuple):
 
     likely: dict[str, float]
     other: float
+    latin: bool = True
+    """Whether there is a Latin letter: without one no language is that is always written in them."""
+
+    def of(self, language: str) -> float:
+        """Return a language's likelihood."""
+        if not self.latin and language not in _NOT_LATIN:
+            return _LEAST
+        return self.likely.get(language, self.other)
 
 
 class Prior(NamedTuple):
@@ -101,12 +120,10 @@ def page_prior(page_lang: str, page_url: str, captions: Evidence | None) -> Prio
         return NO_PAGE
     belief = reliability if language else 0.0
     rest = (1 - belief) / _LABELS
-    likely, other = captions or Evidence({}, 1.0)
-    names = {*likely, language, "en"} - {""}
-    weights = {
-        name: (belief if name == language else rest) * likely.get(name, other) for name in sorted(names)
-    }
-    unnamed = rest * other
+    captions = captions or Evidence({}, 1.0)
+    names = {*captions.likely, language, "en"} - {""}
+    weights = {name: (belief if name == language else rest) * captions.of(name) for name in sorted(names)}
+    unnamed = rest * captions.other
     total = sum(weights.values()) + unnamed * (_LABELS - len(weights))
     mixed = _FOREIGN / _LABELS
     of_page = (1 - _FOREIGN - _ENGLISH) / total
@@ -118,7 +135,7 @@ def page_prior(page_lang: str, page_url: str, captions: Evidence | None) -> Prio
 def decide(evidence: Evidence, prior: Prior, wanted: str = "") -> Decision:
     """Return the posterior of a caption's language; probabilities rounded to 4 decimals."""
     weights = {
-        name: evidence.likely.get(name, evidence.other) * prior.known.get(name, prior.other)
+        name: evidence.of(name) * prior.known.get(name, prior.other)
         for name in dict.fromkeys((*evidence.likely, *prior.known, wanted))
         if name
     }
@@ -169,7 +186,8 @@ class Identifier:
             label.removeprefix(_LABEL): max(score, _LEAST) ** power
             for label, score in zip(labels, scores, strict=True)
         }
-        return Evidence(likely, max(_LEAST, min(rest, *scores)) ** power)
+        latin = _LATIN.search(line) is not None
+        return Evidence(likely, max(_LEAST, min(rest, *scores)) ** power, latin)
 
     def of_page(self, captions: Iterable[str]) -> Evidence | None:
         """Return what a page's captions together speak for; None if they are fewer than two."""
