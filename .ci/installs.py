@@ -30,7 +30,7 @@ from pathlib import Path
 from PIL import Image
 root, port = Path(sys.argv[1]), sys.argv[2]
 rng, rows = random.Random(0), []
-for number in range(12):
+for number in range(36):
     colour = ("red", "blue")[number % 2]
     free = (0, 1) if colour == "red" else (2,)
     small = [tuple(rng.randrange(256) if c in free else 40 for c in range(3)) for _ in range(48)]
@@ -43,9 +43,9 @@ for number in range(12):
         picture.save(root / "web" / name, quality=90)
         caption = f"a picture of a {colour} house at the lake number {number}"
         rows.append((f"http://127.0.0.1:{port}/web/{name}", caption))
-    folder = root / "eval" / colour
+    folder = root / ("eval" if number < 12 else "eval-train") / colour
     folder.mkdir(parents=True, exist_ok=True)
-    if number >= 6:
+    if number >= 6:  # four of them are copies
         picture.save(folder / name, quality=60)
 with (root / "urls.csv").open("w", newline="") as file:
     csv.writer(file).writerows([("url", "caption"), *rows])
@@ -192,10 +192,11 @@ def train(one: Environment, port: int) -> None:
         "--device", "cpu", "--out", "model", says="2 of 2",
     )  # fmt: skip
     one.openwit(
-        "eval", "--checkpoint", "model", "--task", "zeroshot", "--task", "linear-probe", "--data", "few=eval",
-        "--train", "few=eval", "--out", "evaluation", says="zeroshot",
+        "eval", "--checkpoint", "model", "--task", "zeroshot", "--task", "linear-probe", "--task", "few-shot",
+        "--shots", "1", "--data", "few=eval", "--train", "few=eval-train", "--out", "evaluation",
+        says="linear-probe",
     )  # fmt: skip
-    for form in ("open_clip", "openai", "hf"):
+    for form in ("open_clip", "openai"):
         one.openwit("export", "--checkpoint", "model", "--format", form, "--out", f"weights-{form}")
     one.lacks("overlap", "overlap", "--run", "run", "--eval", "few=eval", "--out", "x")
     one.lacks("crawl", "crawl", "--queries", "queries.txt", "--source", "urls.csv", "--out", "x")

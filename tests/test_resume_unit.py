@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
@@ -267,7 +267,7 @@ def test_a_resumed_unit_has_what_is_left_of_its_time(slow: SlowWeb, tmp_path: Pa
     assert result["reasons"] == {"deferred": 29, "http_gone": 1} and len(slow.log) == start
     assert isinstance(result["seconds"], float) and result["seconds"] > 1e6
     table = records.read_table(str(result["fetched"]))
-    (old,) = table.filter(pa.compute.equal(table["reason"], "http_gone")).to_pylist()
+    (old,) = table.filter(pc.equal(table["reason"], "http_gone")).to_pylist()
     assert old["uid"] == uid_of(slow.url(0)) and old["fetched_at"].timestamp() == 0.007
     log = storage.read_bytes(str(result["fetched"]).replace(".parquet", ".jsonl")).decode()
     assert '"requests":31' in log and '"404":1' in log
