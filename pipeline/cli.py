@@ -56,7 +56,9 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:
     """Run the stages that are asked for and not done; return 0 when the run is complete, 1 if it is empty."""
     from pipeline import sources  # its readers are in the crawl extra
+    from pipeline.http import named
 
+    named.configure(options.fetch)
     if options.queries == presets.ALL:
         options = replace(options, per_query=querylist.NO_CAP)
     check_paths(options)

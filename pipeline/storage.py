@@ -68,6 +68,10 @@ def file_system(path: str) -> tuple[Any, str]:
     """
     if is_local(path):
         return url_to_fs(path)  # type: ignore[no-any-return]
+    if path.startswith(("http://", "https://")):
+        from pipeline.http.named import WebFiles  # redirects are judged there, as the crawl judges them
+
+        return WebFiles(), path
     fs, inner = url_to_fs(path, use_listings_cache=False)
     if "s3" in fs.protocol:
         fs.retries = _S3_TRIES

@@ -1,8 +1,10 @@
 """Planning: formats by name, lists, globs, folders of HTML, errors that help; real downloads."""
 
+import contextlib
 import gzip
 import io
 import itertools
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -10,11 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
+from pipeline.http import named
+from pipeline.http.named import download
+from pipeline.options import FetchOptions
 from pipeline.options.sources import format_of
 from pipeline.sources import Image, Piece, SourceOptions, plan, read
-from pipeline.sources.inputs import download
 from pipeline.sources.plan import page_url
 
 LINE = b'{"url": "http://example.com/%d.jpg", "caption": "c"}\n'
@@ -218,3 +225,173 @@ def test_sources_of_the_web_are_downloaded_and_read(server: Flaky) -> None:
     server.script = iter([(200, {}, b"<img src=/i.jpg>")])
     (piece,) = plan([f"{base}index.html"], options)
     assert [(i.url, i.page_url) for i in read(piece, options)] == [(f"{base}i.jpg", f"{base}index.html")]
+
+
+# Redirects, rates and sizes: by the crawl's policy, whoever named the URL.
+
+
+@pytest.fixture(autouse=True)
+def no_policy() -> Iterator[None]:
+    named.configure(None)
+    yield
+    named.configure(None)
+
+
+class Elsewhere(Flaky):
+    """A server at another address of this machine, which must not be asked."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Flaky]:
+    with Elsewhere(("127.5.0.9", 0), Answer) as secret:
+        secret.script = itertools.repeat((200, {}, LINE % 9))
+        thread = threading.Thread(target=secret.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield secret
+        secret.shutdown()
+        thread.join()
+
+
+OPEN = FetchOptions(allow_network=("127.0.0.1/32",), read_timeout=0.5, min_rate=1000)
+
+
+@pytest.mark.parametrize("options", [OPEN, None])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_where_the_policy_does_not_lead_is_not_followed(
+    server: Flaky, elsewhere: Flaky, options: FetchOptions | None, status: int
+) -> None:
+    """With a crawl's options, and for commands that have none and trust the address that was named."""
+    named.configure(options)
+    base = f"http://127.0.0.1:{server.server_port}"
+    targets = [
+        f"http://127.5.0.9:{elsewhere.server_port}/list.jsonl", "http://169.254.169.254/", "http://10.0.0.1/",
+        "ftp://127.0.0.1/x", "file:///etc/passwd", "http://[::ffff:127.5.0.9]/", "gopher://x.test/",
+    ]  # fmt: skip
+    for target in targets:
+        server.script = iter([(status, {"Location": target}, b"")])
+        with pytest.raises(OSError, match=r"address_blocked.*--allow-network|no http\(s\) URL|port_blocked"):
+            list(read(Piece("jsonl", f"{base}/list.jsonl", 0, -1, "", "list.jsonl"), SourceOptions()))
+        server.script = iter([(status, {"Location": target}, b"")])
+        with pytest.raises(OSError, match=r"blocked|no http"):
+            plan([f"@{base}/paths"], SourceOptions())
+        server.script = iter([(status, {"Location": target}, b"")])
+        with pytest.raises(OSError, match=r"blocked|no http"):
+            storage.open_input(f"{base}/queries.parquet")
+    assert elsewhere.seen == 0
+    server.script = iter([(status, {"Location": "/there"}, b""), (200, {}, LINE % 1)])
+    (image,) = read(Piece("jsonl", f"{base}/list.jsonl", 0, -1, "", "list.jsonl"), SourceOptions())
+    assert image.url == "http://example.com/1.jpg"
+
+
+def test_what_the_crawl_may_not_reach_is_not_asked_for(elsewhere: Flaky) -> None:
+    named.configure(OPEN)
+    url = f"http://127.5.0.9:{elsewhere.server_port}/x"
+    with pytest.raises(OSError, match="address_blocked"):
+        download(url, cast(IO[bytes], io.BytesIO()))
+    assert elsewhere.seen == 0
+    named.configure(FetchOptions(allow_network=("127.0.0.0/8",)))
+    download(url, cast(IO[bytes], io.BytesIO()))
+    assert elsewhere.seen == 1
+
+
+def test_proxies_of_the_environment_are_not_asked(
+    server: Flaky, elsewhere: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.5.0.9:{elsewhere.server_port}")
+    server.script = iter([(200, {}, b"data")])
+    assert fetch(server)[0] == b"data"
+    assert elsewhere.seen == 0
+
+
+def test_redirects_end(server: Flaky) -> None:
+    server.script = itertools.repeat((302, {"Location": "/again"}, b""))
+    with pytest.raises(OSError, match="more than 5 redirects"):
+        fetch(server)
+
+
+def test_what_a_server_says_is_not_repeated(server: Flaky) -> None:
+    server.script = itertools.repeat((404, {"X": "\x1b[2J"}, b"\x1b]0;title\x07"))
+    with pytest.raises(OSError) as caught:
+        fetch(server)
+    assert str(caught.value).isprintable() and "status 404" in str(caught.value)
+
+
+def test_slow_and_large_answers_are_given_up(server: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    named.configure(OPEN)
+    monkeypatch.setattr(named, "MAX_BYTES", 1000)
+    server.script = iter([(200, {"Content-Length": "1001"}, b"x" * 1001)])
+    with pytest.raises(OSError, match="has 1,001 bytes"):
+        fetch(server)
+    with socketserver.TCPServer(("127.0.0.1", 0), Dripping) as dripping:
+        thread = threading.Thread(target=dripping.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            port = dripping.server_address[1]
+            with pytest.raises(OSError, match="comes too slowly"):
+                download(f"http://127.0.0.1:{port}/", cast(IO[bytes], io.BytesIO()))
+        finally:
+            dripping.shutdown()
+            thread.join()
+
+
+class Dripping(socketserver.BaseRequestHandler):
+    """Send a byte a tenth of a second, without end."""
+
+    def handle(self) -> None:
+        self.request.recv(1 << 16)
+        self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                self.request.sendall(b"x")
+                time.sleep(0.1)
+
+
+class Ranges(BaseHTTPRequestHandler):
+    """Serve `data` in ranges, as object stores do."""
+
+    data = b""
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        if self.path != "/data.parquet":
+            self.send_error(404)
+            return
+        first, last = 0, len(self.data) - 1
+        if wanted:
+            first, last = (int(part) for part in wanted.removeprefix("bytes=").split("-"))
+            last = min(last, len(self.data) - 1)
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        self.wfile.write(self.data[first : last + 1])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_files_of_the_web_are_read_in_ranges_or_whole(server: Flaky) -> None:
+    table = pa.table({"query": [f"query {i}" for i in range(1000)]})
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    Ranges.data = sink.getvalue()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as ranges:
+        thread = threading.Thread(target=ranges.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            base = f"http://127.0.0.1:{ranges.server_port}"
+            with storage.open_input(f"{base}/data.parquet") as file:
+                assert pq.read_table(file) == table
+            assert storage.file_info(f"{base}/data.parquet").size == len(Ranges.data)
+            assert storage.read_bytes(f"{base}/data.parquet") == Ranges.data
+            assert storage.glob(f"{base}/data.parquet") == [f"{base}/data.parquet"]
+            assert not storage.exists(f"{base}/none")
+            with pytest.raises(ValueError, match="cannot be a pattern"):
+                storage.glob(f"{base}/*.parquet")
+        finally:
+            ranges.shutdown()
+            thread.join()
+    server.script = itertools.repeat((200, {}, Ranges.data))  # knows no ranges
+    with storage.open_input(f"http://127.0.0.1:{server.server_port}/x.parquet") as file:
+        assert pq.read_table(file) == table

@@ -25,7 +25,7 @@ def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
         formats=config.images.formats, rules=config.text,
         lang=config.lang, mask=config.mask_contacts, max_captions=config.max_captions,
         root=crawl.layout.root,
-        honour_pages="page" in config.fetch.opt_out,
+        honour_pages="page" in config.fetch.opt_out, fetch=config.fetch,
     )  # fmt: skip
     results = crawl.runner.tasks("candidates", folder, tasks, worker, _seconds(pieces))
     files = [[storage.join(folder, f"{r['name']}.parquet"), r["rows"]] for r in results]

@@ -6,7 +6,7 @@ hash, so that later stages read any range of hashes by the Parquet row groups' s
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import orjson
@@ -17,7 +17,8 @@ from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, UNDETERMINED, Evidence, Identifier, Prior
 from pipeline.captions.match import MatchAll, Matcher
 from pipeline.captions.text import check, clean, mask_contacts
-from pipeline.options import SourceOptions, TextRules
+from pipeline.http import named
+from pipeline.options import FetchOptions, SourceOptions, TextRules
 from pipeline.sources import Image, Piece, read
 from pipeline.stages.select import cap_captions, drop_duplicates
 from pipeline.tombstones import Tombstones
@@ -259,9 +260,12 @@ class CandidatesWorker:
     root: str
     """Folder of the run, whose tombstones are honoured."""
     honour_pages: bool = True
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    """How sources at http(s) URLs are read."""
 
     def open(self) -> _State:
         """Load the matcher and the language model, once a process."""
+        named.configure(self.fetch)
         identifier = Identifier()
         queries = querylist.load(self.queries)
         matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
