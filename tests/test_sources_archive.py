@@ -344,22 +344,24 @@ CHUNKED = b"%x;x=1\r\n%s\r\n0\r\n\r\n" % (len(HTML), HTML)
         response(b"<!DOCTYPE html>" + HTML, "Server: none of a type"),
         response(CHUNKED, "Content-Type: text/html", "Transfer-Encoding: chunked"),
         response(HTML, "Content-Type: text/html", "Transfer-Encoding: chunked"),  # undone by the archiver
-        response(gzip.compress(HTML), "Content-Type: text/html", "Content-Encoding: gzip"),
+        response(gzip.compress(HTML, mtime=0), "Content-Type: text/html", "Content-Encoding: gzip"),
         response(HTML, "Content-Type: text/html", "Content-Encoding: gzip"),
         response(zlib.compress(HTML), "Content-Type: text/html", "Content-Encoding: deflate"),
         response(HTML, "Content-Type: text/html", "Content-Encoding: br"),
         response(brotli.compress(HTML), "Content-Type: text/html", "Content-Encoding: br"),
         response(zstandard.compress(HTML), "Content-Type: text/html", "Content-Encoding: zstd"),
         response(
-            zstandard.compress(gzip.compress(HTML)),
+            zstandard.compress(gzip.compress(HTML, mtime=0)),
             "Content-Type: text/html",
             "Content-Encoding: gzip",
             "Content-Encoding: zstd",
         ),
-        response(gzip.compress(HTML) + b"\0junk", "Content-Type: text/html", "Content-Encoding: x-gzip"),
+        response(
+            gzip.compress(HTML, mtime=0) + b"\0junk", "Content-Type: text/html", "Content-Encoding: x-gzip"
+        ),
         response(HTML, "Content-Type: text/html", "Content-Encoding: UTF-8, aws-chunked"),
         response(HTML, "Content-Type: text/html", "Content-Encoding: compress"),  # undone by the archiver
-        response(gzip.compress(HTML), "Content-Type: text/html", "Transfer-Encoding: gzip"),
+        response(gzip.compress(HTML, mtime=0), "Content-Type: text/html", "Transfer-Encoding: gzip"),
         response(HTML.decode().encode("utf-16"), "Content-Type: text/html", "Content-Encoding: gzip"),
         response(HTML, "Content-Type: text/html", status="206 Partial Content"),
     ],
@@ -390,7 +392,7 @@ def test_pages_of_a_warc(tmp_path: Path, block: bytes, form: str) -> None:
         (b"\0\1\2\3not brotli", "br", "br: "),
         (b"\x1f\x9d\x90\0\1\2", "compress", "compress is not understood"),
         (b"\0\1\2\3", "gzip", "gzip: "),
-        (gzip.compress(gzip.compress(HTML)[:30]), "gzip, gzip", "gzip: it ends early"),
+        (gzip.compress(gzip.compress(HTML, mtime=0)[:30], mtime=0), "gzip, gzip", "gzip: it ends early"),
         (b"\xff\0\1\2", "deflate", "deflate: "),
     ],
 )
