@@ -71,7 +71,12 @@ class EncodeWorker:
                 files.add_page(page.title, page.redirect, "redirect")
                 continue
             files.add_page(page.title, "", judge.of_page(page.title, page.text))
-            text = wikitext.strip(page.text, images=self.site.images, categories=self.site.categories)
+            text = wikitext.strip(
+                page.text,
+                images=self.site.images,
+                categories=self.site.categories,
+                language=self.site.domain.partition(".")[0] or self.language,
+            )
             files.wikitext_characters += len(page.text)
             files.text_characters += len(text)
             for part in encoder.add(text):

@@ -12,7 +12,9 @@ runs only once per tag, brace pair or namespaced link, and there is about one su
 import html
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
+
+from queries import wikis
 
 
 def _names(spaced: str) -> frozenset[str]:
@@ -44,34 +46,49 @@ _TABLE_RULE: Final = re.compile(r"\n[ \t:*#]*(?:\{\||\|\}|\|-)[^\n]*")
 _CELL: Final = re.compile(r"\n[ \t]*(?:\|\+?|!)(?:[^][|\n{}]*\|)?")
 _HEADING: Final = re.compile(r"\n=([^\n]*)=[ \t]*(?=\n)")
 _LIST: Final = re.compile(r"\n[*#:;]+")
-_SWITCH: Final = re.compile(r"__[A-Z]{3,}__")
-_LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*")
-# Image options (https://www.mediawiki.org/wiki/Help:Images): a last part that is one of these is no caption.
-IMAGE_OPTION: Final = re.compile(
-    r"(?:thumb(?:nail)?|frame(?:d|less)?|border|left|right|center|centre|none|upright|baseline|middle|sub|super|"
-    r"text-top|text-bottom|top|bottom|(?:\d*x)?\d+ ?px|"
-    r"(?:alt|link|upright|page|class|lang|thumb|thumbtime|start|end) *=.*)",
-    re.DOTALL,
-)
-_IMAGE: Final = frozenset({"file", "image", "media"})
-_CATEGORY: Final = frozenset({"category"})
+_SWITCH: Final = re.compile(r"__((?:[^\W\d_]|_(?!_)){3,40})__")
+_LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple")
+# Language variants (https://www.mediawiki.org/wiki/Writing_systems/Syntax): flags or the variants for which a
+# text is meant, then a text for all or one for each.
+_VARIANT: Final = re.compile(r"-\{(?!\{)((?:(?!-\{|\}-).)*+)\}-", re.DOTALL)
+_VARIANT_DEPTH: Final = 4
+_CODE: Final = r"(?:zh|sr|kk|ku|iu|ike|tg|uz|shi|ban|crh|gan|wuu|mni|sh|tly|hans|hant)(?:-[a-z]+)*"
+_FLAGS: Final = re.compile(rf"\s*((?:[A-Z+-]|{_CODE})?(?:\s*;\s*(?:[A-Z+-]|{_CODE}))*)\s*\|")
+_UNSEEN: Final = frozenset("HTN-D")  # rules for elsewhere, a title, the name of a language
+_RULE: Final = re.compile(rf"(?:^|;)\s*(?:[^;:=]*=>\s*)?{_CODE}\s*:")
 
 
-def strip(wikitext: str, *, images: frozenset[str] = _IMAGE, categories: frozenset[str] = _CATEGORY) -> str:
+def strip(
+    wikitext: str,
+    *,
+    images: frozenset[str] = frozenset(),
+    categories: frozenset[str] = frozenset(),
+    language: str = "en",
+) -> str:
     """Return the plain text of a page; never raises.
 
-    `images` and `categories` are the lower-case names of those two namespaces, in every language that the
-    page may use. Markup that is not closed stays as it stands, as MediaWiki shows it.
+    `images` and `categories` are further lower-case names of those two namespaces beside those that
+    `queries.wikis` knows of the page's `language`. Markup that is not closed stays as it stands, as MediaWiki
+    shows it.
     """
     text = f"\n{wikitext}\n"
     if "<" in text:
         text = _join_outside(text, _tag_spans(text))
     if "{{" in text:
         text = _join_outside(text, _template_spans(text))
+    if "-{" in text:
+        text = _choose_variants(text)
     if "{|" in text:
         text = _open_tables(text)
     if "[" in text:
-        text = _resolve_links(text, images, categories)
+        words = wikis.namespaces(language)
+        spaces = _Spaces(
+            images | wikis.names(words.files),
+            categories | wikis.names(words.categories),
+            wikis.names(words.templates),
+            wikis.image_option(language),
+        )
+        text = _resolve_links(text, spaces)
     if "://" in text:
         text = "".join(_BARE_URL.split(text))
     if "''" in text:
@@ -80,7 +97,7 @@ def strip(wikitext: str, *, images: frozenset[str] = _IMAGE, categories: frozens
         text = _HEADING.sub(_heading, text)
     text = "\n".join(_LIST.split(text))
     if "__" in text:
-        text = _SWITCH.sub("", text)
+        text = _SWITCH.sub(_switch, text)
     if "&" in text:
         text = html.unescape(text)
     return text.strip()
@@ -147,19 +164,30 @@ def _open_tables(text: str) -> str:
     return "\n".join(_CELL.split(text))
 
 
-def _resolve_links(text: str, images: frozenset[str], categories: frozenset[str]) -> str:
+class _Spaces(NamedTuple):
+    """How a wiki calls what links lead to."""
+
+    images: frozenset[str]
+    categories: frozenset[str]
+    templates: frozenset[str]
+    option: re.Pattern[str]
+
+
+def _resolve_links(text: str, spaces: _Spaces) -> str:
     """Leave of links what is shown; inner links first, so that an image's caption is plain by its turn."""
 
     def label(match: re.Match[str]) -> str:
         target, *parts = match[1].split("|")
         prefix, colon, _ = target.partition(":")
-        prefix = prefix.strip()
+        is_language = not parts and _LANGUAGE.fullmatch(prefix.strip())
+        prefix = prefix.strip().lower().replace("_", " ")
         if colon and prefix:
-            if prefix.lower() in categories or (not parts and _LANGUAGE.fullmatch(prefix)):
+            if prefix in spaces.categories or is_language:
                 return "\n"
-            if prefix.lower() in images:
-                caption = parts[-1].strip() if parts else ""
-                return "\n" if IMAGE_OPTION.fullmatch(caption) else f"\n{caption}\n"
+            if prefix in spaces.images:
+                return _caption(parts, spaces.option)
+            if not parts and prefix in spaces.templates:
+                return "\n"
         return parts[-1] if parts else target.lstrip(":")
 
     text = "".join(_SIMPLE_LINK.split(text))
@@ -168,6 +196,44 @@ def _resolve_links(text: str, images: frozenset[str], categories: frozenset[str]
         if not changed:
             break
     return "".join(_EXTERNAL.split(text))
+
+
+def _caption(parts: list[str], option: re.Pattern[str]) -> str:
+    """Return an image's caption: the last part that is no option, as MediaWiki takes it."""
+    for part in reversed(parts):
+        text = part.strip()
+        if not option.fullmatch(text):
+            return f"\n{text}\n"
+    return "\n"
+
+
+def _choose_variants(text: str) -> str:
+    """Leave of each -{...}- the text that the readers of one variant see."""
+    for _ in range(_VARIANT_DEPTH):
+        text, changed = _VARIANT.subn(_variant, text)
+        if not changed:
+            break
+    return text
+
+
+def _variant(match: re.Match[str]) -> str:
+    body = match[1]
+    flags = _FLAGS.match(body)
+    if flags is not None:
+        if _UNSEEN & set(flags[1].replace(" ", "").split(";")):
+            return ""
+        body = body[flags.end() :]
+    rules = list(_RULE.finditer(body))
+    if not rules or body[: rules[0].start()].strip(" ;\n"):
+        return body
+    ends = [*(rule.start() for rule in rules[1:]), len(body)]
+    texts = (body[rule.end() : end].strip(" ;\n") for rule, end in zip(rules, ends, strict=True))
+    return next((text for text in texts if text), "")
+
+
+def _switch(match: re.Match[str]) -> str:
+    """Leave out __TOC__ and its like, in the capitals of any language or in letters that have none."""
+    return "" if match[1] == match[1].upper() else match[0]
 
 
 def _heading(match: re.Match[str]) -> str:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pipeline.captions.match import tokens
 from queries.corpus import is_word
 from queries.wikipedia import plan, read_pages
-from queries.wikitext import HIDDEN, IMAGE_OPTION, INLINE, strip
+from queries.wikis import image_option
+from queries.wikitext import HIDDEN, INLINE, strip
 from tests.queries_dump import SAMPLE_DUMP
 
 
@@ -68,7 +69,63 @@ def test_names_of_namespaces_are_those_of_the_wiki() -> None:
     assert german.split() == ["Ein", "Fuchs"]
 
 
-_BRACKETS = "[ ] | = < > : İ é { } [[ ]] {{ }} {| |} |- ! !! '' * =="
+@pytest.mark.parametrize(
+    ("language", "wikitext", "text"),
+    [
+        ("de", "[[Datei:F.jpg|mini|hochkant=1.2|links|alternativtext=Nichts|Ein [[Fuchs]]]] [[Kategorie:Füchse]]",  # noqa: E501
+         "Ein Fuchs"),
+        ("de", "[[Bild:F.jpg|200px|Ein Fuchs|rahmenlos|rechts]] [[Vorlage:Fuchs]] __KEIN_INHALTSVERZEICHNIS__",  # noqa: E501
+         "Ein Fuchs"),
+        ("fr", "[[Fichier:r.jpg|vignette|redresse=0.8|gauche|Un renard]][[Catégorie:Canidé]]", "Un renard"),
+        ("fr", "[[Image:r.jpg|thumb|Un renard|centré]]", "Un renard"),
+        ("ru", "[[Файл:Л.jpg|мини|слева|250пкс|альт=Ничего|Рыжая лиса]] [[Категория:Лисы]] __БЕЗОГЛ__", "Рыжая лиса"),  # noqa: E501
+        ("ru", "[[Изображение:Л.jpg|справа|x200пкс]] [[Шаблон:Лиса]]", ""),
+        ("ja", "[[ファイル:k.jpg|サムネイル|左|代替文=なし|狐]][[画像:k.jpg|右|200ピクセル]] [[Category:イヌ科]] __目次非表示__",  # noqa: E501
+         "狐"),
+        ("zh", "[[文件:h.jpg|缩略图|右|替代文本=无|狐狸]] [[檔案:h.jpg|縮圖|250像素|狐]] [[分类:犬科]] [[分類:犬科]]",  # noqa: E501
+         "狐狸 狐"),
+        ("es", "[[Archivo:z.jpg|miniatura|izquierda|Un zorro]] [[Imagen:z.jpg|derecha]] [[Categoría:Vulpes]]", "Un zorro"),  # noqa: E501
+        ("pl", "[[Plik:l.jpg|mały|lewo|alternatywa=nic|Lis]] [[Kategoria:Psowate]]", "Lis"),
+        ("it", "[[Immagine:v.jpg|miniatura|destra|Una volpe]] [[Categoria:Canidi]]", "Una volpe"),
+        ("ka", "[[ფაილი:მ.jpg|მინი|მარცხნივ|მელა]] [[კატეგორია:მელები]]", "მელა"),
+        ("xx", "[[File:f.jpg|thumb|right|A fox]] [[Category:Foxes]]", "A fox"),
+        # What is an option in one language is a caption in another.
+        ("en", "[[File:l.jpg|thumb|Links]] [[File:r.jpg|thumb|1994 год]]", "Links 1994 год"),
+    ],
+)  # fmt: skip
+def test_no_option_or_namespace_of_any_language_is_left(language: str, wikitext: str, text: str) -> None:
+    assert strip(wikitext, language=language).split() == text.split()
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("a -{zh-hans:计算机; zh-hant:電腦}- b", "a 计算机 b"),
+        ("-{zh-cn:计算机;zh-tw:電腦;}-", "计算机"),
+        ("-{zh:马;zh-hans:马;zh-hant:馬}-", "马"),
+        ("-{原文}- -{R|原文}- -{ text }-", "原文 原文 text"),
+        ("-{H|zh-cn:博客;zh-tw:部落格}-a", "a"),
+        ("-{T|zh-hans:标题;zh-hant:標題}-a-{-|zh-cn:x;zh-tw:y}-", "a"),
+        ("-{A|zh-cn:博客;zh-tw:部落格}-", "博客"),
+        ("-{zh-hans;zh-hant|共同}-", "共同"),
+        ("-{H|巨集=>zh-cn:宏;}-a", "a"),
+        ("-{sr-ec:мачка; sr-el:mačka}-", "мачка"),
+        ("-{zh-hans:外-{zh-hans:内;zh-hant:內}-;zh-hant:x}-", "外内"),
+        ("-{zh-hans:[[猫|小猫]];zh-hant:[[貓|小貓]]}-", "小猫"),
+        ("[[猫|-{zh-hans:小猫;zh-hant:小貓}-]]", "小猫"),
+        ("-{see http://a.example/x: y; z}-", "see y; z"),
+        ("never -{closed", "never -{closed"),
+    ],
+)
+def test_of_variants_one_is_read(wikitext: str, text: str) -> None:
+    assert strip(wikitext, language="zh").split() == text.split()
+
+
+def test_switches_are_in_capitals() -> None:
+    assert strip("x__NOTOC____FORCETOC__y __dunder__ a__b__c", language="de") == "xy __dunder__ a__b__c"
+
+
+_BRACKETS = "-{ }- zh-hans: ; [ ] | = < > : İ é { } [[ ]] {{ }} {| |} |- ! !! '' * =="
 _TAGS = "<ref> </ref> <ref/> <!-- --> <nowiki> </nowiki> <math> <br> __TOC__ &lt; http://a File: word"
 _MARKUP = st.sampled_from([*f"{_BRACKETS} {_TAGS}".split(), "\n", "\n*", "\n|", "\n==", "==\n", " "])
 
@@ -98,6 +155,9 @@ _UNITS = [
     "<nowiki>",
     "{|",
     "<",
+    "-{",
+    "-{a;",
+    "__a",
 ]
 
 
@@ -147,8 +207,9 @@ def _link_text(link: Any) -> str:
         return "\n"
     shown = _shown(link.title if link.text is None else link.text)
     if colon and prefix in ("file", "image"):
-        caption = shown.rpartition("|")[2].strip()
-        return "\n" if link.text is None or IMAGE_OPTION.fullmatch(caption) else f"\n{caption}\n"
+        parts = [] if link.text is None else [part.strip() for part in shown.split("|")]
+        captions = [part for part in parts if not image_option("en").fullmatch(part)]
+        return f"\n{captions[-1]}\n" if captions else "\n"
     return shown
 
 
