@@ -33,8 +33,8 @@ rng, rows = random.Random(0), []
 for number in range(36):
     colour = ("red", "blue")[number % 2]
     free = (0, 1) if colour == "red" else (2,)
-    small = [tuple(rng.randrange(256) if c in free else 40 for c in range(3)) for _ in range(48)]
-    grid = Image.new("RGB", (8, 6))
+    small = [tuple(rng.randrange(256) if c in free else 40 for c in range(3)) for _ in range(20 * 15)]
+    grid = Image.new("RGB", (20, 15))
     grid.putdata(small)
     picture = grid.resize((320, 240), Image.Resampling.BICUBIC)
     name = f"{number}.jpg"
@@ -132,6 +132,7 @@ def core(one: Environment, port: int) -> None:
     one.openwit("status", "--run", "run", says="complete")
     one.openwit("verify", "--run", "run", says="every hash and count")
     one.openwit("plan", "--pairs", "1e6", "--workers", "4", "--cores", "4", says="GPU-days")
+    one.openwit("plan", "--run", "run", "--pairs", "5", "--workers", "1", "--cores", "2", says="ViT-B-32")
     one.openwit("verify", "--run", "s3://bucket/run", code=2, says=r"needs s3fs: pip install 'openwit\[s3\]'")
     one.openwit(
         "status", "--run", "gs://bucket/run", code=2, says=r"needs gcsfs: pip install 'openwit\[gcp\]'"
