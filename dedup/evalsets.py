@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dedup import webdataset
 from dedup.webdataset import IMAGE_SUFFIXES
-from pipeline import patterns, storage
+from pipeline import patterns, storage, untrusted
 from pipeline.retry import retried
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,7 @@ def _of_shard(path: str) -> Iterator[Example]:
         try:
             for sample in webdataset.read(file, bad):
                 if sample.image is not None or "json" in sample.parts or "cls" in sample.parts:
-                    yield _of_sample(f"{stem}/{sample.key}", sample)
+                    yield _of_sample(f"{stem}/{sample.key}", sample, bad)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     if bad := +bad:
@@ -230,14 +230,13 @@ def _of_shard(path: str) -> Iterator[Example]:
         log.warning("%s: members left out: %s", path, said)
 
 
-def _of_sample(example_id: str, sample: webdataset.Sample) -> Example:
-    row: Any = {}
+def _of_sample(example_id: str, sample: webdataset.Sample, bad: Counter[str]) -> Example:
+    row: dict[str, Any] = {}
     if "json" in sample.parts:
         try:
-            row = orjson.loads(sample.parts["json"])
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"{example_id}.json is not JSON: {error}") from error
-    row = row if isinstance(row, dict) else {}
+            row = untrusted.parse_row(sample.parts["json"])
+        except ValueError:  # the picture and the other members are as good as they were
+            bad["whose JSON is no usable row"] += 1
     label, several_classes = label_of(
         _of_cls(sample.parts["cls"]) if "cls" in sample.parts else row.get("label"), example_id
     )
@@ -254,8 +253,8 @@ def _of_cls(data: bytes) -> object:
     text = data.decode("utf-8-sig", "replace").strip()
     if text.startswith("["):
         try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError:
+            return untrusted.parse_json(data, untrusted.MAX_ROW)
+        except ValueError:
             return text
     return float(text) if re.fullmatch(r"-?[0-9]+\.0*", text) else text
 

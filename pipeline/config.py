@@ -139,7 +139,7 @@ def _take_config(
                 usage_error(command, "--config needs the path of a TOML file")
             del arguments[index : index + (1 if "=" in argument else 2)]
             try:
-                values = tomllib.loads(storage.read_bytes(path).decode())
+                values = tomllib.loads(storage.read_bytes(path).decode("utf-8-sig"))
                 return _flags_of(values, config_class, command, path, arguments, beam)
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
                 usage_error(command, f"{path}: {error}")

@@ -330,3 +330,20 @@ def test_the_reader_of_webdatasets_reads_openwits_shards(tmp_path):
         ("00", b"J", b"a dog"),
         ("01", b"K", b"a cat"),
     ]
+
+
+@pytest.mark.parametrize(
+    "json", [b"[" * 100_000, b"{", b"[1]", b'{"label": ' + b"[" * 99 + b"1" + b"]" * 99 + b"}"]
+)
+def test_a_sample_whose_json_is_unusable_keeps_its_picture(tmp_path, caplog, json):
+    write_tar(tmp_path / "s.tar", [("0.jpg", b"J"), ("0.json", json), ("0.txt", b"a cat")])
+    [example] = evalsets.read(str(tmp_path / "s.tar"))
+    assert (example.image, example.caption) == (b"J", "a cat")
+    if b"label" not in json:
+        assert "1 whose JSON is no usable row" in caplog.text
+
+
+def test_labels_that_are_nested_without_end_are_text(tmp_path):
+    write_tar(tmp_path / "s.tar", [("0.jpg", b"J"), ("0.cls", b"[" * 900 + b"]" * 900)])
+    [example] = evalsets.read(str(tmp_path / "s.tar"))
+    assert example.image == b"J"
