@@ -287,4 +287,4 @@ def crawl(web: "Web", out: Path, options: DemoConfig) -> int:
     """Crawl the web that is being served."""
     from pipeline.cli import main as crawl_main
 
-    return crawl_main(crawl_arguments(web, out, options))
+    return crawl_main(crawl_arguments(web, out / "run", options))
