@@ -60,7 +60,7 @@ def test_markers_are_summed_each_once(tmp_path: Path) -> None:
     mark(tmp_path, "2", samples=5, bytes=1)
     (tmp_path / "0.json").write_text("not read again")
     (tmp_path / "2.running").write_text(json.dumps({"name": "2", "images": 100}))  # of a killed attempt
-    sign = {"name": "3", "images": 30, "bytes": 9}
+    sign = {"name": "3", "host": "h", "started": 1.0, "beat": 2.0, "images": 30, "bytes": 9}
     (tmp_path / "3.running").write_text(json.dumps(sign))
     assert reader.read() == Tally(3, 47, 5010, {"": 7, "http_404": 3, "no_match": 4}, [sign])
 
