@@ -322,9 +322,14 @@ def test_a_url_list_is_taken_whole_without_queries(web: Server, tmp_path: Path) 
     assert [(row["query"], row["kept"], row["short"]) for row in counts] == [("*", len(rows), 0)]
 
 
-def test_no_match_at_all_is_an_empty_but_complete_run(web: Server, tmp_path: Path) -> None:
+def test_no_match_at_all_is_an_empty_but_complete_run_that_says_so(
+    web: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "none.txt").write_text("xylophone quartet\n")
-    run = crawl(web.web, tmp_path / "run", "--queries", str(tmp_path / "none.txt"), "--workers", "1")
+    settle(web.web)
+    run = tmp_path / "run"
+    assert main(arguments(web.web, run, "--queries", str(tmp_path / "none.txt"), "--workers", "1")) == 1
+    assert "no_match" in capsys.readouterr().err
     assert samples_or_none(run) == []
     counts = manifest(run)["counts"]
     assert counts["candidates"] == counts["rejected"] == web.web.candidates()

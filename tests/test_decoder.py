@@ -242,6 +242,13 @@ ALLOWED = {
     "KILLED_SIGKILL": {"too_many_scans", "decode_timeout"},
 }
 
+# Their pixels are whole: Pillow minds a large comment, a colour chunk, a comment among the pixels.
+SHOWN = {
+    "crafted/png_1000_ztxt_1m.png",
+    "image-png_tests/cicp_pq.png",
+    "image-png_tests/x_consecutive_idat.png",
+}
+
 
 @pytest.mark.skipif(not DATA.exists(), reason="no sample data beside the checkout")
 def test_every_hostile_file_has_the_outcome_it_deserves() -> None:
@@ -251,6 +258,7 @@ def test_every_hostile_file_has_the_outcome_it_deserves() -> None:
     with Decoder(ImageOptions(min_side=1, max_aspect=1e9)) as child:
         for entry in index:
             outcome = child.process((DATA / "hostile" / entry["file"]).read_bytes())
-            if outcome.reason not in ALLOWED[entry["strict"]["out"]]:
+            allowed = {""} if entry["file"] in SHOWN else ALLOWED[entry["strict"]["out"]]
+            if outcome.reason not in allowed:
                 wrong.append((entry["file"], entry["strict"]["out"], outcome.reason, outcome.detail))
     assert wrong == []

@@ -289,6 +289,7 @@ def test_exif_of_an_avif_never_loses_the_picture(payload: bytes) -> None:
         [b"\xff\xe1\x00\x0aExif\0\0II", b"\xff\xe1\x00\x22http://ns.adobe.com/xap/1.0/\0<x:"],
         [b"\xff\xed\x00\x10Photoshop 3.0\0"],
         [b"\xff\xfe\x00\x02", b"\xff\xec\x00\x02"],
+        [b"\xff\xed\x00\x04too short\0\4\6", b"\xff\xe1\x00\x02a"],
     ],
 )
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])

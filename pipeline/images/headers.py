@@ -77,6 +77,8 @@ def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMark
     profile: dict[int, bytes] = {}
     metadata = []
     while (found := _MARKER.search(data, position)) is not None:
+        if found.start() > position and metadata and metadata[-1][1] == position:
+            metadata[-1] = (metadata[-1][0], found.start())  # its length was too short: the rest is its own
         code, position = data[found.end() - 1], found.end()
         if code == JPEG_END[1]:
             ended = True
