@@ -136,12 +136,13 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
     fetched = sum(served.hits.values())
     assert manifest(run)["counts"]["candidates"] == count and manifest(run)["near_duplicates"] is None
 
-    # Over the limit nothing is written; the same images serve again, none is fetched anew.
-    assert code(argv(served, tmp_path, *kept, "--dedup", "near", "--dedup-limit", "0.2")) == 2
+    # Over the limit the finished set stays; the same images serve again, none is fetched anew.
+    near_at = (*kept, "--dedup", "near", "--restart")
+    assert code(argv(served, tmp_path, *near_at, "--dedup-limit", "0.2")) == 2
     message = " ".join(capfd.readouterr().err.split())
     assert f"12 of {count} images would be removed" in message and "--dedup-limit" in message
-    assert not list(run.glob("shards/*.tar")) and not (run / "manifest.json").exists()
-    assert main(argv(served, tmp_path, *kept, "--dedup", "near")) == 0
+    assert manifest(run)["near_duplicates"] is None and verify(["--run", str(run)]) == 0
+    assert main(argv(served, tmp_path, *near_at)) == 0
     assert sum(served.hits.values()) == fetched
     assert verify(["--run", str(run)]) == 0
 

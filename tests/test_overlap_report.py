@@ -37,7 +37,7 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
         similarity = np.full(examples, -np.inf)
         similarity[:matched] = np.round(np.linspace(0.98, 0.36, matched), 4)
         correct = rng.random(examples) < np.where(np.isfinite(similarity), 0.9, 0.5)
-        datasets.append(Dataset(name, ids, ["x"] * examples, ["compared"] * examples, similarity, correct))
+        datasets.append(Dataset(name, ids, ["x"] * examples, 0, similarity, correct, []))
         for n, one in enumerate(ids):
             rows.append(
                 (name, one, HOSTILE[1], "", "", "compared", n, int(offsets[n % 3]), len(jpegs[n % 3]))
@@ -130,7 +130,7 @@ def test_the_slider_counts_as_the_report_does(page_file, tmp_path):
     similarity[:40] = np.round(np.linspace(0.98, 0.36, 40), 4)
     rng = np.random.default_rng(0)
     correct = rng.random(120) < np.where(np.isfinite(similarity), 0.9, 0.5)
-    data = Dataset("set-00", ["x"] * 120, ["x"] * 120, ["compared"] * 120, similarity, correct)
+    data = Dataset("set-00", ["x"] * 120, ["x"] * 120, 0, similarity, correct, [])
     with chromium() as page:
         page.open(folder / "index.html")
         assert page.run("document.getElementById('field').value") == "0.5000"
@@ -250,7 +250,7 @@ def test_sites_are_counted_by_registrable_domain():
         ("d", str(n), uid, url, 0.9, True, 1, "", 1, 1.0, "", False, "", "", "", 0.9, None)
         for n, (uid, url) in enumerate(zip(uids, urls, strict=True))
     ]
-    data = Dataset("d", ["0"], [""], ["compared"], np.array([0.9]), None)
+    data = Dataset("d", ["0"], [""], 0, np.array([0.9]), None, [])
     [one] = conclusions.conclude([data], {}, 0.35, 1)
     assert report.sites(records.to_table(rows, MATCHES), one) == [("example.co.uk", 2), ("no URL", 2)]
     assert json.dumps(report.numbers(one))
