@@ -40,7 +40,7 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
         datasets.append(Dataset(name, ids, ["x"] * examples, 0, similarity, correct, []))
         for n, one in enumerate(ids):
             rows.append(
-                (name, one, HOSTILE[1], "", "", "compared", n, int(offsets[n % 3]), len(jpegs[n % 3]))
+                (name, one, HOSTILE[1], "", "", "compared", n, int(offsets[n % 3]), len(jpegs[n % 3]), "")
             )
         for n in range(matched):
             text = HOSTILE[n % len(HOSTILE)]
@@ -55,7 +55,13 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
     concluded = conclusions.conclude(datasets, {"set-00": 0.5}, 0.35, sets)
     entries = [
         conclusions.as_json(one)
-        | {"recall": {"mixed": 0.9}, "planted": 10, "published": None, "published_after_crawl": None}
+        | {
+            "recall": {"mixed": 0.9},
+            "recall_note": "",
+            "planted": 10,
+            "published": None,
+            "published_after_crawl": None,
+        }
         for one in concluded
     ]
     summary = {

@@ -103,7 +103,7 @@ def test_nothing_has_a_name_in_the_temporary_folder_that_can_be_guessed() -> Non
         for package in ("pipeline", "dedup", "queries", "train")
         for path in sorted((root / package).rglob("*.py"))
         for line in path.read_text().splitlines()
-        if "gettempdir" in line or '"/tmp' in line
+        if ("gettempdir" in line and "disk_usage" not in line) or '"/tmp' in line
     ]
     assert beam and not found, found
 
