@@ -6,7 +6,7 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo demo-full test fuzz lint bench clean help
+.PHONY: installs demo demo-full test fuzz lint bench clean help
 
 help:
 	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
@@ -30,6 +30,10 @@ test: $(READY)
 
 fuzz: $(READY)
 	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py
+
+# The wheel with each extra in clean environments.
+installs:
+	$(PYTHON) .ci/installs.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

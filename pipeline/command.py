@@ -96,7 +96,7 @@ def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -
     except Exception as error:  # noqa: BLE001 - the user is told what to do; the log has the rest
         if not stop.code:
             if line := extras.advice(prog, error):
-                sys.stderr.write(line)
+                sys.stderr.write(visible_lines(line))
                 return 2
             return _failed(console, work, error)
     console.print("Stopped. The same command continues where it stopped.")

@@ -132,7 +132,10 @@ def test_a_changed_option_reruns_from_its_stage(web: Server, undisturbed: Path, 
     out = shutil.copytree(undisturbed, tmp_path / "run")
     relocate(undisturbed, out)
     start = len(web.requests())
-    assert main(arguments(web.web, out, *OPTIONS, "--keep-staging", "--samples-per-shard", "50")) == 0
+    changed = (*OPTIONS, "--keep-staging", "--samples-per-shard", "50")
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(web.web, out, *changed))
+    assert main(arguments(web.web, out, *changed, "--restart")) == 0
     assert len(web.requests()) == start, "another shard size needs no fetching"
     rows = [{**row, "key": ""} for row in contents(out)["rows"]]
     assert rows == [{**row, "key": ""} for row in contents(undisturbed)["rows"]]
@@ -256,5 +259,5 @@ def test_a_changed_fetch_option_forgets_the_later_rounds(
     out = shutil.copytree(undisturbed, tmp_path / "run")
     relocate(undisturbed, out)
     changed = (*OPTIONS, "--min-side", "300")
-    assert main(arguments(web.web, out, *changed)) == 0
+    assert main(arguments(web.web, out, *changed, "--restart")) == 0
     assert contents(out) == contents(crawl(web.web, tmp_path / "fresh", *changed))

@@ -256,7 +256,7 @@ def test_it_does_not_come_back(run: Path, web: Server, tmp_path: Path) -> None:
     stones["urls"] = [uid for uid in stones["urls"] if uid not in (by_bytes["uid"], by_look["uid"])]
     stones["sha256"] = [value for value in stones["sha256"] if value != by_look["sha256"]]
     (run / "tombstones.json").write_text(json.dumps(stones))  # as if they were new, from other URLs
-    changed = [*OPTIONS, "--min-words", "1", "--max-captions", "15"]
+    changed = [*OPTIONS, "--min-words", "1", "--max-captions", "15", "--restart"]
     assert main(arguments(web.web, run, *changed)) == 0
     left = {row["uid"] for row in samples(run)}
     assert not {by_url["uid"], by_bytes["uid"], by_look["uid"]} & left
