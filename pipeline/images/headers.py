@@ -75,7 +75,7 @@ def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMark
     """
     scans, ended, exif, position, components = 0, False, b"", 2, 0
     profile: dict[int, bytes] = {}
-    metadata = []
+    metadata: list[tuple[int, int]] = []
     while (found := _MARKER.search(data, position)) is not None:
         if found.start() > position and metadata and metadata[-1][1] == position:
             metadata[-1] = (metadata[-1][0], found.start())  # its length was too short: the rest is its own
