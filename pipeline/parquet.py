@@ -1,8 +1,8 @@
 """Read a stranger's Parquet file in batches that are bounded by bytes, however its cells are packed.
 
 A row of a few bytes may hold gigabytes: one large value of a dictionary that every row refers to, or pages of
-long runs that compress to nothing. So dictionaries stay dictionaries until a caller has cut their values, and
-how many rows a batch may have is known beforehand from the sizes that the pages declare.
+long runs that compress to nothing. So how many rows a batch may have is known beforehand, from the sizes that
+pages declare. (Arrow's dictionaries are no way out: within a row group they grow from batch to batch.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,11 @@ BATCH_BYTES: Final = 64 << 20
 MAX_PAGE: Final = 256 << 20
 """Bytes of a page, which is unpacked whole."""
 
+_REPEATED_BYTES: Final = 256 << 20  # of a batch all of whose rows name the largest value of a dictionary
+
 _READ_AHEAD: Final = 4 << 20  # bytes held of a column: some writers make one row group of a whole file
 _SMALL_CHUNK: Final = 64 << 20  # unpacked bytes of a column of a row group that need no closer look
+_MOST_CELLS: Final = 1 << 22  # of a batch, of lists
 _HEADER: Final = 1 << 12
 _MAX_HEADER: Final = 1 << 20
 _MAX_DEPTH: Final = 16
@@ -47,21 +50,10 @@ class BoundedFile:
     def batches(
         self, columns: Sequence[str], group: int, *, rows: int = BATCH_ROWS, limit: int = BATCH_BYTES
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a row group in order, text and bytes possibly as dictionaries.
-
-        Raises ValueError where a page is larger than the file's `max_page`.
-        """
-        chunks = self._chunks(columns, group)
-        for chunk in chunks:
+        """Yield the rows of a row group in order; ValueError where a page is larger than `max_page`."""
+        for chunk in self._chunks(columns, group):
             rows = min(rows, self._rows(group, chunk, limit))
-        packed = [chunk.path_in_schema for chunk in chunks if _has_dictionary(chunk)]
-        file = pq.ParquetFile(
-            self._file,
-            metadata=self.metadata,
-            read_dictionary=packed,
-            buffer_size=_READ_AHEAD,
-            pre_buffer=False,
-        )
+        file = pq.ParquetFile(self._file, metadata=self.metadata, buffer_size=_READ_AHEAD, pre_buffer=False)
         yield from file.iter_batches(rows, [group], list(columns), use_threads=False)
 
     def _chunks(self, columns: Sequence[str], group: int) -> list[pq.ColumnChunkMetaData]:
@@ -75,18 +67,23 @@ class BoundedFile:
         each: int = max(1, chunk.num_values // max(1, rows))  # of a list's
         if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
             return max(1, limit // (each * int(self._widths[chunk.path_in_schema])))
-        if chunk.total_uncompressed_size <= _SMALL_CHUNK:
-            return max(1, (limit >> 4) // each)
-        most = 0.0
+        most = 0.0  # bytes of a cell of a page, on average
+        repeated = 0  # of a dictionary, which one value may fill
         for page in pages(self._file, chunk):
             if page.unpacked > self._max_page:
                 raise ValueError(
                     f"a page of the column {chunk.path_in_schema!r} has {page.unpacked:,} bytes unpacked; "
                     f"at most {self._max_page:,} are read"
                 )
-            if page.values:
-                most = max(most, page.unpacked / page.values)
-        return max(1, int(limit / max(1.0, most * each)))
+            if not page.values:
+                repeated = page.unpacked
+            if chunk.total_uncompressed_size <= _SMALL_CHUNK:
+                most = limit / _MOST_CELLS  # all its pages together have no more than a batch may have
+                break
+            most = max(most, page.unpacked / max(page.values, 1) if page.values else 0.0)
+        else:
+            most = max(most, 1.0)
+        return max(1, int(min(limit / (most * each), _REPEATED_BYTES / (max(repeated, 1) * each))))
 
 
 def pages(file: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
@@ -200,10 +197,6 @@ class _Thrift:
         self.at += size
         if self.at > len(self._data):
             raise IndexError
-
-
-def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
-    return chunk.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in name for name in chunk.encodings)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -58,7 +58,13 @@ def _name(key: object) -> str:
 def plain_column(column: pa.Array) -> list[object]:
     """Return a column of any Arrow type as JSON can hold it."""
     try:
-        return [plain(value) for value in column.to_pylist()]
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            column = column.cast(pa.large_string())  # all at once, where all are UTF-8
+    except pa.ArrowInvalid:
+        pass
+    try:
+        values = column.to_pylist()
+        return values if pa.types.is_large_string(column.type) else [plain(value) for value in values]
     except Exception:  # noqa: BLE001 - such as dates after the year 9999: then cell by cell
         return [_cell(column[i], 0) for i in range(len(column))]
 
