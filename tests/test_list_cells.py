@@ -272,3 +272,16 @@ def test_the_columns_of_a_list_can_be_asked_for(tmp_path: Path) -> None:
 def test_times_of_an_ordinary_kind_are_as_python_writes_them() -> None:
     when = datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)
     assert plain_column(pa.array([when])) == ["2024-01-02 00:00:00+00:00"]
+
+
+def test_batches_do_not_grow_within_a_row_group(tmp_path: Path) -> None:
+    """A column that begins with a dictionary and goes on without one, as most writers' columns do."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"url": [f"{U}{i:08d}/{'x' * 40}.jpg" for i in range(60_000)]})
+    pq.write_table(table, path)
+    with path.open("rb") as file:
+        bounded = BoundedFile(file)
+        assert bounded.metadata.num_row_groups == 1
+        batches = list(bounded.batches(["url"], 0))
+    assert pa.Table.from_batches(batches) == table
+    assert sum(batch.nbytes for batch in batches) < 2 * table.nbytes
