@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from dedup.options import OverlapConfig
 from pipeline import config as parser
@@ -96,7 +96,7 @@ def show_result(console: Console, config: OverlapConfig, summary: dict[str, Any]
         )  # fmt: skip
     console.print(table)
     for line in notes(summary):
-        console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True)
+        console.print(Text(line, "yellow"), soft_wrap=True)
     out = config.out.rstrip("/")
     where = [("report", storage.join(out, "index.html")), ("matches", storage.join(out, "matches.parquet"))]
     if config.decontaminate:

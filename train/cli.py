@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline import config as options
 from pipeline import extras
 from pipeline.terminal import Terminal, complaint
+from pipeline.untrusted import visible_lines
 from train.config import ExportConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def missing(prog: str, error: ImportError, needed: str) -> int:
     """Say which package is missing and how to install it, and return 2; raise what is another failure."""
     if not (line := extras.advice(prog, error, needed)):
         raise error
-    sys.stderr.write(line)
+    sys.stderr.write(visible_lines(line))
     return 2
 
 

@@ -6,8 +6,10 @@ stages forget them. Every step can be repeated: a takedown that was killed is fi
 
 import json
 import posixpath
+import re
 import shutil
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,8 @@ from pipeline.run import Layout, read_json
 from pipeline.stages.select import Pairs, QueryTable
 from pipeline.takedown import tables
 from pipeline.tombstones import Tombstones
+
+_BLOB: Final = re.compile(r"[\w-]+/[\w@-]+", re.ASCII)  # round-0/00000-0000@ATTEMPT, in the staging folder
 
 
 def scrub(layout: Layout, stones: Tombstones) -> None:
@@ -92,6 +96,8 @@ def _fetched(layout: Layout, path: str, stones: Tombstones) -> None:
         if length:
             places.setdefault(blob, []).append((offset, length + PACKED_BYTES))
     for blob, ranges in places.items():
+        if not _BLOB.fullmatch(blob):
+            raise ValueError(f"{path} names {blob!r} as the place of images, which is outside of the run")
         staged = storage.join(layout.staging, f"{blob}.blob")
         if storage.exists(staged):
             overwrite(staged, ranges)
