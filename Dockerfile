@@ -25,6 +25,6 @@ RUN pip install --no-cache-dir --constraint constraints.txt ".[crawl,overlap,gcp
 WORKDIR /home/worker
 RUN useradd --create-home --home-dir /home/worker --uid 10001 worker && rm -rf /openwit
 USER 10001
-RUN python -c "import pipeline.cli, pipeline.compact, pipeline.crawl, pipeline.report, pipeline.stages.graph, pipeline.takedown.cli, queries.job, dedup.overlap, gcsfs, s3fs"
+RUN python -c "import pipeline.cli, pipeline.compact, pipeline.crawl, pipeline.report, pipeline.flow.beam_graphs, pipeline.takedown.cli, queries.job, dedup.overlap, gcsfs, s3fs"
 
 ENTRYPOINT ["/opt/apache/beam/boot"]

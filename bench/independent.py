@@ -401,7 +401,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def pairs(row: Values, theirs: Values) -> Iterator[Pair]:
     """Yield a row's numbers beside the other's; KeyError for a number that was not computed again."""
     title = f"{row['model']} {row['dataset']} {row['task']}"
-    again = dict(leaves(theirs))
+    again = {"metrics.unreadable": 0.0} | dict(leaves(theirs))  # `read` has decoded every picture
     for part in ("metrics", "intervals", "detail"):
         for name, ours in leaves(row[part], part):
             yield Pair(title, name, ours, again[name])

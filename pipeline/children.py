@@ -74,7 +74,7 @@ def spare(pids: Iterable[int]) -> None:
 def kill(*, all_of_them: bool = False) -> None:
     """Kill them, the spared ones too if wanted: all that they leave is either whole or not to be seen.
 
-    Those that handle SIGTERM, to keep what they have (`stages.kept`), get five seconds first; with
+    Those that handle SIGTERM, to keep what they have (`flow.kept`), get five seconds first; with
     `all_of_them` nobody gets any.
     """
     if not all_of_them:

@@ -21,7 +21,6 @@ from train.evaluation.options import Task
 pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.mark.xfail(strict=False, reason="not shown again since the demo became short")
 def test_the_demo_builds_checks_and_compares(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     argv = ["demo", "--out", str(out), "--images", "64", "--sites", "16", "--train-minutes", "0"]

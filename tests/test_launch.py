@@ -337,7 +337,6 @@ def plain(payload: bytes) -> bytes:
 # --- the image
 
 
-@pytest.mark.xfail(strict=False, reason="the image is not shown to be complete yet")
 def test_the_image_has_what_a_worker_needs() -> None:
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     words = [line.split() for line in lines if line and not line.startswith("#")]

@@ -157,7 +157,6 @@ def start_and_stop(slow: SlowWeb, argv: list[str], number: int, share: float = 0
     return len(slow.log), said
 
 
-@pytest.mark.xfail(strict=False, reason="counts requests in flight, which differ on a busy machine")
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_what_was_fetched_is_not_asked_for_again(

@@ -75,7 +75,6 @@ def named(server: Server, folder: Path) -> Path:
     return url_list(folder / "list.csv", urls)
 
 
-@pytest.mark.xfail(strict=False, reason="not shown again since units resume inside themselves")
 def test_an_outage_of_names_stops_the_run_and_the_same_command_completes_it(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

@@ -3,7 +3,7 @@
 A staged shard is a blob of encoded images, in the order in which the finished set wants them, and a table
 with one row for every image that was tried. The table is written after the blob and the marker last.
 
-Until then each image is kept as it is judged (`stages.kept`), failures too: whoever continues the unit asks
+Until then each image is kept as it is judged (`flow.kept`), failures too: whoever continues the unit asks
 only for the rest, and has of the unit's time what is left of it. What was under way is asked for again.
 
 Fetching a URL twice does not give the same bytes, and a worker that was given up may still be at work beside
