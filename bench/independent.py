@@ -266,7 +266,10 @@ class Recomputed:
             draws = [float(one.score(self.clean.features, self.test.targets)) for one in self.few[count]]
             mean, (low, high) = float(np.mean(draws)), student(draws)
             values[f"acc1_{count}_shot"], spans[f"acc1_{count}_shot"] = mean, (low, high)
-            curve.append({"shots": count, "mean": mean, "low": low, "high": high, "draws": draws})
+            drawn = np.concatenate([one[count] for one in self.drawn])
+            per_class = float(np.bincount(self.train.targets[drawn]).mean()) / len(self.drawn)
+            curve.append({"shots": count, "per_class": per_class, "mean": mean, "low": low, "high": high,
+                          "draws": draws})  # fmt: skip
         zero = float(self.right(self.clean.scores).mean())
         needed = worth(zero, [(one["shots"], one["mean"]) for one in curve])
         if needed is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.console import Console
-from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
@@ -235,9 +234,7 @@ def _shards(out: Path) -> list[str]:
 
 def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> None:
     """Name every page and file there is to look at, last of all."""
-    table = Table(title=f"openwit demo, {seconds / 60:.1f} min", title_justify="left")
-    table.add_column("what")
-    table.add_column("where", overflow="fold")
+    console.print(f"openwit demo, {seconds / 60:.1f} min", style="italic", highlight=False)
     rows = [
         ("the dataset, on one page", "run/report/index.html"),
         ("overlap with evaluation sets", "overlap/index.html"),
@@ -250,8 +247,7 @@ def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> No
     ]
     for what, where in rows:
         if (out / where).exists():
-            table.add_row(what, str(out / where))
-    console.print(table)
+            console.print(f"{what:<31} {out / where}", highlight=False, soft_wrap=True)
     console.print(
         "Open the pages in a browser. `openwit demo --help` says what else it can do.", highlight=False
     )

@@ -32,6 +32,9 @@ from pipeline.periodic import every
 log = logging.getLogger(__name__)
 
 SUFFIX: Final = ".part"
+NO_VERDICTS: Final = frozenset({"internal_error", "dns_error"})
+"""Reasons that are not kept: a process that is ended has errors of all kinds; and in an outage of names the
+first ones fail before it is noticed. To look a name up again asks no site for anything."""
 _FOLDER: Final = "kept"
 _MAGIC: Final = b"openwit part 1\n"
 _FRAME: Final = struct.Struct("<III")  # bytes of header and body, CRC-32 of both

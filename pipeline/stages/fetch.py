@@ -291,7 +291,7 @@ class FetchWorker:
             except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
                 row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
                 row.reason, row.detail = "internal_error", f"{type(error).__name__}: {error}"
-            if row.reason != "internal_error":  # a process that is ended has errors of all kinds
+            if row.reason not in kept.NO_VERDICTS:
                 jpeg = row.processed.jpeg if row.processed and not row.reason else b""
                 row.place = store.add(row.header(), jpeg, requests.requests)
             if row.processed is not None:

@@ -221,7 +221,7 @@ class PagesWorker:
             wanted = [(position, row["url"]) for position, row in rows.items() if is_sitemap(row) == kind]
             for position, outcome in state.loop(kind).run(wanted, shares=shares) if wanted else ():
                 assert isinstance(position, int)
-                if outcome.reason != "internal_error":  # a process that is ended has errors of all kinds
+                if outcome.reason not in kept.NO_VERDICTS:
                     _keep(store, position, outcome)
                 yield position, *self._judged(rows[position], outcome)
 
