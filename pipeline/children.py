@@ -1,12 +1,15 @@
-"""End the processes that this one has started, and those that they have."""
+"""End the processes that this one has started, and those that they have; and this one with its parent."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final
 
@@ -61,6 +64,22 @@ def _ask_to_end(pids: list[int]) -> None:
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and any(_handles_term(pid) for pid in pids):  # a zombie has no handler
         time.sleep(0.02)
+
+
+def end_with_parent(worker: int = 0) -> None:
+    """Let this process end when the one that started it is gone, however that ended.
+
+    `worker` is there for DataLoader's `worker_init_fn`. PyTorch's own watch compares the parent's process id,
+    which under forkserver is that of the server; and the server lives as long as a worker does.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "multiprocessing starts it"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
 
 
 _spared: set[int] = set()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.cli import main
 from pipeline.demo.web import Web
@@ -40,6 +41,15 @@ def crawl(web: Web, out: Path, *extra: str) -> Path:
     settle(web)
     assert main(arguments(web, out, *extra)) == 0
     return out
+
+
+def refused(capfd: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """Return what a command that ends with 2 has said."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    return capfd.readouterr().err
 
 
 def samples(run: Path) -> list[dict[str, Any]]:

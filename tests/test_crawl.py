@@ -323,13 +323,13 @@ def test_a_url_list_is_taken_whole_without_queries(web: Server, tmp_path: Path) 
 
 
 def test_no_match_at_all_is_an_empty_but_complete_run_that_says_so(
-    web: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    web: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "none.txt").write_text("xylophone quartet\n")
     settle(web.web)
     run = tmp_path / "run"
     assert main(arguments(web.web, run, "--queries", str(tmp_path / "none.txt"), "--workers", "1")) == 1
-    assert "no_match" in capsys.readouterr().err
+    assert "no_match" in capfd.readouterr().err
     assert samples_or_none(run) == []
     counts = manifest(run)["counts"]
     assert counts["candidates"] == counts["rejected"] == web.web.candidates()

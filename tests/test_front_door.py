@@ -17,7 +17,7 @@ from pipeline.cli import main
 from pipeline.options import CrawlConfig, presets
 from pipeline.status import main as status
 from pipeline.verify import main as verify
-from tests.crawling import manifest, rejected, samples
+from tests.crawling import manifest, refused, rejected, samples
 from tests.scenes import jpeg, scene
 
 pytestmark = pytest.mark.timeout(600)
@@ -65,14 +65,6 @@ def options(source: Path, out: Path, *more: str) -> list[str]:
 
 
 OPEN = ("--allow-network", "127.0.0.0/8")
-
-
-def refused(capfd: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-    return capfd.readouterr().err
 
 
 # --- every row

@@ -16,20 +16,12 @@ from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig
 from pipeline.takedown.cli import main as takedown
 from pipeline.verify import main as verify
-from tests.crawling import arguments, contents, crawl, manifest, samples, settle
+from tests.crawling import arguments, contents, crawl, manifest, refused, samples, settle
 
 pytestmark = pytest.mark.timeout(900)
 
 OPTIONS = ("--workers", "1", "--per-query", "4", "--headroom", "1", "--rounds", "2", "--image-size", "96")
 OTHER = ("--image-size", "64")
-
-
-def refused(capfd: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-    return capfd.readouterr().err
 
 
 def state(folder: Path) -> dict[str, bytes]:

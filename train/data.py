@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.children import end_with_parent
 from train import images
 from train.cache import Cache
 from train.packing import PackedText, pack
 from train.plan import Plan
 from train.sources import OpenShard
 from train.tokenizer import Tokenizer
-from train.workers import end_with_parent
 
 PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
 _OPEN_SHARDS = 64

@@ -29,7 +29,7 @@ from dedup.pictures import Pictures, Pixels
 from dedup.training import TrainingSet
 from dedup.views import VIEWS
 from pipeline import records, storage
-from train.workers import end_with_parent
+from pipeline.children import end_with_parent
 
 log = logging.getLogger("dedup.detector")
 

@@ -10,14 +10,12 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,6 +23,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.balance import I64, U64, largest, smallest, thresholds
+from pipeline.children import end_with_parent
 from pipeline.flow.markers import Result, Task, finished, read_vector, write_vector
 from pipeline.flow.spill import Range, SpillWorker, ranges_of, read_slices
 from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, run_task
@@ -128,14 +127,7 @@ def _begin(log: str) -> None:
         with contextlib.suppress(OSError), Path(log).open("ab") as file:
             os.dup2(file.fileno(), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a pool starts it"
-
-    def watch() -> None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
+    end_with_parent()
 
 
 class _Opened:
