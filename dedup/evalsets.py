@@ -11,11 +11,13 @@ from pathlib import PurePosixPath
 from typing import Any, Final, Literal, NamedTuple
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dedup import webdataset
 from dedup.webdataset import IMAGE_SUFFIXES
 from pipeline import patterns, storage, untrusted
+from pipeline.parquet import BoundedFile
 from pipeline.retry import retried
 
 log = logging.getLogger(__name__)
@@ -351,26 +353,32 @@ def _captions(value: object) -> tuple[str, tuple[str, ...]]:
 
 def _of_parquet(path: str) -> Iterator[Example]:
     stem = PurePosixPath(path).stem
+    for row_number, row in enumerate(_rows_of(path)):
+        image = row["image"]
+        if isinstance(image, dict):  # the Image feature of Hugging Face's datasets
+            image = image.get("bytes")
+        if image is not None and not isinstance(image, bytes):
+            raise ValueError(f"{path}: the column image holds {type(image).__name__}, not bytes")
+        caption, several = _captions(row.get("caption"))
+        label, several_classes = label_of(row["label"], f"{path}, row {row_number}")
+        yield Example(
+            f"{stem}/{row_number}", image or b"", label, caption,
+            _text(row.get("group")), several, several_classes,
+        )  # fmt: skip
+
+
+def _rows_of(path: str) -> Iterator[dict[str, Any]]:
     with storage.open_input(path) as file:
-        reader = pq.ParquetFile(file)
-        names = set(reader.schema_arrow.names)
-        if missing := {"image", "label"} - names:
-            raise ValueError(
-                f"{path} has no column {sorted(missing)[0]!r}; an evaluation set has image (bytes) and label"
-            )
-        columns = [name for name in ("image", "label", "caption", "group") if name in names]
-        row_number = 0
-        for batch in reader.iter_batches(_PARQUET_BATCH, columns=columns):
-            for row in batch.to_pylist():
-                image = row["image"]
-                if isinstance(image, dict):  # the Image feature of Hugging Face's datasets
-                    image = image.get("bytes")
-                if image is not None and not isinstance(image, bytes):
-                    raise ValueError(f"{path}: the column image holds {type(image).__name__}, not bytes")
-                caption, several = _captions(row.get("caption"))
-                label, several_classes = label_of(row["label"], f"{path}, row {row_number}")
-                yield Example(
-                    f"{stem}/{row_number}", image or b"", label, caption,
-                    _text(row.get("group")), several, several_classes,
-                )  # fmt: skip
-                row_number += 1
+        try:
+            reader = BoundedFile(file)
+            names = set(reader.schema.names)
+            if missing := {"image", "label"} - names:
+                raise ValueError(
+                    f"no column {sorted(missing)[0]!r}; an evaluation set has image (bytes) and label"
+                )
+            columns = [name for name in ("image", "label", "caption", "group") if name in names]
+            for group in range(reader.metadata.num_row_groups):
+                for batch in reader.batches(columns, group, rows=_PARQUET_BATCH):
+                    yield from batch.to_pylist()
+        except (ValueError, pa.ArrowException) as error:
+            raise ValueError(f"{path}: {error}") from error

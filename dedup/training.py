@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from dedup import webdataset
 from dedup.descriptors import Descriptors, unpack
 from pipeline import dropped, finished, patterns, storage, untrusted, urls
+from pipeline.parquet import BoundedFile
 from pipeline.shards import read_shard
 
 _MAX_CAPTIONS: Final = 64
@@ -120,7 +121,9 @@ def _described(parquet: str, batch: int) -> Iterator[Described]:
     columns = ["uid", "key", "url", "captions", "descriptor"]
     gone = _dropped_keys(storage.sibling(parquet, ".tar"))
     with storage.open_input(parquet) as file:
-        for rows in pq.ParquetFile(file).iter_batches(batch, columns=columns):
+        reader = BoundedFile(file)
+        groups = range(reader.metadata.num_row_groups)
+        for rows in (found for group in groups for found in reader.batches(columns, group, rows=batch)):
             if gone:
                 rows = rows.filter(pa.array([key not in gone for key in rows["key"].to_pylist()]))
             *texts, packed = (rows[name].to_pylist() for name in columns)

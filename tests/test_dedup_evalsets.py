@@ -14,6 +14,7 @@ import pytest
 
 from dedup import evalsets, training, webdataset
 from dedup.evalsets import Example
+from pipeline.parquet import BoundedFile
 from pipeline.shards import Sample, write_shard
 from train import sources
 from train.cache import Cache
@@ -347,3 +348,23 @@ def test_labels_that_are_nested_without_end_are_text(tmp_path):
     write_tar(tmp_path / "s.tar", [("0.jpg", b"J"), ("0.cls", b"[" * 900 + b"]" * 900)])
     [example] = evalsets.read(str(tmp_path / "s.tar"))
     assert example.image == b"J"
+
+
+def test_a_parquet_file_whose_rows_all_name_one_large_value_is_read_in_small_batches(tmp_path, monkeypatch):
+    """400 rows of 8 MB are 3.2 GB; the file has 8 MB."""
+    image = os.urandom(8 << 20)
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array([image]))
+    table = pa.table({"image": column, "label": [1] * 400})
+    pq.write_table(table, tmp_path / "v.parquet", store_schema=False)
+    batches = []
+    real = BoundedFile.batches
+
+    def counted(self, *args, **options):
+        for batch in real(self, *args, **options):
+            batches.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(BoundedFile, "batches", counted)
+    found = Counter(example.image == image for example in evalsets.read(str(tmp_path / "v.parquet")))
+    assert found == {True: 400}
+    assert max(batches) * len(image) <= 256 << 20
