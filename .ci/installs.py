@@ -85,7 +85,14 @@ class Environment:
         self.python(
             "import importlib.util, pipeline, sys\n"
             "assert pipeline.__file__.startswith(sys.prefix), pipeline.__file__\n"
-            "assert not any(map(importlib.util.find_spec, ('pytest', 'pandas', 'hypothesis', 'tests')))"
+            "found = list(filter(importlib.util.find_spec, sys.argv[1:]))\n"
+            "assert not found, found",
+            *(
+                "pytest",
+                "hypothesis",
+                "tests",
+                *(() if extra == "gcp" else ("pandas",)),
+            ),  # of Beam's own extra
         )
 
     def python(self, code: str, *argv: str) -> None:
