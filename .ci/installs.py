@@ -83,16 +83,12 @@ class Environment:
         run([*pip, "install", *options, wanted], self.work)
         run([*pip, "check"], self.work)
         self.python(
-            "import importlib.util, pipeline, sys\n"
+            "import importlib.metadata, importlib.util, pipeline, sys\n"
             "assert pipeline.__file__.startswith(sys.prefix), pipeline.__file__\n"
-            "found = list(filter(importlib.util.find_spec, sys.argv[1:]))\n"
-            "assert not found, found",
-            *(
-                "pytest",
-                "hypothesis",
-                "tests",
-                *(() if extra == "gcp" else ("pandas",)),
-            ),  # of Beam's own extra
+            "own = {file.parts[0] for file in importlib.metadata.files('openwit')}\n"
+            "found = [name for name in sys.argv[1:] if name in own or importlib.util.find_spec(name)]\n"
+            "assert 'tests' not in own and not found, (own, found)",
+            *("pytest", "hypothesis", *(() if extra == "gcp" else ("pandas",))),  # Beam's extra has it
         )
 
     def python(self, code: str, *argv: str) -> None:
