@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline.config import nearest
 
         sys.stderr.write(
-            f"openwit: error: unknown command {name}{nearest(name, list(COMMANDS))}\n\n{usage()}\n"
+            f"openwit: error: unknown command {name}{nearest(name, [*COMMANDS, 'help'])}\n\n{usage()}\n"
         )
         return 2
     # Before Beam is imported: it would install its own handler, and basicConfig would do nothing afterwards.

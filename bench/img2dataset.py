@@ -2,6 +2,7 @@
 
     python -m bench.img2dataset                       # 1,000 and 10,000 images, http and https
     python -m bench.img2dataset --images 500 2000 --schemes http
+    python -m bench.img2dataset --rows urls.parquet    # how many of a list's rows each of them keeps
 
 Both read the same Parquet of URLs and captions from one loopback server, 50 images a site, and write tar
 shards with the shorter side at 256, JPEG at quality 95, and SHA-256 of what was fetched. img2dataset stands
@@ -9,6 +10,9 @@ in a virtual environment of its own (made in .peers/ at the first run). openwit'
 command: captions are also matched and balanced, robots.txt is asked for, images are decoded in a child
 process, and the shards are mixed and hashed. CPU time is that of all processes but the server. "Steady" is
 the slope between the two sizes, so start-up is not in it.
+
+With --rows the two read a list of the web whose URLs are led to the loopback server, which answers every
+path with a picture, `openwit crawl` by --preset img2dataset: rows, images, and the reasons of the others.
 
 Loopback http flatters img2dataset: urllib has no TLS to do. On Python 3.11 https damns it: urllib builds a
 TLS context for each connection (28 ms; python/cpython#95031), where 3.12 and later build one.
@@ -20,10 +24,13 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -37,9 +44,12 @@ from bench import loopback
 from bench.resize import synthetic
 from bench.tables import show
 from bench.usage import Usage, measure
+from pipeline.options.sources import SourceOptions
+from pipeline.sources.columns import find_columns
 
 PEER = "img2dataset==1.47.0"
 PICTURES = 40
+LIST_SITES = 200
 WORDS = (
     "red",
     "blue",
@@ -190,16 +200,87 @@ def cells(rows: list[Row]) -> Iterator[tuple[str, ...]]:
         )  # fmt: skip
 
 
+class Kept(NamedTuple):
+    """Hold how many rows of a list stand in the shards, and why the others do not."""
+
+    tool: str
+    images: int
+    captions: int
+    others: dict[str, int]
+
+
+def lead_to_loopback(source: Path, target: Path, port: int) -> int:
+    """Write a URL list whose hosts are sites on loopback; what is no http URL stays. Return its rows."""
+    table = pq.read_table(source)
+    columns = find_columns(table.column_names, SourceOptions())
+    assert columns.caption is not None
+    sites = loopback.addresses(LIST_SITES)
+
+    def led(url: str | None) -> str | None:
+        found = re.match(r"(?is)https?://([^/?#]*)(.*)", url or "")
+        if found is None:
+            return url
+        host, rest = found.groups()
+        return f"http://{sites[zlib.crc32(host.encode()) % LIST_SITES]}:{port}/{host}{rest}"
+
+    led_urls = [led(url) for url in table[columns.url].to_pylist()]
+    pq.write_table(pa.table({"url": led_urls, "caption": table[columns.caption]}), target)
+    return len(table)
+
+
+def kept_by_peer(out: Path) -> Kept:
+    """Count the rows of img2dataset's Parquet files by their status."""
+    rows = pa.concat_tables(
+        [pq.read_table(path, columns=["status", "error_message"]) for path in sorted(out.glob("*.parquet"))]
+    ).to_pylist()
+    failed = Counter(str(row["error_message"]) for row in rows if row["status"] != "success")
+    good = len(rows) - failed.total()
+    return Kept("img2dataset 1.47", good, good, dict(failed))
+
+
+def kept_by_us(out: Path) -> Kept:
+    """Return a manifest's counts."""
+    counts = json.loads((out / "manifest.json").read_bytes())["counts"]
+    others = {reason: n for one in counts["rejected_by_stage"].values() for reason, n in one.items()}
+    return Kept("openwit", counts["samples"], counts["captions"], others)
+
+
+def compare_rows(source: Path, folder: Path) -> None:
+    """Run both on one list and print their row counts beside each other."""
+    with loopback.serve(synthetic(320, 240, PICTURES), folder, LIST_SITES, "http") as port:
+        rows = lead_to_loopback(source, folder / "rows.parquet", port)
+        run_peer(folder / "rows.parquet", folder / "peer", folder / "peer.log", {})
+        command = [sys.executable, "beam_job.py", "crawl", "--preset", "img2dataset", "--workers", "2",
+                   "--source", str(folder / "rows.parquet"), "--out", str(folder / "ours"),
+                   "--allow-network", "127.0.0.0/8"]  # fmt: skip
+        measure(command, {}, folder / "ours.log")
+    both = (kept_by_peer(folder / "peer"), kept_by_us(folder / "ours"))
+    lines = [(one.tool, f"{rows:,}", f"{one.images:,}", f"{one.captions:,}") for one in both]
+    show(f"Rows of {source.name} that arrive", ("tool", "rows", "images", "rows in them"), lines)
+    for one in both:
+        missing = rows - one.captions
+        print(f"{one.tool}: {missing:,} rows are not in the shards", "" if not missing else one.others)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--schemes", nargs="+", default=["http", "https"], choices=["http", "https"])
+    parser.add_argument(
+        "--rows", type=Path, metavar="FILE", help="compare the rows kept of this Parquet list"
+    )
     parser.add_argument("--no-stages", action="store_true", help="leave out openwit's stages one by one")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     arguments = parser.parse_args()
     peer_python()
+    if arguments.rows:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = arguments.keep or Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            compare_rows(arguments.rows, folder)
+        return
     pictures = synthetic(640, 480, PICTURES)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)

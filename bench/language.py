@@ -1,6 +1,6 @@
 """Measure how captions' languages are told: a caption alone, and with its page.
 
-    python -m bench.language [STAMPS] [--texts PARQUET] [--markdown]
+    python -m bench.language [STAMPS] [--texts PARQUET --words FILE]
 
 STAMPS: captions in 77 languages of 950 pictures, as Debian's package tuxpaint-stamps-default installs them
 (/usr/share/tuxpaint/stamps). A page is ten captions of one language, taken in a seeded order. With the page:

@@ -13,6 +13,7 @@ import pickle
 import ssl
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -85,7 +86,7 @@ def _certify(folder: Path, names: Sequence[str]) -> None:
 
 
 class _Connection(asyncio.Protocol):
-    """Answer GET /N.jpg, one request after the other; 404 for all else (there is no robots.txt)."""
+    """Answer every path with a picture, /N.jpg with the Nth; 404 for robots.txt and the like."""
 
     def __init__(self, pictures: Sequence[bytes]) -> None:
         self._pictures = pictures
@@ -99,9 +100,11 @@ class _Connection(asyncio.Protocol):
         while b"\r\n\r\n" in self._read:
             head, _, self._read = self._read.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1]
-            if path.endswith(b".jpg"):
-                picture = self._pictures[int(path[1:-4]) % len(self._pictures)]
-                note = path.rjust(32, b"/")
+            if path != b"/robots.txt" and not path.startswith(b"/.well-known/"):
+                name = path[1:-4]
+                number = int(name) if name.isdigit() else zlib.crc32(path)
+                picture = self._pictures[number % len(self._pictures)]
+                note = path[-32:].rjust(32, b"/")
                 self._transport.write(
                     b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
                     % (len(picture) + 36)

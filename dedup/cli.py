@@ -13,6 +13,7 @@ from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.command import guarded, job_name, worker_log
+from pipeline.report.statements import count
 from pipeline.terminal import terminal
 
 
@@ -52,7 +53,8 @@ def show_plan(
     """Print what an analysis would read and under which configuration."""
     size, eval_size = (sum(info.size for info in files) / 1e6 for files in (inputs, eval_inputs))
     console.print(
-        f"{len(inputs)} shards, {size:,.1f} MB; {len(config.sets)} sets in {len(eval_inputs)} files, "
+        f"{count(len(inputs), 'shard')}, {size:,.1f} MB; {count(len(config.sets), 'set')} in "
+        f"{count(len(eval_inputs), 'file')}, "
         f"{eval_size:,.1f} MB. Nothing was written."
     )
     sys.stdout.write(parser.to_toml(parser.effective(config)))
@@ -72,9 +74,11 @@ def notes(summary: dict[str, Any]) -> list[str]:
             )
         if one["recall_note"]:
             lines.append(f"{one['name']}: the recall could not be measured: {one['recall_note']}")
-    if count := summary["counts"].get("unreadable", 0):
+    if unreadable := summary["counts"].get("unreadable", 0):
         lost = [Unreadable(x["key"], "", x["reason"]) for x in summary["unreadable"]]
-        lines.append(f"{count:,} training images cannot be decoded and were not compared: {named(lost)}")
+        lines.append(
+            f"{count(unreadable, 'training image')} cannot be decoded and not be compared: {named(lost)}"
+        )
     return lines
 
 

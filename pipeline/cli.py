@@ -80,6 +80,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         changed, lost = what_changed(layout, options, inputs, prints, semantics)
     refused = restart.refusal(changed, lost) if lost and not options.restart else ""
     contact = missing_contact(options, pieces, layout)
+    if note := without_captions(options, pieces):
+        console.print(Text.assemble(("note", "yellow"), f" {note}"), soft_wrap=True)
     if options.check or options.check_all:
         show_plan(console, options, pieces, inputs, queries, layout)
         if lost and not refused:
@@ -147,6 +149,12 @@ def check_paths(options: CrawlConfig) -> None:
         raise ValueError(
             f"--queries {options.queries}: there is no such file; `all` takes every row without a list"
         )
+    if (
+        options.queries != presets.ALL
+        and storage.is_local(options.queries)
+        and storage.is_folder(options.queries)
+    ):
+        raise ValueError(f"--queries {options.queries} is a folder, where a file is needed")
     if storage.is_local(options.out):
         folder = storage.local_path(options.out).absolute()
         for path in (folder, *folder.parents):
@@ -198,6 +206,13 @@ def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> 
     if options.fetch.contact or not (left or options.retry_failed):
         return ""
     return NO_CONTACT if preview.needs_contact(pieces, options) else ""
+
+
+def without_captions(options: CrawlConfig, pieces: list[Any]) -> str:
+    """Return what to know of lists that are taken without captions, or ""."""
+    from pipeline import preview
+
+    return preview.without_captions(pieces, options)
 
 
 def check_scoring(options: CrawlConfig) -> None:

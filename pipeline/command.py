@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline import children, config, extras, private, storage
+from pipeline.terminal import told
 from pipeline.untrusted import visible_lines
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -88,9 +89,9 @@ def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -
     try:
         with stoppable() as stop:
             return action()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, IsADirectoryError) as error:
         if not stop.code:
-            config.usage_error(prog, str(error))
+            config.usage_error(prog, told(error))
     except KeyboardInterrupt:
         stop.code = stop.code or 130
     except Exception as error:  # noqa: BLE001 - the user is told what to do; the log has the rest

@@ -19,6 +19,7 @@ from pipeline import dropped, extend, finished, keeps, manifest, records, storag
 from pipeline.command import guarded, job_name, worker_log
 from pipeline.keeps import Keeps
 from pipeline.lock import lock
+from pipeline.report.statements import count
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
 from pipeline.terminal import terminal
@@ -79,7 +80,8 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...], console: Consol
 
     report.write(target)
     console.print(
-        f"{target.root}: {len(shards)} shards, {found['counts']['samples']:,} samples, as in {source.root} "
+        f"{target.root}: {count(len(shards), 'shard')}, {count(found['counts']['samples'], 'sample')}, as in "
+        f"{source.root} "
         "without those that were dropped",
         highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from pipeline import storage
-from pipeline.terminal import complaint
+from pipeline.terminal import complaint, told
 
 C = TypeVar("C")
 
@@ -58,6 +58,7 @@ def parse(
         _refuse_misspelt(arguments, config_class, beam, others or {})
         if implied is not None:
             arguments = [*implied(arguments), *arguments]
+        _ask_for_required(arguments, config_class, prog)
         config, rest = tyro.cli(
             config_class, args=arguments, prog=prog, config=_MARKERS, return_unknown_args=True, add_help=True
         )
@@ -84,6 +85,21 @@ def _refuse_misspelt(
             raise ValueError(f"{flag} is an option of another tool; here it is {instead}")
     if unknown:
         check_beam_flags(unknown, [f"--{name}" for name in names], beam)
+
+
+def _ask_for_required(arguments: Sequence[str], config_class: type, prog: str) -> None:
+    """Raise ValueError that names the options without a default that are not given."""
+    if {"-h", "--help"} & {*arguments}:
+        return
+    optional = defaults(config_class)
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    names = [f"--{name.replace('_', '-')}" for name, _ in fields(config_class) if name not in optional]
+    missing = [name for name in names if name not in given]
+    if missing:
+        is_or_are = "is" if len(missing) == 1 else "are"
+        raise ValueError(
+            f"{' and '.join(missing)} {is_or_are} missing; `{prog} --help` explains every option"
+        )
 
 
 def _refuse_several(arguments: Sequence[str], rest: Sequence[str], config_class: type) -> None:
@@ -141,6 +157,8 @@ def _take_config(
             try:
                 values = tomllib.loads(storage.read_bytes(path).decode("utf-8-sig"))
                 return _flags_of(values, config_class, command, path, arguments, beam)
+            except (FileNotFoundError, IsADirectoryError) as error:
+                usage_error(command, told(error))
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
                 usage_error(command, f"{path}: {error}")
     return [], []

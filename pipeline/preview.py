@@ -14,6 +14,7 @@ from pipeline.http.politeness import site_delay
 from pipeline.options import CrawlConfig
 from pipeline.options.presets import ALL
 from pipeline.progress import size
+from pipeline.report.statements import count
 from pipeline.sources import Image, Piece, columns, read, sitemap
 from pipeline.sources.inputs import is_web
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT: Final = 1000
 """Captions that are looked at."""
-_LISTS: Final = ("parquet", "csv", "tsv", "jsonl")
+_LISTS: Final = ("parquet", "csv", "tsv", "jsonl", "txt")
 _STORED_BYTES: Final = 22_000  # of a sample at 256 pixels, as in plan/common_crawl.toml
 _SLICE: Final = 1 << 20  # bytes of a text list from which its rows are estimated
 _MOST_FILES: Final = 200  # Parquet files whose footers are read to count rows
@@ -68,7 +69,7 @@ def look(pieces: list[Piece], config: CrawlConfig, judge: "CaptionJudge") -> Pre
     """Judge the first thousand captions."""
     from pipeline.stages.candidates import judge_image
 
-    found = Preview(columns=_columns(pieces, config), rows=_rows(pieces, config.sample))
+    found = Preview(columns=_columns(pieces, config), rows=_rows(pieces, config))
     for image in first_images([piece for piece in pieces if piece.format != "pages"], config):
         for row, accepted in judge_image(image, "", judge):
             found.captions += 1
@@ -84,16 +85,34 @@ def look(pieces: list[Piece], config: CrawlConfig, judge: "CaptionJudge") -> Pre
 
 def _columns(pieces: list[Piece], config: CrawlConfig) -> list[str]:
     said: dict[str, None] = {}
-    for piece in itertools.islice((p for p in pieces if p.format in _LISTS and not is_web(p.path)), 50):
-        listed = columns.listed(piece.path, piece.format, config.sources)
-        if listed is not None:
-            read_of = listed.columns
-            kept = f", kept {', '.join(map(repr, read_of.kept))}" if read_of.kept else ""
-            said[f"image URLs from {read_of.url!r}, captions from {read_of.caption!r}{kept}"] = None
+    for listed in _listed(pieces, config):
+        read_of = listed.columns
+        kept = f", kept {', '.join(map(repr, read_of.kept))}" if read_of.kept else ""
+        captions = "no captions" if read_of.caption is None else f"captions from {read_of.caption!r}"
+        said[f"image URLs from {read_of.url!r}, {captions}{kept}"] = None
     return list(said)
 
 
-def _rows(pieces: list[Piece], share: float) -> int | None:
+def _listed(pieces: list[Piece], config: CrawlConfig) -> Iterator[columns.Listed]:
+    """Yield what the first lists have, of those that are at hand."""
+    for piece in itertools.islice((p for p in pieces if p.format in _LISTS and not is_web(p.path)), 50):
+        if found := columns.listed(piece.path, piece.format, config.sources):
+            yield found
+
+
+def without_captions(pieces: list[Piece], config: CrawlConfig) -> str:
+    """Return what to say of lists whose rows are taken without captions though they have further columns."""
+    if not config.sources.empty_captions:
+        return ""
+    for listed in _listed(pieces, config):
+        if listed.columns.caption is None and len(listed.names) > 1:
+            others = [name for name in listed.names if name != listed.columns.url]
+            shown = ", ".join(map(repr, others[:20]))
+            return f"no column looks like captions: none are taken; --caption-col names one of {shown}"
+    return ""
+
+
+def _rows(pieces: list[Piece], config: CrawlConfig) -> int | None:
     """Return the rows of the lists: exactly of Parquet, about of other local lists; None if not known."""
     import pyarrow.parquet as pq
 
@@ -112,7 +131,9 @@ def _rows(pieces: list[Piece], share: float) -> int | None:
         lines = head.count(b"\n") + (not head.endswith(b"\n"))
         whole = storage.file_info(path).size
         total += lines if len(head) == whole else round(lines * whole / max(len(head), 1))
-    return round(total * share)
+        listed = columns.listed(path, kind, config.sources) if kind in ("csv", "tsv") else None
+        total -= listed is not None and listed.has_header
+    return round(total * config.sample)
 
 
 def needs_contact(pieces: list[Piece], config: CrawlConfig) -> bool:
@@ -141,15 +162,15 @@ def _time(found: Preview, expected: int, config: CrawlConfig) -> str:
     """Return how long the busiest site takes at its rate, by its share of the first images."""
     sites = Counter(map(_site, found.hosts))
     slowest, images = 0.0, 0
-    for site, count in sites.most_common(20):
-        share = expected * count // max(len(found.hosts), 1)
-        if share * site_delay(site, config.fetch) > slowest and (count > 1 or len(found.hosts) < LOOKED_AT):
+    for site, seen in sites.most_common(20):
+        share = expected * seen // max(len(found.hosts), 1)
+        if share * site_delay(site, config.fetch) > slowest and (seen > 1 or len(found.hosts) < LOOKED_AT):
             slowest, images = share * site_delay(site, config.fetch), share
     if not slowest:
         return "no site's rate is in the way"
     limit = config.units.unit_seconds * config.rounds
     cut = f", cut at --rounds times --unit-seconds, {_long(limit)}" if slowest > limit else ""
-    return f"about {_long(min(slowest, limit))}: the busiest site has some {images:,} images{cut}"
+    return f"about {_long(min(slowest, limit))}: the busiest site has some {count(images, 'image')}{cut}"
 
 
 def _long(seconds: float) -> str:
@@ -180,7 +201,7 @@ def verdicts(found: Preview) -> str:
     if not found.captions:
         return "none was looked at: the sources are of the web, and are read when the run begins"
     share = found.accepted / found.captions
-    others = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common(_REASONS))
+    others = ", ".join(f"{reason} {number:,}" for reason, number in found.reasons.most_common(_REASONS))
     return f"{share:.0%} of the first {found.captions:,} match and are taken" + (
         f"; not the others: {others}" if others else ""
     )

@@ -43,7 +43,7 @@ def load(path: str) -> list[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not text in UTF-8: {error}") from None
         except DAMAGED as error:
-            if isinstance(error, FileNotFoundError):
+            if isinstance(error, FileNotFoundError | IsADirectoryError):
                 raise
             raise ValueError(f"{path} is damaged or ends early: {error}") from None
         except ValueError as error:

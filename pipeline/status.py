@@ -17,6 +17,7 @@ from pipeline.command import guarded
 from pipeline.flow import heartbeat
 from pipeline.options.presets import last
 from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, read_steps, size
+from pipeline.report.statements import count
 from pipeline.run import Layout
 from pipeline.terminal import terminal
 
@@ -163,12 +164,12 @@ def show(console: Console, found: dict[str, Any]) -> None:
     for row in found["steps"]:
         if row["reasons"] and (not row["ended"] or row["step"].startswith(("candidates", "fetch"))):
             top = sorted(row["reasons"].items(), key=lambda item: -item[1])
-            line(f"{row['step']}: " + ", ".join(f"{word or 'fetched'} {count:,}" for word, count in top))
+            line(f"{row['step']}: " + ", ".join(f"{word or 'fetched'} {number:,}" for word, number in top))
         for task in row["running"][:_SLOWEST]:
             silent = " (gone?)" if task["silent"] else ""
             line(
                 f"{row['step']}, task {task['task']}: {duration(task['seconds'])} at work on {task['host']}, "
-                f"{task['images']:,} images, last sign {task['last_sign']:.0f} s ago{silent}"
+                f"{count(task['images'], 'image')}, last sign {task['last_sign']:.0f} s ago{silent}"
             )
     launcher = found["launcher"]
     if launcher is not None and found["state"] != "complete":
@@ -177,7 +178,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
         line(f"launcher: process {launcher['pid']} on {launcher['host']}, started {since}{gone}")
     if found["state"] == "complete" and found["counts"]:
         counts = found["counts"]
-        line(f"{counts['samples']:,} samples of {counts['candidates']:,} candidates")
+        line(f"{count(counts['samples'], 'sample')} of {count(counts['candidates'], 'candidate')}")
     elif found["state"] == "detached":
         line("The launcher has gone, its workers have not: let them end or end them, then continue with")
         line(f"  {found['command']}")
@@ -187,4 +188,4 @@ def show(console: Console, found: dict[str, Any]) -> None:
     elif found["state"] == "stopped":
         line(f"To continue: {found['command']}")
     if found["counts"] and found["state"] != "complete":
-        line(f"The finished set of {found['counts']['samples']:,} samples stays as it is until then.")
+        line(f"The finished set of {count(found['counts']['samples'], 'sample')} stays as it is until then.")

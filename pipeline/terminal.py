@@ -38,6 +38,16 @@ def terminal() -> Terminal:
     return Terminal(file=file) if file.isatty() else Terminal(file=file, width=_LINE)
 
 
+def told(error: Exception) -> str:
+    """Return an error in words: what a file of that name is in place of a file, without errno."""
+    name = getattr(error, "filename", None)
+    if isinstance(error, FileNotFoundError) and name:
+        return f"{name}: there is no such file or folder"
+    if isinstance(error, IsADirectoryError) and name:
+        return f"{name} is a folder, where a file is needed"
+    return str(error)
+
+
 def complaint(text: str) -> str:
     """Return an error's text for stderr: further lines of it are set in, so that none poses as another's."""
     return visible_lines(text).replace("\n", "\n  ")

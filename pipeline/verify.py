@@ -11,6 +11,7 @@ from rich.text import Text
 from pipeline import config as parser
 from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
 from pipeline.command import guarded
+from pipeline.report.statements import count
 from pipeline.run import Layout
 from pipeline.terminal import terminal
 
@@ -42,8 +43,8 @@ def verify(layout: Layout, console: Console) -> int:
     if not problems:
         found = finished.of(layout.root)
         console.print(
-            f"{layout.root}: {len(found['shards'])} shards, {found['counts']['samples']:,} samples; "
-            "every hash and count is as in the manifest"
+            f"{layout.root}: {count(len(found['shards']), 'shard')}, "
+            f"{count(found['counts']['samples'], 'sample')}; every hash and count is as in the manifest"
         )
     return 1 if problems else 0
 

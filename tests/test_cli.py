@@ -38,6 +38,8 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
 def test_an_unknown_command_names_the_nearest(capsys) -> None:
     assert beam_job.main(["crwal"]) == 2
     assert "did you mean crawl?" in capsys.readouterr().err
+    assert beam_job.main(["halp"]) == 2
+    assert "did you mean help?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

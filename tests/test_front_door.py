@@ -190,6 +190,12 @@ def test_check_is_a_plan(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
         (["--image_size", "64", "--encode_quality", "95"], "--quality"),
         (["--keep-columns", "n", "m"], "--keep-columns n --keep-columns m"),
         (["--queries", "/nowhere/q.txt"], "--queries /nowhere/q.txt: there is no such file"),
+        (["--queries", "/"], "--queries / is a folder, where a file is needed"),
+        (["--config", "/nowhere/c.toml"], "/nowhere/c.toml: there is no such file"),
+        (["--config", "/"], "/ is a folder, where a file is needed"),
+        (["--drop", "/nowhere/d.parquet"], "/nowhere/d.parquet: there is no such file"),
+        (["--drop", "/"], "/ is a folder, where a file is needed"),
+        (["--hash-list", "/"], "/ is a folder, where a file is needed"),
         (["--preset", "img2datset"], "img2dataset"),
     ],
 )
@@ -199,6 +205,25 @@ def test_messages_say_what_to_type(
     source = write_list(tmp_path / "a.parquet", [("http://127.0.0.1/a", "a")])
     said = refused(capfd, [*options(source, tmp_path / "run", "--queries", "all"), *argv])
     assert says in said and "Traceback" not in said and "Errno" not in said
+
+
+def test_what_is_required_is_named_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert refused(capfd, []).splitlines() == [
+        "openwit crawl: error: --queries and --out are missing; `openwit crawl --help` explains every option"
+    ]
+    assert "--out is missing" in refused(capfd, ["--preset", "img2dataset", "--source=a.parquet"])
+
+
+def test_check_counts_rows_without_the_header(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("url,caption\n" + "http://127.0.0.1/a,a\n" * 3)
+    (tmp_path / "b.txt").write_text("http://127.0.0.1/a\n" * 5)
+    (tmp_path / "c.csv").write_text("url,width\n" + "http://127.0.0.1/a,3\n" * 4)
+    for name, says in (("a.csv", "3 rows"), ("b.txt", "5 rows"), ("c.csv", "4 rows")):
+        argv = options(tmp_path / name, tmp_path / "run", "--preset", "img2dataset", "--check")
+        assert main([*argv, "--allow-network", "127.0.0.0/8"]) == 0
+        said = capfd.readouterr().err
+        assert says in said and ("no captions" in said) is (name != "a.csv")
+        assert ("--caption-col names one of 'width'" in said) is (name == "c.csv"), "the preset may be wrong"
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

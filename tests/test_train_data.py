@@ -273,7 +273,7 @@ def test_samples_left_out_of_a_mixed_source_are_counted_with_their_causes(tmp_pa
         "1 without an image; 2 images without a caption; 1 whose .json has no caption (it has alt); suffixes"
     )
     assert source.left_out.endswith(f"{tmp_path}/s/2.tar: the file is empty")
-    with pytest.raises(ValueError, match=r"2.tar: 1 shards, but no sample.*2.tar: the file is empty"):
+    with pytest.raises(ValueError, match=r"2.tar: 1 shard, but no sample.*2.tar: the file is empty"):
         resolve(tmp_path, tmp_path / "s/2.tar")
     # Who asks for no captions, as the detector does, gets every picture with any text.
     [source] = resolve(tmp_path, name, captions=False)

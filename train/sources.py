@@ -177,7 +177,10 @@ def resolve(
         source = Source(name, tuple(s for s in counted if s.count), weight, left_out)
         if not source.shards:
             why = f": {left_out}" if left_out else ""
-            raise ValueError(f"--shards {name}: {len(found)} shards, but no sample to train on{why}")
+            raise ValueError(
+                f"--shards {name}: {len(found)} {'shard' if len(found) == 1 else 'shards'}, "
+                f"but no sample to train on{why}"
+            )
         if left_out:
             log.warning("--shards %s: left out: %s", name, left_out)
         sources.append(source)

@@ -12,6 +12,7 @@ from dedup.detector.options import DetectorEmbedConfig, DetectorTrainConfig
 from pipeline import config as options
 from pipeline import storage
 from pipeline.command import guarded
+from pipeline.report.statements import count
 from pipeline.terminal import terminal
 from train.cli import Training, train
 
@@ -69,8 +70,8 @@ def _embed(config: DetectorEmbedConfig, console: Console) -> int:
     missing = files.missing
     if config.check:
         console.print(
-            f"{len(files.shards)} shards and {len(files.sets)} sets, {len(missing)} of them not described "
-            "yet. Nothing was written."
+            f"{count(len(files.shards), 'shard')} and {count(len(files.sets), 'set')}, {len(missing)} of "
+            "them not described yet. Nothing was written."
         )
         sys.stdout.write(options.to_toml(options.effective(config)))
         return 0
@@ -93,7 +94,7 @@ def _print_embedded(
     table.add_column("what")
     table.add_column("descriptors", justify="right")
     shards = sum(embed.rows_of(task.path) for task in files.shards)
-    table.add_row(f"{len(files.shards):,} shards", f"{shards:,}")
+    table.add_row(count(len(files.shards), "shard"), f"{shards:,}")
     for one, task in zip(config.sets, files.sets, strict=True):
         table.add_row(one.name, f"{embed.rows_of(task.path):,}")
     if found is not None:

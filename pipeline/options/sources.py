@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from tyro.conf import UseAppendAction
 
-Format = Literal["auto", "wat", "warc", "html", "pages", "parquet", "csv", "tsv", "jsonl"]
+Format = Literal["auto", "wat", "warc", "html", "pages", "parquet", "csv", "tsv", "jsonl", "txt"]
 _FORMATS: Final = {
     ".wat": "wat",
     ".warc": "warc",
@@ -25,10 +25,19 @@ _COMPRESSED: Final = (".gz", ".zst", ".zstd", ".bz2")
 
 def format_of(name: str) -> str | None:
     """Return the format that a file name tells, also under .gz or .zst; None if it tells none."""
+    return _FORMATS.get(_ending(name))
+
+
+def format_of_list(name: str) -> str | None:
+    """Return the format that the name of a single file tells: .txt is a list of URLs, not so in a folder."""
+    return "txt" if _ending(name) == ".txt" else format_of(name)
+
+
+def _ending(name: str) -> str:
     name = urlsplit(name).path.lower() if name.startswith(("https://", "http://")) else name.lower()
     for ending in _COMPRESSED:
         name = name.removesuffix(ending)
-    return _FORMATS.get(posixpath.splitext(name)[1])
+    return posixpath.splitext(name)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,8 @@ class SourceOptions:
 
     source_format: Format = "auto"
     """Format of the sources; auto goes by the file name, and a folder is HTML. pages: URLs of pages and of
-    sitemaps, which the crawl fetches by the rules that hold for images."""
+    sitemaps, which the crawl fetches by the rules that hold for images. txt: image URLs, one a line, without
+    captions."""
     url_col: str | None = None
     """Column that holds the image URL; found among the usual names when not given."""
     caption_col: str | None = None
@@ -45,7 +55,7 @@ class SourceOptions:
     keep_columns: UseAppendAction[tuple[str, ...]] = ()
     """Further column to carry along. May be given several times."""
     empty_captions: bool = False
-    """Take rows of a list that have no caption, too, under an empty one."""
+    """Take rows of a list that have no caption, too, under an empty one, and lists without captions."""
     base_url: str | None = None
     """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
     source_prefix: str = ""

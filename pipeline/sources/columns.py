@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import IO, Final, NamedTuple
 from urllib.parse import unquote
@@ -34,7 +35,8 @@ class Columns(NamedTuple):
     """The columns of one file that are read, by name."""
 
     url: str
-    caption: str
+    caption: str | None
+    """None if there are no captions."""
     kept: tuple[str, ...]
 
 
@@ -50,7 +52,13 @@ class Listed(NamedTuple):
 
 def find_columns(names: Sequence[str], options: SourceOptions) -> Columns:
     """Choose the URL and caption columns; ValueError names the columns that are there."""
-    return _find_columns(tuple(names), options.url_col, options.caption_col, options.keep_columns)
+    columns = _find_columns(tuple(names), options.url_col, options.caption_col, options.keep_columns)
+    if columns.caption is None and not options.empty_captions:
+        raise ValueError(
+            f"no column looks like captions; {_there(names)}; name one with --caption-col, or take the rows "
+            "without captions: --empty-captions, which is in --preset img2dataset"
+        )
+    return columns
 
 
 def listed(path: str, format: str, options: SourceOptions) -> Listed | None:
@@ -66,7 +74,9 @@ def listed(path: str, format: str, options: SourceOptions) -> Listed | None:
 
 
 def of_text(text: IO[bytes], path: str, format: str, options: SourceOptions) -> Listed | None:
-    """Return the columns of a csv, tsv or jsonl file that is read from its start."""
+    """Return the columns of a csv, tsv, jsonl or txt file that is read from its start."""
+    if format == "txt":
+        return _of_urls(text, path, options)
     return _of_jsonl(text, path, options) if format == "jsonl" else _of_delimited(text, path, format, options)
 
 
@@ -91,7 +101,7 @@ def _of_parquet(file: IO[bytes], path: str, options: SourceOptions) -> Listed:
     columns = find_columns(names, options)
     if columns.url in schema.names:
         _refuse_type(path, "URL", columns.url, schema.field(columns.url).type, "--url-col")
-    if columns.caption in schema.names:
+    if columns.caption is not None and columns.caption in schema.names:
         kind = schema.field(columns.caption).type
         if not _is_list(kind):
             _refuse_type(path, "caption", columns.caption, kind, "--caption-col")
@@ -155,7 +165,7 @@ def _of_jsonl(text: IO[bytes], path: str, options: SourceOptions) -> Listed | No
         _refuse_no_objects(path, first)
         return Listed((), Columns("", "", options.keep_columns))
     kept = () if not ended else options.keep_columns  # further down there may be what was left out so far
-    columns = _find_columns(tuple(names), options.url_col, options.caption_col, kept)
+    columns = find_columns(tuple(names), replace(options, keep_columns=kept))
     value = names.get(columns.url)
     if isinstance(value, list | dict):
         kind = "lists" if isinstance(value, list) else "objects"
@@ -178,10 +188,9 @@ def _lines(lines: Lines) -> Iterator[Line]:
 def _missing(names: dict[str, object], options: SourceOptions) -> bool:
     """Return whether a column that is wanted has not been found among the names."""
     try:
-        find_columns(tuple(names), options)
+        return find_columns(tuple(names), options).caption is None
     except ValueError:
         return True
-    return False
 
 
 def _refuse_no_objects(path: str, first: bytes | None) -> None:
@@ -200,6 +209,26 @@ def _refuse_no_objects(path: str, first: bytes | None) -> None:
     if first is not None:
         kind = what_it_is(first[:64])
         raise ValueError(f"{path} is {kind or 'no JSON'}: no line holds an object with columns")
+
+
+def _of_urls(text: IO[bytes], path: str, options: SourceOptions) -> Listed | None:
+    """Return the one column of a list of URLs, one a line; ValueError if it looks like something else."""
+    first = next(_lines(Lines(text)), None)
+    if first is None:
+        return None
+    start = (first.data or b"").strip()
+    if kind := what_it_is(start[:64]):
+        raise ValueError(f"{path} is {kind}")
+    if b"\t" in start:
+        raise ValueError(f"{path} has columns separated by tabs: give --source-format tsv")
+    if not options.empty_captions:
+        raise ValueError(
+            f"{path} is text, which is read as image URLs without captions: take them with --preset "
+            f"img2dataset or --empty-captions. Page URLs need --source-format pages, paths @{path}"
+        )
+    if options.caption_col is not None or options.keep_columns:
+        raise ValueError(f"{path} holds URLs alone, one a line: there are no columns to name")
+    return Listed(("url",), Columns("url", None, ()), False)
 
 
 def _of_delimited(text: IO[bytes], path: str, format: str, options: SourceOptions) -> Listed | None:
@@ -253,8 +282,7 @@ def header_names(found: Sequence[str]) -> tuple[list[str], bool]:
 def _find_columns(
     names: tuple[str, ...], url_col: str | None, caption_col: str | None, kept: tuple[str, ...]
 ) -> Columns:
-    shown = ", ".join(map(repr, names[:100])) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
-    there = f"the columns are: {shown or 'none'}"
+    there = _there(names)
     for column in (url_col, caption_col, *kept):
         if column is not None and column not in names:
             raise ValueError(f"there is no column {column!r}; {there}")
@@ -267,6 +295,9 @@ def _find_columns(
     caption = caption_col or next(
         (simple[n] for n in CAPTION_NAMES if n in simple and simple[n] != url), None
     )
-    if caption is None:
-        raise ValueError(f"no column looks like captions; {there}; name one with --caption-col")
     return Columns(url, caption, kept)
+
+
+def _there(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:100])) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
+    return f"the columns are: {shown or 'none'}"

@@ -8,14 +8,14 @@ from urllib.parse import quote, urlsplit
 
 from pipeline import storage
 from pipeline.foreign_text import DAMAGED, listed, unpacked, what_it_is
-from pipeline.options.sources import SourceOptions, format_of
+from pipeline.options.sources import SourceOptions, format_of, format_of_list
 from pipeline.sources import archive, columns, table
 from pipeline.sources.inputs import is_web, open_plain, open_stored
 from pipeline.sources.records import Piece
 from pipeline.urls import BadUrl, resolve, without_credentials
 
 _WILD: Final = frozenset("*?[")
-_LISTS: Final = ("parquet", "csv", "tsv", "jsonl")
+_LISTS: Final = ("parquet", "csv", "tsv", "jsonl", "txt")
 _MAX_LIST: Final = 256 << 20  # bytes, for a million paths
 _MAX_PAGES: Final = 1000  # HTML files in a piece, so that small files spread over workers too
 
@@ -134,10 +134,10 @@ def _files_in(folder: str, options: SourceOptions) -> list[str]:
             by_format.setdefault(format_of(name), []).append(storage.join(folder, name))
     if wanted != "auto":
         found = by_format.get(wanted, [])
-        if wanted == "jsonl":  # Spark and BigQuery call them so
-            found = sorted(
-                [*found, *(p for p in by_format.get(None, []) if ".json" in posixpath.basename(p))]
-            )
+        others = {"jsonl": ".json", "txt": ".txt"}  # Spark and BigQuery call the former so
+        if wanted in others:
+            named = (p for p in by_format.get(None, []) if others[wanted] in posixpath.basename(p))
+            found = sorted([*found, *named])
         if not found:
             raise ValueError(f"{folder}: no {wanted} files in this folder; name them with a pattern")
         return found
@@ -157,7 +157,7 @@ def _files_in(folder: str, options: SourceOptions) -> list[str]:
 def _format(path: str, options: SourceOptions) -> str:
     if options.source_format != "auto":
         return options.source_format
-    known = format_of(path)
+    known = format_of_list(path)
     if known is None:
         raise ValueError(f"{path}: the name does not tell the format; give --source-format")
     return known

@@ -1,4 +1,4 @@
-"""URL lists: parquet, csv, tsv and jsonl with a column of image URLs and one of captions."""
+"""URL lists: parquet, csv, tsv and jsonl with a column of image URLs and one of captions; txt of URLs."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from typing import IO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.foreign_text import DAMAGED, Lines, text_of
+from pipeline.foreign_text import DAMAGED, Line, Lines, text_of
 from pipeline.options.sources import SourceOptions
 from pipeline.parquet import BoundedFile, cut
 from pipeline.sources import delimited
@@ -35,7 +35,7 @@ def read(piece: Piece, options: SourceOptions) -> Iterator[Image]:
         if piece.format == "parquet":
             yield from _read_parquet(file, piece, options)
             return
-        rows = _read_jsonl if piece.format == "jsonl" else _read_delimited
+        rows = {"jsonl": _read_jsonl, "txt": _read_urls}.get(piece.format, _read_delimited)
         try:
             looked = replace(options, keep_columns=()) if piece.format == "jsonl" else options
             with text_of(file) as (text, _):
@@ -61,7 +61,7 @@ def boundaries(path: str, format: str, piece_bytes: int) -> list[int]:
     if format == "parquet":
         return _group_boundaries(path, piece_bytes)
     size = file_size(path)
-    if size <= piece_bytes or (format != "jsonl" and not is_local(path)):
+    if size <= piece_bytes or (format not in ("jsonl", "txt") and not is_local(path)):
         return []
     cuts: list[int] = []
     last = 0
@@ -69,7 +69,7 @@ def boundaries(path: str, format: str, piece_bytes: int) -> list[int]:
         if not is_as_stored:
             return []
         lines = Lines(text)
-        if format == "jsonl":
+        if format in ("jsonl", "txt"):
             lines.read()
             return [] if lines.ends_at_returns else list(range(piece_bytes, size, piece_bytes))
         for record in delimited.records(lines, format):
@@ -104,7 +104,8 @@ def _read_parquet(file: IO[bytes], piece: Piece, options: SourceOptions) -> Iter
     except _TABLE_ERRORS as error:
         yield bad_record(f"{piece.source}: {error}")
         return
-    wanted = [name for name in dict.fromkeys((columns.url, columns.caption, *columns.kept)) if name in stored]
+    read_of = [name for name in (columns.url, columns.caption, *columns.kept) if name is not None]
+    wanted = [name for name in dict.fromkeys(read_of) if name in stored]
     for group in range(piece.start, table.metadata.num_row_groups if piece.end < 0 else piece.end):
         rows = table.metadata.row_group(group).num_rows
         try:  # a damaged row group leaves the others readable
@@ -118,7 +119,7 @@ def _read_parquet(file: IO[bytes], piece: Piece, options: SourceOptions) -> Iter
 def _rows_of(batch: pa.RecordBatch, columns: Columns, hive: dict[str, str | None]) -> Iterator[Image]:
     cells: dict[str, list[object]] = {name: [value] * len(batch) for name, value in hive.items()}
     for name in (columns.url, columns.caption):
-        if name in batch.schema.names:
+        if name is not None and name in batch.schema.names:
             cells[name] = plain_column(cut(batch[name], _MAX_TEXT_BYTES, _MAX_CAPTIONS))
     kept = {
         name: plain_column(cut(batch[name], MAX_KEPT, _MAX_ITEMS))
@@ -126,11 +127,40 @@ def _rows_of(batch: pa.RecordBatch, columns: Columns, hive: dict[str, str | None
         else cells[name]
         for name in columns.kept
     }
-    for i, (url, caption) in enumerate(zip(cells[columns.url], cells[columns.caption], strict=True)):
+    captions = [None] * len(batch) if columns.caption is None else cells[columns.caption]
+    for i, (url, caption) in enumerate(zip(cells[columns.url], captions, strict=True)):
         yield _image(url, caption, {name: kept[name][i] for name in kept} if kept else None)
 
 
 def _read_jsonl(text: IO[bytes], piece: Piece, options: SourceOptions, found: Listed) -> Iterator[Image]:
+    for line in _lines(text, piece):
+        row = parsed(line.data)
+        if not isinstance(row, dict):
+            yield bad_record(_where(piece, line.number, "no JSON object, or more than 1 MiB"))
+            continue
+        columns = found.columns._replace(kept=options.keep_columns)
+        # An absent key is null, but these may be other people's rows.
+        if columns.url not in row or columns.caption is None:
+            try:
+                columns = find_columns([*row, *(k for k in options.keep_columns if k not in row)], options)
+            except ValueError as error:
+                yield bad_record(_where(piece, line.number, str(error)))
+                continue
+        kept = {name: plain(row.get(name)) for name in columns.kept}
+        caption = None if columns.caption is None else row.get(columns.caption)
+        yield _image(row.get(columns.url), caption, kept or None)
+
+
+def _read_urls(text: IO[bytes], piece: Piece, _: SourceOptions, found: Listed) -> Iterator[Image]:
+    for line in _lines(text, piece):
+        if line.data is None:
+            yield bad_record(_where(piece, line.number, "more than 1 MiB"))
+        else:
+            yield _image(line.data.strip(), None, None)
+
+
+def _lines(text: IO[bytes], piece: Piece) -> Iterator[Line]:
+    """Yield the lines of a piece that are not blank."""
     start = piece.start
     if start > 0:  # the line that began before this piece belongs to the one before
         text.seek(start - 1)
@@ -143,21 +173,8 @@ def _read_jsonl(text: IO[bytes], piece: Piece, options: SourceOptions, found: Li
         lines.skip_blank()
         if 0 <= piece.end <= lines.offset or (line := lines.read()) is None:
             return
-        if line.data is not None and not line.data.strip(b" \t\r\n"):
-            continue
-        row = parsed(line.data)
-        if not isinstance(row, dict):
-            yield bad_record(_where(piece, line.number, "no JSON object, or more than 1 MiB"))
-            continue
-        columns = found.columns._replace(kept=options.keep_columns)
-        if columns.url not in row:  # an absent key is null, but these may be other people's rows
-            try:
-                columns = find_columns([*row, *(k for k in options.keep_columns if k not in row)], options)
-            except ValueError as error:
-                yield bad_record(_where(piece, line.number, str(error)))
-                continue
-        kept = {name: plain(row.get(name)) for name in columns.kept}
-        yield _image(row.get(columns.url), row.get(columns.caption), kept or None)
+        if line.data is None or line.data.strip(b" \t\r\n"):
+            yield line
 
 
 def _read_delimited(text: IO[bytes], piece: Piece, _: SourceOptions, found: Listed) -> Iterator[Image]:
@@ -167,7 +184,8 @@ def _read_delimited(text: IO[bytes], piece: Piece, _: SourceOptions, found: List
     rows = delimited.records(Lines(text, piece.start), piece.format, len(names) if piece.start else 0)
     if found.has_header and not piece.start:
         next(rows)
-    url, caption = names.index(columns.url), names.index(columns.caption)
+    url = names.index(columns.url)
+    caption = -1 if columns.caption is None else names.index(columns.caption)
     kept = [(name, names.index(name)) for name in columns.kept]
     for record in rows:
         if 0 <= piece.end <= record.offset:
@@ -180,7 +198,9 @@ def _read_delimited(text: IO[bytes], piece: Piece, _: SourceOptions, found: List
             yield bad_record(_where(piece, record.number, what))
             continue
         yield _image(
-            cells[url], cells[caption], {name: plain(cells[i]) for name, i in kept} if kept else None
+            cells[url],
+            None if caption < 0 else cells[caption],
+            {name: plain(cells[i]) for name, i in kept} if kept else None,
         )
 
 

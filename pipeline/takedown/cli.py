@@ -17,6 +17,7 @@ from pipeline import extend, finished, hashlist, manifest, records, run, storage
 from pipeline.command import guarded
 from pipeline.flow import kept
 from pipeline.lock import lock
+from pipeline.report.statements import count
 from pipeline.run import Layout, read_json
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import terminal
@@ -85,7 +86,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     if options.check:
         stones = expanded(layout, tombstones.load(layout.root) | asked)
         _, samples = removed(layout, stones)
-        console.print(f"{samples:,} samples would be removed. Nothing was written.")
+        console.print(f"{count(samples, 'sample')} would be removed. Nothing was written.")
         return 0
     # What was typed, which the lock would note, names what is to be forgotten.
     with lock(layout.work, f"openwit takedown --run {options.run}"):
@@ -100,7 +101,8 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
             counts, samples = removed(layout, stones)
             apply(layout, write_down(layout, stones, counts, options.overlap))
             console.print(
-                f"{samples:,} samples were removed from {layout.root}; what was named is refused from now on",
+                f"{count(samples, 'sample')} removed from {layout.root}; "
+                "what was named is refused from now on",
                 soft_wrap=True,
             )
     return 0
