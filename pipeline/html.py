@@ -5,15 +5,19 @@ or load.
 """
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import jinja2
 import markupsafe
 
 from pipeline.untrusted import visible
+
+_SHARED: Final = Path(__file__).parent
 
 
 def trusted(text: str) -> markupsafe.Markup:
@@ -37,21 +41,27 @@ def data_url(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
+@functools.cache  # it keeps the templates that it has compiled
+def _environment(folder: Path) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader([folder, _SHARED]),
+    )  # fmt: skip
+    environment.filters |= {"number": "{:,}".format, "visible": visible}
+    return environment
+
+
 def render(folder: Path, filters: Mapping[str, Callable[..., str]] | None = None, **values: object) -> str:
     """Return the page that a folder's report.html, report.css and report.js, if there is one, make.
 
     report.html fills the blocks of page.html, which has the head; page.css is the style that all pages share.
     Everything is escaped, unknown names are refused, and the page holds style and script itself.
     """
-    shared = Path(__file__).parent
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FileSystemLoader([folder, shared]),
-    )  # fmt: skip
-    environment.filters |= {"number": "{:,}".format, "visible": visible, **(filters or {})}
+    environment = _environment(folder)
+    environment.filters |= filters or {}
     style, script = (
         "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
-        for paths in ([shared / "page.css", folder / "report.css"], [folder / "report.js"])
+        for paths in ([_SHARED / "page.css", folder / "report.css"], [folder / "report.js"])
     )
     return environment.get_template("report.html").render(
         **values, style=trusted(style), style_hash=content_hash(style),

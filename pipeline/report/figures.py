@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
@@ -58,7 +59,9 @@ def draw(paint: Callable[[Figure], None], label: str, name: str) -> str:
         figure = Figure(figsize=_SIZE, dpi=72, layout="constrained")
         paint(figure)
         sink = io.StringIO()
-        figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        # Not savefig, which draws everything once more beforehand, to no effect here.
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(sink, metadata=metadata)
     return inline(sink.getvalue(), label, name)
 
 
