@@ -44,6 +44,17 @@ def _steady_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def small_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
+    """Serve 40 sites with 160 pictures: for runs that are made again and again, to be stopped or changed."""
+    from pipeline.demo.server import serve
+    from pipeline.demo.web import build
+
+    folder = tmp_path_factory.mktemp("web") / "web"
+    with serve(build(folder, seed=1, n_images=160, n_sites=40, port=_steady_port())) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def whole(web: "object", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Crawl that web once for all tests that only look: a run in which no cap bites."""
     from pipeline.cli import main

@@ -27,7 +27,7 @@ from pipeline.demo.server import Server, serve
 from pipeline.demo.web import LARGEST_SHARE, Web, addresses, build, load, site_sizes
 from pipeline.reasons import REASONS
 
-SEED, IMAGES, SITES = 5, 260, 40
+SEED, IMAGES, SITES = 5, 160, 40
 
 
 def free_port() -> int:

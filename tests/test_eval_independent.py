@@ -11,12 +11,17 @@ import pytest
 import beam_job
 from tests import eval_models, train_peers
 
-pytest.importorskip("sklearn")
-train_peers.open_clip()
-train_peers.transformers()
 pytestmark = pytest.mark.usefixtures("one_thread")
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared/data/images/cifar10-images.tar.gz"
 TEST, TRAIN = 20, 16  # photographs of each class
+
+
+@pytest.fixture(scope="module", autouse=True)
+def peers() -> None:
+    """Import them for these tests alone: every process of the tests imports every module of them."""
+    pytest.importorskip("sklearn")
+    train_peers.open_clip()
+    train_peers.transformers()
 
 
 def unpack(root: Path) -> None:

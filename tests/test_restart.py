@@ -24,6 +24,11 @@ OPTIONS = ("--workers", "1", "--per-query", "4", "--headroom", "1", "--rounds", 
 OTHER = ("--image-size", "64")
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 def state(folder: Path) -> dict[str, bytes]:
     """Return every file of a run's set by name."""
     files = [
