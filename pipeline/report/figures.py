@@ -61,7 +61,7 @@ def draw(paint: Callable[[Figure], None], label: str, name: str) -> str:
         sink = io.StringIO()
         # Not savefig, which draws everything once more beforehand, to no effect here.
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(sink, metadata=metadata)
+        FigureCanvasSVG(figure).print_svg(sink, metadata=metadata)  # type: ignore[no-untyped-call]
     return inline(sink.getvalue(), label, name)
 
 
