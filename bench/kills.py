@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--job", action="append", choices=JOBS, help="only this one; may be repeated")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="openwit-kills-") as folder:
-        web = build(Path(folder) / "web", seed=2, n_images=60, n_sites=15)
+        web = build(Path(folder) / "web", seed=2, n_images=60, n_sites=15, evaluation_sets=False)
         with serve(web):
             settle(web)
             jobs = list(undisturbed(web, Path(folder), options.job or JOBS))

@@ -25,7 +25,8 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
     from pipeline.demo.web import build
 
     folder = tmp_path_factory.mktemp("web") / "web"
-    with serve(build(folder, seed=1, n_images=520, n_sites=130, port=_steady_port())) as server:
+    sizes = {"n_images": 520, "n_sites": 130}
+    with serve(build(folder, seed=1, **sizes, port=_steady_port(), evaluation_sets=False)) as server:
         yield server
 
 
@@ -50,7 +51,8 @@ def small_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
     from pipeline.demo.web import build
 
     folder = tmp_path_factory.mktemp("web") / "web"
-    with serve(build(folder, seed=1, n_images=160, n_sites=40, port=_steady_port())) as server:
+    sizes = {"n_images": 160, "n_sites": 40}
+    with serve(build(folder, seed=1, **sizes, port=_steady_port(), evaluation_sets=False)) as server:
         yield server
 
 

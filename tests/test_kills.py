@@ -17,7 +17,7 @@ def test_whatever_is_killed_ends_the_same(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    web = build(tmp_path / "web", seed=2, n_images=60, n_sites=15, port=port)
+    web = build(tmp_path / "web", seed=2, n_images=60, n_sites=15, port=port, evaluation_sets=False)
     with serve(web):
         settle(web)
         jobs = list(undisturbed(web, tmp_path, ("takedown", "retry", "pages")))

@@ -105,12 +105,14 @@ class Web:
 
 
 def build(
-    folder: Path | str, *, seed: int = 0, n_images: int = 1500, n_sites: int = 150, port: int | None = None
-) -> Web:
+    folder: Path | str, *, seed: int = 0, n_images: int = 1500, n_sites: int = 150, port: int | None = None,
+    evaluation_sets: bool = True,
+) -> Web:  # fmt: skip
     """Build a web of `n_images` drawings on `n_sites` sites in a new or empty folder, and return it.
 
     Pages hold absolute URLs, so the port is decided here: `port`, or a free one. Where only 127.0.0.1
-    exists, the sites take consecutive ports from it. ValueError for a folder in use or too small a web.
+    exists, the sites take consecutive ports from it. `evaluation_sets`: whether they are drawn too, another
+    400 pictures. ValueError for a folder in use or too small a web.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -136,7 +138,8 @@ def build(
     _write_lines(folder / "queries.txt", captions.queries())
     _write_lines(folder / "truth.jsonl", [json.dumps(asdict(reference)) for reference in truth])
     _write_web_json(folder / "web.json", drafts)
-    write_evaluation_sets(folder / "eval", _sources(good, digests), seed)
+    if evaluation_sets:
+        write_evaluation_sets(folder / "eval", _sources(good, digests), seed)
     return load(folder)
 
 
