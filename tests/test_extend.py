@@ -46,6 +46,12 @@ OPTIONS = (
     "--shared-captions", "0", "--placeholder-captions", "0",
 )  # fmt: skip
 
+
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 Row = tuple[str, str]  # url, caption
 
 

@@ -23,6 +23,11 @@ OPTIONS = ("--per-query", "4", "--headroom", "1", "--rounds", "2", "--workers", 
 
 
 @pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
+@pytest.fixture(scope="module")
 def undisturbed(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return crawl(web.web, tmp_path_factory.mktemp("undisturbed") / "run", *OPTIONS, "--keep-staging")
 
