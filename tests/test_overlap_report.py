@@ -105,6 +105,27 @@ def test_hostile_texts_are_inert_and_nothing_is_loaded(page_file):
         assert page.problems() == []
 
 
+def test_a_phone_shows_all_of_it(page_file):
+    with chromium() as page:
+        page.call(
+            "Emulation.setDeviceMetricsOverride", width=390, height=900, deviceScaleFactor=1, mobile=True
+        )
+        page.open(page_file)
+        assert page.run("document.documentElement.scrollWidth") == 390
+        assert page.run(
+            "[...document.querySelectorAll('.figure svg, .sweep')]"
+            ".every(one => one.getBoundingClientRect().right <= 390)"
+        )
+        page.run(
+            "document.querySelector('.card header').lastChild.textContent = 'x'.repeat(8) + ' y'.repeat(60)"
+        )
+        first, last = (
+            page.run(f"document.querySelector('.card header').{one}.getBoundingClientRect().{side}")
+            for one, side in (("firstChild", "right"), ("lastChild", "left"))
+        )
+        assert last - first >= 8, "the similarity and the verdict are apart"
+
+
 def test_the_policy_stops_what_the_page_did_not_bring(page_file):
     with chromium() as page:
         page.open(page_file)
