@@ -5,7 +5,7 @@
 
 The same crawl twice, by openwit itself and with `--runner FnApiRunner`, over http from one loopback server;
 `import apache_beam` alone is the measure. CPU time is that of all processes but the server's. The number of
-Beam jobs is that of the task files that the graphs leave. Both runs must write the same shards.
+Beam jobs is that of the pipelines that Beam is asked to run. Both runs must write the same shards.
 """
 
 import argparse
@@ -21,6 +21,20 @@ from pipeline.demo.server import serve
 from pipeline.demo.web import build
 
 HERE = ("--runner", "FnApiRunner")
+COUNTED = """
+import sys
+from beam_job import main
+path, arguments = sys.argv[1], sys.argv[2:]
+if "--runner" in arguments:
+    from pipeline.flow.beam_runner import BeamRunner
+    wait = BeamRunner._wait
+    def counted(self, pipeline):
+        with open(path, "ab") as file:
+            file.write(b"1")
+        wait(self, pipeline)
+    BeamRunner._wait = counted
+sys.exit(main(arguments))
+"""
 
 
 def crawl(root: Path, urls: Path, out: Path, rounds: int, *flags: str) -> Usage:
@@ -30,7 +44,7 @@ def crawl(root: Path, urls: Path, out: Path, rounds: int, *flags: str) -> Usage:
         "crawl", "--queries", "all", "--source", str(urls), "--out", str(out), "--lang", "any",
         "--rounds", str(rounds), "--host-delay", "0", "--allow-network", "127.0.0.0/8", *flags,
     ]  # fmt: skip
-    return measure([sys.executable, "-m", "beam_job", *arguments], log=log)
+    return measure([sys.executable, "-c", COUNTED, str(root / f"{out.name}.jobs"), *arguments], log=log)
 
 
 def shards(out: Path) -> list[bytes]:
@@ -38,9 +52,10 @@ def shards(out: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((out / "shards").glob("*.tar"))]
 
 
-def jobs(out: Path) -> int:
+def jobs(root: Path, out: Path) -> int:
     """Return how many Beam jobs a run took."""
-    return len(list((out / "work").rglob("tasks.jsonl")))
+    path = root / f"{out.name}.jobs"
+    return path.stat().st_size if path.exists() else 0
 
 
 def main() -> int:
@@ -70,7 +85,7 @@ def main() -> int:
                         (
                             f"{images} images", "FnApiRunner" if flags else "no runner",
                             f"{usage.cpu_s:.1f}", f"{usage.wall_s:.1f}", f"{usage.cpu_s / load.cpu_s:.1f}",
-                            str(jobs(out)),
+                            str(jobs(root, out)),
                         )
                     )  # fmt: skip
                 differ |= shards(outs[0]) != shards(outs[1])

@@ -103,10 +103,9 @@ class BandShuffler:
     """Bring the hashes that share a band together, and write their verified pairs."""
 
     folder: str
-    partitions: int
     radius: int = RADIUS
 
-    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's hashes by partition of their bands, once for each band; images in runs of uid."""
         table = records.read_table(task["path"], ["uid", "phash", "quality"])
         table = table.take(pa.array(records.run_starts(table["uid"]), pa.int64()))
@@ -117,7 +116,7 @@ class BandShuffler:
         keys = band_keys(hashes)
         # Mixed, since the bands of photographs are not uniform (Knuth's multiplicative hash).
         mixed = (keys.astype(np.uint64) * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)
-        partition = (mixed * np.uint64(self.partitions) >> np.uint64(32)).astype(np.int64)
+        partition = (mixed * np.uint64(partitions) >> np.uint64(32)).astype(np.int64)
         raw = pa.array([row.tobytes() for row in hashes], pa.binary(32))
         for number in np.unique(partition):
             rows, bands = np.nonzero(partition == number)

@@ -138,8 +138,8 @@ def add(
     """Extend a finished run by the pieces of its new sources."""
     from pipeline.crawl.extending import Base
 
-    part, before, parts = extend.begin(options, inputs, semantics)
-    base = Base(before, parts)
+    part, parts = extend.begin(options, inputs, semantics)
+    base = Base(part, parts)
     return run_stages(options, beam_flags, part, pieces, queries, prints, semantics, console, base)
 
 
@@ -315,16 +315,13 @@ def run_stages(
     from pipeline.stages.select import QueryTable
 
     started = time.monotonic()
-    job = stages.Crawl(
-        options, layout,
-        Runner(
-            flags=beam_flags, workers=options.workers, log=worker_log(layout.work),
-            name=job_name("crawl", layout.root), at_once=options.partitions_at_once,
-            watch=ShowProgress(console, layout.work, options.log_json),
-        ),
-        QueryTable(path=layout.queries, seed=options.seed, queries=queries),
-        base,
+    runner = Runner(
+        flags=beam_flags, workers=options.workers, log=worker_log(layout.work),
+        name=job_name("crawl", layout.root), at_once=options.partitions_at_once,
+        watch=ShowProgress(console, layout.work, options.log_json),
     )  # fmt: skip
+    table = QueryTable(path=layout.queries, seed=options.seed, queries=queries)
+    job = stages.Crawl(options, layout, table, base)
     stages.resume(layout)
     if options.retry_failed and stages.reopen(job) == 0:
         console.print("Nothing that failed in passing is wanted by a query: the run stays as it is.")
@@ -333,10 +330,10 @@ def run_stages(
         job = replace(job, layout=layout)
     done: dict[str, dict[str, Any]] = {}
     steps = {
-        "candidates": lambda: stages.candidates(job, pieces),
-        "select": lambda: stages.select(job, done["candidates"]),
-        "fetch": lambda: stages.fetch(job, done["select"]),
-        "finish": lambda: finish(job, done, prints, semantics),
+        "candidates": lambda: stages.candidates(job, runner, pieces),
+        "select": lambda: stages.select(job, runner),
+        "fetch": lambda: stages.fetch(job, runner),
+        "finish": lambda: finish(job, runner, done, prints, semantics),
     }
     for stage in run.STAGES:
         found = run.done(layout, stage)
@@ -360,13 +357,14 @@ def run_stages(
 
 
 def finish(
-    job: Any, done: dict[str, dict[str, Any]], prints: dict[str, str], semantics: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+    job: Any, runner: Any, done: dict[str, dict[str, Any]], prints: dict[str, str],
+    semantics: dict[str, dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
     """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
     from pipeline import crawl as stages
     from pipeline import report
 
-    found = stages.finish(job, done["candidates"], done["select"], done["fetch"])
+    found = stages.finish(job, runner)
     if job.base is None:
         manifest.write(job.layout, job.config, found, done, prints, semantics)
     else:

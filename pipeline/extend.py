@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from pipeline import config as parser
@@ -104,6 +105,13 @@ def _read_base(part: Layout) -> dict[str, Any]:
     return found
 
 
+@lru_cache(maxsize=1)
+def manifest_before(part: Layout) -> dict[str, Any]:
+    """Return the manifest of a run as it was before an extension began."""
+    found: dict[str, Any] = _read_base(part)["manifest"]
+    return found
+
+
 def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError for what stands against an extension, or against continuing the one under way."""
     root = options.out.rstrip("/")
@@ -128,10 +136,10 @@ def publishing(root: str) -> str:
 
 def begin(
     options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]
-) -> tuple[Layout, dict[str, Any], tuple[Layout, ...]]:
+) -> tuple[Layout, tuple[Layout, ...]]:
     """Begin an extension, or continue the one that is under way, after `check`.
 
-    Return where it works, the manifest of the run before it, and where that run worked.
+    Return where it works, and where the run before it worked.
     """
     root = options.out.rstrip("/")
     before = parts(root)
@@ -147,7 +155,9 @@ def begin(
             "sources": list(options.source), "semantics": semantics,
         }  # fmt: skip
         manifest.write_json(path, value)
-    return part, _read_base(part)["manifest"], before
+    manifest_before.cache_clear()
+    manifest_before(part)
+    return part, before
 
 
 def _check_run(root: str, options: CrawlConfig) -> None:

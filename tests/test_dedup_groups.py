@@ -1,6 +1,7 @@
 """Near-duplicates inside a set: all verified pairs, stars instead of chains, nothing removed silently."""
 
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from dedup import groups
 from dedup.groups import BandShuffler, Member, SiteRemoval
 from pipeline import records
 from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Shuffle, Work
 
 
 def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
@@ -68,8 +70,10 @@ def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int
 
 def shuffled(folder: Path, tasks: list[dict[str, str]]) -> list[dict[str, object]]:
     """Return the edges that the shuffle writes for some files."""
-    shuffler = BandShuffler(folder=str(folder), partitions=4)
-    results = Runner(workers=1).shuffle("pairs", str(folder), tasks, shuffler, 4)
+    plan, shuffler = partial(Work, tasks=tasks, partitions=4), BandShuffler(folder=str(folder))
+    step = Shuffle(label="pairs", folder=str(folder), plan=plan, shuffler=shuffler)
+    Runner(workers=1).run([step])
+    results = step.results()
     assert all(result["beyond"] == 0 for result in results)
     tables = [records.read_table(result["path"]) for result in results]
     return pa.concat_tables([groups.EDGES.empty_table(), *tables]).to_pylist()

@@ -465,7 +465,7 @@ def test_known_rows_say_what_was_tried(tmp_path: Path) -> None:
 def test_new_rows_meet_what_the_run_knows(tmp_path: Path) -> None:
     (tmp_path / "queries.txt").write_text("a\nb")
     table = QueryTable(path=str(tmp_path / "queries.txt"), seed=0, queries=2)
-    shuffler = NewShuffler(folder=str(tmp_path), partitions=1, max_captions=16, queries=table)
+    shuffler = NewShuffler(folder=str(tmp_path), max_captions=16, queries=table)
     tried, untried, new = (bytes([number]) * 16 for number in (1, 2, 3))
     known = records.to_table([(tried, [], True, 0), (untried, [1], False, 0)], KNOWN_ROWS)
     rows = records.to_table(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline import balance, querylist, records
 from pipeline.flow import local
 from pipeline.flow.markers import Task, finished, read_vector, write_vector
 from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
 from pipeline.stages.select import (
     AdmitWorker,
     DedupeShuffler,
@@ -61,6 +63,19 @@ def candidates_files(folder: Path) -> tuple[list[str], list[tuple[str, str, list
     return paths, [(url, caption, sorted({ord(caption[-1]) % 6, len(url) % 6})) for url, caption, _ in rows]
 
 
+def plan_shared(deduplicated: str) -> Work:
+    return Work(tasks=[{"files": [r["path"] for r in results_in(deduplicated)]}], partitions=2)
+
+
+def plan_samples(deduplicated: str, shared: str, path: str) -> Work:
+    write_vector(path, np.sort(np.concatenate([read_vector(r["path"]) for r in results_in(shared)])))
+    return Work(tasks=[{"name": r["name"], "path": r["path"]} for r in results_in(deduplicated)])
+
+
+def plan_thresholds(samples: str) -> Work:
+    return Work(tasks=results_in(samples), rank=np.full(len(QUERIES), K, np.int64))
+
+
 def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
     """Run the select graphs; return the sha256 of what matters, by name, and the thresholds."""
     paths, _ = candidates_files(folder)
@@ -71,18 +86,27 @@ def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
         str(folder / name) for name in ("dedup", "shared", "samples", "round")
     )
     inputs: list[Task] = [{"files": [path]} for path in paths]
-    by_url = DedupeShuffler(folder=deduplicated, partitions=partitions, max_captions=4)
-    results = runner.shuffle("shuffle", deduplicated, inputs, by_url, partitions)
-    by_text = SharedCaptionShuffler(folder=shared, partitions=2, limit=3)
-    files: list[Task] = [{"files": [r["path"] for r in results]}]
-    texts = runner.shuffle("shuffle", shared, files, by_text, 2)
-    write_vector(
-        str(folder / "shared_captions"), np.sort(np.concatenate([read_vector(r["path"]) for r in texts]))
-    )
-    tasks = [{"name": r["name"], "path": r["path"]} for r in results]
-    worker = AdmitWorker(folder=samples, queries=queries, shared=str(folder / "shared_captions"))
-    admitted = runner.tasks("tasks", samples, tasks, worker)
-    runner.thresholds(found, admitted, PairCounter(queries=queries), np.full(len(QUERIES), K, np.int64))
+    shared_path = str(folder / "shared_captions")
+    steps = [
+        Shuffle(
+            label="by URL", folder=deduplicated, plan=partial(Work, tasks=inputs, partitions=partitions),
+            shuffler=DedupeShuffler(folder=deduplicated, max_captions=4),
+        ),
+        Shuffle(
+            label="by text", folder=shared, plan=partial(plan_shared, deduplicated),
+            shuffler=SharedCaptionShuffler(folder=shared, limit=3),
+        ),
+        Tasks(
+            label="admit", folder=samples, plan=partial(plan_samples, deduplicated, shared, shared_path),
+            worker=AdmitWorker(folder=samples, queries=queries, shared=shared_path),
+        ),
+        Thresholds(
+            label="thresholds", folder=found, plan=partial(plan_thresholds, samples),
+            counter=PairCounter(queries=queries),
+        ),
+    ]  # fmt: skip
+    runner.run(steps)
+    admitted = steps[2].results()
     tables = [records.read_table(r["path"]).to_pylist() for r in admitted]
     rows = sorted((row["url"], row["caption"]) for table in tables for row in table)
     kept = set()

@@ -30,12 +30,12 @@ def files(tmp_path: Path) -> list[str]:
     return paths
 
 
-def shuffler(folder: Path, partitions: int, number: int = 0) -> UnitShuffler:
+def shuffler(folder: Path, number: int = 0) -> UnitShuffler:
     querylist.save(str(folder / "queries.parquet"), ["q"])
     write_vector(str(folder / "thresholds"), np.array([2**64 - 1], np.uint64))
     write_vector(str(folder / "arrived"), np.array([2**64 - 1], np.uint64))
     return UnitShuffler(
-        folder=str(folder / "units"), partitions=partitions,
+        folder=str(folder / "units"),
         queries=QueryTable(path=str(folder / "queries.parquet"), seed=0, queries=1),
         fetch=FetchOptions(contact="a@b.test", host_delay=1.0),
         limits=UnitLimits(unit_images=20, unit_seconds=ROUND), number=number,
@@ -43,11 +43,13 @@ def shuffler(folder: Path, partitions: int, number: int = 0) -> UnitShuffler:
     )  # fmt: skip
 
 
-def cut(one: UnitShuffler, tasks: list[dict[str, str]]) -> tuple[list[str], dict[str, int], int]:
+def cut(
+    one: UnitShuffler, tasks: list[dict[str, str]], partitions: int
+) -> tuple[list[str], dict[str, int], int]:
     """Shuffle; return the units' files, the lanes of each image, and the most rows of a partition."""
     slices = defaultdict(list)
     for task in tasks:
-        for partition, data in one.split(task):
+        for partition, data in one.split(task, partitions):
             slices[partition].append(data)
     paths, lanes = [], {}
     for partition, data in sorted(slices.items()):
@@ -63,7 +65,7 @@ def cut(one: UnitShuffler, tasks: list[dict[str, str]]) -> tuple[list[str], dict
 def test_what_a_round_asks_a_hot_site_for_does_not_depend_on_the_cut(
     files: list[str], tmp_path: Path
 ) -> None:
-    _, lanes, largest = cut(shuffler(tmp_path, PARTITIONS), [{"path": path} for path in files])
+    _, lanes, largest = cut(shuffler(tmp_path), [{"path": path} for path in files], PARTITIONS)
     hot = {url for url in lanes if "hot" in url}
     assert len(hot) == IMAGES and len(lanes) == IMAGES + 300
     first = sorted(hot, key=uid_of)[:ROUND]
@@ -71,15 +73,15 @@ def test_what_a_round_asks_a_hot_site_for_does_not_depend_on_the_cut(
     assert all(lanes[url] == 1 for url in lanes if "hot" not in url)
     # 50 images of each file travel to the site's partition; the others are spread, 344 a partition.
     assert largest <= FILES * ROUND + 1.5 * (IMAGES + 300) / PARTITIONS
-    assert cut(shuffler(tmp_path, 1), [{"path": path} for path in files])[1] == lanes
+    assert cut(shuffler(tmp_path), [{"path": path} for path in files], 1)[1] == lanes
     rows = pa.concat_tables([records.read_table(path) for path in files])
     whole = str(tmp_path / "whole.parquet")
     records.write_table(whole, rows)
-    assert cut(shuffler(tmp_path, PARTITIONS), [{"path": whole}])[1] == lanes
+    assert cut(shuffler(tmp_path), [{"path": whole}], PARTITIONS)[1] == lanes
 
 
 def test_the_next_round_gets_a_hot_sites_next_images(files: list[str], tmp_path: Path) -> None:
-    paths, lanes, _ = cut(shuffler(tmp_path, PARTITIONS), [{"path": path} for path in files])
+    paths, lanes, _ = cut(shuffler(tmp_path), [{"path": path} for path in files], PARTITIONS)
     tasks = []
     for path in paths:
         unit = records.read_table(path)
@@ -89,7 +91,7 @@ def test_the_next_round_gets_a_hot_sites_next_images(files: list[str], tmp_path:
         )
         records.write_table(f"{path}.fetched", fetched)
         tasks.append({"unit": path, "fetched": f"{path}.fetched"})
-    _, again, largest = cut(shuffler(tmp_path, PARTITIONS, 1), tasks)
+    _, again, largest = cut(shuffler(tmp_path, 1), tasks, PARTITIONS)
     assert set(again) == {url for url, lane in lanes.items() if not lane}
     order = sorted(again, key=uid_of)
     assert {url for url in again if again[url]} == set(order[:ROUND])

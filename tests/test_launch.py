@@ -11,7 +11,8 @@ import sys
 import time
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from pipeline import extras
 from pipeline.command import job_name
 from pipeline.demo.server import Server
-from pipeline.flow import beam_graphs
+from pipeline.flow.beam_graphs import Steps
 from pipeline.flow.beam_runner import BeamRunner
-from pipeline.flow.markers import write_tasks
 from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Watch, Work, plan
 from pipeline.options import CrawlConfig
+from pipeline.stages.select import PairCounter
 from tests import pool
 from tests.jobs import COMMANDS, run, write_inputs, written
 from tests.test_extras import HIDE
@@ -103,6 +105,10 @@ def test_a_run_has_one_name_for_its_jobs() -> None:
     assert own.get_all_options()["job_name"] == "mine"
 
 
+def nothing() -> Work:
+    return Work(tasks=[])
+
+
 class _Remote:
     """A job elsewhere that is interrupted from here."""
 
@@ -121,7 +127,9 @@ def test_an_interrupted_launcher_cancels_its_job(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: job)
     flags = ("--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=LOOPBACK")
     with pytest.raises(KeyboardInterrupt):
-        BeamRunner(flags).run(beam_graphs.Tasks(str(tmp_path), _WhoAmI("", 0)), 1)
+        BeamRunner(flags).run(
+            [Tasks(label="tasks", folder=str(tmp_path), plan=nothing, worker=_WhoAmI("", 0))]
+        )
     assert job.cancelled
 
 
@@ -156,18 +164,16 @@ def test_four_processes_of_a_pool_are_at_work_at_a_time(split: tuple[str, ...], 
 
 
 @pytest.fixture(scope="module")
-def graphs() -> Iterator[dict[str, Any]]:
-    """Yield all graphs that jobs run, by kind and what they do; filled by `record`."""
-    found: dict[str, Any] = {}
+def graphs() -> Iterator[dict[str, Step]]:
+    """Yield all steps that jobs run, by kind and what they do; filled by `record`."""
+    found: dict[str, Step] = {}
     original = BeamRunner.run
 
-    def record(self: BeamRunner, transform: Any, tasks: int) -> None:
-        inner = next(
-            getattr(transform, name) for name in ("worker", "shuffler", "counter") if hasattr(transform, name)
-        )
-        # A copy: Beam binds a transform to the first pipeline that it is in.
-        found.setdefault(f"{type(transform).__name__} {type(inner).__name__}", dataclasses.replace(transform))
-        original(self, transform, tasks)
+    def record(self: BeamRunner, steps: Sequence[Step], watch: Watch | None = None) -> None:
+        for step in steps:
+            inner = next(getattr(step, n) for n in ("worker", "shuffler", "counter") if hasattr(step, n))
+            found.setdefault(f"{type(step).__name__} {type(inner).__name__}", step)
+        original(self, steps, watch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BeamRunner, "run", record)
@@ -176,7 +182,7 @@ def graphs() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def jobs(
-    web: Server, split: tuple[str, ...], graphs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    web: Server, split: tuple[str, ...], graphs: dict[str, Step], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Run every job with the workers of the pool; return the folder of their inputs and results."""
     root = tmp_path_factory.mktemp("jobs")
@@ -197,23 +203,22 @@ def test_four_processes_of_an_external_pool_give_the_same_files(web: Server, job
 # --- Dataflow, up to the submission
 
 
-def dry_run(transforms: dict[str, Any]) -> Any:
-    """Return the proto of one job with these graphs, as it would be submitted."""
+def dry_run(steps: dict[str, Step]) -> Any:
+    """Return the proto of one job of these steps, as it would be submitted."""
     pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient")
     pytest.importorskip("google.cloud.dataflow_v1beta3", reason="the extra gcp is not installed")
     pipeline = beam.Pipeline(options=BeamRunner(DATAFLOW, name="openwit-test").options(100))
-    for label, transform in transforms.items():
-        _ = pipeline | label >> dataclasses.replace(transform)
+    _ = pipeline | Steps(tuple(dataclasses.replace(step, label=label) for label, step in steps.items()))
     pipeline.run()
     return pipeline.runner.proto_pipeline
 
 
 @pytest.fixture(scope="module")
-def proto(jobs: Path, graphs: dict[str, Any]) -> Any:
+def proto(jobs: Path, graphs: dict[str, Step]) -> Any:
     return dry_run(graphs)
 
 
-def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Any]) -> None:
+def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Step]) -> None:
     from pipeline.stages import candidates, fetch, finish, merge, rounds, select
     from queries import steps
 
@@ -226,20 +231,25 @@ def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Any]
     }
     assert kinds - {label.split()[1] for label in graphs} == set(), "a graph that no job of this test has run"
     assert {"Tasks IndexWorker", "Tasks MatchWorker", "Tasks SampleWorker"} <= set(graphs)
-    used = {transform.unique_name.split("/")[0] for transform in proto.components.transforms.values()}
+    names = (transform.unique_name.split("/") for transform in proto.components.transforms.values())
+    used = {name[1] for name in names if len(name) > 1}
     assert set(graphs) <= used
     assert proto.ByteSize() < 1_000_000, "all of them together"
 
 
-def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Any], jobs: Path) -> None:
+def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Step], jobs: Path) -> None:
     """90,000 WAT files and 500,000 queries: tasks and lists are read from files by the workers."""
 
     def job(files: int, queries: int) -> int:
         candidates, thresholds = graphs["Tasks CandidatesWorker"], graphs["Thresholds PairCounter"]
+        assert isinstance(candidates, Tasks) and isinstance(thresholds, Thresholds)
         path = "s3://commoncrawl/crawl-data/CC-MAIN-2024-22/segments/171597/wat/CC-MAIN-{}.warc.wat.gz"
         tasks = ({"name": f"{n:06d}", "piece": ["wat", path.format(n), 0, -1, "", ""]} for n in range(files))
-        assert write_tasks(f"{candidates.folder}/tasks.jsonl", tasks) == files
+        assert (
+            len(plan(dataclasses.replace(candidates, plan=partial(Work, tasks=list(tasks)))).tasks) == files
+        )
         table = dataclasses.replace(thresholds.counter.queries, queries=queries)
+        assert isinstance(thresholds.counter, PairCounter)
         counter = dataclasses.replace(thresholds.counter, queries=table)
         larger = dataclasses.replace(thresholds, counter=counter)
         return int(dry_run({"candidates": candidates, "thresholds": larger}).ByteSize())
@@ -384,9 +394,9 @@ def modules_of(project: dict[str, Any], extra: str) -> set[str]:
     return {extras.import_name(re.split(r"[>=<;\[ ]", name)[0]) for name in names}
 
 
-def test_the_record_of_graphs_is_of_dataclasses(graphs: dict[str, Any], jobs: Path) -> None:
+def test_the_record_of_graphs_is_of_dataclasses(graphs: dict[str, Step], jobs: Path) -> None:
     """What a graph carries are small frozen options, no tables and no open files."""
-    for label, transform in graphs.items():
-        if label.startswith(("Tasks", "Shuffle")):
-            inner = transform.worker if label.startswith("Tasks") else transform.shuffler
+    for label, step in graphs.items():
+        if isinstance(step, Tasks | Shuffle):
+            inner = step.worker if isinstance(step, Tasks) else step.shuffler
             assert dataclasses.is_dataclass(inner), label

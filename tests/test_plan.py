@@ -192,3 +192,20 @@ def test_what_cannot_be_planned_is_refused_with_what_can(
         main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_starts_of_jobs_are_counted_for_the_runner(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    argv = ["--pairs", "1e6", "--model", "", "--rounds", "2"]
+    hours = {}
+    for runner in ("", "DataflowRunner"):
+        out = tmp_path / f"{runner}.json"
+        assert main([*argv, "--out", str(out), *(("--runner", runner) if runner else ())]) == 0
+        found = json.loads(out.read_text())
+        assert found["jobs"]["starts"] == 5, "candidates, select, two rounds, finish"
+        hours[runner] = sum(stage["wall_hours"] for stage in found["stages"].values()), found["jobs"]["hours"]
+    assert hours[""][1] == 0 and hours["DataflowRunner"][1] == pytest.approx(5 * 270 / 3600)
+    assert hours["DataflowRunner"][0] == pytest.approx(hours[""][0] + 5 * 270 / 3600)
+    assert "22 minutes of waiting for DataflowRunner" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*argv, "--runner", "DataflwRunner"])
+    assert "did you mean DataflowRunner?" in capfd.readouterr().err

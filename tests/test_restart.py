@@ -219,7 +219,7 @@ def test_a_retry_keeps_the_set_until_another_is_verified(
         raise RuntimeError("killed before the shards were written")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finishing, "_write_shards", stop)
+        patch.setattr(finishing, "_plan_shards", stop)
         code = main([*arguments(web.web, out, *OPTIONS), "--retry-failed"])
     if code == 0:
         pytest.skip("nothing of this web is worth another try")

@@ -112,8 +112,9 @@ def test_a_shard_without_its_marker_is_written_again(web: Server, undisturbed: P
     out = shutil.copytree(undisturbed, tmp_path / "run")
     relocate(undisturbed, out)
     expected = contents(out)
-    for name in ("finish/shards/00000.json", "finish/done.stage", "finish/rejected/fetch-00000.json"):
-        (out / "work" / name).unlink()
+    for name in ("shards/00000.json", "shards/results.jsonl", "rejected/fetch-00000.json",
+                 "rejected/results.jsonl", "done.stage"):  # fmt: skip
+        (out / "work/finish" / name).unlink()
     (out / "manifest.json").unlink()
     (out / "shards/00000.tar").write_bytes(b"half of it")
     assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 0
@@ -205,8 +206,8 @@ def test_a_failing_disk_is_reported_and_continued(
     out = shutil.copytree(undisturbed, tmp_path / "run")
     relocate(undisturbed, out)
     expected = contents(out)
-    for name in ("finish/done.stage", "finish/shards/00000.json"):
-        (out / "work" / name).unlink()
+    for name in ("done.stage", "shards/00000.json", "shards/results.jsonl"):
+        (out / "work/finish" / name).unlink()
     (out / "shards/00000.tar").unlink()
     (out / "shards/00000.tar").mkdir()  # cannot be replaced by a file
     assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 1

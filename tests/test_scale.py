@@ -13,7 +13,7 @@ WATS = 90_000  # of one Common Crawl
 
 def job(partition_rows: int = 1_000_000) -> Crawl:
     config = cast(CrawlConfig, SimpleNamespace(partition_rows=partition_rows))
-    return Crawl(config, None, None, None, None)  # type: ignore[arg-type]
+    return Crawl(config, None, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 10**5, 10**8, 4 * 10**9])

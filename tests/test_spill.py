@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.flow import local
 from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.flow.runner import Runner
 from pipeline.flow.spill import SpillWorker, ranges_of, read_slices
+from pipeline.flow.steps import Shuffle, Work
 
 PARTITIONS = 7
 
@@ -22,11 +24,11 @@ class Numbers:
     folder: str
     fail: int = -1
 
-    def split(self, task: Task) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Task, partitions: int) -> Iterator[tuple[int, bytes]]:
         with Path(self.folder, "splits").open("a") as log:
             log.write(f"{task['first']}\n")
         for number in range(task["first"], task["first"] + 100):
-            yield number % PARTITIONS, f"{number},".encode()
+            yield number % partitions, f"{number},".encode()
 
     def reduce(self, partition: int, slices: Iterable[bytes]) -> Result:
         if partition == self.fail:
@@ -39,7 +41,10 @@ TASKS: list[Task] = [{"first": 0}, {"first": 100}, {"first": 5000}]
 
 def shuffle(folder: Path, at_once: int, fail: int = -1, workers: int = 1) -> list[Result]:
     runner, shuffler = Runner(workers=workers, at_once=at_once), Numbers(str(folder), fail)
-    return runner.shuffle("numbers", str(folder / "out"), TASKS, shuffler, PARTITIONS)
+    plan = partial(Work, tasks=TASKS, partitions=PARTITIONS)
+    step = Shuffle(label="numbers", folder=str(folder / "out"), plan=plan, shuffler=shuffler)
+    runner.run([step])
+    return step.results()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -74,7 +79,7 @@ def test_a_stopped_shuffle_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_slices_keep_their_order_and_their_bounds(tmp_path: Path) -> None:
-    worker = SpillWorker(folder=str(tmp_path), shuffler=Numbers(str(tmp_path)))
+    worker = SpillWorker(folder=str(tmp_path), shuffler=Numbers(str(tmp_path)), partitions=PARTITIONS)
     result = worker.run(None, {"name": "a", "task": TASKS[1]})
     index = read_vector(str(result["index"]))
     assert (np.diff(index[:, 0]) >= 0).all() and (index[1:, 1] == index[:-1, 2]).all()

@@ -1,14 +1,16 @@
 """Drive what is particular to `--extend`: what the run has already, what it drops, and their publication."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import dropped, extend, manifest, querylist, records, run, storage
-from pipeline.crawl.job import Crawl, add_counts, add_vectors
+from pipeline.crawl.job import Crawl, add_counts, add_vectors, named
 from pipeline.flow.markers import Result, Task, read_vector
+from pipeline.flow.steps import Step, Tasks, Work, results_in
 from pipeline.run import Layout
 from pipeline.stages.extend import DropWorker, StoredCountWorker, StoredWorker
 
@@ -17,9 +19,15 @@ from pipeline.stages.extend import DropWorker, StoredCountWorker, StoredWorker
 class Base:
     """A finished run as its extension finds it."""
 
-    manifest: dict[str, Any]
+    part: Layout
+    """Where the extension works."""
     parts: tuple[Layout, ...]
     """Where the run and its earlier extensions worked, in order."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest of the run before the extension."""
+        return extend.manifest_before(self.part)
 
     @property
     def next_shard(self) -> int:
@@ -28,17 +36,28 @@ class Base:
         return max(numbers, default=-1) + 1
 
 
-def stored_samples(crawl: Crawl) -> list[Result]:
+def stored_samples(crawl: Crawl) -> list[Step]:
     """Take from the run's shards what counts in the balance; nothing where no run is extended."""
     if crawl.base is None:
         return []
     layout, folder = crawl.layout, crawl.layout.stage("select", "stored")
-    names = [storage.stem(shard["name"]) for shard in crawl.base.manifest["shards"]]
-    tasks = [{"name": name, "shard": storage.join(layout.shards, f"{name}.parquet")} for name in names]
     worker = StoredWorker(
         folder=folder, root=layout.root, extensions=layout.extension - 1, queries=crawl.queries
     )
-    return crawl.runner.tasks("stored samples", folder, tasks, worker)
+    plan = partial(_plan_stored, crawl)
+    return [Tasks(label="stored samples", folder=folder, plan=plan, worker=worker)]
+
+
+def _plan_stored(crawl: Crawl) -> Work:
+    assert crawl.base is not None
+    names = [storage.stem(shard["name"]) for shard in crawl.base.manifest["shards"]]
+    shards = crawl.layout.shards
+    return Work(tasks=[{"name": n, "shard": storage.join(shards, f"{n}.parquet")} for n in names])
+
+
+def stored_of(crawl: Crawl) -> list[Result]:
+    """Return what was taken from the shards of the run that is extended."""
+    return results_in(crawl.layout.stage("select", "stored")) if crawl.base else []
 
 
 def known_samples(base: Base) -> list[Task]:
@@ -68,19 +87,22 @@ def known_shared_captions(base: Base) -> list[np.ndarray]:
     return [read_vector(part.stage("select", "shared_captions")) for part in base.parts]
 
 
-def count_stored(crawl: Crawl, number: int, stored: list[Result], tried: str) -> list[Result]:
+def count_stored(crawl: Crawl, number: int) -> list[Step]:
     """Count the stored samples by query, and those within a round's thresholds."""
-    if not stored:
+    if crawl.base is None:
         return []
     folder = crawl.layout.stage("fetch", f"stored-{number}")
-    worker = StoredCountWorker(
-        folder=folder, queries=crawl.queries, thresholds=storage.join(tried, "thresholds")
-    )
-    tasks = [{"name": r["name"], "path": r["path"]} for r in stored]
-    return crawl.runner.tasks(f"stored samples, round {number}", folder, tasks, worker)
+    thresholds = storage.join(crawl.layout.tried(number), "thresholds")
+    worker = StoredCountWorker(folder=folder, queries=crawl.queries, thresholds=thresholds)
+    plan = partial(_plan_count_stored, crawl)
+    return [Tasks(label=f"stored samples, round {number}", folder=folder, plan=plan, worker=worker)]
 
 
-def drop(crawl: Crawl, stored: list[Result], thresholds: str) -> list[Result]:
+def _plan_count_stored(crawl: Crawl) -> Work:
+    return Work(tasks=named(stored_of(crawl)))
+
+
+def drop(crawl: Crawl, thresholds: str) -> list[Step]:
     """Find the stored samples that no query keeps any more."""
     if crawl.base is None:
         return []
@@ -88,18 +110,22 @@ def drop(crawl: Crawl, stored: list[Result], thresholds: str) -> list[Result]:
     worker = DropWorker(
         folder=folder, queries=crawl.queries, thresholds=thresholds, extension=crawl.layout.extension
     )
-    tasks = [{"name": r["name"], "path": r["path"], "shard": r["shard"]} for r in stored]
-    return crawl.runner.tasks("drop", folder, tasks, worker)
+    return [Tasks(label="drop", folder=folder, plan=partial(_plan_drop, crawl), worker=worker)]
 
 
-def write_query_counts(
-    crawl: Crawl, selected: Result, counts: dict[str, np.ndarray], thresholds: np.ndarray
-) -> dict[str, int]:
+def _plan_drop(crawl: Crawl) -> Work:
+    stored = stored_of(crawl)
+    return Work(tasks=[{"name": r["name"], "path": r["path"], "shard": r["shard"]} for r in stored])
+
+
+def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: np.ndarray) -> dict[str, int]:
     """Publish query_counts.parquet; where a run is extended, its own counts are added.
 
     counts: `untried` of the new samples, `kept_present` of the whole set.
     """
     path, queries = crawl.layout.query_counts, crawl.queries.queries
+    selected = run.done(crawl.layout, "select")
+    assert selected is not None, "a stage before"
     matched, untried = (
         add_vectors([r["counts"] for r in selected["samples"]], queries, 1)[0],
         counts["untried"],

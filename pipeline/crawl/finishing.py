@@ -1,12 +1,16 @@
 """Drive the last stage: the shards, the rejected rows, and the counts by query."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from pipeline import manifest, storage
+from pipeline import manifest, run, storage
 from pipeline.crawl.extending import drop, write_query_counts
-from pipeline.crawl.job import Crawl, add_counts, add_vectors
+from pipeline.crawl.job import Crawl, add_counts, add_vectors, named
+from pipeline.crawl.rounds import arrived_folder, merged_folder
 from pipeline.flow.markers import Result, Task, read_vector
-from pipeline.run import Layout
+from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Shuffle, Step, Tasks, Work, results_in
 from pipeline.stages.finish import (
     GROUP_SAMPLES,
     AssembleWorker,
@@ -21,118 +25,154 @@ _SAMPLED_ROWS_PER_REASON = 100_000
 _ALL_REJECTED_UP_TO = 10_000_000  # candidates
 
 
-def finish(crawl: Crawl, found: Result, selected: Result, fetched: Result) -> Result:
+@dataclass(frozen=True)
+class _Finish:
+    """What the steps of this stage share; picklable, as their plans are."""
+
+    crawl: Crawl
+    last: int
+    """Number of the last round."""
+    merged: str
+    """Folder of the images that may be in the set."""
+    thresholds: str
+
+    def folder(self, name: str) -> str:
+        return self.crawl.layout.stage("finish", name)
+
+    @property
+    def near(self) -> list[Result]:
+        """Return what was merged as near-duplicates, if that is another step's result."""
+        own = merged_folder(self.crawl, self.last)
+        return results_in(self.merged) if self.merged != own else []
+
+
+def finish(crawl: Crawl, runner: Runner) -> Result:
     """Write the shards, the rejected rows and the counts by query."""
-    config, layout = crawl.config, crawl.layout
-    arrived = layout.stage("fetch", f"arrived-{fetched['last']}", "thresholds")
-    folder = layout.stage("finish", "samples")
-    near = _near(crawl, fetched["rounds"][-1]["merged"], arrived)
-    worker = AssembleWorker(folder=folder, queries=crawl.queries, thresholds=near.thresholds)
-    tasks = [{"name": r["name"], "path": r["path"]} for r in near.merged]
-    samples = crawl.runner.tasks("balance", folder, tasks, worker)
-    total = sum(r["samples"] for r in samples)
-    groups = max(1, -(-total // GROUP_SAMPLES))
-    folder = layout.stage("finish", "groups")
-    shuffler = GroupShuffler(folder=folder, groups=groups, seed=config.seed)
-    grouped = crawl.runner.shuffle("mix", folder, samples, shuffler, groups)
-    shards = _write_shards(crawl, grouped, samples)
-    dropped = drop(crawl, selected.get("stored", []), near.thresholds)
-    written = [*near.rejected, *samples, *dropped]
-    untried, rejected, sampled = _reject(crawl, found, selected, fetched, written)
+    fetched = run.done(crawl.layout, "fetch")
+    assert fetched is not None, "the stage before"
+    last = fetched["last"]
+    arrived = storage.join(arrived_folder(crawl, last), "thresholds")
+    this, near = _Finish(crawl, last, merged_folder(crawl, last), arrived), None
+    if crawl.config.dedup == "near":
+        from pipeline.crawl.near import merge_near
+
+        near = merge_near(crawl, runner, last)
+        this = _Finish(crawl, last, near.folder, near.thresholds)
+    balance, untried, rejected, shards = _balance(this), _untried(this), _rejected(this), _shards(this)
+    dropped = drop(crawl, this.thresholds)
+    runner.run([balance, _mix(this), shards, *dropped, untried, rejected])
+    if crawl.base is None:
+        sizes = {f"{r['name']}.tar": r["samples"] for r in shards.results()}
+        manifest.write_json(storage.join(crawl.layout.shards, "sizes.json"), sizes)
+    samples, gone = balance.results(), [result for step in dropped for result in step.results()]
+    queries = crawl.queries.queries
     counts = {
-        "untried": add_vectors([r["counts"] for r in untried], crawl.queries.queries, 1)[0],
-        "kept_present": add_vectors([r["counts"] for r in [*samples, *dropped]], crawl.queries.queries, 2),
+        "untried": add_vectors([r["counts"] for r in untried.results()], queries, 1)[0],
+        "kept_present": add_vectors([r["counts"] for r in [*samples, *gone]], queries, 2),
     }
-    queries = write_query_counts(crawl, selected, counts, read_vector(near.thresholds))
     return {
-        "samples": total,
+        "samples": sum(r["samples"] for r in samples),
         "captions": sum(r["captions"] for r in samples),
-        "shards": shards,
-        "rejected": rejected,
-        "rejected_sampled": sampled,
-        "dropped": sum(r["dropped"] for r in dropped),
-        "dropped_captions": sum(r["captions"] for r in dropped),
-        "dropped_rows": [r["path"] for r in dropped],
-        "queries": queries,
-        "near_duplicates": near.summary,
+        "shards": shards.results(),
+        "rejected": add_counts(r["counts"] for r in rejected.results()),
+        "rejected_sampled": bool(_shares(this)),
+        "dropped": sum(r["dropped"] for r in gone),
+        "dropped_captions": sum(r["captions"] for r in gone),
+        "dropped_rows": [r["path"] for r in gone],
+        "queries": write_query_counts(crawl, counts, read_vector(this.thresholds)),
+        "near_duplicates": near.summary if near else None,
         "first_fetch": min((r["fetched"][0] for r in samples if r["fetched"]), default=None),
         "last_fetch": max((r["fetched"][1] for r in samples if r["fetched"]), default=None),
     }
 
 
-class _Near(NamedTuple):
-    merged: list[Result]
-    thresholds: str
-    rejected: list[Result]
-    summary: Result | None
+def _balance(this: _Finish) -> Step:
+    """Apply the thresholds of what arrived: which samples are in the set."""
+    folder = this.folder("samples")
+    worker = AssembleWorker(folder=folder, queries=this.crawl.queries, thresholds=this.thresholds)
+    return Tasks(label="balance", folder=folder, plan=partial(_plan_balance, this), worker=worker)
 
 
-def _near(crawl: Crawl, merged: list[Result], arrived: str) -> _Near:
-    """Merge near-duplicates if that is asked for."""
-    if crawl.config.dedup != "near":
-        return _Near(merged, arrived, [], None)
-    from pipeline.crawl.near import merge_near
-
-    found = merge_near(crawl, merged)
-    return _Near(found.merged, found.thresholds, found.merged, found.summary)
+def _plan_balance(this: _Finish) -> Work:
+    return Work(tasks=named(results_in(this.merged)))
 
 
-def _write_shards(crawl: Crawl, groups: list[Result], samples: list[Result]) -> list[Result]:
-    layout, size = crawl.layout, crawl.config.samples_per_shard
+def _mix(this: _Finish) -> Step:
+    """Bring the samples of a group of staged blobs together, in the final order."""
+    folder = this.folder("groups")
+    shuffler = GroupShuffler(folder=folder, seed=this.crawl.config.seed)
+    return Shuffle(label="mix", folder=folder, plan=partial(_plan_mix, this), shuffler=shuffler)
+
+
+def _plan_mix(this: _Finish) -> Work:
+    samples = results_in(this.folder("samples"))
+    groups = max(1, -(-sum(r["samples"] for r in samples) // GROUP_SAMPLES))
+    return Work(tasks=samples, partitions=groups)
+
+
+def _shards(this: _Finish) -> Step:
+    layout = this.crawl.layout
+    worker = WriteWorker(
+        folder=layout.shards, staging=layout.staging, samples_per_shard=this.crawl.config.samples_per_shard,
+    )  # fmt: skip
+    plan = partial(_plan_shards, this)
+    return Tasks(label="shards", folder=this.folder("shards"), plan=plan, worker=worker)
+
+
+def _plan_shards(this: _Finish) -> Work:
     kinds: dict[str, str] = {}
-    for result in samples:
+    for result in results_in(this.folder("samples")):
         for name, kind in result["extra"].items():
             kinds[name] = kind if kinds.get(name, kind) == kind else "text"
-    worker = WriteWorker(
-        folder=layout.shards,
-        staging=layout.staging,
-        samples_per_shard=size,
-        extra=tuple(sorted(kinds.items())),
-    )
-    folder = layout.stage("finish", "shards")
-    first = crawl.base.next_shard if crawl.base else 0
-    shards = crawl.runner.tasks("shards", folder, cut_shards(groups, size, first), worker)
-    if crawl.base is None:
-        sizes = {f"{r['name']}.tar": r["samples"] for r in shards}
-        manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
-    return shards
+    extra = sorted(kinds.items())
+    base = this.crawl.base
+    groups = results_in(this.folder("groups"))
+    cut = cut_shards(groups, this.crawl.config.samples_per_shard, base.next_shard if base else 0)
+    return Work(tasks=[{**task, "extra": extra} for task in cut])
 
 
-def _reject(
-    crawl: Crawl, found: Result, selected: Result, fetched: Result, written: list[Result]
-) -> tuple[list[Result], dict[str, int], bool]:
-    """Publish rejected rows; return the untried samples, exact counts, and whether the rows are sampled.
+def _untried(this: _Finish) -> Step:
+    """Find the samples that were never sent to the fetcher."""
+    folder = this.folder("untried")
+    tried = storage.join(this.crawl.layout.tried(this.last), "thresholds")
+    worker = UntriedWorker(folder=folder, queries=this.crawl.queries, thresholds=tried)
+    return Tasks(label="not fetched", folder=folder, plan=partial(_plan_untried, this), worker=worker)
 
-    `written`: what finish wrote with rejected rows of its own beside it.
-    """
-    layout = crawl.layout
-    last = fetched["last"]
-    folder = layout.stage("finish", "untried")
-    tried = storage.join(layout.tried(last), "thresholds")
-    tasks = [{"name": r["name"], "path": r["path"]} for r in selected["samples"]]
-    untried = crawl.runner.tasks(
-        "not fetched", folder, tasks, UntriedWorker(folder=folder, queries=crawl.queries, thresholds=tried)
-    )
-    merged = fetched["rounds"][-1]["merged"]
-    finished = [storage.sibling(r["path"], ".rejected.parquet") for r in [*merged, *written]]
-    unused = [storage.join(folder, f"{r['name']}.rejected.parquet") for r in untried]
-    work = _batches("candidates", "tables", found["rejected"])
-    work += _batches("select", "tables", [*selected["rejected"], *unused])
-    units = [
-        {**u, "arrived": _arrived(layout, u["round"]) if u["round"] < last else ""} for u in fetched["units"]
+
+def _plan_untried(this: _Finish) -> Work:
+    return Work(tasks=named(results_in(this.crawl.layout.stage("select", "samples"))))
+
+
+def _rejected(this: _Finish) -> Step:
+    """Publish the rejected rows of all stages."""
+    worker = RejectWorker(folder=this.crawl.layout.rejected, queries=this.crawl.queries)
+    plan = partial(_plan_rejected, this)
+    return Tasks(label="rejected rows", folder=this.folder("rejected"), plan=plan, worker=worker)
+
+
+def _plan_rejected(this: _Finish) -> Work:
+    layout, last = this.crawl.layout, this.last
+    found, selected, fetched = (run.done(layout, stage) for stage in ("candidates", "select", "fetch"))
+    assert found is not None and selected is not None and fetched is not None, "the stages before"
+    dropped = results_in(this.folder("dropped")) if this.crawl.base else []
+    written = [*results_in(merged_folder(this.crawl, last)), *this.near, *results_in(this.folder("samples"))]
+    finished = [storage.sibling(r["path"], ".rejected.parquet") for r in [*written, *dropped]]
+    folder = this.folder("untried")
+    unused = [storage.join(folder, f"{r['name']}.rejected.parquet") for r in results_in(folder)]
+    units = [{**u, "arrived": _later(this, u["round"])} for u in fetched["units"]]
+    work = [
+        *_batches("candidates", "tables", found["rejected"]),
+        *_batches("select", "tables", [*selected["rejected"], *unused]),
+        *_batches("fetch", "units", units),
+        *_batches("finish", "tables", finished),
     ]
-    work += _batches("fetch", "units", units)
-    work += _batches("finish", "tables", finished)
-    work = [{**task, "name": f"{layout.prefix}{task['name']}"} for task in work]
-    reasons = add_counts([found["reasons"], selected["reasons"], *(r["rejected"] for r in untried)])
-    share = _shares(crawl, found, reasons)
-    worker = RejectWorker(folder=layout.rejected, queries=crawl.queries, share=share)
-    results = crawl.runner.tasks("rejected rows", layout.stage("finish", "rejected"), work, worker)
-    return untried, add_counts(r["counts"] for r in results), bool(share)
+    share = _shares(this)
+    return Work(tasks=[{**task, "name": f"{layout.prefix}{task['name']}", "share": share} for task in work])
 
 
-def _arrived(layout: Layout, number: int) -> str:
-    return layout.stage("fetch", f"arrived-{number}", "thresholds")
+def _later(this: _Finish, number: int) -> str:
+    """Return the thresholds by which the round after took up what had failed, "" for the last round."""
+    return storage.join(arrived_folder(this.crawl, number), "thresholds") if number < this.last else ""
 
 
 def _batches(stage: str, kind: str, items: list[Any]) -> list[Task]:
@@ -141,12 +181,15 @@ def _batches(stage: str, kind: str, items: list[Any]) -> list[Task]:
     return [{"name": f"{stage}-{index:05d}", kind: part} for index, part in enumerate(parts)]
 
 
-def _shares(crawl: Crawl, found: Result, reasons: dict[str, int]) -> tuple[tuple[str, float], ...]:
+def _shares(this: _Finish) -> dict[str, float]:
     """Return the share of rows to publish of each reason, where a sample is asked for or all are too many."""
+    crawl = this.crawl
+    found, selected = run.done(crawl.layout, "candidates"), run.done(crawl.layout, "select")
+    assert found is not None and selected is not None, "the stages before"
     candidates = found["candidates"] + (crawl.base.manifest["counts"]["candidates"] if crawl.base else 0)
     mode = crawl.config.rejected or ("all" if candidates <= _ALL_REJECTED_UP_TO else "sample")
     if mode == "all":
-        return ()
-    return tuple(
-        (reason, min(1.0, _SAMPLED_ROWS_PER_REASON / count)) for reason, count in sorted(reasons.items())
-    )
+        return {}
+    untried = (r["rejected"] for r in results_in(this.folder("untried")))
+    reasons = add_counts([found["reasons"], selected["reasons"], *untried])
+    return {reason: min(1.0, _SAMPLED_ROWS_PER_REASON / count) for reason, count in sorted(reasons.items())}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import records
-from pipeline.flow.markers import Task, read_vector
-from pipeline.flow.runner import Runner
+from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.http.identity import NO_CONTACT, requires_contact
 from pipeline.options import CrawlConfig, FetchOptions
 from pipeline.run import Layout
@@ -23,11 +22,10 @@ SLICE_ROWS = 200
 
 @dataclass(frozen=True)
 class Crawl:
-    """What every stage of one crawl shares."""
+    """What every step of one crawl shares; small and picklable, since steps are planned on workers."""
 
     config: CrawlConfig
     layout: Layout
-    runner: Runner
     queries: QueryTable
     base: "Base | None" = None  # the run that is extended
 
@@ -42,6 +40,11 @@ def require_contact(options: FetchOptions, units: list[str], column: str = "fetc
         references = records.read_table(path, [column])[column].to_pylist()
         if requires_contact(references, options.allow_network):
             raise ValueError(f"{NO_CONTACT}; the same command then continues")
+
+
+def named(results: list[Result]) -> list[Task]:
+    """Return a task for each result of an earlier step, of its name and table."""
+    return [{"name": result["name"], "path": result["path"]} for result in results]
 
 
 def gather(files: list[tuple[str, int]], rows: int) -> list[Task]:

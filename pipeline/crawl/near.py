@@ -1,16 +1,18 @@
 """Drive `--dedup near`: pairs by hash, groups, and their merging; all before an image is copied."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from dedup import groups as near
 from pipeline import records, storage
 from pipeline.crawl.job import Crawl
-from pipeline.flow.markers import Result, marker_path, read_marker, write_json
-from pipeline.stages.near import GROUPS, SITES, NearShuffler, add_sites, members_of
+from pipeline.crawl.rounds import merged_folder
+from pipeline.flow.markers import Result
+from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
+from pipeline.stages.near import GROUPS, SITES, GroupWorker, NearShuffler, add_sites
 from pipeline.stages.select import PairCounter
 
 _SITES_IN_MANIFEST = 50
@@ -19,72 +21,76 @@ _SITES_IN_MANIFEST = 50
 class Near(NamedTuple):
     """What finish goes on with; fields only."""
 
-    merged: list[Result]
+    folder: str
+    """Of the merged images."""
     thresholds: str
     summary: Result
 
 
-def merge_near(crawl: Crawl, merged: list[Result]) -> Near:
-    """Merge near-duplicates and find anew which samples each query keeps.
+def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
+    """Merge near-duplicates and find again which samples each query keeps; `last`: the last round.
 
-    ValueError if more than --dedup-limit of the images would go. The pairs are joined to groups on this
-    machine, with some 300 bytes of memory for each.
+    A job of its own, since what it takes out is judged before anything is written: ValueError if more than
+    --dedup-limit of the images would go. One worker joins the pairs to groups, with some 300 bytes of memory
+    for each.
     """
     config, layout = crawl.config, crawl.layout
-    images = sum(result["samples"] for result in merged)
-    groups_path, found = _groups(crawl, merged, images)
-    folder = layout.stage("finish", "near")
-    partitions = crawl.partitions(images)
+    pairs_folder, groups_folder = layout.stage("finish", "near-pairs"), layout.stage("finish", "near-groups")
+    folder, arrived = layout.stage("finish", "near"), layout.stage("finish", "near-arrived")
+    pairs = Shuffle(
+        label="near-duplicate pairs", folder=pairs_folder, plan=partial(_plan, crawl, last, near.BANDS),
+        shuffler=near.BandShuffler(folder=pairs_folder),
+    )  # fmt: skip
+    groups = Tasks(
+        label="near-duplicate groups", folder=groups_folder, plan=partial(_plan_groups, crawl, last),
+        worker=GroupWorker(folder=groups_folder),
+    )  # fmt: skip
     shuffler = NearShuffler(
-        folder=folder, partitions=partitions, queries=crawl.queries, groups=groups_path,
+        folder=folder, queries=crawl.queries, groups=storage.join(groups_folder, "groups"),
         max_captions=config.max_captions, placeholder_captions=config.placeholder_captions,
     )  # fmt: skip
-    results = crawl.runner.shuffle("merge near-duplicates", folder, merged, shuffler, partitions)
-    sites = add_sites(records.read_table(result["sites"]) for result in results)
+    merge = Shuffle(
+        label="merge near-duplicates", folder=folder, plan=partial(_plan, crawl, last, 1), shuffler=shuffler
+    )
+    thresholds = Thresholds(
+        label="arrived, without near-duplicates", folder=arrived, plan=partial(_plan_arrived, crawl),
+        counter=PairCounter(queries=crawl.queries),
+    )  # fmt: skip
+    runner.run([pairs, groups, merge, thresholds])
+    images = sum(result["samples"] for result in results_in(merged_folder(crawl, last)))
+    sites = add_sites(records.read_table(result["sites"]) for result in merge.results())
     removals = [near.SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
-    known = records.read_table(groups_path)
-    groups: dict[str, list[str]] = {}
+    known = records.read_table(storage.join(groups_folder, "groups"))
+    members: dict[str, list[str]] = {}
     for uid, representative in zip(*(known[name].to_pylist() for name in GROUPS.names), strict=True):
-        groups.setdefault(representative.hex(), []).append(uid.hex())
-    near.check_share(images, groups, removals, config.dedup_limit)
+        members.setdefault(representative.hex(), []).append(uid.hex())
+    near.check_share(images, members, removals, config.dedup_limit)
     records.write_table(layout.near_duplicates, sites.cast(SITES))
-    rank = np.full(crawl.queries.queries, config.per_query, np.int64)
-    folder = layout.stage("finish", "near-arrived")
-    crawl.runner.thresholds(folder, results, PairCounter(queries=crawl.queries), rank)
+    [counts] = groups.results()
     summary = {
-        **found, "images": images, "removed": len(known), "groups": len(groups),
-        "largest_group": max(map(len, groups.values()), default=0) + bool(groups),
+        "pairs": counts["pairs"], "beyond": counts["beyond"],
+        "images": images, "removed": len(known), "groups": len(members),
+        "largest_group": max(map(len, members.values()), default=0) + bool(members),
         "sites": [row._asdict() for row in removals],
     }  # fmt: skip
-    return Near(results, storage.join(folder, "thresholds"), summary)
+    return Near(folder, storage.join(arrived, "thresholds"), summary)
 
 
-def _groups(crawl: Crawl, merged: list[Result], images: int) -> tuple[str, Result]:
-    """Find the groups, once; return their file, and the counts of pairs."""
-    folder, groups = crawl.layout.stage("finish", "near-pairs"), crawl.layout.stage("finish", "near-groups")
-    path = storage.join(groups, "groups")
-    done = read_marker(groups, "counts")
-    if done is not None:
-        return path, done
-    partitions = crawl.partitions(near.BANDS * images)
-    shuffler = near.BandShuffler(folder=folder, partitions=partitions)
-    results = crawl.runner.shuffle("near-duplicate pairs", folder, merged, shuffler, partitions)
-    tables = [near.EDGES.empty_table(), *(records.read_table(result["path"]) for result in results)]
-    edges = pa.concat_tables(tables)
-    wanted = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
-    same = edges.filter(pc.equal(edges["distance"], 0))
-    like = {b.hex(): a.hex() for a, b in zip(same["a"].to_pylist(), same["b"].to_pylist(), strict=True)}
-    columns = ["uid", "original_width", "original_height"]
-    members = [
-        near.Member(*member, like=like.get(member[0], ""))
-        for result in merged
-        for member in members_of(records.read_table(result["path"], columns), wanted)
-    ]
-    others = edges.filter(pc.greater(edges["distance"], 0))
-    pairs = zip(others["a"].to_pylist(), others["b"].to_pylist(), strict=True)
-    found = near.stars(members, ((a.hex(), b.hex()) for a, b in pairs))
-    rows = sorted((bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in found.items() for uid in gone)
-    records.write_table(path, records.to_table(rows, GROUPS))
-    counts = {"pairs": len(edges), "beyond": sum(result["beyond"] for result in results)}
-    write_json(marker_path(groups, "counts"), counts)
-    return path, counts
+def _plan(crawl: Crawl, last: int, rows_each: int) -> Work:
+    merged = results_in(merged_folder(crawl, last))
+    rows = rows_each * sum(result["samples"] for result in merged)
+    return Work(tasks=merged, partitions=crawl.partitions(rows))
+
+
+def _plan_groups(crawl: Crawl, last: int) -> Work:
+    pairs = results_in(crawl.layout.stage("finish", "near-pairs"))
+    task = {
+        "name": "counts", "merged": [r["path"] for r in results_in(merged_folder(crawl, last))],
+        "pairs": [r["path"] for r in pairs], "beyond": sum(r["beyond"] for r in pairs),
+    }  # fmt: skip
+    return Work(tasks=[task])
+
+
+def _plan_arrived(crawl: Crawl) -> Work:
+    rank = np.full(crawl.queries.queries, crawl.config.per_query, np.int64)
+    return Work(tasks=results_in(crawl.layout.stage("finish", "near")), rank=rank)

@@ -17,6 +17,7 @@ from pipeline import records, storage, tombstones, units, urls
 from pipeline.crawl.job import Crawl, require_contact
 from pipeline.flow import kept
 from pipeline.flow.markers import Result, Task, read_marker, write_json
+from pipeline.flow.runner import Runner
 from pipeline.http.politeness import site_delay
 from pipeline.sources import Piece, pages, sitemap
 from pipeline.sources.inputs import is_web
@@ -27,7 +28,7 @@ from pipeline.tombstones import Tombstones
 FORMAT: Final = "pages"
 
 
-def fetch_pages(crawl: Crawl, pieces: list[Piece]) -> list[Piece]:
+def fetch_pages(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> list[Piece]:
     """Fetch the pages that the pieces name and lead to; return pieces that hold their images instead."""
     named = [piece.path for piece in pieces if piece.format == FORMAT]
     if not named:
@@ -37,7 +38,7 @@ def fetch_pages(crawl: Crawl, pieces: list[Piece]) -> list[Piece]:
     wave = frontier.admit((0, one) for path in named for one in _named(path))
     number = 0
     while wave:
-        results, wave = _pass(crawl, number, wave)
+        results, wave = _pass(crawl, runner, number, wave)
         images += [result["path"] for result in results]
         wave += frontier.admit(_found(results))
         number += 1
@@ -118,7 +119,9 @@ class Frontier:
         return path
 
 
-def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[Result], list[dict[str, Any]]]:
+def _pass(
+    crawl: Crawl, runner: Runner, number: int, wave: list[dict[str, Any]]
+) -> tuple[list[Result], list[dict[str, Any]]]:
     """Fetch the sitemaps of a wave or, if there are none, all of it; return results and what is left.
 
     Not both at once: in two units of one pass a site would be asked at twice its rate.
@@ -132,7 +135,7 @@ def _pass(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> tuple[list[R
     worker = PagesWorker(
         folder=folder, fetch=config.fetch, depth=config.sources.depth, formats=config.images.formats
     )
-    results = crawl.runner.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf)
+    results = runner.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf)
     kept.remove(folder)
     return results, later
 

@@ -1,25 +1,29 @@
 """Drive the first two stages: read and judge the sources, then decide whom to try first."""
 
 import math
+from functools import partial
 
 import numpy as np
 
-from pipeline import storage
+from pipeline import run, storage
 from pipeline.crawl.extending import known_rows, known_samples, known_shared_captions, stored_samples
-from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather
+from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather, named
 from pipeline.crawl.paging import fetch_pages
-from pipeline.flow.markers import Result, read_vector, write_vector
+from pipeline.crawl.rounds import cut_units, thresholds
+from pipeline.flow.markers import Result, Task, read_vector, write_vector
+from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Shuffle, Step, Tasks, Work, results_in
 from pipeline.sources import Piece
 from pipeline.stages.candidates import CandidatesWorker
 from pipeline.stages.extend import NewShuffler
-from pipeline.stages.select import AdmitWorker, DedupeShuffler, PairCounter, SharedCaptionShuffler
+from pipeline.stages.select import AdmitWorker, DedupeShuffler, SharedCaptionShuffler
 
 
-def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
+def candidates(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> Result:
     """Read, judge and match every piece of the sources."""
     config, folder = crawl.config, crawl.layout.stage("candidates")
-    pieces = fetch_pages(crawl, pieces)
-    tasks = [{"name": f"{index:06d}", "piece": list(piece)} for index, piece in enumerate(pieces)]
+    pieces = fetch_pages(crawl, runner, pieces)
+    tasks: list[Task] = [{"name": f"{index:06d}", "piece": list(piece)} for index, piece in enumerate(pieces)]
     worker = CandidatesWorker(
         folder=folder, queries=crawl.layout.queries, sources=config.sources,
         formats=config.images.formats, rules=config.text,
@@ -27,7 +31,7 @@ def candidates(crawl: Crawl, pieces: list[Piece]) -> Result:
         root=crawl.layout.root,
         honour_pages="page" in config.fetch.opt_out, fetch=config.fetch,
     )  # fmt: skip
-    results = crawl.runner.tasks("candidates", folder, tasks, worker, _seconds(pieces))
+    results = runner.tasks("candidates", folder, tasks, worker, _seconds(pieces))
     files = [[storage.join(folder, f"{r['name']}.parquet"), r["rows"]] for r in results]
     return {
         "files": files,
@@ -46,58 +50,79 @@ def _seconds(pieces: list[Piece]) -> float:
     return sum(storage.file_info(path).size for path in files) / 1e7 + pages / 500
 
 
-def select(crawl: Crawl, found: Result) -> Result:
-    """Deduplicate, drop shared texts, count, and find the first round's thresholds."""
+def select(crawl: Crawl, runner: Runner) -> Result:
+    """Deduplicate, drop shared texts, count, and find the first round's thresholds, and its units."""
     config, layout = crawl.config, crawl.layout
-    partitions = crawl.partitions(found["rows"] + (known_rows(crawl.base) if crawl.base else 0))
-    files = gather([(path, rows) for path, rows in found["files"]], SLICE_ROWS * partitions)
-    folder = layout.stage("select", "deduplicated")
-    shuffler = DedupeShuffler(folder=folder, partitions=partitions, max_captions=config.max_captions)
-    if crawl.base:
-        shuffler = NewShuffler(
-            folder=folder, partitions=partitions, max_captions=config.max_captions, queries=crawl.queries
-        )
-    known = known_samples(crawl.base) if crawl.base else []
-    deduplicated = crawl.runner.shuffle("deduplicate", folder, [*files, *known], shuffler, partitions)
-    shared = _shared_captions(crawl, deduplicated, partitions)
+    deduplicated = _deduplicate(crawl)
+    shared = _shared_captions(crawl)
     folder = layout.stage("select", "samples")
-    tasks = [{"name": r["name"], "path": r["path"]} for r in deduplicated]
-    samples = crawl.runner.tasks(
-        "count", folder, tasks, AdmitWorker(folder=folder, queries=crawl.queries, shared=shared)
-    )
-    stored = stored_samples(crawl)
-    first = np.full(crawl.queries.queries, int(np.ceil(config.per_query * config.headroom)), np.int64)
-    thresholds(crawl, 0, [*samples, *stored], first)
-    rejected = [storage.sibling(r["path"], ".rejected.parquet") for r in [*deduplicated, *samples]]
+    count = Tasks(
+        label="count", folder=folder, plan=partial(_plan_count, crawl),
+        worker=AdmitWorker(folder=folder, queries=crawl.queries, shared=_shared_path(crawl)),
+    )  # fmt: skip
+    steps = [deduplicated, *shared, count, *stored_samples(crawl), thresholds(crawl, 0)]
+    if config.stage == "all":  # one job less
+        steps.append(cut_units(crawl, 0))
+    runner.run(steps)
+    by_url, samples = deduplicated.results(), count.results()
     return {
         "samples": samples,
-        "stored": stored,
-        "moved": [r["moved"] for r in deduplicated if "moved" in r],
+        "moved": [r["moved"] for r in by_url if "moved" in r],
         "count": sum(r["samples"] for r in samples),
-        "rejected": rejected,
-        "reasons": add_counts(r["rejected"] for r in [*deduplicated, *samples]),
+        "rejected": [storage.sibling(r["path"], ".rejected.parquet") for r in [*by_url, *samples]],
+        "reasons": add_counts(r["rejected"] for r in [*by_url, *samples]),
     }
 
 
-def _shared_captions(crawl: Crawl, files: list[Result], partitions: int) -> str:
-    path = crawl.layout.stage("select", "shared_captions")
-    if storage.exists(path):
-        return path
+def _deduplicate(crawl: Crawl) -> Step:
+    folder, most = crawl.layout.stage("select", "deduplicated"), crawl.config.max_captions
+    shuffler = DedupeShuffler(folder=folder, max_captions=most)
+    if crawl.base:
+        shuffler = NewShuffler(folder=folder, max_captions=most, queries=crawl.queries)
+    plan = partial(_plan_deduplicate, crawl)
+    return Shuffle(label="deduplicate", folder=folder, plan=plan, shuffler=shuffler)
+
+
+def _partitions(crawl: Crawl, found: Result) -> int:
+    return crawl.partitions(found["rows"] + (known_rows(crawl.base) if crawl.base else 0))
+
+
+def _plan_deduplicate(crawl: Crawl) -> Work:
+    found = run.done(crawl.layout, "candidates")
+    assert found is not None, "the stage before"
+    partitions = _partitions(crawl, found)
+    files = gather([(path, rows) for path, rows in found["files"]], SLICE_ROWS * partitions)
+    known = known_samples(crawl.base) if crawl.base else []
+    return Work(tasks=[*files, *known], partitions=partitions)
+
+
+def _shared_path(crawl: Crawl) -> str:
+    return crawl.layout.stage("select", "shared_captions")
+
+
+def _shared_captions(crawl: Crawl) -> list[Step]:
+    """Return the steps that find the texts at too many images, if they are to be dropped."""
+    if not crawl.config.shared_captions:
+        return []
+    folder = crawl.layout.stage("select", "shared")
+    shuffler = SharedCaptionShuffler(folder=folder, limit=crawl.config.shared_captions)
+    plan = partial(_plan_shared, crawl)
+    return [Shuffle(label="shared captions", folder=folder, plan=plan, shuffler=shuffler)]
+
+
+def _plan_shared(crawl: Crawl) -> Work:
+    found = run.done(crawl.layout, "candidates")
+    assert found is not None, "the stage before"
+    partitions = _partitions(crawl, found)
+    deduplicated = results_in(crawl.layout.stage("select", "deduplicated"))
+    inputs = gather([(r["path"], r["rows"]) for r in deduplicated], SLICE_ROWS * partitions)
+    return Work(tasks=inputs, partitions=partitions)
+
+
+def _plan_count(crawl: Crawl) -> Work:
+    """Join the texts that are shared in the sources or were in the run, for all tasks."""
     hashes = [np.zeros(0, np.uint64), *(known_shared_captions(crawl.base) if crawl.base else [])]
     if crawl.config.shared_captions:
-        folder = crawl.layout.stage("select", "shared")
-        inputs = gather([(r["path"], r["rows"]) for r in files], SLICE_ROWS * partitions)
-        shuffler = SharedCaptionShuffler(
-            folder=folder, partitions=partitions, limit=crawl.config.shared_captions
-        )
-        results = crawl.runner.shuffle("shared captions", folder, inputs, shuffler, partitions)
-        hashes += [read_vector(r["path"]) for r in results]
-    write_vector(path, np.unique(np.concatenate(hashes)))
-    return path
-
-
-def thresholds(crawl: Crawl, number: int, samples: list[Result], rank: np.ndarray) -> str:
-    """Find the thresholds of a round: each query's sample of smallest priority number `rank`."""
-    folder = crawl.layout.tried(number)
-    crawl.runner.thresholds(folder, samples, PairCounter(queries=crawl.queries), rank)
-    return folder
+        hashes += [read_vector(r["path"]) for r in results_in(crawl.layout.stage("select", "shared"))]
+    write_vector(_shared_path(crawl), np.unique(np.concatenate(hashes)))
+    return Work(tasks=named(results_in(crawl.layout.stage("select", "deduplicated"))))

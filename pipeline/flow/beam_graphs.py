@@ -1,14 +1,15 @@
-"""The Beam shell: three graphs that wire plain functions; `beam_runner` runs them.
+"""The Beam shell: steps as one graph, which wires plain functions; `beam_runner` runs it.
 
-Every graph reads its tasks from a file, so that it stays small and can be built before its inputs exist, and
-leaves durable files with a marker written last, so that running it again skips what is done. Nothing else in
-openwit imports Beam, but for beam_runner.py and job_server.py.
+Every step reads its tasks from a file, so that a graph stays small and can be built before its inputs exist,
+and leaves durable files with a marker written last, so that running it again skips what is done. Nothing else
+in openwit imports Beam, but for beam_runner.py and beam_job_server.py.
 """
 
 import itertools
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import apache_beam as beam
 import numpy as np
@@ -16,26 +17,43 @@ from apache_beam.utils.shared import Shared
 
 from pipeline import storage
 from pipeline.balance import I64, largest, smallest, thresholds
-from pipeline.flow.markers import read_lines, read_vector, write_vector
+from pipeline.flow.markers import read_vector, write_vector
+from pipeline.flow.steps import (
+    Shuffle,
+    Step,
+    Tasks,
+    Thresholds,
+    Work,
+    json_line,
+    noted,
+    plan,
+    rank_path,
+    write_results,
+)
 from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, run_task
 
 
-def _lines(_: bytes, path: str) -> list[str]:
-    return read_lines(path)
-
-
 @dataclass
-class ReadTasks(beam.PTransform):
-    """Read a file of tasks, a line each, and spread them over the workers."""
+class Plan(beam.PTransform):
+    """Plan a step when what comes in says that the one before is done, and spread its tasks over the workers.
 
-    path: str
+    Yields each task as a line of JSON, for a shuffle together with the number of partitions. The first step
+    of a job is planned already: it may have what only the launcher knows.
+    """
 
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+    step: Step
+    is_planned: bool
+
+    def _tasks(self, _: object) -> Iterator[str]:
+        if not self.is_planned:
+            plan(self.step)
+        numbers, lines = noted(self.step)
+        for line in lines:
+            yield f"[{numbers['partitions']}, {line}]" if isinstance(self.step, Shuffle) else line
+
+    def expand(self, before: beam.PCollection) -> beam.PCollection:
         return (
-            start
-            | beam.Impulse()
-            | "Lines" >> beam.FlatMap(_lines, self.path).with_output_types(str)
-            | "Spread" >> beam.Reshuffle()
+            before | "Plan" >> beam.FlatMap(self._tasks).with_output_types(str) | "Spread" >> beam.Reshuffle()
         )
 
 
@@ -57,55 +75,78 @@ class _RunTask(beam.DoFn):
         self._state = self._shared.acquire(lambda: _State(self._worker.open()))
 
     def process(self, line: str) -> Iterator[tuple[int, str]]:
-        result = run_task(self._worker, self._state.value, self._folder, json.loads(line))
-        yield 0, json.dumps(result, sort_keys=True)
+        yield 0, json_line(run_task(self._worker, self._state.value, self._folder, json.loads(line)))
 
 
-def _write_results(group: tuple[int, Iterable[str]], path: str) -> None:
-    _, results = group
-    storage.write_bytes(path, "".join(f"{line}\n" for line in sorted(results)).encode())
+def _split(line: str, shuffler: Shuffler) -> Iterator[tuple[int, bytes]]:
+    partitions, task = json.loads(line)
+    yield from shuffler.split(task, partitions)
+
+
+def _reduce(group: tuple[int, Iterable[bytes]], shuffler: Shuffler, folder: str) -> tuple[int, str]:
+    return 0, json_line(reduce_partition(shuffler, folder, *group))
+
+
+def _nothing(_: object) -> tuple[int, str]:
+    return 0, ""
+
+
+def _write_results(group: tuple[int, Iterable[str]], folder: str) -> str:
+    write_results(folder, (line for line in group[1] if line))
+    return folder
 
 
 @dataclass
-class Tasks(beam.PTransform):
-    """Run every task of a file on its own; results go to results.jsonl."""
+class Collect(beam.PTransform):
+    """Write the results of a step when all are there; yields its folder, once."""
 
     folder: str
-    worker: Worker
 
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+    def expand(self, given: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
+        before, results = given
+        nothing = before | "Nothing" >> beam.Map(_nothing).with_output_types(tuple[int, str])
         return (
-            start
-            | "ReadTasks" >> ReadTasks(storage.join(self.folder, "tasks.jsonl"))
-            | "Run" >> beam.ParDo(_RunTask(self.worker, self.folder)).with_output_types(tuple[int, str])
-            | "Collect" >> beam.GroupByKey()
-            | "Write" >> beam.Map(_write_results, storage.join(self.folder, "results.jsonl"))
+            (results, nothing)  # a step without tasks ends, too
+            | beam.Flatten()
+            | beam.GroupByKey()
+            | "Write" >> beam.Map(_write_results, self.folder).with_output_types(str)
         )
 
 
-def _reduce(group: tuple[int, Iterable[bytes]], shuffler: Shuffler, folder: str) -> str:
-    return json.dumps(reduce_partition(shuffler, folder, *group), sort_keys=True)
+@dataclass
+class RunTasks(beam.PTransform):
+    """Do each task of a step on its own."""
+
+    step: Tasks
+    is_planned: bool
+
+    def expand(self, before: beam.PCollection) -> beam.PCollection:
+        do = _RunTask(self.step.worker, self.step.folder)
+        results = (
+            before
+            | Plan(self.step, self.is_planned)
+            | "Run" >> beam.ParDo(do).with_output_types(tuple[int, str])
+        )
+        return (before, results) | Collect(self.step.folder)
 
 
 @dataclass
-class Shuffle(beam.PTransform):
-    """Split the tasks' tables into partitions and reduce each; slices cross the shuffle as bytes."""
+class RunShuffle(beam.PTransform):
+    """Split the tables of a step's tasks and reduce each partition; slices cross the shuffle as bytes."""
 
-    folder: str
-    tasks: str
-    shuffler: Shuffler
+    step: Shuffle
+    is_planned: bool
 
-    def _split(self, line: str) -> Iterator[tuple[int, bytes]]:
-        yield from self.shuffler.split(json.loads(line))
-
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
-        return (
-            start
-            | "ReadTasks" >> ReadTasks(self.tasks)
-            | "Split" >> beam.FlatMap(self._split).with_output_types(tuple[int, bytes])
+    def expand(self, before: beam.PCollection) -> beam.PCollection:
+        step = self.step
+        results = (
+            before
+            | Plan(step, self.is_planned)
+            | "Split" >> beam.FlatMap(_split, step.shuffler).with_output_types(tuple[int, bytes])
             | "Group" >> beam.GroupByKey()
-            | "Reduce" >> beam.Map(_reduce, self.shuffler, self.folder).with_output_types(str)
+            | "Reduce" >> beam.Map(_reduce, step.shuffler, step.folder).with_output_types(tuple[int, str])
         )
+        return (before, results) | Collect(step.folder)
 
 
 class _SumVectors(beam.CombineFn):
@@ -181,7 +222,7 @@ class _Smallest(beam.CombineFn):
 _Heads = tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]  # a bucket and its `balance.largest`
 
 
-def _write_thresholds(_: bytes, heads: list[_Heads], sums: list[np.ndarray], rank: str, folder: str) -> None:
+def _write_thresholds(_: object, heads: list[_Heads], sums: list[np.ndarray], rank: str, folder: str) -> str:
     ranks = read_vector(rank)
     [counts] = sums or [np.zeros((1, len(ranks)), np.int64)]  # not a single task
     none = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint64))
@@ -189,18 +230,19 @@ def _write_thresholds(_: bytes, heads: list[_Heads], sums: list[np.ndarray], ran
     table = thresholds(query, found, priority, counts[0], ranks)
     write_vector(storage.join(folder, "counts"), counts)
     write_vector(storage.join(folder, "thresholds"), table)
+    return folder
 
 
 @dataclass
-class Thresholds(beam.PTransform):
+class RunThresholds(beam.PTransform):
     """Sum the tasks' counts and find each query's threshold at its rank; writes `counts` and `thresholds`."""
 
-    folder: str
-    counter: Counter
-    rank: str
+    step: Thresholds
+    is_planned: bool
 
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
-        tasks = start | "ReadTasks" >> ReadTasks(storage.join(self.folder, "tasks.jsonl"))
+    def expand(self, before: beam.PCollection) -> beam.PCollection:
+        step, rank = self.step, rank_path(self.step)
+        tasks = before | Plan(step, self.is_planned)
         counts = (
             tasks
             | "LoadCounts" >> beam.Map(_load_counts)
@@ -210,9 +252,33 @@ class Thresholds(beam.PTransform):
             tasks
             | "HeadPairs"
             >> beam.FlatMap(
-                _head_slices, beam.pvalue.AsSingleton(counts), self.counter, self.rank
+                _head_slices, beam.pvalue.AsSingleton(counts), step.counter, rank
             ).with_output_types(tuple[int, bytes])
-            | "Smallest" >> beam.CombinePerKey(_Smallest(self.rank))
+            | "Smallest" >> beam.CombinePerKey(_Smallest(rank))
         )
         given = beam.pvalue.AsList(heads), beam.pvalue.AsList(counts)
-        return start | beam.Impulse() | "Write" >> beam.Map(_write_thresholds, *given, self.rank, self.folder)
+        return before | "Write" >> beam.Map(_write_thresholds, *given, rank, step.folder)
+
+
+_GRAPHS: Final[dict[type[Step], Any]] = {
+    Tasks: RunTasks, Shuffle: RunShuffle, Thresholds: RunThresholds
+}  # fmt: skip
+
+
+@dataclass
+class Steps(beam.PTransform):
+    """Do steps one after the other: each begins when the files of the one before are there."""
+
+    steps: tuple[Step, ...]
+
+    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+        done = start | beam.Impulse()
+        for number, step in enumerate(self.steps):
+            if not number:  # its plan may be as long as its list of tasks, and has done what it is for
+                step = replace(step, plan=_planned)
+            done = done | step.label >> _GRAPHS[type(step)](step, not number)
+        return done
+
+
+def _planned() -> Work:
+    raise AssertionError("the launcher has planned it")

@@ -1,20 +1,20 @@
-"""Run the graphs on a Beam runner: which one, quietly, and with a task file for each."""
+"""Run steps on a Beam runner as one job: which runner, quietly, and followed from here."""
 
 import contextlib
 import itertools
-import json
 import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline import storage
-from pipeline.flow.beam_graphs import Shuffle, Tasks, Thresholds
+from pipeline.flow.beam_graphs import Steps
 from pipeline.flow.beam_job_server import runner_of
 from pipeline.flow.local import stderr_to
-from pipeline.flow.markers import Result, Task, finished, read_lines, write_tasks
-from pipeline.flow.worker import Counter, Shuffler, Worker
+from pipeline.flow.steps import Step, Thresholds, Watch, is_planned, noted, plan
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,28 @@ class BeamRunner:
             flags = [*own, *flags, "--runner=FnApiRunner"]  # the last one counts
         return PipelineOptions(flags)
 
-    def run(self, graph: beam.PTransform, tasks: int) -> None:
-        """Run a graph to its end; a failure raises RuntimeError."""
+    def run(self, steps: Sequence[Step], watch: "Watch | None" = None) -> None:
+        """Run steps as one job, of which the first one is planned here; a failure raises RuntimeError.
+
+        watch: shows each step while it is at work.
+        """
         quiet_beam()
-        options = self.options(tasks)
+        work = plan(steps[0])
+        options = self.options(max(len(work.tasks), work.partitions) if len(steps) == 1 else self.workers)
         on_dataflow = options.view_as(StandardOptions).runner == "DataflowRunner"
         if on_dataflow:  # says where the job can be looked at
             logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
         pipeline = beam.Pipeline(runner=runner_of(options, self.flags), options=options)
-        _ = pipeline | type(graph).__name__ >> graph
+        _ = pipeline | Steps(tuple(steps))
+        with _followed(steps, watch), stderr_to("" if on_dataflow else self.log):
+            self._wait(pipeline)
+
+    def _wait(self, pipeline: beam.Pipeline) -> None:
         level = logging.getLogger().level
         result = None
         try:
-            with stderr_to("" if on_dataflow else self.log):
-                result = pipeline.run()
-                state = result.wait_until_finish()
+            result = pipeline.run()
+            state = result.wait_until_finish()
         except KeyboardInterrupt:
             if result is not None and not self._is_here:
                 with contextlib.suppress(Exception):
@@ -76,27 +83,46 @@ class BeamRunner:
         if state not in (None, "DONE"):
             raise RuntimeError(f"the job ended as {state}; the same command continues it")
 
-    def tasks(self, folder: str, tasks: list[Task], worker: Worker) -> list[Result]:
-        """Run the tasks that have no marker yet and return all results, in the order of the tasks."""
-        done = finished(folder)
-        missing = [task for task in tasks if task["name"] not in done]
-        if missing:
-            write_tasks(storage.join(folder, "tasks.jsonl"), missing)
-            self.run(Tasks(folder, worker), len(missing))
-            lines = read_lines(storage.join(folder, "results.jsonl"))
-            done |= {result["name"]: result for result in map(json.loads, lines)}
-        return [done[task["name"]] for task in tasks]
 
-    def shuffle(self, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int) -> None:
-        """Split the inputs and reduce each partition that has rows."""
-        tasks = storage.join(folder, "tasks.jsonl")
-        count = write_tasks(tasks, inputs)
-        self.run(Shuffle(folder, tasks, shuffler), max(count, partitions))
+@contextlib.contextmanager
+def _followed(steps: Sequence[Step], watch: "Watch | None") -> Iterator[None]:
+    """Show the steps of a job one after the other while the block runs it, from the files that they leave."""
+    if watch is None:
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_follow, args=(steps, watch, ended), name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
-    def thresholds(self, folder: str, tasks: list[Task], counter: Counter) -> None:
-        """Write `counts` and `thresholds`; `rank` lies in the folder already."""
-        count = write_tasks(storage.join(folder, "tasks.jsonl"), tasks)
-        self.run(Thresholds(folder, counter, storage.join(folder, "rank")), count)
+
+def _follow(steps: Sequence[Step], watch: Watch, ended: threading.Event) -> None:
+    with contextlib.suppress(_EndedError):
+        for step in steps:
+            if isinstance(step, Thresholds):  # it leaves no markers to be followed
+                continue
+            _wait_for(is_planned, step, ended)
+            numbers, _ = noted(step)
+            with watch(step.label, step.folder, numbers["total"], numbers["images"]):
+                _wait_for(_is_done, step, ended)
+
+
+class _EndedError(Exception):
+    """The job has ended before its last step."""
+
+
+def _is_done(step: Step) -> bool:
+    return step.is_done
+
+
+def _wait_for(is_true: Callable[[Step], bool], step: Step, ended: threading.Event) -> None:
+    while not is_true(step):
+        if ended.wait(0.2 if storage.is_local(step.folder) else 15.0) and not is_true(step):
+            raise _EndedError
 
 
 def quiet_beam() -> None:

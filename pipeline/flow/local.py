@@ -26,6 +26,7 @@ from pipeline.balance import I64, U64, largest, smallest, thresholds
 from pipeline.children import end_with_parent
 from pipeline.flow.markers import Result, Task, finished, read_vector, write_vector
 from pipeline.flow.spill import Range, SpillWorker, ranges_of, read_slices
+from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, json_line, rank_path, write_results
 from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, run_task
 
 T = TypeVar("T")
@@ -155,10 +156,26 @@ def _run_task(worker: Worker, folder: str, task: Task) -> Result:
     return run_task(worker, _Opened.of(worker), folder, task)
 
 
-def run_tasks(
+def run(pool: Pool, step: Step, work: Work, at_once: int) -> None:
+    """Do what of a step is not done yet; it is done when its results are written.
+
+    at_once: partitions of a shuffle that are in memory at a time.
+    """
+    if isinstance(step, Tasks):
+        results = _run_tasks(pool, step.folder, work.tasks, step.worker, work.seconds)
+    elif isinstance(step, Shuffle):
+        results = _run_shuffle(pool, step, work, at_once)
+    else:
+        assert isinstance(step, Thresholds) and work.rank is not None, "the plan gives it"
+        _run_thresholds(pool, step, work.tasks, work.rank)
+        return
+    write_results(step.folder, map(json_line, results))
+
+
+def _run_tasks(
     pool: Pool, folder: str, tasks: list[Task], worker: Worker, seconds: float = 0.0
 ) -> list[Result]:
-    """Run the tasks that have no marker yet and return all results, in the order of the tasks."""
+    """Run the tasks that have no marker yet and return all results."""
     done = finished(folder)
     missing = [task for task in tasks if task["name"] not in done]
     calls = [partial(_run_task, worker, folder, task) for task in missing]
@@ -171,29 +188,30 @@ def _reduce(shuffler: Shuffler, folder: str, partition: int, ranges: list[Range]
 
 
 def _reduce_whole(shuffler: Shuffler, folder: str, inputs: list[Task]) -> Result | None:
-    slices = [data for task in inputs for _, data in shuffler.split(task)]
+    slices = [data for task in inputs for _, data in shuffler.split(task, 1)]
     return reduce_partition(shuffler, folder, 0, slices) if slices else None
 
 
-def run_shuffle(
-    pool: Pool, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int, at_once: int
-) -> None:
-    """Split the inputs and reduce each partition that has rows and no marker yet.
+def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Result]:
+    """Split the inputs, reduce each partition that has rows and no marker yet, and return all results.
 
     Several partitions are split to disk, and `at_once` of them are in memory at a time; a single one holds
     the same rows in memory as its reduction does.
     """
+    folder, shuffler = step.folder, step.shuffler
     done = finished(folder)
-    if partitions == 1:
+    if work.partitions == 1:
         if not done:
-            pool.run([partial(_reduce_whole, shuffler, folder, inputs)])
-        return
+            results = pool.run([partial(_reduce_whole, shuffler, folder, work.tasks)])
+            return [result for result in results if result is not None]
+        return list(done.values())
     spill = f"{folder}.spill"
-    tasks: list[Task] = [{"name": f"{number:06d}", "task": task} for number, task in enumerate(inputs)]
-    slices = ranges_of(run_tasks(pool, spill, tasks, SpillWorker(folder=spill, shuffler=shuffler)))
+    tasks: list[Task] = [{"name": f"{number:06d}", "task": task} for number, task in enumerate(work.tasks)]
+    spiller = SpillWorker(folder=spill, shuffler=shuffler, partitions=work.partitions)
+    slices = ranges_of(_run_tasks(pool, spill, tasks, spiller))
     missing = {partition: own for partition, own in slices.items() if f"{partition:05d}" not in done}
     calls = [partial(_reduce, shuffler, folder, partition, own) for partition, own in missing.items()]
-    pool.run(calls, at_once=at_once)
+    return [*done.values(), *pool.run(calls, at_once=at_once)]
 
 
 def _head_pairs(
@@ -205,14 +223,16 @@ def _head_pairs(
     return counter.pairs(task, found, read_vector(rank))
 
 
-def run_thresholds(pool: Pool, folder: str, tasks: list[Task], counter: Counter, rank: I64) -> None:
+def _run_thresholds(pool: Pool, step: Thresholds, tasks: list[Task], rank: I64) -> None:
     """Sum the tasks' counts and find each query's threshold at its rank; writes `counts` and `thresholds`."""
+    folder, counter = step.folder, step.counter
     counts = np.zeros((1, len(rank)), np.int64)
     for number, task in enumerate(tasks):
         own = read_vector(task["counts"])
         counts = counts + own if number else own
-    paths = storage.join(folder, "counts"), storage.join(folder, "rank")
+    paths = storage.join(folder, "counts"), rank_path(step)
     write_vector(paths[0], counts)
+    write_vector(paths[1], rank)
     heads: list[tuple[np.ndarray, I64, U64]] = []
     for low, high in _bounds(np.where(counts[0] > rank, rank, 0)):
         pairs = pool.run([partial(_head_pairs, counter, task, *paths, low, high) for task in tasks])

@@ -1,34 +1,19 @@
-"""The verbs of a run: tasks, shuffle, thresholds; here or as a Beam job, and only if not done yet."""
+"""Run the steps that are not done yet, on this machine or as one job of a Beam runner."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from pipeline import storage
-from pipeline.balance import I64
 from pipeline.flow import local
-from pipeline.flow.markers import Result, Task, finished, write_vector
-from pipeline.flow.worker import Counter, Shuffler, Worker
+from pipeline.flow.markers import Result, Task, finished
+from pipeline.flow.steps import Step, Tasks, Thresholds, Watch, Work, noted, plan, unwatched
+from pipeline.flow.worker import Worker
 
 if TYPE_CHECKING:
     from pipeline.flow.beam_runner import BeamRunner
-
-_SHUFFLED = "shuffled"
-"""Marker of a whole shuffle: partitions without rows have none."""
-
-
-class Watch(Protocol):
-    """Show the progress of a step while it runs, as `progress.ShowProgress` does."""
-
-    def __call__(self, label: str, folder: str, total: int, images: int = 0) -> AbstractContextManager[None]:
-        """Follow a step in whose folder `total` markers appear; its tasks have so many images, if known."""
-        ...
-
-
-def unwatched(label: str, folder: str, total: int, images: int = 0) -> AbstractContextManager[None]:
-    """Show nothing."""
-    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,40 +59,55 @@ class Runner:
 
         return BeamRunner(self.flags, self.workers, self.log, self.name)
 
+    def run(self, steps: Sequence[Step]) -> None:
+        """Do the steps that are not done, in order: here one after the other, on a Beam runner as one job."""
+        left = list(steps)
+        while left and left[0].is_done:
+            self._show_done(left.pop(0))
+        if not left:
+            return
+        if not self.is_local:
+            self.beam.run(left, self.watch)
+            return
+        for step in left:
+            if step.is_done:
+                self._show_done(step)
+                continue
+            work = plan(step)
+            with self._watched(step):
+                local.run(self.pool, step, work, self.at_once)
+            storage.remove_tree(f"{step.folder}.spill")
+
+    def _watched(self, step: Step) -> AbstractContextManager[None]:
+        if isinstance(step, Thresholds):  # it leaves no markers to be followed
+            return nullcontext()
+        numbers, _ = noted(step)
+        return self.watch(step.label, step.folder, numbers["total"], numbers["images"])
+
+    def _show_done(self, step: Step) -> None:
+        with self._watched(step):
+            pass
+
     def tasks(
         self, label: str, folder: str, tasks: list[Task], worker: Worker, seconds: float = 0.0
     ) -> list[Result]:
-        """Run the tasks that have no marker yet and return all results, in the order of the tasks.
+        """Run the tasks that have no marker yet and return the results of all, in the order of the tasks.
 
-        seconds: how long all of them take one after the other, if that is known.
+        seconds: how long all of them take one after the other, if that is known. Unlike the tasks of a step,
+        these may become more from one command to the next.
         """
-        images = sum(int(task.get("images", 0)) for task in tasks)
-        with self.watch(label, folder, len(tasks), images):
-            if self.is_local:
-                return local.run_tasks(self.pool, folder, tasks, worker, seconds)
-            return self.beam.tasks(folder, tasks, worker)
+        with self.watch(label, folder, len(tasks), Work(tasks=tasks).images):
+            done = finished(folder)
+            missing = [task for task in tasks if task["name"] not in done]
+            step = Tasks(label=label, folder=folder, plan=partial(_given, missing, seconds), worker=worker)
+            if missing and self.is_local:
+                local.run(self.pool, step, plan(step), self.at_once)
+            elif missing:
+                self.beam.run([step])
+            if missing:
+                done |= {result["name"]: result for result in step.results()}
+        return [done[task["name"]] for task in tasks]
 
-    def shuffle(
-        self, label: str, folder: str, inputs: list[Task], shuffler: Shuffler, partitions: int
-    ) -> list[Result]:
-        """Return the results of a shuffle, in the order of the partitions; one without rows has none."""
-        marker = storage.join(folder, _SHUFFLED)
-        with self.watch(label, folder, partitions):
-            if not storage.exists(marker):
-                if self.is_local:
-                    local.run_shuffle(self.pool, folder, inputs, shuffler, partitions, self.at_once)
-                else:
-                    self.beam.shuffle(folder, inputs, shuffler, partitions)
-                storage.write_bytes(marker, b"")
-                storage.remove_tree(f"{folder}.spill")
-        return [result for _, result in sorted(finished(folder).items())]
 
-    def thresholds(self, folder: str, tasks: list[Task], counter: Counter, rank: I64) -> None:
-        """Write `counts` and `thresholds` for the samples of the tasks, unless they are there."""
-        if storage.exists(storage.join(folder, "thresholds")):
-            return
-        write_vector(storage.join(folder, "rank"), rank)
-        if self.is_local:
-            local.run_thresholds(self.pool, folder, tasks, counter, rank)
-        else:
-            self.beam.thresholds(folder, tasks, counter)
+def _given(tasks: list[Task], seconds: float) -> Work:
+    return Work(tasks=tasks, seconds=seconds)

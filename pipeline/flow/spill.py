@@ -23,6 +23,7 @@ class SpillWorker:
 
     folder: str
     shuffler: Shuffler
+    partitions: int
 
     def open(self) -> None:
         """Load nothing."""
@@ -32,7 +33,9 @@ class SpillWorker:
         base = storage.join(self.folder, task["name"])
         index = []
         with storage.atomic_output(f"{base}.slices") as temporary, temporary.open("wb") as sink:
-            for partition, data in sorted(self.shuffler.split(task["task"]), key=itemgetter(0)):
+            for partition, data in sorted(
+                self.shuffler.split(task["task"], self.partitions), key=itemgetter(0)
+            ):
                 start = sink.tell()
                 sink.write(data)
                 index.append((partition, start, sink.tell()))

@@ -1,7 +1,7 @@
 """The work of a step: workers for tasks, shufflers and counters, and how one piece of it is done.
 
-Whatever runs a step, this machine (`local`) or a Beam runner (`graph`), does each piece through the functions
-here, and so leaves the same files.
+Whatever runs a step, this machine (`local`) or a Beam runner (`beam_graphs`), does each piece through the
+functions here, and so leaves the same files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,8 +32,8 @@ class Worker(Protocol):
 class Shuffler(Protocol):
     """Split input tasks into slices by partition, and make one output of all slices of a partition."""
 
-    def split(self, task: Task) -> Iterator[tuple[int, bytes]]:
-        """Yield (partition, encoded table) slices."""
+    def split(self, task: Task, partitions: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (partition, encoded table) slices; partitions are 0 to `partitions` - 1."""
         ...
 
     def reduce(self, partition: int, slices: Iterable[bytes]) -> Result:

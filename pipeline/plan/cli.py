@@ -5,7 +5,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,8 @@ from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import Training, training
 from pipeline.plan.yields import Yields, of_run
 from pipeline.terminal import terminal
+
+_OPEN: Final = ("gpu", "job_start_s")  # tables of rates.toml to which devices and runners may be added
 
 
 def main(argv: Sequence[str], prog: str = "openwit plan") -> int:
@@ -44,7 +46,8 @@ def plan(options: PlanConfig, console: Console) -> int:
             options.model, scale.samples, options.epochs, options.gpu, options.mfu, rates["gpu"]
         )
     cost = model.money(scale, done, taught.gpu_days if taught else 0.0, options, prices)
-    result = {**summary(scale, done, taught, cost, options), "currency": prices["currency"]}
+    waits = sum(model.starts(options, rates).values())
+    result = {**summary(scale, done, taught, cost, options, waits), "currency": prices["currency"]}
     show(console, options, result)
     if options.out:
         storage.write_bytes(options.out, (json.dumps(result, indent=1) + "\n").encode())
@@ -60,7 +63,7 @@ def read_toml(path: str, default: str) -> dict[str, Any]:
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{path}: unknown name {name}{parser.nearest(name, list(known))}")
-        if isinstance(value, dict) and name != "gpu":
+        if isinstance(value, dict) and name not in _OPEN:
             for key in value:
                 if key not in known[name]:
                     raise ValueError(f"{path}: unknown {name}.{key}{parser.nearest(key, list(known[name]))}")
@@ -81,9 +84,9 @@ def yields_of(options: PlanConfig) -> Yields:
 
 def summary(
     scale: model.Scale, done: list[model.Stage], taught: Training | None, cost: dict[str, float],
-    options: PlanConfig,
+    options: PlanConfig, waits: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the prediction as JSON."""
+    """Return the prediction as JSON; `waits`: seconds that all jobs of a runner take to start."""
     from pipeline.plan.expected import politeness
 
     amounts = {name: getattr(scale, name) for name in scale.__dataclass_fields__ if name != "sites"}
@@ -95,6 +98,7 @@ def summary(
             stage.name: {"core_hours": stage.core_hours, "wall_hours": stage.wall_hours, "bound": stage.bound}
             for stage in done
         },
+        "jobs": {"starts": sum(model.jobs(options).values()), "hours": waits / model.HOUR},
         "politeness_hours": {
             share: seconds / model.HOUR
             for share, seconds in politeness(scale.sites, options.host_delay).items()
@@ -127,6 +131,9 @@ def show(console: Console, options: PlanConfig, result: dict[str, Any]) -> None:
     for name, stage in result["stages"].items():
         hours = f"{stage['core_hours']:,.1f} core-hours"
         table.add_row(name, hours, f"{stage['wall_hours']:,.1f} h, bound by {stage['bound']}")
+    if options.runner:
+        waiting = f"{result['jobs']['hours'] * 60:,.0f} minutes of waiting for {options.runner} in all"
+        table.add_row("job starts", f"{result['jobs']['starts']}", waiting)
     polite = ", ".join(f"{share} after {hours:,.1f} h" for share, hours in result["politeness_hours"].items())
     table.add_row("rates of the sites", "", polite)
     in_time = f"in {options.rounds} rounds of {options.unit_seconds:,.0f} s a site"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.config import nearest
 from pipeline.plan import expected
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.yields import Yields
@@ -80,6 +81,24 @@ def scale_of(found: Yields, config: PlanConfig) -> Scale:
     )  # fmt: skip
 
 
+def jobs(config: PlanConfig) -> dict[str, int]:
+    """Return how many jobs each stage of a crawl is on a Beam runner; a round without a unit is none."""
+    return {"candidates": 1, "select": 1, "fetch": config.rounds, "finish": 1}
+
+
+def starts(config: PlanConfig, rates: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds in which each stage's jobs start; ValueError for a runner without a rate."""
+    if not config.runner:
+        return dict.fromkeys(jobs(config), 0.0)
+    known = rates["job_start_s"]
+    if config.runner not in known:
+        raise ValueError(
+            f"there is no rate for --runner {config.runner}{nearest(config.runner, list(known))}; give one "
+            "in the table job_start_s of --rates"
+        )
+    return {stage: count * known[config.runner] for stage, count in jobs(config).items()}
+
+
 def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -> list[Stage]:
     """Return what each stage of the crawl takes, in order."""
     cores = config.workers * config.cores
@@ -94,6 +113,7 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
         "finish": rates["finish"]["image_ms"] * 1e-3 * scale.samples,
     }
     result = []
+    waits = starts(config, rates)
     for name, seconds in cpu.items():
         rate = rates[name]
         again = config.rounds - 1 if name == "fetch" else 0
@@ -107,7 +127,9 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
             bounds["politeness"] = min(polite, config.rounds * config.unit_seconds)
         bound = max(bounds, key=lambda key: bounds[key])
         each = rate["start_s"] + again * rate.get("round_s", 0.0)
-        result.append(Stage(name, (each * cores + seconds) / HOUR, bounds[bound] / HOUR, bound))
+        result.append(
+            Stage(name, (each * cores + seconds) / HOUR, (waits[name] + bounds[bound]) / HOUR, bound)
+        )
     return result
 
 

@@ -142,14 +142,14 @@ class NewShuffler(DedupeShuffler):
 
     queries: QueryTable
 
-    def split(self, task: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, Any], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the rows of candidates files, or of a file of samples of the run."""
         if "known" not in task:
-            yield from super().split(task)
+            yield from super().split(task, partitions)
             return
         table = records.read_table(task["known"], ["uid", "matched"])
         table = known_rows(table, self.queries, read_vector(task["tried"]), task["extension"])
-        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), self.partitions))
+        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), partitions))
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write NNNNN.parquet, NNNNN.rejected.parquet, and NNNNN.moved, int64 [1, Q].

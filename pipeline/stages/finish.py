@@ -6,7 +6,7 @@ reads one stretch of each blob of its group.
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,16 +138,15 @@ class GroupShuffler:
     """Bring the samples of a group of staged blobs together, in the final order."""
 
     folder: str
-    groups: int
     seed: int
 
-    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's samples by the seeded hash of their blob."""
         table = records.read_table(task["path"])
         names = table["blob"].combine_chunks().dictionary_encode()
         blobs = [name.partition("@")[0] for name in names.dictionary.to_pylist()]  # whatever the attempt
         seeded = [xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) >> 32 for name in blobs]
-        of_blob = (np.array(seeded, np.uint64) * np.uint64(self.groups) >> np.uint64(32)).astype(np.int64)
+        of_blob = (np.array(seeded, np.uint64) * np.uint64(partitions) >> np.uint64(32)).astype(np.int64)
         group = of_blob[names.indices.to_numpy()] if len(table) else np.zeros(0, np.int64)
         yield from slices(table, group)
 
@@ -193,17 +192,20 @@ class WriteWorker:
     folder: str  # RUN/shards
     staging: str
     samples_per_shard: int
-    extra: tuple[tuple[str, str], ...] = ()
 
     def open(self) -> None:
         """Load nothing."""
 
     def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
-        """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json."""
+        """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json.
+
+        task: `group`, a table, of which the rows `start` to `stop` - 1; `extra`, the names and kinds of the
+        kept columns.
+        """
         table = records.read_table(task["group"]).slice(task["start"], task["stop"] - task["start"])
         digits = max(4, len(str(self.samples_per_shard - 1)))
         keys = [f"{task['name']}{index:0{digits}d}" for index in range(len(table))]
-        rows = shard_table(table, keys, self.extra)
+        rows = shard_table(table, keys, task["extra"])
         base = storage.join(self.folder, task["name"])
         # What changes between runs of the same bytes stays out of the tar.
         metadata = rows.drop_columns(["fetched_at"]).to_pylist()
@@ -220,7 +222,7 @@ class WriteWorker:
         return describe_shard(base, rows, tar)
 
 
-def shard_table(table: pa.Table, keys: list[str], extra: tuple[tuple[str, str], ...]) -> pa.Table:
+def shard_table(table: pa.Table, keys: list[str], extra: Sequence[tuple[str, str]]) -> pa.Table:
     """Return a shard's Parquet rows: img2dataset's columns, then openwit's, then scores and kept columns."""
     count = len(table)
     captions = table["captions"].combine_chunks()
@@ -273,26 +275,26 @@ def _extra_column(values: list[Any], kind: str) -> pa.Array:
 
 @dataclass(frozen=True, kw_only=True)
 class RejectWorker:
-    """Publish rejected rows; what was sent to the fetcher is kept whole, the rest may be sampled.
-
-    share: of the rows of each reason that are published, for reasons below 1.
-    """
+    """Publish rejected rows; what was sent to the fetcher is kept whole, the rest may be sampled."""
 
     folder: str
     queries: QueryTable
-    share: tuple[tuple[str, float], ...] = ()
 
     def open(self) -> None:
         """Load nothing."""
 
     def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
-        """Write NAME.parquet; the result counts every candidate by stage and reason, published or not."""
+        """Write NAME.parquet; the result counts every candidate by stage and reason, published or not.
+
+        task: rejected rows in `tables`, or fetched `units`; `share`, of the rows of each reason that are
+        published.
+        """
         tables = [records.read_table(path) for path in task.get("tables", [])]
         tables += [self._failures(unit) for unit in task.get("units", [])]
         table = pa.concat_tables([records.REJECTED_ROWS.empty_table(), *tables])
         sums = table.group_by(["stage", "reason"]).aggregate([("candidates", "sum")]).to_pylist()
         counts = {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
-        table = self._sampled(table)
+        table = self._sampled(table, task.get("share", {}))
         records.write_table(storage.join(self.folder, f"{task['name']}.parquet"), table)
         return {"counts": dict(sorted(counts.items())), "rows": len(table)}
 
@@ -312,8 +314,7 @@ class RejectWorker:
             rejected = rejected.set_column(index, records.REJECTED_ROWS.field(name), images[name])
         return rejected
 
-    def _sampled(self, table: pa.Table) -> pa.Table:
-        share = dict(self.share)
+    def _sampled(self, table: pa.Table, share: dict[str, float]) -> pa.Table:
         if not share or not len(table):
             return table
         fetched = table["stage"].to_pylist()

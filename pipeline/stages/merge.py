@@ -55,7 +55,6 @@ class MergeShuffler:
     """Bring the images of the same bytes together."""
 
     folder: str
-    partitions: int
     queries: QueryTable
     max_captions: int
     thresholds: str  # up to which samples were tried
@@ -67,14 +66,14 @@ class MergeShuffler:
     def _key(self) -> str:
         return "sha256" if self.by_bytes else "uid"
 
-    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the caption rows of a unit's images that arrived, with what is known of the image.
 
         Of a file of stored samples, which a run that is extended has already, yield what they are called.
         """
         if "stored" in task:
             stored = records.read_table(task["stored"], ["uid", "sha256"])
-            partition = records.partition_of(records.high_bits(stored["sha256"]), self.partitions)
+            partition = records.partition_of(records.high_bits(stored["sha256"]), partitions)
             yield from slices(stored, partition)
             return
         unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
@@ -83,7 +82,7 @@ class MergeShuffler:
         arrived = pc.equal(fetched["reason"], "").to_numpy()
         partition = np.zeros(len(fetched), np.int64)
         hashes = records.high_bits(fetched[self._key].filter(pa.array(arrived)))
-        partition[arrived] = records.partition_of(hashes, self.partitions)
+        partition[arrived] = records.partition_of(hashes, partitions)
         rows = of_row[arrived[of_row]]
         unit = unit.filter(pa.array(arrived[of_row])).select(records.CAPTION_ROWS.names)
         images = fetched.select([field.name for field in _FETCHED]).take(pa.array(rows))

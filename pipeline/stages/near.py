@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup import groups as near
 from pipeline import records, storage, urls
 from pipeline.flow.markers import write_vector
 from pipeline.stages.merge import MERGED_ROWS, merge
@@ -45,23 +46,53 @@ def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupWorker:
+    """Join the pairs to groups around a representative."""
+
+    folder: str
+
+    def open(self) -> None:
+        """Load nothing."""
+
+    def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
+        """Write `groups`, a table of GROUPS, from the tables of `merged` images and of `pairs`."""
+        edges = pa.concat_tables([near.EDGES.empty_table(), *map(records.read_table, task["pairs"])])
+        wanted = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
+        same = edges.filter(pc.equal(edges["distance"], 0))
+        like = {b.hex(): a.hex() for a, b in zip(same["a"].to_pylist(), same["b"].to_pylist(), strict=True)}
+        columns = ["uid", "original_width", "original_height"]
+        members = [
+            near.Member(*member, like=like.get(member[0], ""))
+            for path in task["merged"]
+            for member in members_of(records.read_table(path, columns), wanted)
+        ]
+        others = edges.filter(pc.greater(edges["distance"], 0))
+        pairs = zip(others["a"].to_pylist(), others["b"].to_pylist(), strict=True)
+        found = near.stars(members, ((a.hex(), b.hex()) for a, b in pairs))
+        rows = sorted(
+            (bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in found.items() for uid in gone
+        )
+        records.write_table(storage.join(self.folder, "groups"), records.to_table(rows, GROUPS))
+        return {"pairs": len(edges), "beyond": task["beyond"]}
+
+
+@dataclass(frozen=True, kw_only=True)
 class NearShuffler:
     """Bring the images of a group together."""
 
     folder: str
-    partitions: int
     queries: QueryTable
     groups: str  # a file of GROUPS
     max_captions: int
     placeholder_captions: int
 
-    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a merged file's rows by partition of the image that they are merged into."""
         table = records.read_table(task["path"])
         if not len(table):
             return
         high = records.high_bits(representatives(table["uid"], _groups(self.groups)))
-        partition = records.partition_of(high, self.partitions)
+        partition = records.partition_of(high, partitions)
         yield from slices(table, partition)
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:

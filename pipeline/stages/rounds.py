@@ -46,7 +46,6 @@ class UnitShuffler:
     """Bring the images of a site together and cut the units of a round."""
 
     folder: str
-    partitions: int
     queries: QueryTable
     fetch: FetchOptions
     limits: UnitLimits
@@ -55,7 +54,7 @@ class UnitShuffler:
     previous: str = ""  # the round before: its thresholds,
     arrived: str = ""  # and the thresholds of what had arrived by then
 
-    def split(self, task: dict[str, str]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the new samples of a samples file, or the retries of a fetched unit."""
         table = self._retries(task) if "fetched" in task else self._new(task)
         table, put_off = self._put_off(table)
@@ -63,7 +62,7 @@ class UnitShuffler:
         hashes = [xxhash.xxh3_64_intdigest(site.encode()) for site in sites.dictionary.to_pylist()]
         of_row = np.array(hashes, np.uint64)[sites.indices.to_numpy()]
         of_row[put_off] = records.high_bits(table["uid"])[put_off]
-        partition = records.partition_of(of_row, self.partitions)
+        partition = records.partition_of(of_row, partitions)
         yield from slices(table, partition)
 
     def _new(self, task: dict[str, str]) -> pa.Table:

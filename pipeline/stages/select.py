@@ -142,13 +142,12 @@ class DedupeShuffler:
     """Bring all rows of a URL together: each caption once, at most `max_captions`."""
 
     folder: str
-    partitions: int
     max_captions: int
 
-    def split(self, task: dict[str, list[str]]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, list[str]], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the rows of several candidates files."""
         table = pa.concat_tables(records.read_table(path) for path in task["files"])
-        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), self.partitions))
+        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), partitions))
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
         """Write NNNNN.parquet and NNNNN.rejected.parquet."""
@@ -171,14 +170,13 @@ class SharedCaptionShuffler:
     """Find the texts that stand at more than `limit` images (ALIGN and COYO drop at 10)."""
 
     folder: str
-    partitions: int
     limit: int
 
-    def split(self, task: dict[str, list[str]]) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: dict[str, list[str]], partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the caption hashes; a deduplicated file has each (image, text) once."""
         columns = [records.read_table(path, ["caption_hash"])["caption_hash"] for path in task["files"]]
         hashes = np.concatenate([column.to_numpy() for column in columns])
-        partition = records.partition_of(hashes, self.partitions)
+        partition = records.partition_of(hashes, partitions)
         yield from slices(pa.table({"caption_hash": hashes}), partition)
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:

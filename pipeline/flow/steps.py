@@ -1,0 +1,146 @@
+"""Steps: a run is a list of them. Each plans its work when those before it are done, and leaves its results.
+
+A step's files lie in its folder: one NAME.json for each finished task, its marker; results.jsonl, the results
+of all of them, written last and the marker of the whole step; for thresholds `counts`, `rank`, `thresholds`.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol
+
+from pipeline import storage
+from pipeline.balance import I64
+from pipeline.flow.markers import Result, Task, read_lines, write_tasks, write_vector
+from pipeline.flow.worker import Counter, Shuffler, Worker
+
+_RESULTS: Final = "results.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a step has to do."""
+
+    tasks: list[Task]
+    partitions: int = 1
+    """Of a shuffle."""
+    rank: I64 | None = None
+    """Of thresholds, [Q]: which of a query's samples, by priority, is the last one within."""
+    seconds: float = 0.0
+    """How long all tasks take one core, where that is known; 0 where it is not."""
+
+    @property
+    def images(self) -> int:
+        """Return how many images all tasks have together; 0 where that is not known."""
+        return sum(int(task.get("images", 0)) for task in self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a run; picklable, so that a cluster's workers plan it."""
+
+    label: str
+    folder: str
+    plan: Callable[[], Work]
+    """Find the work, from the files that the steps before have left; the same each time."""
+    marker: ClassVar[str] = _RESULTS
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether all of the step's files are there."""
+        return storage.exists(storage.join(self.folder, self.marker))
+
+    def results(self) -> list[Result]:
+        """Return the results of a finished step, sorted by the names of its tasks."""
+        return results_in(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks(Step):
+    """Do each task on its own."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shuffle(Step):
+    """Split the tasks' tables by partition and reduce each partition; one without rows leaves no result."""
+
+    shuffler: Shuffler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds(Step):
+    """Add up the tasks' counts and find each query's priority number `rank`: `counts` and `thresholds`."""
+
+    counter: Counter
+    marker: ClassVar[str] = "thresholds"
+
+    def results(self) -> list[Result]:
+        """Return nothing: `counts` and `thresholds` are files of the folder."""
+        return []
+
+
+def results_in(folder: str) -> list[Result]:
+    """Return the results of the finished step that lies in a folder."""
+    return [json.loads(line) for line in read_lines(storage.join(folder, _RESULTS))]
+
+
+def write_results(folder: str, results: Iterable[str]) -> None:
+    """Publish the results of a whole step, lines of JSON, and so mark it as done."""
+    lines = sorted(set(results), key=_name)
+    storage.write_bytes(storage.join(folder, _RESULTS), "".join(f"{line}\n" for line in lines).encode())
+
+
+def json_line(result: Result) -> str:
+    """Return a result as a line of results.jsonl."""
+    return json.dumps(result, sort_keys=True)
+
+
+def _name(line: str) -> str:
+    return str(json.loads(line)["name"])
+
+
+def plan(step: Step) -> Work:
+    """Plan a step; note its work in tasks.jsonl, for those who do it elsewhere and those who follow it."""
+    work = step.plan()
+    if work.rank is not None:
+        write_vector(rank_path(step), work.rank)
+    total = work.partitions if isinstance(step, Shuffle) else len(work.tasks)
+    head = {"total": total, "images": work.images, "partitions": work.partitions}
+    write_tasks(_tasks_path(step), [head, *work.tasks])
+    return work
+
+
+def noted(step: Step) -> tuple[dict[str, int], list[str]]:
+    """Return the numbers of a planned step's work, `total` markers, `images`, `partitions`, and its tasks."""
+    head, *lines = read_lines(_tasks_path(step))
+    return json.loads(head), lines
+
+
+def is_planned(step: Step) -> bool:
+    """Return whether a step's work is noted."""
+    return storage.exists(_tasks_path(step))
+
+
+def _tasks_path(step: Step) -> str:
+    return storage.join(step.folder, "tasks.jsonl")
+
+
+def rank_path(step: Step) -> str:
+    """Return where the rank of planned thresholds is."""
+    return storage.join(step.folder, "rank")
+
+
+class Watch(Protocol):
+    """Show the progress of a step while it runs, as `progress.ShowProgress` does."""
+
+    def __call__(self, label: str, folder: str, total: int, images: int = 0) -> AbstractContextManager[None]:
+        """Follow a step in whose folder `total` markers appear; its tasks have so many images, if known."""
+        ...
+
+
+def unwatched(label: str, folder: str, total: int, images: int = 0) -> AbstractContextManager[None]:
+    """Show nothing."""
+    return nullcontext()
