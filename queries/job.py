@@ -9,15 +9,17 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import querylist, storage
 from pipeline.captions.match import Matcher
-from pipeline.flow.markers import Result, Task, write_json
+from pipeline.flow.markers import Result, write_json
 from pipeline.flow.runner import Runner
-from queries import inputs, merge, ngrams, report, steps, titles, wikipedia, wordnet
+from pipeline.flow.steps import Tasks, Work
+from queries import inputs, merge, report, steps, titles, wikipedia, wordnet
 from queries.inputs import SCHEMA_VERSION, Inputs, digest
 from queries.merge import Candidate
 from queries.options import QueriesConfig
@@ -33,7 +35,6 @@ class Job:
     runner: Runner
     statistics: dict[str, Any] = field(default_factory=dict)
     """What each source read and offered, for the report."""
-    spare: int = 0
 
     def run(self) -> Result:
         """Write the list, the report and the summary; return the summary."""
@@ -42,16 +43,26 @@ class Job:
         excluded = [query for path in config.exclude for query in querylist.load(path)]
         merge.merge(sources, config.size, excluded)  # what does not fit is told now, not after hours
         # Bigrams and titles beyond their places that may be needed, because these take none or are left out.
-        self.spare = sum(map(len, sources.values())) + len(excluded)
+        spare = sum(map(len, sources.values())) + len(excluded)
         pieces = wikipedia.plan(self.inputs.wikipedia)
         site = wikipedia.read_site(pieces[0].path) if pieces else Site()
-        encoded, encode_print = self._encode(pieces, site)
+        made = _Steps(config, self.inputs, spare, site, pieces)
+        views = made.of_views if self.inputs.pageviews else []
+        self.runner.run([*(made.of_dump if pieces else []), *views])
+        encoded = made.encode.results() if pieces else []
+        self.statistics["wikipedia"] = {
+            "kinds": sum_counts(result["kinds"] for result in encoded),
+            "damage": [line for result in encoded for line in result["damage"]],
+            "wikitext_characters": sum(result["wikitext_characters"] for result in encoded),
+            "text_characters": sum(result["text_characters"] for result in encoded),
+        }
         if pieces:
-            vocabulary, words_print = self._words(encoded, encode_print)
-            sources["unigram"] = list(word_candidates(steps.read_table(vocabulary)))
-            sources["bigram"] = self._bigrams(encoded, vocabulary, words_print)
+            self._count_words(made)
+            vocabulary = steps.read_table(made.vocabulary)
+            sources["unigram"] = list(word_candidates(vocabulary))
+            sources["bigram"] = self._bigrams(made, vocabulary)
         if self.inputs.pageviews:
-            sources["title"] = self._titles(encoded, encode_print, site)
+            sources["title"] = self._titles(made)
         return self._publish(merge.merge(sources, config.size, excluded))
 
     def _given(self) -> dict[str, list[Candidate]]:
@@ -67,70 +78,19 @@ class Job:
             "extra": [Candidate(query, 0, 0.0) for query in extra],
         }
 
-    def _encode(self, pieces: list[Piece], site: Site) -> tuple[list[Result], str]:
-        partitions = self.inputs.partitions
-        files = self.inputs.infos(self.inputs.wikipedia)
-        fingerprint = digest(SCHEMA_VERSION, files, wikipedia.PIECE_BYTES, self.config.lang, partitions)
-        folder = self._folder("encode", fingerprint)
-        worker = steps.EncodeWorker(
-            folder=folder, site=site, language=self.config.lang, partitions=partitions
-        )
-        tasks: list[Task] = [{"name": f"{i:05d}", "piece": list(piece)} for i, piece in enumerate(pieces)]
-        results = self.runner.tasks("encode", folder, tasks, worker)
-        self.statistics["wikipedia"] = {
-            "kinds": sum_counts(result["kinds"] for result in results),
-            "damage": [line for result in results for line in result["damage"]],
-            **{
-                name: sum(result[name] for result in results)
-                for name in ("wikitext_characters", "text_characters")
-            },
-        }
-        return results, fingerprint
-
-    def _words(self, encoded: list[Result], upstream: str) -> tuple[str, str]:
-        """Return the path of the vocabulary: the frequent words and their counts, in alphabetical order."""
-        fingerprint = digest(upstream, self.config.min_count)
-        folder = self._folder("words", fingerprint)
-        worker = steps.WordsWorker(
-            folder=folder,
-            files=tuple(part["words"] for part in _parts(encoded)),
-            partitions=self.inputs.partitions,
-            min_count=self.config.min_count,
-        )
-        results = self.runner.tasks("words", folder, _partition_tasks(self.inputs.partitions), worker)
-        path = storage.join(folder, "vocabulary.parquet")
-        if not storage.exists(path):
-            words = pa.concat_tables([steps.read_table(result["path"]) for result in results])
-            steps.publish(words.sort_by("word"), path)
-        distinct, kept = (sum(result[name] for result in results) for name in ("distinct", "kept"))
+    def _count_words(self, made: "_Steps") -> None:
+        words = made.words.results()
+        distinct, kept = (sum(result[name] for result in words) for name in ("distinct", "kept"))
         self.statistics["unigram"] = {
-            "occurrences": sum(part["occurrences"] for part in _parts(encoded)),
+            "occurrences": sum(part["occurrences"] for part in steps.parts_of(made.encode.folder)),
             "distinct": distinct,
             "offered": kept,
-            "distribution": sum_counts(result["octaves"] for result in results),
+            "distribution": sum_counts(result["octaves"] for result in words),
             "dropped": {"too_rare": distinct - kept},
         }
-        return path, fingerprint
 
-    def _bigrams(self, encoded: list[Result], vocabulary: str, upstream: str) -> list[Candidate]:
-        table = steps.read_table(vocabulary)
-        bounds = ngrams.partition_bounds(table["count"].to_numpy())
-        folder = self._folder("bigrams", upstream)
-        pairs = steps.PairsWorker(folder=folder, vocabulary=vocabulary, bounds=tuple(bounds.tolist()))
-        tasks: list[Task] = [{"name": f"{i:05d}", **part} for i, part in enumerate(_parts(encoded))]
-        counted = self.runner.tasks("bigrams", folder, tasks, pairs)
-        limit = self.config.size + self.spare
-        folder = self._folder("ranks", digest(upstream, self.config.min_bigram_count, limit))
-        ranks = steps.RankPairsWorker(
-            folder=folder,
-            files=tuple(result["path"] for result in counted),
-            partitions=len(bounds) - 1,
-            vocabulary=vocabulary,
-            words=self.statistics["unigram"]["occurrences"],
-            min_count=self.config.min_bigram_count,
-            limit=limit,
-        )
-        results = self.runner.tasks("rank bigrams", folder, _partition_tasks(len(bounds) - 1), ranks)
+    def _bigrams(self, made: "_Steps", vocabulary: pa.Table) -> list[Candidate]:
+        results, limit = made.ranks.results(), made.most_bigrams
         distinct, enough, associated = (
             sum(result[name] for result in results) for name in ("distinct", "enough", "associated")
         )
@@ -146,54 +106,23 @@ class Job:
         }
         paths = [result["path"] for result in results]
         best = best_rows(paths, [("score", "descending"), ("pair", "ascending")], limit)
-        return list(pair_candidates(best, table["word"].to_pylist()))
+        return list(pair_candidates(best, vocabulary["word"].to_pylist()))
 
-    def _titles(self, encoded: list[Result], encode_print: str, site: Site) -> list[Candidate]:
-        partitions = self.inputs.partitions
-        files = self.inputs.infos(self.inputs.pageviews)
-        views_print = digest(SCHEMA_VERSION, files, self.config.lang, partitions)
-        folder = self._folder("views", views_print)
-        views = steps.ViewsWorker(folder=folder, language=self.config.lang, partitions=partitions)
-        tasks: list[Task] = [
-            {"name": f"{i:05d}", "path": path} for i, path in enumerate(self.inputs.pageviews)
-        ]
-        read = self.runner.tasks("page views", folder, tasks, views)
-        pages = tuple(path for result in encoded for path in result["pages"])
-        resolve_print = digest(views_print, encode_print)
-        folder = self._folder("redirects", resolve_print)
-        resolve = steps.ResolveWorker(
-            folder=folder,
-            files=tuple(result["path"] for result in read),
-            pages=pages,
-            partitions=partitions,
-            site=site,
-            language=self.config.lang,
-        )
-        resolved = self.runner.tasks("redirects", folder, _partition_tasks(partitions), resolve)
-        # A title may be a word or a bigram already, or share its name with another article.
-        limit = 2 * self.config.size + self.spare
-        folder = self._folder("titles", digest(resolve_print, self.config.min_views, limit))
-        rank = steps.RankTitlesWorker(
-            folder=folder,
-            files=tuple(result["path"] for result in resolved),
-            pages=pages,
-            partitions=partitions,
-            min_views=self.config.min_views,
-            limit=limit,
-        )
-        results = self.runner.tasks("titles", folder, _partition_tasks(partitions), rank)
-        offered = sum(result["enough"] for result in results)
-        dropped = sum_counts(result["dropped"] for result in [*resolved, *results])
+    def _titles(self, made: "_Steps") -> list[Candidate]:
+        read, resolved, ranked = made.views.results(), made.redirects.results(), made.titles.results()
+        limit = made.most_titles
+        offered = sum(result["enough"] for result in ranked)
+        dropped = sum_counts(result["dropped"] for result in [*resolved, *ranked])
         self.statistics["title"] = {
             "views": sum(result["views"] for result in read),
             "malformed": sum(result["malformed"] for result in read),
             "damage": [line for result in read for line in result["damage"]],
             "distinct": sum(result["titles"] for result in resolved),
             "offered": offered,
-            "distribution": sum_counts(result["octaves"] for result in results),
+            "distribution": sum_counts(result["octaves"] for result in ranked),
             "dropped": {**dropped, "over_budget": max(offered - limit, 0)},
         }
-        paths = [result["path"] for result in results]
+        paths = [result["path"] for result in ranked]
         best = best_rows(paths, [("views", "descending"), ("title", "ascending")], limit)
         rows = zip(best["title"].to_pylist(), best["views"].to_pylist(), strict=True)
         return [Candidate(titles.without_qualifier(title), count, float(count)) for title, count in rows]
@@ -219,8 +148,113 @@ class Job:
             storage.remove_tree(self.config.work)
         return summary
 
+
+class _Steps:
+    """The steps of one configuration, as the dump and the page views have them.
+
+    Each lies in a folder named after the fingerprint of its options, its inputs and the steps before it.
+    """
+
+    def __init__(
+        self, config: QueriesConfig, found: Inputs, spare: int, site: Site, pieces: list[Piece]
+    ) -> None:
+        self._work, count = config.work, found.partitions
+        files = found.infos(found.wikipedia)
+        encode = digest(SCHEMA_VERSION, files, wikipedia.PIECE_BYTES, config.lang, count)
+        words = digest(encode, config.min_count)
+        self.most_bigrams = config.size + spare
+        ranks = digest(words, config.min_bigram_count, self.most_bigrams)
+        views = digest(SCHEMA_VERSION, found.infos(found.pageviews), config.lang, count)
+        redirects = digest(views, encode)
+        # A title may be a word or a bigram already, or share its name with another article.
+        self.most_titles = 2 * config.size + spare
+        ranked = digest(redirects, config.min_views, self.most_titles)
+
+        folder = self._folder("encode", encode)
+        self.encode = Tasks(
+            label="encode", folder=folder, plan=partial(_plan_pieces, pieces),
+            worker=steps.EncodeWorker(folder=folder, site=site, language=config.lang, partitions=count),
+        )  # fmt: skip
+        encoded, folder = folder, self._folder("words", words)
+        self.words = Tasks(
+            label="words", folder=folder, plan=partial(_plan_partitions, count),
+            worker=steps.WordsWorker(
+                folder=folder, encoded=encoded, partitions=count, min_count=config.min_count
+            ),
+        )  # fmt: skip
+        self.vocabulary = storage.join(folder, "vocabulary.parquet")
+        counted = self._folder("bigrams", words)
+        self.bigrams = Tasks(
+            label="bigrams", folder=counted, plan=partial(_plan_bigrams, encoded, folder, self.vocabulary),
+            worker=steps.PairsWorker(folder=counted, vocabulary=self.vocabulary),
+        )  # fmt: skip
+        folder = self._folder("ranks", ranks)
+        self.ranks = Tasks(
+            label="rank bigrams", folder=folder, plan=partial(_plan_ranks, self.vocabulary),
+            worker=steps.RankPairsWorker(
+                folder=folder, encoded=encoded, counted=counted, vocabulary=self.vocabulary,
+                min_count=config.min_bigram_count, limit=self.most_bigrams,
+            ),
+        )  # fmt: skip
+        folder = self._folder("views", views)
+        self.views = Tasks(
+            label="page views", folder=folder, plan=partial(_plan_views, found.pageviews), is_known=True,
+            worker=steps.ViewsWorker(folder=folder, language=config.lang, partitions=count),
+        )  # fmt: skip
+        encoded = encoded if pieces else ""
+        viewed, folder = folder, self._folder("redirects", redirects)
+        self.redirects = Tasks(
+            label="redirects", folder=folder, plan=partial(_plan_partitions, count),
+            worker=steps.ResolveWorker(
+                folder=folder, views=viewed, encoded=encoded, partitions=count, site=site,
+                language=config.lang,
+            ),
+        )  # fmt: skip
+        resolved, folder = folder, self._folder("titles", ranked)
+        self.titles = Tasks(
+            label="titles", folder=folder, plan=partial(_plan_partitions, count),
+            worker=steps.RankTitlesWorker(
+                folder=folder, resolved=resolved, encoded=encoded, partitions=count,
+                min_views=config.min_views, limit=self.most_titles,
+            ),
+        )  # fmt: skip
+
+    @property
+    def of_dump(self) -> list[Tasks]:
+        """Return the steps from the dump to words and bigrams, in order."""
+        return [self.encode, self.words, self.bigrams, self.ranks]
+
+    @property
+    def of_views(self) -> list[Tasks]:
+        """Return the steps from page views to titles, in order; they follow those of the dump."""
+        return [self.views, self.redirects, self.titles]
+
     def _folder(self, step: str, fingerprint: str) -> str:
-        return storage.join(self.config.work, f"{step}-{fingerprint[:16]}")
+        return storage.join(self._work, f"{step}-{fingerprint[:16]}")
+
+
+def _plan_pieces(pieces: list[Piece]) -> Work:
+    return Work(tasks=[{"name": f"{i:05d}", "piece": list(piece)} for i, piece in enumerate(pieces)])
+
+
+def _plan_partitions(count: int) -> Work:
+    return Work(tasks=[{"name": f"{p:05d}", "partition": p} for p in range(count)])
+
+
+def _plan_bigrams(encoded: str, words: str, vocabulary: str) -> Work:
+    """Join the frequent words and their counts, in alphabetical order: the vocabulary."""
+    if not storage.exists(vocabulary):
+        table = pa.concat_tables([steps.read_table(path) for path in steps.paths_in(words)])
+        steps.publish(table.sort_by("word"), vocabulary)
+    return Work(tasks=[{"name": f"{i:05d}", **part} for i, part in enumerate(steps.parts_of(encoded))])
+
+
+def _plan_ranks(vocabulary: str) -> Work:
+    return _plan_partitions(len(steps.pair_bounds(steps.read_table(vocabulary))) - 1)
+
+
+def _plan_views(paths: list[str]) -> Work:
+    return Work(tasks=[{"name": f"{i:05d}", "path": path} for i, path in enumerate(paths)])
 
 
 def finished_summary(config: QueriesConfig, found: Inputs) -> Result | None:
@@ -254,14 +288,6 @@ def pair_candidates(ranked: pa.Table, words: list[str]) -> Iterator[Candidate]:
     columns = (ranked[name].to_pylist() for name in ("pair", "count", "score"))
     for pair, count, score in zip(*columns, strict=True):
         yield Candidate(f"{words[(pair >> 32) - 1]} {words[(pair & 0xFFFFFFFF) - 1]}", count, score)
-
-
-def _parts(encoded: list[Result]) -> list[dict[str, Any]]:
-    return [part for result in encoded for part in result["parts"]]
-
-
-def _partition_tasks(partitions: int) -> list[Task]:
-    return [{"name": f"{p:05d}", "partition": p} for p in range(partitions)]
 
 
 def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:

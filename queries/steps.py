@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.flow.markers import Result, Task, read_vector, write_vector
+from pipeline.flow.steps import results_in
 from queries import ngrams, pageviews, partitions, titles, wikitext
 from queries.corpus import Encoder, Part
 from queries.wikipedia import Piece, Site, read_pages
@@ -142,23 +143,38 @@ class _PieceFiles:
         }
 
 
+def parts_of(encoded: str) -> list[dict[str, Any]]:
+    """Return the parts of all encoded pieces in a folder, in order."""
+    return [part for result in results_in(encoded) for part in result["parts"]]
+
+
+def pages_of(encoded: str) -> tuple[str, ...]:
+    """Return the lists of pages of all encoded pieces in a folder, none where no dump is read."""
+    return tuple(path for result in results_in(encoded) for path in result["pages"]) if encoded else ()
+
+
+def paths_in(folder: str) -> tuple[str, ...]:
+    """Return the tables that the tasks of a step wrote, in order."""
+    return tuple(result["path"] for result in results_in(folder))
+
+
 @dataclass(frozen=True, kw_only=True)
 class WordsWorker:
     """Add up the counts of one partition of words."""
 
     folder: str
-    files: tuple[str, ...]
+    encoded: str
+    """Folder of the encoded pieces."""
     partitions: int
     min_count: int
 
-    def open(self) -> None:
-        """Load nothing."""
+    def open(self) -> tuple[str, ...]:
+        """Return the files of words."""
+        return tuple(part["words"] for part in parts_of(self.encoded))
 
-    def run(self, state: None, task: Task) -> Result:
+    def run(self, files: tuple[str, ...], task: Task) -> Result:
         """Write the frequent words of {"partition": p}."""
-        tables = (
-            t for path in self.files for t in partitions.read_one(path, task["partition"], self.partitions)
-        )
+        tables = (t for path in files for t in partitions.read_one(path, task["partition"], self.partitions))
         words = ngrams.add_words(tables)
         kept = ngrams.frequent(words, self.min_count)
         return {
@@ -170,7 +186,15 @@ class WordsWorker:
 
 
 class Vocabulary(dict[str, int]):
-    """Map frequent words to ids; a class of its own, since a plain dict takes no weak reference."""
+    """Map frequent words to ids."""
+
+    bounds: npt.NDArray[np.int64]
+    """Of the partitions of bigrams."""
+
+
+def pair_bounds(vocabulary: pa.Table) -> npt.NDArray[np.int64]:
+    """Return the bounds of the partitions of bigrams."""
+    return ngrams.partition_bounds(vocabulary["count"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,23 +203,42 @@ class PairsWorker:
 
     folder: str
     vocabulary: str
-    bounds: tuple[int, ...]
 
     def open(self) -> Vocabulary:
         """Return the id of each frequent word."""
-        words = read_table(self.vocabulary)["word"].to_pylist()
-        return Vocabulary(zip(words, range(1, len(words) + 1), strict=True))
+        table = read_table(self.vocabulary)
+        words = table["word"].to_pylist()
+        vocabulary = Vocabulary(zip(words, range(1, len(words) + 1), strict=True))
+        vocabulary.bounds = pair_bounds(table)
+        return vocabulary
 
     def run(self, vocabulary: Vocabulary, task: Task) -> Result:
         """Write the counts of {"words": path, "stream": path}."""
         ids = ngrams.frequent_ids(read_table(task["words"])["word"].to_pylist(), vocabulary)
         counted = ngrams.count_pairs(read_vector(task["stream"]), ids)
         path = storage.join(self.folder, f"{task['name']}.parquet")
-        cut = ngrams.cut_pairs(counted, np.array(self.bounds))
+        cut = ngrams.cut_pairs(counted, vocabulary.bounds)
         # Ascending numbers: their differences are small.
         encoding = {"use_dictionary": False, "column_encoding": {"pair": "DELTA_BINARY_PACKED"}}
         partitions.write(path, [cut], ngrams.PAIR_COUNTS, **encoding)
         return {"path": path, "rows": counted.pairs.size}
+
+
+class _Counted:
+    """What ranking needs of all words and bigrams."""
+
+    def __init__(self, vocabulary: pa.Table, words: int, files: tuple[str, ...]) -> None:
+        self.word_counts: npt.NDArray[np.int64] = vocabulary["count"].to_numpy()
+        self.partitions = len(pair_bounds(vocabulary)) - 1
+        self.words = words
+        """Occurrences of all words."""
+        self.files = files
+
+    def pairs(self, partition: int) -> Iterator[ngrams.Pairs]:
+        """Yield the counted bigrams of one partition."""
+        for path in self.files:
+            for table in partitions.read_one(path, partition, self.partitions):
+                yield ngrams.Pairs(table["pair"].to_numpy(), table["count"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,23 +246,23 @@ class RankPairsWorker:
     """Add up one partition of bigrams and keep the best."""
 
     folder: str
-    files: tuple[str, ...]
-    partitions: int
+    encoded: str
+    counted: str
+    """Folder of the counted bigrams."""
     vocabulary: str
-    words: int
     min_count: int
     limit: int
 
-    def open(self) -> npt.NDArray[np.int64]:
-        """Return the count of each frequent word."""
-        counts: npt.NDArray[np.int64] = read_table(self.vocabulary)["count"].to_numpy()
-        return counts
+    def open(self) -> _Counted:
+        """Load the counts of words."""
+        words = sum(part["occurrences"] for part in parts_of(self.encoded))
+        return _Counted(read_table(self.vocabulary), words, paths_in(self.counted))
 
-    def run(self, word_counts: npt.NDArray[np.int64], task: Task) -> Result:
+    def run(self, state: _Counted, task: Task) -> Result:
         """Write the best bigrams of {"partition": p}."""
-        counted = ngrams.merge_pairs(self._read(task["partition"]))
+        counted = ngrams.merge_pairs(state.pairs(task["partition"]))
         best, scores, associated = ngrams.best_pairs(
-            counted, word_counts, self.words, self.min_count, self.limit
+            counted, state.word_counts, state.words, self.min_count, self.limit
         )
         bits, sizes = np.unique(np.floor(scores).astype(np.int64), return_counts=True)
         table = pa.table([best.pairs, best.counts, scores], RANKED_PAIRS)
@@ -230,11 +273,6 @@ class RankPairsWorker:
             "associated": associated,
             "bits": {str(bit): int(size) for bit, size in zip(bits, sizes, strict=True)},
         }
-
-    def _read(self, partition: int) -> Iterator[ngrams.Pairs]:
-        for path in self.files:
-            for table in partitions.read_one(path, partition, self.partitions):
-                yield ngrams.Pairs(table["pair"].to_numpy(), table["count"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,30 +313,42 @@ class ViewsWorker:
             yield partitions.cut(table, partitions.of_strings(list(views), self.partitions), self.partitions)
 
 
+@dataclass
+class _Viewed:
+    """The files of views and pages, and what judges them where that is wanted."""
+
+    files: tuple[str, ...]
+    pages: tuple[str, ...]
+    judge: titles.Judge
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResolveWorker:
     """Resolve the redirects among one partition of viewed titles; without a dump, only judge the titles."""
 
     folder: str
-    files: tuple[str, ...]
-    pages: tuple[str, ...]
+    views: str
+    """Folder of the page views that were read."""
+    encoded: str
+    """Folder of the encoded pieces; "" without a dump."""
     partitions: int
     site: Site
     language: str
 
-    def open(self) -> titles.Judge:
-        """Return the judge of page kinds."""
-        return titles.Judge(self.language, self.site.main_page, self.site.namespaces)
+    def open(self) -> _Viewed:
+        """Return the judge of page kinds, and the files."""
+        judge = titles.Judge(self.language, self.site.main_page, self.site.namespaces)
+        return _Viewed(paths_in(self.views), pages_of(self.encoded), judge)
 
-    def run(self, judge: titles.Judge, task: Task) -> Result:
+    def run(self, state: _Viewed, task: Task) -> Result:
         """Write the views of {"partition": p} by the article's title."""
         partition, count = task["partition"], self.partitions
-        views = titles.add_views([partitions.read(self.files, partition, count, titles.VIEWS)])
-        if self.pages:
-            pages = partitions.read(self.pages, partition, count, titles.PAGES)
-            resolved, dropped = titles.resolve(views, pages, judge)
+        views = titles.add_views([partitions.read(state.files, partition, count, titles.VIEWS)])
+        if self.encoded:
+            pages = partitions.read(state.pages, partition, count, titles.PAGES)
+            resolved, dropped = titles.resolve(views, pages, state.judge)
         else:
-            resolved, dropped = titles.judge_titles(views, judge)
+            resolved, dropped = titles.judge_titles(views, state.judge)
         names = resolved["title"].to_pylist()
         path = storage.join(self.folder, f"{task['name']}.parquet")
         cut = partitions.cut(resolved, partitions.of_strings(names, count), count)
@@ -311,22 +361,24 @@ class RankTitlesWorker:
     """Add up the views of one partition of articles and keep the most viewed."""
 
     folder: str
-    files: tuple[str, ...]
-    pages: tuple[str, ...]
+    resolved: str
+    """Folder of the views by article."""
+    encoded: str
     partitions: int
     min_views: int
     limit: int
 
-    def open(self) -> None:
-        """Load nothing."""
+    def open(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the files of views and of pages."""
+        return paths_in(self.resolved), pages_of(self.encoded)
 
-    def run(self, state: None, task: Task) -> Result:
+    def run(self, state: tuple[tuple[str, ...], tuple[str, ...]], task: Task) -> Result:
         """Write the ranked articles of {"partition": p}."""
         partition, count = task["partition"], self.partitions
-        views = titles.add_views([partitions.read(self.files, partition, count, titles.VIEWS)])
+        views = titles.add_views([partitions.read(state[0], partition, count, titles.VIEWS)])
         dropped: dict[str, int] = {}
-        if self.pages:
-            pages = partitions.read(self.pages, partition, count, titles.PAGES)
+        if self.encoded:
+            pages = partitions.read(state[1], partition, count, titles.PAGES)
             views, dropped = titles.judge_articles(views, pages)
         ranked, few = titles.most_viewed(views, self.min_views, self.limit)
         return {

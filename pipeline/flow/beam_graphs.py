@@ -37,8 +37,8 @@ from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, ru
 class Plan(beam.PTransform):
     """Plan a step when what comes in says that the one before is done, and spread its tasks over the workers.
 
-    Yields each task as a line of JSON, for a shuffle together with the number of partitions. The first step
-    of a job is planned already: it may have what only the launcher knows.
+    Yields each task as a line of JSON, for a shuffle together with the number of partitions. The launcher has
+    planned the first step of a job, and those whose work is known to it alone.
     """
 
     step: Step
@@ -274,9 +274,10 @@ class Steps(beam.PTransform):
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
         done = start | beam.Impulse()
         for number, step in enumerate(self.steps):
-            if not number:  # its plan may be as long as its list of tasks, and has done what it is for
+            is_planned = step.is_known or not number
+            if is_planned:  # its plan may be as long as its list of tasks, and has done what it is for
                 step = replace(step, plan=_planned)
-            done = done | step.label >> _GRAPHS[type(step)](step, not number)
+            done = done | step.label >> _GRAPHS[type(step)](step, is_planned)
         return done
 
 

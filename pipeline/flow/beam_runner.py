@@ -56,6 +56,9 @@ class BeamRunner:
         """
         quiet_beam()
         work = plan(steps[0])
+        for step in steps[1:]:
+            if step.is_known:
+                plan(step)
         options = self.options(max(len(work.tasks), work.partitions) if len(steps) == 1 else self.workers)
         on_dataflow = options.view_as(StandardOptions).runner == "DataflowRunner"
         if on_dataflow:  # says where the job can be looked at

@@ -44,6 +44,8 @@ class Step:
     folder: str
     plan: Callable[[], Work]
     """Find the work, from the files that the steps before have left; the same each time."""
+    is_known: bool = False
+    """Whether its work is known before any other is done: a long list that is no part of a graph."""
     marker: ClassVar[str] = _RESULTS
 
     @property

@@ -36,8 +36,8 @@ class PlanConfig:
     unit_seconds: float = 3600.0
     """As in the crawl: seconds that a site has in a round; what it cannot give by the last one is missing."""
     runner: str = ""
-    """As in the crawl, such as DataflowRunner: a cluster takes time to start each job. A crawl has one for the
-    candidates, one to select, one per round and one to finish."""
+    """As in the crawl, such as DataflowRunner: a cluster takes time to start each job. A crawl has one for
+    the candidates, one to select, one per round and one to finish."""
     https_share: float = 0.95
     """Share of the images behind https."""
 
