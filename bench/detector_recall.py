@@ -22,14 +22,15 @@ import torch
 
 from bench.overlap_recall import Ours, described, peer_scores, peers, photographs, rows
 from bench.tables import show
-from dedup import search, training, views
-from dedup.descriptors import describe
+from dedup import search, training
 from dedup.detector import augment, weights
 from dedup.detector.train import proxy_accuracy
 from dedup.distortions import DISTORTIONS
 from dedup.pictures import decode_jpeg
 from dedup.verify import features, verify
-from dedup.views import VIEWS
+from pipeline.data import views
+from pipeline.data.descriptors import describe
+from pipeline.data.views import VIEWS
 
 NEAR = 0.6  # similarity of hashes from which a source counts as trained on
 RATES = (1e-4, 1e-6, 1e-7)

@@ -19,7 +19,7 @@ from scipy import stats
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
-from dedup import evalsets
+from pipeline.data import evalsets
 from tests import train_peers
 from train.evaluation import corruptions, prompts
 from train.evaluation.fitting import validation_rows

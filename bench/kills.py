@@ -27,7 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pipeline.crawl
+import pipeline.candidates.steps
+import pipeline.finish.steps
 import pipeline.report  # noqa: F401 - imported before the forks
 from bench import tables
 from pipeline import run

@@ -22,11 +22,12 @@ import numpy as np
 from PIL import Image
 
 from bench.tables import show
-from dedup import search, views
-from dedup.descriptors import Descriptors, describe
+from dedup import search
 from dedup.distortions import DISTORTIONS
 from dedup.search import References, Whitening
 from dedup.verify import GATE, aligned_correlation, features, verify
+from pipeline.data import views
+from pipeline.data.descriptors import Descriptors, describe
 
 Bits = Callable[[np.ndarray], np.ndarray]
 RATES = (1e-4, 1e-6, 1e-7)

@@ -20,8 +20,8 @@ import numpy as np
 
 from bench.tables import show
 from dedup import search
-from dedup.descriptors import Descriptors
 from dedup.search import References, Whitening
+from pipeline.data.descriptors import Descriptors
 
 SEARCH_LIMIT = 1_000_000  # references for which colours are made as well: 256 bytes each
 MULTIHASH_LIMIT = 1_000_000  # its tables take some 400 bytes a reference

@@ -90,8 +90,8 @@ def write_run(folder: Path, count: int) -> None:
 
 def write_logs(folder: Path, shard: int, site: Any) -> None:
     """Write the logs of the units that fetched a shard's images."""
+    from pipeline.fetch.unit_log import UnitLog
     from pipeline.http.fetch import Outcome
-    from pipeline.stages.unit_log import UnitLog
 
     (folder / "work/fetch/round-0").mkdir(parents=True, exist_ok=True)
     answer = Outcome("", "", "", "", 200, b"", "", 0.2, "", None)

@@ -85,11 +85,11 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
 def measure(rows: int, folder: Path) -> dict[str, object]:
     """Run select once in this process and return its cost."""
     from pipeline import crawl, querylist, run
-    from pipeline.crawl.rounds import units_of
+    from pipeline.fetch.rounds import units_of
     from pipeline.flow.runner import Runner
     from pipeline.options import CrawlConfig
     from pipeline.run import Layout
-    from pipeline.stages.select import QueryTable
+    from pipeline.select.workers import QueryTable
 
     files = json.loads((folder / "files.json").read_text())
     layout = Layout(str(folder / "run"))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from pipeline.data.architectures import ARCHITECTURES
 from train import gradcache, packing
-from train.architectures import ARCHITECTURES
 from train.loop import OnPixels, compile_blocks
 from train.loss import contrastive_loss
 from train.model import CLIP

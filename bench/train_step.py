@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from bench import train_peers
+from pipeline.data.architectures import ARCHITECTURES, RECIPES
 from train import flops, gradcache
-from train.architectures import ARCHITECTURES, RECIPES
 from train.images import normalise
 from train.loop import OnPixels, compile_blocks
 from train.model import CLIP

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup import evalsets, views
-from dedup.descriptors import COLOUR_TERMS, describe
-from dedup.evalsets import EvalSet, Example
 from dedup.pictures import Pictures, Pixels, decode_jpeg
 from dedup.search import References, Whitening, quantised
 from pipeline import private, records, storage
+from pipeline.data import evalsets, views
+from pipeline.data.descriptors import COLOUR_TERMS, describe
+from pipeline.data.evalsets import EvalSet, Example
 from pipeline.images.decode import BadImage
 
 EXAMPLES: Final = pa.schema(

@@ -8,12 +8,13 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dedup import search, training, views
-from dedup.descriptors import Descriptors, describe, take
+from dedup import search, training
 from dedup.index import Index
 from dedup.pictures import Pixels
 from dedup.search import Hits, Whitening
 from dedup.verify import GATE, Features, Verdict, aligned_correlation, features, verify
+from pipeline.data import views
+from pipeline.data.descriptors import Descriptors, describe, take
 
 BATCH: Final = 256
 _CACHED_FEATURES: Final = 500  # of evaluation images, 0.3 MB each with 400 keypoints

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from dedup import evalsets
-from dedup.evalsets import EvalSet
+from pipeline.config import named
+from pipeline.data import evalsets
+from pipeline.data.evalsets import EvalSet
 
 Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -103,17 +104,6 @@ class OverlapConfig:
     def tests(self) -> int:
         """Return the declared number of sets."""
         return self.declared_sets or len(self.sets)
-
-
-def named(values: tuple[str, ...], option: str) -> list[tuple[str, str]]:
-    """Return the pairs of NAME=VALUE arguments; ValueError for any other."""
-    found = []
-    for value in values:
-        name, equals, rest = value.partition("=")
-        if not (name and equals and rest):
-            raise ValueError(f"--{option} takes NAME=VALUE, not {value!r}")
-        found.append((name, rest))
-    return found
 
 
 def _check_name(name: str, sets: list[str], option: str) -> None:

@@ -18,12 +18,13 @@ import xxhash
 
 from dedup import conclusions, index, report, shard_matching, training
 from dedup.conclusions import Conclusion
-from dedup.options import OverlapConfig, named
+from dedup.options import OverlapConfig
 from dedup.search import Whitening
 from dedup.text import PARAMETERS
 from dedup.training import TrainingSet
-from dedup.views import VIEWS
 from pipeline import records, storage
+from pipeline.config import named
+from pipeline.data.views import VIEWS
 from pipeline.flow.markers import read_marker, write_json
 from pipeline.flow.runner import Runner
 
@@ -59,7 +60,7 @@ class Job:
 
 def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo], list[storage.FileInfo]]:
     """Return the training set and the identity of all inputs; ValueError where something is missing."""
-    from dedup import evalsets
+    from pipeline.data import evalsets
 
     found = training.find(config.run)
     eval_files: set[str] = set()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from dedup.views import COMPARED_SIDE, bounded
+from pipeline.data.views import COMPARED_SIDE, bounded
 from pipeline.images.decode import BadImage
 from pipeline.images.decoder import Decoder
 from pipeline.images.headers import FORMATS, jpeg_markers

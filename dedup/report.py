@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from dedup import index
 from dedup.conclusions import Conclusion
-from dedup.figure import figure, p_value, percent, points
 from dedup.pictures import decode_jpeg, preview
 from pipeline import html, records, urls
+from pipeline.figure import figure, p_value, percent, points
 
 _SITES: Final = 12
 _SCALE: Final = 10_000  # similarities travel as whole ten-thousandths

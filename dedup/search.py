@@ -13,7 +13,7 @@ import faiss  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
-from dedup.descriptors import ODD_TERMS, Descriptors, mirrored_descriptors, take
+from pipeline.data.descriptors import ODD_TERMS, Descriptors, mirrored_descriptors, take
 
 RADIUS: Final = 100
 """Bits of 256. Unrelated photographs pass in 7 of 10,000 comparisons; see `bench/overlap_recall.py`."""

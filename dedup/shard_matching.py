@@ -17,15 +17,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from dedup import distortions, search, training, views
+from dedup import distortions, search, training
 from dedup.conclusions import MATCHES
-from dedup.descriptors import COLOUR_TERMS, describe
 from dedup.index import Index, load_whitening, read_examples
 from dedup.matching import BATCH, Candidate, Learned, Matcher, Picture, picture_of
 from dedup.pictures import Pictures, preview
 from dedup.search import Hits, Whitening
 from dedup.text import TEXT_MATCHES, TextIndex, texts_of
 from pipeline import records, storage
+from pipeline.data import views
+from pipeline.data.descriptors import COLOUR_TERMS, describe
 from pipeline.images.decode import BadImage
 
 # What is published of a match, but for its rank, which is not known yet; and a WebP of the training image.

@@ -6,7 +6,6 @@ significance is a one-tailed binomial test of Overlap's accuracy against Clean's
 Clopper-Pearson interval (Radford et al. 2021, arXiv 2103.00020, section 5).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -15,58 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from pipeline.intervals import Interval, check_counts, clopper_pearson, wilson
+
 ALPHA: Final = 0.05
 """Level of the test, for all sets together."""
-CONFIDENCE: Final = 0.995
-"""Of the Clopper-Pearson intervals (Radford et al. 2021, section 5)."""
 POWER: Final = 0.8
 """Probability with which the smallest detectable effect would be detected."""
-_WILSON: Final = 0.95
 
 Flags = npt.NDArray[np.bool_]
 
 
-class Interval(NamedTuple):
-    """Two ends, both included."""
-
-    low: float
-    high: float
-
-
-def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return the exact two-sided interval of a proportion, [0, 1] for no trials (Clopper, Pearson 1934)."""
-    _check_counts(successes, trials)
-    tail = (1 - confidence) / 2
-    low = float(stats.beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
-    return Interval(low, high)
-
-
-def wilson(successes: int, trials: int, confidence: float = _WILSON) -> Interval:
-    """Return Wilson's score interval of a proportion; [0, 1] for no trials (Wilson, 1927)."""
-    _check_counts(successes, trials)
-    if not trials:
-        return Interval(0.0, 1.0)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    share, weight = successes / trials, z * z / trials
-    middle = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
-    # At the ends of the range rounding would leave 1e-17 instead of the exact 0 or 1.
-    return Interval(
-        0.0 if successes == 0 else max(0.0, middle - half),
-        1.0 if successes == trials else min(1.0, middle + half),
-    )
-
-
 def binomial_p(successes: int, trials: int, null: float) -> float:
     """Return P[Binomial(trials, null) >= successes], the one-tailed (greater) p-value; 1 for no trials."""
-    _check_counts(successes, trials)
+    check_counts(successes, trials)
     return float(stats.binom.sf(successes - 1, trials, null))
-
-
-def _check_counts(successes: int, trials: int) -> None:
-    if not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes in {trials} trials")
 
 
 def bonferroni(p_values: Sequence[float], tests: int) -> list[float]:

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dedup import webdataset
-from dedup.descriptors import Descriptors, unpack
 from pipeline import dropped, finished, patterns, storage, untrusted, urls
+from pipeline.data import webdataset
+from pipeline.data.descriptors import Descriptors, unpack
 from pipeline.parquet import BoundedFile
 from pipeline.shards import read_shard
 

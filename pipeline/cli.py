@@ -136,7 +136,7 @@ def add(
     console: Console,
 ) -> int:  # fmt: skip
     """Extend a finished run by the pieces of its new sources."""
-    from pipeline.crawl.extending import Base
+    from pipeline.extend.steps import Base
 
     part, parts = extend.begin(options, inputs, semantics)
     base = Base(part, parts)
@@ -229,7 +229,7 @@ def too_small_for(model: str, images: ImageOptions) -> str:
     """Return what is wrong with the stored size for a model, or ""; ValueError for an unknown model."""
     if not model:
         return ""
-    from train.architectures import ARCHITECTURES
+    from pipeline.data.architectures import ARCHITECTURES
 
     if model not in ARCHITECTURES:
         raise ValueError(f"unknown model {model}{parser.nearest(model, list(ARCHITECTURES))}")
@@ -310,9 +310,13 @@ def run_stages(
     base: Any = None,
 ) -> int:  # fmt: skip
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
-    from pipeline import crawl as stages
+    from pipeline.candidates.steps import candidates
+    from pipeline.crawl import Crawl
+    from pipeline.fetch import retry
+    from pipeline.fetch.steps import fetch
     from pipeline.flow.runner import Runner
-    from pipeline.stages.select import QueryTable
+    from pipeline.select.steps import select
+    from pipeline.select.workers import QueryTable
 
     started = time.monotonic()
     runner = Runner(
@@ -321,19 +325,19 @@ def run_stages(
         watch=ShowProgress(console, layout.work, options.log_json),
     )  # fmt: skip
     table = QueryTable(path=layout.queries, seed=options.seed, queries=queries)
-    job = stages.Crawl(options, layout, table, base)
-    stages.resume(layout)
-    if options.retry_failed and stages.reopen(job) == 0:
+    job = Crawl(options, layout, table, base)
+    retry.resume(layout)
+    if options.retry_failed and retry.reopen(job) == 0:
         console.print("Nothing that failed in passing is wanted by a query: the run stays as it is.")
     if base is None:  # a round more is of a set beside the finished one
         layout = run.current(layout.root)
         job = replace(job, layout=layout)
     done: dict[str, dict[str, Any]] = {}
     steps = {
-        "candidates": lambda: stages.candidates(job, runner, pieces),
-        "select": lambda: stages.select(job, runner),
-        "fetch": lambda: stages.fetch(job, runner),
-        "finish": lambda: finish(job, runner, done, prints, semantics),
+        "candidates": lambda: candidates(job, runner, pieces),
+        "select": lambda: select(job, runner),
+        "fetch": lambda: fetch(job, runner),
+        "finish": lambda: complete(job, runner, done, prints, semantics),
     }
     for stage in run.STAGES:
         found = run.done(layout, stage)
@@ -352,25 +356,27 @@ def run_stages(
         console.print(f"Done: {', '.join(done)}. Next: the same command with --stage {after}, or without it.")
         return 0
     show_result(console, Layout(layout.root), time.monotonic() - started)
-    stages.retried(layout)
+    retry.retried(layout)
     return judge_result(console, Layout(layout.root), {piece.format for piece in pieces})
 
 
-def finish(
+def complete(
     job: Any, runner: Any, done: dict[str, dict[str, Any]], prints: dict[str, str],
     semantics: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
-    from pipeline import crawl as stages
     from pipeline import report
+    from pipeline.extend.steps import publish
+    from pipeline.fetch.steps import remove_staging
+    from pipeline.finish.steps import finish
 
-    found = stages.finish(job, runner)
+    found = finish(job, runner)
     if job.base is None:
         manifest.write(job.layout, job.config, found, done, prints, semantics)
     else:
         sources = list(map(publishing.public, job.config.source))
         entry = {"source": sources, "sources": semantics["candidates"]["sources"]}
-        stages.publish(job, found, done, {**entry, "fingerprints": prints})
+        publish(job, found, done, {**entry, "fingerprints": prints})
     problems = manifest.stray_shards(job.layout)
     problems += manifest.verify_shards(job.layout, {f"{shard['name']}.tar" for shard in found["shards"]})
     if problems:
@@ -378,7 +384,7 @@ def finish(
     report.write(job.layout if job.base is None else Layout(job.layout.root))
     run.publish_next(job.layout)
     if not job.config.keep_staging:
-        stages.remove_staging(job.layout, done["fetch"])
+        remove_staging(job.layout, done["fetch"])
     storage.remove_tree(job.layout.stage("select", "stored"))  # of a run that was extended: its shards tell
     return {name: found[name] for name in ("samples", "captions")}
 
@@ -400,9 +406,9 @@ def show_plan(
 ) -> None:  # fmt: skip
     """Print what a run would read and what to expect of it, then the options that are not the defaults."""
     from pipeline import preview
+    from pipeline.candidates.judge import CaptionJudge
     from pipeline.captions.language import Identifier
     from pipeline.captions.match import MatchAll, Matcher
-    from pipeline.stages.candidates import CaptionJudge
 
     known = [stage for stage in run.STAGES if run.done(layout, stage)] if storage.exists(layout.work) else []
     matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)

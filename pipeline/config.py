@@ -249,3 +249,14 @@ def to_toml(values: dict[str, Any]) -> str:
         # JSON's strings, numbers, lists and booleans are TOML's as well.
         lines.append(f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return "\n".join(lines) + "\n"
+
+
+def named(values: tuple[str, ...], option: str) -> list[tuple[str, str]]:
+    """Return the pairs of NAME=VALUE arguments; ValueError for any other."""
+    found = []
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name and equals and rest):
+            raise ValueError(f"--{option} takes NAME=VALUE, not {value!r}")
+        found.append((name, rest))
+    return found

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline import storage
 
 DISTANCE: Final = 31
-"""Bits of 256 up to which two pictures count as one: `dedup.groups.RADIUS`, for the reason given there."""
+"""Bits of 256 up to which two pictures count as one: `pipeline.near.groups.RADIUS`, with the reason."""
 MAX_DISTANCE: Final = 90
 """Unrelated pictures differ in 128 bits on average, with a standard deviation of 8: above this, all match."""
 

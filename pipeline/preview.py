@@ -19,7 +19,7 @@ from pipeline.sources import Image, Piece, columns, read, sitemap
 from pipeline.sources.inputs import is_web
 
 if TYPE_CHECKING:
-    from pipeline.stages.candidates import CaptionJudge
+    from pipeline.candidates.judge import CaptionJudge
 
 LOOKED_AT: Final = 1000
 """Captions that are looked at."""
@@ -67,7 +67,7 @@ def first_images(pieces: list[Piece], config: CrawlConfig) -> Iterator[Image]:
 
 def look(pieces: list[Piece], config: CrawlConfig, judge: "CaptionJudge") -> Preview:
     """Judge the first thousand captions."""
-    from pipeline.stages.candidates import judge_image
+    from pipeline.candidates.judge import judge_image
 
     found = Preview(columns=_columns(pieces, config), rows=_rows(pieces, config))
     for image in first_images([piece for piece in pieces if piece.format != "pages"], config):

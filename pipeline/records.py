@@ -47,7 +47,7 @@ REJECTED_ROWS = pa.schema(
 )
 
 # What was fetched, one row an image. blob, offset and length say where its bytes are staged; its descriptors
-# (dedup.descriptors.pack) follow them there, so that they do not travel through the shuffles.
+# (pipeline.data.descriptors.pack) follow them there, so that they do not travel through the shuffles.
 FETCHED_ROWS = pa.schema(
     [
         pa.field("uid", pa.binary(UID_BYTES), nullable=False),

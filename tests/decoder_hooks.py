@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dedup.descriptors import PACKED_BYTES
+from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.images.pixels import Made, Wanted, make
 from pipeline.images.process import Processed
 from pipeline.images.process import process as really_process

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import config, manifest, records, storage
+from pipeline.fetch.unit_log import UnitLog
 from pipeline.http.fetch import Outcome
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
 from pipeline.shards import Sample, write_shard
-from pipeline.stages.unit_log import UnitLog
 from tests.scenes import jpeg, scene
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)

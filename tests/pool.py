@@ -29,7 +29,8 @@ from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPool
 ROOT = Path(__file__).resolve().parents[1]
 _IMPORTED = (
     "apache_beam.runners.portability.fn_api_runner.fn_runner", "apache_beam.runners.worker.worker_pool_main",
-    "pipeline.crawl", "queries.job", "dedup.overlap",
+    "pipeline.candidates.steps", "pipeline.select.steps", "pipeline.finish.steps", "queries.job",
+    "dedup.overlap",
 )  # fmt: skip
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dedup import views
-from dedup.descriptors import describe, unpack
 from dedup.pictures import decode_jpeg
 from pipeline import balance, querylist
 from pipeline.captions.text import clean
 from pipeline.cli import main
+from pipeline.data import views
+from pipeline.data.descriptors import describe, unpack
 from pipeline.demo.server import Server
 from pipeline.reasons import REASONS
 from pipeline.verify import main as verify

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dedup import evalsets, training, webdataset
-from dedup.evalsets import Example
+from dedup import training
+from pipeline.data import evalsets, webdataset
+from pipeline.data.evalsets import Example
 from pipeline.parquet import BoundedFile
 from pipeline.shards import Sample, write_shard
 from train import sources

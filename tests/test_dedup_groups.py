@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup import groups
-from dedup.groups import BandShuffler, Member, SiteRemoval
 from pipeline import records
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Work
+from pipeline.near import groups
+from pipeline.near.groups import BandShuffler, Member, SiteRemoval
 
 
 def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:

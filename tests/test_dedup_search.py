@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dedup import descriptors, search, views
-from dedup.descriptors import Descriptors
+from dedup import search
 from dedup.search import References, Whitening
+from pipeline.data import descriptors, views
+from pipeline.data.descriptors import Descriptors
 from tests.scenes import scene
 
 

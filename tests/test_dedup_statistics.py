@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dedup import statistics
-from dedup.statistics import binomial_p, bonferroni, clopper_pearson, compare, holm, smallest_detectable
+from dedup.statistics import binomial_p, bonferroni, compare, holm, smallest_detectable
+from pipeline.intervals import clopper_pearson
 
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 

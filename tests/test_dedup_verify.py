@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dedup import distortions, verify, views
+from dedup import distortions, verify
+from pipeline.data import views
 from tests.scenes import scene
 
 PHOTOS = sorted((Path(__file__).resolve().parents[2] / "shared/data/images/bsds500").glob("*/*.jpg"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dedup.descriptors import (
+from pipeline.data.descriptors import (
     PACKED_BYTES,
     Descriptors,
     describe,
@@ -181,7 +181,7 @@ def test_a_descriptor_of_another_length_is_refused() -> None:
 
 def test_nothing_but_numpy_is_imported() -> None:
     heavy = ("cv2", "PIL", "scipy", "simplejpeg", "torch", "pyarrow", "apache_beam")
-    script = f"import sys, dedup.descriptors; print([m for m in {heavy} if m in sys.modules])"
+    script = f"import sys, pipeline.data.descriptors; print([m for m in {heavy} if m in sys.modules])"
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True

@@ -14,7 +14,7 @@ from dedup.cli import main
 from dedup.detector import augment, weights
 from dedup.detector.model import Architecture, Network, OnPairs
 from dedup.detector.normalise import Normaliser
-from dedup.views import squeeze
+from pipeline.data.views import squeeze
 from tests.scenes import sample, scene, write_folder, write_run
 from train.loss import contrastive_loss
 

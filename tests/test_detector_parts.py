@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup.descriptors import Detector
 from dedup.detector import augment, thresholds, weights
 from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs, WeightNormConv2d
 from dedup.detector.normalise import NEAREST, WEIGHT, Normaliser
 from dedup.detector.train import forward_flops, proxy_accuracy
-from dedup.views import squeeze
+from pipeline.data.descriptors import Detector
+from pipeline.data.views import squeeze
 from tests.scenes import scene
 
 TINY = Architecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)

@@ -18,7 +18,7 @@ from dedup.detector.cli import main
 from dedup.detector.model import Architecture, Network
 from dedup.detector.normalise import Normaliser
 from dedup.detector.search import Described, NearestSearch
-from dedup.views import VIEWS, squeeze
+from pipeline.data.views import VIEWS, squeeze
 from tests.scenes import jpeg, sample, scene, write_folder, write_run
 
 TINY = Architecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)

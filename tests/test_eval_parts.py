@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dedup import evalsets
+from pipeline.data import evalsets
 from tests import train_shards
 from train.evaluation import (
     bias,

@@ -23,13 +23,13 @@ from pipeline.cli import main
 from pipeline.compact import main as compact
 from pipeline.demo.pages import Reference
 from pipeline.demo.server import Server
+from pipeline.extend.workers import KNOWN_ROWS, STORED_ROWS, NewShuffler, known_rows, moved_counts
+from pipeline.fetch.merge import MERGED_ROWS, merge_into_stored
 from pipeline.flow.markers import read_vector
 from pipeline.keeps import Keeps
 from pipeline.reasons import REASONS
 from pipeline.run import Layout
-from pipeline.stages.extend import KNOWN_ROWS, STORED_ROWS, NewShuffler, known_rows, moved_counts
-from pipeline.stages.merge import MERGED_ROWS, merge_into_stored
-from pipeline.stages.select import QueryTable
+from pipeline.select.workers import QueryTable
 from pipeline.takedown.cli import main as takedown
 from pipeline.verify import main as verify
 from tests.crawling import arguments, manifest, reasons, rejected, samples, settle

@@ -13,7 +13,7 @@ from pipeline.flow import local
 from pipeline.flow.markers import Task, finished, read_vector, write_vector
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
-from pipeline.stages.select import (
+from pipeline.select.workers import (
     AdmitWorker,
     DedupeShuffler,
     PairCounter,

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import querylist, records
+from pipeline.fetch.units import UnitShuffler
 from pipeline.flow.markers import write_vector
 from pipeline.options import FetchOptions
-from pipeline.stages.rounds import UnitShuffler
-from pipeline.stages.select import QueryTable
+from pipeline.select.workers import QueryTable
 from pipeline.units import UnitLimits
 from tests.rows import caption_table, uid_of
 

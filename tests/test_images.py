@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from dedup import views
-from dedup.descriptors import describe, hamming, unpack
 from dedup.pictures import decode_jpeg
+from pipeline.data import views
+from pipeline.data.descriptors import describe, hamming, unpack
 from pipeline.images import headers
 from pipeline.images import process as images
 from pipeline.images.headers import FORMATS, sniff

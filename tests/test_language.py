@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.candidates.judge import CaptionJudge, judge_piece
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, Identifier, Prior, decide, model_path
 from pipeline.captions.match import MatchAll
 from pipeline.options import TextRules
 from pipeline.sources import Image
-from pipeline.stages.candidates import CaptionJudge, judge_piece
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text/multi30k"
 

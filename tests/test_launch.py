@@ -28,7 +28,7 @@ from pipeline.flow.beam_runner import BeamRunner
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Watch, Work, plan
 from pipeline.options import CrawlConfig
-from pipeline.stages.select import PairCounter
+from pipeline.select.workers import PairCounter
 from tests import pool
 from tests.jobs import COMMANDS, run, write_inputs, written
 from tests.test_extras import HIDE
@@ -219,10 +219,13 @@ def proto(jobs: Path, graphs: dict[str, Step]) -> Any:
 
 
 def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Step]) -> None:
-    from pipeline.stages import candidates, fetch, finish, merge, rounds, select
+    from pipeline.candidates import judge
+    from pipeline.fetch import merge, units, worker
+    from pipeline.finish import workers as finishing
+    from pipeline.select import workers as selecting
     from queries import steps
 
-    modules = (candidates, fetch, finish, merge, rounds, select, steps)
+    modules = (judge, selecting, units, worker, merge, finishing, steps)
     kinds = {
         name
         for module in modules
@@ -327,7 +330,7 @@ def test_a_worker_that_has_only_the_package_unpickles_everything(
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     modules = json.loads(done.stdout)
-    ours = {"pipeline.flow.beam_graphs", "pipeline.stages.fetch", "queries.steps", "dedup.shard_matching"}
+    ours = {"pipeline.flow.beam_graphs", "pipeline.fetch.worker", "queries.steps", "dedup.shard_matching"}
     assert ours <= set(modules)
     assert all(file is None or file.startswith(str(installed)) for file in modules.values())
 

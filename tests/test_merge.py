@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import records
-from pipeline.stages.merge import MERGED_ROWS, is_placeholder, merge
+from pipeline.fetch.merge import MERGED_ROWS, is_placeholder, merge
 from tests.rows import caption_row, uid_of
 
 arrived = st.lists(

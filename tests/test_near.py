@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipeline import records
 from pipeline.cli import main
-from pipeline.stages.merge import merge
-from pipeline.stages.near import add_sites, count_sites, representatives
+from pipeline.fetch.merge import merge
+from pipeline.near.workers import add_sites, count_sites, representatives
 from pipeline.verify import main as verify
 from tests.crawling import manifest, reasons, rejected, samples
 from tests.rows import uid_of
@@ -172,7 +172,7 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
 
     # What was merged by its looks cannot be compared again once the images are gone.
     (run / "work/fetch/removed.stage").write_text("true")
-    monkeypatch.setattr("pipeline.crawl.retrying._retried", lambda *_: 1)
+    monkeypatch.setattr("pipeline.fetch.retry._retried", lambda *_: 1)
     assert code(argv(served, tmp_path, "--dedup", "near", "--retry-failed")) == 2
     assert "--keep-staging" in capfd.readouterr().err
     assert verify(["--run", str(run)]) == 0

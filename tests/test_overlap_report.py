@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dedup import conclusions, figure, index, pictures, report
+from dedup import conclusions, index, pictures, report
 from dedup.conclusions import MATCHES, Dataset
 from dedup.shard_matching import FOUND
-from pipeline import records
+from pipeline import figure, records
 from tests.browser import chromium
 from tests.scenes import jpeg, scene
 

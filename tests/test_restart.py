@@ -213,7 +213,7 @@ def test_a_retry_keeps_the_set_until_another_is_verified(
 ) -> None:
     out = crawl(web.web, tmp_path / "run", *OPTIONS)
     before = state(out)
-    from pipeline.crawl import finishing
+    from pipeline.finish import steps as finishing
 
     def stop(*_: object) -> None:
         raise RuntimeError("killed before the shards were written")

@@ -24,14 +24,14 @@ from PIL import Image
 from pipeline import records, storage
 from pipeline.children import _processes
 from pipeline.cli import main
+from pipeline.fetch import worker as fetching
+from pipeline.fetch.units import UNIT_ROWS
+from pipeline.fetch.worker import FetchWorker, Refused, receive
 from pipeline.flow import kept
 from pipeline.flow.markers import finished
 from pipeline.http.fetch import Outcome
 from pipeline.images.process import Processed
 from pipeline.options import FetchOptions, ImageOptions
-from pipeline.stages import fetch as fetching
-from pipeline.stages.fetch import FetchWorker, Refused, receive
-from pipeline.stages.rounds import UNIT_ROWS
 from pipeline.takedown.cli import main as takedown
 from tests.crawling import contents, manifest
 from tests.rows import caption_row, uid_of

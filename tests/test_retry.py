@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.demo.server import Server
+from pipeline.fetch.merge import MERGED_ROWS, merge
 from pipeline.reasons import REASONS
-from pipeline.stages.merge import MERGED_ROWS, merge
 from pipeline.takedown.cli import main as takedown
 from pipeline.verify import main as verify
 from tests.crawling import arguments, contents, manifest, reasons, rejected, samples, settle
@@ -180,7 +180,7 @@ def test_a_retry_that_is_killed_is_continued(web: Server, run: Path, retried: Pa
 
 
 @pytest.mark.parametrize(
-    "place", ["pipeline.run.discard_from", "pipeline.crawl.fetching.cut_units", "pipeline.cli.show_result"]
+    "place", ["pipeline.run.discard_from", "pipeline.fetch.steps.cut_units", "pipeline.cli.show_result"]
 )
 def test_a_retry_that_is_stopped_at_an_awkward_place_is_the_same_one_when_continued(
     web: Server, run: Path, retried: Path, place: str, monkeypatch: pytest.MonkeyPatch

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from pipeline.fetch.worker import refuse_reserved
 from pipeline.http.fetch import Outcome
 from pipeline.images.rights import prohibited
-from pipeline.stages.fetch import refuse_reserved
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"
 PACKET = (

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from pipeline.crawl.job import SLICE_ROWS, Crawl, gather
+from pipeline.crawl import SLICE_ROWS, Crawl, gather
 from pipeline.options import CrawlConfig
 
 WATS = 90_000  # of one Common Crawl

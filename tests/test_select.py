@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import records
-from pipeline.stages.select import Pairs, cap_captions, concat, drop_duplicates, one_url, slices
+from pipeline.select.workers import Pairs, cap_captions, concat, drop_duplicates, one_url, slices
 from tests.rows import caption_table, uid_of
 
 rows = st.lists(

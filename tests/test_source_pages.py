@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.candidates.pages import judge
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.http.fetch import Outcome
 from pipeline.options import SourceOptions
 from pipeline.sources import Image, pages, sitemap
 from pipeline.sources.links import links
-from pipeline.stages.pages import judge
 from tests.crawling import arguments
 
 pytestmark = pytest.mark.timeout(600)
@@ -440,7 +440,7 @@ def test_a_pass_that_stopped_asks_for_no_page_twice(
         raise OSError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.stages.pages.pages.write", stop)
+        patch.setattr("pipeline.candidates.pages.pages.write", stop)
         with pytest.raises(AssertionError):
             crawl_pages(f"{site.root}/sitemap.xml", tmp_path / "run")
     assert list((tmp_path / "run").glob("work/candidates/pages/pass-*/kept/*/*.part"))

@@ -391,7 +391,7 @@ def test_an_empty_hash_list_is_a_mistake() -> None:
 
 
 def test_the_default_distance_is_that_of_near_duplicates() -> None:
-    from dedup.groups import RADIUS
+    from pipeline.near.groups import RADIUS
 
     assert hashlist.DISTANCE == RADIUS
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup import webdataset
 from pipeline import tarwalk
+from pipeline.data import webdataset
 from train import tar as train_tar
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=150).filter(

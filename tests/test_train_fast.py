@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from dedup.detector.cli import main as train_detector
+from pipeline.data import architectures
+from pipeline.data.architectures import ARCHITECTURES, RECIPES
 from tests import train_shards
 from tests.test_detector_train import TRAIN, shards
-from train import architectures, checkpoint
-from train.architectures import ARCHITECTURES, RECIPES
+from train import checkpoint
 from train.cli import main as train_clip
 from train.model import CLIP
 from train.optimizer import make_optimizer, parameter_groups

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.data.architectures import ARCHITECTURES, Architecture
 from tests import train_peers
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed, scrambled
 from train import interchange, vocabulary, weights
-from train.architectures import ARCHITECTURES, Architecture
 from train.model import CLIP
 from train.tokenizer import Tokenizer, installed_vocabulary
 

@@ -24,9 +24,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import config as options
+from pipeline.data import architectures
+from pipeline.data.architectures import ARCHITECTURES, RECIPES
 from tests import eval_models, train_shards
-from train import architectures, checkpoint, cli, distributed, loop, optimizer
-from train.architectures import ARCHITECTURES, RECIPES
+from train import checkpoint, cli, distributed, loop, optimizer
 from train.config import TrainConfig
 from train.loop import fit
 from train.model import CLIP

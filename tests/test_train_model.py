@@ -8,9 +8,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.data.architectures import ARCHITECTURES, RECIPES, Architecture
 from tests import train_peers
 from train import flops, packing
-from train.architectures import ARCHITECTURES, RECIPES, Architecture
 from train.model import CLIP, INITIAL_SCALE, MAX_SCALE
 
 # millions of parameters (all, image tower, text tower without token embeddings), GFLOPs (image, 77 tokens)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.fetch.unit_log import LATENCY_BINS, UnitLog, latency_bin
 from pipeline.http.fetch import Outcome
-from pipeline.stages.unit_log import LATENCY_BINS, UnitLog, latency_bin
 
 ANSWERS = st.lists(
     st.tuples(

@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline import storage, untrusted
+from pipeline.data.architectures import Activation, Architecture
 from train import weights
-from train.architectures import Activation, Architecture
 from train.model import CLIP
 from train.tokenizer import Tokenizer
 

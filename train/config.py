@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from train.architectures import ARCHITECTURES, RECIPES, Recipe
+from pipeline.data.architectures import ARCHITECTURES, RECIPES, Recipe
 
 Model = Literal[
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64",

@@ -6,7 +6,7 @@ Recomputation (checkpointing, gradient caching) is not counted as work done.
 
 from typing import TYPE_CHECKING
 
-from train.architectures import Architecture
+from pipeline.data.architectures import Architecture
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline import storage
-from train.architectures import Activation, Architecture
+from pipeline.data.architectures import Activation, Architecture
 from train.images import MEAN, STD
 from train.tokenizer import Tokenizer
 

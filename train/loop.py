@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.architectures import Architecture
 from train import checkpoint, distributed, flops
-from train.architectures import Architecture
 from train.config import TrainConfig
 from train.data import Batch, Pieces
 from train.distributed import World

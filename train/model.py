@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from train.architectures import Activation, Architecture
+from pipeline.data.architectures import Activation, Architecture
 from train.packing import PackedText, causal_attention
 from train.resnet import ModifiedResNet
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from train.architectures import Recipe
+from pipeline.data.architectures import Recipe
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

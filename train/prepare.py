@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.data.architectures import ARCHITECTURES, Activation, Architecture
 from train import checkpoint, interchange, run, sources, vocabulary, weights
-from train.architectures import ARCHITECTURES, Activation, Architecture
 from train.cache import Cache
 from train.config import TrainConfig
 from train.distributed import World

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline import config as options
 from pipeline import storage
+from pipeline.data.architectures import Recipe
 from train import checkpoint, sources
-from train.architectures import Recipe
 from train.cache import Cache
 from train.config import RunConfig
 from train.data import Shape

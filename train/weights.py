@@ -18,8 +18,8 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from pipeline import storage, untrusted
+from pipeline.data.architectures import Activation, Architecture
 from train import interchange
-from train.architectures import Activation, Architecture
 from train.images import MEAN, STD
 from train.interchange import State
 from train.model import CLIP

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
-from dedup import evalsets
-from dedup.evalsets import Example
+from pipeline.data import evalsets
+from pipeline.data.evalsets import Example
 from pipeline.images.decode import Unreadable, named
 from train.evaluation import classes, prompts
 from train.evaluation.sets import examples, pictures

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.views import squeeze
+from pipeline.data.views import squeeze
 
 Pixels = npt.NDArray[np.uint8]
 

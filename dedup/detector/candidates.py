@@ -16,16 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dedup import training, views
-from dedup.descriptors import describe
+from dedup import training
 from dedup.detector import search, thresholds, weights
 from dedup.detector.search import Described, Hits
 from dedup.detector.weights import LearnedDetector
 from dedup.index import Index
 from dedup.pictures import Pictures, Pixels
 from dedup.verify import features, verify
-from dedup.views import VIEWS
 from pipeline import storage
+from pipeline.data import views
+from pipeline.data.descriptors import describe
+from pipeline.data.views import VIEWS
 
 CHUNK: Final = 1_000  # examples that one task describes
 _VECTORS, _BIASES, _THRESHOLDS = "vectors.npy", "biases.npy", "thresholds.json"

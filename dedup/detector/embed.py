@@ -19,17 +19,18 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from dedup import evalsets, training, views
-from dedup.descriptors import SIDE, quality
+from dedup import training
 from dedup.detector import weights
 from dedup.detector.options import DetectorEmbedConfig
 from dedup.detector.search import Described, NearestSearch
 from dedup.detector.weights import LearnedDetector
 from dedup.pictures import Pictures, Pixels
 from dedup.training import TrainingSet
-from dedup.views import VIEWS
 from pipeline import records, storage
 from pipeline.children import end_with_parent
+from pipeline.data import evalsets, views
+from pipeline.data.descriptors import SIDE, quality
+from pipeline.data.views import VIEWS
 
 log = logging.getLogger("dedup.detector")
 

@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from dedup import evalsets
-from dedup.evalsets import EvalSet
-from train.architectures import Recipe
+from pipeline.data import evalsets
+from pipeline.data.architectures import Recipe
+from pipeline.data.evalsets import EvalSet
 from train.config import Paths, RunConfig
 
 Model = Literal["RN50", "small"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dedup.detector import augment
-from dedup.views import inner
+from pipeline.data.views import inner
 from train import images
 from train.cache import Cache
 from train.data import Samples, Shape, key_of, to_device, total

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dedup import evalsets
 from dedup.detector import augment, curve, weights
 from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs
 from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
 from dedup.detector.pairs import PairBatch, Pairs
-from dedup.views import inner, squeeze
 from pipeline import storage
+from pipeline.data import evalsets
+from pipeline.data.views import inner, squeeze
 from train import distributed, images, run, steps
 from train.distributed import World
 from train.plan import Plan

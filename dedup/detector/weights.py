@@ -20,7 +20,7 @@ _LARGEST = 1 << 24  # of any size of a network
 
 
 class LearnedDetector:
-    """Embed thumbnails so that near-duplicates have a high cosine: a `dedup.descriptors.Detector`."""
+    """Embed thumbnails so that near-duplicates have a high cosine: a `pipeline.data.descriptors.Detector`."""
 
     def __init__(self, name: str, network: Network, normaliser: Normaliser, about: dict[str, Any]) -> None:
         self.name, self.network, self.normaliser, self.about = name, network.eval(), normaliser, about

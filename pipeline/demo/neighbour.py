@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dedup import evalsets, views
-from dedup.descriptors import describe, mirrored_descriptors, unpack
 from dedup.pictures import Pictures, decode_jpeg
 from dedup.search import F32, Whitening
+from pipeline.data import evalsets, views
+from pipeline.data.descriptors import describe, mirrored_descriptors, unpack
 from pipeline.demo.web import Web
 
 

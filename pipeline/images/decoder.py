@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import Any, Self
 
-from dedup.descriptors import PACKED_BYTES
+from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.images.child import Child, ChildFailedError
 from pipeline.images.process import Processed
 from pipeline.options import ImageOptions

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from dedup import views
-from dedup.descriptors import SIDE, describe, pack, quality, sign_hash
+from pipeline.data import views
+from pipeline.data.descriptors import SIDE, describe, pack, quality, sign_hash
 from pipeline.images import exif
 from pipeline.images.decode import (
     BadImage,
@@ -51,11 +51,11 @@ class Processed(NamedTuple):
     format: str = ""
     exif: str = ""
     phash: str = ""
-    """64 hexadecimal digits, `dedup.descriptors.sign_hash` of `luma_thumbnail`."""
+    """64 hexadecimal digits, `pipeline.data.descriptors.sign_hash` of `luma_thumbnail`."""
     quality: int = 0
-    """0 to 100, how much detail the thumbnail has: `dedup.descriptors.quality`."""
+    """0 to 100, how much detail the thumbnail has: `pipeline.data.descriptors.quality`."""
     descriptor: str = ""
-    """Hexadecimal digits of `dedup.descriptors.pack`, of the stored picture without its border."""
+    """Hexadecimal digits of `pipeline.data.descriptors.pack`, of the stored picture without its border."""
 
 
 def process(data: bytes, options: ImageOptions) -> Processed:

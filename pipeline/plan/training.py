@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.config import nearest
-from train.architectures import ARCHITECTURES, RECIPES
+from pipeline.data.architectures import ARCHITECTURES, RECIPES
 from train.flops import image_flops, text_flops
 
 CAPTION_TOKENS = 77.0

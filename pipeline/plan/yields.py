@@ -10,7 +10,7 @@ from pipeline import finished, records, storage
 from pipeline.balance import I64
 from pipeline.options.sources import format_of
 from pipeline.run import Layout, done, read_json
-from pipeline.stages.select import Pairs
+from pipeline.select.workers import Pairs
 
 _FEW = 6  # times; what is seen more often is taken as it is
 

@@ -9,9 +9,9 @@ import orjson
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.fetch.unit_log import LATENCY_BINS, LATENCY_BINS_PER_OCTAVE, LATENCY_LEAST
 from pipeline.report.totals import Totals
 from pipeline.run import Layout, done
-from pipeline.stages.unit_log import LATENCY_BINS, LATENCY_BINS_PER_OCTAVE, LATENCY_LEAST
 
 _MAX_BINS: Final = 2_000  # of time; then two become one
 _SITE: Final = {

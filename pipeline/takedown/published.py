@@ -150,7 +150,7 @@ def _kept_present(layout: Layout, found: dict[str, Any], queries: int) -> tuple[
 
 def _untried(layout: Layout, queries: int) -> np.ndarray | None:
     """Return for each query how many samples were never tried, int64 [Q]; None without the work folder."""
-    from pipeline.stages.select import Pairs, QueryTable, chosen
+    from pipeline.select.workers import Pairs, QueryTable, chosen
 
     fetched = read_json(layout.stage("fetch", "done.stage"))
     if fetched is None or not storage.exists(storage.join(layout.tried(0), "counts")):

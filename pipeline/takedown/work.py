@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup.descriptors import PACKED_BYTES
 from pipeline import records, storage
+from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.flow import kept
 from pipeline.flow.markers import finished, read_marker, read_vector, write_vector
 from pipeline.run import Layout, read_json
-from pipeline.stages.select import Pairs, QueryTable
+from pipeline.select.workers import Pairs, QueryTable
 from pipeline.takedown import tables
 from pipeline.tombstones import Tombstones
 

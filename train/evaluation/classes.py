@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dedup import evalsets
-from dedup.evalsets import SEPARATOR
+from pipeline.data import evalsets
+from pipeline.data.evalsets import SEPARATOR
 
 _CODE = re.compile(r"[0-9]+|n[0-9]{8}")  # a number, or one of WordNet's as ImageNet's folders have it
 

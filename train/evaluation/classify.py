@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dedup import evalsets
 from pipeline import storage
+from pipeline.data import evalsets
 from train.evaluation import classes, compare, gallery, intervals, results
 from train.evaluation.features import Features
 from train.evaluation.intervals import Replicates

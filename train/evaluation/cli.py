@@ -63,7 +63,7 @@ def watch_of(console: Console) -> "Watch":
 
 def _show_plan(config: EvalConfig, console: Console) -> None:
     """Print what would be evaluated, after looking at every input."""
-    from dedup import evalsets
+    from pipeline.data import evalsets
     from train.evaluation import classes, models, prompts, robustness
 
     table = Table("what", "path", "found", title="plan", title_justify="left")

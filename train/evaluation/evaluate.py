@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dedup.options import named
-from dedup.statistics import Interval
 from pipeline import storage
+from pipeline.config import named
 from pipeline.images.decode import Unreadable
+from pipeline.intervals import Interval
 from train.evaluation import (
     classes,
     classify,

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from dedup import evalsets
-from dedup.evalsets import Example
 from pipeline import storage
+from pipeline.data import evalsets
+from pipeline.data.evalsets import Example
 from pipeline.images.decode import BadImage, Pixels, Unreadable, named
 from train.evaluation import sets
 from train.evaluation.models import Encoder

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dedup.figure import Tick, percent, points
+from pipeline.figure import Tick, percent, points
 
 Span = tuple[float, float]
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dedup.statistics import Interval
 from pipeline import storage
+from pipeline.intervals import Interval
 from train.evaluation import classes, fewshot, intervals, metrics
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from dedup.statistics import Interval, clopper_pearson
+from pipeline.intervals import Interval, clopper_pearson
 from train.evaluation.metrics import Measure, Weights
 
 REPLICATES: Final = 1_000

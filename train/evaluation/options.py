@@ -8,9 +8,9 @@ from typing import Final, Literal, get_args
 
 import tyro
 
-from dedup import evalsets
-from dedup.evalsets import EvalSet
-from dedup.options import named
+from pipeline.config import named
+from pipeline.data import evalsets
+from pipeline.data.evalsets import EvalSet
 
 Task = Literal["zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias"]
 Metric = Literal["acc1", "acc5", "mean_per_class_recall", "roc_auc", "map11"]

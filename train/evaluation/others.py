@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dedup.statistics import Interval
+from pipeline.intervals import Interval
 from train.evaluation import bias, classes, intervals, prompts, retrieval, texts, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.metrics import hits, top

@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from scipy import stats
 
-from dedup.figure import percent, points
-from dedup.statistics import Interval
+from pipeline.figure import percent, points
+from pipeline.intervals import Interval
 from train.evaluation.figures import Chart, Mark, Row, against_compute, bars, curves, finite, scatter
 from train.evaluation.intervals import of_correlation
 from train.evaluation.results import Result

@@ -9,7 +9,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
-from dedup import evalsets
+from pipeline.data import evalsets
 
 BARE: Final = "{}"
 

@@ -6,9 +6,9 @@ from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 
-from dedup.figure import percent, points
-from dedup.statistics import Interval
 from pipeline import html
+from pipeline.figure import percent, points
+from pipeline.intervals import Interval
 from train.evaluation import panels
 from train.evaluation.figures import Chart
 from train.evaluation.options import EvalConfig, Task

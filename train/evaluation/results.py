@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dedup.statistics import Interval
 from pipeline import storage
+from pipeline.intervals import Interval
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features
 from train.evaluation.intervals import Replicates

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dedup import evalsets
 from pipeline import storage
+from pipeline.data import evalsets
 
 Scores = npt.NDArray[np.floating]
 _EDGE = 1e-4  # accuracies of 0 and 1 have no logit: they are read as this far inside

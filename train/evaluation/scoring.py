@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dedup.statistics import Interval
+from pipeline.intervals import Interval
 from train.evaluation import intervals
 from train.evaluation.intervals import Replicates
 from train.evaluation.metrics import RANKED, Bools, Scores, hits, measures

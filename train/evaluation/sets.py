@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from dedup import evalsets
-from dedup.evalsets import Example
 from pipeline import storage
+from pipeline.data import evalsets
+from pipeline.data.evalsets import Example
 from pipeline.images.decode import BadImage, Pixels
 from pipeline.images.pixels import PixelDecoder, Wanted
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dedup.statistics import Interval
+from pipeline.intervals import Interval
 from train.evaluation import classes, intervals, robustness, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features

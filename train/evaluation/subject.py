@@ -7,9 +7,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from dedup import evalsets
-from dedup.evalsets import Example
 from pipeline import storage
+from pipeline.data import evalsets
+from pipeline.data.evalsets import Example
 from pipeline.images.decode import named
 from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
 from train.evaluation.classes import Classes

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import dropped, extend, manifest, querylist, records, run, storage
-from pipeline.crawl.job import Crawl, add_counts, add_vectors, named
+from pipeline.crawl import Crawl, add_counts, add_vectors, named
+from pipeline.extend.workers import DropWorker, StoredCountWorker, StoredWorker
 from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.flow.steps import Step, Tasks, Work, results_in
 from pipeline.run import Layout
-from pipeline.stages.extend import DropWorker, StoredCountWorker, StoredWorker
 
 
 @dataclass(frozen=True)

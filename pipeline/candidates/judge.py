@@ -19,8 +19,8 @@ from pipeline.captions.match import MatchAll, Matcher
 from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.http import named
 from pipeline.options import FetchOptions, SourceOptions, TextRules
+from pipeline.select.workers import cap_captions, drop_duplicates
 from pipeline.sources import Image, Piece, read
-from pipeline.stages.select import cap_captions, drop_duplicates
 from pipeline.tombstones import Tombstones
 from pipeline.tombstones import load as load_tombstones
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.descriptors import SIDE
+from pipeline.data.descriptors import SIDE
 
 Pixels = npt.NDArray[np.uint8]
 

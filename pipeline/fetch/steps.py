@@ -1,9 +1,9 @@
 """Drive the fetching: rounds of work units, until no query is short of anything that is still to be tried."""
 
 from pipeline import storage
-from pipeline.crawl.job import Crawl, add_counts, require_contact
-from pipeline.crawl.retrying import RESTORED, retries
-from pipeline.crawl.rounds import (
+from pipeline.crawl import Crawl, add_counts, require_contact
+from pipeline.fetch.retry import RESTORED, retries
+from pipeline.fetch.rounds import (
     cut_units,
     fetched_in,
     merged_folder,

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import balance, hashlist, records, storage, tombstones, units
+from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
 from pipeline.flow.markers import commit
 from pipeline.http.fetch import Outcome
@@ -39,7 +40,6 @@ from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
-from pipeline.stages.unit_log import UnitLog
 
 _EDITED: Final = -1
 """In a row's place: the file of the images that a scorer changed."""

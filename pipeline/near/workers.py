@@ -1,6 +1,6 @@
 """Merge near-duplicates: the images of a group become its representative, with the captions of all.
 
-Which images are a group is known by then, from their hashes alone (`dedup.groups`).
+Which images are a group is known by then, from their hashes alone (`pipeline.near.groups`).
 """
 
 from collections import Counter
@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup import groups as near
 from pipeline import records, storage, urls
+from pipeline.fetch.merge import MERGED_ROWS, merge
 from pipeline.flow.markers import write_vector
-from pipeline.stages.merge import MERGED_ROWS, merge
-from pipeline.stages.select import Pairs, QueryTable, concat, slices
+from pipeline.near import groups as near
+from pipeline.select.workers import Pairs, QueryTable, concat, slices
 
 GROUPS: Final = pa.schema(
     [

@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dedup import groups as near
 from pipeline import records, storage
-from pipeline.crawl.job import Crawl
-from pipeline.crawl.rounds import merged_folder
+from pipeline.crawl import Crawl
+from pipeline.fetch.rounds import merged_folder
 from pipeline.flow.markers import Result
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
-from pipeline.stages.near import GROUPS, SITES, GroupWorker, NearShuffler, add_sites
-from pipeline.stages.select import PairCounter
+from pipeline.near import groups as near
+from pipeline.near.workers import GROUPS, SITES, GroupWorker, NearShuffler, add_sites
+from pipeline.select.workers import PairCounter
 
 _SITES_IN_MANIFEST = 50
 

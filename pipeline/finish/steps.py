@@ -5,13 +5,10 @@ from functools import partial
 from typing import Any
 
 from pipeline import manifest, run, storage
-from pipeline.crawl.extending import drop, write_query_counts
-from pipeline.crawl.job import Crawl, add_counts, add_vectors, named
-from pipeline.crawl.rounds import arrived_folder, merged_folder
-from pipeline.flow.markers import Result, Task, read_vector
-from pipeline.flow.runner import Runner
-from pipeline.flow.steps import Shuffle, Step, Tasks, Work, results_in
-from pipeline.stages.finish import (
+from pipeline.crawl import Crawl, add_counts, add_vectors, named
+from pipeline.extend.steps import drop, write_query_counts
+from pipeline.fetch.rounds import arrived_folder, merged_folder
+from pipeline.finish.workers import (
     GROUP_SAMPLES,
     AssembleWorker,
     GroupShuffler,
@@ -19,7 +16,10 @@ from pipeline.stages.finish import (
     WriteWorker,
     cut_shards,
 )
-from pipeline.stages.select import UntriedWorker
+from pipeline.flow.markers import Result, Task, read_vector
+from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Shuffle, Step, Tasks, Work, results_in
+from pipeline.select.workers import UntriedWorker
 
 _SAMPLED_ROWS_PER_REASON = 100_000
 _ALL_REJECTED_UP_TO = 10_000_000  # candidates
@@ -54,7 +54,7 @@ def finish(crawl: Crawl, runner: Runner) -> Result:
     arrived = storage.join(arrived_folder(crawl, last), "thresholds")
     this, near = _Finish(crawl, last, merged_folder(crawl, last), arrived), None
     if crawl.config.dedup == "near":
-        from pipeline.crawl.near import merge_near
+        from pipeline.near.steps import merge_near
 
         near = merge_near(crawl, runner, last)
         this = _Finish(crawl, last, near.folder, near.thresholds)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import finished, records, run, storage
-from pipeline.crawl.job import Crawl
+from pipeline.crawl import Crawl
+from pipeline.fetch.units import worth_retrying
 from pipeline.flow.markers import Result, read_vector, write_json, write_vector
 from pipeline.run import Layout, read_json
 from pipeline.shards import read_shard
-from pipeline.stages.rounds import worth_retrying
 
 _RETRIES: Final = "retries.stage"
 _COMMAND: Final = "retrying.stage"

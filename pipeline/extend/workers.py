@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline import dropped, records, storage
 from pipeline.flow.markers import read_vector, write_vector
-from pipeline.stages.select import DedupeShuffler, Pairs, QueryTable, chosen, slices
+from pipeline.select.workers import DedupeShuffler, Pairs, QueryTable, chosen, slices
 
 STORED_ROWS = pa.schema(
     [

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from pipeline import balance, storage
-from pipeline.crawl.extending import count_stored, stored_of
-from pipeline.crawl.job import Crawl
-from pipeline.crawl.retrying import repeat_thresholds, retries
+from pipeline.crawl import Crawl
+from pipeline.extend.steps import count_stored, stored_of
+from pipeline.fetch.merge import MergeShuffler
+from pipeline.fetch.retry import repeat_thresholds, retries
+from pipeline.fetch.units import UnitShuffler
+from pipeline.fetch.worker import FetchWorker
 from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, results_in
-from pipeline.stages.fetch import FetchWorker
-from pipeline.stages.merge import MergeShuffler
-from pipeline.stages.rounds import UnitShuffler
-from pipeline.stages.select import PairCounter
+from pipeline.select.workers import PairCounter
 
 SECONDS_PER_IMAGE = 0.005
 """Of one core, to fetch and store an image (docs/benchmarks.md)."""

@@ -11,10 +11,10 @@ from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.http.identity import NO_CONTACT, requires_contact
 from pipeline.options import CrawlConfig, FetchOptions
 from pipeline.run import Layout
-from pipeline.stages.select import QueryTable
+from pipeline.select.workers import QueryTable
 
 if TYPE_CHECKING:
-    from pipeline.crawl.extending import Base
+    from pipeline.extend.steps import Base
 
 # A slice of fewer rows is mostly headers; tables are gathered until the average slice has so many.
 SLICE_ROWS = 200

@@ -1,53 +1,18 @@
-"""Drive the first two stages: read and judge the sources, then decide whom to try first."""
+"""The steps of select: each URL once, no shared texts, and whom to try first."""
 
-import math
 from functools import partial
 
 import numpy as np
 
 from pipeline import run, storage
-from pipeline.crawl.extending import known_rows, known_samples, known_shared_captions, stored_samples
-from pipeline.crawl.job import SLICE_ROWS, Crawl, add_counts, gather, named
-from pipeline.crawl.paging import fetch_pages
-from pipeline.crawl.rounds import cut_units, thresholds
-from pipeline.flow.markers import Result, Task, read_vector, write_vector
+from pipeline.crawl import SLICE_ROWS, Crawl, add_counts, gather, named
+from pipeline.extend.steps import known_rows, known_samples, known_shared_captions, stored_samples
+from pipeline.extend.workers import NewShuffler
+from pipeline.fetch.rounds import cut_units, thresholds
+from pipeline.flow.markers import Result, read_vector, write_vector
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Step, Tasks, Work, results_in
-from pipeline.sources import Piece
-from pipeline.stages.candidates import CandidatesWorker
-from pipeline.stages.extend import NewShuffler
-from pipeline.stages.select import AdmitWorker, DedupeShuffler, SharedCaptionShuffler
-
-
-def candidates(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> Result:
-    """Read, judge and match every piece of the sources."""
-    config, folder = crawl.config, crawl.layout.stage("candidates")
-    pieces = fetch_pages(crawl, runner, pieces)
-    tasks: list[Task] = [{"name": f"{index:06d}", "piece": list(piece)} for index, piece in enumerate(pieces)]
-    worker = CandidatesWorker(
-        folder=folder, queries=crawl.layout.queries, sources=config.sources,
-        formats=config.images.formats, rules=config.text,
-        lang=config.lang, mask=config.mask_contacts, max_captions=config.max_captions,
-        root=crawl.layout.root,
-        honour_pages="page" in config.fetch.opt_out, fetch=config.fetch,
-    )  # fmt: skip
-    results = runner.tasks("candidates", folder, tasks, worker, _seconds(pieces))
-    files = [[storage.join(folder, f"{r['name']}.parquet"), r["rows"]] for r in results]
-    return {
-        "files": files,
-        "rejected": [storage.join(folder, f"{r['name']}.rejected.parquet") for r in results],
-        "reasons": add_counts(r["rejected"] for r in results),
-        **{name: sum(r[name] for r in results) for name in ("images", "candidates", "rows")},
-    }
-
-
-def _seconds(pieces: list[Piece]) -> float:
-    """Return how long the pieces take one core to read, at 10 MB/s or 500 pages/s; remote ones take long."""
-    if any(not storage.is_local(piece.path) for piece in pieces):
-        return math.inf
-    files = {piece.path for piece in pieces if piece.format != "html"}
-    pages = sum(piece.end - piece.start for piece in pieces if piece.format == "html")
-    return sum(storage.file_info(path).size for path in files) / 1e7 + pages / 500
+from pipeline.select.workers import AdmitWorker, DedupeShuffler, SharedCaptionShuffler
 
 
 def select(crawl: Crawl, runner: Runner) -> Result:

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from dedup.descriptors import PACKED_BYTES
 from pipeline import balance, records, storage
+from pipeline.data.descriptors import PACKED_BYTES
+from pipeline.fetch.merge import MERGED_ROWS
+from pipeline.fetch.units import worth_retrying
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.manifest import describe_shard
+from pipeline.select.workers import Pairs, QueryTable, concat, slices
 from pipeline.shards import Sample, write_shard
-from pipeline.stages.merge import MERGED_ROWS
-from pipeline.stages.rounds import worth_retrying
-from pipeline.stages.select import Pairs, QueryTable, concat, slices
 
 # Kept samples that one group of staged blobs holds: 20 shards of 10,000, some 6 GB, fit a worker's disk, and
 # hold thousands of sites.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline import records, storage
 from pipeline.captions.match import tokens
 from pipeline.flow.markers import read_vector, write_vector
-from pipeline.stages.select import Pairs, QueryTable, slices
+from pipeline.select.workers import Pairs, QueryTable, slices
 
 _FETCHED = [field for field in records.FETCHED_ROWS if field.name not in ("uid", "reason", "detail")]
 MERGED_ROWS = pa.schema([*records.CAPTION_ROWS, *_FETCHED])

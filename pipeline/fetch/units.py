@@ -18,7 +18,7 @@ from pipeline.flow.markers import read_vector
 from pipeline.http.politeness import site_delay
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
-from pipeline.stages.select import Pairs, QueryTable, chosen, concat, slices
+from pipeline.select.workers import Pairs, QueryTable, chosen, concat, slices
 from pipeline.units import Lane, UnitLimits, beyond, cut, put_off_parts
 
 UNIT_ROWS = (

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import records, storage, tombstones, units, urls
-from pipeline.crawl.job import Crawl, require_contact
+from pipeline.candidates.pages import FOUND_ROWS, PAGE_ROWS, Found, PagesWorker
+from pipeline.crawl import Crawl, require_contact
 from pipeline.flow import kept
 from pipeline.flow.markers import Result, Task, read_marker, write_json
 from pipeline.flow.runner import Runner
@@ -22,7 +23,6 @@ from pipeline.http.politeness import site_delay
 from pipeline.sources import Piece, pages, sitemap
 from pipeline.sources.inputs import is_web
 from pipeline.sources.records import Image
-from pipeline.stages.pages import FOUND_ROWS, PAGE_ROWS, Found, PagesWorker
 from pipeline.tombstones import Tombstones
 
 FORMAT: Final = "pages"

@@ -14,9 +14,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dedup import webdataset
-from dedup.webdataset import IMAGE_SUFFIXES
 from pipeline import patterns, storage, untrusted
+from pipeline.data import webdataset
+from pipeline.data.webdataset import IMAGE_SUFFIXES
 from pipeline.parquet import BoundedFile
 from pipeline.retry import retried
 

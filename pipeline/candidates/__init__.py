@@ -1,0 +1,1 @@
+"""Candidates: read the sources, judge and match their captions; pages are fetched first."""

@@ -1,0 +1,1 @@
+"""Finish: the shards, the rejected rows and the counts by query."""

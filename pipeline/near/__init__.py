@@ -1,0 +1,1 @@
+"""Near-duplicates inside the set (`--dedup near`)."""
