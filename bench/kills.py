@@ -2,9 +2,9 @@
 
     python -m bench.kills [--kills 100] [--seed 0] [--job crawl --job pages ...]
 
-A small web is served on loopback. Four jobs on it are done once undisturbed: a crawl of its pages in a WARC
+A small web is served on loopback. Five jobs on it are done once undisturbed: a crawl of its pages in a WARC
 file, one that fetches the pages itself from a sitemap, `--retry-failed` on a run whose sites were put off,
-and a takedown. Then each is started again, in turn, from the same state, and killed with SIGKILL, all its
+`--extend` of a run of half of the images by the others, and a takedown. Then each is started again, in turn, from the same state, and killed with SIGKILL, all its
 processes at once, after a random time; the same command goes on in the same folder until it comes to its end,
 when every shard, row and count must be that of the undisturbed one. After --kills kills a table of what was
 hit and one line of JSON are printed. Exit code 1 if anything ended otherwise. Processes are forked from one
@@ -27,11 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 import pipeline.candidates.steps
 import pipeline.finish.steps
 import pipeline.report  # noqa: F401 - imported before the forks
 from bench import tables
-from pipeline import run
+from pipeline import extend, run
 from pipeline.cli import main as crawl
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build
@@ -47,7 +49,7 @@ _PUT_OFF = ("--host-delay", "0.02", "--unit-seconds", "0.04")
 """Two images of a site in a round: what is left is for --retry-failed."""
 
 _MOST = 6  # kills of one job, then it may end: a machine that is busier than at first would never let it
-JOBS = ("crawl", "pages", "retry", "takedown")
+JOBS = ("crawl", "pages", "retry", "extend", "takedown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +107,20 @@ def undisturbed(web: Web, folder: Path, names: Sequence[str]) -> Iterator[Job]:
     once = [*argv, "--rounds", "1", *_PUT_OFF]
     assert life(lambda: crawl(once), None) == 0
     out.rename(folder / "put-off")
+    first, second = halves(web, folder)
+    assert life(lambda: crawl([*without_source(argv), "--source", first]), None) == 0
+    out.rename(folder / "half")
     victim = sorted(samples(folder / "put-off"), key=lambda row: row["uid"])[0]["url"]
     commands: dict[str, Callable[[], int]] = {
         "crawl": lambda: crawl(argv),
         "pages": lambda: crawl([*without_source(argv), *pages]),
         "retry": lambda: crawl([*argv, "--rounds", "1", "--retry-failed"]),
+        "extend": lambda: crawl(["--extend", str(out), "--source", second]) if is_to_extend(out) else 0,
         "takedown": lambda: takedown(["--run", str(out), "--url", victim]),
     }
     for name in names:
-        before = folder / "put-off" if name in ("retry", "takedown") else None
+        state = {"retry": "put-off", "takedown": "put-off", "extend": "half"}.get(name)
+        before = folder / state if state else None
         job = Job(name=name, out=out, command=commands[name], before=before)
         job.reset()
         started = time.monotonic()
@@ -122,6 +129,21 @@ def undisturbed(web: Web, folder: Path, names: Sequence[str]) -> Iterator[Job]:
         yield Job(
             name=name, out=out, command=job.command, before=before, seconds=seconds, expected=job.found()
         )
+
+
+def is_to_extend(out: Path) -> bool:
+    """Return whether a command that was killed had not come to its end: else it says that it has read that."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    return not manifest.get("extensions") or extend.under_way(str(out)) is not None
+
+
+def halves(web: Web, folder: Path) -> tuple[str, str]:
+    """Write the web's list of images as two, and return their paths."""
+    table = pq.read_table(web.folder / "urls.parquet")
+    paths = [str(folder / f"{name}.parquet") for name in ("first", "second")]
+    for path, part in zip(paths, (table[: len(table) // 2], table[len(table) // 2 :]), strict=True):
+        pq.write_table(part, path)
+    return paths[0], paths[1]
 
 
 def without_source(argv: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from pipeline.cli import main
 from pipeline.data import views
 from pipeline.data.descriptors import describe, unpack
 from pipeline.demo.server import Server
+from pipeline.flow.beam_runner import BeamRunner
 from pipeline.reasons import REASONS
 from pipeline.verify import main as verify
 from tests.crawling import arguments, contents, crawl, manifest, reasons, rejected, samples, settle
@@ -244,9 +245,18 @@ def test_shards_mix_the_sites(whole: Path) -> None:
     ],
 )
 def test_the_same_bytes_however_it_is_run(
-    web: Server, capped: Path, tmp_path: Path, extra: tuple[str, ...]
+    web: Server, capped: Path, tmp_path: Path, extra: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    jobs, wait = [], BeamRunner._wait
+
+    def counted(self: BeamRunner, pipeline: object) -> None:
+        jobs.append(pipeline)
+        wait(self, pipeline)
+
+    monkeypatch.setattr(BeamRunner, "_wait", counted)
     run = crawl(web.web, tmp_path / "run", *CAPPED, *extra)
+    rounds = len(manifest(run)["rounds"])
+    assert len(jobs) == (3 + rounds if "--runner" in extra else 0), "candidates, select, each round, finish"
     found, expected = contents(run), contents(capped)
     for part in expected:
         assert found[part] == expected[part], part
