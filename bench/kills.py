@@ -4,11 +4,12 @@
 
 A small web is served on loopback. Five jobs on it are done once undisturbed: a crawl of its pages in a WARC
 file, one that fetches the pages itself from a sitemap, `--retry-failed` on a run whose sites were put off,
-`--extend` of a run of half of the images by the others, and a takedown. Then each is started again, in turn, from the same state, and killed with SIGKILL, all its
-processes at once, after a random time; the same command goes on in the same folder until it comes to its end,
-when every shard, row and count must be that of the undisturbed one. After --kills kills a table of what was
-hit and one line of JSON are printed. Exit code 1 if anything ended otherwise. Processes are forked from one
-that has imported everything, so that a kill hits the work and not the start.
+`--extend` of a run of half of the images by the others, and a takedown. Then each is started again, in turn,
+from the same state, and killed with SIGKILL, all its processes at once, after a random time; the same command
+goes on in the same folder until it comes to its end, when every shard, row and count must be that of the
+undisturbed one. After --kills kills a table of what was hit and one line of JSON are printed. Exit code 1 if
+anything ended otherwise. Processes are forked from one that has imported everything, so that a kill hits the
+work and not the start.
 """
 
 import argparse
@@ -132,7 +133,7 @@ def undisturbed(web: Web, folder: Path, names: Sequence[str]) -> Iterator[Job]:
 
 
 def is_to_extend(out: Path) -> bool:
-    """Return whether a command that was killed had not come to its end: else it says that it has read that."""
+    """Return whether an extension that was killed has not come to its end; after it, it would be refused."""
     manifest = json.loads((out / "manifest.json").read_text())
     return not manifest.get("extensions") or extend.under_way(str(out)) is not None
 
