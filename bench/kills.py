@@ -211,9 +211,9 @@ def stage_of(job: Job) -> str:
     """Return in which stage a command was killed."""
     if job.name == "takedown":
         return "under way" if (job.out / "takedown.json").exists() else "before or after"
-    layout = Layout(str(job.out))
+    layout = extend.under_way(str(job.out)) or Layout(str(job.out))
     done = [stage for stage in run.STAGES if run.done(layout, stage) is not None]
-    begun = [stage for stage in run.STAGES if (job.out / "work" / stage / "begun.stage").exists()]
+    begun = [stage for stage in run.STAGES if Path(layout.stage(stage, "begun.stage")).exists()]
     if begun and begun[-1] not in done:
         return begun[-1]
     return "before the first stage" if not begun else f"after {begun[-1]}"
