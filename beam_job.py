@@ -1,11 +1,14 @@
 """openwit's entry point: `openwit COMMAND ...`, or `python beam_job.py COMMAND ...` on a cluster."""
 
+import atexit
+import contextlib
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from pipeline import extras
 from pipeline.terminal import LogFormatter, show_tracebacks_plainly
@@ -95,5 +98,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def console() -> NoReturn:
+    """Run a command as a process of its own, and end it with its exit code.
+
+    The process ends without the destructors of C++ libraries: where Arrow's threads are still at their last
+    breath, these abort it, with status 134 after all was done (apache/arrow#34314, open since 2023).
+    """
+    try:
+        code: object = main()
+    except SystemExit as stop:
+        code = stop.code
+    if not isinstance(code, int):
+        if code is not None:
+            sys.stderr.write(f"{code}\n")
+        code = int(code is not None)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -35,6 +35,23 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("argv", "code"), [(["--version"], 0), (["crwal"], 2), (["status", "--run", "/nowhere"], 2), ([], 0)]
+)
+def test_a_process_ends_with_its_code_whatever_libraries_do_at_the_end(argv: list[str], code: int) -> None:
+    """Arrow's threads abort a process at times, from a destructor that runs after Python has ended."""
+    script = (
+        "import atexit, ctypes, beam_job\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None)\n"
+        "atexit.register(print, 'tidied')\n"
+        "beam_job.console()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "tidied")
+    assert code == 0 or "error" in done.stderr
+
+
 def test_an_unknown_command_names_the_nearest(capsys) -> None:
     assert beam_job.main(["crwal"]) == 2
     assert "did you mean crawl?" in capsys.readouterr().err
