@@ -34,7 +34,7 @@ class BeamRunner:
         return all(name in ("DirectRunner", "FnApiRunner") for name in named)
 
     def options(self, tasks: int) -> PipelineOptions:
-        """Return the pipeline options for a graph of so many tasks.
+        """Return the pipeline options for a job whose first step has so many tasks.
 
         FnApiRunner is named because plain DirectRunner tries to download another engine. One task gains
         nothing from processes, which cost two seconds to start.
@@ -59,7 +59,7 @@ class BeamRunner:
         for step in steps[1:]:
             if step.is_known:
                 plan(step)
-        options = self.options(max(len(work.tasks), work.partitions) if len(steps) == 1 else self.workers)
+        options = self.options(max(len(work.tasks), work.partitions))
         on_dataflow = options.view_as(StandardOptions).runner == "DataflowRunner"
         if on_dataflow:  # says where the job can be looked at
             logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
