@@ -334,7 +334,8 @@ class ShowProgress:
     def _line(self, step: Step, tally: Tally, text: str) -> None:
         clock = time.strftime("%H:%M:%S")
         text = text.removeprefix(" ")  # of a step without images
-        line = f"{clock} {step.label}: {tally.done:,}/{step.total:,} · {text}"
+        dot = "" if text.startswith("in ") else "· "
+        line = f"{clock} {step.label}: {tally.done:,}/{step.total:,} {dot}{text}"
         if not step.total:
             line = f"{clock} {step.label}: nothing to do"
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)

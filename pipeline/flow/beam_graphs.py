@@ -98,11 +98,14 @@ def _write_results(group: tuple[int, Iterable[str]], folder: str) -> str:
 
 @dataclass
 class Collect(beam.PTransform):
-    """Write the results of a step when all are there; yields its folder, once."""
+    """Write the results of a step when all are there; yields its folder, once.
+
+    Takes what says that the step before is done, and the results.
+    """
 
     folder: str
 
-    def expand(self, given: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
+    def expand(self, given: Any) -> beam.PCollection:  # two collections: Beam has no type for that
         before, results = given
         nothing = before | "Nothing" >> beam.Map(_nothing).with_output_types(tuple[int, str])
         return (
