@@ -408,7 +408,7 @@ def test_every_format_is_searched_and_what_cannot_be_decoded_is_left_out(made, t
     assert (tmp_path / "out/clean/set.txt").read_text() == ""
     assert len((tmp_path / "out/overlap/set.txt").read_text().split()) == 11
     assert "set: 4 of 15 images cannot be decoded" in said and "class/bomb.png (too_many_pixels)" in said
-    assert "1 training images cannot be decoded" in said and "99 (too_many_pixels)" in said
+    assert "1 training image cannot be decoded" in said and "99 (too_many_pixels)" in said
     assert report["unreadable"][0]["reason"] == "too_many_pixels"
     page = (tmp_path / "out/index.html").read_text()
     assert "class/bomb.png: too_many_pixels" in page
