@@ -157,7 +157,7 @@ def _recount(layout: Layout, path: str, stones: Tombstones) -> None:
     pairs = Pairs.of(table.filter(pa.array(~gone)), counts.shape[1])
     now = pairs.counts(counts.shape[1])[None]
     folder = posixpath.basename(posixpath.dirname(path))
-    if folder.startswith("merged-"):  # as stages.merge.MergeShuffler counts
+    if folder.startswith("merged-"):  # as fetch.merge.MergeShuffler counts
         seed = read_json(layout.stage("select", "begun.stage"))["options"]["seed"]
         queries = QueryTable(path=layout.queries, seed=seed, queries=counts.shape[1])
         limits = read_vector(storage.join(layout.tried(int(folder.removeprefix("merged-"))), "thresholds"))
