@@ -98,7 +98,7 @@ def _tells(text: str, stones: Tombstones) -> bool:
 
 
 def kept_rows(headers: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return as a table what the headers of kept images (`stages.fetch`) say of whose they are."""
+    """Return as a table what the headers of kept images (`fetch.worker`) say of whose they are."""
     rows = (
         (
             bytes.fromhex(header["key"]), _utf8(header["detail"]), _utf8(header["final_url"]),
