@@ -195,7 +195,7 @@ def test_what_cannot_be_planned_is_refused_with_what_can(
 
 
 def test_starts_of_jobs_are_counted_for_the_runner(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    argv = ["--pairs", "1e6", "--model", "", "--rounds", "2"]
+    argv = ["--pieces", "3", "--queries", "1000", "--model", "", "--rounds", "2"]
     hours = {}
     for runner in ("", "DataflowRunner"):
         out = tmp_path / f"{runner}.json"

@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.command import guarded
 from pipeline.plan import model
 from pipeline.plan.options import PlanConfig
-from pipeline.plan.training import Training, training
+from pipeline.plan.training import Training, check, training
 from pipeline.plan.yields import Yields, of_run
 from pipeline.terminal import terminal
 
@@ -37,6 +37,9 @@ def plan(options: PlanConfig, console: Console) -> int:
         sys.stdout.write(parser.to_toml(parser.effective(options)))
         console.print_json(data={"rates": rates, "prices": prices})
         return 0
+    waits = sum(model.starts(options, rates).values())  # what is unknown is told before the arithmetic
+    if options.model:
+        check(options.model, options.gpu, rates["gpu"])
     found = yields_of(options)
     scale = model.scale_of(found, options)
     done = model.stages(scale, found.format, options, rates)
@@ -46,7 +49,6 @@ def plan(options: PlanConfig, console: Console) -> int:
             options.model, scale.samples, options.epochs, options.gpu, options.mfu, rates["gpu"]
         )
     cost = model.money(scale, done, taught.gpu_days if taught else 0.0, options, prices)
-    waits = sum(model.starts(options, rates).values())
     result = {**summary(scale, done, taught, cost, options, waits), "currency": prices["currency"]}
     show(console, options, result)
     if options.out:

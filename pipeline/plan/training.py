@@ -23,14 +23,19 @@ class Training(NamedTuple):
     gpu_days: float
 
 
-def training(model: str, pairs: float, epochs: int, gpu: str, mfu: float, rates: dict[str, Any]) -> Training:
-    """Return what `epochs` passes over `pairs` samples take; ValueError for an unknown model or device."""
+def check(model: str, gpu: str, rates: dict[str, Any]) -> None:
+    """Raise ValueError for an unknown model or device."""
     if model not in ARCHITECTURES:
         raise ValueError(f"unknown model {model}{nearest(model, list(ARCHITECTURES))}")
     if gpu not in rates:
         raise ValueError(
             f"no rates for the device {gpu}{nearest(gpu, list(rates))}; known: {', '.join(rates)}"
         )
+
+
+def training(model: str, pairs: float, epochs: int, gpu: str, mfu: float, rates: dict[str, Any]) -> Training:
+    """Return what `epochs` passes over `pairs` samples take; ValueError for an unknown model or device."""
+    check(model, gpu, rates)
     architecture = ARCHITECTURES[model]
     device = rates[gpu]
     mfu = mfu or device["mfu"]
