@@ -171,7 +171,8 @@ def crawl(one: Environment, port: int) -> None:
     )  # fmt: skip
     core_commands(one)
     shutil.copytree(one.work / "run", one.work / "other")
-    one.openwit("takedown", "--run", "other", "--url", f"http://127.0.0.1:{port}/web/0.jpg", says="1 sample removed")
+    address = f"http://127.0.0.1:{port}/web/0.jpg"
+    one.openwit("takedown", "--run", "other", "--url", address, says="1 sample removed")
     one.openwit("verify", "--run", "other", says="9 samples")
     one.openwit("compact", "--run", "other", "--out", "compacted", says="9 samples")
     one.openwit("verify", "--run", "compacted", says="9 samples")
