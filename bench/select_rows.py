@@ -84,11 +84,13 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
 
 def measure(rows: int, folder: Path) -> dict[str, object]:
     """Run select once in this process and return its cost."""
-    from pipeline import crawl, querylist, run
+    from pipeline import querylist, run
+    from pipeline.crawl import Crawl
     from pipeline.fetch.rounds import units_of
     from pipeline.flow.runner import Runner
     from pipeline.options import CrawlConfig
     from pipeline.run import Layout
+    from pipeline.select.steps import select
     from pipeline.select.workers import QueryTable
 
     files = json.loads((folder / "files.json").read_text())
@@ -96,10 +98,10 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     querylist.save(layout.queries, [f"query number {i}" for i in range(QUERIES)])
     config = CrawlConfig(queries="", source=("-",), out=layout.root, per_query=max(1, rows // 5000))
     table = QueryTable(path=layout.queries, seed=0, queries=QUERIES)
-    job = crawl.Crawl(config, layout, table)
+    job = Crawl(config, layout, table)
     run.finish_stage(layout, "candidates", {"files": files, "rows": rows})
     started, cpu = time.monotonic(), time.process_time()
-    found = crawl.select(job, Runner(workers=1))
+    found = select(job, Runner(workers=1))
     units = units_of(job, 0)
     return {
         "rows": rows,
