@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import storage
+from pipeline import finished, storage
+from pipeline.data.architectures import RECIPES
 from pipeline.terminal import Terminal
 from pipeline.verify import main as verify_main
 from train.evaluation.options import Task
@@ -162,6 +163,7 @@ def train(web: "Web", out: Path, options: DemoConfig) -> int:
         _said(f"trained before, for {done['minutes']:g} min; {more:g} min more")
     elif done:  # on another dataset
         shutil.rmtree(out / "model", ignore_errors=True)
+    samples = finished.of(str(out / "run"))["counts"]["samples"]
     root = logging.getLogger()
     before = root.handlers[:], root.level
     try:
@@ -169,6 +171,7 @@ def train(web: "Web", out: Path, options: DemoConfig) -> int:
             [
                 "--shards", str(out / "run"), "--model", "tiny", "--out", str(out / "model"), "--resume",
                 "--max-minutes", str(more), "--epochs", "20", "--seed", str(options.seed),
+                "--batch-size", str(max(2, min(RECIPES["tiny"].batch_size, samples // 2))),
                 "--eval", f"clean={web.folder / 'eval' / 'clean'}",
             ]
         )  # fmt: skip
