@@ -94,7 +94,7 @@ def test_a_second_run_does_not_train_on(
     monkeypatch.setattr("train.cli.main", lambda argv: asked.append(list(argv)) or 0)
     (tmp_path / "run").mkdir()
     manifest = tmp_path / "run" / "manifest.json"
-    manifest.write_text(json.dumps({"shards": [{"sha256": "ab"}]}))
+    manifest.write_text(json.dumps({"shards": [{"sha256": "ab", "samples": 300}]}))
     web = SimpleNamespace(folder=tmp_path / "web")
 
     def minutes(**options: object) -> list[str]:
@@ -104,14 +104,17 @@ def test_a_second_run_does_not_train_on(
 
     root = logging.getLogger()
     before = root.handlers[:], root.level
-    assert minutes() == ["1.0"] and minutes() == []
+    assert minutes() == ["1.0"]
+    assert asked[0][asked[0].index("--batch-size") + 1] == "128"
+    assert minutes() == []
     assert "trained before, for 1 min; --fresh begins again" in capfd.readouterr().err
     assert minutes(full=True) == ["1.0"], "one more, and it says so"
     assert "trained before, for 1 min; 1 min more" in capfd.readouterr().err
     assert minutes(full=True) == []
     (tmp_path / "model").mkdir()
-    manifest.write_text(json.dumps({"shards": [{"sha256": "cd"}]}))
+    manifest.write_text(json.dumps({"shards": [{"sha256": "cd", "samples": 40}]}))
     assert minutes() == ["1.0"], "of another dataset, another model"
+    assert asked[0][asked[0].index("--batch-size") + 1] == "20", "a set of 40 fills no batch of 128"
     assert not (tmp_path / "model").exists()
     assert (root.handlers[:], root.level) == before
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from rich.console import Console
 
 from pipeline import config as parser
-from pipeline import finished, storage
+from pipeline import storage
 from pipeline.data.architectures import RECIPES
 from pipeline.terminal import Terminal
 from pipeline.verify import main as verify_main
@@ -163,7 +163,7 @@ def train(web: "Web", out: Path, options: DemoConfig) -> int:
         _said(f"trained before, for {done['minutes']:g} min; {more:g} min more")
     elif done:  # on another dataset
         shutil.rmtree(out / "model", ignore_errors=True)
-    samples = finished.of(str(out / "run"))["counts"]["samples"]
+    samples = sum(shard["samples"] for shard in _manifest(out)["shards"])
     root = logging.getLogger()
     before = root.handlers[:], root.level
     try:
@@ -232,7 +232,12 @@ def _said(text: str) -> int:
 
 def _shards(out: Path) -> list[str]:
     """Return the hashes of the shards, which say what was trained on."""
-    return [shard["sha256"] for shard in json.loads((out / "run" / "manifest.json").read_bytes())["shards"]]
+    return [shard["sha256"] for shard in _manifest(out)["shards"]]
+
+
+def _manifest(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "run" / "manifest.json").read_bytes())
+    return found
 
 
 def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> None:
