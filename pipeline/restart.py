@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from pipeline import run, storage
 from pipeline.progress import MarkerReader
+from pipeline.report.statements import count
 from pipeline.run import Layout
 
 Semantics = Mapping[str, Mapping[str, Any]]
@@ -115,13 +116,13 @@ def describe(changed: list[Change], lost: Loss) -> str:
     what = "; ".join(map(str, changed)) or "another version of openwit"
     parts = []
     if lost.samples:
-        parts.append(f"replace the {_count(lost.samples, 'sample')} of the finished set")
+        parts.append(f"replace the {count(lost.samples, 'sample')} of the finished set")
     if lost.images:
-        parts.append(f"fetch {_count(lost.images, 'image')} again")
+        parts.append(f"fetch {count(lost.images, 'image')} again")
     if not parts and lost.stages:
         parts.append(f"do {', '.join(lost.stages)} again")
     if not parts:
-        parts.append(f"read {_count(lost.pieces, 'piece')} of the sources again")
+        parts.append(f"read {count(lost.pieces, 'piece')} of the sources again")
     return f"{what}: this would begin the run anew from {lost.stage}, and {' and '.join(parts)}"
 
 
@@ -129,7 +130,3 @@ def refusal(changed: list[Change], lost: Loss) -> str:
     """Return why a command is refused and what to type instead."""
     stays = "; the finished set stays as it is until the new one is verified" if lost.samples else ""
     return f"{describe(changed, lost)}. Choose another --out, or give --restart if that is meant{stays}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
