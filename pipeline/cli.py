@@ -55,7 +55,7 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
 
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:
     """Run the stages that are asked for and not done; return 0 when the run is complete, 1 if it is empty."""
-    from pipeline import sources  # its readers are in the crawl extra
+    from pipeline import preview, sources  # their readers are in the crawl extra
     from pipeline.http import named
 
     named.configure(options.fetch)
@@ -80,7 +80,7 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         changed, lost = what_changed(layout, options, inputs, prints, semantics)
     refused = restart.refusal(changed, lost) if lost and not options.restart else ""
     contact = missing_contact(options, pieces, layout)
-    if note := without_captions(options, pieces):
+    if note := preview.without_captions(pieces, options):
         console.print(Text.assemble(("note", "yellow"), f" {note}"), soft_wrap=True)
     if options.check or options.check_all:
         show_plan(console, options, pieces, inputs, queries, layout)
@@ -206,13 +206,6 @@ def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> 
     if options.fetch.contact or not (left or options.retry_failed):
         return ""
     return NO_CONTACT if preview.needs_contact(pieces, options) else ""
-
-
-def without_captions(options: CrawlConfig, pieces: list[Any]) -> str:
-    """Return what to know of lists that are taken without captions, or ""."""
-    from pipeline import preview
-
-    return preview.without_captions(pieces, options)
 
 
 def check_scoring(options: CrawlConfig) -> None:
