@@ -42,7 +42,7 @@ def require_contact(options: FetchOptions, units: list[str], column: str = "fetc
             raise ValueError(f"{NO_CONTACT}; the same command then continues")
 
 
-def named(results: list[Result]) -> list[Task]:
+def tasks_of(results: list[Result]) -> list[Task]:
     """Return a task for each result of an earlier step, of its name and table."""
     return [{"name": result["name"], "path": result["path"]} for result in results]
 

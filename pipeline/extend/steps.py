@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import dropped, extend, manifest, querylist, records, run, storage
-from pipeline.crawl import Crawl, add_counts, add_vectors, named
+from pipeline.crawl import Crawl, add_counts, add_vectors, tasks_of
 from pipeline.extend.workers import DropWorker, StoredCountWorker, StoredWorker
 from pipeline.flow.markers import Result, Task, read_vector
 from pipeline.flow.steps import Step, Tasks, Work, results_in
@@ -99,7 +99,7 @@ def count_stored(crawl: Crawl, number: int) -> list[Step]:
 
 
 def _plan_count_stored(crawl: Crawl) -> Work:
-    return Work(tasks=named(stored_of(crawl)))
+    return Work(tasks=tasks_of(stored_of(crawl)))
 
 
 def drop(crawl: Crawl, thresholds: str) -> list[Step]:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import manifest, run, storage
-from pipeline.crawl import Crawl, add_counts, add_vectors, named
+from pipeline.crawl import Crawl, add_counts, add_vectors, tasks_of
 from pipeline.extend.steps import drop, write_query_counts
 from pipeline.fetch.rounds import arrived_folder, merged_folder
 from pipeline.finish.workers import (
@@ -94,7 +94,7 @@ def _balance(this: _Finish) -> Step:
 
 
 def _plan_balance(this: _Finish) -> Work:
-    return Work(tasks=named(results_in(this.merged)))
+    return Work(tasks=tasks_of(results_in(this.merged)))
 
 
 def _mix(this: _Finish) -> Step:
@@ -140,7 +140,7 @@ def _untried(this: _Finish) -> Step:
 
 
 def _plan_untried(this: _Finish) -> Work:
-    return Work(tasks=named(results_in(this.crawl.layout.stage("select", "samples"))))
+    return Work(tasks=tasks_of(results_in(this.crawl.layout.stage("select", "samples"))))
 
 
 def _rejected(this: _Finish) -> Step:

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from pipeline import run, storage
-from pipeline.crawl import SLICE_ROWS, Crawl, add_counts, gather, named
+from pipeline.crawl import SLICE_ROWS, Crawl, add_counts, gather, tasks_of
 from pipeline.extend.steps import known_rows, known_samples, known_shared_captions, stored_samples
 from pipeline.extend.workers import NewShuffler
 from pipeline.fetch.rounds import cut_units, thresholds
@@ -90,4 +90,4 @@ def _plan_count(crawl: Crawl) -> Work:
     if crawl.config.shared_captions:
         hashes += [read_vector(r["path"]) for r in results_in(crawl.layout.stage("select", "shared"))]
     write_vector(_shared_path(crawl), np.unique(np.concatenate(hashes)))
-    return Work(tasks=named(results_in(crawl.layout.stage("select", "deduplicated"))))
+    return Work(tasks=tasks_of(results_in(crawl.layout.stage("select", "deduplicated"))))
