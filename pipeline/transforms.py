@@ -12,7 +12,6 @@ continue from: a pipeline that fails begins anew. Each that refuses something gi
 `accepted`, and `rejected` with a reason of docs/reasons.md for each row.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -21,7 +20,7 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline import balance, querylist, records, sources, storage, urls
-from pipeline.candidates.judge import CaptionJudge, refuse_reserved
+from pipeline.candidates.judge import CaptionJudge, judged, refuse_reserved, without_credentials
 from pipeline.captions import language
 from pipeline.captions.match import Matcher
 from pipeline.fetch import worker
@@ -31,7 +30,7 @@ from pipeline.images.decoder import Decoder
 from pipeline.options import FetchOptions, ImageOptions, SourceOptions, TextRules
 from pipeline.shards import Sample as ShardSample
 from pipeline.shards import encode_json, write_shard
-from pipeline.sources import Image, Piece
+from pipeline.sources import Image, Kind, Piece
 
 ACCEPTED: Final = "accepted"
 REJECTED: Final = "rejected"
@@ -42,7 +41,7 @@ class Candidate(NamedTuple):
 
     url: str
     text: str
-    kind: str = "caption"
+    kind: Kind = "caption"
     """alt, title, figcaption, og or caption."""
     page_url: str = ""
     page_lang: str = ""
@@ -102,7 +101,8 @@ class ReadCandidates(beam.PTransform):
         self._pieces = sources.plan(list(self.source), self.options)
 
     def _read(self, piece: Piece) -> Iterator[Any]:
-        for image in map(refuse_reserved, sources.read(piece, self.options, self.formats)):
+        for image in sources.read(piece, self.options, self.formats):
+            image = without_credentials(refuse_reserved(image))
             texts = image.texts or (("caption", ""),)
             for kind, text in texts:
                 if image.reason or not image.texts:
@@ -135,19 +135,16 @@ class _Match(beam.DoFn):
 
     def process(self, one: Candidate) -> Iterator[Any]:
         """Yield the accepted caption, or a rejected row."""
-        image = Image(one.url, (("caption", one.text),), one.page_url, page_lang=one.page_lang)
-        verdict = self._judge.judge(one.text, self._judge.prior([image]))
-        reason, detail = verdict.reason, verdict.detail
-        if not reason:
-            try:
-                uid = urls.uid(urls.canonical(one.url))
-            except urls.BadUrl as error:
-                reason, detail = error.reason, str(error)
-        if reason:
-            yield beam.pvalue.TaggedOutput(REJECTED, Rejected(one.url, one.text, reason, detail))
+        image = Image(one.url, ((one.kind, one.text),), one.page_url, page_lang=one.page_lang)
+        [(row, accepted)] = judged(image, "", self._judge, None, self._judge.prior([image]))
+        schema = records.CAPTION_ROWS if accepted else records.REJECTED_ROWS
+        found: dict[str, Any] = dict(zip(schema.names, row, strict=True))
+        if accepted:
+            own = (found["caption_hash"], found["caption"], found["url"], found["matched"])
+            yield found["uid"].hex(), own
         else:
-            caption = verdict.caption
-            yield uid, (records.caption_hash(caption), caption, one.url, verdict.matched)
+            rejected = Rejected(found["url"], found["caption"], found["reason"], found["detail"])
+            yield beam.pvalue.TaggedOutput(REJECTED, rejected)
 
 
 def _join(group: tuple[str, Iterable[tuple[int, str, str, list[int]]]], most: int) -> Sample:
@@ -276,19 +273,15 @@ class _Fetch(beam.DoFn):
         wanted = ((uid, sample.url) for uid, sample in sorted(samples.items()))
         for uid, outcome in self._loop.run(wanted):
             sample = samples[str(uid)]
-            if "xmp" in self._options.opt_out:
-                outcome = worker.refuse_reserved(outcome)
-            now = int(time.time() * 1000)
-            row, jpeg = worker.receive(bytes.fromhex(sample.uid), outcome, self._decoder, now, NOTHING), b""
+            honoured = self._options.opt_out
+            row = worker.receive_safely(
+                bytes.fromhex(sample.uid), outcome, self._decoder, worker.Refused(), honoured
+            )
             if row.processed is not None and not row.reason:
-                jpeg = row.processed.jpeg
-                yield Picture(*sample, jpeg, row.processed.width, row.processed.height)
+                yield Picture(*sample, row.processed.jpeg, row.processed.width, row.processed.height)
                 continue
             for text in sample.captions:
                 yield beam.pvalue.TaggedOutput(REJECTED, Rejected(sample.url, text, row.reason, row.detail))
-
-
-NOTHING: Final = worker.Refused()
 
 
 @dataclass

@@ -142,13 +142,19 @@ def refuse_reserved(image: Image) -> Image:
     return image
 
 
+def without_credentials(image: Image) -> Image:
+    """Return the image without a user name or password in its URLs."""
+    if "@" in image.url or "@" in image.page_url:
+        url, page_url = map(urls.without_credentials, (image.url, image.page_url))
+        image = image._replace(url=url, page_url=page_url)
+    return image
+
+
 def judge_image(
     image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None = None, prior: Prior = NO_PAGE
 ) -> Iterator[tuple[tuple[object, ...], bool]]:
     """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
-    if "@" in image.url or "@" in image.page_url:
-        url, page_url = map(urls.without_credentials, (image.url, image.page_url))
-        image = image._replace(url=url, page_url=page_url)
+    image = without_credentials(image)
     if stones and (stones.has_url(image.url) or stones.has_url(image.page_url)):
         for _ in image.texts or [""]:
             yield _rejected("", Image(""), "", "taken_down", ""), False
@@ -188,9 +194,10 @@ def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) ->
     return (uid, url, caption[:8192], page, "candidates", reason, detail[:limit], 1)
 
 
-def _judged(
+def judged(
     image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None, prior: Prior
 ) -> list[tuple[tuple[object, ...], bool]]:
+    """Return the rows of `judge_image`; whatever goes wrong becomes their reason."""
     try:
         return list(judge_image(image, source, judge, stones, prior))
     except Exception as error:  # noqa: BLE001 - one image must not end a file: it is counted
@@ -225,7 +232,7 @@ def judge_piece(
     seen = 0
     for image, prior in _with_priors(images, judge):
         seen += 1
-        for row, accepted in _judged(image, source, judge, stones, prior):
+        for row, accepted in judged(image, source, judge, stones, prior):
             rows[accepted].append(row)
             if len(rows[accepted]) >= _BATCH_ROWS:
                 tables[accepted].append(records.to_table(rows[accepted], schemas[accepted]))

@@ -4,10 +4,10 @@ The client is the one that fetches images, and so are its rules: robots.txt, opt
 """
 
 import re
-import uuid
 import weakref
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -15,7 +15,6 @@ import zstandard
 
 from pipeline import records, storage
 from pipeline.flow import kept
-from pipeline.flow.markers import commit
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.images.headers import FORMATS
@@ -179,12 +178,7 @@ class PagesWorker:
 
     def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
         """Write NAME@ATTEMPT.images.parquet and .found.parquet, by the pages' positions, and the marker."""
-        attempt = uuid.uuid4().hex[:8]
-        with kept.Kept(self.folder, task["name"], attempt) as store:
-            result = {"name": task["name"], **self._fetch(state, task, f"@{attempt}", store)}
-            result = commit(self.folder, task["name"], result)
-            store.remove()
-        return result
+        return kept.attempt(self.folder, task["name"], partial(self._fetch, state, task))
 
     def _fetch(
         self, state: _State, task: dict[str, str], attempt: str, store: kept.Kept

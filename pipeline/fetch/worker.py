@@ -16,10 +16,10 @@ import json
 import os
 import tempfile
 import time
-import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -30,7 +30,6 @@ import pyarrow.compute as pc
 from pipeline import balance, hashlist, records, storage, tombstones, units
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
-from pipeline.flow.markers import commit
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
 from pipeline.http.fetch_many import Counts
@@ -141,6 +140,23 @@ def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: R
     return row
 
 
+def receive_safely(
+    uid: bytes, outcome: Outcome, decoder: Decoder, refused: Refused, opt_out: Collection[str]
+) -> _Row:
+    """Return the row of an answer of now, by the opt-outs that are honoured; an error becomes its reason."""
+    now = int(time.time() * 1000)
+    if "xmp" in opt_out:
+        outcome = refuse_reserved(outcome)
+    try:
+        return receive(uid, outcome, decoder, now, refused)
+    except OSError:  # the disk, not the image
+        raise
+    except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
+        row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
+        row.reason, row.detail = "internal_error", f"{type(error).__name__}: {error}"
+        return row
+
+
 def score(
     rows: list[_Row],
     captions: list[list[str]],
@@ -224,13 +240,7 @@ class FetchWorker:
 
         task["blob"]@ATTEMPT is what the rows call the blob: it does not depend on where the run lies.
         """
-        attempt = uuid.uuid4().hex[:8]
-        with kept.Kept(self.folder, task["name"], attempt) as store:
-            result = self._fetch(state, task, f"@{attempt}", store)
-            # Here, not by the caller: what is kept of the unit may go only when its marker is there.
-            result = commit(self.folder, task["name"], {"name": task["name"], **result})
-            store.remove()
-        return result
+        return kept.attempt(self.folder, task["name"], partial(self._fetch, state, task))
 
     def _fetch(
         self, state: _State, task: dict[str, str], attempt: str, store: kept.Kept
@@ -281,23 +291,14 @@ class FetchWorker:
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
         for uid, outcome in state.loop.run(rows, shares=shares, deadline=deadline, counts=requests):
             assert isinstance(uid, bytes)
-            now = int(time.time() * 1000)
-            if "xmp" in self.fetch.opt_out:
-                outcome = refuse_reserved(outcome)
-            try:
-                row = receive(uid, outcome, state.decoder, now, state.refused)
-            except OSError:  # the disk, not the image
-                raise
-            except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
-                row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
-                row.reason, row.detail = "internal_error", f"{type(error).__name__}: {error}"
+            row = receive_safely(uid, outcome, state.decoder, state.refused, self.fetch.opt_out)
             if row.reason not in kept.NO_VERDICTS:
                 jpeg = row.processed.jpeg if row.processed and not row.reason else b""
                 row.place = store.add(row.header(), jpeg, requests.requests)
             if row.processed is not None:
                 row.processed = row.processed._replace(jpeg=b"")
             heartbeat.count(images=1, bytes=row.size)
-            log.add(site_of[uid], outcome, row.reason, row.size, now / 1000)
+            log.add(site_of[uid], outcome, row.reason, row.size, row.fetched_at / 1000)
             yield row
 
     def _finish(

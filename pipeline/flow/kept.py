@@ -20,13 +20,14 @@ import struct
 import tempfile
 import threading
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
 
 from pipeline import storage
-from pipeline.flow.markers import marker_path
+from pipeline.flow.markers import Result, commit, marker_path
 from pipeline.periodic import every
 
 log = logging.getLogger(__name__)
@@ -184,6 +185,18 @@ def _on_term(action: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def attempt(folder: str, name: str, work: Callable[[str, Kept], Result]) -> Result:
+    """Do a unit and write its marker, then let go what was kept; return the result that counts.
+
+    work: is given what this attempt adds to the names of its files, and what earlier ones have kept.
+    """
+    own = uuid.uuid4().hex[:8]
+    with Kept(folder, name, own) as store:
+        result = commit(folder, name, {"name": name, **work(f"@{own}", store)})
+        store.remove()  # only now, when the marker is there
+    return result
 
 
 def _encoded(header: Header, body: bytes) -> bytes:
