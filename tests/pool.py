@@ -3,7 +3,7 @@
     python -m tests.pool --service_port=50000
 
 Beam's own pool (worker_pool_main) starts each worker as a new Python, which imports everything anew: two
-seconds of a core, four workers for each of some 40 graphs. These are forked from a process that has done so.
+seconds of a core, four workers for each of many jobs. These are forked from a process that has done so.
 """
 
 import argparse

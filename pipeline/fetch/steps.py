@@ -30,19 +30,11 @@ def fetch(crawl: Crawl, runner: Runner) -> Result:
         if not units and number:
             break
         require_contact(crawl.config.fetch, [unit["path"] for unit in units])
-        is_last = not _has_next(number, crawl.config.rounds, again)
-        runner.run(steps_of(crawl, number, is_last=is_last))
+        runner.run(steps_of(crawl, number, is_last=number + 1 == most))
         kept.remove(round_folder(crawl, number))
         rounds.append(_round(crawl, number))
-        if is_last:
-            break
     units = [unit for number in range(len(rounds)) for unit in fetched_in(crawl, number)]
     return {"units": units, "rounds": rounds, "last": len(rounds) - 1}
-
-
-def _has_next(number: int, rounds: int, again: list[int]) -> bool:
-    """Return whether another round may follow: --rounds allows it, or it only retries."""
-    return number + 1 in again or number + 1 < (again[0] if again else rounds)
 
 
 def _round(crawl: Crawl, number: int) -> Result:

@@ -1,8 +1,7 @@
 """The kernel: a run is a list of steps, and a step is skipped where its marker is there.
 
-A step reads files that earlier steps wrote, and writes files of its own into a folder; its verbs are `tasks`
-(each task on its own), `shuffle` (rows brought together by partition) and `thresholds` (each query's k-th
-smallest priority), the methods of `runner.Runner`. Each finished task leaves NAME.json, its marker, last of
-its files. Whoever continues the run, on this machine (`local`) or on a Beam runner (`beam_runner`), reads the
-markers and does the rest.
+A step (`steps`) reads files that earlier steps wrote, and writes files of its own into a folder. There are
+three kinds: `Tasks`, each on its own; `Shuffle`, rows brought together by partition; and `Thresholds`, each
+query's k-th smallest priority. Each finished task leaves NAME.json, its marker, last of its files.
+`runner.Runner` does what is not done, on this machine (`local`) or as jobs of a Beam runner (`beam_runner`).
 """

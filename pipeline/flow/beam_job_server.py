@@ -1,7 +1,7 @@
 """One job server for all graphs of a command, where Beam would start one for each.
 
 Jobs for Flink and Spark are submitted through a job server, a Java process that Beam starts with the graph
-and ends with this process. A crawl has some 30 graphs, and each server takes hundreds of megabytes.
+and ends with this process. A crawl has several jobs, and each server takes hundreds of megabytes.
 """
 
 import atexit

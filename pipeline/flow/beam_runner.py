@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.flow.beam_graphs import Steps
 from pipeline.flow.beam_job_server import runner_of
 from pipeline.flow.local import stderr_to
-from pipeline.flow.steps import Step, Thresholds, Watch, is_planned, noted, plan
+from pipeline.flow.steps import Step, Watch, is_planned, plan, watched
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,8 @@ def _followed(steps: Sequence[Step], watch: "Watch | None") -> Iterator[None]:
 def _follow(steps: Sequence[Step], watch: Watch, ended: threading.Event) -> None:
     with contextlib.suppress(_EndedError):
         for step in steps:
-            if isinstance(step, Thresholds):  # it leaves no markers to be followed
-                continue
             _wait_for(is_planned, step, ended)
-            numbers, _ = noted(step)
-            with watch(step.label, step.folder, numbers["total"], numbers["images"]):
+            with watched(step, watch):
                 _wait_for(_is_done, step, ended)
 
 

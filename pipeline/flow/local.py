@@ -170,6 +170,12 @@ def run(pool: Pool, step: Step, work: Work, at_once: int) -> None:
         _run_thresholds(pool, step, work.tasks, work.rank)
         return
     write_results(step.folder, map(json_line, results))
+    if isinstance(step, Shuffle):
+        storage.remove_tree(_spill_folder(step))
+
+
+def _spill_folder(step: Shuffle) -> str:
+    return f"{step.folder}.spill"
 
 
 def _run_tasks(
@@ -205,7 +211,7 @@ def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Re
             results = pool.run([partial(_reduce_whole, shuffler, folder, work.tasks)])
             return [result for result in results if result is not None]
         return list(done.values())
-    spill = f"{folder}.spill"
+    spill = _spill_folder(step)
     tasks: list[Task] = [{"name": f"{number:06d}", "task": task} for number, task in enumerate(work.tasks)]
     spiller = SpillWorker(folder=spill, shuffler=shuffler, partitions=work.partitions)
     slices = ranges_of(_run_tasks(pool, spill, tasks, spiller))
@@ -232,7 +238,6 @@ def _run_thresholds(pool: Pool, step: Thresholds, tasks: list[Task], rank: I64) 
         counts = counts + own if number else own
     paths = storage.join(folder, "counts"), rank_path(step)
     write_vector(paths[0], counts)
-    write_vector(paths[1], rank)
     heads: list[tuple[np.ndarray, I64, U64]] = []
     for low, high in _bounds(np.where(counts[0] > rank, rank, 0)):
         pairs = pool.run([partial(_head_pairs, counter, task, *paths, low, high) for task in tasks])

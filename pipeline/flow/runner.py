@@ -1,15 +1,13 @@
 """Run the steps that are not done yet, on this machine or as one job of a Beam runner."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from pipeline import storage
 from pipeline.flow import local
 from pipeline.flow.markers import Result, Task, finished
-from pipeline.flow.steps import Step, Tasks, Thresholds, Watch, Work, noted, plan, unwatched
+from pipeline.flow.steps import Step, Tasks, Watch, Work, plan, unwatched, watched
 from pipeline.flow.worker import Worker
 
 if TYPE_CHECKING:
@@ -61,32 +59,17 @@ class Runner:
 
     def run(self, steps: Sequence[Step]) -> None:
         """Do the steps that are not done, in order: here one after the other, on a Beam runner as one job."""
-        left = list(steps)
-        while left and left[0].is_done:
-            self._show_done(left.pop(0))
-        if not left:
-            return
-        if not self.is_local:
-            self.beam.run(left, self.watch)
-            return
-        for step in left:
+        for number, step in enumerate(steps):
             if step.is_done:
-                self._show_done(step)
-                continue
-            work = plan(step)
-            with self._watched(step):
-                local.run(self.pool, step, work, self.at_once)
-            storage.remove_tree(f"{step.folder}.spill")
-
-    def _watched(self, step: Step) -> AbstractContextManager[None]:
-        if isinstance(step, Thresholds):  # it leaves no markers to be followed
-            return nullcontext()
-        numbers, _ = noted(step)
-        return self.watch(step.label, step.folder, numbers["total"], numbers["images"])
-
-    def _show_done(self, step: Step) -> None:
-        with self._watched(step):
-            pass
+                with watched(step, self.watch):  # as done
+                    pass
+            elif self.is_local:
+                work = plan(step)
+                with watched(step, self.watch):
+                    local.run(self.pool, step, work, self.at_once)
+            else:
+                self.beam.run(steps[number:], self.watch)
+                return
 
     def tasks(
         self, label: str, folder: str, tasks: list[Task], worker: Worker, seconds: float = 0.0
@@ -96,16 +79,16 @@ class Runner:
         seconds: how long all of them take one after the other, if that is known. Unlike the tasks of a step,
         these may become more from one command to the next.
         """
+        step = Tasks(label=label, folder=folder, plan=partial(_given, tasks, seconds), worker=worker)
         with self.watch(label, folder, len(tasks), Work(tasks=tasks).images):
-            done = finished(folder)
-            missing = [task for task in tasks if task["name"] not in done]
-            step = Tasks(label=label, folder=folder, plan=partial(_given, missing, seconds), worker=worker)
-            if missing and self.is_local:
-                local.run(self.pool, step, plan(step), self.at_once)
-            elif missing:
-                self.beam.run([step])
-            if missing:
-                done |= {result["name"]: result for result in step.results()}
+            # A job is not started for nothing; on this machine the step itself leaves out what is done.
+            done = {} if self.is_local else finished(folder)
+            if not {task["name"] for task in tasks} <= done.keys():
+                if self.is_local:
+                    local.run(self.pool, step, plan(step), self.at_once)
+                else:
+                    self.beam.run([step])
+                done = {result["name"]: result for result in step.results()}
         return [done[task["name"]] for task in tasks]
 
 

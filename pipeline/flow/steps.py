@@ -143,6 +143,14 @@ class Watch(Protocol):
         ...
 
 
+def watched(step: Step, watch: Watch) -> AbstractContextManager[None]:
+    """Follow a planned step; thresholds leave no markers to be followed."""
+    if isinstance(step, Thresholds):
+        return nullcontext()
+    numbers, _ = noted(step)
+    return watch(step.label, step.folder, numbers["total"], numbers["images"])
+
+
 def unwatched(label: str, folder: str, total: int, images: int = 0) -> AbstractContextManager[None]:
     """Show nothing."""
     return nullcontext()
