@@ -101,15 +101,22 @@ def test_a_url_is_one_sample_and_everything_else_has_a_reason(queries: str, tmp_
         ("http://h.example/2.jpg", "nothing that is asked for here"),
         ("http://h.example/3.jpg", "ok"),
         ("ftp://h.example/4.jpg", "a boat on the lake"),
+        ("http://me:secret@h.example/5.jpg", "nothing that is asked for here either"),
     ]
     source = tmp_path / "list.jsonl"
     source.write_text("".join(json.dumps({"url": url, "caption": text}) + "\n" for url, text in rows))
     with beam.Pipeline(runner="FnApiRunner") as p:
         found = p | ReadCandidates([str(source)])
         matched = found["accepted"] | MatchQueries(queries)
-        reasons = (found["rejected"], matched["rejected"]) | beam.Flatten() | beam.Map(_reason)
+        rejected = (found["rejected"], matched["rejected"]) | beam.Flatten()
+        reasons = rejected | beam.Map(_reason)
+        named = rejected | "URLs" >> beam.Map(lambda row: "secret" in row.url)
+        assert_that(named | beam.Distinct(), equal_to([False]), "no password in any row")
         assert_that(matched["accepted"] | beam.Map(_short), equal_to([(1, 2, [0, 1, 2])]), "samples")
-        assert_that(reasons, equal_to([("2", "no_match"), ("3", "no_match"), ("4", "bad_scheme")]), "r")
+        assert_that(reasons, equal_to(REASONS), "reasons")
+
+
+REASONS = [("2", "no_match"), ("3", "no_match"), ("4", "bad_scheme"), ("5", "bad_url")]
 
 
 def _reason(row: Rejected) -> tuple[str, str]:
