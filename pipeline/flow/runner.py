@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from pipeline.flow import local
-from pipeline.flow.markers import Result, Task, finished
+from pipeline.flow.markers import Result, Task
 from pipeline.flow.steps import Step, Tasks, Watch, Work, plan, unwatched, watched
 from pipeline.flow.worker import Worker
 
@@ -81,8 +81,7 @@ class Runner:
         """
         step = Tasks(label=label, folder=folder, plan=partial(_given, tasks, seconds), worker=worker)
         with self.watch(label, folder, len(tasks), Work(tasks=tasks).images):
-            # A job is not started for nothing; on this machine the step itself leaves out what is done.
-            done = {} if self.is_local else finished(folder)
+            done = {result["name"]: result for result in (step.results() if step.is_done else [])}
             if not {task["name"] for task in tasks} <= done.keys():
                 if self.is_local:
                     local.run(self.pool, step, plan(step), self.at_once)
