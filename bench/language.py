@@ -1,27 +1,51 @@
-"""Measure how captions' languages are told: a caption alone, and with its page.
+"""Measure how captions' languages are told, alone and with their page, with weights fitted to other ones.
 
     python -m bench.language [STAMPS] [--texts PARQUET --words FILE]
 
 STAMPS: captions in 77 languages of 950 pictures, as Debian's package tuxpaint-stamps-default installs them
-(/usr/share/tuxpaint/stamps). A page is ten captions of one language, taken in a seeded order. With the page:
-its captions, and a declared language that is wrong ("en") for one page in five; beside it the page without
-any declaration, and one that always declares the wrong language. Right is the model's code for the file's
-locale; the nine locales that the model does not know are left out. --texts: rows (TEXT) of which those made
-of English words alone, three or more, must not be lost.
+(/usr/share/tuxpaint/stamps). The pictures are in two halves, by a hash of their names: weights are fitted to
+all captions of one half and measured on those of the other, both ways. A page is ten captions of one language
+and half, taken in a seeded order. With the page: its captions, and a declared language that is wrong ("en")
+for one page in five; beside it the page without any declaration, and one that always declares the wrong
+language. Right is the model's code for the file's locale; the nine locales that the model does not know are
+left out. --texts: rows (TEXT) of which those made of English words alone, three or more, must not be lost;
+halved by a hash as well.
+
+Two of the weights are fitted, the certainty of short texts and the threshold: of those that refuse at most
+TARGET of the half's English, alone and with a page, the pair that keeps the fewest captions of other
+languages, alone and with a page alike. The other weights are assumptions that such pages cannot measure: each
+is of one language, and how many declare a wrong one is ours.
 """
 
 import argparse
+import hashlib
 import random
 import re
 from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from pipeline.captions.language import IMPROBABLE, NO_PAGE, Evidence, Identifier, code_of, decide, page_prior
+from pipeline.captions.language import (
+    FITTED,
+    NO_PAGE,
+    Evidence,
+    Identifier,
+    Weights,
+    code_of,
+    decide,
+    page_prior,
+)
 
+TARGET: Final = 0.005
+"""Share of English that a threshold may refuse where it is fitted: half of what it may elsewhere."""
+_CERTAINTIES: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_THRESHOLDS: Final = tuple(round(0.005 * step, 3) for step in range(1, 21))
 _PER_PAGE: Final = 10
 _WRONG: Final = 0.2  # share of pages with a wrong declaration
 _UNKNOWN: Final = ("ach", "ff", "son", "iu", "kab", "zu", "shs", "nso", "ak")
@@ -39,47 +63,142 @@ _COLUMNS: Final = (
     "kept as en, alone",
     "with page",
 )
+Captions = dict[str, list[str]]
+"""By locale."""
 
 
-def stamps(folder: Path) -> dict[str, list[str]]:
-    """Return the captions by locale, in the order of the files."""
-    found: dict[str, list[str]] = defaultdict(list)
+class Page(NamedTuple):
+    """Captions of one language that stand together, and a language that they declare."""
+
+    texts: list[str]
+    declares: str
+    wrong: str
+
+
+class Half(NamedTuple):
+    """What weights are fitted to, or measured on."""
+
+    pages: dict[str, list[Page]]
+    """By locale."""
+    english: list[str]
+
+
+def half_of(name: str) -> int:
+    """Return the half that a picture or a text is in, 0 or 1."""
+    return hashlib.sha256(name.encode()).digest()[0] % 2
+
+
+def stamps(folder: Path) -> tuple[Captions, Captions]:
+    """Return the captions of the pictures of either half by locale, in the order of the files."""
+    found: tuple[Captions, Captions] = defaultdict(list), defaultdict(list)
     for path in sorted(folder.rglob("*.txt")):
+        half = found[half_of(path.relative_to(folder).as_posix())]
         first, *lines = path.read_text("utf-8", "replace").splitlines() or [""]
         if first.strip():
-            found["en"].append(first.strip())
+            half["en"].append(first.strip())
         for line in lines:
             locale, sign, text = line.partition(".utf8=")
-            if sign and text.strip():
-                found[locale].append(text.strip())
-    return {locale: texts for locale, texts in sorted(found.items()) if locale not in _UNKNOWN}
+            if sign and text.strip() and locale not in _UNKNOWN:
+                half[locale].append(text.strip())
+    return found
 
 
-def right(locale: str, texts: list[str], identifier: Identifier, rng: random.Random) -> list[float]:
-    """Return the shares told right, in the order of _COLUMNS, the last two of `--lang en`."""
+def pages_of(locale: str, texts: list[str], rng: random.Random) -> list[Page]:
+    """Return captions of a locale in pages."""
     wanted = code_of(re.split("[_@]", locale)[0])
-    order = [text for text in rng.sample(texts, len(texts)) if identifier.evidence(text)]
-    sums = np.zeros(6)
-    for start in range(0, len(order), _PER_PAGE):
-        page = order[start : start + _PER_PAGE]
-        together = identifier.of_page(page)
-        wrong = "de" if wanted == "en" else "en"
-        noisy = wrong if rng.random() < _WRONG else wanted
-        priors = [NO_PAGE, *(page_prior(tag, "", together) for tag in (noisy, "", wrong))]
-        for text in page:
-            evidence = identifier.evidence(text)
-            assert evidence is not None, "it was looked at"
-            sums += [*(decide(evidence, prior).lang == wanted for prior in priors),
-                     decide(evidence, NO_PAGE, "en").wanted >= IMPROBABLE,
-                     decide(evidence, priors[1], "en").wanted >= IMPROBABLE]  # fmt: skip
-    return [len(order), *(sums / len(order))]
+    order = [text for text in rng.sample(texts, len(texts)) if any(map(str.isalpha, text))]
+    wrong = "de" if wanted == "en" else "en"
+    return [
+        Page(order[start : start + _PER_PAGE], wrong if rng.random() < _WRONG else wanted, wrong)
+        for start in range(0, len(order), _PER_PAGE)
+    ]
 
 
-def lost(texts: list[str], identifier: Identifier) -> tuple[float, float]:
-    """Return the share of texts that `--lang en` refuses, and that the top label alone would refuse."""
-    evidence: list[Evidence] = [e for text in texts if (e := identifier.evidence(text))]
-    refused = np.mean([decide(one, NO_PAGE, "en").wanted < IMPROBABLE for one in evidence])
-    return float(refused), float(np.mean([decide(one, NO_PAGE).lang != "en" for one in evidence]))
+@cache
+def _read(
+    certainty: float,
+) -> tuple[Identifier, dict[str, Evidence | None], dict[tuple[str, ...], Evidence | None]]:
+    return Identifier(weights=FITTED._replace(certainty=certainty)), {}, {}
+
+
+def evidence(text: str, weights: Weights) -> Evidence:
+    """Return what a caption speaks for, read once."""
+    identifier, read, _ = _read(weights.certainty)
+    if text not in read:
+        read[text] = identifier.evidence(text)
+    found = read[text]
+    assert found is not None, "it has a letter"
+    return found
+
+
+def together(page: Page, weights: Weights) -> Evidence | None:
+    """Return what the captions of a page speak for together, read once."""
+    identifier, _, read = _read(weights.certainty)
+    key = tuple(page.texts)
+    if key not in read:
+        read[key] = identifier.of_page(key)
+    return read[key]
+
+
+def right(locale: str, pages: list[Page], weights: Weights) -> npt.NDArray[np.float64]:
+    """Return how many captions are told right, in the order of _COLUMNS, the last two of `--lang en`."""
+    wanted = code_of(re.split("[_@]", locale)[0])
+    sums = np.zeros(len(_COLUMNS))
+    for page in pages:
+        captions = together(page, weights)
+        declared = page_prior(page.declares, "", captions, weights)
+        priors = (
+            NO_PAGE, declared, page_prior("", "", captions, weights),
+            page_prior(page.wrong, "", captions, weights),
+        )  # fmt: skip
+        for text in page.texts:
+            read = evidence(text, weights)
+            sums += [1, *(decide(read, prior).lang == wanted for prior in priors),
+                     decide(read, NO_PAGE, "en").wanted >= weights.improbable,
+                     decide(read, declared, "en").wanted >= weights.improbable]  # fmt: skip
+    return sums
+
+
+def refused(texts: Iterable[str], weights: Weights) -> list[bool]:
+    """Return which texts `--lang en` refuses without a page."""
+    return [decide(evidence(text, weights), NO_PAGE, "en").wanted < weights.improbable for text in texts]
+
+
+def fit(half: Half) -> Weights:
+    """Return the weights that suit a half best; of equals, those of the lowest certainty and threshold."""
+    found = []
+    for certainty in _CERTAINTIES:
+        weights = FITTED._replace(certainty=certainty)
+        alone, on_page = (
+            {locale: english_of(pages, weights, known) for locale, pages in half.pages.items()}
+            for known in (False, True)
+        )
+        texts = np.array([decide(evidence(text, weights), NO_PAGE, "en").wanted for text in half.english])
+        for threshold in _THRESHOLDS:
+            lost = max(np.mean(texts < threshold), np.mean(on_page["en"] < threshold))
+            kept = [
+                np.mean(shares >= threshold)
+                for told in (alone, on_page)
+                for locale, shares in told.items()
+                if not locale.startswith("en")
+            ]
+            if lost <= TARGET:
+                found.append((float(np.mean(kept)), weights._replace(improbable=threshold)))
+    return min(found)[1]
+
+
+def english_of(pages: list[Page], weights: Weights, known: bool) -> npt.NDArray[np.float64]:
+    """Return the probability of English of each caption, with its page or without."""
+    return np.array(
+        [
+            decide(evidence(text, weights), prior, "en").wanted
+            for page in pages
+            for prior in [
+                page_prior(page.declares, "", together(page, weights), weights) if known else NO_PAGE
+            ]
+            for text in page.texts
+        ]
+    )
 
 
 def english(texts: list[str], words: set[str]) -> list[str]:
@@ -93,35 +212,57 @@ def english(texts: list[str], words: set[str]) -> list[str]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the weights and the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stamps", nargs="?", type=Path, default=Path("/usr/share/tuxpaint/stamps"))
     parser.add_argument("--texts", type=Path, help="Parquet with a column TEXT")
     parser.add_argument("--words", type=Path, help="English words, one or more a line")
+    parser.add_argument("--shipped", action="store_true", help="fit nothing: measure the weights in use")
     options = parser.parse_args()
-    identifier, rng = Identifier(), random.Random(0)
     captions = stamps(options.stamps)
-    if not captions:
+    if not captions[0]:
         parser.error(f"{options.stamps} holds no stamps: apt-get install tuxpaint-stamps-default")
-    rows = {locale: right(locale, texts, identifier, rng) for locale, texts in captions.items()}
-    print("| language | " + " | ".join(_COLUMNS) + " |\n|---|" + "--:|" * len(_COLUMNS))
-    for locale, row in rows.items():
-        print(f"| {locale} | {row[0]:,.0f} | " + " | ".join(f"{v:.1%}" for v in row[1:]) + " |")
-    mean = np.mean([row[1:] for row in rows.values()], axis=0)
-    total = sum(row[0] for row in rows.values())
-    print(f"| **macro, {len(rows)}** | {total:,.0f} | " + " | ".join(f"**{v:.1%}**" for v in mean) + " |")
-    sets = {
-        "clothes": [place.format(thing) for place in _PLACES for thing in _CLOTHES],
-        "stamps": captions["en"],
-    }
+    sets: list[dict[str, list[str]]] = [{"stamps": half["en"]} for half in captions]
     if options.texts and options.words:
         words = set(options.words.read_text().lower().split())
-        sets["web"] = english(pq.read_table(options.texts)["TEXT"].drop_null().to_pylist(), words)
-    for name, texts in sets.items():
-        now, before = lost(texts, identifier)
-        print(f"English, {name}: {len(texts):,} captions, {now:.2%} lost; by top label {before:.2%}")
+        texts = english(pq.read_table(options.texts)["TEXT"].drop_null().to_pylist(), words)
+        for number, own in enumerate(sets):
+            own["web"] = [text for text in texts if half_of(text) == number]
+    for number, own in enumerate(sets):
+        clothes = [place.format(thing) for place in _PLACES for thing in _CLOTHES]
+        own["clothes"] = [text for text in clothes if half_of(text) == number]
+    rng = random.Random(0)
+    halves = [
+        Half(
+            {locale: pages_of(locale, texts, rng) for locale, texts in sorted(half.items())},
+            [text for texts in own.values() for text in texts],
+        )
+        for half, own in zip(captions, sets, strict=True)
+    ]
+    fitted = [FITTED if options.shipped else fit(half) for half in halves]
+    sums: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(_COLUMNS)))
+    for number, weights in enumerate(fitted):
+        print(
+            f"half {number}: {sum(map(len, captions[number].values())):,} captions; fitted to it: {weights}"
+        )
+        for locale, pages in halves[1 - number].pages.items():
+            sums[locale] += right(locale, pages, weights)
+    print("\n| language | " + " | ".join(_COLUMNS) + " |\n|---|" + "--:|" * len(_COLUMNS))
+    rows = {locale: row[1:] / row[0] for locale, row in sorted(sums.items())}
+    for locale, row in rows.items():
+        print(f"| {locale} | {sums[locale][0]:,.0f} | " + " | ".join(f"{v:.1%}" for v in row) + " |")
+    total, mean = sum(row[0] for row in sums.values()), np.mean(list(rows.values()), axis=0)
+    print(f"| **macro, {len(rows)}** | {total:,.0f} | " + " | ".join(f"**{v:.1%}**" for v in mean) + " |\n")
+    for name in sets[0]:
+        lost, top = [], []
+        for number, weights in enumerate(fitted):
+            other = sets[1 - number][name]
+            lost += refused(other, weights)
+            top += [decide(evidence(text, weights), NO_PAGE).lang != "en" for text in other]
+        shares = f"{np.mean(lost):.2%} lost; by top label {np.mean(top):.2%}"
+        print(f"English, {name}: {len(lost):,} captions, {shares}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The identifier is right on real captions, safe on any text, and says what to install when it cannot run."""
 
 import importlib.util
+import random
 import subprocess
 import sys
 from functools import cache
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bench import language as measured
 from pipeline.candidates.judge import CaptionJudge, judge_piece
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, Identifier, Prior, decide, model_path
@@ -78,6 +80,22 @@ def test_accuracy_on_real_captions(identifier: Identifier, expected: str) -> Non
     captions = file.read_text().splitlines()
     right = sum(identifier.identify(caption)[0] == expected for caption in captions)
     assert right >= 0.98 * len(captions) > 900
+
+
+def test_short_captions_of_many_languages_and_their_pages() -> None:
+    folder = Path("/usr/share/tuxpaint/stamps")
+    if not folder.is_dir():
+        pytest.skip("needs Debian's tuxpaint-stamps-default")
+    halves, rng, weights = measured.stamps(folder), random.Random(0), language.FITTED
+    told = {
+        locale: measured.right(locale, measured.pages_of(locale, texts + halves[1][locale], rng), weights)
+        for locale, texts in sorted(halves[0].items())
+    }
+    with_page = [sums[2] / sums[0] for sums in told.values()]
+    assert len(told) == 69 and sum(with_page) / len(told) >= 0.85
+    for locale in ("en", "en_AU", "en_GB"):
+        captions, *_, alone, on_page = told[locale]
+        assert captions > 900 and alone > 0.99 * captions and on_page > 0.99 * captions
 
 
 def test_the_carrying_package_is_not_imported() -> None:
@@ -149,7 +167,7 @@ def test_a_wrong_declaration_is_outvoted(identifier: Identifier) -> None:
     for text in GERMAN:
         evidence = identifier.evidence(text)
         assert evidence is not None and decide(evidence, wrong, "en").lang == "de"
-        assert decide(evidence, wrong, "en").wanted < language.IMPROBABLE
+        assert decide(evidence, wrong, "en").wanted < language.FITTED.improbable
         alone = decide(evidence, prior_of(identifier, "en"), "en")
         assert alone.lang == "de", "one clear caption as well"
     foreign = identifier.evidence("A man in a blue shirt is standing on a ladder")

@@ -8,8 +8,8 @@ Captions are short and often names of products: of 62,480 real ones in 69 langua
 56%, and it takes plain English for German. So a label is a posterior: what the model says of the caption, as
 strongly as its length allows, times a prior from its page, which is declared (`lang`, Content-Language), is
 written in other captions too, and has a domain. Declared languages are often wrong, that of templates above
-all, so they weigh as RELIABILITY says and the page's own captions outvote them. docs/benchmarks.md has the
-measurements.
+all, so they weigh as `Weights` says and the page's own captions outvote them. docs/benchmarks.md has the
+measurements, on captions that the weights were not fitted to.
 """
 
 import importlib.util
@@ -25,14 +25,31 @@ _LATIN: Final = re.compile(r"[a-zß-öø-ɏḀ-ỿ]")
 _TOP: Final = 5  # labels asked for; a call for all of them takes four times as long
 _LABELS: Final = 176
 _LEAST: Final = 1e-7  # no model of 1 MB is surer than that
-_FOREIGN: Final = 0.2  # share of captions whose language need not be their page's
-_ENGLISH: Final = 0.02  # and of those that are English wherever they stand
 _PAGE_CHARACTERS: Final = 2_000  # of its captions that tell a page's language
 
-IMPROBABLE: Final = 0.03
-"""A caption is refused where the wanted language has less than this probability."""
-RELIABILITY: Final = {"en": 0.6, "": 0.8}
-"""Share of pages in the language that they declare; templates and tools put `en` where nobody chose."""
+
+class Weights(NamedTuple):
+    """The numbers of a decision.
+
+    The first four are assumptions about the web, which captions sorted by language cannot measure. The last
+    two are within what `python -m bench.language` fits to half of its captions and measures on the others.
+    """
+
+    declared: float = 0.8
+    """Share of pages in the language that they declare."""
+    declared_english: float = 0.6
+    """The same of those that declare English: templates and tools put `en` where nobody chose."""
+    foreign: float = 0.2
+    """Share of captions whose language need not be their page's."""
+    english: float = 0.02
+    """Share of captions that are English wherever they stand."""
+    certainty: float = 0.6
+    """Power of a text's likelihoods, to which a letter adds 0.02: 1 at 20 letters."""
+    improbable: float = 0.03
+    """A caption is refused where the wanted language has less than this probability."""
+
+
+FITTED: Final = Weights()
 _BY_DOMAIN: Final = 0.5  # share of pages in the language of their country
 
 # Tags of BCP 47 whose language the model calls by another code.
@@ -102,10 +119,10 @@ def code_of(tag: str) -> str:
     return _CALLED.get(primary, primary)
 
 
-def declared(page_lang: str, page_url: str) -> tuple[str, float]:
+def declared(page_lang: str, page_url: str, weights: Weights = FITTED) -> tuple[str, float]:
     """Return the language that a page declares, or its domain's country speaks, and how far to believe it."""
     if language := code_of(page_lang):
-        return language, RELIABILITY.get(language, RELIABILITY[""])
+        return language, weights.declared_english if language == "en" else weights.declared
     try:
         country = (urlsplit(page_url).hostname or "").rpartition(".")[2]
     except ValueError:
@@ -113,22 +130,22 @@ def declared(page_lang: str, page_url: str) -> tuple[str, float]:
     return _OF_COUNTRY.get(country, ""), _BY_DOMAIN
 
 
-def page_prior(page_lang: str, page_url: str, captions: Evidence | None) -> Prior:
+def page_prior(page_lang: str, page_url: str, captions: Evidence | None, weights: Weights = FITTED) -> Prior:
     """Return the prior of a page's captions; `captions`: what several of them together speak for."""
-    language, reliability = declared(page_lang, page_url)
+    language, reliability = declared(page_lang, page_url, weights)
     if not language and captions is None:
         return NO_PAGE
     belief = reliability if language else 0.0
     rest = (1 - belief) / _LABELS
     captions = captions or Evidence({}, 1.0)
     names = {*captions.likely, language, "en"} - {""}
-    weights = {name: (belief if name == language else rest) * captions.of(name) for name in sorted(names)}
+    masses = {name: (belief if name == language else rest) * captions.of(name) for name in sorted(names)}
     unnamed = rest * captions.other
-    total = sum(weights.values()) + unnamed * (_LABELS - len(weights))
-    mixed = _FOREIGN / _LABELS
-    of_page = (1 - _FOREIGN - _ENGLISH) / total
-    known = {name: of_page * weight + mixed for name, weight in weights.items()}
-    known["en"] += _ENGLISH
+    total = sum(masses.values()) + unnamed * (_LABELS - len(masses))
+    mixed = weights.foreign / _LABELS
+    of_page = (1 - weights.foreign - weights.english) / total
+    known = {name: of_page * mass + mixed for name, mass in masses.items()}
+    known["en"] += weights.english
     return Prior(known, of_page * unnamed + mixed)
 
 
@@ -158,19 +175,19 @@ def model_path() -> Path:
 class Identifier:
     """The language identifier, loaded once a process (1 MB of model); it cannot be pickled."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, weights: Weights = FITTED) -> None:
         try:
             import fasttext
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"identifying languages needs fasttext-predict; {_INSTALL}") from error
-        self._model = fasttext.load_model(str(path or model_path()))
+        self._model, self._certainty = fasttext.load_model(str(path or model_path())), weights.certainty
 
     def evidence(self, text: str) -> Evidence | None:
         """Return what a text speaks for; None if it has no letter. Never raises.
 
         Text is lower-cased, because capitals mislead the model (90.1 instead of 88.9% of 10,000 English alt
         texts are told to be English). The model is too sure of short texts: its probabilities are raised to a
-        power that grows with the letters, from 0.6 to 1 at 20, which is where they fit best.
+        power that grows with the letters, up to 1.
         """
         # The model reads one line; lone surrogates cannot be encoded for it.
         line = " ".join(text.lower().split())
@@ -181,7 +198,7 @@ class Identifier:
             return None
         labels, scores = self._model.predict(line, k=_TOP)
         rest = max((1 - sum(scores)) / _TOP, _LEAST)  # of each label that was not asked for, at most
-        power = min(1.0, 0.6 + letters / 50)
+        power = min(1.0, self._certainty + letters / 50)
         likely = {
             label.removeprefix(_LABEL): max(score, _LEAST) ** power
             for label, score in zip(labels, scores, strict=True)
