@@ -1,6 +1,6 @@
 """Measure how captions' languages are told, alone and with their page, with weights fitted to other ones.
 
-    python -m bench.language [STAMPS] [--texts PARQUET --words FILE]
+    python -m bench.language [STAMPS] [--texts PARQUET --words FILE] [--shipped]
 
 STAMPS: captions in 77 languages of 950 pictures, as Debian's package tuxpaint-stamps-default installs them
 (/usr/share/tuxpaint/stamps). The pictures are in two halves, by a hash of their names: weights are fitted to
@@ -9,7 +9,7 @@ and half, taken in a seeded order. With the page: its captions, and a declared l
 for one page in five; beside it the page without any declaration, and one that always declares the wrong
 language. Right is the model's code for the file's locale; the nine locales that the model does not know are
 left out. --texts: rows (TEXT) of which those made of English words alone, three or more, must not be lost;
-halved by a hash as well.
+halved by a hash as well. --shipped: fit nothing, measure the weights in use.
 
 Two of the weights are fitted, the certainty of short texts and the threshold: of those that refuse at most
 TARGET of the half's English, alone and with a page, the pair that keeps the fewest captions of other
@@ -32,10 +32,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from pipeline.captions.language import (
-    FITTED,
+    IN_USE,
     NO_PAGE,
     Evidence,
     Identifier,
+    Prior,
     Weights,
     code_of,
     decide,
@@ -118,7 +119,7 @@ def pages_of(locale: str, texts: list[str], rng: random.Random) -> list[Page]:
 def _read(
     certainty: float,
 ) -> tuple[Identifier, dict[str, Evidence | None], dict[tuple[str, ...], Evidence | None]]:
-    return Identifier(weights=FITTED._replace(certainty=certainty)), {}, {}
+    return Identifier(weights=IN_USE._replace(certainty=certainty)), {}, {}
 
 
 def evidence(text: str, weights: Weights) -> Evidence:
@@ -140,65 +141,60 @@ def together(page: Page, weights: Weights) -> Evidence | None:
     return read[key]
 
 
+def prior_of(page: Page, declares: str, weights: Weights) -> Prior:
+    """Return the prior of a page that declares a language, or "" for none."""
+    return page_prior(declares, "", together(page, weights), weights)
+
+
+def english_share(text: str, prior: Prior, weights: Weights) -> float:
+    """Return how probable English is for a caption."""
+    return decide(evidence(text, weights), prior, "en").wanted
+
+
 def right(locale: str, pages: list[Page], weights: Weights) -> npt.NDArray[np.float64]:
     """Return how many captions are told right, in the order of _COLUMNS, the last two of `--lang en`."""
     wanted = code_of(re.split("[_@]", locale)[0])
     sums = np.zeros(len(_COLUMNS))
     for page in pages:
-        captions = together(page, weights)
-        declared = page_prior(page.declares, "", captions, weights)
-        priors = (
-            NO_PAGE, declared, page_prior("", "", captions, weights),
-            page_prior(page.wrong, "", captions, weights),
-        )  # fmt: skip
+        priors = [NO_PAGE, *(prior_of(page, tag, weights) for tag in (page.declares, "", page.wrong))]
         for text in page.texts:
-            read = evidence(text, weights)
-            sums += [1, *(decide(read, prior).lang == wanted for prior in priors),
-                     decide(read, NO_PAGE, "en").wanted >= weights.improbable,
-                     decide(read, declared, "en").wanted >= weights.improbable]  # fmt: skip
+            told = (decide(evidence(text, weights), prior).lang == wanted for prior in priors)
+            kept = (english_share(text, prior, weights) >= weights.improbable for prior in priors[:2])
+            sums += [1, *told, *kept]
     return sums
 
 
-def refused(texts: Iterable[str], weights: Weights) -> list[bool]:
-    """Return which texts `--lang en` refuses without a page."""
-    return [decide(evidence(text, weights), NO_PAGE, "en").wanted < weights.improbable for text in texts]
+def alone(texts: Iterable[str], weights: Weights) -> npt.NDArray[np.float64]:
+    """Return how probable English is for each text, without a page."""
+    return np.array([english_share(text, NO_PAGE, weights) for text in texts])
+
+
+def on_pages(pages: Iterable[Page], weights: Weights) -> npt.NDArray[np.float64]:
+    """Return how probable English is for each caption, with its page."""
+    return np.array(
+        [
+            english_share(text, prior, weights)
+            for page, prior in ((page, prior_of(page, page.declares, weights)) for page in pages)
+            for text in page.texts
+        ]
+    )
 
 
 def fit(half: Half) -> Weights:
     """Return the weights that suit a half best; of equals, those of the lowest certainty and threshold."""
     found = []
     for certainty in _CERTAINTIES:
-        weights = FITTED._replace(certainty=certainty)
-        alone, on_page = (
-            {locale: english_of(pages, weights, known) for locale, pages in half.pages.items()}
-            for known in (False, True)
-        )
-        texts = np.array([decide(evidence(text, weights), NO_PAGE, "en").wanted for text in half.english])
+        weights = IN_USE._replace(certainty=certainty)
+        ours = [alone(half.english, weights), on_pages(half.pages["en"], weights)]
+        others = [pages for locale, pages in half.pages.items() if not locale.startswith("en")]
+        foreign = [alone((text for page in pages for text in page.texts), weights) for pages in others]
+        foreign += [on_pages(pages, weights) for pages in others]
         for threshold in _THRESHOLDS:
-            lost = max(np.mean(texts < threshold), np.mean(on_page["en"] < threshold))
-            kept = [
-                np.mean(shares >= threshold)
-                for told in (alone, on_page)
-                for locale, shares in told.items()
-                if not locale.startswith("en")
-            ]
+            lost = max(np.mean(shares < threshold) for shares in ours)
+            kept = [np.mean(shares >= threshold) for shares in foreign]
             if lost <= TARGET:
                 found.append((float(np.mean(kept)), weights._replace(improbable=threshold)))
     return min(found)[1]
-
-
-def english_of(pages: list[Page], weights: Weights, known: bool) -> npt.NDArray[np.float64]:
-    """Return the probability of English of each caption, with its page or without."""
-    return np.array(
-        [
-            decide(evidence(text, weights), prior, "en").wanted
-            for page in pages
-            for prior in [
-                page_prior(page.declares, "", together(page, weights), weights) if known else NO_PAGE
-            ]
-            for text in page.texts
-        ]
-    )
 
 
 def english(texts: list[str], words: set[str]) -> list[str]:
@@ -230,8 +226,8 @@ def main() -> None:
         texts = english(pq.read_table(options.texts)["TEXT"].drop_null().to_pylist(), words)
         for number, own in enumerate(sets):
             own["web"] = [text for text in texts if half_of(text) == number]
+    clothes = [place.format(thing) for place in _PLACES for thing in _CLOTHES]
     for number, own in enumerate(sets):
-        clothes = [place.format(thing) for place in _PLACES for thing in _CLOTHES]
         own["clothes"] = [text for text in clothes if half_of(text) == number]
     rng = random.Random(0)
     halves = [
@@ -241,12 +237,11 @@ def main() -> None:
         )
         for half, own in zip(captions, sets, strict=True)
     ]
-    fitted = [FITTED if options.shipped else fit(half) for half in halves]
+    fitted = [IN_USE if options.shipped else fit(half) for half in halves]
+    what = "weights in use" if options.shipped else "fitted to it"
     sums: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(_COLUMNS)))
     for number, weights in enumerate(fitted):
-        print(
-            f"half {number}: {sum(map(len, captions[number].values())):,} captions; fitted to it: {weights}"
-        )
+        print(f"half {number}: {sum(map(len, captions[number].values())):,} captions; {what}: {weights}")
         for locale, pages in halves[1 - number].pages.items():
             sums[locale] += right(locale, pages, weights)
     print("\n| language | " + " | ".join(_COLUMNS) + " |\n|---|" + "--:|" * len(_COLUMNS))
@@ -259,7 +254,7 @@ def main() -> None:
         lost, top = [], []
         for number, weights in enumerate(fitted):
             other = sets[1 - number][name]
-            lost += refused(other, weights)
+            lost += [*(alone(other, weights) < weights.improbable)]
             top += [decide(evidence(text, weights), NO_PAGE).lang != "en" for text in other]
         shares = f"{np.mean(lost):.2%} lost; by top label {np.mean(top):.2%}"
         print(f"English, {name}: {len(lost):,} captions, {shares}")

@@ -86,7 +86,7 @@ def test_short_captions_of_many_languages_and_their_pages() -> None:
     folder = Path("/usr/share/tuxpaint/stamps")
     if not folder.is_dir():
         pytest.skip("needs Debian's tuxpaint-stamps-default")
-    halves, rng, weights = measured.stamps(folder), random.Random(0), language.FITTED
+    halves, rng, weights = measured.stamps(folder), random.Random(0), language.IN_USE
     told = {
         locale: measured.right(locale, measured.pages_of(locale, texts + halves[1][locale], rng), weights)
         for locale, texts in sorted(halves[0].items())
@@ -167,7 +167,7 @@ def test_a_wrong_declaration_is_outvoted(identifier: Identifier) -> None:
     for text in GERMAN:
         evidence = identifier.evidence(text)
         assert evidence is not None and decide(evidence, wrong, "en").lang == "de"
-        assert decide(evidence, wrong, "en").wanted < language.FITTED.improbable
+        assert decide(evidence, wrong, "en").wanted < language.IN_USE.improbable
         alone = decide(evidence, prior_of(identifier, "en"), "en")
         assert alone.lang == "de", "one clear caption as well"
     foreign = identifier.evidence("A man in a blue shirt is standing on a ladder")

@@ -96,7 +96,7 @@ class CaptionJudge:
             if read.evidence is not None:
                 lang, score, wanted = language.decide(read.evidence, prior, self._wanted)
             detail = f"{lang} {score:.4f}"
-            if self._wanted and wanted < language.FITTED.improbable:
+            if self._wanted and wanted < language.IN_USE.improbable:
                 return Verdict(read.caption, "language", detail, [], lang, score)
         if read.matched is None:
             read.matched = self._matcher.match(read.caption)

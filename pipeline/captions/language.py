@@ -31,14 +31,16 @@ _PAGE_CHARACTERS: Final = 2_000  # of its captions that tell a page's language
 class Weights(NamedTuple):
     """The numbers of a decision.
 
-    The first four are assumptions about the web, which captions sorted by language cannot measure. The last
-    two are within what `python -m bench.language` fits to half of its captions and measures on the others.
+    The first five are assumptions about the web, which captions sorted by language cannot measure. The last
+    two are near what `python -m bench.language` fits to half of its captions and measures on the others.
     """
 
     declared: float = 0.8
     """Share of pages in the language that they declare."""
     declared_english: float = 0.6
     """The same of those that declare English: templates and tools put `en` where nobody chose."""
+    by_domain: float = 0.5
+    """Share of pages in the language of their country."""
     foreign: float = 0.2
     """Share of captions whose language need not be their page's."""
     english: float = 0.02
@@ -49,8 +51,7 @@ class Weights(NamedTuple):
     """A caption is refused where the wanted language has less than this probability."""
 
 
-FITTED: Final = Weights()
-_BY_DOMAIN: Final = 0.5  # share of pages in the language of their country
+IN_USE: Final = Weights()
 
 # Tags of BCP 47 whose language the model calls by another code.
 _CALLED: Final = {
@@ -119,7 +120,7 @@ def code_of(tag: str) -> str:
     return _CALLED.get(primary, primary)
 
 
-def declared(page_lang: str, page_url: str, weights: Weights = FITTED) -> tuple[str, float]:
+def declared(page_lang: str, page_url: str, weights: Weights = IN_USE) -> tuple[str, float]:
     """Return the language that a page declares, or its domain's country speaks, and how far to believe it."""
     if language := code_of(page_lang):
         return language, weights.declared_english if language == "en" else weights.declared
@@ -127,10 +128,10 @@ def declared(page_lang: str, page_url: str, weights: Weights = FITTED) -> tuple[
         country = (urlsplit(page_url).hostname or "").rpartition(".")[2]
     except ValueError:
         country = ""
-    return _OF_COUNTRY.get(country, ""), _BY_DOMAIN
+    return _OF_COUNTRY.get(country, ""), weights.by_domain
 
 
-def page_prior(page_lang: str, page_url: str, captions: Evidence | None, weights: Weights = FITTED) -> Prior:
+def page_prior(page_lang: str, page_url: str, captions: Evidence | None, weights: Weights = IN_USE) -> Prior:
     """Return the prior of a page's captions; `captions`: what several of them together speak for."""
     language, reliability = declared(page_lang, page_url, weights)
     if not language and captions is None:
@@ -175,7 +176,7 @@ def model_path() -> Path:
 class Identifier:
     """The language identifier, loaded once a process (1 MB of model); it cannot be pickled."""
 
-    def __init__(self, path: Path | None = None, weights: Weights = FITTED) -> None:
+    def __init__(self, path: Path | None = None, weights: Weights = IN_USE) -> None:
         try:
             import fasttext
         except ModuleNotFoundError as error:
