@@ -64,7 +64,7 @@ def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[I
     Samples that extending a run has dropped are no part of it.
     """
     bad = Counter() if bad is None else bad
-    stem = posixpath.basename(path).split(".")[0]
+    stem = patterns.archive_stem(path)
     with storage.open_input(path) as file:
         if is_run:
             gone = _dropped_keys(path)

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 _MOST: Final = 1_000_000  # names that braces may write out
 _THREADS: Final = 16
-_ARCHIVES: Final = (".tar", ".tar.gz", ".tgz")
+ARCHIVES: Final = (".tar", ".tar.gz", ".tgz")
+"""What names of shards end in."""
 
 
 def find(argument: str, folder_suffix: str = "") -> list[str]:
@@ -68,8 +69,15 @@ def is_hidden(relative: str) -> bool:
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
 
 
+def archive_stem(path: str) -> str:
+    """Return a shard's name without what makes it one: "a/clip.v2.tar.gz" -> "clip.v2"."""
+    name = posixpath.basename(path)
+    ending = next((one for one in ARCHIVES if name.lower().endswith(one)), "")
+    return name[: len(name) - len(ending)]
+
+
 def _files(name: str, folder_suffix: str) -> list[str]:
-    if folder_suffix and not name.endswith(_ARCHIVES) and (listed := storage.list_files(name, folder_suffix)):
+    if folder_suffix and not name.endswith(ARCHIVES) and (listed := storage.list_files(name, folder_suffix)):
         return _shown(name, listed)
     found = storage.glob(name)
     return _shown(name, found) if any(c in name for c in "*?[") else found

@@ -241,6 +241,18 @@ def test_a_compressed_webdataset(tmp_path):
     assert list(evalsets.read(str(tmp_path / "t.tar.gz"))) == [Example("t/1", b"J", "0")]
 
 
+def test_dots_in_the_names_of_shards_and_folders_stay_in_ids(tmp_path, caplog):
+    for name, mode in (("clip.v1.tar", "w"), ("clip.v2.tar.gz", "w:gz"), ("clip.v2.TAR", "w")):
+        write_tar(tmp_path / name, [("a.b/1.jpg", b"J"), ("1.v2.png", b"P"), ("1.txt", b"a hat")], mode)
+    found = [one.example_id for one in evalsets.read(f"{tmp_path}/clip.v{{1.tar,2.tar.gz,2.TAR}}")]
+    assert found == ["clip.v1/a.b/1", "clip.v2/a.b/1", "clip.v2/a.b/1"]
+    assert "members left out: 1 second_dot" in caplog.text, "of WebDataset's sample 1 it is no picture"
+    assert [one.uid for one in training.read(str(tmp_path / "clip.v1.tar"), False)] == ["clip.v1/a.b/1"]
+    (tmp_path / "my.set").mkdir()
+    (tmp_path / "my.set/1.v2.jpg").write_bytes(b"J")
+    assert [one.example_id for one in evalsets.read(str(tmp_path / "my.set"))] == ["1.v2.jpg"]
+
+
 def test_a_parquet_file(tmp_path):
     table = pa.table({"image": [b"A", None], "label": [7, 8], "caption": ["one", None], "group": ["g", "h"]})
     pq.write_table(table, tmp_path / "val.parquet")

@@ -470,6 +470,17 @@ def test_a_model_with_exact_gelu_is_recognised_by_its_configuration(place, tmp_p
         models.load(models.Source("m", str(folder)), config)
 
 
+def test_models_are_called_by_the_whole_names_of_their_files_and_folders(tmp_path):
+    from train.evaluation import models
+
+    (tmp_path / "clip.v1").mkdir()
+    (tmp_path / "clip.v2.pt").touch()
+    paths = tuple(f"{tmp_path}/{name}" for name in ("clip.v1", "clip.v1/", "clip.v2.pt"))
+    assert [one.name for one in models.sources(paths[1:])] == ["clip.v1", "clip.v2"]
+    with pytest.raises(ValueError, match=r"two checkpoints are called clip\.v1: name them"):
+        models.sources(paths)
+
+
 def test_the_training_loops_accuracy_is_the_evaluations(place, tmp_path):
 
     from train import checkpoint

@@ -31,6 +31,7 @@ from pipeline.children import end_with_parent
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import SIDE, quality
 from pipeline.data.views import VIEWS
+from pipeline.patterns import archive_stem
 
 log = logging.getLogger("dedup.detector")
 
@@ -168,9 +169,8 @@ def plan(config: DetectorEmbedConfig, detector: str) -> Plan:
 
 
 def _name(detector: str, made_from: list[Any], label: str) -> str:
-    stem = label.rpartition("/")[2].split(".")[0]
     digest = hashlib.sha256(repr([detector, [repr(one) for one in made_from], label]).encode()).hexdigest()
-    return f"{stem}-{digest[:12]}.parquet"
+    return f"{archive_stem(label)}-{digest[:12]}.parquet"
 
 
 def describe(tasks: list[Task], detector: LearnedDetector, config: DetectorEmbedConfig) -> Iterator[Task]:

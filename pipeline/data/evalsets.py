@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 Form = Literal["folder", "webdataset", "parquet"]
 
 _PARQUET_BATCH: Final = 256  # rows; images are whole files, so 256 of 100 KB are 25 MB
-_TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 SEPARATOR: Final = "|"
 """Between the classes of an example that has several."""
 _LARGEST_JSON: Final = 16 << 20  # bytes of names that lie beside a set
@@ -95,7 +94,7 @@ class Listing(NamedTuple):
 def form_of(path: str) -> Form:
     """Return the form of a set by its path; ValueError if it is none of the three."""
     lower = patterns.expand(path)[0].lower()
-    if lower.endswith(_TAR_SUFFIXES):
+    if lower.endswith(patterns.ARCHIVES):
         return "webdataset"
     if lower.endswith(".parquet"):
         return "parquet"
@@ -218,7 +217,7 @@ def example_id_in(folder: str, file: str) -> str:
 
 
 def _of_shard(path: str) -> Iterator[Example]:
-    stem = posixpath.basename(path).split(".")[0]
+    stem = patterns.archive_stem(path)
     bad: Counter[str] = Counter()
     with storage.open_input(path) as file:
         try:

@@ -46,8 +46,9 @@ def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[Sample]:
     """Yield samples from a stream of bytes, without seeking; ValueError if the archive is cut or broken.
 
     It may be compressed as .gz, .bz2 or .xz. Counted in `bad` and left out: `not_a_file`, `too_large`,
-    `duplicate` (a member twice), `hidden` (below __MACOSX or a name that begins with "."). Members with
-    suffixes that openwit has no use for are skipped.
+    `duplicate` (a member twice), `hidden` (below __MACOSX or a name that begins with "."), `second_dot` (a
+    picture called 1.v2.jpg: of the sample 1, whose picture would be 1.jpg). Members with other suffixes that
+    openwit has no use for are skipped.
     """
     bad = Counter() if bad is None else bad
     key, parts = "", dict[str, bytes]()
@@ -89,8 +90,14 @@ def _content(stream: "_Stream", member: tarwalk.Member, bad: Counter[str]) -> by
         if len(content) < member.size:
             raise ValueError("the archive is cut")
         return content
+    elif _is_image(member.name) and not is_hidden(member.name):
+        bad["second_dot"] += 1
     stream.skip(member.size)
     return None
+
+
+def _is_image(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 class _Name(NamedTuple):

@@ -90,7 +90,8 @@ def sources(arguments: tuple[str, ...]) -> list[Source]:
 def _default_name(path: str) -> str:
     """Return a training run's model and step, else the file's or folder's name."""
     if not checkpoint.is_own(path):
-        return path.rstrip("/").rpartition("/")[2].partition(".")[0]
+        name = path.rstrip("/").rpartition("/")[2]
+        return name if storage.is_folder(path) else storage.stem(name)
     state = checkpoint.read_state(checkpoint.find(path))
     return f"{state.model}-step-{state.step}"
 
