@@ -173,5 +173,5 @@
   slider.min = floor;
   field.min = floor / SCALE;
   byId("interactive").hidden = false;
-  open(0);
+  open(Number(document.body.dataset.worst));
 })();

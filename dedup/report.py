@@ -19,6 +19,7 @@ from dedup.conclusions import Conclusion
 from dedup.pictures import decode_jpeg, preview
 from pipeline import html, records, urls
 from pipeline.figure import figure, p_value, percent, points
+from pipeline.report.statements import count
 
 _SITES: Final = 12
 _SCALE: Final = 10_000  # similarities travel as whole ten-thousandths
@@ -86,8 +87,35 @@ def render(
     return html.render(
         Path(__file__).parent, {"percent": percent, "points": points, "p": p_value},
         summary=summary, sets=list(zip(summary["datasets"], sets, strict=True)),
+        worst=worst(summary["datasets"]), answer=answer(summary["datasets"]),
         panels=figure(summary["datasets"]),
     )  # fmt: skip
+
+
+def worst(entries: list[dict[str, Any]]) -> int:
+    """Return which set overlaps most, by its share of examples: the one that the page opens on."""
+    return max(range(len(entries)), key=lambda n: (entries[n]["contamination"], entries[n]["overlap"]))
+
+
+def answer(entries: list[dict[str, Any]]) -> str:
+    """Return in a sentence or two how much of the sets the training set holds, and whether it matters."""
+    one, overlapping = entries[worst(entries)], sum(entry["overlap"] > 0 for entry in entries)
+    if not overlapping:
+        return f"None of it: no training image shows an example of {_sets(len(entries))}."
+    low, high = percent(one["contamination_low"]), percent(one["contamination_high"])
+    among = f", the most of {len(entries)} sets; overlap in {overlapping}" if len(entries) > 1 else ""
+    found = (
+        f"{one['overlap']:,} of the {count(one['examples'], 'example')} of {one['name']}, "
+        f"{percent(one['contamination'])} (95% interval {low} to {high}){among}."
+    )
+    if all(entry["p_value"] is None for entry in entries):
+        return found
+    gained = [entry["name"] for entry in entries if entry["significant"]]
+    return f"{found} The overlap raises accuracy significantly on {', '.join(gained) or 'no set'}."
+
+
+def _sets(number: int) -> str:
+    return "the set" if number == 1 else f"any of the {number} sets"
 
 
 def _shown(matches: pa.Table, name: str, shown: int) -> str:

@@ -160,6 +160,7 @@ def test_the_slider_counts_as_the_report_does(page_file, tmp_path):
     data = Dataset("set-00", ["x"] * 120, ["x"] * 120, 0, similarity, correct, [])
     with chromium() as page:
         page.open(folder / "index.html")
+        page.key("p")
         assert page.run("document.getElementById('field').value") == "0.5000"
         for threshold in (0.35, 0.5, 0.7, 0.9641, 0.98, 1.0):
             set_threshold(page, threshold)
@@ -175,6 +176,7 @@ def test_the_slider_counts_as_the_report_does(page_file, tmp_path):
 def test_everything_works_by_keyboard(page_file):
     with chromium() as page:
         page.open(page_file)
+        page.key("p")
         page.run("document.getElementById('slider').focus()")
         page.key("ArrowRight", 39)
         assert page.run("document.getElementById('field').value") == "0.5001"
@@ -207,6 +209,7 @@ def test_exported_thresholds_are_read_by_the_next_run(page_file, tmp_path):
     with chromium() as page:
         page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
         page.open(page_file)
+        page.key("p")
         set_threshold(page, 0.61)
         assert page.run("document.getElementById('export').textContent") == "Export thresholds (1 changed)"
         page.run("document.getElementById('export').click()")
@@ -246,6 +249,35 @@ def test_thresholds_that_cannot_be_meant_are_refused(tmp_path, text, message):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         conclusions.read_thresholds(str(tmp_path / "t.json"), ["a"])
+
+
+def test_it_opens_on_the_set_that_overlaps_most_and_its_first_line_is_the_answer(page_file):
+    with chromium() as page:
+        page.open(page_file)
+        assert page.run("document.getElementById('set').selectedOptions[0].textContent") == "set-01", (
+            "set-00 has a higher threshold"
+        )
+        assert page.run("document.querySelector('h1').nextElementSibling.textContent").startswith(
+            "40 of the 120 examples of set-01, 33.3% (95% interval 25.5% to 42.2%), the most of 3 sets; overlap in "
+            "3. The overlap raises accuracy significantly on "
+        )
+
+
+def test_the_answer_says_what_was_found_and_tested():
+    clean = {
+        "name": "clean", "examples": 100, "overlap": 0, "contamination": 0.0, "contamination_low": 0.0,
+        "contamination_high": 0.036, "p_value": None, "significant": None,
+    }  # fmt: skip
+    leak = clean | {"name": "leak", "examples": 1, "overlap": 1, "contamination": 1.0, "significant": True}
+    assert report.answer([clean]) == "None of it: no training image shows an example of the set."
+    assert report.answer([clean] * 2).endswith("an example of any of the 2 sets.")
+    assert report.answer([leak]) == "1 of the 1 example of leak, 100.0% (95% interval 0.0% to 3.6%)."
+    tested = [clean, leak | {"p_value": 0.001}]
+    assert report.worst(tested) == 1
+    assert report.answer(tested).endswith(
+        "the most of 2 sets; overlap in 1. The overlap raises accuracy significantly on leak."
+    )
+    assert report.answer([leak | {"p_value": 0.2, "significant": False}]).endswith("on no set.")
 
 
 def test_the_figure_places_marks_where_its_axes_say():
