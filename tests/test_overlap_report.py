@@ -258,8 +258,8 @@ def test_it_opens_on_the_set_that_overlaps_most_and_its_first_line_is_the_answer
             "set-00 has a higher threshold"
         )
         assert page.run("document.querySelector('h1').nextElementSibling.textContent").startswith(
-            "40 of the 120 examples of set-01, 33.3% (95% interval 25.5% to 42.2%), the most of 3 sets; overlap in "
-            "3. The overlap raises accuracy significantly on "
+            "40 of the 120 examples of set-01, 33.3% (95% interval 25.5% to 42.2%), the most of 3 sets; "
+            "overlap in 3. The overlap raises accuracy significantly on "
         )
 
 

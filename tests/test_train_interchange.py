@@ -75,11 +75,19 @@ def test_transformers_loads_our_export(tmp_path: Path) -> None:
     assert interchange.architecture_of(back) == ours.architecture
 
 
-def test_hugging_face_has_no_resnet(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no ResNet"):
-        interchange.export(
-            CLIP(SMALL_RESNET).initialise(0).state_dict(), SMALL_RESNET, own_tokenizer(), "hf", tmp_path
-        )
+def test_what_a_layout_cannot_say_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    tokenizer, out = own_tokenizer(), tmp_path / "out"
+    exact = replace(SMALL_VIT, activation="gelu")
+    for architecture, layout, said in (
+        (SMALL_RESNET, "hf", "no ResNet"),
+        (exact, "openai", "quick-gelu alone"),
+        (SMALL_VIT, "onnx", "choose"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            interchange.export(
+                CLIP(architecture).initialise(0).state_dict(), architecture, tokenizer, layout, out
+            )
+        assert not out.exists()
 
 
 @pytest.mark.parametrize("architecture", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])

@@ -175,13 +175,15 @@ def export(
 ) -> list[Path]:
     """Write weights, configuration and vocabulary for `open_clip`, `openai` or `hf`; return the files.
 
-    ValueError for a model that the layout cannot say.
+    ValueError for a model that the layout cannot say; then nothing is made.
     """
+    if layout not in FORMATS:
+        raise ValueError(f"--format {layout}: choose one of {', '.join(FORMATS)}")
     if layout == "openai" and architecture.activation != "quick-gelu":
         raise ValueError("OpenAI's code knows quick-gelu alone, and this model has the exact GELU: export to "
                          "open_clip or hf")  # fmt: skip
+    state = {name: value.contiguous() for name, value in (to_hf(state) if layout == "hf" else state).items()}
     out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in state.items()}
     before = set(out.iterdir())
     if layout == "open_clip":
         _write_weights(out / "open_clip_model.safetensors", state)
@@ -197,13 +199,11 @@ def export(
         buffer = io.BytesIO()
         torch.save({**state, **numbers}, buffer)
         storage.write_bytes(str(out / "model.pt"), buffer.getvalue())
-    elif layout == "hf":
-        _write_weights(out / "model.safetensors", to_hf(state))
+    else:
+        _write_weights(out / "model.safetensors", state)
         _write_json(out / "config.json", _hf_config(architecture, tokenizer))
         _write_json(out / "preprocessor_config.json", _hf_preprocessor(architecture))
         _write_hf_tokenizer(tokenizer, architecture, out)
-    else:
-        raise ValueError(f"--format {layout}: choose one of {', '.join(FORMATS)}")
     tokenizer.save(out / "bpe_vocab.txt.gz")
     return sorted(set(out.iterdir()) - before)
 
