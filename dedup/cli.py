@@ -14,7 +14,7 @@ from pipeline import config as parser
 from pipeline import storage
 from pipeline.command import guarded, job_name, worker_log
 from pipeline.report.statements import count
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 
 
 def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
@@ -40,7 +40,7 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     watch = ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json)
     runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=watch)
     job = overlap.Job(config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner)
-    show_result(console, config, overlap.run(job), time.monotonic() - started)
+    show_result(output(config.log_json), config, overlap.run(job), time.monotonic() - started)
     return 0
 
 

@@ -33,7 +33,7 @@ from pipeline.options import CrawlConfig, ImageOptions, presets
 from pipeline.progress import ShowProgress, size
 from pipeline.report.statements import count
 from pipeline.run import Layout
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # how lines are printed
 _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
@@ -348,7 +348,7 @@ def run_stages(
         after = run.STAGES[len(done)]
         console.print(f"Done: {', '.join(done)}. Next: the same command with --stage {after}, or without it.")
         return 0
-    show_result(console, Layout(layout.root), time.monotonic() - started)
+    show_result(output(options.log_json), Layout(layout.root), time.monotonic() - started)
     retry.retried(layout)
     return judge_result(console, Layout(layout.root), {piece.format for piece in pieces})
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from rich.console import Console
 
 from pipeline import config as parser
 from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
@@ -22,7 +21,7 @@ from pipeline.lock import lock
 from pipeline.report.statements import count
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 from pipeline.verify import problems_of
 
 _COPIED: Final = ("config.toml", "query_counts.parquet", tombstones.FILE)
@@ -54,10 +53,10 @@ def main(argv: Sequence[str], prog: str = "openwit compact") -> int:
     """Compact a run; return 0 when the new one is whole."""
     options, beam_flags = parser.parse(CompactConfig, argv, prog=prog, beam=True)
     console, work = terminal(), Layout(options.out.rstrip("/")).work
-    return guarded(prog, console, work, lambda: compact(options, beam_flags, console))
+    return guarded(prog, console, work, lambda: compact(options, beam_flags))
 
 
-def compact(options: CompactConfig, beam_flags: tuple[str, ...], console: Console) -> int:
+def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
     """Write the new shards, then all that speaks of them, then the manifest."""
     source, target = Layout(options.run.rstrip("/")), Layout(options.out.rstrip("/"))
     found = finished.of(source.root)
@@ -79,7 +78,7 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...], console: Consol
     from pipeline import report  # draws
 
     report.write(target)
-    console.print(
+    output().print(
         f"{target.root}: {count(len(shards), 'shard')}, {count(found['counts']['samples'], 'sample')}, as in "
         f"{source.root} "
         "without those that were dropped",

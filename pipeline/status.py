@@ -19,7 +19,7 @@ from pipeline.options.presets import last
 from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, read_steps, size
 from pipeline.report.statements import count
 from pipeline.run import Layout
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 
 _SLOWEST: Final = 5  # tasks at work that are listed
 _SILENT_BEATS: Final = 4  # missed signs after which a worker is taken to be gone
@@ -42,16 +42,16 @@ def main(argv: Sequence[str], prog: str = "openwit status") -> int:
     """Print a run's state; return 0, also for a run that has stopped."""
     options, _ = parser.parse(StatusConfig, argv, prog=prog)
     console = terminal()
-    return guarded(prog, console, "", lambda: status(options, console))
+    return guarded(prog, console, "", lambda: status(options))
 
 
-def status(options: StatusConfig, console: Console) -> int:
+def status(options: StatusConfig) -> int:
     """Read and print a run's state; ValueError if the folder holds none."""
     found = state_of(options.run.rstrip("/"), time.time())
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
-        show(console, found)
+        show(output(), found)
     return 0
 
 

@@ -38,6 +38,13 @@ def terminal() -> Terminal:
     return Terminal(file=file) if file.isatty() else Terminal(file=file, width=_LINE)
 
 
+def output(log_json: str = "") -> Terminal:
+    """Return a console on stdout for what a command was asked for; on stderr where --log-json has stdout."""
+    if log_json == "-":
+        return terminal()
+    return Terminal() if sys.stdout.isatty() else Terminal(width=_LINE)
+
+
 def told(error: Exception) -> str:
     """Return an error in words: what a file of that name is in place of a file, without errno."""
     name = getattr(error, "filename", None)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 from rich.text import Text
 
 from pipeline import config as parser
@@ -13,7 +12,7 @@ from pipeline import dropped, extend, finished, keeps, manifest, records, storag
 from pipeline.command import guarded
 from pipeline.report.statements import count
 from pipeline.run import Layout
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +30,12 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     layout = Layout(options.run.rstrip("/"))
     if not storage.exists(layout.manifest):
         parser.usage_error(prog, f"{layout.manifest} does not exist: is the run finished?")
-    return guarded(prog, console, "", lambda: verify(layout, console))
+    return guarded(prog, console, "", lambda: verify(layout))
 
 
-def verify(layout: Layout, console: Console) -> int:
+def verify(layout: Layout) -> int:
     """Print what is wrong with a finished run, or what it holds; return 1 or 0."""
+    console = output()
     unfinished = tombstones.pending(layout.root) or extend.publishing(layout.root)
     problems = [unfinished] if unfinished else problems_of(layout)
     for problem in problems:

@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.command import guarded, job_name, worker_log
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 from queries.options import QueriesConfig
 
 
@@ -42,7 +42,7 @@ def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console 
         show = ShowProgress(console, config.work, config.log_json)
         runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=show)
         summary = job.Job(config, found, runner).run()
-    show_result(console, config, summary, time.monotonic() - started)
+    show_result(output(config.log_json), config, summary, time.monotonic() - started)
     return 1 if damage(summary) else 0
 
 

@@ -262,11 +262,13 @@ def test_the_same_bytes_however_it_is_run(
         assert found[part] == expected[part], part
 
 
-def test_verify_finds_a_flipped_bit_and_a_lost_row(whole: Path, tmp_path: Path) -> None:
+def test_verify_finds_a_flipped_bit_and_a_lost_row(whole: Path, tmp_path: Path, capfd) -> None:
     import shutil
 
     run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("work"))
     assert verify(["--run", str(run)]) == 0
+    told = capfd.readouterr()
+    assert "every hash and count is as in the manifest" in told.out and not told.err
     tar = next(iter(sorted((run / "shards").glob("*.tar"))))
     data = bytearray(tar.read_bytes())
     data[2000] ^= 1
@@ -284,7 +286,7 @@ def test_verify_finds_a_lost_shard_and_a_foreign_one(whole: Path, tmp_path: Path
     tar = next(iter(sorted((run / "shards").glob("*.tar"))))
     foreign = tar.rename(tar.with_name("99999.tar"))
     assert verify(["--run", str(run)]) == 1
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     assert f"{tar} is missing" in said and f"{foreign} is not in the manifest" in said
 
 
@@ -339,7 +341,7 @@ def test_no_match_at_all_is_an_empty_but_complete_run_that_says_so(
     settle(web.web)
     run = tmp_path / "run"
     assert main(arguments(web.web, run, "--queries", str(tmp_path / "none.txt"), "--workers", "1")) == 1
-    assert "no_match" in capfd.readouterr().err
+    assert "- no_match" in capfd.readouterr().out
     assert samples_or_none(run) == []
     counts = manifest(run)["counts"]
     assert counts["candidates"] == counts["rejected"] == web.web.candidates()

@@ -154,7 +154,7 @@ def test_shots_that_no_class_has_are_left_out_and_others_say_the_real_count(
         one["metrics"]["images_per_class_4_shot"] == 1.75 and "images_per_class_1_shot" not in one["metrics"]
     )
     assert "3 of 4 classes have fewer than 4 images to fit on" in caplog.text
-    assert "4 shots (1.75 per class)" in re.sub(r"\s+", " ", capfd.readouterr().err)
+    assert "4 shots (1.75 per class)" in re.sub(r"\s+", " ", capfd.readouterr().out)
 
 
 def test_classes_that_training_images_do_not_show_are_named(

@@ -300,7 +300,7 @@ def test_a_finished_stage_says_what_comes_next(
         assert found["state"] == "between stages" and f"--stage {after}" in found["command"]
         assert f"--stage {stage}" not in found["command"]
     assert status(["--run", str(tmp_path / "run")]) == 0
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     assert "done: candidates, select" in said and "--stage fetch" in said
     assert main(argv) == 0
 

@@ -151,7 +151,7 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
     assert (near["images"], near["removed"], near["groups"], near["largest_group"]) == (count, 12, 6, 3)
     assert near["sites"] == [{"site": "127.0.0.1", "images": count, "removed": 12}] and near["beyond"] == 0
     assert pq.read_table(run / "near_duplicates.parquet").to_pylist() == near["sites"]
-    assert "12 of 30 images are merged into 6 others" in " ".join(capfd.readouterr().err.split())
+    assert "12 of 30 images are merged into 6 others" in " ".join(capfd.readouterr().out.split())
 
     by_path = {row["url"].rpartition("/")[2]: row for row in samples(run)}
     gone = {row["url"].rpartition("/")[2]: row for row in rejected(run) if row["reason"] == "merged_into"}

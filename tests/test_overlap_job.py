@@ -398,7 +398,7 @@ def test_every_format_is_searched_and_what_cannot_be_decoded_is_left_out(made, t
             archive.addfile(info, io.BytesIO(data))
     arguments = ["--run", f"{tmp_path}/0.tar", "--planted", "0", "--workers", "1"]
     assert main([*arguments, "--eval", f"set={tmp_path}/set", "--out", str(tmp_path / "out")]) == 0
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     report = json.loads((tmp_path / "out/report.json").read_text())
     [entry] = report["datasets"]
     assert (entry["examples"], entry["overlap"], entry["unreadable"]) == (11, 11, 4)
@@ -449,5 +449,5 @@ def test_a_recall_that_cannot_be_measured_is_a_note(made, tmp_path, capfd, monke
     assert (entry["recall"], entry["planted"], entry["recall_note"]) == (
         {}, 0, "ZeroDivisionError: no such copy <b>",
     )  # fmt: skip
-    assert "the recall could not be measured: ZeroDivisionError: no such copy" in capfd.readouterr().err
+    assert "the recall could not be measured: ZeroDivisionError: no such copy" in capfd.readouterr().out
     assert "no such copy &lt;b&gt;" in (tmp_path / "other/index.html").read_text()

@@ -62,5 +62,5 @@ def test_a_crawl_of_a_sample_ends_with_its_yields(
     assert yields["whole"]["samples"] == round(counts["samples"] * pieces["all"] / pieces["read"])
     # The truth is known: the whole web's captions, give or take what pages differ.
     assert yields["whole"]["candidates"] == pytest.approx(web.web.candidates(), rel=0.5)
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     assert f"{pieces['read']} of {pieces['all']}" in said and "openwit plan --run" in said

@@ -205,7 +205,7 @@ def test_starts_of_jobs_are_counted_for_the_runner(tmp_path: Path, capfd: pytest
         hours[runner] = sum(stage["wall_hours"] for stage in found["stages"].values()), found["jobs"]["hours"]
     assert hours[""][1] == 0 and hours["DataflowRunner"][1] == pytest.approx(5 * 270 / 3600)
     assert hours["DataflowRunner"][0] == pytest.approx(hours[""][0] + 5 * 270 / 3600)
-    assert "22 minutes of waiting for DataflowRunner" in capfd.readouterr().err
+    assert "22 minutes of waiting for DataflowRunner" in capfd.readouterr().out
     with pytest.raises(SystemExit):
         main([*argv, "--runner", "DataflwRunner"])
     assert "did you mean DataflowRunner?" in capfd.readouterr().err

@@ -44,7 +44,7 @@ def test_a_complete_list_is_exit_code_0_and_a_second_run_only_shows_it(
     ]
     options += ["--min-count", "5", "--min-bigram-count", "5", "--size", "12"]
     assert main(options) == 0
-    shown = capfd.readouterr().err
+    shown = capfd.readouterr().out
     assert "WordNet synsets" in shown
     assert "q_report.html" in shown
     assert pq.read_table(out)["query"].to_pylist()[:2] == ["red", "the"]
@@ -61,7 +61,7 @@ def test_a_damaged_dump_gives_a_list_and_exit_code_1(
     plain_dump.write_bytes(plain([whole, Written("B", "cut")])[:-60])
     out = tmp_path / "q.parquet"
     assert main(["--wikipedia", str(plain_dump), "--min-count", "5", "--out", str(out)]) == 1
-    assert "the last page is cut off" in capfd.readouterr().err
+    assert "the last page is cut off" in capfd.readouterr().out
     assert "red" in pq.read_table(out)["query"].to_pylist()
 
 

@@ -233,7 +233,7 @@ def test_status_of_a_run_at_work(crawling: Path, capfd: pytest.CaptureFixture[st
         186, rel=0.1
     )
     assert [task["task"] for task in second["running"]] == ["00000-0003", "00000-0004"], "the slowest first"
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     assert "fetch, round 0" in said and "350/1,000" in said and "fetched 240, http_404 60" in said
     assert "task 00000-0003: 10:00 at work on w1, 25 images" in said
     assert f"process {os.getpid()}" in said and "not alive" not in said
@@ -251,7 +251,7 @@ def test_status_of_a_run_whose_launcher_has_gone(crawling: Path, capfd: pytest.C
     for sign in (crawling / "work/fetch/round-0").glob("*.running"):
         sign.unlink()
     assert status(["--run", str(crawling)]) == 0
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     assert "stopped" in said and "is not alive" in said
     assert "To continue: openwit crawl --queries 'my list.txt'" in said
 
@@ -322,7 +322,7 @@ def test_json_lines_follow_every_step(whole: dict[str, Any]) -> None:
 
 def test_status_of_a_finished_run(whole: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     assert status(["--run", str(whole["out"])]) == 0
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     counts = manifest(whole["out"])["counts"]
     assert f"{whole['out']}: complete" in said
     assert f"{counts['samples']:,} samples of {counts['candidates']:,} candidates" in said

@@ -106,7 +106,7 @@ def test_names_of_files_in_a_foreign_run(
     layout = finished_run.build(tmp_path / "run", ["a dog"])
     (Path(layout.shards) / f"{name}.tar").write_bytes(b"")
     assert beam_job.main(["verify", "--run", layout.root]) == 1
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     assert (
         is_plain(said)
         and f"{untrusted.visible_lines(name.translate(DROPPED))}.tar is not in the manifest" in said
@@ -130,7 +130,8 @@ def test_status_of_a_foreign_run(text: str, tmp_path: Path, capfd: pytest.Captur
     (tmp_path / "work" / "f" / "x.running").write_text(json.dumps(sign))
     (tmp_path / "work" / "lock").write_text(json.dumps({"command": text, "host": text, "pid": 1}))
     assert beam_job.main(["status", "--run", str(tmp_path)]) == 0
-    assert is_plain(capfd.readouterr().err)
+    told = capfd.readouterr()
+    assert told.out and is_plain(told.out) and not told.err
     assert beam_job.main(["status", "--run", str(tmp_path), "--json"]) == 0
     assert is_plain(capfd.readouterr().out)
 

@@ -170,7 +170,7 @@ def test_reserved_pages_and_put_off_sites_end_in_rows_the_report_and_the_account
         run = tmp_path / "run"
         assert main([*argv, "--unit-seconds", "0.1"]) == 0
         assert reasons(run) == {"deferred": 8, "opt_out_page": 8}
-        assert "8 captions stand at images of sites that were slower" in capfd.readouterr().err
+        assert "8 captions stand at images of sites that were slower" in capfd.readouterr().out
         shown = {row["detail"] for row in rejected(run) if row["reason"] == "opt_out_page"}
         assert shown == {
             "meta robots: noai",

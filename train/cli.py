@@ -15,7 +15,7 @@ from rich.table import Table
 
 from pipeline import config as options
 from pipeline import extras
-from pipeline.terminal import Terminal, complaint
+from pipeline.terminal import Terminal, complaint, output
 from pipeline.untrusted import visible_lines
 from train.config import ExportConfig, RunConfig, TrainConfig
 
@@ -109,7 +109,7 @@ def export_main(argv: Sequence[str]) -> int:
     )
     for path in files:
         table.add_row(str(path), f"{path.stat().st_size / 1e6:,.1f}")
-    Terminal().print(table)
+    output().print(table)
     return 0
 
 
@@ -144,7 +144,7 @@ def _print_plan(prepared: "Prepared") -> None:
             f"{source.share:,}",
             escape(source.left_out) or "nothing",
         )
-    console = Terminal()
+    console = output()
     console.print(table)
     console.print(prepared.summary())
     console.print(options.to_toml(prepared.effective()), markup=False, highlight=False)
@@ -164,4 +164,4 @@ def _print_result(result: "Result") -> None:
     table.add_row("folder", result.out)
     if not result.complete:
         table.add_row("next", "continue with --resume")
-    Terminal().print(table)
+    output().print(table)

@@ -13,7 +13,7 @@ from pipeline import config as options
 from pipeline import storage
 from pipeline.command import guarded
 from pipeline.report.statements import count
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 from train.cli import Training, train
 
 if TYPE_CHECKING:
@@ -81,13 +81,11 @@ def _embed(config: DetectorEmbedConfig, console: Console) -> int:
     ):  # fmt: skip
         pass
     found = embed.neighbours(config, files, detector.network.head.weight.device) if files.sets else None
-    _print_embedded(console, config, files, found)
+    _print_embedded(config, files, found)
     return 0
 
 
-def _print_embedded(
-    console: Console, config: DetectorEmbedConfig, files: "embed.Plan", found: int | None
-) -> None:
+def _print_embedded(config: DetectorEmbedConfig, files: "embed.Plan", found: int | None) -> None:
     from dedup.detector import embed
 
     table = Table(title=config.out, title_justify="left")
@@ -99,4 +97,4 @@ def _print_embedded(
         table.add_row(one.name, f"{embed.rows_of(task.path):,}")
     if found is not None:
         table.add_row(storage.join(config.out, "neighbours.parquet"), f"{found:,} pairs")
-    console.print(table)
+    output().print(table)

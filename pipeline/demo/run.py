@@ -14,7 +14,7 @@ from rich.console import Console
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.data.architectures import RECIPES
-from pipeline.terminal import Terminal
+from pipeline.terminal import Terminal, output
 from pipeline.verify import main as verify_main
 from train.evaluation.options import Task
 
@@ -81,10 +81,11 @@ def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
     images, sites = options.size
     steps = steps_of(options)
     if options.check:
-        console.print(f"{images:,} pictures on {sites} sites, crawled into {out}/run; then:", highlight=False)
+        told = output()
+        told.print(f"{images:,} pictures on {sites} sites, crawled into {out}/run; then:", highlight=False)
         for what, _ in steps[1:]:
-            console.print(f"- {what}", highlight=False)
-        console.print("Nothing was written.")
+            told.print(f"- {what}", highlight=False)
+        told.print("Nothing was written.")
         return 0
     from pipeline.demo.server import serve  # draws
 
@@ -105,7 +106,7 @@ def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
         if step is crawl:
             page = (out / "run" / "report" / "index.html").resolve()
             console.print(f"Look at it now: {page.as_uri()}", style="bold", soft_wrap=True, highlight=False)
-    show(console, out, options, time.monotonic() - started)
+    show(output(), out, options, time.monotonic() - started)
     return 0
 
 

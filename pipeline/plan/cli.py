@@ -17,7 +17,7 @@ from pipeline.plan import model
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import Training, check, training
 from pipeline.plan.yields import Yields, of_run
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 
 _OPEN: Final = ("gpu", "job_start_s")  # tables of rates.toml to which devices and runners may be added
 
@@ -50,7 +50,7 @@ def plan(options: PlanConfig, console: Console) -> int:
         )
     cost = model.money(scale, done, taught.gpu_days if taught else 0.0, options, prices)
     result = {**summary(scale, done, taught, cost, options, waits), "currency": prices["currency"]}
-    show(console, options, result)
+    show(output(), options, result)
     if options.out:
         storage.write_bytes(options.out, (json.dumps(result, indent=1) + "\n").encode())
     return 0

@@ -14,7 +14,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.command import guarded
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 from train.evaluation.options import EvalConfig, FitSplit
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(config: EvalConfig, console: Console) -> int:
 
     started = time.monotonic()
     done = evaluate.run(config, watch_of(console))
-    _show_result(done, console, time.monotonic() - started)
+    _show_result(done, output(), time.monotonic() - started)
     return 0
 
 
