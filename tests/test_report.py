@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import report, untrusted
+from pipeline import querylist, report, untrusted
 from pipeline.report import collect, funnel, network, numbers, page, statements
 from pipeline.report.samples import RepeatedTexts, sites_of
 from pipeline.report.totals import Totals
@@ -178,6 +178,39 @@ def test_small_runs_have_a_report(tmp_path: Path, captions: tuple[str, ...]) -> 
     shutil.rmtree(tmp_path / "run/rejected")
     report.write(layout)
     assert "logs of the fetched units are not there" in (tmp_path / "run/report/index.html").read_text()
+
+
+def sentences(page_text: str) -> str:
+    """Return what a report says outside its figures and its configuration."""
+    kinds = "|".join(rf"<{name}\b.*?</{name}>" for name in ("style", "script", "svg"))
+    shown = re.sub(rf"{kinds}|<[^>]+>", " ", page_text, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", shown).partition("How to make it again")[0]
+
+
+def test_without_a_query_list_nothing_is_said_of_queries(tmp_path: Path) -> None:
+    everything = {"per_query": querylist.NO_CAP}
+    for name, queries, options in (("all", querylist.EVERYTHING, everything), ("list", ["dog", "cat"], {})):
+        report.write(finished_run.build(tmp_path / name, ["a dog", "a cat"], queries, **options))
+        text = (tmp_path / name / "report/index.html").read_text()
+        card = (tmp_path / name / "README.md").read_text()
+        shown = sentences(text)
+        for said in (
+            "quer", "chosen among 6 candidates for 2 of 2 queries", "of the queries are in the set",
+            "and match a query", "Balance over", "Queries that keep a sample", "#balance",
+        ):  # fmt: skip
+            assert (said in (text if said.startswith("#") else shown)) is (name == "list"), said
+        assert ("keep as many samples as they may" in card) is (name == "list")
+        assert ("follows the queries" in card) is (name == "list")
+        assert "No query list was given" in card or name == "list"
+
+
+def test_one_of_a_thing_is_not_called_several_nor_drawn_as_a_curve(tmp_path: Path) -> None:
+    report.write(finished_run.build(tmp_path / "run", ["dog"], per_query=1))
+    text = (tmp_path / "run/report/index.html").read_text()
+    shown, card = sentences(text), (tmp_path / "run/README.md").read_text()
+    assert not re.findall(r"\b1 (?:samples|captions|words|sites|queries|images|requests)\b", shown + card)
+    assert "1 site " in shown and "Of 1 query: 1 with a match" in shown
+    assert "of the samples over the sites" not in text and "Samples per query, sorted" not in text
 
 
 def test_an_empty_shard_and_a_broken_picture_are_shown_as_such(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def render(manifest: Manifest, root: str, languages: Iterable[str], words: int |
     signals = manifest["configuration"].get("opt_out")
     return template.render(
         name=plain(posixpath.basename(root.rstrip("/"))), manifest=manifest, counts=manifest["counts"],
-        words=words, size_category=size_category(manifest["counts"]["samples"]),
+        words=words, is_balanced=statements.is_balanced(manifest),
+        size_category=size_category(manifest["counts"]["samples"]),
         languages=[one for one in languages if one.isascii() and one.isalpha()][:_MOST_LANGUAGES],
         collection=statements.collection(manifest), preprocessing=statements.preprocessing(manifest),
         steps=funnel(manifest["counts"]), opt_outs=statements.opt_outs(manifest),

@@ -175,7 +175,7 @@ def _responsible(manifest: Manifest) -> dict[str, Any]:
         + ", ".join(statements.code(name) for name in statements.sources(manifest)) + ".",
         "dataPreprocessingProtocol": statements.preprocessing(manifest),
         "dataLimitations": statements.limitations(manifest),
-        "dataBiases": ["The set follows its queries, the pages that were read, and who may be crawled."],
+        "dataBiases": [f"{statements.follows(manifest)}."],
         "personalSensitiveInformation": statements.personal(manifest),
         "dataUseCases": ["Contrastive training of image and text encoders, and research on it."],
         "dataReleaseMaintenancePlan": statements.takedown(manifest),

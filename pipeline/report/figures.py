@@ -332,9 +332,9 @@ def sites(found: Found) -> str:
         counts = np.sort(found.sites["samples"].to_numpy())[::-1]
         running = np.cumsum(counts) / counts.sum()
         places = np.unique(np.geomspace(1, len(counts), 300).round().astype(int))
-        axes.plot(places, running[places - 1], color=_ONE, marker="o" if len(places) < 2 else "")
+        axes.plot(places, running[places - 1], color=_ONE)
         axes.set_xscale("log")
-        axes.set_xlim(1, max(2, len(counts)))
+        axes.set_xlim(1, len(counts))
         axes.set_ylim(0, 1)
         _percent_axis(axes.yaxis)
         axes.xaxis.set_minor_formatter(NullFormatter())

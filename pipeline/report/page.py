@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import html, querylist
+from pipeline import html
 from pipeline.reasons import REASONS
 from pipeline.report import figures
 from pipeline.report.collect import Collected
 from pipeline.report.funnel import is_opt_out
 from pipeline.report.network import quantile
 from pipeline.report.numbers import Site, busiest, opt_out_costs
-from pipeline.report.statements import count
+from pipeline.report.statements import count, is_balanced
 
 _SECTIONS: Final = {
     "funnel": "Funnel", "opt-outs": "Opt-outs", "balance": "Balance", "content": "Content",
@@ -25,11 +25,12 @@ _SECTIONS: Final = {
     "provenance": "Provenance",
 }  # fmt: skip
 _STAGES: Final = {
-    "candidates": "Captions that pass the filters and match a query",
+    "candidates": "Captions that pass the filters",
     "select": "Chosen to be fetched, each caption of a URL once",
     "fetch": "Arrived as good images, within robots.txt and opt-outs",
-    "finish": "In the set, after merging equal images and the exact balance",
+    "finish": "In the set, after merging equal images",
 }
+_OF_QUERIES: Final = {"candidates": " and match a query", "finish": " and the exact balance"}
 _ROWS: Final = 12
 _WEBTEXT_BYTES: Final = 40e9
 
@@ -62,14 +63,18 @@ def seconds(value: float | None) -> str:
 def render(run: Collected, root: str) -> str:
     """Return the page of a run whose folder is `root`."""
     found, shown = run.samples, busiest(run)
+    balanced = is_balanced(run.manifest)
+    more = _OF_QUERIES if balanced else {}
     return html.render(
         Path(__file__).parent,
         {"percent": percent, "size": size, "seconds": seconds, "data_url": html.data_url},
         count=count, is_opt_out=is_opt_out, name=posixpath.basename(root.rstrip("/")),
-        manifest=run.manifest, counts=run.manifest["counts"], found=found, balance=run.balance,
+        is_balanced=balanced, manifest=run.manifest, counts=run.manifest["counts"],
+        found=found, balance=run.balance,
         reasons=REASONS, gallery=run.gallery, rejected=list(run.rejected.items()),
         sections=[item for item in _SECTIONS.items() if _has(run, item[0])],
-        lead=lead(run), tiles=tiles(run), steps=[(step, _STAGES[step.stage]) for step in run.steps],
+        lead=lead(run), tiles=tiles(run),
+        steps=[(step, _STAGES[step.stage] + more.get(step.stage, "")) for step in run.steps],
         opt_outs=opt_out_costs(run), balance_text=balance_text(run), words_text=words_text(run),
         crawl_text=crawl_text(run), sites=shown, sites_text=sites_text(run, shown),
         figures={name: html.trusted(svg) for name, svg in drawings(run).items()}, titles=titles(run),
@@ -86,6 +91,8 @@ def render(run: Collected, root: str) -> str:
 def _has(run: Collected, section: str) -> bool:
     if section in ("gallery", "extremes"):
         return run.samples.samples > 0
+    if section == "balance":
+        return is_balanced(run.manifest)
     return section != "rejected" or bool(run.rejected)
 
 
@@ -122,13 +129,15 @@ def drawings(run: Collected) -> dict[str, str]:
     configuration = run.manifest["configuration"]
     stored = configuration["image_size"] if configuration["resize_mode"] != "keep" else 0
     made = dict.fromkeys(("counts", "share", "words", "sides", "aspects", "sites", "pace", "latency"), "")
-    if balance.queries and balance.per_query < querylist.NO_CAP:
+    if balance.queries > 1 and is_balanced(run.manifest):
         made |= {"counts": figures.counts_per_query(balance), "share": figures.running_share(balance)}
     if found.samples:
         made |= {
             "words": figures.words(found), "sides": figures.sides(found, stored),
-            "aspects": figures.aspects(found), "sites": figures.sites(found),
+            "aspects": figures.aspects(found),
         }  # fmt: skip
+    if len(found.sites) > 1:
+        made["sites"] = figures.sites(found)
     if network.pace:
         made["pace"] = figures.pace(network)
     if any(network.latency):
@@ -148,8 +157,10 @@ def titles(run: Collected) -> dict[str, str]:
             f"{percent(share['kept'])} of what is kept"
         )
     if found.samples:
-        said["words"] = f"Half of the captions have {middle(found.by_words)} words or fewer"
-        said["sides"] = f"Half of the images have a shorter side of {middle(found.by_side):,} pixels or less"
+        said["words"] = f"Half of the captions have {count(middle(found.by_words), 'word')} or fewer"
+        said["sides"] = (
+            f"Half of the images have a shorter side of {count(middle(found.by_side), 'pixel')} or less"
+        )
         half = len(found.by_aspect) // 2
         wide = found.by_aspect[half:].sum() / found.samples
         said["aspects"] = f"{percent(wide)} of the images are square or wider than high"
@@ -184,10 +195,11 @@ def lead(run: Collected) -> str:
         first, last = crawled["first"][:10], crawled["last"][:10]
         when = f", crawled on {first}" if first == last else f", crawled from {first} to {last}"
     candidates = count(manifest["counts"]["candidates"], "candidate")
+    queries = f" for {balance.present:,} of {count(balance.queries, 'query', 'queries')}"
     return (
         f"{count(found.samples, 'image')} with {count(found.captions, 'caption')} from "
-        f"{count(len(found.sites), 'site')}, chosen among {candidates} for {balance.present:,} of "
-        f"{count(balance.queries, 'query', 'queries')}{when}."
+        f"{count(len(found.sites), 'site')}, chosen among {candidates}"
+        f"{queries if is_balanced(manifest) else ''}{when}."
     )
 
 
@@ -196,14 +208,20 @@ def tiles(run: Collected) -> list[tuple[str, str]]:
     found, balance, counts = run.samples, run.balance, run.manifest["counts"]
     stored = sum(shard["bytes"] for shard in run.manifest["shards"])
     return [
-        (f"{found.samples:,}", "samples, each an image with its captions"),
-        (f"{found.captions:,}", "captions"),
-        (f"{found.words:,}", "words in them"),
-        (percent(balance.present / max(balance.queries, 1)), "of the queries are in the set"),
-        (f"{len(found.sites):,}", "sites"),
+        _tile(found.samples, "sample: an image, its captions", "samples, each an image with its captions"),
+        _tile(found.captions, "caption"),
+        _tile(found.words, "word in the captions", "words in the captions"),
+        *([(percent(balance.present / max(balance.queries, 1)), "of the queries are in the set")]
+          if is_balanced(run.manifest) else []),
+        _tile(len(found.sites), "site"),
         (percent(counts["captions"] / max(counts["candidates"], 1)), "of the candidates are in the set"),
         (size(stored), f"in {count(len(run.manifest['shards']), 'shard')}"),
-    ]
+    ]  # fmt: skip
+
+
+def _tile(number: int, one: str, many: str = "") -> tuple[str, str]:
+    figure, _, noun = count(number, one, many).partition(" ")
+    return figure, noun
 
 
 def balance_text(run: Collected) -> str:
@@ -211,15 +229,13 @@ def balance_text(run: Collected) -> str:
     balance = run.balance
     if not balance.queries:
         return "This run has no query counts."
-    if balance.per_query >= querylist.NO_CAP:
-        return "No query list was given: every caption was taken, and there is nothing to balance."
     total = balance.totals
     none = balance.queries - balance.matched
     return (
-        f"Each query keeps at most {balance.per_query:,} samples. Of {balance.queries:,} queries "
-        f"{balance.matched:,} match something, {balance.full:,} keep as many as they may, {none:,} match "
-        f"nothing, and {balance.short:,} are short although there was more to try. Of {total['matched']:,} "
-        f"matches {total['kept']:,} are kept for their query."
+        f"Each query keeps at most {count(balance.per_query, 'sample')}. Of "
+        f"{count(balance.queries, 'query', 'queries')}: {balance.matched:,} with a match, {balance.full:,} "
+        f"with as many samples as it may keep, {none:,} without a match, {balance.short:,} short although "
+        f"there was more to try. Matches kept for their query: {total['kept']:,} of {total['matched']:,}."
     )
 
 
@@ -230,8 +246,8 @@ def words_text(run: Collected) -> str:
         return ""
     mean, of_webtext = found.words / found.captions, found.text_bytes / _WEBTEXT_BYTES
     return (
-        f"{found.words:,} words, as white space separates them, in {count(found.captions, 'caption')}: "
-        f"{mean:.1f} a caption, and {size(found.text_bytes)} of text. Of WIT the paper says that its total "
+        f"{count(found.words, 'word')}, as white space separates them, in {count(found.captions, 'caption')}"
+        f": {mean:.1f} a caption, and {size(found.text_bytes)} of text. Of WIT the paper says that its total "
         "word count is similar to that of WebText (Radford et al. 2021, section 2.2), which is 40 GB of text "
         f"(Radford et al. 2019, section 2.1); the captions here are {percent(of_webtext)} of that. "
         f"The images were {size(found.image_bytes)} as served."
@@ -251,8 +267,8 @@ def crawl_text(run: Collected) -> str:
         return f"{text} The logs of the fetched units are not there any more."
     answers = sum(number for status, number in network.statuses.items() if status != "0")
     return (
-        f"{text} {network.requests:,} requests, robots.txt and redirects included, to "
-        f"{count(len(network.sites), 'site')}; {answers:,} images had an answer."
+        f"{text} {count(network.requests, 'request')}, robots.txt and redirects included, to "
+        f"{count(len(network.sites), 'site')}; {count(answers, 'image')} had an answer."
     )
 
 
@@ -260,7 +276,7 @@ def sites_text(run: Collected, shown: list[Site]) -> str:
     """Return which sites the table shows."""
     total = len(run.network.sites)
     if total <= len(shown):
-        which = "All sites that were asked."
+        which = "All sites that were asked." if total > 1 else "The one site that was asked."
     else:
         which = (
             f"Of {total:,} sites those with the most images and those with the most failures; all are in "

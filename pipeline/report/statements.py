@@ -22,6 +22,11 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
+def is_balanced(manifest: Manifest) -> bool:
+    """Return whether there was a query list, so that counts of queries mean something."""
+    return bool(manifest["configuration"]["per_query"] < querylist.NO_CAP)
+
+
 def sources(manifest: Manifest) -> list[str]:
     """Return the sources' names without their folders, which are the crawler's own."""
     added = [path for extension in manifest.get("extensions", []) for path in extension["source"]]
@@ -35,7 +40,7 @@ def collection(manifest: Manifest) -> list[str]:
     tried = sum(one["images"] for one in rounds)
     good = sum(one["reasons"].get("", 0) for one in rounds)
     said = [
-        f"{counts['candidates']:,} candidates, each a text beside a reference to an image, were read from "
+        f"{count(counts['candidates'], 'candidate')}, each a text beside a reference to an image, from "
         + ", ".join(code(name) for name in sources(manifest))
         + ".",
         *_matching(manifest),
@@ -50,13 +55,13 @@ def collection(manifest: Manifest) -> list[str]:
 
 def _matching(manifest: Manifest) -> list[str]:
     queries, per_query = manifest["queries"], manifest["configuration"]["per_query"]
-    if per_query >= querylist.NO_CAP:
+    if not is_balanced(manifest):
         return ["No query list was given: every text is taken."]
     return [
-        f"A text is taken if it contains one of {queries['queries']:,} queries, compared by whole words; "
-        f"{queries['matched']:,} queries matched something.",
-        f"Each query contributes at most {per_query:,} samples, those of the smallest hash of seed, URL and "
-        "query. A sample is in the set if one of its queries keeps it.",
+        f"A text is taken if it contains one of {count(queries['queries'], 'query', 'queries')}, compared by "
+        f"whole words; {count(queries['matched'], 'query', 'queries')} matched something.",
+        f"Each query contributes at most {count(per_query, 'sample')}, those of the smallest hash of seed, "
+        "URL and query. A sample is in the set if one of its queries keeps it.",
     ]
 
 
@@ -149,10 +154,7 @@ def limitations(manifest: Manifest) -> list[str]:
         said.append(
             f"Texts that were not taken for {code(options['lang'])}, short ones above all, are missing."
         )
-    said.append(
-        "What the set shows follows the queries, the pages that were read, and who may be crawled; it "
-        "represents neither the web nor the world."
-    )
+    said.append(f"{follows(manifest)}; it represents neither the web nor the world.")
     if options["dedup"] == "exact":
         said.append("Only images of the same bytes are merged; near-duplicates remain.")
     if not options["drop"]:
@@ -161,6 +163,12 @@ def limitations(manifest: Manifest) -> list[str]:
         )
     said.append("Behind a URL there may be another image by now; `sha256` is that of the bytes fetched.")
     return said
+
+
+def follows(manifest: Manifest) -> str:
+    """Return what decides on what is in the set."""
+    queries = "the queries, " if is_balanced(manifest) else ""
+    return f"What the set shows follows {queries}the pages that were read, and who may be crawled"
 
 
 def rights() -> str:
