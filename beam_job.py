@@ -108,6 +108,8 @@ def console() -> NoReturn:
         code: object = main()
     except SystemExit as stop:
         code = stop.code
+    except BrokenPipeError:  # `| head` has seen enough
+        code = 1
     if not isinstance(code, int):
         if code is not None:
             sys.stderr.write(f"{code}\n")

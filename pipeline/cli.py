@@ -30,6 +30,7 @@ from pipeline.command import guarded, job_name, worker_log
 from pipeline.http.identity import NO_CONTACT
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
+from pipeline.options.crawl import COMMON
 from pipeline.progress import ShowProgress, size
 from pipeline.report.statements import count
 from pipeline.run import Layout
@@ -46,8 +47,9 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
     except ValueError as error:
         parser.usage_error(prog, str(error))
     options, beam_flags = parser.parse(
-        CrawlConfig, argv, prog=prog, beam=True, implied=presets.implied, others=presets.IMG2DATASET
-    )
+        CrawlConfig, argv, prog=prog, beam=True, implied=presets.implied, others=presets.IMG2DATASET,
+        common=COMMON,
+    )  # fmt: skip
     console = terminal()
     work = Layout(options.out.rstrip("/")).work
     return guarded(prog, console, work, lambda: crawl(options, beam_flags, console))

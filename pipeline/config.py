@@ -4,16 +4,20 @@ A TOML file holds the same options, at its top level or in a table named after t
 An unknown key or flag is refused with the nearest valid name.
 """
 
+import ast
 import contextlib
+import copy
 import dataclasses
 import difflib
+import inspect
 import io
 import json
 import sys
+import textwrap
 import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -35,6 +39,54 @@ def fields(config_class: type) -> Iterator[tuple[str, Any]]:
             yield field.name, field
 
 
+def texts_of(config_class: type) -> dict[str, str]:
+    """Return what stands below each field, by name, as one line."""
+    bases = [base for base in config_class.__bases__ if dataclasses.is_dataclass(base)]
+    found = {name: text for base in bases for name, text in texts_of(base).items()}
+    body = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for node, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            match after:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    found[node.target.id] = " ".join(text.split())
+    return found
+
+
+def _explained(config_class: type, only: Collection[str] = ()) -> type:
+    """Return a class that tyro prints the help of: of every option, or `only` of some.
+
+    Of indented docstrings tyro keeps the line breaks, and then breaks the lines again.
+    """
+    texts = texts_of(config_class)
+    described: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(config_class):
+        kind, default = field.type, copy.copy(field)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            kind = _explained(kind, only)
+            default = dataclasses.field(default_factory=kind)
+            wanted = bool(dataclasses.fields(kind))
+        else:
+            kind = Annotated[kind, tyro.conf.arg(help=texts[field.name])]
+            wanted = not only or field.name in only
+        if wanted:
+            described.append((field.name, kind, default))
+    namespace = {"__doc__": config_class.__doc__}
+    return dataclasses.make_dataclass(config_class.__name__, described, namespace=namespace, kw_only=True)
+
+
+def _print_help(config_class: type, prog: str, common: Collection[str]) -> NoReturn:
+    """Print the help of all options, or of the common ones, and exit."""
+    description = inspect.cleandoc(config_class.__doc__ or "")
+    if common:
+        total = sum(1 for _ in fields(config_class))
+        description += f"\n\nThese are the options that most runs need; `{prog} --help` explains all {total}."
+    tyro.cli(
+        _explained(config_class, common), args=["--help"], prog=prog, config=_MARKERS, description=description
+    )
+    raise SystemExit(0)
+
+
 def nearest(name: str, valid: Sequence[str]) -> str:
     """Return a sentence that names the closest valid option, or nothing if none is close."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
@@ -44,14 +96,17 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 def parse(
     config_class: type[C], argv: Sequence[str], *, prog: str, beam: bool = False,
     implied: Callable[[Sequence[str]], list[str]] | None = None, others: Mapping[str, str] | None = None,
+    common: Collection[str] = (),
 ) -> tuple[C, tuple[str, ...]]:  # fmt: skip
     """Return the configuration and, if `beam`, the Beam flags among `argv`.
 
     Exits with 2 after a usage error, as argparse does. `--config FILE.toml` may stand anywhere. implied:
     returns the flags for which others stand; what is given wins over them. others: flags of other tools,
-    without "--", with what to give instead.
+    without "--", with what to give instead. common: options that -h explains, all if there are none.
     """
     arguments = list(argv)
+    if "--help" in arguments or "-h" in arguments:
+        _print_help(config_class, prog, () if "--help" in arguments else common)
     toml_flags, from_toml = _take_config(arguments, config_class, prog.split()[-1], beam)
     arguments = _join_repeated([*toml_flags, *arguments], config_class)
     try:
@@ -89,8 +144,6 @@ def _refuse_misspelt(
 
 def _ask_for_required(arguments: Sequence[str], config_class: type, prog: str) -> None:
     """Raise ValueError that names the options without a default that are not given."""
-    if {"-h", "--help"} & {*arguments}:
-        return
     optional = defaults(config_class)
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     names = [f"--{name.replace('_', '-')}" for name, _ in fields(config_class) if name not in optional]

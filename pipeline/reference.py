@@ -1,13 +1,13 @@
 """Every command's options as one page: `python -m pipeline.reference > docs/commands.md`."""
 
-import ast
 import dataclasses
 import importlib
 import inspect
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import Final, NamedTuple
+
+from pipeline.config import texts_of
 
 CONFIGS: Final = {
     "queries": "queries.options:QueriesConfig",
@@ -46,26 +46,13 @@ def config_of(command: str) -> type:
 
 def options(config_class: type) -> Iterator[Option]:
     """Yield the options of a class in order, those of nested classes in their place."""
-    explained = _attribute_docstrings(config_class)
+    explained = texts_of(config_class)
     for field in dataclasses.fields(config_class):
         inner = field.type if isinstance(field.type, type) else None
         if inner is not None and dataclasses.is_dataclass(inner):
             yield from options(inner)
         else:
             yield Option(f"--{field.name.replace('_', '-')}", _default(field), explained.get(field.name, ""))
-
-
-def _attribute_docstrings(config_class: type) -> dict[str, str]:
-    bases = [base for base in config_class.__bases__ if dataclasses.is_dataclass(base)]
-    found = {name: text for base in bases for name, text in _attribute_docstrings(base).items()}
-    body = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for node, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            match after:
-                case ast.Expr(value=ast.Constant(value=str(text))):
-                    found[node.target.id] = " ".join(text.split())
-    return found
 
 
 def _default(field: "dataclasses.Field[object]") -> str:

@@ -7,6 +7,8 @@ import pytest
 
 import beam_job
 from pipeline import config, reference
+from pipeline.options import CrawlConfig
+from pipeline.options.crawl import COMMON
 from pipeline.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +39,30 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
         after = text.split(f"{flag} " if f"{flag} " in text else f"{flag},", 1)[1]
         words = after.split("(default")[0].split("(required")[0]
         assert re.search(r"[a-z']{2,} [a-z]", words), flag
+
+
+def test_short_help_is_of_the_options_that_most_runs_need(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for flag in ("-h", "--help"):
+        with pytest.raises(SystemExit) as stop:
+            beam_job.main(["crawl", flag])
+        assert not stop.value.code
+        shown[flag] = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
+    names = [name for name, _ in config.fields(CrawlConfig)]
+    explained = {f"--{name.replace('_', '-')} " for name in COMMON}
+    assert explained == {f"--{n.replace('_', '-')} " for n in names if n in COMMON}, "all of them are options"
+    assert all(flag in shown["-h"] or flag.replace(" ", ",") in shown["-h"] for flag in explained)
+    assert "--max-redirects" not in shown["-h"] and len(shown["-h"]) < len(shown["--help"]) / 2
+    assert f"`openwit crawl --help` explains all {len(names)}" in shown["-h"]
+
+
+def test_help_breaks_no_line_in_its_midst(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        config.parse(CrawlConfig, ["--help"], prog="openwit crawl")
+    assert re.search(r"that differ[│\s]+from the defaults, and write", capsys.readouterr().out)
 
 
 def test_every_case_of_safety_has_a_test() -> None:

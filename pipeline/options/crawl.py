@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import tyro
 
@@ -15,9 +15,19 @@ from pipeline.units import UnitLimits
 Stage = Literal["all", "candidates", "select", "fetch", "finish"]
 
 
+COMMON: Final = frozenset(
+    {"queries", "source", "out", "preset", "restart", "check", "sample", "lang", "per_query", "dedup", "seed",
+     "contact", "image_size", "resize_mode", "url_col", "caption_col", "keep_columns", "source_format",
+     "retry_failed", "extend", "workers"}
+)  # fmt: skip
+"""Options that `openwit crawl -h` explains."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrawlConfig:
     """Build image-text shards from the web: candidates, select, fetch, finish.
+
+    openwit crawl --queries queries.txt --source urls.parquet --out run --contact you@example.org
 
     Run the same command again to continue where it stopped.
     """
