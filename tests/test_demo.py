@@ -12,6 +12,7 @@ import pytest
 import beam_job
 from pipeline.demo import measured, run
 from pipeline.demo.draw import COLOURS
+from pipeline.demo.evalsets import PER_CLASS
 from pipeline.demo.run import EVALUATION_SETS as SETS
 from pipeline.demo.web import load
 from tests import eval_models
@@ -21,7 +22,11 @@ from train.evaluation.options import Task
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_the_demo_builds_checks_and_compares(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_builds_checks_and_compares(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, smaller in (("clean", 12), ("contaminated", 10)):
+        monkeypatch.setitem(PER_CLASS, name, smaller)
     out = tmp_path / "demo"
     argv = ["demo", "--out", str(out), "--images", "64", "--sites", "16", "--train-minutes", "0"]
     assert beam_job.main(argv) == 0

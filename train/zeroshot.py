@@ -16,7 +16,7 @@ from pipeline.data import evalsets
 from pipeline.data.evalsets import Example
 from pipeline.images.decode import Unreadable, named
 from train.evaluation import classes, prompts
-from train.evaluation.sets import examples, pictures
+from train.evaluation.sets import decoders, examples, pictures
 from train.evaluation.texts import class_embeddings
 from train.images import BadImage, Pixels, normalise
 from train.model import CLIP
@@ -41,12 +41,13 @@ class LabelledSet:
         if left_out := evalsets.left_out_of(listed):
             log.warning("--eval %s: %s", self.name, left_out)
         found = (_one_class(argument, one) for one in examples(path, MOST) if one.label)
-        for example, picture in pictures(found, size, _THREADS):
-            if isinstance(picture, BadImage):
-                unreadable.append(Unreadable(example.example_id, example.label, picture.reason))
-            else:
-                pixels.append(picture)
-                labels.append(example.label)
+        with decoders(size, _THREADS) as started:
+            for example, picture in pictures(found, started):
+                if isinstance(picture, BadImage):
+                    unreadable.append(Unreadable(example.example_id, example.label, picture.reason))
+                else:
+                    pixels.append(picture)
+                    labels.append(example.label)
         if unreadable:
             said = "--eval %s: %d of %d images cannot be decoded and are left out: %s"
             log.warning(said, self.name, len(unreadable), len(pixels) + len(unreadable), named(unreadable))

@@ -20,6 +20,7 @@ from train.evaluation import (
     others,
     report,
     results,
+    sets,
     shifts,
 )
 from train.evaluation.fitting import Fitting
@@ -51,9 +52,10 @@ def run(config: EvalConfig, watch: Watch) -> Evaluation:
     """Evaluate, and write results.json, report.html, and what else was asked for."""
     done = Evaluation(config=config, watch=watch)
     for source in models.sources(config.checkpoint):
-        subject = Subject(models.load(source, config), config, watch)
-        done.paths[source.name], done.gflops[source.name] = source.path, subject.encoder.gflops
-        _run_subject(done, subject)
+        encoder = models.load(source, config)
+        done.paths[source.name], done.gflops[source.name] = source.path, encoder.gflops
+        with sets.decoders(encoder.size, config.workers) as decoders:
+            _run_subject(done, Subject(encoder, config, watch, decoders))
     for name, path in config.encoders:
         if name in done.paths:
             raise ValueError(f"--features {name}: a checkpoint has that name; give another")

@@ -5,7 +5,7 @@ encoders' features come in through the same columns, of which only `features` an
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipeline import storage
 from pipeline.data import evalsets
 from pipeline.data.evalsets import Example
 from pipeline.images.decode import BadImage, Pixels, Unreadable, named
+from pipeline.images.pixels import PixelDecoder
 from train.evaluation import sets
 from train.evaluation.models import Encoder
 from train.images import normalise
@@ -61,7 +62,7 @@ class Features:
 
 
 def encode(
-    encoder: Encoder, found: Iterator[Example], batch: int, workers: int,
+    encoder: Encoder, found: Iterator[Example], batch: int, decoders: Sequence[PixelDecoder],
     change: sets.Change | None = None, tell: Callable[[int], None] = lambda done: None,
 ) -> Features:  # fmt: skip
     """Encode examples in batches; `tell` hears how many are done. RuntimeError if none can be decoded."""
@@ -76,7 +77,7 @@ def encode(
             pixels.clear()
             tell(len(rows) + len(unreadable))
 
-    for example, picture in sets.pictures(found, encoder.size, workers, change):
+    for example, picture in sets.pictures(found, decoders, change):
         if isinstance(picture, BadImage):
             unreadable.append(Unreadable(example.example_id, example.label, picture.reason))
             continue

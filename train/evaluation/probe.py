@@ -79,19 +79,21 @@ class Problem:
         curvature = 1 / self.classes
         scale = (curvature / (curvature * self._variance + 1 / (c * n))).sqrt()
         parameters = torch.zeros(self.classes, axes + 1, dtype=torch.float64, device=device)
-        parameters.requires_grad_()
+        parameters.grad = torch.zeros_like(parameters)
+        gradient, given = parameters.grad, self._targets[:, None]
+        minus_one = -torch.ones_like(given, dtype=torch.float64)
         optimizer = torch.optim.LBFGS(
             [parameters], max_iter=MAX_ITERATIONS, tolerance_grad=1e-6, tolerance_change=1e-10,
             history_size=20, line_search_fn="strong_wolfe",
         )  # fmt: skip
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
+        def closure() -> Tensor:  # a small problem's time is autograd's
             weights, bias = parameters[:, :axes] * scale, parameters[:, axes]
-            loss = F.cross_entropy(self._train @ weights.T + bias, self._targets)
-            loss = loss + weights.square().sum() / (2 * c * n)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
+            log_shares = F.log_softmax(self._train @ weights.T + bias, dim=1)
+            error = log_shares.exp().scatter_add_(1, given, minus_one).div_(n)
+            gradient[:, :axes] = (error.T @ self._train + weights / (c * n)) * scale
+            gradient[:, axes] = error.sum(dim=0)
+            return F.nll_loss(log_shares, self._targets) + weights.square().sum() / (2 * c * n)
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         found = parameters.detach().clone()

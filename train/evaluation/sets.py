@@ -1,12 +1,13 @@
 """Read evaluation sets for a model: a fair sample where a limit is set, pictures decoded ahead by threads."""
 
+import contextlib
 import hashlib
 import heapq
 import itertools
 import posixpath
 import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -47,15 +48,25 @@ def _smallest(pairs: Iterable[tuple[str, T]], limit: int) -> list[T]:
     return [item for _, _, item in sorted(heap, key=lambda entry: entry[1])]
 
 
+@contextlib.contextmanager
+def decoders(size: int, workers: int) -> Iterator[list[PixelDecoder]]:
+    """Yield decoders of N x N pixels, each with a child process, for as many sets as they are wanted for."""
+    started = [PixelDecoder(Wanted(form="centre", side=size)) for _ in range(workers)]
+    try:
+        yield started
+    finally:
+        for decoder in started:
+            decoder.close()
+
+
 def pictures(
-    found: Iterator[Example], size: int, workers: int, change: Change | None = None
+    found: Iterator[Example], decoders: Sequence[PixelDecoder], change: Change | None = None
 ) -> Iterator[tuple[Example, Pixels | BadImage]]:
     """Yield examples without their files, and uint8 [N, N, 3] or why there is none.
 
     Each thread has a child process that decodes, so that no file takes longer or more than it may.
     """
-    wanted = Wanted(form="centre", side=size)
-    decoders = [PixelDecoder(wanted) for _ in range(workers)]
+    workers = len(decoders)
     idle: queue.LifoQueue[PixelDecoder] = queue.LifoQueue()  # the last one first: a small set needs few
     for decoder in decoders:
         idle.put(decoder)
@@ -70,19 +81,15 @@ def pictures(
             idle.put(decoder)
         return pixels if change is None else change(pixels, example.example_id)
 
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[tuple[Example, Future[Pixels | BadImage]]] = deque()
-            for example in found:
-                waiting.append((example._replace(image=b""), pool.submit(work, example)))
-                if len(waiting) > 8 * workers:  # enough to keep every thread busy, little enough to hold
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            for first, future in waiting:
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[Example, Future[Pixels | BadImage]]] = deque()
+        for example in found:
+            waiting.append((example._replace(image=b""), pool.submit(work, example)))
+            if len(waiting) > 8 * workers:  # enough to keep every thread busy, little enough to hold
+                first, future = waiting.popleft()
                 yield first, future.result()
-    finally:
-        for decoder in decoders:
-            decoder.close()
+        for first, future in waiting:
+            yield first, future.result()
 
 
 def files_of_examples(path: str, wanted: list[str]) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """One model under evaluation: its features and classifiers, computed once and kept in the result's folder."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ from pipeline import storage
 from pipeline.data import evalsets
 from pipeline.data.evalsets import Example
 from pipeline.images.decode import named
+from pipeline.images.pixels import PixelDecoder
 from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features, Floats
@@ -36,8 +37,10 @@ class Watch(Protocol):
 class Subject:
     """Hold an encoder, the run's options, and what was encoded so far."""
 
-    def __init__(self, encoder: Encoder, config: EvalConfig, watch: Watch) -> None:
-        self.encoder, self.config, self.watch = encoder, config, watch
+    def __init__(
+        self, encoder: Encoder, config: EvalConfig, watch: Watch, decoders: Sequence[PixelDecoder]
+    ) -> None:
+        self.encoder, self.config, self.watch, self._decoders = encoder, config, watch, decoders
         self._paths = {one.name: one.path for one in config.sets}
         self._features: dict[tuple[str, Split], Features] = {}
         self._seen: dict[str, tuple[str, int]] = {}
@@ -85,7 +88,7 @@ class Subject:
         if kept is None:
             with self.watch(f"{self.name}: {label}", self._count(path, limit)) as tell:
                 kept = features.encode(
-                    self.encoder, self._examples(name, path, limit), config.batch_size, config.workers,
+                    self.encoder, self._examples(name, path, limit), config.batch_size, self._decoders,
                     _change(corruption, config.seed), tell,
                 )  # fmt: skip
             features.write(kept_at, kept, key)
