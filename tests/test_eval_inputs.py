@@ -111,6 +111,19 @@ def test_several_classes_are_refused_where_one_is_asked_for(
     assert "several classes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", ["ppm", "tif", "avif", "jpg"])
+def test_a_set_of_which_nothing_can_be_decoded_is_refused_in_one_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    for colour in COLOURS:
+        (tmp_path / "set" / colour).mkdir(parents=True)
+        (tmp_path / "set" / colour / f"0.{suffix}").write_bytes(b"no picture at all")
+    refused(model, tmp_path / "out", "--data", f"s={tmp_path / 'set'}")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"openwit eval: error: s: none of its images ({len(COLOURS)}) can be decoded: ")
+    assert f"0.{suffix} (not_image)" in said
+
+
 def test_a_folder_of_links_with_hidden_files_scores_as_the_plain_one(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,10 +62,10 @@ class Features:
 
 
 def encode(
-    encoder: Encoder, found: Iterator[Example], batch: int, decoders: Sequence[PixelDecoder],
+    encoder: Encoder, name: str, found: Iterator[Example], batch: int, decoders: Sequence[PixelDecoder],
     change: sets.Change | None = None, tell: Callable[[int], None] = lambda done: None,
 ) -> Features:  # fmt: skip
-    """Encode examples in batches; `tell` hears how many are done. RuntimeError if none can be decoded."""
+    """Encode a set's examples in batches; ValueError if none can be decoded. `tell` hears of progress."""
     rows: list[Example] = []
     unreadable: list[Unreadable] = []
     parts: list[tuple[Floats, Floats]] = []
@@ -87,9 +87,11 @@ def encode(
             flush()
     flush()
     if not rows and unreadable:
-        raise RuntimeError(f"none of the {len(unreadable)} images can be decoded: {named(unreadable)}")
+        raise ValueError(
+            f"{name}: none of its images ({len(unreadable):,}) can be decoded: {named(unreadable)}"
+        )
     if not rows:
-        raise ValueError("an evaluation set has no examples")
+        raise ValueError(f"{name}: this evaluation set has no examples")
     return Features(
         example_ids=[one.example_id for one in rows], labels=[one.label for one in rows],
         groups=[one.group for one in rows], captions=[one.captions for one in rows],

@@ -88,7 +88,7 @@ class Subject:
         if kept is None:
             with self.watch(f"{self.name}: {label}", self._count(path, limit)) as tell:
                 kept = features.encode(
-                    self.encoder, self._examples(name, path, limit), config.batch_size, self._decoders,
+                    self.encoder, label, self._examples(name, path, limit), config.batch_size, self._decoders,
                     _change(corruption, config.seed), tell,
                 )  # fmt: skip
             features.write(kept_at, kept, key)
