@@ -106,9 +106,18 @@ def test_gradient_cache_counts_batch_statistics_once() -> None:
     assert int(cached.visual.bn1.num_batches_tracked) == 2
 
 
-def _rank_main(rank: int, ranks: int, folder: str, accumulate: int) -> None:
+TOGETHER = [(1, 1), (2, 1), (4, 1), (2, 4)]  # ranks, accumulate
+
+
+def _process_main(rank: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
+    for ranks, accumulate in TOGETHER:
+        if rank < ranks:
+            _rank_main(rank, ranks, f"{folder}/{ranks}-{accumulate}", accumulate)
+
+
+def _rank_main(rank: int, ranks: int, folder: str, accumulate: int) -> None:
     store = dist.FileStore(str(Path(folder) / "store"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     model = CLIP(SMALL_VIT).initialise(0)
@@ -124,12 +133,21 @@ def _rank_main(rank: int, ranks: int, folder: str, accumulate: int) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (2, 1), (4, 1), (2, 4)])
-def test_ranks_together_equal_one_process(ranks: int, accumulate: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Let processes train in groups of each size in turn; return the folder of their results."""
+    folder = tmp_path_factory.mktemp("processes")
+    for ranks, accumulate in TOGETHER:
+        (folder / f"{ranks}-{accumulate}").mkdir()
+    mp.spawn(_process_main, (str(folder),), nprocs=max(ranks for ranks, _ in TOGETHER))
+    return folder
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), TOGETHER)
+def test_ranks_together_equal_one_process(ranks: int, accumulate: int, processes: Path) -> None:
     loss, expected = expected_gradients()
-    mp.spawn(_rank_main, (ranks, str(tmp_path), accumulate), nprocs=ranks)
     for rank in range(ranks):
-        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        result = torch.load(processes / f"{ranks}-{accumulate}" / f"{rank}.pt", weights_only=True)
         assert result["loss"].item() == pytest.approx(loss, abs=1e-6)
         assert result["pairs"] == {1: 0, 2: 0, 4: 2}[ranks]
         for name, gradient in result["gradients"].items():

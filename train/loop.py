@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.architectures import Architecture
-from train import checkpoint, distributed, flops
+from train import checkpoint, distributed, flops, packing
 from train.config import TrainConfig
 from train.data import Batch, Pieces
 from train.distributed import World
@@ -37,6 +37,7 @@ class OnPixels(nn.Module):
 
 def compile_blocks(model: CLIP) -> None:
     """Compile block by block: all blocks of a tower are alike, so little is compiled and soon."""
+    packing.keep_out_of_graphs()
     for module in model.modules():
         if isinstance(module, Transformer):
             for block in module.resblocks:

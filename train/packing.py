@@ -124,12 +124,17 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, text: PackedText) -> Tenso
         kernel = _varlen_kernel()
         assert kernel is not None
         return kernel(q, k, v, text.starts, text.starts, text.longest, text.longest)
-    bucketed: Tensor = _bucketed_attention(q, k, v, text)
-    return bucketed
+    return _bucketed_attention(q, k, v, text)
 
 
-# Every batch has other bucket shapes: compiling them would never end.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+def keep_out_of_graphs() -> None:
+    """Let what is compiled call bucketed attention as it is."""
+    # Every batch has other bucket shapes: compiling them would never end. No decorator, for commands that
+    # compile nothing: the compiler takes as long to import as all else of torch.
+    global _bucketed_attention
+    _bucketed_attention = torch.compiler.disable(_bucketed_attention)  # type: ignore[no-untyped-call]
+
+
 def _bucketed_attention(q: Tensor, k: Tensor, v: Tensor, text: PackedText) -> Tensor:
     padded = torch.stack([q, k, v]).index_select(1, text.pad)
     outputs = []
