@@ -48,6 +48,21 @@ def join(base: str, *parts: str) -> str:
     return posixpath.join(base, *parts)
 
 
+def relative(path: str, folder: str) -> str:
+    """Return a path as seen from a folder, so that both can be moved; as it is if they have nothing in common."""
+    scheme, _, inner = path.rpartition("://")
+    other, _, start = folder.rpartition("://")
+    return posixpath.relpath(inner, start) if scheme == other else path
+
+
+def absolute(path: str, folder: str) -> str:
+    """Return the path that `relative` gave as seen from a folder."""
+    if "://" in path or path.startswith("/"):
+        return path
+    scheme, mark, start = folder.rpartition("://")
+    return f"{scheme}{mark}{posixpath.normpath(posixpath.join(start, path))}"
+
+
 def stem(path: str) -> str:
     """Return a file's name without its last ending: "run.tar/00000.tar" -> "00000"."""
     return posixpath.splitext(posixpath.basename(path))[0]

@@ -17,14 +17,14 @@ from apache_beam.utils.shared import Shared
 
 from pipeline import storage
 from pipeline.balance import I64, largest, smallest, thresholds
-from pipeline.flow.markers import read_vector, write_vector
+from pipeline.flow.markers import dump, load, read_vector, write_vector
+from pipeline.flow.parts import Counted, only
 from pipeline.flow.steps import (
     Shuffle,
     Step,
     Tasks,
     Thresholds,
     Work,
-    json_line,
     noted,
     plan,
     rank_path,
@@ -75,16 +75,17 @@ class _RunTask(beam.DoFn):
         self._state = self._shared.acquire(lambda: _State(self._worker.open()))
 
     def process(self, line: str) -> Iterator[tuple[int, str]]:
-        yield 0, json_line(run_task(self._worker, self._state.value, self._folder, json.loads(line)))
+        task = load(json.loads(line), self._folder)
+        yield 0, dump(run_task(self._worker, self._state.value, self._folder, task), self._folder)
 
 
-def _split(line: str, shuffler: Shuffler) -> Iterator[tuple[int, bytes]]:
+def _split(line: str, shuffler: Shuffler, folder: str) -> Iterator[tuple[int, bytes]]:
     partitions, task = json.loads(line)
-    yield from shuffler.split(task, partitions)
+    yield from shuffler.split(load(task, folder), partitions)
 
 
 def _reduce(group: tuple[int, Iterable[bytes]], shuffler: Shuffler, folder: str) -> tuple[int, str]:
-    return 0, json_line(reduce_partition(shuffler, folder, *group))
+    return 0, dump(reduce_partition(shuffler, folder, *group), folder)
 
 
 def _nothing(_: object) -> tuple[int, str]:
@@ -92,7 +93,7 @@ def _nothing(_: object) -> tuple[int, str]:
 
 
 def _write_results(group: tuple[int, Iterable[str]], folder: str) -> str:
-    write_results(folder, (line for line in group[1] if line))
+    write_results(folder, (load(json.loads(line), folder) for line in group[1] if line))
     return folder
 
 
@@ -145,7 +146,7 @@ class RunShuffle(beam.PTransform):
         results = (
             before
             | Plan(step, self.is_planned)
-            | "Split" >> beam.FlatMap(_split, step.shuffler).with_output_types(tuple[int, bytes])
+            | "Split" >> beam.FlatMap(_split, step.shuffler, step.folder).with_output_types(tuple[int, bytes])
             | "Group" >> beam.GroupByKey()
             | "Reduce" >> beam.Map(_reduce, step.shuffler, step.folder).with_output_types(tuple[int, str])
         )
@@ -173,12 +174,18 @@ class _SumVectors(beam.CombineFn):
 _BUCKETS = 4096
 
 
-def _load_counts(line: str) -> np.ndarray:
-    return read_vector(json.loads(line)["counts"])
+def _counted(line: str, folder: str) -> Counted:
+    return only(load(json.loads(line), folder), Counted)
 
 
-def _head_slices(line: str, counts: np.ndarray, counter: Counter, rank: str) -> Iterator[tuple[int, bytes]]:
-    query, priority = counter.pairs(json.loads(line), counts[0], read_vector(rank))
+def _load_counts(line: str, folder: str) -> np.ndarray:
+    return read_vector(_counted(line, folder).counts)
+
+
+def _head_slices(
+    line: str, counts: np.ndarray, counter: Counter, rank: str, folder: str
+) -> Iterator[tuple[int, bytes]]:
+    query, priority = counter.pairs(_counted(line, folder), counts[0], read_vector(rank))
     bucket = query % _BUCKETS
     order = np.argsort(bucket, kind="stable")
     query, priority, bucket = query[order], priority[order], bucket[order]
@@ -248,14 +255,14 @@ class RunThresholds(beam.PTransform):
         tasks = before | Plan(step, self.is_planned)
         counts = (
             tasks
-            | "LoadCounts" >> beam.Map(_load_counts)
+            | "LoadCounts" >> beam.Map(_load_counts, step.folder)
             | "SumCounts" >> beam.CombineGlobally(_SumVectors()).with_fanout(16).without_defaults()
         )
         heads = (
             tasks
             | "HeadPairs"
             >> beam.FlatMap(
-                _head_slices, beam.pvalue.AsSingleton(counts), step.counter, rank
+                _head_slices, beam.pvalue.AsSingleton(counts), step.counter, rank, step.folder
             ).with_output_types(tuple[int, bytes])
             | "Smallest" >> beam.CombinePerKey(_Smallest(rank))
         )

@@ -24,11 +24,13 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, Self
+from typing import IO, Any, Final, NamedTuple, Self, TypeVar
 
 from pipeline import storage
-from pipeline.flow.markers import Result, commit, marker_path
+from pipeline.flow.markers import commit, marker_path
 from pipeline.periodic import every
+
+P = TypeVar("P")
 
 log = logging.getLogger(__name__)
 
@@ -187,14 +189,14 @@ def _on_term(action: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def attempt(folder: str, name: str, work: Callable[[str, Kept], Result]) -> Result:
+def attempt(folder: str, name: str, work: Callable[[str, Kept], P]) -> P:
     """Do a unit and write its marker, then let go what was kept; return the result that counts.
 
     work: is given what this attempt adds to the names of its files, and what earlier ones have kept.
     """
     own = uuid.uuid4().hex[:8]
     with Kept(folder, name, own) as store:
-        result = commit(folder, name, {"name": name, **work(f"@{own}", store)})
+        result: P = commit(folder, work(f"@{own}", store))
         store.remove()  # only now, when the marker is there
     return result
 

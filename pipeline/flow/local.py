@@ -17,17 +17,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from pipeline import storage
 from pipeline.balance import I64, U64, largest, smallest, thresholds
 from pipeline.children import end_with_parent
-from pipeline.flow.markers import Result, Task, finished, read_vector, write_vector
-from pipeline.flow.spill import Range, SpillWorker, ranges_of, read_slices
-from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, json_line, rank_path, write_results
-from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, run_task
+from pipeline.flow.markers import finished, name_of, read_vector, write_vector
+from pipeline.flow.parts import Counted
+from pipeline.flow.spill import Range, Spill, SpillWorker, ranges_of, read_slices
+from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, rank_path, write_results
+from pipeline.flow.worker import Counter, Shuffler, Worker, partition_name, reduce_partition, run_task
 
 T = TypeVar("T")
 
@@ -152,7 +153,7 @@ class _Opened:
         cls.key, cls.state = b"", None
 
 
-def _run_task(worker: Worker, folder: str, task: Task) -> Result:
+def _run_task(worker: Worker, folder: str, task: Any) -> Any:
     return run_task(worker, _Opened.of(worker), folder, task)
 
 
@@ -169,7 +170,7 @@ def run(pool: Pool, step: Step, work: Work, at_once: int) -> None:
         assert isinstance(step, Thresholds) and work.rank is not None, "the plan gives it"
         _run_thresholds(pool, step, work.tasks, work.rank)
         return
-    write_results(step.folder, map(json_line, results))
+    write_results(step.folder, results)
     if isinstance(step, Shuffle):
         storage.remove_tree(_spill_folder(step))
 
@@ -179,26 +180,26 @@ def _spill_folder(step: Shuffle) -> str:
 
 
 def _run_tasks(
-    pool: Pool, folder: str, tasks: list[Task], worker: Worker, seconds: float = 0.0
-) -> list[Result]:
+    pool: Pool, folder: str, tasks: Sequence[Any], worker: Worker, seconds: float = 0.0
+) -> list[Any]:
     """Run the tasks that have no marker yet and return all results."""
     done = finished(folder)
-    missing = [task for task in tasks if task["name"] not in done]
+    missing = [task for task in tasks if name_of(task) not in done]
     calls = [partial(_run_task, worker, folder, task) for task in missing]
-    done |= {result["name"]: result for result in pool.run(calls, seconds=seconds)}
-    return [done[task["name"]] for task in tasks]
+    done |= {name_of(result): result for result in pool.run(calls, seconds=seconds)}
+    return [done[name_of(task)] for task in tasks]
 
 
-def _reduce(shuffler: Shuffler, folder: str, partition: int, ranges: list[Range]) -> Result:
+def _reduce(shuffler: Shuffler, folder: str, partition: int, ranges: list[Range]) -> Any:
     return reduce_partition(shuffler, folder, partition, read_slices(ranges))
 
 
-def _reduce_whole(shuffler: Shuffler, folder: str, inputs: list[Task]) -> Result | None:
+def _reduce_whole(shuffler: Shuffler, folder: str, inputs: Sequence[Any]) -> Any:
     slices = [data for task in inputs for _, data in shuffler.split(task, 1)]
     return reduce_partition(shuffler, folder, 0, slices) if slices else None
 
 
-def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Result]:
+def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Any]:
     """Split the inputs, reduce each partition that has rows and no marker yet, and return all results.
 
     Several partitions are split to disk, and `at_once` of them are in memory at a time; a single one holds
@@ -212,16 +213,16 @@ def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Re
             return [result for result in results if result is not None]
         return list(done.values())
     spill = _spill_folder(step)
-    tasks: list[Task] = [{"name": f"{number:06d}", "task": task} for number, task in enumerate(work.tasks)]
+    tasks = [Spill(name=f"{number:06d}", task=task) for number, task in enumerate(work.tasks)]
     spiller = SpillWorker(folder=spill, shuffler=shuffler, partitions=work.partitions)
     slices = ranges_of(_run_tasks(pool, spill, tasks, spiller))
-    missing = {partition: own for partition, own in slices.items() if f"{partition:05d}" not in done}
+    missing = {partition: own for partition, own in slices.items() if partition_name(partition) not in done}
     calls = [partial(_reduce, shuffler, folder, partition, own) for partition, own in missing.items()]
     return [*done.values(), *pool.run(calls, at_once=at_once)]
 
 
 def _head_pairs(
-    counter: Counter, task: Task, counts: str, rank: str, low: int, high: int
+    counter: Counter, task: Counted, counts: str, rank: str, low: int, high: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a task's head pairs of the queries low..high-1."""
     found = np.array(read_vector(counts)[0])
@@ -229,12 +230,12 @@ def _head_pairs(
     return counter.pairs(task, found, read_vector(rank))
 
 
-def _run_thresholds(pool: Pool, step: Thresholds, tasks: list[Task], rank: I64) -> None:
+def _run_thresholds(pool: Pool, step: Thresholds, tasks: Sequence[Counted], rank: I64) -> None:
     """Sum the tasks' counts and find each query's threshold at its rank; writes `counts` and `thresholds`."""
     folder, counter = step.folder, step.counter
     counts = np.zeros((1, len(rank)), np.int64)
     for number, task in enumerate(tasks):
-        own = read_vector(task["counts"])
+        own = read_vector(task.counts)
         counts = counts + own if number else own
     paths = storage.join(folder, "counts"), rank_path(step)
     write_vector(paths[0], counts)

@@ -8,9 +8,10 @@ import numpy as np
 import zstandard
 
 from pipeline import storage, untrusted
+from pipeline.flow.parts import Part, decode, encode
 
-Task = dict[str, Any]
-Result = dict[str, Any]
+Task = Any  # a Part
+Result = Any
 
 
 def marker_path(folder: str, name: str) -> str:
@@ -18,21 +19,40 @@ def marker_path(folder: str, name: str) -> str:
     return storage.join(folder, f"{name}.json")
 
 
-def read_marker(folder: str, name: str) -> Result | None:
+def read_marker(folder: str, name: str) -> Any:
     """Return a finished task's result, or None."""
-    found: Result | None = untrusted.read_json(marker_path(folder, name))
-    return found
+    path = marker_path(folder, name)
+    return load(untrusted.load_json(path), folder) if storage.exists(path) else None
 
 
-def commit(folder: str, name: str, result: Result) -> Result:
+def mark(folder: str, result: Any) -> None:
+    """Write the marker of a task that is done the same by whoever does it."""
+    storage.write_bytes(marker_path(folder, name_of(result)), dump(result, folder).encode())
+
+
+def commit(folder: str, result: Any) -> Any:
     """Write a task's marker unless another attempt has; return the result that counts."""
-    data = json.dumps(result, sort_keys=True, separators=(",", ":")).encode()
-    if storage.create_bytes(marker_path(folder, name), data):
-        written: Result = json.loads(data)  # as whoever continues the run will read it
-        return written
-    found = read_marker(folder, name)
+    if storage.create_bytes(marker_path(folder, name_of(result)), dump(result, folder).encode()):
+        return result
+    found = read_marker(folder, name_of(result))
     assert found is not None, "markers are removed by nobody while a stage runs"
     return found
+
+
+def dump(part: Any, folder: str) -> str:
+    """Return a part as a line of JSON, for a file in a folder; equal parts are equal bytes."""
+    plain = encode(part, folder) if isinstance(part, Part) else part
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def load(value: Any, folder: str) -> Any:
+    """Return the part that a line's object stands for."""
+    return decode(value, folder) if "kind" in value else value
+
+
+def name_of(part: Any) -> str:
+    """Return a part's name."""
+    return part.name if isinstance(part, Part) else part["name"]
 
 
 def write_json(path: str, value: object) -> None:
@@ -58,18 +78,16 @@ def read_vector(path: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape([int(n) for n in shape])
 
 
-def write_tasks(path: str, tasks: Iterable[Task]) -> int:
-    """Publish a task file, one JSON object a line, and return how many there are."""
-    lines = [json.dumps(task, sort_keys=True) for task in tasks]
+def write_lines(path: str, lines: Iterable[str]) -> None:
+    """Publish a small text file."""
     storage.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
-    return len(lines)
 
 
-def finished(folder: str) -> dict[str, Result]:
+def finished(folder: str) -> dict[str, Any]:
     """Return the results of a folder's finished tasks by name, from their markers."""
     found = {}
     for data in storage.read_many(storage.list_files(folder, ".json")):
-        result = untrusted.parse_json(data)
-        if "name" in result:
-            found[result["name"]] = result
+        value = untrusted.parse_json(data)
+        if isinstance(value, dict) and "name" in value:
+            found[value["name"]] = load(value, folder)
     return found

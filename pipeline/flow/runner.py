@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.flow import local
-from pipeline.flow.markers import Result, Task
+from pipeline.flow.markers import name_of
 from pipeline.flow.steps import Step, Tasks, Watch, Work, plan, unwatched, watched
 from pipeline.flow.worker import Worker
 
@@ -72,24 +72,26 @@ class Runner:
                 return
 
     def tasks(
-        self, label: str, folder: str, tasks: list[Task], worker: Worker, seconds: float = 0.0
-    ) -> list[Result]:
+        self, label: str, folder: str, tasks: Sequence[Any], worker: Worker, kind: Any = None,
+        seconds: float = 0.0,
+    ) -> list[Any]:  # fmt: skip
         """Run the tasks that have no marker yet and return the results of all, in the order of the tasks.
 
+        kind: of the results.
         seconds: how long all of them take one after the other, if that is known. Unlike the tasks of a step,
         these may become more from one command to the next.
         """
         step = Tasks(label=label, folder=folder, plan=partial(_given, tasks, seconds), worker=worker)
         with self.watch(label, folder, len(tasks), Work(tasks=tasks).images):
-            done = {result["name"]: result for result in (step.results() if step.is_done else [])}
-            if not {task["name"] for task in tasks} <= done.keys():
+            done = {name_of(result): result for result in (step.results(kind) if step.is_done else [])}
+            if not {name_of(task) for task in tasks} <= done.keys():
                 if self.is_local:
                     local.run(self.pool, step, plan(step), self.at_once)
                 else:
                     self.beam.run([step])
-                done = {result["name"]: result for result in step.results()}
-        return [done[task["name"]] for task in tasks]
+                done = {name_of(result): result for result in step.results(kind)}
+        return [done[name_of(task)] for task in tasks]
 
 
-def _given(tasks: list[Task], seconds: float) -> Work:
+def _given(tasks: Sequence[Any], seconds: float) -> Work:
     return Work(tasks=tasks, seconds=seconds)

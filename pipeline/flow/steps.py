@@ -5,15 +5,18 @@ of all of them, written last and the marker of the whole step; for thresholds `c
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from pipeline import storage
 from pipeline.balance import I64
-from pipeline.flow.markers import Result, Task, read_lines, write_tasks, write_vector
+from pipeline.flow.markers import dump, load, name_of, read_lines, write_lines, write_vector
+from pipeline.flow.parts import Part, only
 from pipeline.flow.worker import Counter, Shuffler, Worker
+
+P = TypeVar("P", bound=Part)
 
 _RESULTS: Final = "results.jsonl"
 
@@ -22,7 +25,7 @@ _RESULTS: Final = "results.jsonl"
 class Work:
     """What a step has to do."""
 
-    tasks: list[Task]
+    tasks: Sequence[Any]
     partitions: int = 1
     """Of a shuffle."""
     rank: I64 | None = None
@@ -33,7 +36,10 @@ class Work:
     @property
     def images(self) -> int:
         """Return how many images all tasks have together; 0 where that is not known."""
-        return sum(int(task.get("images", 0)) for task in self.tasks)
+        return sum(
+            int(task.get("images", 0) if isinstance(task, dict) else getattr(task, "images", 0))
+            for task in self.tasks
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +59,9 @@ class Step:
         """Return whether all of the step's files are there."""
         return storage.exists(storage.join(self.folder, self.marker))
 
-    def results(self) -> list[Result]:
+    def results(self, kind: Any = None) -> Any:
         """Return the results of a finished step, sorted by the names of its tasks."""
-        return results_in(self.folder)
+        return results_in(self.folder, kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,29 +85,22 @@ class Thresholds(Step):
     counter: Counter
     marker: ClassVar[str] = "thresholds"
 
-    def results(self) -> list[Result]:
-        """Return nothing: `counts` and `thresholds` are files of the folder."""
-        return []
+
+def results_in(folder: str, kind: Any = None) -> Any:
+    """Return the results of the finished step that lies in a folder, parts of a kind."""
+    found = _parts_in(storage.join(folder, _RESULTS), folder)
+    return found if kind is None else [only(part, kind) for part in found]
 
 
-def results_in(folder: str) -> list[Result]:
-    """Return the results of the finished step that lies in a folder."""
-    return [json.loads(line) for line in read_lines(storage.join(folder, _RESULTS))]
+def _parts_in(path: str, folder: str) -> list[Any]:
+    return [load(json.loads(line), folder) for line in read_lines(path)]
 
 
-def write_results(folder: str, results: Iterable[str]) -> None:
-    """Publish the results of a whole step, lines of JSON, and so mark it as done."""
-    lines = sorted(set(results), key=_name)
-    storage.write_bytes(storage.join(folder, _RESULTS), "".join(f"{line}\n" for line in lines).encode())
-
-
-def json_line(result: Result) -> str:
-    """Return a result as a line of results.jsonl."""
-    return json.dumps(result, sort_keys=True)
-
-
-def _name(line: str) -> str:
-    return str(json.loads(line)["name"])
+def write_results(folder: str, results: Iterable[Any]) -> None:
+    """Publish the results of a whole step, and so mark it as done."""
+    by_name = {name_of(result): result for result in results}
+    lines = (dump(result, folder) for _, result in sorted(by_name.items()))
+    write_lines(storage.join(folder, _RESULTS), lines)
 
 
 def plan(step: Step) -> Work:
@@ -110,8 +109,8 @@ def plan(step: Step) -> Work:
     if work.rank is not None:
         write_vector(rank_path(step), work.rank)
     total = work.partitions if isinstance(step, Shuffle) else len(work.tasks)
-    head = {"total": total, "images": work.images, "partitions": work.partitions}
-    write_tasks(_tasks_path(step), [head, *work.tasks])
+    head = json.dumps({"total": total, "images": work.images, "partitions": work.partitions})
+    write_lines(_tasks_path(step), [head, *(dump(task, step.folder) for task in work.tasks)])
     return work
 
 

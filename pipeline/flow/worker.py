@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.balance import I64
 from pipeline.flow.heartbeat import heartbeat
-from pipeline.flow.markers import Result, Task, commit, marker_path, read_marker, write_json
+from pipeline.flow.markers import commit, mark, name_of, read_marker
 
 
 # Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.
@@ -23,8 +23,8 @@ class Worker(Protocol):
         """Return the state that is loaded once per process."""
         ...
 
-    def run(self, state: Any, task: Task) -> Result:
-        """Write the task's files and return its result, a JSON object; running it twice gives the same."""
+    def run(self, state: Any, task: Any) -> Any:
+        """Write a part's files and return the result, a part of the same name; twice gives the same."""
         ...
 
 
@@ -32,12 +32,12 @@ class Worker(Protocol):
 class Shuffler(Protocol):
     """Split input tasks into slices by partition, and make one output of all slices of a partition."""
 
-    def split(self, task: Task, partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Any, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield (partition, encoded table) slices; partitions are 0 to `partitions` - 1."""
         ...
 
-    def reduce(self, partition: int, slices: Iterable[bytes]) -> Result:
-        """Write the partition's files and return its result, a JSON object."""
+    def reduce(self, partition: int, slices: Iterable[bytes]) -> Any:
+        """Write the partition's files and return the result, a part called `partition_name`."""
         ...
 
 
@@ -45,24 +45,34 @@ class Shuffler(Protocol):
 class Counter(Protocol):
     """Give the (query, priority) pairs of one task's samples."""
 
-    def pairs(self, task: Task, counts: I64, rank: I64) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(self, task: Any, counts: I64, rank: I64) -> tuple[np.ndarray, np.ndarray]:
         """Return the head pairs of `balance.head_pairs`."""
         ...
 
 
-def run_task(worker: Worker, state: object, folder: str, task: Task) -> Result:
+def run_task(worker: Worker, state: object, folder: str, task: Any) -> Any:
     """Run a task unless its marker says that it is done; return the result that counts."""
-    done = read_marker(folder, task["name"])
+    done = read_marker(folder, name_of(task))
     if done is not None:
         return done
-    with heartbeat(folder, task["name"]):
-        result = {"name": task["name"], **worker.run(state, task)}
-    return commit(folder, task["name"], result)
+    with heartbeat(folder, name_of(task)):
+        result = worker.run(state, task)
+    if isinstance(result, dict):
+        result = {"name": name_of(task), **result}
+    assert name_of(result) == name_of(task), "a result has the name of its task"
+    return commit(folder, result)
 
 
-def reduce_partition(shuffler: Shuffler, folder: str, partition: int, slices: Iterable[bytes]) -> Result:
+def partition_name(partition: int) -> str:
+    """Return the name of a partition's result, and of its files."""
+    return f"{partition:05d}"
+
+
+def reduce_partition(shuffler: Shuffler, folder: str, partition: int, slices: Iterable[bytes]) -> Any:
     """Reduce one partition and write its marker, last of its files."""
-    name = f"{partition:05d}"
-    result = {"name": name, "partition": partition, **shuffler.reduce(partition, slices)}
-    write_json(marker_path(folder, name), result)
+    result = shuffler.reduce(partition, slices)
+    if isinstance(result, dict):
+        result = {"name": partition_name(partition), "partition": partition, **result}
+    assert name_of(result) == partition_name(partition), "a result has the name of its partition"
+    mark(folder, result)
     return result
