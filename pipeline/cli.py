@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -187,7 +187,7 @@ def what_changed(
         )
     if stage:
         return changed, restart.loss(layout, stage)
-    if options.restart and run.done(layout, "finish") is not None:
+    if options.restart and run.is_done(layout, "finish"):
         counts = finished.of(layout.root)["counts"]
         found = outcome.worst(counts)
         if not counts["samples"] and found is not None:
@@ -204,7 +204,7 @@ def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> 
     pages = any(piece.format == "pages" for piece in pieces)
     fetching = {"fetch", "candidates"} if pages else {"fetch"}
     part = extend.under_way(layout.root) or layout if not options.extend else None
-    left = [s for s in fetching & {*stages} if part is None or run.done(part, s) is None or options.restart]
+    left = [s for s in fetching & {*stages} if part is None or not run.is_done(part, s) or options.restart]
     if options.fetch.contact or not (left or options.retry_failed):
         return ""
     return NO_CONTACT if preview.needs_contact(pieces, options) else ""
@@ -327,61 +327,56 @@ def run_stages(
     if base is None:  # a round more is of a set beside the finished one
         layout = run.current(layout.root)
         job = replace(job, layout=layout)
-    done: dict[str, dict[str, Any]] = {}
-    steps = {
+    stages: dict[str, Callable[[], run.Stage]] = {
         "candidates": lambda: candidates(job, runner, pieces),
         "select": lambda: select(job, runner),
         "fetch": lambda: fetch(job, runner),
-        "finish": lambda: complete(job, runner, done, prints, semantics),
+        "finish": lambda: complete(job, runner, prints, semantics),
     }
-    for stage in run.STAGES:
-        found = run.done(layout, stage)
-        if found is None and options.stage not in ("all", stage):
-            raise ValueError(
-                f"--stage {options.stage} needs the stage {stage}, which is not done in {layout.root}"
-            )
-        if found is None:
+    for number, stage in enumerate(run.STAGES):
+        if not run.is_done(layout, stage):
+            if options.stage not in ("all", stage):
+                raise ValueError(
+                    f"--stage {options.stage} needs the stage {stage}, which is not done in {layout.root}"
+                )
             run.begin(layout, stage, prints[stage], semantics[stage])
-            found = run.finish_stage(layout, stage, steps[stage]())
-        done[stage] = found
-        if options.stage == stage:
-            break
-    if "finish" not in done:
-        after = run.STAGES[len(done)]
-        console.print(f"Done: {', '.join(done)}. Next: the same command with --stage {after}, or without it.")
-        return 0
+            run.finish_stage(layout, stages[stage]())
+        if options.stage == stage and stage != run.STAGES[-1]:
+            done, after = ", ".join(run.STAGES[: number + 1]), run.STAGES[number + 1]
+            console.print(f"Done: {done}. Next: the same command with --stage {after}, or without it.")
+            return 0
     show_result(output(options.log_json), Layout(layout.root), time.monotonic() - started)
     retry.retried(layout)
     return judge_result(console, Layout(layout.root), {piece.format for piece in pieces})
 
 
 def complete(
-    job: Any, runner: Any, done: dict[str, dict[str, Any]], prints: dict[str, str],
-    semantics: dict[str, dict[str, Any]],
-) -> dict[str, Any]:  # fmt: skip
+    job: Any, runner: Any, prints: dict[str, str], semantics: dict[str, dict[str, Any]]
+) -> run.Stage:  # fmt: skip
     """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
     from pipeline import report
     from pipeline.extend.steps import publish
     from pipeline.fetch.steps import remove_staging
     from pipeline.finish.steps import finish
+    from pipeline.stages import Finished, Rounds
 
     found = finish(job, runner)
     if job.base is None:
-        manifest.write(job.layout, job.config, found, done, prints, semantics)
+        manifest.write(job.layout, job.config, found, prints, semantics)
     else:
         sources = list(map(publishing.public, job.config.source))
         entry = {"source": sources, "sources": semantics["candidates"]["sources"]}
-        publish(job, found, done, {**entry, "fingerprints": prints})
+        publish(job, found, {**entry, "fingerprints": prints})
     problems = manifest.stray_shards(job.layout)
-    problems += manifest.verify_shards(job.layout, {f"{shard['name']}.tar" for shard in found["shards"]})
+    problems += manifest.verify_shards(job.layout, {f"{shard.name}.tar" for shard in found.shards})
     if problems:
         raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
     report.write(job.layout if job.base is None else Layout(job.layout.root))
     run.publish_next(job.layout)
     if not job.config.keep_staging:
-        remove_staging(job.layout, done["fetch"])
+        remove_staging(job.layout, run.done(job.layout, Rounds))
     storage.remove_tree(job.layout.stage("select", "stored"))  # of a run that was extended: its shards tell
-    return {name: found[name] for name in ("samples", "captions")}
+    return Finished(samples=found.samples, captions=found.captions)
 
 
 def judge_result(console: Console, layout: Layout, formats: set[str]) -> int:
@@ -405,7 +400,7 @@ def show_plan(
     from pipeline.captions.language import Identifier
     from pipeline.captions.match import MatchAll, Matcher
 
-    known = [stage for stage in run.STAGES if run.done(layout, stage)] if storage.exists(layout.work) else []
+    known = [stage for stage in run.STAGES if run.is_done(layout, stage)]
     matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
     identifier = Identifier()
     judge = CaptionJudge(

@@ -16,8 +16,10 @@ import orjson
 from pipeline import config as parser
 from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
 from pipeline.command import guarded, job_name, worker_log
+from pipeline.flow.parts import Part
 from pipeline.keeps import Keeps
 from pipeline.lock import lock
+from pipeline.manifest import Shard
 from pipeline.report.statements import count
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
@@ -94,13 +96,13 @@ def _write_shards(
     from pipeline.flow.runner import Runner
 
     worker = CompactWorker(source=source.root, folder=target.shards)
-    tasks = [{"name": storage.stem(shard["name"])} for shard in found["shards"]]
+    tasks = [CompactTask(name=storage.stem(shard["name"])) for shard in found["shards"]]
     runner = Runner(
         flags=beam_flags, workers=options.workers, log=worker_log(target.work),
         name=job_name("compact", target.root),
     )  # fmt: skip
-    results = runner.tasks("shards", storage.join(target.work, "shards"), tasks, worker)
-    return manifest.shard_entries([result for result in results if result["samples"]])
+    written = runner.tasks("shards", storage.join(target.work, "shards"), tasks, worker, Shard)
+    return manifest.shard_entries(shard for shard in written if shard.samples)
 
 
 def _write_rest(source: Layout, target: Layout, found: dict[str, Any], shards: list[dict[str, Any]]) -> None:
@@ -117,6 +119,11 @@ def _write_rest(source: Layout, target: Layout, found: dict[str, Any], shards: l
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompactTask(Part):
+    """A shard to be written anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompactWorker:
     """Write one shard without what was dropped from it."""
 
@@ -129,14 +136,14 @@ class CompactWorker:
         layout = Layout(self.source)
         return keeps.load(layout, finished.of(layout.root))
 
-    def run(self, state: Keeps, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: Keeps, task: CompactTask) -> Shard:
         """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json, if anything is left of it."""
-        source = storage.join(Layout(self.source).shards, task["name"])
+        source = storage.join(Layout(self.source).shards, task.name)
         table = records.read_table(f"{source}.parquet")
-        rows = state.set_rows(task["name"], table)
+        rows = state.set_rows(task.name, table)
         if not len(rows):
-            return {"samples": 0}
-        base = storage.join(self.folder, task["name"])
+            return Shard(name=task.name, samples=0, bytes=0, sha256="", parquet_sha256="")
+        base = storage.join(self.folder, task.name)
         now = dict(zip(rows["key"].to_pylist(), rows["query_ids"].to_pylist(), strict=True))
         with storage.open_input(f"{source}.tar") as file, storage.atomic_output(f"{base}.tar") as path:
             kept = (
@@ -147,7 +154,7 @@ class CompactWorker:
             tar = write_shard(Path(path), kept)
         if tar.samples != len(rows):
             raise RuntimeError(f"{source}.tar and its Parquet file differ: openwit verify says more")
-        return manifest.describe_shard(base, rows, tar)
+        return manifest.describe_shard(base, task.name, rows, tar)
 
 
 def _with_query_ids(row: bytes, query_ids: list[int]) -> bytes:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import records
-from pipeline.flow.markers import Result, Task, read_vector
+from pipeline.flow.markers import read_vector
 from pipeline.http.identity import NO_CONTACT, requires_contact
 from pipeline.options import CrawlConfig, FetchOptions
 from pipeline.run import Layout
+from pipeline.select.parts import CaptionFiles
 from pipeline.select.workers import QueryTable
 
 if TYPE_CHECKING:
@@ -42,23 +43,18 @@ def require_contact(options: FetchOptions, units: list[str], column: str = "fetc
             raise ValueError(f"{NO_CONTACT}; the same command then continues")
 
 
-def tasks_of(results: list[Result]) -> list[Task]:
-    """Return a task for each result of an earlier step, of its name and table."""
-    return [{"name": result["name"], "path": result["path"]} for result in results]
-
-
-def gather(files: list[tuple[str, int]], rows: int) -> list[Task]:
-    """Group (path, rows) files into split tasks of at least so many rows."""
-    tasks: list[Task] = []
+def gather(files: Iterable[tuple[str, int]], rows: int) -> list[CaptionFiles]:
+    """Group (path, rows) files of captions into split tasks of at least so many rows."""
+    tasks: list[CaptionFiles] = []
     batch: list[str] = []
     total = 0
     for path, count in files:
         batch.append(path)
         total += count
         if total >= rows:
-            tasks.append({"files": batch})
+            tasks.append(CaptionFiles(name=f"{len(tasks):06d}", paths=tuple(batch)))
             batch, total = [], 0
-    return [*tasks, {"files": batch}] if batch else tasks
+    return [*tasks, CaptionFiles(name=f"{len(tasks):06d}", paths=tuple(batch))] if batch else tasks
 
 
 def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -70,7 +66,7 @@ def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def add_vectors(paths: list[str], queries: int, rows: int) -> np.ndarray:
+def add_vectors(paths: Iterable[str], queries: int, rows: int) -> np.ndarray:
     """Return the sum of count files, int64 [rows, Q]."""
     total = np.zeros((rows, queries), np.int64)
     for path in paths:

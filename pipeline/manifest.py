@@ -4,24 +4,88 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, finished, pilot, publishing, records, storage
+from pipeline import config, finished, pilot, publishing, records, run, storage
 from pipeline.balance import EVERYTHING
+from pipeline.fetch.parts import Round
+from pipeline.flow.parts import Part
 from pipeline.options import CrawlConfig
 from pipeline.reasons import REASONS
 from pipeline.run import Layout, read_json
 from pipeline.shards import ShardFile, read_shard
+from pipeline.stages import Candidates, Rounds
 
 _EXTENSION = re.compile(r"/extension-(\d+)-[^/]*$")
 _PACKAGES = [
     "aiohttp", "apache-beam", "can-ada", "fasttext-predict", "fastwarc", "numpy", "opencv-python-headless",
     "pillow", "protego", "publicsuffixlist", "pyarrow", "selectolax", "simplejpeg",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard(Part):
+    """A shard that was written; its files are in the folder of shards, as the manifest lists them."""
+
+    samples: int
+    bytes: int
+    sha256: str
+    parquet_sha256: str
+
+
+class SiteRemoval(NamedTuple):
+    """How much of a site is removed; fields only."""
+
+    site: str
+    images: int
+    removed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearDuplicates:
+    """What `--dedup near` has taken out of a set."""
+
+    pairs: int
+    beyond: int
+    """Different hashes that were not compared, since too many share a band."""
+    images: int
+    """Before."""
+    removed: int
+    groups: int
+    largest_group: int
+    sites: tuple[SiteRemoval, ...]
+    """Those that lose images, the ones that lose most first."""
+
+    def entry(self) -> dict[str, Any]:
+        """Return what the manifest says."""
+        return {**asdict(self), "sites": [site._asdict() for site in self.sites]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSet:
+    """The samples that a crawl or an extension has written, before the manifest names them."""
+
+    samples: int
+    captions: int
+    shards: tuple[Shard, ...]
+    rejected: dict[str, int]
+    """Candidates by "stage/reason"."""
+    rejected_sampled: bool
+    dropped: int
+    """Samples of the run that an extension drops."""
+    dropped_captions: int
+    dropped_rows: tuple[str, ...]
+    """Tables of them."""
+    queries: dict[str, int]
+    """Totals of query_counts.parquet."""
+    near_duplicates: NearDuplicates | None
+    crawled: tuple[str | None, str | None]
+    """First and last moment, ISO 8601."""
 
 
 def versions() -> dict[str, str]:
@@ -118,17 +182,13 @@ def write_query_counts(
     }
 
 
-def shard_entries(shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the manifest says of shards, from the results of writing them."""
-    return [
-        {"name": f"{r['name']}.tar", **{name: r[name] for name in ("samples", "bytes")},
-         "sha256": r["tar"], "parquet_sha256": r["parquet"]}
-        for r in shards
-    ]  # fmt: skip
+def shard_entries(shards: Iterable[Shard]) -> list[dict[str, Any]]:
+    """Return what the manifest says of shards."""
+    return [{**asdict(shard), "name": f"{shard.name}.tar"} for shard in shards]
 
 
-def describe_shard(base: str, rows: pa.Table, tar: ShardFile) -> dict[str, object]:
-    """Write BASE.parquet and BASE_stats.json beside a written tar; return what `shard_entries` takes."""
+def describe_shard(base: str, name: str, rows: pa.Table, tar: ShardFile) -> Shard:
+    """Write BASE.parquet and BASE_stats.json beside a written tar."""
     records.write_table(f"{base}.parquet", rows)
     stats = {
         "count": len(rows), "successes": len(rows), "failed_to_download": 0, "failed_to_resize": 0,
@@ -136,12 +196,12 @@ def describe_shard(base: str, rows: pa.Table, tar: ShardFile) -> dict[str, objec
     }  # fmt: skip
     storage.write_bytes(f"{base}_stats.json", json.dumps(stats, sort_keys=True, indent=1).encode())
     parquet = storage.sha256_file(f"{base}.parquet")
-    return {"samples": len(rows), "bytes": tar.bytes, "tar": tar.sha256, "parquet": parquet}
+    return Shard(name=name, samples=len(rows), bytes=tar.bytes, sha256=tar.sha256, parquet_sha256=parquet)
 
 
-def round_entries(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def round_entries(rounds: Iterable[Round]) -> list[dict[str, Any]]:
     """Return what the manifest says of rounds of fetching."""
-    return [{key: r[key] for key in ("images", "bytes", "reasons")} for r in rounds]
+    return [{"images": one.images, "bytes": one.bytes, "reasons": one.reasons} for one in rounds]
 
 
 def rejected_files(layout: Layout, found: dict[str, Any]) -> list[str]:
@@ -155,12 +215,14 @@ def rejected_files(layout: Layout, found: dict[str, Any]) -> list[str]:
 
 
 def write(
-    layout: Layout, options: CrawlConfig, found: dict[str, Any], done: dict[str, Any],
-    prints: dict[str, str], semantics: dict[str, dict[str, Any]],
+    layout: Layout, options: CrawlConfig, found: NewSet, prints: dict[str, str],
+    semantics: dict[str, dict[str, Any]],
 ) -> None:  # fmt: skip
     """Publish manifest.json, after all that it names."""
-    candidates, rounds = done["candidates"], done["fetch"]["rounds"]
-    shards = shard_entries(found["shards"])
+    candidates = run.done(layout, Candidates)
+    rounds = run.done(layout, Rounds).rounds
+    shards = shard_entries(found.shards)
+    first, last = found.crawled
     yields = None
     if options.sample < 1:
         yields = pilot.yields(read_json(pilot.path_of(layout)), candidates, rounds, shards)
@@ -171,14 +233,14 @@ def write(
             "configuration": publishing.publishable(config.effective(options)),
             "semantics": semantics, "fingerprints": prints,
             "versions": versions(), "seed": options.seed,
-            "crawled": {"first": found["first_fetch"], "last": found["last_fetch"]},
+            "crawled": {"first": first, "last": last},
             "counts": counts_of(
-                candidates["candidates"], found["captions"], found["samples"], found["rejected"]
+                candidates.candidates, found.captions, found.samples, found.rejected
             ),
-            "rejected_sampled": found["rejected_sampled"], "images_seen": candidates["images"],
+            "rejected_sampled": found.rejected_sampled, "images_seen": candidates.images,
             "rounds": round_entries(rounds),
-            "queries": found["queries"],
-            "near_duplicates": found["near_duplicates"],
+            "queries": found.queries,
+            "near_duplicates": found.near_duplicates and found.near_duplicates.entry(),
             "shards": shards,
             "pilot": yields,
         },

@@ -1,11 +1,14 @@
 """A pilot: a hash sample of the source pieces, and what its yields mean for the whole source."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import xxhash
 
+from pipeline.fetch.parts import Round
 from pipeline.progress import size
 from pipeline.run import Layout
+from pipeline.stages import Candidates
 
 FILE = "source.list"  # in work/candidates: how many pieces the source has, and how many of them are read
 
@@ -26,31 +29,31 @@ def sample(pieces: list[Any], share: float, seed: int) -> list[Any]:
 
 def yields(
     pieces: dict[str, int],
-    candidates: dict[str, Any],
-    rounds: list[dict[str, Any]],
+    candidates: Candidates,
+    rounds: Sequence[Round],
     shards: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return what one piece gave, which shares each step kept, and the same rates over all pieces.
 
-    pieces: {"read", "all"}; candidates: the stage's summary; rounds and shards as in the manifest. A share
+    pieces: {"read", "all"}; shards: as in the manifest. A share
     of nothing is null. The extrapolation is linear, an upper bound: more pieces repeat each other's URLs, and
     the cap on a query leaves more out.
     """
-    tries = sum(r["images"] for r in rounds)
-    arrived = sum(r["reasons"].get("", 0) for r in rounds)
-    received = sum(r["bytes"] for r in rounds)
+    tries = sum(one.images for one in rounds)
+    arrived = sum(one.reasons.get("", 0) for one in rounds)
+    received = sum(one.bytes for one in rounds)
     samples, stored = (sum(shard[name] for shard in shards) for name in ("samples", "bytes"))
     factor = pieces["all"] / pieces["read"]
     return {
         "pieces": pieces,
-        "candidates_per_piece": candidates["candidates"] / pieces["read"],
-        "matched_share": _share(candidates["rows"], candidates["candidates"]),
+        "candidates_per_piece": candidates.candidates / pieces["read"],
+        "matched_share": _share(candidates.rows, candidates.candidates),
         "fetched_share": _share(arrived, tries),
         "kept_share": _share(samples, arrived),
         "received_bytes_per_try": _share(received, tries),
         "stored_bytes_per_sample": _share(stored, samples),
         "whole": {
-            "candidates": round(candidates["candidates"] * factor), "tries": round(tries * factor),
+            "candidates": round(candidates.candidates * factor), "tries": round(tries * factor),
             "samples": round(samples * factor), "received_bytes": round(received * factor),
             "stored_bytes": round(stored * factor),
         },

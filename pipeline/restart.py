@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from pipeline import run, storage
+from pipeline import run
 from pipeline.progress import MarkerReader
 from pipeline.report.statements import count
 from pipeline.run import Layout
@@ -92,7 +92,7 @@ def _value(value: Any) -> str:
 def loss(layout: Layout, stage: str) -> Loss:
     """Return what would go if a run began anew from `stage`."""
     later = run.STAGES[run.STAGES.index(stage) :]
-    stages = tuple(name for name in later if run.done(layout, name) is not None)
+    stages = tuple(name for name in later if run.is_done(layout, name))
     found = run.read_json(Layout(layout.root).manifest)
     pieces = 0
     if stage == run.STAGES[0] and not stages:
@@ -103,12 +103,7 @@ def loss(layout: Layout, stage: str) -> Loss:
 
 def tried(layout: Layout) -> int:
     """Return how many images a run has asked for, in all rounds."""
-    fetched = run.done(layout, "fetch")
-    if fetched is not None:
-        return sum(one["images"] for one in fetched["rounds"])
-    folders = storage.list_files(layout.stage("fetch"))
-    rounds = [folder for folder in folders if storage.stem(folder).startswith("round-")]
-    return sum(MarkerReader(folder).read().images for folder in rounds)
+    return sum(MarkerReader(layout.round(number)).read().images for number in layout.rounds())
 
 
 def describe(changed: list[Change], lost: Loss) -> str:

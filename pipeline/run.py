@@ -5,14 +5,18 @@ fingerprint upstream. A change reruns from the first stage that it touches; chan
 """
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pipeline import storage, untrusted
+from pipeline.flow.parts import Part, decode, encode, only
 
 STAGES = ("candidates", "select", "fetch", "finish")
 EXTENSIONS = "extensions"
+_BEGUN = "begun.stage"
+_DONE = "done.stage"
 _NEXT = "next"  # folder of a set that will replace the finished one
 _MAX_JSON = 1 << 30  # bytes: a stage's summary names every unit
 _FOLDERS = ("shards", "rejected", "report")  # what is published of a run, without extensions
@@ -20,7 +24,18 @@ _FILES = (
     *("query_counts.parquet", "near_duplicates.parquet", "config.toml", "README.md", "croissant.json"),
     "manifest.json",
 )
-SCHEMA_VERSION = 3  # of the files under work/; raised when their meaning changes
+SCHEMA_VERSION = 4  # of the files under work/; raised when their meaning changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Part):
+    """What a finished stage leaves."""
+
+    name: str = "done"
+    stage: ClassVar[str]
+
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,26 @@ class Layout:
     def tried(self, number: int) -> str:
         """Return the folder of a round's thresholds; later ones follow from what was fetched."""
         return self.stage("fetch", f"tried-{number}") if number else self.stage("select", "round-0")
+
+    def units(self, number: int) -> str:
+        """Return the folder of a round's units."""
+        return self.stage("fetch", f"units-{number}")
+
+    def round(self, number: int) -> str:
+        """Return the folder of what a round has fetched."""
+        return self.stage("fetch", f"round-{number}")
+
+    def merged(self, number: int) -> str:
+        """Return the folder of all that had arrived after a round."""
+        return self.stage("fetch", f"merged-{number}")
+
+    def arrived(self, number: int) -> str:
+        """Return the folder of the thresholds of all that had arrived after a round."""
+        return self.stage("fetch", f"arrived-{number}")
+
+    def rounds(self) -> list[int]:
+        """Return the numbers of the rounds that were begun."""
+        return list(itertools.takewhile(lambda n: storage.exists(self.round(n)), itertools.count()))
 
     @property
     def queries(self) -> str:
@@ -120,7 +155,7 @@ class Layout:
 def current(root: str) -> Layout:
     """Return where a run works; while its finished set is to be replaced, the new one is made beside it."""
     layout = Layout(root)
-    return replace(layout, replaces=storage.exists(_note(root)) and done(layout, "finish") is None)
+    return replace(layout, replaces=storage.exists(_note(root)) and not is_done(layout, "finish"))
 
 
 def _note(root: str) -> str:
@@ -197,7 +232,7 @@ def changed_inputs(layout: Layout, inputs: list[storage.FileInfo]) -> list[str]:
 def first_changed_stage(layout: Layout, prints: dict[str, str]) -> str:
     """Return the first stage that was begun under another fingerprint, or ""."""
     for stage in STAGES:
-        begun = read_json(layout.stage(stage, "begun.stage"))
+        begun = read_json(layout.stage(stage, _BEGUN))
         if begun is not None and begun["fingerprint"] != prints[stage]:
             return stage
     return ""
@@ -205,8 +240,13 @@ def first_changed_stage(layout: Layout, prints: dict[str, str]) -> str:
 
 def begun_options(layout: Layout) -> dict[str, dict[str, Any]]:
     """Return the semantic options under which stages were begun, by stage."""
-    found = {stage: read_json(layout.stage(stage, "begun.stage")) for stage in STAGES}
+    found = {stage: read_json(layout.stage(stage, _BEGUN)) for stage in STAGES}
     return {stage: begun["options"] for stage, begun in found.items() if begun is not None}
+
+
+def seed(layout: Layout) -> int:
+    """Return the seed of a run whose select was begun."""
+    return int(read_json(layout.stage("select", _BEGUN))["options"]["seed"])
 
 
 def discard_from(layout: Layout, stage: str) -> None:
@@ -224,28 +264,43 @@ def discard_from(layout: Layout, stage: str) -> None:
         storage.remove_tree(layout.queries)  # before what says that the list is another one
     for later in reversed(STAGES[STAGES.index(stage) :]):
         for path in storage.list_files(layout.stage(later)):
-            if not path.endswith("/begun.stage"):
+            if path != layout.stage(later, _BEGUN):
                 storage.remove_tree(path)
         storage.remove_tree(layout.stage(later))
 
 
+def forget_files(layout: Layout, stage: str) -> None:
+    """Remove the files of a finished stage that nothing needs any more."""
+    for path in storage.list_files(layout.stage(stage)):
+        if path not in (layout.stage(stage, _BEGUN), layout.stage(stage, _DONE)):
+            storage.remove_tree(path)
+
+
 def begin(layout: Layout, stage: str, fingerprint: str, options: dict[str, Any]) -> None:
     """Record under which fingerprint a stage's files are written."""
-    path = layout.stage(stage, "begun.stage")
+    path = layout.stage(stage, _BEGUN)
     if not storage.exists(path):
         value = {"fingerprint": fingerprint, "options": options}
         storage.write_bytes(path, json.dumps(value, sort_keys=True, indent=1).encode())
 
 
-def done(layout: Layout, stage: str) -> dict[str, Any] | None:
-    """Return a finished stage's summary, or None."""
-    found: dict[str, Any] | None = read_json(layout.stage(stage, "done.stage"))
-    return found
+def is_done(layout: Layout, stage: str) -> bool:
+    """Return whether a stage is finished."""
+    return storage.exists(layout.stage(stage, _DONE))
 
 
-def finish_stage(layout: Layout, stage: str, summary: dict[str, Any]) -> dict[str, Any]:
+def done(layout: Layout, kind: type[S]) -> S:
+    """Return what a finished stage has left."""
+    found = untrusted.load_json(layout.stage(kind.stage, _DONE), _MAX_JSON)
+    return only(decode(found, layout.stage(kind.stage)), kind)
+
+
+def finish_stage(layout: Layout, result: Stage) -> None:
     """Write a stage's marker, last of all its files."""
-    storage.write_bytes(
-        layout.stage(stage, "done.stage"), json.dumps(summary, sort_keys=True, indent=1).encode()
-    )
-    return summary
+    data = json.dumps(encode(result, layout.stage(result.stage)), sort_keys=True, indent=1).encode()
+    storage.write_bytes(layout.stage(result.stage, _DONE), data)
+
+
+def reopen(layout: Layout, stage: str) -> None:
+    """Let a stage be one that is not finished."""
+    storage.remove_tree(layout.stage(stage, _DONE))

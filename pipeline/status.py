@@ -73,7 +73,7 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     state = "complete" if complete else "running" if alive else "stopped"
     if state == "stopped" and any(not task["silent"] for task in running):
         state = "detached"  # the launcher has gone; its workers have not
-    finished_stages = [stage for stage in run.STAGES if run.done(layout, stage) is not None]
+    finished_stages = [stage for stage in run.STAGES if run.is_done(layout, stage)]
     command = holder.command if holder else f"openwit crawl --config {root}/config.toml"
     if state == "stopped" and (after := next_stage(command, finished_stages)):
         state, command = "between stages", after

@@ -49,7 +49,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def relative(path: str, folder: str) -> str:
-    """Return a path as seen from a folder, so that both can be moved; as it is if they have nothing in common."""
+    """Return a path as seen from a folder, so that both can be moved; as it is on another file system."""
     scheme, _, inner = path.rpartition("://")
     other, _, start = folder.rpartition("://")
     return posixpath.relpath(inner, start) if scheme == other else path

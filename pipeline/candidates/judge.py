@@ -13,6 +13,7 @@ import orjson
 import pyarrow as pa
 
 from pipeline import querylist, records, storage, urls
+from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, UNDETERMINED, Evidence, Identifier, Prior
 from pipeline.captions.match import MatchAll, Matcher
@@ -20,7 +21,7 @@ from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.http import named
 from pipeline.options import FetchOptions, SourceOptions, TextRules
 from pipeline.select.workers import cap_captions, drop_duplicates
-from pipeline.sources import Image, Piece, read
+from pipeline.sources import Image, read
 from pipeline.tombstones import Tombstones
 from pipeline.tombstones import load as load_tombstones
 
@@ -281,19 +282,17 @@ class CandidatesWorker:
         )
         return _State(judge, load_tombstones(self.root))
 
-    def run(self, state: _State, task: dict[str, object]) -> dict[str, object]:
+    def run(self, state: _State, task: PieceTask) -> JudgedPiece:
         """Write NAME.parquet and NAME.rejected.parquet."""
-        piece = Piece(*task["piece"])  # type: ignore[misc]
-        images = read(piece, self.sources, self.formats)
+        images = read(task.piece, self.sources, self.formats)
         if self.honour_pages:
             images = map(refuse_reserved, images)
-        tables = judge_piece(images, piece.source, state.judge, self.max_captions, state.stones)
-        base = storage.join(self.folder, str(task["name"]))
+        tables = judge_piece(images, task.piece.source, state.judge, self.max_captions, state.stones)
+        base = storage.join(self.folder, task.name)
         records.write_table(f"{base}.parquet", tables.accepted)
         records.write_table(f"{base}.rejected.parquet", tables.rejected)
-        return {
-            "rows": len(tables.accepted),
-            "images": tables.images,
-            "candidates": tables.candidates,
-            "rejected": records.count_reasons(tables.rejected),
-        }
+        return JudgedPiece(
+            name=task.name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
+            rows=len(tables.accepted), images=tables.images, candidates=tables.candidates,
+            rejected=records.count_reasons(tables.rejected),
+        )  # fmt: skip

@@ -14,6 +14,7 @@ import pyarrow as pa
 import zstandard
 
 from pipeline import records, storage
+from pipeline.candidates.parts import FOUND_ROWS, FetchedPages, PageUnit
 from pipeline.flow import kept
 from pipeline.http.fetch import Outcome
 from pipeline.http.fetch_loop import FetchLoop
@@ -25,31 +26,6 @@ from pipeline.sources.links import links
 from pipeline.sources.pages import unavailable
 from pipeline.sources.records import Image, bad_record
 from pipeline.units import share
-
-# What is to be fetched. kind: "sitemap", "page", or "source" for what the user named, which may be either.
-PAGE_ROWS = pa.schema(
-    [
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("depth", pa.int16(), nullable=False),  # links from a page of the source
-        pa.field("tries", pa.int16(), nullable=False),  # before this one
-        pa.field("site", pa.string(), nullable=False),
-        pa.field("lanes", pa.int16(), nullable=False),
-    ]
-)
-# What was found, in the order in which it is to be fetched. parent: the URL of the page or sitemap.
-FOUND_ROWS = pa.schema(
-    [
-        pa.field("position", pa.int64(), nullable=False),  # of the parent
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("depth", pa.int16(), nullable=False),
-        pa.field("tries", pa.int16(), nullable=False),
-        pa.field("page_url", pa.string(), nullable=False),  # where it was found
-        pa.field("any_site", pa.bool_(), nullable=False),  # whether it may be on another site
-    ]
-)
 
 TRIES: Final = 2
 _KEPT: Final = ("final_url", "reason", "detail", "status", "content_type")  # of an answer, beside its body
@@ -176,14 +152,12 @@ class PagesWorker:
         """Start the loop, once a process."""
         return _State(self.fetch)
 
-    def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: _State, task: PageUnit) -> FetchedPages:
         """Write NAME@ATTEMPT.images.parquet and .found.parquet, by the pages' positions, and the marker."""
-        return kept.attempt(self.folder, task["name"], partial(self._fetch, state, task))
+        return kept.attempt(self.folder, task.name, partial(self._fetch, state, task))
 
-    def _fetch(
-        self, state: _State, task: dict[str, str], attempt: str, store: kept.Kept
-    ) -> dict[str, object]:
-        unit = records.read_table(task["unit"])
+    def _fetch(self, state: _State, task: PageUnit, attempt: str, store: kept.Kept) -> FetchedPages:
+        unit = records.read_table(task.path)
         images: list[tuple[int, Image]] = []
         found: list[tuple[int, Found]] = []
         judged = sorted(self._fetched(state, unit, store), key=lambda one: one[0])
@@ -191,17 +165,17 @@ class PagesWorker:
             images += ((position, image) for image in its_images)
             found += ((position, one) for one in its_found)
         # Another attempt may see other pages; the files that count are those that the marker names.
-        base = storage.join(self.folder, task["name"]) + attempt
+        base = storage.join(self.folder, task.name) + attempt
         pages.write(f"{base}.images.parquet", images)
         rows = (
             (position, one.url, one.kind, one.depth, one.tries, one.page_url, one.any_site)
             for position, one in found
         )
         records.write_table(f"{base}.found.parquet", records.to_table(rows, FOUND_ROWS))
-        return {
-            "path": f"{base}.images.parquet", "found": f"{base}.found.parquet", "pages": len(unit),
-            "images": len(images),
-        }  # fmt: skip
+        return FetchedPages(
+            name=task.name, path=f"{base}.images.parquet", found=f"{base}.found.parquet", pages=len(unit),
+            images=len(images),
+        )  # fmt: skip
 
     def _fetched(
         self, state: _State, unit: pa.Table, store: kept.Kept

@@ -8,16 +8,18 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import records, storage, tombstones, units, urls
-from pipeline.candidates.pages import FOUND_ROWS, PAGE_ROWS, Found, PagesWorker
+from pipeline.candidates.pages import Found, PagesWorker
+from pipeline.candidates.parts import FOUND_ROWS, PAGE_ROWS, FetchedPages, PageLimits, PageUnit, PageUnits
 from pipeline.crawl import Crawl, require_contact
 from pipeline.flow import kept
-from pipeline.flow.markers import Result, Task, read_marker, write_json
+from pipeline.flow.markers import mark, read_marker
+from pipeline.flow.parts import only
 from pipeline.flow.runner import Runner
 from pipeline.http.politeness import site_delay
 from pipeline.sources import Piece, pages, sitemap
@@ -26,6 +28,16 @@ from pipeline.sources.records import Image
 from pipeline.tombstones import Tombstones
 
 FORMAT: Final = "pages"
+
+
+class Wanted(NamedTuple):
+    """What is to be fetched: the columns of PAGE_ROWS between position and lanes."""
+
+    url: str
+    kind: str
+    depth: int
+    tries: int
+    site: str
 
 
 def fetch_pages(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> list[Piece]:
@@ -39,7 +51,7 @@ def fetch_pages(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> list[Piece
     number = 0
     while wave:
         results, wave = _pass(crawl, runner, number, wave)
-        images += [result["path"] for result in results]
+        images += [result.path for result in results]
         wave += frontier.admit(_found(results))
         number += 1
     images.append(frontier.write_limits())
@@ -59,9 +71,9 @@ def _named(path: str) -> Iterator[Found]:
         yield Found(url=url, kind="source", any_site=True)
 
 
-def _found(results: list[Result]) -> Iterator[tuple[int, Found]]:
+def _found(results: list[FetchedPages]) -> Iterator[tuple[int, Found]]:
     """Yield (position, what was found) in the order of the pages, however they were cut into units."""
-    tables = [records.read_table(result["found"]) for result in results]
+    tables = [records.read_table(result.found) for result in results]
     table = pa.concat_tables([FOUND_ROWS.empty_table(), *tables])
     order = np.argsort(table["position"].to_numpy(), kind="stable")
     for row in table.take(pa.array(order)).to_pylist():
@@ -80,7 +92,7 @@ class Frontier:
         self._refused: Counter[str] = Counter()  # by site
         self._bad: list[Image] = []
 
-    def admit(self, found: Iterable[tuple[int, Found]]) -> list[dict[str, Any]]:
+    def admit(self, found: Iterable[tuple[int, Found]]) -> list[Wanted]:
         """Return what is to be fetched, each URL once, within its site unless it may leave it."""
         options, wave = self._crawl.config.sources, []
         for _, one in found:
@@ -104,7 +116,7 @@ class Frontier:
                 continue
             self._total += is_new
             self._by_site[site] += is_new
-            wave.append({"url": url, "kind": one.kind, "depth": one.depth, "tries": one.tries, "site": site})
+            wave.append(Wanted(url, one.kind, one.depth, one.tries, site))
         return wave
 
     def write_limits(self) -> str:
@@ -113,53 +125,51 @@ class Frontier:
             Image("", (), f"http://{site}/", None, "page_limit", f"{count} pages more")
             for site, count in sorted(self._refused.items())
         ]
-        path = self._crawl.layout.stage("candidates", "pages", "limits.parquet")
-        if not storage.exists(path):
-            pages.write(path, ((0, image) for image in [*self._bad, *beyond]))
-        return path
+        folder = self._crawl.layout.stage("candidates", "pages")
+        limits = PageLimits(name="limits", path=storage.join(folder, "limits.parquet"))
+        if read_marker(folder, limits.name) is None:
+            pages.write(limits.path, ((0, image) for image in [*self._bad, *beyond]))
+            mark(folder, limits)
+        return limits.path
 
 
 def _pass(
-    crawl: Crawl, runner: Runner, number: int, wave: list[dict[str, Any]]
-) -> tuple[list[Result], list[dict[str, Any]]]:
+    crawl: Crawl, runner: Runner, number: int, wave: list[Wanted]
+) -> tuple[list[FetchedPages], list[Wanted]]:
     """Fetch the sitemaps of a wave or, if there are none, all of it; return results and what is left.
 
     Not both at once: in two units of one pass a site would be asked at twice its rate.
     """
-    sitemaps = [row for row in wave if row["kind"] == "sitemap"]
-    now, later = (sitemaps, [row for row in wave if row["kind"] != "sitemap"]) if sitemaps else (wave, [])
+    sitemaps = [one for one in wave if one.kind == "sitemap"]
+    now, later = (sitemaps, [one for one in wave if one.kind != "sitemap"]) if sitemaps else (wave, [])
     tasks = _cut(crawl, number, now)
-    require_contact(crawl.config.fetch, [task["unit"] for task in tasks], "url")
+    require_contact(crawl.config.fetch, [task.path for task in tasks], "url")
     folder = crawl.layout.stage("candidates", "pages", f"pass-{number}")
     config = crawl.config
     worker = PagesWorker(
         folder=folder, fetch=config.fetch, depth=config.sources.depth, formats=config.images.formats
     )
-    results = runner.tasks(f"pages, pass {number}", folder, tasks, worker, seconds=math.inf)
+    results = runner.tasks(f"pages, pass {number}", folder, tasks, worker, FetchedPages, seconds=math.inf)
     kept.remove(folder)
     return results, later
 
 
-def _cut(crawl: Crawl, number: int, wave: list[dict[str, Any]]) -> list[Task]:
+def _cut(crawl: Crawl, number: int, wave: list[Wanted]) -> tuple[PageUnit, ...]:
     """Write a pass's units, once."""
     folder = crawl.layout.stage("candidates", "pages", f"units-{number}")
     marker = read_marker(folder, "units")
-    if marker is None:
-        # Passes follow links, so what is put off would be lost: each site has the time that it needs.
-        fetch, limits = crawl.config.fetch, replace(crawl.config.units, unit_seconds=math.inf)
-        sites = pa.array([row["site"] for row in wave], pa.string())
-        names = []
-        for index, lanes in enumerate(units.cut(sites, lambda site: site_delay(site, fetch), limits)):
-            rows = sorted((int(i), lane.lanes) for lane in lanes for i in lane.images)
-            table = records.to_table(
-                (
-                    (i, *(wave[i][name] for name in ("url", "kind", "depth", "tries", "site")), count)
-                    for i, count in rows
-                ),
-                PAGE_ROWS,
-            )
-            names.append(f"{index:06d}")
-            records.write_table(storage.join(folder, f"{names[-1]}.parquet"), table)
-        marker = {"name": "units", "units": names}
-        write_json(storage.join(folder, "units.json"), marker)
-    return [{"name": name, "unit": storage.join(folder, f"{name}.parquet")} for name in marker["units"]]
+    if marker is not None:
+        return only(marker, PageUnits).units
+    # Passes follow links, so what is put off would be lost: each site has the time that it needs.
+    fetch, limits = crawl.config.fetch, replace(crawl.config.units, unit_seconds=math.inf)
+    sites = pa.array([one.site for one in wave], pa.string())
+    cut = []
+    for index, lanes in enumerate(units.cut(sites, lambda site: site_delay(site, fetch), limits)):
+        rows = sorted((int(i), lane.lanes) for lane in lanes for i in lane.images)
+        name = f"{index:06d}"
+        unit = PageUnit(name=name, path=storage.join(folder, f"{name}.parquet"))
+        table = records.to_table(((i, *wave[i], count) for i, count in rows), PAGE_ROWS)
+        records.write_table(unit.path, table)
+        cut.append(unit)
+    mark(folder, PageUnits(name="units", units=tuple(cut)))
+    return tuple(cut)

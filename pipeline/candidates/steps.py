@@ -5,17 +5,18 @@ import math
 from pipeline import storage
 from pipeline.candidates.judge import CandidatesWorker
 from pipeline.candidates.paging import fetch_pages
+from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.crawl import Crawl, add_counts
-from pipeline.flow.markers import Result, Task
 from pipeline.flow.runner import Runner
 from pipeline.sources import Piece
+from pipeline.stages import Candidates
 
 
-def candidates(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> Result:
+def candidates(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> Candidates:
     """Read, judge and match every piece of the sources."""
     config, folder = crawl.config, crawl.layout.stage("candidates")
     pieces = fetch_pages(crawl, runner, pieces)
-    tasks: list[Task] = [{"name": f"{index:06d}", "piece": list(piece)} for index, piece in enumerate(pieces)]
+    tasks = [PieceTask(name=f"{index:06d}", piece=piece) for index, piece in enumerate(pieces)]
     worker = CandidatesWorker(
         folder=folder, queries=crawl.layout.queries, sources=config.sources,
         formats=config.images.formats, rules=config.text,
@@ -23,14 +24,12 @@ def candidates(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> Result:
         root=crawl.layout.root,
         honour_pages="page" in config.fetch.opt_out, fetch=config.fetch,
     )  # fmt: skip
-    results = runner.tasks("candidates", folder, tasks, worker, _seconds(pieces))
-    files = [[storage.join(folder, f"{r['name']}.parquet"), r["rows"]] for r in results]
-    return {
-        "files": files,
-        "rejected": [storage.join(folder, f"{r['name']}.rejected.parquet") for r in results],
-        "reasons": add_counts(r["rejected"] for r in results),
-        **{name: sum(r[name] for r in results) for name in ("images", "candidates", "rows")},
-    }
+    judged = runner.tasks("candidates", folder, tasks, worker, JudgedPiece, _seconds(pieces))
+    return Candidates(
+        pieces=tuple(judged), reasons=add_counts(piece.rejected for piece in judged),
+        images=sum(piece.images for piece in judged),
+        candidates=sum(piece.candidates for piece in judged), rows=sum(piece.rows for piece in judged),
+    )  # fmt: skip
 
 
 def _seconds(pieces: list[Piece]) -> float:

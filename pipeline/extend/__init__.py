@@ -10,6 +10,7 @@ from pipeline import finished, manifest, records, restart, run, storage
 from pipeline.options import CrawlConfig
 from pipeline.options.presets import ALL
 from pipeline.run import EXTENSIONS, Layout, read_json
+from pipeline.stages import Rounds
 
 _BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
 COUNTS: Final = "base_counts.parquet"  # and its query_counts.parquet
@@ -68,7 +69,7 @@ def under_way(root: str) -> Layout | None:
     """Return the extension of a run that is begun and not finished, or None."""
     part = Layout(root, 1)
     while storage.exists(storage.join(part.work, _BASE)):
-        if run.done(part, "finish") is None:
+        if not run.is_done(part, "finish"):
             return part
         part = Layout(root, part.extension + 1)
     return None
@@ -77,7 +78,7 @@ def under_way(root: str) -> Layout | None:
 def parts(root: str) -> tuple[Layout, ...]:
     """Return where a run and its finished extensions worked, in order."""
     found = [Layout(root)]
-    while run.done(following := Layout(root, len(found)), "finish") is not None:
+    while run.is_done(following := Layout(root, len(found)), "finish"):
         found.append(following)
     return tuple(found)
 
@@ -171,13 +172,13 @@ def _check_run(root: str, options: CrawlConfig) -> None:
         raise ValueError(
             f"{root} is a pilot (--sample {options.sample:g}); crawl without it into a new --out"
         )
-    if run.done(Layout(root), "finish") is None and storage.exists(Layout(root).work):
+    if not run.is_done(Layout(root), "finish") and storage.exists(Layout(root).work):
         raise ValueError(f"{root} is being made again, by --retry-failed: finish that with its command first")
     for part in parts(root):
-        fetched = run.done(part, "fetch")
-        last = fetched["last"] if fetched else 0
+        is_fetched = run.is_done(part, "fetch")
+        last = run.done(part, Rounds).last if is_fetched else 0
         needed = (part.stage("select", "samples"), storage.join(part.tried(last), "thresholds"))
-        if fetched is None or not all(storage.exists(path) for path in needed):
+        if not is_fetched or not all(storage.exists(path) for path in needed):
             raise ValueError(_no_work(part))
     columns = records.read_table(storage.join(root, "query_counts.parquet")).column_names
     if "untried" not in columns:

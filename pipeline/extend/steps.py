@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import dropped, extend, manifest, querylist, records, run, storage
-from pipeline.crawl import Crawl, add_counts, add_vectors, tasks_of
+from pipeline.crawl import Crawl, add_counts, add_vectors
+from pipeline.extend.parts import Known, Stored, StoredShard
 from pipeline.extend.workers import DropWorker, StoredCountWorker, StoredWorker
-from pipeline.flow.markers import Result, Task, read_vector
+from pipeline.flow.markers import read_vector
 from pipeline.flow.steps import Step, Tasks, Work, results_in
+from pipeline.manifest import NewSet
 from pipeline.run import Layout
+from pipeline.stages import Candidates, Rounds, Selected
 
 
 @dataclass(frozen=True)
@@ -52,34 +55,31 @@ def _plan_stored(crawl: Crawl) -> Work:
     assert crawl.base is not None
     names = [storage.stem(shard["name"]) for shard in crawl.base.manifest["shards"]]
     shards = crawl.layout.shards
-    return Work(tasks=[{"name": n, "shard": storage.join(shards, f"{n}.parquet")} for n in names])
+    return Work(tasks=[StoredShard(name=n, rows=storage.join(shards, f"{n}.parquet")) for n in names])
 
 
-def stored_of(crawl: Crawl) -> list[Result]:
+def stored_of(crawl: Crawl) -> list[Stored]:
     """Return what was taken from the shards of the run that is extended."""
-    return results_in(crawl.layout.stage("select", "stored")) if crawl.base else []
+    return results_in(crawl.layout.stage("select", "stored"), Stored) if crawl.base else []
 
 
-def known_samples(base: Base) -> list[Task]:
+def known_samples(base: Base) -> list[Known]:
     """Return the files of samples that the run knows, each with the thresholds up to which it tried them."""
-    tasks: list[Task] = []
+    tasks: list[Known] = []
     for part in base.parts:
-        fetched = run.done(part, "fetch")
-        assert fetched is not None, "the command has looked"
-        tried = storage.join(part.tried(fetched["last"]), "thresholds")
-        # By name: the run may have been moved since.
+        selected, fetched = run.done(part, Selected), run.done(part, Rounds)
+        tried = storage.join(part.tried(fetched.last), "thresholds")
         tasks += [
-            {"known": path, "tried": tried, "extension": part.extension}
-            for path in storage.list_files(part.stage("select", "samples"), ".parquet")
-            if not path.endswith(".rejected.parquet")
+            Known(name=samples.name, path=samples.path, tried=tried, extension=part.extension)
+            for samples in selected.samples
         ]
     return tasks
 
 
 def known_rows(base: Base) -> int:
     """Return how many rows the files of samples have that the run knows."""
-    summaries = (run.done(part, "select") or {"samples": []} for part in base.parts)
-    return sum(result["rows"] for summary in summaries for result in summary["samples"])
+    summaries = (run.done(part, Selected) for part in base.parts)
+    return sum(samples.rows for summary in summaries for samples in summary.samples)
 
 
 def known_shared_captions(base: Base) -> list[np.ndarray]:
@@ -99,7 +99,7 @@ def count_stored(crawl: Crawl, number: int) -> list[Step]:
 
 
 def _plan_count_stored(crawl: Crawl) -> Work:
-    return Work(tasks=tasks_of(stored_of(crawl)))
+    return Work(tasks=stored_of(crawl))
 
 
 def drop(crawl: Crawl, thresholds: str) -> list[Step]:
@@ -114,8 +114,7 @@ def drop(crawl: Crawl, thresholds: str) -> list[Step]:
 
 
 def _plan_drop(crawl: Crawl) -> Work:
-    stored = stored_of(crawl)
-    return Work(tasks=[{"name": r["name"], "path": r["path"], "shard": r["shard"]} for r in stored])
+    return Work(tasks=stored_of(crawl))
 
 
 def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: np.ndarray) -> dict[str, int]:
@@ -124,16 +123,13 @@ def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: 
     counts: `untried` of the new samples, `kept_present` of the whole set.
     """
     path, queries = crawl.layout.query_counts, crawl.queries.queries
-    selected = run.done(crawl.layout, "select")
-    assert selected is not None, "a stage before"
-    matched, untried = (
-        add_vectors([r["counts"] for r in selected["samples"]], queries, 1)[0],
-        counts["untried"],
-    )
+    selected = run.done(crawl.layout, Selected)
+    matched = add_vectors((samples.counts for samples in selected.samples), queries, 1)[0]
+    untried = counts["untried"]
     if crawl.base is not None:
         path = crawl.layout.stage("finish", "query_counts.parquet")
         old = records.read_table(storage.join(crawl.layout.work, extend.COUNTS))
-        moved = add_vectors(selected["moved"], queries, 1)[0]
+        moved = add_vectors((one.moved for one in selected.deduplicated), queries, 1)[0]
         matched = matched + old["matched"].to_numpy() - moved
         untried = untried + old["untried"].to_numpy() - moved
     return manifest.write_query_counts(
@@ -142,7 +138,7 @@ def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: 
     )  # fmt: skip
 
 
-def publish(crawl: Crawl, found: Result, done: dict[str, Result], entry: Result) -> None:
+def publish(crawl: Crawl, found: NewSet, entry: dict[str, Any]) -> None:
     """Publish an extension: its dropped samples, its counts and, last, the manifest that names its shards.
 
     `entry`: what the manifest says of the extension beside its figures. Doing it again writes the same.
@@ -154,53 +150,53 @@ def publish(crawl: Crawl, found: Result, done: dict[str, Result], entry: Result)
     _publish_dropped(crawl, found)
     counts_file = layout.stage("finish", "query_counts.parquet")
     storage.copy_file(counts_file, layout.query_counts)
-    added = manifest.shard_entries(found["shards"])
+    read, fetched = run.done(layout, Candidates), run.done(layout, Rounds)
+    added = manifest.shard_entries(found.shards)
     shards = [*before["shards"], *added]
     sizes = {shard["name"]: shard["samples"] for shard in shards}
     manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
-    counts, rounds = before["counts"], done["fetch"]["rounds"]
+    counts = before["counts"]
     crawled = [
         before["crawled"]["first"],
         before["crawled"]["last"],
-        found["first_fetch"],
-        found["last_fetch"],
+        *found.crawled,
     ]
     moments = sorted(moment for moment in crawled if moment)
-    rejected = add_counts([manifest.by_stage_and_reason(counts), found["rejected"]])
+    rejected = add_counts([manifest.by_stage_and_reason(counts), found.rejected])
     manifest.write_json(
         layout.manifest,
         {
             **before,
             "counts": manifest.counts_of(
-                counts["candidates"] + done["candidates"]["candidates"],
-                counts["captions"] - found["dropped_captions"] + found["captions"],
-                counts["samples"] - found["dropped"] + found["samples"],
+                counts["candidates"] + read.candidates,
+                counts["captions"] - found.dropped_captions + found.captions,
+                counts["samples"] - found.dropped + found.samples,
                 rejected,
             ),
             "crawled": {"first": min(moments, default=None), "last": max(moments, default=None)},
-            "rejected_sampled": before["rejected_sampled"] or found["rejected_sampled"],
-            "images_seen": before["images_seen"] + done["candidates"]["images"],
-            "rounds": before["rounds"] + manifest.round_entries(rounds),
-            "queries": found["queries"],
+            "rejected_sampled": before["rejected_sampled"] or found.rejected_sampled,
+            "images_seen": before["images_seen"] + read.images,
+            "rounds": before["rounds"] + manifest.round_entries(fetched.rounds),
+            "queries": found.queries,
             "shards": shards,
             "extensions": [
                 *before.get("extensions", []),
                 {
-                    **entry, "versions": manifest.versions(), "samples": found["samples"],
-                    "captions": found["captions"], "candidates": done["candidates"]["candidates"],
-                    "dropped": found["dropped"], "dropped_captions": found["dropped_captions"],
-                    "rounds": len(rounds), "shards": [shard["name"] for shard in added],
+                    **entry, "versions": manifest.versions(), "samples": found.samples,
+                    "captions": found.captions, "candidates": read.candidates,
+                    "dropped": found.dropped, "dropped_captions": found.dropped_captions,
+                    "rounds": len(fetched.rounds), "shards": [shard["name"] for shard in added],
                 },
             ],
         },
     )  # fmt: skip
 
 
-def _publish_dropped(crawl: Crawl, found: Result) -> None:
+def _publish_dropped(crawl: Crawl, found: NewSet) -> None:
     """Add the rows of this extension to those of earlier ones; a reader of the old manifest skips them."""
     assert crawl.base is not None
     path = storage.join(crawl.layout.root, dropped.FILE)
     before = dropped.rows(crawl.layout.root, crawl.layout.extension - 1)
-    tables = [records.read_table(file) for file in found["dropped_rows"]]
+    tables = [records.read_table(file) for file in found.dropped_rows]
     table = pa.concat_tables([before, *tables])
     records.write_table(path, table.sort_by([("shard", "ascending"), ("key", "ascending")]))

@@ -5,34 +5,26 @@ with the same bytes, and tightened thresholds drop some of them.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import dropped, records, storage
+from pipeline.extend.parts import (
+    KNOWN_ROWS,
+    STORED_ROWS,
+    DroppedSamples,
+    Known,
+    Stored,
+    StoredCounts,
+    StoredShard,
+)
 from pipeline.flow.markers import read_vector, write_vector
+from pipeline.flow.worker import partition_name
+from pipeline.select.parts import CaptionFiles, Deduplicated
 from pipeline.select.workers import DedupeShuffler, Pairs, QueryTable, chosen, slices
-
-STORED_ROWS = pa.schema(
-    [
-        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),
-        pa.field("matched", pa.list_(pa.int32()), nullable=False),
-        pa.field("sha256", pa.binary(32), nullable=False),
-    ]
-)
-
-# A URL of the run that is extended. `matched`: of one that was not tried, a row for each of its captions.
-KNOWN_ROWS = pa.schema(
-    [
-        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),
-        pa.field("matched", pa.list_(pa.int32()), nullable=False),
-        pa.field("tried", pa.bool_(), nullable=False),
-        pa.field("extension", pa.int32(), nullable=False),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +41,23 @@ class StoredWorker:
         """Load what was dropped before."""
         return dropped.load(self.root, self.extensions)
 
-    def run(self, state: dropped.Dropped, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: dropped.Dropped, task: StoredShard) -> Stored:
         """Write NAME.parquet, STORED_ROWS sorted by uid, and NAME.counts, int64 [1, Q]."""
-        table = records.read_table(task["shard"], ["key", "uid", "matched_query_ids", "sha256"])
-        table = table.filter(pa.array(state.stays(task["name"], table["key"].to_pylist())))
+        table = records.read_table(task.rows, ["key", "uid", "matched_query_ids", "sha256"])
+        table = table.filter(pa.array(state.stays(task.name, table["key"].to_pylist())))
         rows = zip(
             (bytes.fromhex(uid) for uid in table["uid"].to_pylist()), table["matched_query_ids"].to_pylist(),
             (bytes.fromhex(digest) for digest in table["sha256"].to_pylist()), strict=True,
         )  # fmt: skip
         stored = records.to_table(sorted(rows), STORED_ROWS)
         pairs = Pairs.of(stored, self.queries.queries)
-        base = storage.join(self.folder, task["name"])
+        base = storage.join(self.folder, task.name)
         records.write_table(f"{base}.parquet", stored)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
-        return {
-            "path": f"{base}.parquet", "shard": task["shard"], "counts": f"{base}.counts",
-            "samples": len(stored),
-        }  # fmt: skip
+        return Stored(
+            name=task.name, path=f"{base}.parquet", shard=task.rows, counts=f"{base}.counts",
+            samples=len(stored),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +71,13 @@ class StoredCountWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: Stored) -> StoredCounts:
         """Write NAME.counts, int64 [2, Q]: samples of each query, and those of them within the thresholds."""
-        pairs = Pairs.of(records.read_table(task["path"], ["uid", "matched"]), self.queries.queries)
+        pairs = Pairs.of(records.read_table(task.path, ["uid", "matched"]), self.queries.queries)
         within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
-        count, path = self.queries.queries, storage.join(self.folder, f"{task['name']}.counts")
+        count, path = self.queries.queries, storage.join(self.folder, f"{task.name}.counts")
         write_vector(path, np.stack([pairs.counts(count), pairs.counts(count, within)]))
-        return {"path": task["path"], "counts": path}
+        return StoredCounts(name=task.name, path=task.path, counts=path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +92,17 @@ class DropWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: Stored) -> DroppedSamples:
         """Write NAME.parquet (dropped.ROWS), NAME.rejected.parquet, and NAME.counts as `AssembleWorker`."""
-        stored = records.read_table(task["path"])
+        stored = records.read_table(task.path)
         pairs = Pairs.of(stored, self.queries.queries)
         keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         gone = {uid.hex() for uid in stored["uid"].filter(pa.array(~stays)).to_pylist()}
         columns = ["uid", "key", "url", "captions", "page_url"]
-        table = records.read_table(task["shard"], columns)
+        table = records.read_table(task.shard, columns)
         rows = [row for row in table.to_pylist() if row["uid"] in gone]
-        base, name = storage.join(self.folder, task["name"]), task["name"]
+        base, name = storage.join(self.folder, task.name), task.name
         dropped_rows = [
             (row["uid"], row["key"], name, "over_cap", len(row["captions"]), self.extension) for row in rows
         ]
@@ -127,10 +119,10 @@ class DropWorker:
         count = self.queries.queries
         counts = [pairs.counts(count, keeps), pairs.counts(count, stays[pairs.sample])]
         write_vector(f"{base}.counts", np.stack(counts))
-        return {
-            "path": f"{base}.parquet", "counts": f"{base}.counts", "dropped": len(rows),
-            "captions": len(rejected_rows),
-        }  # fmt: skip
+        return DroppedSamples(
+            name=name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet", counts=f"{base}.counts",
+            dropped=len(rows), captions=len(rejected_rows),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +134,16 @@ class NewShuffler(DedupeShuffler):
 
     queries: QueryTable
 
-    def split(self, task: dict[str, Any], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: CaptionFiles | Known, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the rows of candidates files, or of a file of samples of the run."""
-        if "known" not in task:
+        if isinstance(task, CaptionFiles):
             yield from super().split(task, partitions)
             return
-        table = records.read_table(task["known"], ["uid", "matched"])
-        table = known_rows(table, self.queries, read_vector(task["tried"]), task["extension"])
+        table = records.read_table(task.path, ["uid", "matched"])
+        table = known_rows(table, self.queries, read_vector(task.tried), task.extension)
         yield from slices(table, records.partition_of(records.high_bits(table["uid"]), partitions))
 
-    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, data: Iterable[bytes]) -> Deduplicated:
         """Write NNNNN.parquet, NNNNN.rejected.parquet, and NNNNN.moved, int64 [1, Q].
 
         moved: samples of the run that are new ones from now on, by query.
@@ -167,9 +159,9 @@ class NewShuffler(DedupeShuffler):
         table = table.filter(pc.invert(again))
         result = self.write(partition, table, [rejected])
         moved = moved_counts(known, table["uid"], self.queries.queries)
-        path = storage.join(self.folder, f"{partition:05d}.moved")
+        path = storage.join(self.folder, f"{partition_name(partition)}.moved")
         write_vector(path, moved[None])
-        return {**result, "moved": path}
+        return replace(result, moved=path)
 
 
 def known_rows(table: pa.Table, queries: QueryTable, thresholds: np.ndarray, extension: int) -> pa.Table:

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 
 from pipeline import records, storage
 from pipeline.captions.match import tokens
+from pipeline.extend.parts import Stored
+from pipeline.fetch.parts import FETCHED, MERGED_ROWS, Fetched, Merged
 from pipeline.flow.markers import read_vector, write_vector
+from pipeline.flow.worker import partition_name
 from pipeline.select.workers import Pairs, QueryTable, slices
-
-_FETCHED = [field for field in records.FETCHED_ROWS if field.name not in ("uid", "reason", "detail")]
-MERGED_ROWS = pa.schema([*records.CAPTION_ROWS, *_FETCHED])
 
 # One picture under many captions, of which pairs on average share less than a fifth of their words, says
 # "image not available" or shows a logo. (ALIGN, Jia et al. 2021, drops images with over 1,000 texts, related
@@ -57,6 +57,7 @@ class MergeShuffler:
     folder: str
     queries: QueryTable
     max_captions: int
+    round: int
     thresholds: str  # up to which samples were tried
     placeholder_captions: int
     by_bytes: bool = True
@@ -66,17 +67,17 @@ class MergeShuffler:
     def _key(self) -> str:
         return "sha256" if self.by_bytes else "uid"
 
-    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Fetched | Stored, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the caption rows of a unit's images that arrived, with what is known of the image.
 
         Of a file of stored samples, which a run that is extended has already, yield what they are called.
         """
-        if "stored" in task:
-            stored = records.read_table(task["stored"], ["uid", "sha256"])
+        if isinstance(task, Stored):
+            stored = records.read_table(task.path, ["uid", "sha256"])
             partition = records.partition_of(records.high_bits(stored["sha256"]), partitions)
             yield from slices(stored, partition)
             return
-        unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
+        unit, fetched = records.read_table(task.unit), records.read_table(task.path)
         starts = records.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
         arrived = pc.equal(fetched["reason"], "").to_numpy()
@@ -85,11 +86,11 @@ class MergeShuffler:
         partition[arrived] = records.partition_of(hashes, partitions)
         rows = of_row[arrived[of_row]]
         unit = unit.filter(pa.array(arrived[of_row])).select(records.CAPTION_ROWS.names)
-        images = fetched.select([field.name for field in _FETCHED]).take(pa.array(rows))
+        images = fetched.select([field.name for field in FETCHED]).take(pa.array(rows))
         table = pa.Table.from_arrays([*unit.columns, *images.columns], schema=MERGED_ROWS)
         yield from slices(table, partition[rows])
 
-    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, data: Iterable[bytes]) -> Merged:
         """Write NNNNN.parquet, NNNNN.rejected.parquet and NNNNN.counts.
 
         counts, int64 [2, Q]: samples of each query that arrived, and those of them within the thresholds.
@@ -107,14 +108,16 @@ class MergeShuffler:
         pairs = Pairs.of(table, self.queries.queries)
         within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         count = self.queries.queries
-        base = storage.join(self.folder, f"{partition:05d}")
+        name = partition_name(partition)
+        base = storage.join(self.folder, name)
         records.write_table(f"{base}.parquet", table)
         records.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", np.stack([pairs.counts(count), pairs.counts(count, within)]))
-        return {
-            "path": f"{base}.parquet", "counts": f"{base}.counts", "rows": len(table),
-            "samples": len(pairs.starts), "rejected": records.count_reasons(rejected),
-        }  # fmt: skip
+        return Merged(
+            name=name, round=self.round, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
+            counts=f"{base}.counts", rows=len(table), samples=len(pairs.starts),
+            rejected=records.count_reasons(rejected),
+        )  # fmt: skip
 
 
 def merge_into_stored(table: pa.Table, stored: list[pa.Table]) -> tuple[pa.Table, pa.Table]:
@@ -190,7 +193,7 @@ def merge(
     columns = {name: table[name] for name in MERGED_ROWS.names}
     columns |= {name: table[name].take(survivor) for name in ("uid", "url")}
     staged = pa.array(np.repeat(_staged(table, group_starts), sizes))
-    columns |= {field.name: table[field.name].take(staged) for field in _FETCHED}
+    columns |= {field.name: table[field.name].take(staged) for field in FETCHED}
     merged = pa.table(columns, schema=MERGED_ROWS).filter(pa.array(kept))
     return merged.sort_by([("uid", "ascending"), ("caption_hash", "ascending")]), pa.concat_tables(rejected)
 

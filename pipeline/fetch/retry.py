@@ -13,16 +13,18 @@ import pyarrow.compute as pc
 
 from pipeline import finished, records, run, storage
 from pipeline.crawl import Crawl
+from pipeline.fetch.parts import Restored
 from pipeline.fetch.units import worth_retrying
-from pipeline.flow.markers import Result, read_vector, write_json, write_vector
+from pipeline.flow.markers import mark, read_vector, write_json, write_vector
 from pipeline.run import Layout, read_json
 from pipeline.shards import read_shard
+from pipeline.stages import Rounds
 
 _RETRIES: Final = "retries.stage"
 _COMMAND: Final = "retrying.stage"
 """Number of the round of a `--retry-failed` that has not come to its end."""
 
-RESTORED: Final = "restored"
+_RESTORED: Final = "restored"
 
 
 def reopen(crawl: Crawl) -> int | None:
@@ -32,10 +34,10 @@ def reopen(crawl: Crawl) -> int | None:
     whose last `--retry-failed` did all but say so.
     """
     layout = crawl.layout
-    fetched = run.done(layout, "fetch")
-    if fetched is None or run.done(layout, "finish") is None:
+    if not (run.is_done(layout, "fetch") and run.is_done(layout, "finish")):
         return None
-    if read_json(layout.stage("fetch", _COMMAND)) == fetched["last"]:
+    fetched = run.done(layout, Rounds)
+    if read_json(layout.stage("fetch", _COMMAND)) == fetched.last:
         return None
     count = _retried(crawl, fetched)
     if not count:
@@ -48,9 +50,9 @@ def reopen(crawl: Crawl) -> int | None:
             )
         restore(crawl, fetched)
         storage.remove_tree(layout.stage("fetch", "removed.stage"))
-    number = fetched["last"] + 1
-    for name in ("tried", "units", "round", "merged", "arrived"):  # of a round that found nothing to do
-        storage.remove_tree(layout.stage("fetch", f"{name}-{number}"))
+    number = fetched.last + 1
+    for folder_of in (layout.tried, layout.units, layout.round, layout.merged, layout.arrived):
+        storage.remove_tree(folder_of(number))  # of a round that found nothing to do
     write_json(layout.stage("fetch", _RETRIES), sorted({*retries(layout), number}))
     write_json(layout.stage("fetch", _COMMAND), number)
     _open(layout)
@@ -59,10 +61,9 @@ def reopen(crawl: Crawl) -> int | None:
 
 def resume(layout: Layout) -> None:
     """Complete what `reopen` had begun when it was killed."""
-    fetched = run.done(layout, "fetch")
-    if fetched is None or run.done(layout, "finish") is not None:
+    if not run.is_done(layout, "fetch") or run.is_done(layout, "finish"):
         return
-    if read_json(layout.stage("fetch", _COMMAND)) == fetched["last"] + 1:
+    if read_json(layout.stage("fetch", _COMMAND)) == run.done(layout, Rounds).last + 1:
         _open(layout)
 
 
@@ -74,9 +75,9 @@ def retried(layout: Layout) -> None:
 def _open(layout: Layout) -> None:
     # The set stays until another is verified. Its stage's marker first: what it stands for is about to go.
     layout = run.keep_until_replaced(layout)
-    storage.remove_tree(layout.stage("finish", "done.stage"))
+    run.reopen(layout, "finish")
     run.discard_from(layout, "finish")
-    storage.remove_tree(layout.stage("fetch", "done.stage"))
+    run.reopen(layout, "fetch")
 
 
 def retries(layout: Layout) -> list[int]:
@@ -93,18 +94,17 @@ def repeat_thresholds(layout: Layout, number: int) -> None:
         )
 
 
-def _retried(crawl: Crawl, fetched: Result) -> int:
+def _retried(crawl: Crawl, fetched: Rounds) -> int:
     """Return how many images of the last round another one would try."""
-    arrived = read_vector(crawl.layout.stage("fetch", f"arrived-{fetched['last']}", "thresholds"))
+    arrived = read_vector(storage.join(crawl.layout.arrived(fetched.last), "thresholds"))
     count = 0
-    for unit in fetched["units"]:
-        if unit["round"] == fetched["last"]:
-            tried, rows = records.read_table(unit["fetched"]), records.read_table(unit["unit"])
-            count += int(worth_retrying(tried, rows, crawl.queries.hashes, arrived).sum())
+    for unit in fetched.rounds[-1].units:
+        tried, rows = records.read_table(unit.path), records.read_table(unit.unit)
+        count += int(worth_retrying(tried, rows, crawl.queries.hashes, arrived).sum())
     return count
 
 
-def restore(crawl: Crawl, fetched: Result) -> None:
+def restore(crawl: Crawl, fetched: Rounds) -> None:
     """Stage the shards' images again, and let the tables of what was fetched point to them.
 
     What was fetched and not needed is gone; its rows become `over_cap`. An image merged into another, or
@@ -115,11 +115,15 @@ def restore(crawl: Crawl, fetched: Result) -> None:
     tables = [_restore_shard(layout, shard["name"]) for shard in finished.of(layout.root)["shards"]]
     places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
     staged = _Places(places, key)
-    merged = [records.read_table(r["path"], ["uid", "sha256"]) for r in fetched["rounds"][-1]["merged"]]
+    merged = [records.read_table(one.path, ["uid", "sha256"]) for one in fetched.rounds[-1].merged]
     over = _values(pa.concat_tables(merged)[key]) if merged else np.zeros(0, object)
-    for unit in fetched["units"]:
-        table = records.read_table(unit["fetched"])
-        records.write_table(unit["fetched"], staged.point(table, over))
+    for unit in fetched.units:
+        records.write_table(unit.path, staged.point(records.read_table(unit.path), over))
+
+
+def forget_restored(layout: Layout) -> None:
+    """Remove what `restore` has staged."""
+    storage.remove_tree(layout.stage("fetch", _RESTORED))
 
 
 _PLACES: Final = pa.schema(
@@ -140,17 +144,20 @@ def _restore_shard(layout: Layout, name: str) -> pa.Table:
     rows = records.read_table(storage.sibling(tar, ".parquet"), ["uid", "sha256", "descriptor"])
     uids, digests, descriptors = (rows[column].to_pylist() for column in rows.column_names)
     places: list[tuple[Any, ...]] = []
+    folder = layout.stage("fetch", _RESTORED)
+    restored = Restored(name=stem, blob=storage.join(folder, f"{stem}.blob"))
     with (
         storage.open_input(tar) as source,
-        storage.atomic_output(layout.stage("fetch", RESTORED, f"{stem}.blob")) as path,
+        storage.atomic_output(restored.blob) as path,
         path.open("wb") as sink,
     ):
         for uid, digest, descriptor, sample in zip(
             uids, digests, descriptors, read_shard(source), strict=True
         ):
-            place = (f"{RESTORED}/{stem}", sink.tell(), len(sample.jpg))
+            place = (f"{_RESTORED}/{stem}", sink.tell(), len(sample.jpg))
             places.append((bytes.fromhex(uid), bytes.fromhex(digest), *place))
             sink.write(sample.jpg + descriptor)
+    mark(folder, restored)
     return records.to_table(places, _PLACES)
 
 

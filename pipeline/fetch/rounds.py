@@ -1,19 +1,21 @@
 """The steps of a round: whom to try, the units, the images, and what of all that arrived each query keeps."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from pipeline import balance, storage
 from pipeline.crawl import Crawl
+from pipeline.extend.parts import Stored, StoredCounts
 from pipeline.extend.steps import count_stored, stored_of
 from pipeline.fetch.merge import MergeShuffler
+from pipeline.fetch.parts import Fetched, Merged, Unit, Units
 from pipeline.fetch.retry import repeat_thresholds, retries
 from pipeline.fetch.units import UnitShuffler
 from pipeline.fetch.worker import FetchWorker
-from pipeline.flow.markers import Result, Task, read_vector
+from pipeline.flow.markers import read_vector
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, results_in
+from pipeline.select.parts import Samples, SampleTable
 from pipeline.select.workers import PairCounter
 
 SECONDS_PER_IMAGE = 0.005
@@ -46,28 +48,27 @@ def _plan_thresholds(crawl: Crawl, number: int) -> Work:
         return Work(tasks=_samples(crawl), rank=rank)
     before = layout.tried(number - 1)
     matched = read_vector(storage.join(layout.tried(0), "counts"))[0]
-    counts = read_vector(storage.join(arrived_folder(crawl, number - 1), "counts"))
+    counts = read_vector(storage.join(crawl.layout.arrived(number - 1), "counts"))
     tried = np.minimum(read_vector(storage.join(before, "rank")), matched)
     rank = balance.next_rank(tried, matched, counts[-1], config.per_query, config.headroom)
     return Work(tasks=_samples(crawl), rank=rank)
 
 
-def _samples(crawl: Crawl) -> list[Task]:
+def _samples(crawl: Crawl) -> list[SampleTable]:
     """Return the samples that may be tried, and those that an extended run has already."""
-    found = results_in(crawl.layout.stage("select", "samples"))
-    return [*found, *stored_of(crawl)]
+    return [*results_in(crawl.layout.stage("select", "samples"), Samples), *stored_of(crawl)]
 
 
 def cut_units(crawl: Crawl, number: int) -> Step:
     """Cut a round's work units: samples not yet tried, and retries of the units of the round before."""
     config, layout = crawl.config, crawl.layout
-    folder = units_folder(crawl, number)
+    folder = crawl.layout.units(number)
     shuffler = UnitShuffler(
         folder=folder, queries=crawl.queries, fetch=config.fetch,
         limits=config.units, number=number,
         thresholds=storage.join(layout.tried(number), "thresholds"),
         previous=storage.join(layout.tried(number - 1), "thresholds") if number else "",
-        arrived=storage.join(arrived_folder(crawl, number - 1), "thresholds") if number else "",
+        arrived=storage.join(crawl.layout.arrived(number - 1), "thresholds") if number else "",
     )  # fmt: skip
     plan = partial(_plan_units, crawl, number)
     return Shuffle(label=f"units, round {number}", folder=folder, plan=plan, shuffler=shuffler)
@@ -76,27 +77,27 @@ def cut_units(crawl: Crawl, number: int) -> Step:
 def _plan_units(crawl: Crawl, number: int) -> Work:
     if number in retries(crawl.layout):
         repeat_thresholds(crawl.layout, number)
-    samples = results_in(crawl.layout.stage("select", "samples"))
-    inputs: list[Task] = [{"path": r["path"]} for r in samples]
-    inputs += [{"unit": u["unit"], "fetched": u["fetched"]} for u in fetched_in(crawl, number - 1)]
-    return Work(tasks=inputs, partitions=crawl.partitions(sum(r["samples"] for r in samples)))
+    samples = results_in(crawl.layout.stage("select", "samples"), Samples)
+    failed = fetched_in(crawl, number - 1) if number else []
+    partitions = crawl.partitions(sum(one.samples for one in samples))
+    return Work(tasks=[*samples, *failed], partitions=partitions)
 
 
-def units_of(crawl: Crawl, number: int) -> list[Result]:
-    """Return the units of a round that were cut: their names, paths, images and seconds."""
-    folder = units_folder(crawl, number)
-    return [
-        {**unit, "path": storage.join(folder, f"{unit['name']}.parquet")}
-        for result in results_in(folder)
-        for unit in result["units"]
-    ]
+def units_of(crawl: Crawl, number: int) -> list[Unit]:
+    """Return the units of a round that were cut."""
+    return [unit for part in results_in(crawl.layout.units(number), Units) for unit in part.units]
+
+
+def fetched_in(crawl: Crawl, number: int) -> list[Fetched]:
+    """Return the units of a round that were fetched."""
+    return results_in(crawl.layout.round(number), Fetched)
 
 
 def _fetch(crawl: Crawl, number: int) -> Step:
     config = crawl.config
-    folder = round_folder(crawl, number)
+    folder = crawl.layout.round(number)
     worker = FetchWorker(
-        folder=folder, fetch=config.fetch, images=config.images, seed=config.seed,
+        folder=folder, blobs=f"round-{number}", fetch=config.fetch, images=config.images, seed=config.seed,
         scorer=config.scorer, keep_if=config.keep_if, hash_list=config.hash_list, root=crawl.layout.root,
     )  # fmt: skip
     plan = partial(_plan_fetch, crawl, number)
@@ -104,30 +105,17 @@ def _fetch(crawl: Crawl, number: int) -> Step:
 
 
 def _plan_fetch(crawl: Crawl, number: int) -> Work:
-    tasks: list[dict[str, Any]] = [
-        {**unit, "unit": unit["path"], "blob": f"round-{number}/{unit['name']}"}
-        for unit in units_of(crawl, number)
-    ]
-    seconds = sum(max(task["seconds"], task["images"] * SECONDS_PER_IMAGE) for task in tasks)
+    tasks = units_of(crawl, number)
+    seconds = sum(max(unit.seconds, unit.images * SECONDS_PER_IMAGE) for unit in tasks)
     return Work(tasks=tasks, seconds=seconds)
-
-
-def fetched_in(crawl: Crawl, number: int) -> list[Result]:
-    """Return the units of a round that were fetched: paths of the unit and of its rows, and the round."""
-    if number < 0:
-        return []
-    return [
-        {"unit": r["unit"], "fetched": r["fetched"], "round": number}
-        for r in results_in(round_folder(crawl, number))
-    ]
 
 
 def _merge(crawl: Crawl, number: int) -> Step:
     """Merge all that arrived so far, images of the same bytes into one."""
     config = crawl.config
-    folder = merged_folder(crawl, number)
+    folder = crawl.layout.merged(number)
     shuffler = MergeShuffler(
-        folder=folder, queries=crawl.queries, max_captions=config.max_captions,
+        folder=folder, queries=crawl.queries, max_captions=config.max_captions, round=number,
         thresholds=storage.join(crawl.layout.tried(number), "thresholds"),
         placeholder_captions=config.placeholder_captions, by_bytes=config.dedup != "off", drop=config.drop,
     )  # fmt: skip
@@ -138,40 +126,20 @@ def _merge(crawl: Crawl, number: int) -> Step:
 def _plan_merge(crawl: Crawl, number: int) -> Work:
     units = [unit for earlier in range(number + 1) for unit in fetched_in(crawl, earlier)]
     stored = stored_of(crawl) if crawl.config.dedup != "off" else []
-    inputs: list[Task] = [*units, *({"stored": r["path"]} for r in stored)]
-    rows = len(units) * crawl.config.units.unit_images + sum(r["samples"] for r in stored)
+    inputs: list[Fetched | Stored] = [*units, *stored]
+    rows = len(units) * crawl.config.units.unit_images + sum(one.samples for one in stored)
     return Work(tasks=inputs, partitions=crawl.partitions(rows))
 
 
 def _arrived(crawl: Crawl, number: int) -> Step:
     """Find which samples each query keeps of all that arrived so far."""
     return Thresholds(
-        label=f"arrived, round {number}", folder=arrived_folder(crawl, number),
+        label=f"arrived, round {number}", folder=crawl.layout.arrived(number),
         plan=partial(_plan_arrived, crawl, number), counter=PairCounter(queries=crawl.queries),
     )  # fmt: skip
 
 
 def _plan_arrived(crawl: Crawl, number: int) -> Work:
-    counted = [result for step in count_stored(crawl, number) for result in step.results()]
+    counted = [result for step in count_stored(crawl, number) for result in step.results(StoredCounts)]
     rank = np.full(crawl.queries.queries, crawl.config.per_query, np.int64)
-    return Work(tasks=[*results_in(merged_folder(crawl, number)), *counted], rank=rank)
-
-
-def units_folder(crawl: Crawl, number: int) -> str:
-    """Return the folder of a round's units."""
-    return crawl.layout.stage("fetch", f"units-{number}")
-
-
-def round_folder(crawl: Crawl, number: int) -> str:
-    """Return the folder of what a round has fetched."""
-    return crawl.layout.stage("fetch", f"round-{number}")
-
-
-def merged_folder(crawl: Crawl, number: int) -> str:
-    """Return the folder of all that had arrived after a round."""
-    return crawl.layout.stage("fetch", f"merged-{number}")
-
-
-def arrived_folder(crawl: Crawl, number: int) -> str:
-    """Return the folder of the thresholds of all that had arrived after a round."""
-    return crawl.layout.stage("fetch", f"arrived-{number}")
+    return Work(tasks=[*results_in(crawl.layout.merged(number), Merged), *counted], rank=rank)

@@ -14,18 +14,15 @@ import xxhash
 
 from pipeline import records, storage, urls
 from pipeline.balance import U64
+from pipeline.fetch.parts import UNIT_ROWS, Fetched, Unit, Units
 from pipeline.flow.markers import read_vector
+from pipeline.flow.worker import partition_name
 from pipeline.http.politeness import site_delay
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
+from pipeline.select.parts import Samples
 from pipeline.select.workers import Pairs, QueryTable, chosen, concat, slices
 from pipeline.units import Lane, UnitLimits, beyond, cut, put_off_parts
-
-UNIT_ROWS = (
-    records.CAPTION_ROWS.append(pa.field("fetch_url", pa.string(), nullable=False))
-    .append(pa.field("site", pa.string(), nullable=False))
-    .append(pa.field("lanes", pa.int16(), nullable=False))
-)
 
 _TRANSIENT = pa.array(sorted(word for word, reason in REASONS.items() if reason.transient))
 
@@ -54,9 +51,9 @@ class UnitShuffler:
     previous: str = ""  # the round before: its thresholds,
     arrived: str = ""  # and the thresholds of what had arrived by then
 
-    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Samples | Fetched, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the new samples of a samples file, or the retries of a fetched unit."""
-        table = self._retries(task) if "fetched" in task else self._new(task)
+        table = self._retries(task) if isinstance(task, Fetched) else self._new(task)
         table, put_off = self._put_off(table)
         sites = table["site"].combine_chunks().dictionary_encode()
         hashes = [xxhash.xxh3_64_intdigest(site.encode()) for site in sites.dictionary.to_pylist()]
@@ -65,8 +62,8 @@ class UnitShuffler:
         partition = records.partition_of(of_row, partitions)
         yield from slices(table, partition)
 
-    def _new(self, task: dict[str, str]) -> pa.Table:
-        table = records.read_table(task["path"])
+    def _new(self, task: Samples) -> pa.Table:
+        table = records.read_table(task.path)
         pairs = Pairs.of(table, self.queries.queries)
         wanted = chosen(pairs, self.queries.hashes, read_vector(self.thresholds))
         if self.previous:
@@ -74,8 +71,8 @@ class UnitShuffler:
         table = table.filter(pa.array(pairs.rows_of(wanted, len(table))))
         return _to_fetch(table, table["url"].to_pylist())
 
-    def _retries(self, task: dict[str, str]) -> pa.Table:
-        unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
+    def _retries(self, task: Fetched) -> pa.Table:
+        unit, fetched = records.read_table(task.unit), records.read_table(task.path)
         again = worth_retrying(fetched, unit, self.queries.hashes, read_vector(self.arrived))
         starts = records.run_starts(unit["uid"])
         lengths = np.diff(np.append(starts, len(unit)))
@@ -98,7 +95,7 @@ class UnitShuffler:
     def _delay(self, site: str) -> float:
         return site_delay(site, self.fetch)
 
-    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, data: Iterable[bytes]) -> Units:
         """Write one file a unit, its rows sorted by (uid, caption_hash)."""
         table = records.sort_rows(concat(data, UNIT_ROWS))
         starts, lengths = _images(table)
@@ -119,12 +116,13 @@ class UnitShuffler:
         begin = np.searchsorted(of_row[order], np.arange(len(units) + 1))
         results = []
         for number, lanes in enumerate(units):
-            name = f"{partition:05d}-{number:04d}"
+            name = f"{partition_name(partition)}-{number:04d}"
             rows = table.take(pa.array(order[begin[number] : begin[number + 1]]))
-            records.write_table(storage.join(self.folder, f"{name}.parquet"), rows)
-            count = sum(len(lane.images) for lane in lanes)
-            results.append({"name": name, "images": count, "seconds": max(lane.seconds for lane in lanes)})
-        return {"units": results}
+            path = storage.join(self.folder, f"{name}.parquet")
+            records.write_table(path, rows)
+            count, seconds = sum(len(lane.images) for lane in lanes), max(lane.seconds for lane in lanes)
+            results.append(Unit(name=name, path=path, images=count, seconds=seconds))
+        return Units(name=partition_name(partition), units=tuple(results))
 
 
 def _images(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import balance, hashlist, records, storage, tombstones, units
+from pipeline.fetch.parts import Fetched, Unit
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
 from pipeline.http.fetch import Outcome
@@ -222,6 +223,8 @@ class FetchWorker:
     """Fetch one unit."""
 
     folder: str
+    blobs: str
+    """What the rows call the folder of the blobs: it does not depend on where the run lies."""
     fetch: FetchOptions
     images: ImageOptions
     seed: int
@@ -235,18 +238,13 @@ class FetchWorker:
         """Start the loop and the decode child, once a process."""
         return _State(self)
 
-    def run(self, state: _State, task: dict[str, str]) -> dict[str, object]:
-        """Write NAME@ATTEMPT.blob, .parquet and .jsonl, and the marker; rows are sorted by uid, one an image.
+    def run(self, state: _State, task: Unit) -> Fetched:
+        """Write NAME@ATTEMPT.blob, .parquet and .jsonl, and the marker; a row for each image, by uid."""
+        return kept.attempt(self.folder, task.name, partial(self._fetch, state, task))
 
-        task["blob"]@ATTEMPT is what the rows call the blob: it does not depend on where the run lies.
-        """
-        return kept.attempt(self.folder, task["name"], partial(self._fetch, state, task))
-
-    def _fetch(
-        self, state: _State, task: dict[str, str], attempt: str, store: kept.Kept
-    ) -> dict[str, object]:
-        unit = records.read_table(task["unit"])
-        base = storage.join(self.folder, task["name"]) + attempt
+    def _fetch(self, state: _State, task: Unit, attempt: str, store: kept.Kept) -> Fetched:
+        unit = records.read_table(task.path)
+        base = storage.join(self.folder, task.name) + attempt
         starts = records.run_starts(unit["uid"])
         first = unit.take(pa.array(starts))
         uids = first["uid"].to_pylist()
@@ -254,23 +252,23 @@ class FetchWorker:
         started, log, requests = time.monotonic(), UnitLog(), Counts()
         rows = self._known(first, store, log)
         # An interruption gives a site no more time, nor less, so that it changes nothing of what arrives.
-        left = units.deadline(float(task.get("seconds", "inf")), len(starts)) - store.spent
+        left = units.deadline(task.seconds, len(starts)) - store.spent
         missing = first.filter(pa.array(np.array([uid not in rows for uid in uids], bool)))
         for row in self._receive_all(state, missing, store, log, requests, left):
             rows[row.uid] = row
         ordered = [rows[uid] for uid in uids]
         with storage.atomic_output(f"{base}.blob") as blob:
             places = self._finish(state, unit, starts, ordered, order, store, blob)
-        table = _to_table(ordered, task["blob"] + attempt, places)
+        table = _to_table(ordered, f"{self.blobs}/{task.name}{attempt}", places)
         records.write_table(f"{base}.parquet", table)
         storage.write_bytes(f"{base}.jsonl", log.lines(store.requests + requests.requests))
         reasons = table.group_by("reason").aggregate([([], "count_all")])
         counts = dict(zip(reasons["reason"].to_pylist(), reasons["count_all"].to_pylist(), strict=True))
-        return {
-            "unit": task["unit"], "fetched": f"{base}.parquet", "images": len(ordered),
-            "bytes": int(pc.sum(table["bytes"]).as_py() or 0), "seconds": round(store.spent +
-            time.monotonic() - started, 3), "reasons": dict(sorted(counts.items())),
-        }  # fmt: skip
+        return Fetched(
+            name=task.name, unit=task.path, path=f"{base}.parquet", blob=f"{base}.blob", log=f"{base}.jsonl",
+            images=len(ordered), bytes=int(pc.sum(table["bytes"]).as_py() or 0),
+            seconds=round(store.spent + time.monotonic() - started, 3), reasons=dict(sorted(counts.items())),
+        )  # fmt: skip
 
     def _known(self, first: pa.Table, store: kept.Kept, log: UnitLog) -> dict[bytes, _Row]:
         """Return the rows that earlier attempts kept, of the images that are still wanted."""

@@ -1,13 +1,16 @@
 """Drive the last stage: the shards, the rejected rows, and the counts by query."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from pipeline import manifest, run, storage
-from pipeline.crawl import Crawl, add_counts, add_vectors, tasks_of
+from pipeline.crawl import Crawl, add_counts, add_vectors
+from pipeline.extend.parts import DroppedSamples
 from pipeline.extend.steps import drop, write_query_counts
-from pipeline.fetch.rounds import arrived_folder, merged_folder
+from pipeline.fetch.parts import Merged
+from pipeline.finish.parts import Balanced, Failures, Group, RejectedRows, RejectTask
 from pipeline.finish.workers import (
     GROUP_SAMPLES,
     AssembleWorker,
@@ -16,10 +19,16 @@ from pipeline.finish.workers import (
     WriteWorker,
     cut_shards,
 )
-from pipeline.flow.markers import Result, Task, read_vector
+from pipeline.flow.markers import read_vector
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Step, Tasks, Work, results_in
+from pipeline.manifest import NewSet, Shard
+from pipeline.near.parts import NearMerged
+from pipeline.select.parts import Samples, Untried
 from pipeline.select.workers import UntriedWorker
+from pipeline.stages import Candidates, Rounds, Selected
+
+T = TypeVar("T")
 
 _SAMPLED_ROWS_PER_REASON = 100_000
 _ALL_REJECTED_UP_TO = 10_000_000  # candidates
@@ -40,50 +49,56 @@ class _Finish:
         return self.crawl.layout.stage("finish", name)
 
     @property
-    def near(self) -> list[Result]:
+    def near(self) -> list[NearMerged]:
         """Return what was merged as near-duplicates, if that is another step's result."""
-        own = merged_folder(self.crawl, self.last)
-        return results_in(self.merged) if self.merged != own else []
+        own = self.crawl.layout.merged(self.last)
+        return results_in(self.merged, NearMerged) if self.merged != own else []
+
+    @property
+    def balanced(self) -> list[Balanced]:
+        return results_in(self.folder("samples"), Balanced)
+
+    @property
+    def untried(self) -> list[Untried]:
+        return results_in(self.folder("untried"), Untried)
 
 
-def finish(crawl: Crawl, runner: Runner) -> Result:
+def finish(crawl: Crawl, runner: Runner) -> NewSet:
     """Write the shards, the rejected rows and the counts by query."""
-    fetched = run.done(crawl.layout, "fetch")
-    assert fetched is not None, "the stage before"
-    last = fetched["last"]
-    arrived = storage.join(arrived_folder(crawl, last), "thresholds")
-    this, near = _Finish(crawl, last, merged_folder(crawl, last), arrived), None
+    layout, last = crawl.layout, run.done(crawl.layout, Rounds).last
+    this = _Finish(crawl, last, layout.merged(last), storage.join(layout.arrived(last), "thresholds"))
+    near = None
     if crawl.config.dedup == "near":
         from pipeline.near.steps import merge_near
 
         near = merge_near(crawl, runner, last)
         this = _Finish(crawl, last, near.folder, near.thresholds)
-    balance, untried, rejected, shards = _balance(this), _untried(this), _rejected(this), _shards(this)
-    dropped = drop(crawl, this.thresholds)
-    runner.run([balance, _mix(this), shards, *dropped, untried, rejected])
+    rejected, shards, dropped = _rejected(this), _shards(this), drop(crawl, this.thresholds)
+    runner.run([_balance(this), _mix(this), shards, *dropped, _untried(this), rejected])
+    written = shards.results(Shard)
     if crawl.base is None:
-        sizes = {f"{r['name']}.tar": r["samples"] for r in shards.results()}
-        manifest.write_json(storage.join(crawl.layout.shards, "sizes.json"), sizes)
-    samples, gone = balance.results(), [result for step in dropped for result in step.results()]
+        sizes = {f"{shard.name}.tar": shard.samples for shard in written}
+        manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+    samples, gone = this.balanced, _dropped(this)
     queries = crawl.queries.queries
     counts = {
-        "untried": add_vectors([r["counts"] for r in untried.results()], queries, 1)[0],
-        "kept_present": add_vectors([r["counts"] for r in [*samples, *gone]], queries, 2),
+        "untried": add_vectors((one.counts for one in this.untried), queries, 1)[0],
+        "kept_present": add_vectors((one.counts for one in [*samples, *gone]), queries, 2),
     }
-    return {
-        "samples": sum(r["samples"] for r in samples),
-        "captions": sum(r["captions"] for r in samples),
-        "shards": shards.results(),
-        "rejected": add_counts(r["counts"] for r in rejected.results()),
-        "rejected_sampled": bool(_shares(this)),
-        "dropped": sum(r["dropped"] for r in gone),
-        "dropped_captions": sum(r["captions"] for r in gone),
-        "dropped_rows": [r["path"] for r in gone],
-        "queries": write_query_counts(crawl, counts, read_vector(this.thresholds)),
-        "near_duplicates": near.summary if near else None,
-        "first_fetch": min((r["fetched"][0] for r in samples if r["fetched"]), default=None),
-        "last_fetch": max((r["fetched"][1] for r in samples if r["fetched"]), default=None),
-    }
+    periods = [one.fetched for one in samples if one.fetched]
+    return NewSet(
+        samples=sum(one.samples for one in samples),
+        captions=sum(one.captions for one in samples),
+        shards=tuple(written),
+        rejected=add_counts(one.counts for one in rejected.results(RejectedRows)),
+        rejected_sampled=bool(_shares(this)),
+        dropped=sum(one.dropped for one in gone),
+        dropped_captions=sum(one.captions for one in gone),
+        dropped_rows=tuple(one.path for one in gone),
+        queries=write_query_counts(crawl, counts, read_vector(this.thresholds)),
+        near_duplicates=near.duplicates if near else None,
+        crawled=(min((p[0] for p in periods), default=None), max((p[1] for p in periods), default=None)),
+    )
 
 
 def _balance(this: _Finish) -> Step:
@@ -94,7 +109,7 @@ def _balance(this: _Finish) -> Step:
 
 
 def _plan_balance(this: _Finish) -> Work:
-    return Work(tasks=tasks_of(results_in(this.merged)))
+    return Work(tasks=results_in(this.merged, NearMerged if this.near else Merged))
 
 
 def _mix(this: _Finish) -> Step:
@@ -105,8 +120,8 @@ def _mix(this: _Finish) -> Step:
 
 
 def _plan_mix(this: _Finish) -> Work:
-    samples = results_in(this.folder("samples"))
-    groups = max(1, -(-sum(r["samples"] for r in samples) // GROUP_SAMPLES))
+    samples = this.balanced
+    groups = max(1, -(-sum(one.samples for one in samples) // GROUP_SAMPLES))
     return Work(tasks=samples, partitions=groups)
 
 
@@ -121,14 +136,13 @@ def _shards(this: _Finish) -> Step:
 
 def _plan_shards(this: _Finish) -> Work:
     kinds: dict[str, str] = {}
-    for result in results_in(this.folder("samples")):
-        for name, kind in result["extra"].items():
+    for balanced in this.balanced:
+        for name, kind in balanced.extra.items():
             kinds[name] = kind if kinds.get(name, kind) == kind else "text"
-    extra = sorted(kinds.items())
-    base = this.crawl.base
-    groups = results_in(this.folder("groups"))
-    cut = cut_shards(groups, this.crawl.config.samples_per_shard, base.next_shard if base else 0)
-    return Work(tasks=[{**task, "extra": extra} for task in cut])
+    base, extra = this.crawl.base, tuple(sorted(kinds.items()))
+    groups = results_in(this.folder("groups"), Group)
+    most = this.crawl.config.samples_per_shard
+    return Work(tasks=cut_shards(groups, most, extra, base.next_shard if base else 0))
 
 
 def _untried(this: _Finish) -> Step:
@@ -140,7 +154,7 @@ def _untried(this: _Finish) -> Step:
 
 
 def _plan_untried(this: _Finish) -> Work:
-    return Work(tasks=tasks_of(results_in(this.crawl.layout.stage("select", "samples"))))
+    return Work(tasks=results_in(this.crawl.layout.stage("select", "samples"), Samples))
 
 
 def _rejected(this: _Finish) -> Step:
@@ -152,44 +166,65 @@ def _rejected(this: _Finish) -> Step:
 
 def _plan_rejected(this: _Finish) -> Work:
     layout, last = this.crawl.layout, this.last
-    found, selected, fetched = (run.done(layout, stage) for stage in ("candidates", "select", "fetch"))
-    assert found is not None and selected is not None and fetched is not None, "the stages before"
-    dropped = results_in(this.folder("dropped")) if this.crawl.base else []
-    written = [*results_in(merged_folder(this.crawl, last)), *this.near, *results_in(this.folder("samples"))]
-    finished = [storage.sibling(r["path"], ".rejected.parquet") for r in [*written, *dropped]]
-    folder = this.folder("untried")
-    unused = [storage.join(folder, f"{r['name']}.rejected.parquet") for r in results_in(folder)]
-    units = [{**u, "arrived": _later(this, u["round"])} for u in fetched["units"]]
-    work = [
-        *_batches("candidates", "tables", found["rejected"]),
-        *_batches("select", "tables", [*selected["rejected"], *unused]),
-        *_batches("fetch", "units", units),
-        *_batches("finish", "tables", finished),
+    found = run.done(layout, Candidates)
+    selected = run.done(layout, Selected)
+    fetched = run.done(layout, Rounds)
+    rejects = {
+        "candidates": [piece.rejects for piece in found.pieces],
+        "select": [
+            *(one.rejects for one in selected.deduplicated), *(one.rejects for one in selected.samples),
+            *(one.rejects for one in this.untried),
+        ],
+        "finish": [
+            *(one.rejects for one in results_in(layout.merged(last), Merged)),
+            *(one.rejects for one in this.near), *(one.rejects for one in this.balanced),
+            *(one.rejects for one in _dropped(this)),
+        ],
+    }  # fmt: skip
+    failed = [
+        Failures(name=unit.name, unit=unit, arrived=_later(this, number))
+        for number, one in enumerate(fetched.rounds)
+        for unit in one.units
     ]
     share = _shares(this)
-    return Work(tasks=[{**task, "name": f"{layout.prefix}{task['name']}", "share": share} for task in work])
+
+    def batch(stage: str, number: int) -> str:
+        return f"{layout.prefix}{stage}-{number:05d}"
+
+    tasks = [
+        RejectTask(name=batch(stage, number), tables=tuple(paths), share=share)
+        for stage, all_paths in rejects.items()
+        for number, paths in enumerate(_batches(all_paths, 32))
+    ]
+    tasks += [
+        RejectTask(name=batch("fetch", number), units=tuple(units), share=share)
+        for number, units in enumerate(_batches(failed, 64))
+    ]
+    return Work(tasks=tasks)
+
+
+def _dropped(this: _Finish) -> list[DroppedSamples]:
+    return results_in(this.folder("dropped"), DroppedSamples) if this.crawl.base else []
 
 
 def _later(this: _Finish, number: int) -> str:
     """Return the thresholds by which the round after took up what had failed, "" for the last round."""
-    return storage.join(arrived_folder(this.crawl, number), "thresholds") if number < this.last else ""
+    return storage.join(this.crawl.layout.arrived(number), "thresholds") if number < this.last else ""
 
 
-def _batches(stage: str, kind: str, items: list[Any]) -> list[Task]:
-    size = 32 if kind == "tables" else 64
-    parts = [items[start : start + size] for start in range(0, len(items), size)]
-    return [{"name": f"{stage}-{index:05d}", kind: part} for index, part in enumerate(parts)]
+def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _shares(this: _Finish) -> dict[str, float]:
     """Return the share of rows to publish of each reason, where a sample is asked for or all are too many."""
     crawl = this.crawl
-    found, selected = run.done(crawl.layout, "candidates"), run.done(crawl.layout, "select")
-    assert found is not None and selected is not None, "the stages before"
-    candidates = found["candidates"] + (crawl.base.manifest["counts"]["candidates"] if crawl.base else 0)
+    found = run.done(crawl.layout, Candidates)
+    selected = run.done(crawl.layout, Selected)
+    candidates = found.candidates + (crawl.base.manifest["counts"]["candidates"] if crawl.base else 0)
     mode = crawl.config.rejected or ("all" if candidates <= _ALL_REJECTED_UP_TO else "sample")
     if mode == "all":
         return {}
-    untried = (r["rejected"] for r in results_in(this.folder("untried")))
-    reasons = add_counts([found["reasons"], selected["reasons"], *untried])
+    untried = (one.rejected for one in this.untried)
+    reasons = add_counts([found.reasons, selected.reasons, *untried])
     return {reason: min(1.0, _SAMPLED_ROWS_PER_REASON / count) for reason, count in sorted(reasons.items())}

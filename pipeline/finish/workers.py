@@ -19,27 +19,27 @@ import xxhash
 
 from pipeline import balance, records, storage
 from pipeline.data.descriptors import PACKED_BYTES
-from pipeline.fetch.merge import MERGED_ROWS
+from pipeline.fetch.parts import MERGED_ROWS, Merged
 from pipeline.fetch.units import worth_retrying
+from pipeline.finish.parts import (
+    CAPTION_ONLY,
+    SAMPLE_ROWS,
+    Balanced,
+    Failures,
+    Group,
+    RejectedRows,
+    RejectTask,
+    ShardTask,
+)
 from pipeline.flow.markers import read_vector, write_vector
-from pipeline.manifest import describe_shard
+from pipeline.flow.worker import partition_name
+from pipeline.manifest import Shard, describe_shard
 from pipeline.select.workers import Pairs, QueryTable, concat, slices
 from pipeline.shards import Sample, write_shard
 
 # Kept samples that one group of staged blobs holds: 20 shards of 10,000, some 6 GB, fit a worker's disk, and
 # hold thousands of sites.
 GROUP_SAMPLES = 200_000
-
-_CAPTION_ONLY = ("caption", "caption_hash", "matched")
-SAMPLE_ROWS = pa.schema(
-    [
-        pa.field("order", pa.uint64(), nullable=False),
-        pa.field("captions", pa.list_(pa.string()), nullable=False),
-        pa.field("query_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("matched_query_ids", pa.list_(pa.int32()), nullable=False),
-        *(field for field in MERGED_ROWS if field.name not in _CAPTION_ONLY),
-    ]
-)
 
 
 def order_captions(matched: list[list[int]], hashes: list[int], kept: set[int]) -> list[int]:
@@ -58,17 +58,17 @@ class AssembleWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: Merged) -> Balanced:
         """Write NAME.parquet, NAME.rejected.parquet and NAME.counts.
 
         counts, int64 [2, Q]: samples that a query keeps, and samples in the set that contain it.
         """
-        table = records.read_table(task["path"])
+        table = records.read_table(task.path)
         pairs = Pairs.of(table, self.queries.queries)
         keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         rejected = table.filter(pa.array(pairs.rows_of(~stays, len(table))))
-        base = storage.join(self.folder, task["name"])
+        base = storage.join(self.folder, task.name)
         samples = assemble(table, pairs, keeps, stays, self.queries.seed)
         records.write_table(f"{base}.parquet", samples)
         rejected_rows = records.rejected_table(rejected, "finish", "over_cap", "fetched, not needed")
@@ -76,12 +76,12 @@ class AssembleWorker:
         count = self.queries.queries
         present = pairs.counts(count, stays[pairs.sample])
         write_vector(f"{base}.counts", np.stack([pairs.counts(count, keeps), present]))
-        return {
-            "path": f"{base}.parquet", "counts": f"{base}.counts", "samples": len(samples),
-            "captions": int(pairs.rows_of(stays, len(table)).sum()),
-            "extra": _extra_kinds(samples["extra"].to_pylist()),
-            "fetched": _period(samples["fetched_at"]),
-        }  # fmt: skip
+        return Balanced(
+            name=task.name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
+            counts=f"{base}.counts", samples=len(samples),
+            captions=int(pairs.rows_of(stays, len(table)).sum()),
+            extra=_extra_kinds(samples["extra"].to_pylist()), fetched=_period(samples["fetched_at"]),
+        )  # fmt: skip
 
 
 def assemble(table: pa.Table, pairs: Pairs, keeps: np.ndarray, stays: np.ndarray, seed: int) -> pa.Table:
@@ -89,7 +89,7 @@ def assemble(table: pa.Table, pairs: Pairs, keeps: np.ndarray, stays: np.ndarray
     order = balance.sample_order(pairs.uid_hash, seed)
     query_bounds = np.searchsorted(pairs.sample, np.arange(len(pairs.starts) + 1))
     stops = np.append(pairs.starts, len(table))[1:]
-    columns = {name: table[name].to_pylist() for name in _CAPTION_ONLY}
+    columns = {name: table[name].to_pylist() for name in CAPTION_ONLY}
     captions, kept_ids, all_ids, first_rows = [], [], [], []
     chosen = np.flatnonzero(stays)
     chosen = chosen[np.lexsort((chosen, order[chosen]))]
@@ -104,7 +104,7 @@ def assemble(table: pa.Table, pairs: Pairs, keeps: np.ndarray, stays: np.ndarray
         kept_ids.append(kept)
         all_ids.append(queries.tolist())
         first_rows.append(start + ranked[0])  # page, source and language are the first caption's
-    rest = table.select([f.name for f in MERGED_ROWS if f.name not in _CAPTION_ONLY]).take(
+    rest = table.select([f.name for f in MERGED_ROWS if f.name not in CAPTION_ONLY]).take(
         pa.array(first_rows, pa.int64())
     )
     lists = [
@@ -116,10 +116,10 @@ def assemble(table: pa.Table, pairs: Pairs, keeps: np.ndarray, stays: np.ndarray
     return pa.Table.from_arrays([*lists, *rest.columns], schema=SAMPLE_ROWS)
 
 
-def _period(fetched_at: pa.ChunkedArray) -> list[str]:
-    """Return the first and the last moment, ISO 8601, or nothing for no samples."""
+def _period(fetched_at: pa.ChunkedArray) -> tuple[str, str] | None:
+    """Return the first and the last moment, ISO 8601; None for no samples."""
     ends = pc.min_max(fetched_at).as_py()
-    return [ends["min"].isoformat(), ends["max"].isoformat()] if ends["min"] else []
+    return (ends["min"].isoformat(), ends["max"].isoformat()) if ends["min"] else None
 
 
 def _extra_kinds(values: list[str]) -> dict[str, str]:
@@ -140,9 +140,9 @@ class GroupShuffler:
     folder: str
     seed: int
 
-    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Balanced, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's samples by the seeded hash of their blob."""
-        table = records.read_table(task["path"])
+        table = records.read_table(task.path)
         names = table["blob"].combine_chunks().dictionary_encode()
         blobs = [name.partition("@")[0] for name in names.dictionary.to_pylist()]  # whatever the attempt
         seeded = [xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) >> 32 for name in blobs]
@@ -150,25 +150,26 @@ class GroupShuffler:
         group = of_blob[names.indices.to_numpy()] if len(table) else np.zeros(0, np.int64)
         yield from slices(table, group)
 
-    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, data: Iterable[bytes]) -> Group:
         """Write NNNNN.parquet, in the final order."""
         table = concat(data, SAMPLE_ROWS).sort_by([("order", "ascending"), ("uid", "ascending")])
-        path = storage.join(self.folder, f"{partition:05d}.parquet")
+        name = partition_name(partition)
+        path = storage.join(self.folder, f"{name}.parquet")
         records.write_table(path, table)
-        return {"path": path, "samples": len(table)}
+        return Group(name=name, path=path, samples=len(table))
 
 
 def cut_shards(
-    groups: list[dict[str, Any]], samples_per_shard: int, first: int = 0
-) -> list[dict[str, object]]:
+    groups: list[Group], samples_per_shard: int, extra: tuple[tuple[str, str], ...] = (), first: int = 0
+) -> list[ShardTask]:
     """Return the shards to write, from number `first`; each group evenly: no shard is a small rest."""
-    tasks: list[dict[str, object]] = []
+    tasks: list[ShardTask] = []
     for group in groups:
-        count = -(-group["samples"] // samples_per_shard)
-        bounds = [group["samples"] * i // count for i in range(count + 1)] if count else [0]
+        count = -(-group.samples // samples_per_shard)
+        bounds = [group.samples * i // count for i in range(count + 1)] if count else [0]
         for start, stop in itertools.pairwise(bounds):
             name = f"{first + len(tasks):05d}"
-            tasks.append({"name": name, "group": group["path"], "start": start, "stop": stop})
+            tasks.append(ShardTask(name=name, group=group.path, start=start, stop=stop, extra=extra))
     return tasks
 
 
@@ -196,17 +197,13 @@ class WriteWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
-        """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json.
-
-        task: `group`, a table, of which the rows `start` to `stop` - 1; `extra`, the names and kinds of the
-        kept columns.
-        """
-        table = records.read_table(task["group"]).slice(task["start"], task["stop"] - task["start"])
+    def run(self, state: None, task: ShardTask) -> Shard:
+        """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json."""
+        table = records.read_table(task.group).slice(task.start, task.stop - task.start)
         digits = max(4, len(str(self.samples_per_shard - 1)))
-        keys = [f"{task['name']}{index:0{digits}d}" for index in range(len(table))]
-        rows = shard_table(table, keys, task["extra"])
-        base = storage.join(self.folder, task["name"])
+        keys = [f"{task.name}{index:0{digits}d}" for index in range(len(table))]
+        rows = shard_table(table, keys, task.extra)
+        base = storage.join(self.folder, task.name)
         # What changes between runs of the same bytes stays out of the tar.
         metadata = rows.drop_columns(["fetched_at"]).to_pylist()
         descriptors: list[bytes] = []
@@ -219,7 +216,7 @@ class WriteWorker:
             tar = write_shard(Path(path), samples)
         # Only in the Parquet file: KEY.json holds what people read.
         rows = rows.append_column("descriptor", pa.array(descriptors, pa.binary(PACKED_BYTES)))
-        return describe_shard(base, rows, tar)
+        return describe_shard(base, task.name, rows, tar)
 
 
 def shard_table(table: pa.Table, keys: list[str], extra: Sequence[tuple[str, str]]) -> pa.Table:
@@ -283,27 +280,23 @@ class RejectWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
-        """Write NAME.parquet; the result counts every candidate by stage and reason, published or not.
-
-        task: rejected rows in `tables`, or fetched `units`; `share`, of the rows of each reason that are
-        published.
-        """
-        tables = [records.read_table(path) for path in task.get("tables", [])]
-        tables += [self._failures(unit) for unit in task.get("units", [])]
+    def run(self, state: None, task: RejectTask) -> RejectedRows:
+        """Write NAME.parquet; the result counts every candidate by stage and reason, published or not."""
+        tables = [records.read_table(path) for path in task.tables]
+        tables += [self._failures(unit) for unit in task.units]
         table = pa.concat_tables([records.REJECTED_ROWS.empty_table(), *tables])
         sums = table.group_by(["stage", "reason"]).aggregate([("candidates", "sum")]).to_pylist()
         counts = {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
-        table = self._sampled(table, task.get("share", {}))
-        records.write_table(storage.join(self.folder, f"{task['name']}.parquet"), table)
-        return {"counts": dict(sorted(counts.items())), "rows": len(table)}
+        table = self._sampled(table, task.share)
+        records.write_table(storage.join(self.folder, f"{task.name}.parquet"), table)
+        return RejectedRows(name=task.name, counts=dict(sorted(counts.items())), rows=len(table))
 
-    def _failures(self, task: dict[str, str]) -> pa.Table:
+    def _failures(self, task: Failures) -> pa.Table:
         """Return the rejected rows of a fetched unit: its failures that no later round took up."""
-        unit, fetched = records.read_table(task["unit"]), records.read_table(task["fetched"])
+        unit, fetched = records.read_table(task.unit.unit), records.read_table(task.unit.path)
         final = ~pc.equal(fetched["reason"], "").to_numpy()
-        if task["arrived"]:  # another round followed, and took what was worth it
-            final &= ~worth_retrying(fetched, unit, self.queries.hashes, read_vector(task["arrived"]))
+        if task.arrived:  # another round followed, and took what was worth it
+            final &= ~worth_retrying(fetched, unit, self.queries.hashes, read_vector(task.arrived))
         starts = records.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
         rows = final[of_row]

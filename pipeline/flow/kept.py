@@ -223,10 +223,10 @@ def folder_of(folder: str, unit: str) -> str:
     return storage.join(folder, _FOLDER, unit)
 
 
-def unit_of(path: str) -> tuple[str, str]:
-    """Return the step's folder and the name of the unit that a part belongs to."""
+def is_finished(path: str) -> bool:
+    """Return whether a part belongs to a unit that is finished, and so goes."""
     kept, _, unit = path.rpartition("/")[0].rpartition("/")
-    return kept.rpartition("/")[0], unit
+    return storage.exists(marker_path(kept.rpartition("/")[0], unit))
 
 
 def scan(file: IO[bytes], *, skip_bodies: bool = False) -> Iterator[tuple[Header, int, int]]:

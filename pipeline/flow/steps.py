@@ -5,7 +5,7 @@ of all of them, written last and the marker of the whole step; for thresholds `c
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, TypeVar
@@ -19,6 +19,7 @@ from pipeline.flow.worker import Counter, Shuffler, Worker
 P = TypeVar("P", bound=Part)
 
 _RESULTS: Final = "results.jsonl"
+TASKS: Final = "tasks.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Step:
         """Return whether all of the step's files are there."""
         return storage.exists(storage.join(self.folder, self.marker))
 
-    def results(self, kind: Any = None) -> Any:
+    def results(self, kind: type[P]) -> list[P]:
         """Return the results of a finished step, sorted by the names of its tasks."""
         return results_in(self.folder, kind)
 
@@ -86,14 +87,27 @@ class Thresholds(Step):
     marker: ClassVar[str] = "thresholds"
 
 
-def results_in(folder: str, kind: Any = None) -> Any:
+def results_in(folder: str, kind: type[P]) -> list[P]:
     """Return the results of the finished step that lies in a folder, parts of a kind."""
-    found = _parts_in(storage.join(folder, _RESULTS), folder)
-    return found if kind is None else [only(part, kind) for part in found]
+    lines = read_lines(storage.join(folder, _RESULTS))
+    return [only(load(json.loads(line), folder), kind) for line in lines]
 
 
-def _parts_in(path: str, folder: str) -> list[Any]:
-    return [load(json.loads(line), folder) for line in read_lines(path)]
+def tasks_in(folder: str) -> list[Part]:
+    """Return the tasks of the planned step that lies in a folder; none if it was not planned."""
+    path = storage.join(folder, TASKS)
+    lines = read_lines(path)[1:] if storage.exists(path) else []
+    return [load(json.loads(line), folder) for line in lines]
+
+
+def leftovers(folder: str, known: Collection[str]) -> list[str]:
+    """Return the tables, blobs and logs of tasks that came to no end, or not first; known: files of parts."""
+    return [
+        path
+        for ending in (".parquet", ".blob", ".jsonl")
+        for path in storage.list_files(folder, ending)
+        if path not in known and not path.endswith((f"/{_RESULTS}", f"/{TASKS}"))
+    ]
 
 
 def write_results(folder: str, results: Iterable[Any]) -> None:
@@ -126,7 +140,7 @@ def is_planned(step: Step) -> bool:
 
 
 def _tasks_path(step: Step) -> str:
-    return storage.join(step.folder, "tasks.jsonl")
+    return storage.join(step.folder, TASKS)
 
 
 def rank_path(step: Step) -> str:

@@ -15,6 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records, storage
+from pipeline.fetch.parts import Merged
+from pipeline.flow.worker import partition_name
+from pipeline.manifest import SiteRemoval
+from pipeline.near.parts import EDGES, NearPairs
 
 BANDS: Final = 16
 RADIUS: Final = 31
@@ -36,13 +40,6 @@ NODES: Final = pa.schema(
         pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),
         pa.field("hash", pa.binary(32), nullable=False),
         pa.field("band", pa.int32(), nullable=False),  # band * 65536 + its 16 bits
-    ]
-)
-EDGES: Final = pa.schema(
-    [
-        pa.field("a", pa.binary(records.UID_BYTES), nullable=False),  # the smaller uid
-        pa.field("b", pa.binary(records.UID_BYTES), nullable=False),
-        pa.field("distance", pa.int16(), nullable=False),
     ]
 )
 
@@ -105,9 +102,9 @@ class BandShuffler:
     folder: str
     radius: int = RADIUS
 
-    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Merged, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's hashes by partition of their bands, once for each band; images in runs of uid."""
-        table = records.read_table(task["path"], ["uid", "phash", "quality"])
+        table = records.read_table(task.path, ["uid", "phash", "quality"])
         table = table.take(pa.array(records.run_starts(table["uid"]), pa.int64()))
         table = table.filter(pc.greater_equal(table["quality"], MIN_QUALITY))
         if not len(table):
@@ -125,7 +122,7 @@ class BandShuffler:
             arrays = [pa.array(column, f.type) for column, f in zip(columns, NODES, strict=True)]
             yield int(number), records.encode(pa.Table.from_arrays(arrays, schema=NODES))
 
-    def reduce(self, partition: int, slices: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, slices: Iterable[bytes]) -> NearPairs:
         """Write NNNNN.parquet with the verified pairs of a partition."""
         table = pa.concat_tables([NODES.empty_table(), *map(records.decode, slices)])
         table = table.sort_by([("band", "ascending"), ("uid", "ascending")])
@@ -140,9 +137,10 @@ class BandShuffler:
                 found += bucket_edges(uids[start:stop], hashes[start:stop], band, self.radius)
                 beyond += max(0, len(np.unique(hashes[start:stop], axis=0)) - MAX_BUCKET)
         edges = pa.concat_tables(found).sort_by([("a", "ascending"), ("b", "ascending")])
-        path = storage.join(self.folder, f"{partition:05d}.parquet")
+        name = partition_name(partition)
+        path = storage.join(self.folder, f"{name}.parquet")
         records.write_table(path, edges)
-        return {"path": path, "edges": len(edges), "beyond": beyond}
+        return NearPairs(name=name, path=path, edges=len(edges), beyond=beyond)
 
 
 def hashes_of(digits: list[str]) -> U8:
@@ -186,14 +184,6 @@ def stars(
             taken.update(chosen)
             groups[member.uid] = sorted(chosen)
     return groups
-
-
-class SiteRemoval(NamedTuple):
-    """How much of a site is removed; fields only."""
-
-    site: str
-    images: int
-    removed: int
 
 
 def check_share(

@@ -7,12 +7,20 @@ import numpy as np
 
 from pipeline import records, storage
 from pipeline.crawl import Crawl
-from pipeline.fetch.rounds import merged_folder
-from pipeline.flow.markers import Result
+from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
+from pipeline.manifest import NearDuplicates, SiteRemoval
 from pipeline.near import groups as near
-from pipeline.near.workers import GROUPS, SITES, GroupWorker, NearShuffler, add_sites
+from pipeline.near.parts import (
+    GROUPS,
+    SITES,
+    Groups,
+    GroupTask,
+    NearMerged,
+    NearPairs,
+)
+from pipeline.near.workers import GroupWorker, NearShuffler, add_sites, groups_path
 from pipeline.select.workers import PairCounter
 
 _SITES_IN_MANIFEST = 50
@@ -24,7 +32,7 @@ class Near(NamedTuple):
     folder: str
     """Of the merged images."""
     thresholds: str
-    summary: Result
+    duplicates: NearDuplicates
 
 
 def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
@@ -46,7 +54,7 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
         worker=GroupWorker(folder=groups_folder),
     )  # fmt: skip
     shuffler = NearShuffler(
-        folder=folder, queries=crawl.queries, groups=storage.join(groups_folder, "groups"),
+        folder=folder, queries=crawl.queries, round=last, groups=groups_path(groups_folder),
         max_captions=config.max_captions, placeholder_captions=config.placeholder_captions,
     )  # fmt: skip
     merge = Shuffle(
@@ -57,40 +65,39 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
         counter=PairCounter(queries=crawl.queries),
     )  # fmt: skip
     runner.run([pairs, groups, merge, thresholds])
-    images = sum(result["samples"] for result in results_in(merged_folder(crawl, last)))
-    sites = add_sites(records.read_table(result["sites"]) for result in merge.results())
-    removals = [near.SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
-    known = records.read_table(storage.join(groups_folder, "groups"))
+    images = sum(one.samples for one in results_in(layout.merged(last), Merged))
+    sites = add_sites(records.read_table(one.sites) for one in merge.results(NearMerged))
+    removals = [SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
+    [found] = groups.results(Groups)
+    known = records.read_table(found.path)
     members: dict[str, list[str]] = {}
     for uid, representative in zip(*(known[name].to_pylist() for name in GROUPS.names), strict=True):
         members.setdefault(representative.hex(), []).append(uid.hex())
     near.check_share(images, members, removals, config.dedup_limit)
     records.write_table(layout.near_duplicates, sites.cast(SITES))
-    [counts] = groups.results()
-    summary = {
-        "pairs": counts["pairs"], "beyond": counts["beyond"],
-        "images": images, "removed": len(known), "groups": len(members),
-        "largest_group": max(map(len, members.values()), default=0) + bool(members),
-        "sites": [row._asdict() for row in removals],
-    }  # fmt: skip
-    return Near(folder, storage.join(arrived, "thresholds"), summary)
+    duplicates = NearDuplicates(
+        pairs=found.pairs, beyond=found.beyond, images=images, removed=len(known), groups=len(members),
+        largest_group=max(map(len, members.values()), default=0) + bool(members), sites=tuple(removals),
+    )  # fmt: skip
+    return Near(folder, storage.join(arrived, "thresholds"), duplicates)
 
 
 def _plan(crawl: Crawl, last: int, rows_each: int) -> Work:
-    merged = results_in(merged_folder(crawl, last))
-    rows = rows_each * sum(result["samples"] for result in merged)
+    merged = results_in(crawl.layout.merged(last), Merged)
+    rows = rows_each * sum(one.samples for one in merged)
     return Work(tasks=merged, partitions=crawl.partitions(rows))
 
 
 def _plan_groups(crawl: Crawl, last: int) -> Work:
-    pairs = results_in(crawl.layout.stage("finish", "near-pairs"))
-    task = {
-        "name": "counts", "merged": [r["path"] for r in results_in(merged_folder(crawl, last))],
-        "pairs": [r["path"] for r in pairs], "beyond": sum(r["beyond"] for r in pairs),
-    }  # fmt: skip
+    pairs = results_in(crawl.layout.stage("finish", "near-pairs"), NearPairs)
+    merged = results_in(crawl.layout.merged(last), Merged)
+    task = GroupTask(
+        name="groups", merged=tuple(one.path for one in merged), pairs=tuple(one.path for one in pairs),
+        beyond=sum(one.beyond for one in pairs),
+    )  # fmt: skip
     return Work(tasks=[task])
 
 
 def _plan_arrived(crawl: Crawl) -> Work:
     rank = np.full(crawl.queries.queries, crawl.config.per_query, np.int64)
-    return Work(tasks=results_in(crawl.layout.stage("finish", "near")), rank=rank)
+    return Work(tasks=results_in(crawl.layout.stage("finish", "near"), NearMerged), rank=rank)

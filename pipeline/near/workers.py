@@ -7,31 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records, storage, urls
-from pipeline.fetch.merge import MERGED_ROWS, merge
+from pipeline.fetch.merge import merge
+from pipeline.fetch.parts import MERGED_ROWS, Merged
 from pipeline.flow.markers import write_vector
+from pipeline.flow.worker import partition_name
 from pipeline.near import groups as near
+from pipeline.near.parts import EDGES, GROUPS, SITES, Groups, GroupTask, NearMerged
 from pipeline.select.workers import Pairs, QueryTable, concat, slices
-
-GROUPS: Final = pa.schema(
-    [
-        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),  # of a member
-        pa.field("representative", pa.binary(records.UID_BYTES), nullable=False),
-    ]
-)
-SITES: Final = pa.schema(
-    [
-        pa.field("site", pa.string(), nullable=False),
-        pa.field("images", pa.int64(), nullable=False),
-        pa.field("removed", pa.int64(), nullable=False),
-    ]
-)
 
 
 @lru_cache(maxsize=2)
@@ -54,16 +42,16 @@ class GroupWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, Any]) -> dict[str, object]:
+    def run(self, state: None, task: GroupTask) -> Groups:
         """Write `groups`, a table of GROUPS, from the tables of `merged` images and of `pairs`."""
-        edges = pa.concat_tables([near.EDGES.empty_table(), *map(records.read_table, task["pairs"])])
+        edges = pa.concat_tables([EDGES.empty_table(), *map(records.read_table, task.pairs)])
         wanted = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
         same = edges.filter(pc.equal(edges["distance"], 0))
         like = {b.hex(): a.hex() for a, b in zip(same["a"].to_pylist(), same["b"].to_pylist(), strict=True)}
         columns = ["uid", "original_width", "original_height"]
         members = [
             near.Member(*member, like=like.get(member[0], ""))
-            for path in task["merged"]
+            for path in task.merged
             for member in members_of(records.read_table(path, columns), wanted)
         ]
         others = edges.filter(pc.greater(edges["distance"], 0))
@@ -72,8 +60,14 @@ class GroupWorker:
         rows = sorted(
             (bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in found.items() for uid in gone
         )
-        records.write_table(storage.join(self.folder, "groups"), records.to_table(rows, GROUPS))
-        return {"pairs": len(edges), "beyond": task["beyond"]}
+        path = groups_path(self.folder)
+        records.write_table(path, records.to_table(rows, GROUPS))
+        return Groups(name=task.name, path=path, pairs=len(edges), beyond=task.beyond)
+
+
+def groups_path(folder: str) -> str:
+    """Return where the table of all groups is."""
+    return storage.join(folder, "groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +76,21 @@ class NearShuffler:
 
     folder: str
     queries: QueryTable
+    round: int
     groups: str  # a file of GROUPS
     max_captions: int
     placeholder_captions: int
 
-    def split(self, task: dict[str, str], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Merged, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a merged file's rows by partition of the image that they are merged into."""
-        table = records.read_table(task["path"])
+        table = records.read_table(task.path)
         if not len(table):
             return
         high = records.high_bits(representatives(table["uid"], _groups(self.groups)))
         partition = records.partition_of(high, partitions)
         yield from slices(table, partition)
 
-    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, data: Iterable[bytes]) -> NearMerged:
         """Write NNNNN.parquet, NNNNN.rejected.parquet, NNNNN.counts and NNNNN.sites.
 
         counts, int64 [1, Q]: samples of each query; sites: a table of SITES.
@@ -109,15 +104,17 @@ class NearShuffler:
             self.placeholder_captions,
         )
         pairs = Pairs.of(merged, self.queries.queries)
-        base = storage.join(self.folder, f"{partition:05d}")
+        name = partition_name(partition)
+        base = storage.join(self.folder, name)
         records.write_table(f"{base}.parquet", merged)
         records.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
         records.write_table(f"{base}.sites", count_sites(table, survivor))
-        return {
-            "path": f"{base}.parquet", "counts": f"{base}.counts", "sites": f"{base}.sites",
-            "rows": len(merged), "samples": len(pairs.starts), "rejected": records.count_reasons(rejected),
-        }  # fmt: skip
+        return NearMerged(
+            name=name, round=self.round, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
+            counts=f"{base}.counts", sites=f"{base}.sites", rows=len(merged), samples=len(pairs.starts),
+            rejected=records.count_reasons(rejected),
+        )  # fmt: skip
 
 
 def count_sites(table: pa.Table, survivor: pa.ChunkedArray) -> pa.Table:

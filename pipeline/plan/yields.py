@@ -1,16 +1,16 @@
 """What a pilot found: how much of its source became candidates, samples, images, bytes."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import finished, records, storage
+from pipeline import finished, records, run, storage
 from pipeline.balance import I64
 from pipeline.options.sources import format_of
-from pipeline.run import Layout, done, read_json
+from pipeline.run import Layout, read_json
 from pipeline.select.workers import Pairs
+from pipeline.stages import Candidates, Rounds, Selected
 
 _FEW = 6  # times; what is seen more often is taken as it is
 
@@ -58,39 +58,41 @@ class Yields:
 def of_run(root: str) -> Yields:
     """Return the yields of a finished run; ValueError if it is not finished, or empty."""
     layout = Layout(root)
-    stages = {stage: done(layout, stage) for stage in ("candidates", "select", "fetch")}
     manifest = finished.read(root)
     if manifest is not None and manifest.get("extensions"):
         raise ValueError(f"{root} has been extended; take a run that was not, such as a pilot (--sample)")
-    if manifest is None or None in stages.values():
+    if manifest is None or not all(run.is_done(layout, stage) for stage in run.STAGES):
         raise ValueError(f"{root} is not a finished run: finish it with the command that began it")
-    candidates, select, fetch = (stages[name] or {} for name in ("candidates", "select", "fetch"))
-    balance = balance_of([r["path"] for r in select["samples"]], manifest["queries"]["queries"])
+    candidates, select, fetch = (
+        run.done(layout, Candidates),
+        run.done(layout, Selected),
+        run.done(layout, Rounds),
+    )
+    balance = balance_of([samples.path for samples in select.samples], manifest["queries"]["queries"])
     if not balance.samples or not manifest["counts"]["samples"]:
         raise ValueError(f"{root} has no samples to learn from: try a larger share, or other queries")
-    pieces = sum(1 for _ in candidates["files"])
     shards = [storage.join(layout.shards, shard["name"]) for shard in manifest["shards"]]
     parquet = sum(storage.file_info(storage.sibling(path, ".parquet")).size for path in shards)
     rounds = manifest["rounds"]
     return Yields(
-        pieces=pieces, source_bytes=source_bytes(layout), format=piece_format(layout),
-        candidates=candidates["candidates"], rows=candidates["rows"],
-        novelty=novelty([path for path, _ in candidates["files"]]),
+        pieces=len(candidates.pieces), source_bytes=source_bytes(layout), format=piece_format(layout),
+        candidates=candidates.candidates, rows=candidates.rows,
+        novelty=novelty([piece.path for piece in candidates.pieces]),
         tried=sum(r["images"] for r in rounds),
         arrived=sum(r["reasons"].get("", 0) for r in rounds),
         fetched_bytes=sum(r["bytes"] for r in rounds), samples=manifest["counts"]["samples"],
         stored_bytes=sum(shard["bytes"] for shard in manifest["shards"]) + parquet,
         row_bytes=sum(storage.file_info(path).size for path in shuffled(candidates, select, fetch))
-        / candidates["rows"],
+        / candidates.rows,
         per_query=manifest["configuration"]["per_query"], balance=balance,
     )  # fmt: skip
 
 
-def shuffled(candidates: dict[str, Any], select: dict[str, Any], fetch: dict[str, Any]) -> list[str]:
+def shuffled(candidates: Candidates, select: Selected, fetch: Rounds) -> list[str]:
     """Return the files whose rows cross a shuffle: candidates, samples into units, what was fetched."""
-    files = [path for path, _ in candidates["files"]]
-    files += [row["path"] for row in select["samples"]]
-    return files + [unit["fetched"] for unit in fetch["units"]]
+    files = [piece.path for piece in candidates.pieces]
+    files += [samples.path for samples in select.samples]
+    return files + [unit.path for unit in fetch.units]
 
 
 def balance_of(paths: list[str], queries: int) -> Balance:

@@ -8,10 +8,11 @@ from typing import Any, Final
 import orjson
 import pyarrow as pa
 
-from pipeline import storage
+from pipeline import run, storage
 from pipeline.fetch.unit_log import LATENCY_BINS, LATENCY_BINS_PER_OCTAVE, LATENCY_LEAST
 from pipeline.report.totals import Totals
-from pipeline.run import Layout, done
+from pipeline.run import Layout
+from pipeline.stages import Rounds
 
 _MAX_BINS: Final = 2_000  # of time; then two become one
 _SITE: Final = {
@@ -101,12 +102,10 @@ def read(layout: Layout, extensions: int = 0) -> Network:
 
 
 def _logs(layout: Layout) -> Iterator[str]:
-    """Yield the logs of the units that count, wherever the run lies by now."""
-    for unit in (done(layout, "fetch") or {"units": []})["units"]:
-        name = storage.stem(unit["fetched"])
-        path = layout.stage("fetch", f"round-{unit['round']}", f"{name}.jsonl")
-        if storage.exists(path):
-            yield path
+    """Yield the logs of the units that count."""
+    for unit in run.done(layout, Rounds).units if run.is_done(layout, "fetch") else ():
+        if storage.exists(unit.log):
+            yield unit.log
 
 
 def quantile(latency: list[int], share: float) -> float | None:

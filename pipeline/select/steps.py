@@ -4,18 +4,20 @@ from functools import partial
 
 import numpy as np
 
-from pipeline import run, storage
-from pipeline.crawl import SLICE_ROWS, Crawl, add_counts, gather, tasks_of
+from pipeline import run
+from pipeline.crawl import SLICE_ROWS, Crawl, add_counts, gather
 from pipeline.extend.steps import known_rows, known_samples, known_shared_captions, stored_samples
 from pipeline.extend.workers import NewShuffler
 from pipeline.fetch.rounds import cut_units, thresholds
-from pipeline.flow.markers import Result, read_vector, write_vector
+from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Step, Tasks, Work, results_in
+from pipeline.select.parts import Deduplicated, Samples, SharedCaptions
 from pipeline.select.workers import AdmitWorker, DedupeShuffler, SharedCaptionShuffler
+from pipeline.stages import Candidates, Selected
 
 
-def select(crawl: Crawl, runner: Runner) -> Result:
+def select(crawl: Crawl, runner: Runner) -> Selected:
     """Deduplicate, drop shared texts, count, and find the first round's thresholds, and its units."""
     config, layout = crawl.config, crawl.layout
     deduplicated = _deduplicate(crawl)
@@ -29,14 +31,11 @@ def select(crawl: Crawl, runner: Runner) -> Result:
     if config.stage == "all":  # one job less
         steps.append(cut_units(crawl, 0))
     runner.run(steps)
-    by_url, samples = deduplicated.results(), count.results()
-    return {
-        "samples": samples,
-        "moved": [r["moved"] for r in by_url if "moved" in r],
-        "count": sum(r["samples"] for r in samples),
-        "rejected": [storage.sibling(r["path"], ".rejected.parquet") for r in [*by_url, *samples]],
-        "reasons": add_counts(r["rejected"] for r in [*by_url, *samples]),
-    }
+    by_url, samples = deduplicated.results(Deduplicated), count.results(Samples)
+    return Selected(
+        deduplicated=tuple(by_url), samples=tuple(samples), count=sum(one.samples for one in samples),
+        reasons=add_counts([*(one.rejected for one in by_url), *(one.rejected for one in samples)]),
+    )  # fmt: skip
 
 
 def _deduplicate(crawl: Crawl) -> Step:
@@ -48,15 +47,14 @@ def _deduplicate(crawl: Crawl) -> Step:
     return Shuffle(label="deduplicate", folder=folder, plan=plan, shuffler=shuffler)
 
 
-def _partitions(crawl: Crawl, found: Result) -> int:
-    return crawl.partitions(found["rows"] + (known_rows(crawl.base) if crawl.base else 0))
+def _partitions(crawl: Crawl, found: Candidates) -> int:
+    return crawl.partitions(found.rows + (known_rows(crawl.base) if crawl.base else 0))
 
 
 def _plan_deduplicate(crawl: Crawl) -> Work:
-    found = run.done(crawl.layout, "candidates")
-    assert found is not None, "the stage before"
+    found = run.done(crawl.layout, Candidates)
     partitions = _partitions(crawl, found)
-    files = gather([(path, rows) for path, rows in found["files"]], SLICE_ROWS * partitions)
+    files = gather(((piece.path, piece.rows) for piece in found.pieces), SLICE_ROWS * partitions)
     known = known_samples(crawl.base) if crawl.base else []
     return Work(tasks=[*files, *known], partitions=partitions)
 
@@ -76,11 +74,9 @@ def _shared_captions(crawl: Crawl) -> list[Step]:
 
 
 def _plan_shared(crawl: Crawl) -> Work:
-    found = run.done(crawl.layout, "candidates")
-    assert found is not None, "the stage before"
-    partitions = _partitions(crawl, found)
-    deduplicated = results_in(crawl.layout.stage("select", "deduplicated"))
-    inputs = gather([(r["path"], r["rows"]) for r in deduplicated], SLICE_ROWS * partitions)
+    partitions = _partitions(crawl, run.done(crawl.layout, Candidates))
+    deduplicated = results_in(crawl.layout.stage("select", "deduplicated"), Deduplicated)
+    inputs = gather(((one.path, one.rows) for one in deduplicated), SLICE_ROWS * partitions)
     return Work(tasks=inputs, partitions=partitions)
 
 
@@ -88,6 +84,7 @@ def _plan_count(crawl: Crawl) -> Work:
     """Join the texts that are shared in the sources or were in the run, for all tasks."""
     hashes = [np.zeros(0, np.uint64), *(known_shared_captions(crawl.base) if crawl.base else [])]
     if crawl.config.shared_captions:
-        hashes += [read_vector(r["path"]) for r in results_in(crawl.layout.stage("select", "shared"))]
+        shared = results_in(crawl.layout.stage("select", "shared"), SharedCaptions)
+        hashes += [read_vector(one.path) for one in shared]
     write_vector(_shared_path(crawl), np.unique(np.concatenate(hashes)))
-    return Work(tasks=tasks_of(results_in(crawl.layout.stage("select", "deduplicated"))))
+    return Work(tasks=results_in(crawl.layout.stage("select", "deduplicated"), Deduplicated))

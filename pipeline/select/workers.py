@@ -13,6 +13,8 @@ import pyarrow as pa
 from pipeline import balance, querylist, records, storage
 from pipeline.balance import I64, U64
 from pipeline.flow.markers import read_vector, write_vector
+from pipeline.flow.worker import partition_name
+from pipeline.select.parts import CaptionFiles, Deduplicated, Samples, SampleTable, SharedCaptions, Untried
 
 
 def drop_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -144,25 +146,29 @@ class DedupeShuffler:
     folder: str
     max_captions: int
 
-    def split(self, task: dict[str, list[str]], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: CaptionFiles, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the rows of several candidates files."""
-        table = pa.concat_tables(records.read_table(path) for path in task["files"])
+        table = pa.concat_tables(records.read_table(path) for path in task.paths)
         yield from slices(table, records.partition_of(records.high_bits(table["uid"]), partitions))
 
-    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, data: Iterable[bytes]) -> Deduplicated:
         """Write NNNNN.parquet and NNNNN.rejected.parquet."""
         return self.write(partition, records.sort_rows(concat(data, records.CAPTION_ROWS)), [])
 
-    def write(self, partition: int, table: pa.Table, rejected: list[pa.Table]) -> dict[str, object]:
+    def write(self, partition: int, table: pa.Table, rejected: list[pa.Table]) -> Deduplicated:
         """Write a partition's files from its sorted rows; `rejected`: rows that were rejected already."""
         table, repeated = drop_duplicates(table)
         table, over = cap_captions(table, self.max_captions)
         table = one_url(table)
-        base = storage.join(self.folder, f"{partition:05d}")
+        name = partition_name(partition)
+        base = storage.join(self.folder, name)
         refused = pa.concat_tables([*rejected, repeated, over])
         records.write_table(f"{base}.parquet", table)
         records.write_table(f"{base}.rejected.parquet", refused)
-        return {"path": f"{base}.parquet", "rows": len(table), "rejected": records.count_reasons(refused)}
+        return Deduplicated(
+            name=name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet", rows=len(table),
+            rejected=records.count_reasons(refused),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,20 +178,21 @@ class SharedCaptionShuffler:
     folder: str
     limit: int
 
-    def split(self, task: dict[str, list[str]], partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: CaptionFiles, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the caption hashes; a deduplicated file has each (image, text) once."""
-        columns = [records.read_table(path, ["caption_hash"])["caption_hash"] for path in task["files"]]
+        columns = [records.read_table(path, ["caption_hash"])["caption_hash"] for path in task.paths]
         hashes = np.concatenate([column.to_numpy() for column in columns])
         partition = records.partition_of(hashes, partitions)
         yield from slices(pa.table({"caption_hash": hashes}), partition)
 
-    def reduce(self, partition: int, data: Iterable[bytes]) -> dict[str, object]:
+    def reduce(self, partition: int, data: Iterable[bytes]) -> SharedCaptions:
         """Write the shared texts' hashes, sorted."""
         table = concat(data, pa.schema([("caption_hash", pa.uint64())]))
         hashes, images = np.unique(table["caption_hash"].to_numpy(), return_counts=True)
-        path = storage.join(self.folder, f"{partition:05d}.shared")
-        write_vector(path, hashes[images > self.limit])
-        return {"path": path, "shared": int((images > self.limit).sum())}
+        name, shared = partition_name(partition), hashes[images > self.limit]
+        path = storage.join(self.folder, f"{name}.shared")
+        write_vector(path, shared)
+        return SharedCaptions(name=name, path=path, shared=len(shared))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,21 +206,22 @@ class AdmitWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: Deduplicated) -> Samples:
         """Write NAME.parquet, NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
-        table = records.read_table(task["path"])
+        table = records.read_table(task.path)
         is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
         rejected = records.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
         table = table.filter(pa.array(~is_shared))
         pairs = Pairs.of(table, self.queries.queries)
-        base = storage.join(self.folder, task["name"])
+        base = storage.join(self.folder, task.name)
         records.write_table(f"{base}.parquet", table)
         records.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
-        return {
-            "path": f"{base}.parquet", "counts": f"{base}.counts", "rows": len(table),
-            "samples": len(pairs.starts), "rejected": records.count_reasons(rejected),
-        }  # fmt: skip
+        return Samples(
+            name=task.name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
+            counts=f"{base}.counts", rows=len(table), samples=len(pairs.starts),
+            rejected=records.count_reasons(rejected),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +230,9 @@ class PairCounter:
 
     queries: QueryTable
 
-    def pairs(self, task: dict[str, str], counts: I64, rank: I64) -> tuple[np.ndarray, U64]:
+    def pairs(self, task: SampleTable, counts: I64, rank: I64) -> tuple[np.ndarray, U64]:
         """Return the pairs that may decide a threshold."""
-        pairs = Pairs.of(records.read_table(task["path"], ["uid", "matched"]), self.queries.queries)
+        pairs = Pairs.of(records.read_table(task.path, ["uid", "matched"]), self.queries.queries)
         return balance.head_pairs(pairs.query, pairs.priorities(self.queries.hashes), counts, rank)
 
 
@@ -244,14 +252,17 @@ class UntriedWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, str]) -> dict[str, object]:
+    def run(self, state: None, task: Samples) -> Untried:
         """Write NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
-        table = records.read_table(task["path"])
+        table = records.read_table(task.path)
         pairs = Pairs.of(table, self.queries.queries)
         untried = ~chosen(pairs, self.queries.hashes, _vector(self.thresholds))
-        base = storage.join(self.folder, task["name"])
+        base = storage.join(self.folder, task.name)
         rows = table.filter(pa.array(pairs.rows_of(untried, len(table))))
         rejected = records.rejected_table(rows, "select", "over_cap", "not fetched")
         records.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries, untried[pairs.sample])[None])
-        return {"counts": f"{base}.counts", "rejected": records.count_reasons(rejected)}
+        return Untried(
+            name=task.name, rejects=f"{base}.rejected.parquet", counts=f"{base}.counts",
+            rejected=records.count_reasons(rejected),
+        )  # fmt: skip

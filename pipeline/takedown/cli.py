@@ -77,7 +77,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     if not finished and not storage.exists(layout.work):
         raise ValueError(f"{layout.root} holds no run")
     is_known = finished or run.current(layout.root).replaces
-    if is_known and storage.exists(layout.stage("finish")) and not run.done(layout, "finish"):
+    if is_known and storage.exists(layout.stage("finish")) and not run.is_done(layout, "finish"):
         raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
     if message := extend.interrupted(layout.root):
         raise ValueError(message)
@@ -114,7 +114,7 @@ def expanded(layout: Layout, stones: Tombstones) -> Tombstones:
     An image is found by its URL, its page, where it was redirected, its bytes or its look.
     """
     paths = [path for path in tables.find_files(layout.root, ".parquet") if "uid" in tables.columns_of(path)]
-    paths += work.kept_images(layout.root)
+    paths += [path for part in extend.parts(layout.root) for path in work.kept_images(part)]
     uids: set[str] = set()
     for path in paths:
         table = _identities(path)
@@ -218,9 +218,7 @@ def _forget_finish(layout: Layout, *, is_finished: bool) -> None:
     if not is_finished:
         run.discard_from(layout, "finish")
         return
-    for path in tables.find_files(layout.stage("finish"), ""):
-        if not path.endswith(".stage"):
-            storage.remove_tree(path)
+    run.forget_files(layout, "finish")
 
 
 def _scrub_overlap(folder: str, stones: Tombstones) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import dropped, finished, keeps, manifest, records, storage
+from pipeline import dropped, finished, keeps, manifest, records, run, storage
 from pipeline.flow.markers import read_vector
 from pipeline.run import Layout, read_json
 from pipeline.shards import Sample, read_shard, write_shard
+from pipeline.stages import Rounds, Selected
 from pipeline.takedown import tables
 from pipeline.takedown.tables import REASON
 from pipeline.tombstones import Tombstones
@@ -152,17 +153,13 @@ def _untried(layout: Layout, queries: int) -> np.ndarray | None:
     """Return for each query how many samples were never tried, int64 [Q]; None without the work folder."""
     from pipeline.select.workers import Pairs, QueryTable, chosen
 
-    fetched = read_json(layout.stage("fetch", "done.stage"))
-    if fetched is None or not storage.exists(storage.join(layout.tried(0), "counts")):
+    if not run.is_done(layout, "fetch") or not storage.exists(storage.join(layout.tried(0), "counts")):
         return None
-    seed = read_json(layout.stage("select", "begun.stage"))["options"]["seed"]
-    table = QueryTable(path=layout.queries, seed=seed, queries=queries)
-    limits = read_vector(storage.join(layout.tried(fetched["last"]), "thresholds"))
+    table = QueryTable(path=layout.queries, seed=run.seed(layout), queries=queries)
+    limits = read_vector(storage.join(layout.tried(run.done(layout, Rounds).last), "thresholds"))
     total = np.zeros(queries, np.int64)
-    for path in storage.list_files(layout.stage("select", "samples"), ".parquet"):
-        if path.endswith(".rejected.parquet"):
-            continue
-        pairs = Pairs.of(records.read_table(path, ["uid", "matched"]), queries)
+    for samples in run.done(layout, Selected).samples:
+        pairs = Pairs.of(records.read_table(samples.path, ["uid", "matched"]), queries)
         never = ~chosen(pairs, table.hashes, limits)
         total += pairs.counts(queries, never[pairs.sample])
     return total

@@ -1,7 +1,7 @@
 """Find and remove rows of what was taken down, in any of a run's tables."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import records, storage
+from pipeline.flow import parts
+from pipeline.flow.parts import Part
 from pipeline.tombstones import Tombstones
 
 Mask = npt.NDArray[np.bool_]
@@ -33,6 +35,11 @@ _MOST_CANDIDATES: Final = 2**31 - 1  # of one row
 def find_files(folder: str, suffix: str) -> list[str]:
     """Return the files in `folder` and below whose names end in `suffix`, sorted; [] if there is none."""
     return [storage.join(folder, name) for name in storage.find_files(folder) if name.endswith(suffix)]
+
+
+def named_in(part: Part) -> Iterator[str]:
+    """Yield the tables of a part that may name what was taken down."""
+    return parts.tables(part, "uid", "detail", *URL_COLUMNS)
 
 
 def columns_of(path: str) -> list[str]:

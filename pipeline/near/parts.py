@@ -1,0 +1,66 @@
+"""Tables and parts of the near-duplicates inside a set."""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import pyarrow as pa
+
+from pipeline.fetch.parts import MERGED_ROWS, Merged
+from pipeline.flow.parts import File, Part
+from pipeline.records import UID_BYTES
+
+EDGES: Final = pa.schema(
+    [
+        pa.field("a", pa.binary(UID_BYTES), nullable=False),  # the smaller uid
+        pa.field("b", pa.binary(UID_BYTES), nullable=False),
+        pa.field("distance", pa.int16(), nullable=False),
+    ]
+)
+GROUPS: Final = pa.schema(
+    [
+        pa.field("uid", pa.binary(UID_BYTES), nullable=False),  # of a member
+        pa.field("representative", pa.binary(UID_BYTES), nullable=False),
+    ]
+)
+SITES: Final = pa.schema(
+    [
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("removed", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearPairs(Part):
+    """The verified pairs of a range of bands."""
+
+    path: Annotated[str, File(EDGES)]
+    edges: int
+    beyond: int
+    """Different hashes that were not compared, since too many share a band."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupTask(Part):
+    """All that is joined to groups."""
+
+    merged: tuple[Annotated[str, File(MERGED_ROWS)], ...]
+    pairs: tuple[Annotated[str, File(EDGES)], ...]
+    beyond: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups(Part):
+    """The groups of near-duplicates."""
+
+    path: Annotated[str, File(GROUPS)]
+    pairs: int
+    beyond: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearMerged(Merged):
+    """What is left of a range of hashes when near-duplicates are merged."""
+
+    sites: Annotated[str, File(SITES)]
