@@ -1,6 +1,5 @@
 """A finished run written by hand, for texts that no crawl would be so unlucky to meet."""
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, manifest, records, storage
+from pipeline import config, manifest, records, run, storage
+from pipeline.fetch.parts import Fetched, Round
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.http.fetch import Outcome
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
 from pipeline.shards import Sample, write_shard
+from pipeline.stages import Rounds
 from tests.scenes import jpeg, scene
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -96,7 +97,11 @@ def _log(layout: Layout, sites: Sequence[str], count: int) -> None:
         site = sites[number % len(sites)]
         log.add(site, answer, "", 9, MOMENT.timestamp() + number)
         log.add(site, answer._replace(status=0, elapsed=0.0), "robots_disallow", 0, MOMENT.timestamp())
-    path = layout.stage("fetch", "round-0", "00000-0000.jsonl")
+    path = storage.join(layout.round(0), "00000-0000.jsonl")
     storage.write_bytes(path, log.lines(requests=count))
-    done = {"units": [{"fetched": "/elsewhere/00000-0000.parquet", "round": 0}]}
-    storage.write_bytes(layout.stage("fetch", "done.stage"), json.dumps(done).encode())
+    unit = Fetched(
+        name="00000-0000", unit="", path="", blob="", log=path, images=count, bytes=9 * count, seconds=1.0,
+        reasons={"": count},
+    )  # fmt: skip
+    one = Round(name="0", units=(unit,), merged=(), images=count, bytes=9 * count, reasons={"": count})
+    run.finish_stage(layout, Rounds(rounds=(one,)))

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import records
+from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Work
+from pipeline.manifest import SiteRemoval
 from pipeline.near import groups
-from pipeline.near.groups import BandShuffler, Member, SiteRemoval
+from pipeline.near.groups import BandShuffler, Member
+from pipeline.near.parts import EDGES, NearPairs
 
 
 def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
@@ -53,7 +56,7 @@ def planted(count: int) -> tuple[list[bytes], np.ndarray, set[tuple[bytes, bytes
     return uids, hashes, pairs
 
 
-def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int = 100) -> dict[str, str]:
+def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int = 100) -> Merged:
     """Write the columns of a merged file that the shuffle reads, two captions an image."""
     order = sorted(range(len(uids)), key=lambda row: uids[row])
     twice = [row for row in order for _ in range(2)]
@@ -65,18 +68,21 @@ def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int
         }
     )
     records.write_table(str(path), table)
-    return {"name": path.stem, "path": str(path)}
+    return Merged(
+        name=path.stem, round=0, path=str(path), rejects="", counts="", rows=len(twice), samples=len(uids),
+        rejected={},
+    )  # fmt: skip
 
 
-def shuffled(folder: Path, tasks: list[dict[str, str]]) -> list[dict[str, object]]:
+def shuffled(folder: Path, tasks: list[Merged]) -> list[dict[str, object]]:
     """Return the edges that the shuffle writes for some files."""
     plan, shuffler = partial(Work, tasks=tasks, partitions=4), BandShuffler(folder=str(folder))
     step = Shuffle(label="pairs", folder=str(folder), plan=plan, shuffler=shuffler)
     Runner(workers=1).run([step])
-    results = step.results()
-    assert all(result["beyond"] == 0 for result in results)
-    tables = [records.read_table(result["path"]) for result in results]
-    return pa.concat_tables([groups.EDGES.empty_table(), *tables]).to_pylist()
+    results = step.results(NearPairs)
+    assert all(one.beyond == 0 for one in results)
+    tables = [records.read_table(one.path) for one in results]
+    return pa.concat_tables([EDGES.empty_table(), *tables]).to_pylist()
 
 
 def test_the_shuffle_finds_every_pair_that_shares_a_band(tmp_path):

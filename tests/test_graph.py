@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 
 from pipeline import balance, querylist, records
 from pipeline.flow import local
-from pipeline.flow.markers import Task, finished, read_vector, write_vector
+from pipeline.flow.markers import finished, read_vector, write_vector
+from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
+from pipeline.select.parts import CaptionFiles, Deduplicated, Samples, SharedCaptions
 from pipeline.select.workers import (
     AdmitWorker,
     DedupeShuffler,
@@ -64,16 +67,18 @@ def candidates_files(folder: Path) -> tuple[list[str], list[tuple[str, str, list
 
 
 def plan_shared(deduplicated: str) -> Work:
-    return Work(tasks=[{"files": [r["path"] for r in results_in(deduplicated)]}], partitions=2)
+    paths = tuple(one.path for one in results_in(deduplicated, Deduplicated))
+    return Work(tasks=[CaptionFiles(name="all", paths=paths)], partitions=2)
 
 
 def plan_samples(deduplicated: str, shared: str, path: str) -> Work:
-    write_vector(path, np.sort(np.concatenate([read_vector(r["path"]) for r in results_in(shared)])))
-    return Work(tasks=[{"name": r["name"], "path": r["path"]} for r in results_in(deduplicated)])
+    hashes = [read_vector(one.path) for one in results_in(shared, SharedCaptions)]
+    write_vector(path, np.sort(np.concatenate(hashes)))
+    return Work(tasks=results_in(deduplicated, Deduplicated))
 
 
 def plan_thresholds(samples: str) -> Work:
-    return Work(tasks=results_in(samples), rank=np.full(len(QUERIES), K, np.int64))
+    return Work(tasks=results_in(samples, Samples), rank=np.full(len(QUERIES), K, np.int64))
 
 
 def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
@@ -85,7 +90,7 @@ def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
     deduplicated, shared, samples, found = (
         str(folder / name) for name in ("dedup", "shared", "samples", "round")
     )
-    inputs: list[Task] = [{"files": [path]} for path in paths]
+    inputs = [CaptionFiles(name=f"{number}", paths=(path,)) for number, path in enumerate(paths)]
     shared_path = str(folder / "shared_captions")
     steps = [
         Shuffle(
@@ -106,12 +111,12 @@ def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
         ),
     ]  # fmt: skip
     runner.run(steps)
-    admitted = steps[2].results()
-    tables = [records.read_table(r["path"]).to_pylist() for r in admitted]
+    admitted = steps[2].results(Samples)
+    tables = [records.read_table(one.path).to_pylist() for one in admitted]
     rows = sorted((row["url"], row["caption"]) for table in tables for row in table)
     kept = set()
     for result in admitted:
-        table = records.read_table(result["path"])
+        table = records.read_table(result.path)
         pairs = Pairs.of(table, len(QUERIES))
         mask = chosen(pairs, queries.hashes, read_vector(f"{found}/thresholds"))
         kept |= set(table.filter(pairs.rows_of(mask, len(table)))["url"].to_pylist())
@@ -163,6 +168,13 @@ def test_runner_workers_and_partitions_do_not_change_the_result(
     assert select(tmp_path, RUNNERS[runner], partitions) == expected
 
 
+@dataclass(frozen=True, kw_only=True)
+class Number(Part):
+    """A number, or its square."""
+
+    n: int
+
+
 class _Loud:
     """A worker that leaves a trace each time it runs, and can be told to fail."""
 
@@ -172,24 +184,24 @@ class _Loud:
     def open(self) -> "_Loud":
         return self
 
-    def run(self, state: "_Loud", task: Task) -> dict[str, object]:
+    def run(self, state: "_Loud", task: Number) -> Number:
         with (Path(self.folder) / "trace").open("a") as trace:
-            trace.write(task["name"] + "\n")
-        if task["name"] == self.fail:
+            trace.write(task.name + "\n")
+        if task.name == self.fail:
             raise RuntimeError("the disk is full")
-        return {"square": task["n"] ** 2}
+        return Number(name=task.name, n=task.n**2)
 
 
 def test_finished_tasks_are_not_run_again(tmp_path: Path) -> None:
-    folder, tasks = str(tmp_path), [{"name": f"{n:03d}", "n": n} for n in range(4)]
+    folder, tasks = str(tmp_path), [Number(name=f"{n:03d}", n=n) for n in range(4)]
     with pytest.raises(Exception, match="the disk is full"):
-        RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder, fail="002"))
+        RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder, fail="002"), Number)
     before = set(finished(folder))
-    results = RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder))
-    assert [r["square"] for r in results] == [0, 1, 4, 9]
+    results = RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder), Number)
+    assert [one.n for one in results] == [0, 1, 4, 9]
     runs = (tmp_path / "trace").read_text().split()
     assert all(runs.count(name) == 1 for name in before)
-    RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder))
+    RUNNERS["here"].tasks("tasks", folder, tasks, _Loud(folder), Number)
     assert (tmp_path / "trace").read_text().split() == runs
 
 

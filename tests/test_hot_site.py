@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline import querylist, records
+from pipeline.fetch.parts import Fetched
 from pipeline.fetch.units import UnitShuffler
 from pipeline.flow.markers import write_vector
 from pipeline.options import FetchOptions
+from pipeline.select.parts import Samples
 from pipeline.select.workers import QueryTable
 from pipeline.units import UnitLimits
 from tests.rows import caption_table, uid_of
@@ -30,6 +32,11 @@ def files(tmp_path: Path) -> list[str]:
     return paths
 
 
+def samples(path: str) -> Samples:
+    """Return the part of a file of samples, of which the shuffler reads the path alone."""
+    return Samples(name="", path=path, rejects="", counts="", rows=0, samples=0, rejected={})
+
+
 def shuffler(folder: Path, number: int = 0) -> UnitShuffler:
     querylist.save(str(folder / "queries.parquet"), ["q"])
     write_vector(str(folder / "thresholds"), np.array([2**64 - 1], np.uint64))
@@ -44,7 +51,7 @@ def shuffler(folder: Path, number: int = 0) -> UnitShuffler:
 
 
 def cut(
-    one: UnitShuffler, tasks: list[dict[str, str]], partitions: int
+    one: UnitShuffler, tasks: list[Samples | Fetched], partitions: int
 ) -> tuple[list[str], dict[str, int], int]:
     """Shuffle; return the units' files, the lanes of each image, and the most rows of a partition."""
     slices = defaultdict(list)
@@ -53,10 +60,10 @@ def cut(
             slices[partition].append(data)
     paths, lanes = [], {}
     for partition, data in sorted(slices.items()):
-        for unit in one.reduce(partition, data)["units"]:  # type: ignore[attr-defined]
-            paths.append(f"{one.folder}/{unit['name']}.parquet")
+        for unit in one.reduce(partition, data).units:
+            paths.append(unit.path)
             table = records.read_table(paths[-1])
-            assert unit["images"] == len(table)
+            assert unit.images == len(table)
             assert table["uid"].to_pylist() == sorted(table["uid"].to_pylist())
             lanes |= dict(zip(table["url"].to_pylist(), table["lanes"].to_pylist(), strict=True))
     return paths, lanes, max(sum(len(records.decode(part)) for part in data) for data in slices.values())
@@ -65,7 +72,7 @@ def cut(
 def test_what_a_round_asks_a_hot_site_for_does_not_depend_on_the_cut(
     files: list[str], tmp_path: Path
 ) -> None:
-    _, lanes, largest = cut(shuffler(tmp_path), [{"path": path} for path in files], PARTITIONS)
+    _, lanes, largest = cut(shuffler(tmp_path), [samples(path) for path in files], PARTITIONS)
     hot = {url for url in lanes if "hot" in url}
     assert len(hot) == IMAGES and len(lanes) == IMAGES + 300
     first = sorted(hot, key=uid_of)[:ROUND]
@@ -73,15 +80,15 @@ def test_what_a_round_asks_a_hot_site_for_does_not_depend_on_the_cut(
     assert all(lanes[url] == 1 for url in lanes if "hot" not in url)
     # 50 images of each file travel to the site's partition; the others are spread, 344 a partition.
     assert largest <= FILES * ROUND + 1.5 * (IMAGES + 300) / PARTITIONS
-    assert cut(shuffler(tmp_path), [{"path": path} for path in files], 1)[1] == lanes
+    assert cut(shuffler(tmp_path), [samples(path) for path in files], 1)[1] == lanes
     rows = pa.concat_tables([records.read_table(path) for path in files])
     whole = str(tmp_path / "whole.parquet")
     records.write_table(whole, rows)
-    assert cut(shuffler(tmp_path), [{"path": whole}], PARTITIONS)[1] == lanes
+    assert cut(shuffler(tmp_path), [samples(whole)], PARTITIONS)[1] == lanes
 
 
 def test_the_next_round_gets_a_hot_sites_next_images(files: list[str], tmp_path: Path) -> None:
-    paths, lanes, _ = cut(shuffler(tmp_path), [{"path": path} for path in files], PARTITIONS)
+    paths, lanes, _ = cut(shuffler(tmp_path), [samples(path) for path in files], PARTITIONS)
     tasks = []
     for path in paths:
         unit = records.read_table(path)
@@ -90,7 +97,11 @@ def test_the_next_round_gets_a_hot_sites_next_images(files: list[str], tmp_path:
             {"uid": unit["uid"], "reason": reasons, "final_url": pa.array([""] * len(unit), pa.string())}
         )
         records.write_table(f"{path}.fetched", fetched)
-        tasks.append({"unit": path, "fetched": f"{path}.fetched"})
+        one = Fetched(
+            name="", unit=path, path=f"{path}.fetched", blob="", log="", images=len(unit), bytes=0,
+            seconds=0.0, reasons={},
+        )  # fmt: skip
+        tasks.append(one)
     _, again, largest = cut(shuffler(tmp_path, 1), tasks, PARTITIONS)
     assert set(again) == {url for url, lane in lanes.items() if not lane}
     order = sorted(again, key=uid_of)

@@ -1,10 +1,10 @@
 """What a unit keeps while it is at work: parts that survive damage, attempts beside each other, takedowns."""
 
 import io
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,17 @@ from hypothesis import strategies as st
 
 from pipeline import children, storage
 from pipeline.flow import kept
-from pipeline.flow.markers import commit, finished
+from pipeline.flow.markers import commit, finished, read_marker
+from pipeline.flow.parts import Part
 
 RECORDS = [({"key": f"{n:032x}", "detail": "é\ud800" * n}, bytes([n]) * (n * 50)) for n in range(6)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class By(Part):
+    """The attempt that did a unit."""
+
+    by: str
 
 
 def fill(folder: Path | str, unit: str = "7", attempt: str = "a", records: Any = RECORDS) -> None:
@@ -82,17 +90,17 @@ def test_attempts_at_work_beside_each_other(tmp_path: Path) -> None:
         with kept.Kept(folder, "7", "b") as second:
             assert [r.header["key"] for r in second.records] == [EXPECTED[1][0]]
             second.add(*RECORDS[2])
-            assert commit(folder, "7", {"name": "7", "by": "a"})["by"] == "a"
+            assert commit(folder, By(name="7", by="a")).by == "a"
             first.remove()
             assert second.body(second.records[0].place) == EXPECTED[1][1]
             assert second.body(second.add(*RECORDS[3])) == EXPECTED[3][1]
-            assert commit(folder, "7", {"name": "7", "by": "b"})["by"] == "a", "the first marker counts"
+            assert commit(folder, By(name="7", by="b")).by == "a", "the first marker counts"
             second.remove()
     assert not list(tmp_path.rglob("*.part")) and kept.count(folder) == 0
 
 
 def test_an_attempt_that_came_too_late_counts_for_nothing(tmp_path: Path) -> None:
-    commit(str(tmp_path), "7", {"name": "7"})
+    commit(str(tmp_path), By(name="7", by="a"))
     fill(tmp_path)
     assert kept.count(str(tmp_path)) == 0
     kept.remove(str(tmp_path))
@@ -107,7 +115,9 @@ def test_headers_are_changed_and_records_removed(tmp_path: Path) -> None:
     kept.rewrite(str(part), changed)
     assert read(tmp_path) == EXPECTED[::2]
     assert {header["detail"] for header in kept.headers(str(part))} == {"x"}
-    assert kept.unit_of(str(part)) == (str(tmp_path), "7")
+    assert not kept.is_finished(str(part))
+    commit(str(tmp_path), By(name="7", by="a"))
+    assert kept.is_finished(str(part))
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +154,10 @@ def test_an_object_store_gets_parts_in_time_and_when_an_attempt_is_stopped(bucke
     with kept.Kept(bucket, "7", "c") as store:
         assert [(r.header["key"], store.body(r.place)) for r in store.records] == EXPECTED[:4]
         store.add(*RECORDS[4])
-        commit(bucket, "7", {"name": "7"})
+        commit(bucket, By(name="7", by="c"))
         store.remove()
     assert storage.list_files(f"{bucket}/kept/7") == []
-    assert json.loads(storage.read_bytes(f"{bucket}/7.json")) == {"name": "7"}
+    assert read_marker(bucket, "7") == By(name="7", by="c")
 
 
 def test_a_worker_of_an_object_store_keeps_what_it_has_when_its_launcher_is_stopped(bucket: str) -> None:

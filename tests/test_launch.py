@@ -12,6 +12,7 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pipeline.command import job_name
 from pipeline.demo.server import Server
 from pipeline.flow.beam_graphs import Steps
 from pipeline.flow.beam_runner import BeamRunner
+from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Watch, Work, plan
 from pipeline.options import CrawlConfig
@@ -62,6 +64,13 @@ def test_several_cores_are_used_by_default() -> None:
     assert (one.direct_running_mode, one.direct_num_workers) == ("in_memory", 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Process(Part):
+    """Who did a task."""
+
+    pid: int
+
+
 class _WhoAmI:
     """A worker that waits until another process is at work too."""
 
@@ -71,7 +80,7 @@ class _WhoAmI:
     def open(self) -> "_WhoAmI":
         return self
 
-    def run(self, state: "_WhoAmI", task: dict[str, Any]) -> dict[str, object]:
+    def run(self, state: "_WhoAmI", task: Part) -> Process:
         seen = Path(self.folder) / "seen"
         seen.mkdir(exist_ok=True)
         (seen / str(os.getpid())).touch()
@@ -79,15 +88,15 @@ class _WhoAmI:
             if len(list(seen.iterdir())) >= self.processes:
                 break
             time.sleep(0.1)
-        return {"pid": os.getpid()}
+        return Process(name=task.name, pid=os.getpid())
 
 
 @pytest.mark.parametrize("flags", [(), HERE], ids=["openwit", "beam"])
 def test_so_many_processes_are_at_work_at_a_time(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    tasks = [{"name": f"{n}"} for n in range(6)]
+    tasks = [Part(name=f"{n}") for n in range(6)]
     runner, worker = Runner(flags=flags, workers=3), _WhoAmI(str(tmp_path), 3)
-    results = runner.tasks("tasks", str(tmp_path), tasks, worker, seconds=60)
-    pids = {result["pid"] for result in results}
+    results = runner.tasks("tasks", str(tmp_path), tasks, worker, Process, seconds=60)
+    pids = {one.pid for one in results}
     assert len(pids) == 3 and os.getpid() not in pids
 
 
@@ -144,10 +153,10 @@ def test_the_documented_pool_starts_workers(tmp_path: Path) -> None:
 def at_work(flags: tuple[str, ...], folder: Path, processes: int) -> int:
     """Return how many processes took one task each, at the same time."""
     folder.mkdir()
-    tasks = [{"name": f"{n}"} for n in range(processes)]
+    tasks = [Part(name=f"{n}") for n in range(processes)]
     runner, worker = Runner(flags=flags), _WhoAmI(str(folder), processes)
-    results = runner.tasks("tasks", str(folder), tasks, worker)
-    pids = {result["pid"] for result in results}
+    results = runner.tasks("tasks", str(folder), tasks, worker, Process)
+    pids = {one.pid for one in results}
     assert os.getpid() not in pids
     return len(pids)
 

@@ -11,11 +11,19 @@ import pytest
 
 from pipeline.demo.server import Server
 from pipeline.flow import local
-from pipeline.flow.markers import Task
+from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner
 from tests.crawling import arguments, settle
 
-TASKS: list[Task] = [{"name": f"{n}"} for n in range(4)]
+TASKS = [Part(name=f"{n}") for n in range(4)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Part):
+    """Who did a task."""
+
+    pid: int
+    nth: int
 
 
 @dataclass(frozen=True)
@@ -29,34 +37,34 @@ class Worker:
     def open(self) -> list[int]:
         return []
 
-    def run(self, state: list[int], task: Task) -> dict[str, object]:
+    def run(self, state: list[int], task: Part) -> Done:
         state.append(1)
         time.sleep(self.seconds)
-        if task["name"] == self.fails:
+        if task.name == self.fails:
             raise KeyError("of the worker")
-        if task["name"] == self.dies:
+        if task.name == self.dies:
             os._exit(1)
-        return {"pid": os.getpid(), "nth": len(state)}
+        return Done(name=task.name, pid=os.getpid(), nth=len(state))
 
 
 def test_short_work_starts_no_process_and_opens_its_state_once(tmp_path: Path) -> None:
-    results = Runner(workers=4).tasks("work", str(tmp_path), TASKS, Worker())
-    assert {result["pid"] for result in results} == {os.getpid()}
-    assert [result["nth"] for result in results] == [1, 2, 3, 4]
+    results = Runner(workers=4).tasks("work", str(tmp_path), TASKS, Worker(), Done)
+    assert {result.pid for result in results} == {os.getpid()}
+    assert [result.nth for result in results] == [1, 2, 3, 4]
 
 
 def test_work_that_turns_out_to_be_long_goes_on_in_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "ALONE", 0.2)
-    results = Runner(workers=2).tasks("work", str(tmp_path), TASKS, Worker(seconds=0.3))
-    pids = [result["pid"] for result in results]
+    results = Runner(workers=2).tasks("work", str(tmp_path), TASKS, Worker(seconds=0.3), Done)
+    pids = [result.pid for result in results]
     assert pids[0] == os.getpid() and os.getpid() not in pids[1:]
 
 
 def test_a_single_long_task_needs_no_process(tmp_path: Path) -> None:
-    [result] = Runner(workers=2).tasks("work", str(tmp_path), TASKS[:1], Worker(), seconds=1e9)
-    assert result["pid"] == os.getpid()
+    [result] = Runner(workers=2).tasks("work", str(tmp_path), TASKS[:1], Worker(), Done, seconds=1e9)
+    assert result.pid == os.getpid()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -64,20 +72,20 @@ def test_any_failure_is_told_as_one_and_what_is_done_stays_done(tmp_path: Path, 
     runner = Runner(workers=workers, log=str(tmp_path / "workers.log"))
     folder = str(tmp_path / "work")
     with pytest.raises(RuntimeError, match="of the worker"):
-        runner.tasks("work", folder, TASKS, Worker(fails="2"), seconds=1e9)
+        runner.tasks("work", folder, TASKS, Worker(fails="2"), Done, seconds=1e9)
     assert not (tmp_path / "work/2.json").exists()
     if workers == 1:
         assert (tmp_path / "work/1.json").exists()
     else:
         assert "KeyError" in (tmp_path / "workers.log").read_text(), "the traceback"
-    assert len(runner.tasks("work", folder, TASKS, Worker())) == 4
+    assert len(runner.tasks("work", folder, TASKS, Worker(), Done)) == 4
 
 
 def test_a_process_that_dies_is_an_error_that_says_so(tmp_path: Path) -> None:
     runner = Runner(workers=2)
     with pytest.raises(RuntimeError, match="a worker process died"):
-        runner.tasks("work", str(tmp_path), TASKS, Worker(seconds=0.1, dies="1"), seconds=1e9)
-    assert len(runner.tasks("work", str(tmp_path), TASKS, Worker(), seconds=1e9)) == 4, "another pool"
+        runner.tasks("work", str(tmp_path), TASKS, Worker(seconds=0.1, dies="1"), Done, seconds=1e9)
+    assert len(runner.tasks("work", str(tmp_path), TASKS, Worker(), Done, seconds=1e9)) == 4, "another pool"
 
 
 def alive(pid: int) -> bool:
@@ -121,10 +129,10 @@ class Marking:
     def open(self) -> None:
         return None
 
-    def run(self, state: None, task: Task) -> dict[str, object]:
+    def run(self, state: None, task: Part) -> Part:
         (Path(self.folder) / f"{os.getpid()}.pid").touch()
         time.sleep(300)
-        return {}
+        return task
 
 
 def test_flags_of_beam_want_its_runner() -> None:

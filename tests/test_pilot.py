@@ -7,6 +7,8 @@ import pytest
 from pipeline import pilot
 from pipeline.cli import main
 from pipeline.demo.server import Server
+from pipeline.fetch.parts import Round
+from pipeline.stages import Candidates
 from tests.crawling import arguments, manifest, settle
 
 pytestmark = pytest.mark.timeout(600)
@@ -20,13 +22,17 @@ def test_a_sample_is_the_same_every_time_and_grows() -> None:
     assert len(pilot.sample(pieces, 1e-9, 7)) == 1 and pilot.sample(pieces, 1.0, 7) is pieces
 
 
+def candidates(found: int, rows: int) -> Candidates:
+    return Candidates(pieces=(), images=found, candidates=found, rows=rows, reasons={})
+
+
 def test_yields_are_rates_and_the_whole_is_in_proportion() -> None:
     rounds = [
-        {"images": 80, "bytes": 8000, "reasons": {"": 50, "http_404": 30}},
-        {"images": 20, "bytes": 2000, "reasons": {"": 10, "timeout": 10}},
+        Round(name="0", units=(), merged=(), images=80, bytes=8000, reasons={"": 50, "http_gone": 30}),
+        Round(name="1", units=(), merged=(), images=20, bytes=2000, reasons={"": 10, "timeout": 10}),
     ]
     shards = [{"samples": 30, "bytes": 600}, {"samples": 15, "bytes": 300}]
-    found = pilot.yields({"read": 2, "all": 500}, {"candidates": 1000, "rows": 250}, rounds, shards)
+    found = pilot.yields({"read": 2, "all": 500}, candidates(1000, 250), rounds, shards)
     assert found == {
         "pieces": {"read": 2, "all": 500}, "candidates_per_piece": 500.0, "matched_share": 0.25,
         "fetched_share": 0.6, "kept_share": 0.75, "received_bytes_per_try": 100.0,
@@ -42,7 +48,7 @@ def test_yields_are_rates_and_the_whole_is_in_proportion() -> None:
 
 
 def test_a_pilot_that_finds_nothing_has_no_shares() -> None:
-    found = pilot.yields({"read": 1, "all": 9}, {"candidates": 0, "rows": 0}, [], [])
+    found = pilot.yields({"read": 1, "all": 9}, candidates(0, 0), [], [])
     assert found["matched_share"] is found["fetched_share"] is found["kept_share"] is None
     assert dict(pilot.lines(found))["fetched, of tries"] == ""
 

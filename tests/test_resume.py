@@ -15,6 +15,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.demo.server import Server
+from pipeline.fetch.parts import Fetched
+from pipeline.flow import markers
 from tests.crawling import arguments, contents, crawl
 
 pytestmark = pytest.mark.timeout(900)
@@ -71,7 +73,7 @@ def test_kill_in_every_stage_and_continue(web: Server, undisturbed: Path, tmp_pa
         kill_when(command, out, pattern)
         if "round-0" in pattern:
             start = len(web.requests())
-            finished = [json.loads(p.read_text()) for p in (out / "work/fetch/round-0").glob("*.json")]
+            finished = list(markers.finished(f"{out}/work/fetch/round-0").values())
     assert main(arguments(web.web, out, *OPTIONS, "--keep-staging")) == 0
     found, expected = contents(out), contents(undisturbed)
     for part in expected:
@@ -85,13 +87,13 @@ def test_kill_in_every_stage_and_continue(web: Server, undisturbed: Path, tmp_pa
     assert not list(out.rglob(".*.tmp*")), "what a kill left half-written is removed"
 
 
-def done_urls(result: dict[str, str]) -> list[tuple[str, str]]:
+def done_urls(result: Fetched) -> list[tuple[str, str]]:
     """Return (host, path) of the URLs of a fetched unit."""
     from urllib.parse import urlsplit
 
     from pipeline import records
 
-    urls = set(records.read_table(result["unit"], ["fetch_url"])["fetch_url"].to_pylist())
+    urls = set(records.read_table(result.unit, ["fetch_url"])["fetch_url"].to_pylist())
     parts = [urlsplit(url) for url in urls]
     return [(part.netloc.split(":")[0], part.path) for part in parts]
 

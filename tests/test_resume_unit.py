@@ -25,7 +25,7 @@ from pipeline import records, storage
 from pipeline.children import _processes
 from pipeline.cli import main
 from pipeline.fetch import worker as fetching
-from pipeline.fetch.units import UNIT_ROWS
+from pipeline.fetch.parts import UNIT_ROWS, Fetched, Unit
 from pipeline.fetch.worker import FetchWorker, Refused, receive
 from pipeline.flow import kept
 from pipeline.flow.markers import finished
@@ -213,24 +213,26 @@ def test_a_takedown_reaches_what_is_kept(slow: SlowWeb, undisturbed: dict[str, A
 # One unit, without a crawl around it.
 
 
-def unit(slow: SlowWeb, folder: Path, numbers: range) -> dict[str, str]:
+def unit(slow: SlowWeb, folder: Path, numbers: range) -> Unit:
     rows = [
         (*caption_row(slow.url(n), f"picture {n}", [0]), slow.url(n), f"127.0.0.{10 + n % SITES}", 1)
         for n in numbers
     ]
     table = records.to_table(rows, UNIT_ROWS).sort_by("uid")
     records.write_table(str(folder / "unit.parquet"), table)
-    return {"name": "0", "unit": str(folder / "unit.parquet"), "blob": "round-0/0", "seconds": "1"}
+    return Unit(name="0", path=str(folder / "unit.parquet"), images=len(numbers), seconds=1.0)
 
 
 def worker(folder: Path, **options: Any) -> FetchWorker:
     fetch = FetchOptions(allow_network=("127.0.0.0/8",), host_delay=0.0)
-    return FetchWorker(folder=str(folder), fetch=fetch, images=ImageOptions(), seed=0, **options)
+    return FetchWorker(
+        folder=str(folder), blobs="round-0", fetch=fetch, images=ImageOptions(), seed=0, **options
+    )
 
 
 def test_two_attempts_at_once_end_with_one_result(slow: SlowWeb, tmp_path: Path) -> None:
     task = unit(slow, tmp_path, range(40))
-    results: list[dict[str, object]] = []
+    results: list[Fetched] = []
 
     def attempt() -> None:
         one = worker(tmp_path / "round-0")
@@ -243,9 +245,9 @@ def test_two_attempts_at_once_end_with_one_result(slow: SlowWeb, tmp_path: Path)
     for thread in threads:
         thread.join(200)
     assert len(results) == 2 and results[0] == results[1] == finished(str(tmp_path / "round-0"))["0"]
-    assert results[0]["images"] == 40
-    table = records.read_table(str(results[0]["fetched"]))
-    blob = storage.read_bytes(str(results[0]["fetched"]).replace(".parquet", ".blob"))
+    assert results[0].images == 40
+    table = records.read_table(results[0].path)
+    blob = storage.read_bytes(results[0].blob)
     for row in table.to_pylist():
         stored = blob[row["offset"] : row["offset"] + row["length"]]
         assert (row["reason"] == "") == stored.startswith(b"\xff\xd8\xff")
@@ -264,12 +266,12 @@ def test_a_resumed_unit_has_what_is_left_of_its_time(slow: SlowWeb, tmp_path: Pa
         store.add({**row.header(), "key": uid_of("http://taken.down/").hex()}, b"")
     start = len(slow.log)
     result = one.run(one.open(), task)
-    assert result["reasons"] == {"deferred": 29, "http_gone": 1} and len(slow.log) == start
-    assert isinstance(result["seconds"], float) and result["seconds"] > 1e6
-    table = records.read_table(str(result["fetched"]))
+    assert result.reasons == {"deferred": 29, "http_gone": 1} and len(slow.log) == start
+    assert result.seconds > 1e6
+    table = records.read_table(result.path)
     (old,) = table.filter(pc.equal(table["reason"], "http_gone")).to_pylist()
     assert old["uid"] == uid_of(slow.url(0)) and old["fetched_at"].timestamp() == 0.007
-    log = storage.read_bytes(str(result["fetched"]).replace(".parquet", ".jsonl")).decode()
+    log = storage.read_bytes(result.log).decode()
     assert '"requests":31' in log and '"404":1' in log
 
 
@@ -294,18 +296,16 @@ def test_a_scorer_sees_the_whole_unit_however_often_it_was_stopped(slow: SlowWeb
     stopped = worker(tmp_path / "stopped", **options)
     state = stopped.open()
     with kept.Kept(stopped.folder, "0", "earlier") as store:
-        first = records.read_table(task["unit"]).slice(0, 10)
+        first = records.read_table(task.path).slice(0, 10)
         rows = stopped._receive_all(state, first, store, fetching.UnitLog(), fetching.Counts(), 300.0)
         assert len(list(rows)) == 10
     start = len(slow.log)
     found = stopped.run(state, task)
     assert len(slow.log) - start == 14
-    blobs = [storage.read_bytes(str(r["fetched"]).replace(".parquet", ".blob")) for r in (expected, found)]
+    blobs = [storage.read_bytes(r.blob) for r in (expected, found)]
     assert blobs[0] == blobs[1]
-    tables = [
-        records.read_table(str(r["fetched"])).drop_columns(["fetched_at", "blob"]) for r in (expected, found)
-    ]
-    assert tables[0].equals(tables[1]) and found["reasons"] == expected["reasons"]
+    tables = [records.read_table(r.path).drop_columns(["fetched_at", "blob"]) for r in (expected, found)]
+    assert tables[0].equals(tables[1]) and found.reasons == expected.reasons
 
 
 def test_a_decoder_that_dies_is_asked_once_more() -> None:

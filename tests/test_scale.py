@@ -23,8 +23,8 @@ def test_partitions_are_bounded_and_slices_are_not_mostly_headers(rows: int) -> 
     files = [(f"{n}.parquet", rows // WATS + (n < rows % WATS)) for n in range(WATS)]
     tasks = gather(files, SLICE_ROWS * partitions)
     sizes = dict(files)
-    held = [sum(sizes[path] for path in task["files"]) for task in tasks]
-    assert [path for task in tasks for path in task["files"]] == list(sizes)  # each once, in order
+    held = [sum(sizes[path] for path in task.paths) for task in tasks]
+    assert [path for task in tasks for path in task.paths] == list(sizes)  # each once, in order
     # All but the last give every partition of the graph 200 rows or more on average...
     assert all(size >= SLICE_ROWS * partitions for size in held[:-1])
     # ...and no task holds more than that and one file: at 4e9 rows 0.85 million, some 200 MB as Arrow.

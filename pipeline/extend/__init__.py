@@ -75,7 +75,7 @@ def under_way(root: str) -> Layout | None:
     return None
 
 
-def parts(root: str) -> tuple[Layout, ...]:
+def layouts(root: str) -> tuple[Layout, ...]:
     """Return where a run and its finished extensions worked, in order."""
     found = [Layout(root)]
     while run.is_done(following := Layout(root, len(found)), "finish"):
@@ -143,7 +143,7 @@ def begin(
     Return where it works, and where the run before it worked.
     """
     root = options.out.rstrip("/")
-    before = parts(root)
+    before = layouts(root)
     part = Layout(root, len(before))
     path = storage.join(part.work, _BASE)
     if not storage.exists(path):
@@ -174,7 +174,7 @@ def _check_run(root: str, options: CrawlConfig) -> None:
         )
     if not run.is_done(Layout(root), "finish") and storage.exists(Layout(root).work):
         raise ValueError(f"{root} is being made again, by --retry-failed: finish that with its command first")
-    for part in parts(root):
+    for part in layouts(root):
         is_fetched = run.is_done(part, "fetch")
         last = run.done(part, Rounds).last if is_fetched else 0
         needed = (part.stage("select", "samples"), storage.join(part.tried(last), "thresholds"))
@@ -211,7 +211,7 @@ def refuse_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
 def recorded_inputs(root: str) -> list[list[Any]]:
     """Return (path, size, version) of every file that the run and its extensions have read."""
     found: list[list[Any]] = []
-    for part in parts(root):
+    for part in layouts(root):
         found += read_json(part.stage("candidates", "inputs.list")) or []
     return found
 

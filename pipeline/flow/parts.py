@@ -9,7 +9,10 @@ with its kind; its files are noted relative to the folder where that lies, so th
         rows: int
 """
 
+import contextlib
 import dataclasses
+import importlib
+import re
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="Part")
 
 _KINDS: dict[str, type["Part"]] = {}
+_ROOM: Final = re.compile(r"(?:pipeline|queries|dedup)(?:\.[a-z_]+)*\.parts", re.ASCII)
+"""Modules that JSON may name."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ Blob = Annotated[str, File()]
 """A file that is no table."""
 
 
+def _name(kind: type["Part"]) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Say what one task is, or what it has left."""
@@ -49,8 +58,7 @@ class Part:
 
     def __init_subclass__(cls) -> None:
         """Make a kind known to `decode`."""
-        assert cls.__name__ not in _KINDS, f"two kinds of parts are called {cls.__name__}"
-        _KINDS[cls.__name__] = cls
+        _KINDS[_name(cls)] = cls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +72,33 @@ class Counted(Part):
 def encode(part: Part, folder: str) -> dict[str, Any]:
     """Return a part as a JSON object, for a file in a folder."""
     plain = _moved(part, partial(storage.relative, folder=folder))
-    return {"kind": type(part).__name__, **msgspec.to_builtins(plain)}
+    return {"kind": _name(type(part)), **msgspec.to_builtins(plain)}
 
 
 def decode(value: Any, folder: str) -> Part:
     """Return the part that an object of `encode` stands for; ValueError if it is none of this version."""
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if not isinstance(kind, str) or kind not in _KINDS:
+    kind = _kind(value.get("kind")) if isinstance(value, dict) else None
+    if kind is None:
         raise ValueError(
             f"{folder} was written by another version of openwit. Use that version; or, since a finished set "
             "needs its work/ folder for --extend and --retry-failed alone, remove that folder"
         )
     try:
-        part = msgspec.convert({k: v for k, v in value.items() if k != "kind"}, _KINDS[kind])
+        part = msgspec.convert({k: v for k, v in value.items() if k != "kind"}, kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{folder}: a damaged {kind}: {error}") from error
+        raise ValueError(f"{folder}: a damaged {kind.__name__}: {error}") from error
     return _moved(part, partial(storage.absolute, folder=folder))
+
+
+def _kind(name: Any) -> type[Part] | None:
+    """Return the kind of a name; a process that was sent a task may not have imported its module yet."""
+    if not isinstance(name, str):
+        return None
+    module = name.rpartition(".")[0]
+    if name not in _KINDS and _ROOM.fullmatch(module):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
+    return _KINDS.get(name)
 
 
 def only(part: Part | None, kind: type[P]) -> P:

@@ -114,7 +114,7 @@ def expanded(layout: Layout, stones: Tombstones) -> Tombstones:
     An image is found by its URL, its page, where it was redirected, its bytes or its look.
     """
     paths = [path for path in tables.find_files(layout.root, ".parquet") if "uid" in tables.columns_of(path)]
-    paths += [path for part in extend.parts(layout.root) for path in work.kept_images(part)]
+    paths += [path for part in extend.layouts(layout.root) for path in work.kept_images(part)]
     uids: set[str] = set()
     for path in paths:
         table = _identities(path)
@@ -195,7 +195,7 @@ def apply(layout: Layout, pending: dict[str, Any]) -> None:
     stones = Tombstones.from_json(pending["tombstones"])
     tombstones.save(layout.root, stones)
     plan = pending["published"]
-    for part in extend.parts(layout.root):
+    for part in extend.layouts(layout.root):
         if storage.exists(part.work):
             _forget_finish(part, is_finished=plan is not None)
             work.scrub(part, stones)
