@@ -36,8 +36,8 @@ def timed(function: Callable[[], T], runs: int = 1) -> tuple[T, float]:
 def encode(texts: list[str]) -> int:
     """Return the number of words."""
     encoder = Encoder()
-    parts = [part for text in texts for part in encoder.add(text)] + list(encoder.finish())
-    return sum(int(part.counts.sum()) for part in parts)
+    blocks = [block for text in texts for block in encoder.add(text)] + list(encoder.finish())
+    return sum(int(block.counts.sum()) for block in blocks)
 
 
 def words(texts: list[str]) -> Counter[str]:

@@ -1,8 +1,8 @@
-"""Encode plain text as streams of token ids, in parts of bounded size.
+"""Encode plain text as streams of token ids, in blocks of bounded size.
 
-The words of a Wikipedia are looked at once. What follows works on numbers: a part is its own vocabulary and
+The words of a Wikipedia are looked at once. What follows works on numbers: a block is its own vocabulary and
 the text as ids in it, 0 standing wherever two words do not follow each other in a sentence (a line end, a
-punctuation mark, a symbol). From parts, words are counted by adding vocabularies, and bigrams once the
+punctuation mark, a symbol). From blocks, words are counted by adding vocabularies, and bigrams once the
 frequent words are known.
 """
 
@@ -18,8 +18,8 @@ from pipeline.captions.match import tokens
 U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 
-PART_TOKENS: Final = 8_000_000
-"""Words of a part: its text takes 32 MB as ids, the strings about 200 MB while it is encoded."""
+BLOCK_TOKENS: Final = 8_000_000
+"""Words of a block: its text takes 32 MB as ids, the strings about 200 MB while it is encoded."""
 
 _LINE_END: Final = "\0"  # cannot occur in XML, and is not white space
 # Frequent, and never part of a word: a space around them changes no token, and makes one chunk of "word",
@@ -28,7 +28,7 @@ _MARKS: Final = ',.()";:'
 _BATCH_CHARACTERS: Final = 1 << 18  # so that NumPy's cost per call is spread over many pages
 
 
-class Part(NamedTuple):
+class Block(NamedTuple):
     """Hold encoded text: word i+1 of `stream` is words[i], which occurs counts[i] times; 0 is a break."""
 
     words: list[str]
@@ -42,14 +42,14 @@ def is_word(token: str) -> bool:
 
 
 class Encoder:
-    """Collect texts into parts.
+    """Collect texts into blocks.
 
     The normaliser never joins what white space separates, so a text's tokens are those of its chunks between
     white space; and few chunks are new. A chunk met before costs one look-up, whatever its characters.
     """
 
-    def __init__(self, part_tokens: int = PART_TOKENS) -> None:
-        self._part_tokens = part_tokens
+    def __init__(self, block_tokens: int = BLOCK_TOKENS) -> None:
+        self._block_tokens = block_tokens
         self._reset()
 
     def _reset(self) -> None:
@@ -60,16 +60,16 @@ class Encoder:
         self._streams: list[U32] = []
         self._tokens = 0
 
-    def add(self, text: str) -> Iterator[Part]:
-        """Add a text; yields a part when one is full."""
+    def add(self, text: str) -> Iterator[Block]:
+        """Add a text; yields a block when one is full."""
         self._pending.append(text)
         self._pending_characters += len(text) + 1
         if self._pending_characters >= _BATCH_CHARACTERS:
             self._encode()
-            if self._tokens >= self._part_tokens:
+            if self._tokens >= self._block_tokens:
                 yield self._take()
 
-    def finish(self) -> Iterator[Part]:
+    def finish(self) -> Iterator[Block]:
         """Yield what is left, if anything."""
         self._encode()
         if self._tokens:
@@ -88,12 +88,12 @@ class Encoder:
         self._tokens += int(np.count_nonzero(stream))
         self._pending, self._pending_characters = [], 0
 
-    def _take(self) -> Part:
+    def _take(self) -> Block:
         stream = np.concatenate(self._streams)
         words = list(self._word_ids)
         counts = np.bincount(stream, minlength=len(words) + 1)[1:]
         self._reset()
-        return Part(words, counts, stream)
+        return Block(words, counts, stream)
 
 
 class _Chunks(dict[str, int]):

@@ -10,7 +10,7 @@ from pipeline import storage
 from queries import wordnet
 from queries.options import QueriesConfig
 
-SCHEMA_VERSION: Final = 1  # of the intermediate files; raised when their meaning changes
+SCHEMA_VERSION: Final = 2  # of the intermediate files; raised when their meaning changes
 _PARTITION_BYTES: Final = 128 << 20  # of input for each partition of words, pages and views
 _MAX_PARTITIONS: Final = 512
 

@@ -16,14 +16,26 @@ import pyarrow as pa
 
 from pipeline import querylist, storage
 from pipeline.captions.match import Matcher
-from pipeline.flow.markers import Result, write_json
+from pipeline.flow.markers import write_json
 from pipeline.flow.runner import Runner
-from pipeline.flow.steps import Tasks, Work
+from pipeline.flow.steps import Tasks, Work, results_in
+from pipeline.flow.worker import partition_name
 from queries import inputs, merge, report, steps, titles, wikipedia, wordnet
 from queries.inputs import SCHEMA_VERSION, Inputs, digest
 from queries.merge import Candidate
 from queries.options import QueriesConfig
-from queries.wikipedia import Piece, Site
+from queries.parts import (
+    DumpPiece,
+    EncodedPiece,
+    FrequentWords,
+    RankedBigrams,
+    RankedTitles,
+    TablePartition,
+    ViewedArticles,
+    ViewedTitles,
+    ViewsFile,
+)
+from queries.wikipedia import Site
 
 
 @dataclass
@@ -36,7 +48,7 @@ class Job:
     statistics: dict[str, Any] = field(default_factory=dict)
     """What each source read and offered, for the report."""
 
-    def run(self) -> Result:
+    def run(self) -> dict[str, Any]:
         """Write the list, the report and the summary; return the summary."""
         config = self.config
         sources = self._given()
@@ -49,12 +61,12 @@ class Job:
         made = _Steps(config, self.inputs, spare, site, pieces)
         views = made.of_views if self.inputs.pageviews else []
         self.runner.run([*(made.of_dump if pieces else []), *views])
-        encoded = made.encode.results() if pieces else []
+        encoded = made.encode.results(EncodedPiece) if pieces else []
         self.statistics["wikipedia"] = {
-            "kinds": sum_counts(result["kinds"] for result in encoded),
-            "damage": [line for result in encoded for line in result["damage"]],
-            "wikitext_characters": sum(result["wikitext_characters"] for result in encoded),
-            "text_characters": sum(result["text_characters"] for result in encoded),
+            "kinds": sum_counts(piece.kinds for piece in encoded),
+            "damage": [line for piece in encoded for line in piece.damage],
+            "wikitext_characters": sum(piece.wikitext_characters for piece in encoded),
+            "text_characters": sum(piece.text_characters for piece in encoded),
         }
         if pieces:
             self._count_words(made)
@@ -79,55 +91,57 @@ class Job:
         }
 
     def _count_words(self, made: "_Steps") -> None:
-        words = made.words.results()
-        distinct, kept = (sum(result[name] for result in words) for name in ("distinct", "kept"))
+        words = made.words.results(FrequentWords)
+        distinct, kept = sum(one.distinct for one in words), sum(one.kept for one in words)
         self.statistics["unigram"] = {
-            "occurrences": sum(part["occurrences"] for part in steps.parts_of(made.encode.folder)),
+            "occurrences": sum(block.occurrences for block in steps.blocks_of(made.encode.folder)),
             "distinct": distinct,
             "offered": kept,
-            "distribution": sum_counts(result["octaves"] for result in words),
+            "distribution": sum_counts(one.octaves for one in words),
             "dropped": {"too_rare": distinct - kept},
         }
 
     def _bigrams(self, made: "_Steps", vocabulary: pa.Table) -> list[Candidate]:
-        results, limit = made.ranks.results(), made.most_bigrams
-        distinct, enough, associated = (
-            sum(result[name] for result in results) for name in ("distinct", "enough", "associated")
-        )
+        ranked = made.ranks.results(RankedBigrams)
+        limit = made.most_bigrams
+        distinct, enough = sum(one.distinct for one in ranked), sum(one.enough for one in ranked)
+        associated = sum(one.associated for one in ranked)
         self.statistics["bigram"] = {
             "distinct": distinct,
             "offered": associated,
-            "distribution": sum_counts(result["bits"] for result in results),
+            "distribution": sum_counts(one.bits for one in ranked),
             "dropped": {
                 "too_rare": distinct - enough,
                 "by_chance": enough - associated,
                 "over_budget": max(associated - limit, 0),
             },
         }
-        paths = [result["path"] for result in results]
+        paths = [one.path for one in ranked]
         best = best_rows(paths, [("score", "descending"), ("pair", "ascending")], limit)
         return list(pair_candidates(best, vocabulary["word"].to_pylist()))
 
     def _titles(self, made: "_Steps") -> list[Candidate]:
-        read, resolved, ranked = made.views.results(), made.redirects.results(), made.titles.results()
+        read = made.views.results(ViewedTitles)
+        resolved = made.redirects.results(ViewedArticles)
+        ranked = made.titles.results(RankedTitles)
         limit = made.most_titles
-        offered = sum(result["enough"] for result in ranked)
-        dropped = sum_counts(result["dropped"] for result in [*resolved, *ranked])
+        offered = sum(one.enough for one in ranked)
+        dropped = sum_counts([*(one.dropped for one in resolved), *(one.dropped for one in ranked)])
         self.statistics["title"] = {
-            "views": sum(result["views"] for result in read),
-            "malformed": sum(result["malformed"] for result in read),
-            "damage": [line for result in read for line in result["damage"]],
-            "distinct": sum(result["titles"] for result in resolved),
+            "views": sum(one.views for one in read),
+            "malformed": sum(one.malformed for one in read),
+            "damage": [line for one in read for line in one.damage],
+            "distinct": sum(one.titles for one in resolved),
             "offered": offered,
-            "distribution": sum_counts(result["octaves"] for result in ranked),
+            "distribution": sum_counts(one.octaves for one in ranked),
             "dropped": {**dropped, "over_budget": max(offered - limit, 0)},
         }
-        paths = [result["path"] for result in ranked]
+        paths = [one.path for one in ranked]
         best = best_rows(paths, [("views", "descending"), ("title", "ascending")], limit)
         rows = zip(best["title"].to_pylist(), best["views"].to_pylist(), strict=True)
         return [Candidate(titles.without_qualifier(title), count, float(count)) for title, count in rows]
 
-    def _publish(self, merged: merge.Merged) -> Result:
+    def _publish(self, merged: merge.Merged) -> dict[str, Any]:
         listed = [query.query for query in merged.queries]
         dead = Matcher(listed).dead
         assert not dead, [listed[i] for i in dead]  # `merge` leaves out what has no word
@@ -156,7 +170,7 @@ class _Steps:
     """
 
     def __init__(
-        self, config: QueriesConfig, found: Inputs, spare: int, site: Site, pieces: list[Piece]
+        self, config: QueriesConfig, found: Inputs, spare: int, site: Site, pieces: list[DumpPiece]
     ) -> None:
         self._work, count = config.work, found.partitions
         files = found.infos(found.wikipedia)
@@ -233,20 +247,20 @@ class _Steps:
         return storage.join(self._work, f"{step}-{fingerprint[:16]}")
 
 
-def _plan_pieces(pieces: list[Piece]) -> Work:
-    return Work(tasks=[{"name": f"{i:05d}", "piece": list(piece)} for i, piece in enumerate(pieces)])
+def _plan_pieces(pieces: list[DumpPiece]) -> Work:
+    return Work(tasks=pieces)
 
 
 def _plan_partitions(count: int) -> Work:
-    return Work(tasks=[{"name": f"{p:05d}", "partition": p} for p in range(count)])
+    return Work(tasks=[TablePartition(name=partition_name(p), partition=p) for p in range(count)])
 
 
 def _plan_bigrams(encoded: str, words: str, vocabulary: str) -> Work:
     """Join the frequent words and their counts, in alphabetical order: the vocabulary."""
     if not storage.exists(vocabulary):
-        table = pa.concat_tables([steps.read_table(path) for path in steps.paths_in(words)])
+        table = pa.concat_tables([steps.read_table(one.path) for one in results_in(words, FrequentWords)])
         steps.publish(table.sort_by("word"), vocabulary)
-    return Work(tasks=[{"name": f"{i:05d}", **part} for i, part in enumerate(steps.parts_of(encoded))])
+    return Work(tasks=steps.blocks_of(encoded))
 
 
 def _plan_ranks(vocabulary: str) -> Work:
@@ -254,14 +268,14 @@ def _plan_ranks(vocabulary: str) -> Work:
 
 
 def _plan_views(paths: list[str]) -> Work:
-    return Work(tasks=[{"name": f"{i:05d}", "path": path} for i, path in enumerate(paths)])
+    return Work(tasks=[ViewsFile(name=f"{i:05d}", path=path) for i, path in enumerate(paths)])
 
 
-def finished_summary(config: QueriesConfig, found: Inputs) -> Result | None:
+def finished_summary(config: QueriesConfig, found: Inputs) -> dict[str, Any] | None:
     """Return the summary of the list that these options and inputs have given before, or None."""
     if not (storage.exists(config.summary) and storage.exists(config.out)):
         return None
-    summary: Result = json.loads(storage.read_bytes(config.summary))
+    summary: dict[str, Any] = json.loads(storage.read_bytes(config.summary))
     same = summary["fingerprint"] == inputs.of_list(config, found)
     return summary if same and summary["sha256"] == storage.sha256_file(config.out) else None
 

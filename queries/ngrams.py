@@ -1,7 +1,7 @@
 """Count words and bigrams exactly, in memory that does not grow with the dump.
 
-Words first: the parts' vocabularies are cut by word, and each partition is added up. Then bigrams, only of
-words that are frequent enough: a bigram is one 64-bit number, a part's bigrams are sorted and counted by
+Words first: the blocks' vocabularies are cut by word, and each partition is added up. Then bigrams, only of
+words that are frequent enough: a bigram is one 64-bit number, a block's bigrams are sorted and counted by
 runs, cut by first word, and each partition is merged. Nothing is estimated and nothing is pruned on the way.
 """
 
@@ -52,7 +52,7 @@ def frequent(words: pa.Table, min_count: int) -> pa.Table:
 
 
 def frequent_ids(words: Sequence[str], vocabulary: dict[str, int]) -> U32:
-    """Return, for the ids of a part, those of the vocabulary; 0 for a break and for a word not in it."""
+    """Return, for the ids of a block, those of the vocabulary; 0 for a break and for a word not in it."""
     return np.fromiter((0, *(vocabulary.get(word, 0) for word in words)), np.uint32, len(words) + 1)
 
 

@@ -1,13 +1,13 @@
 """The tasks of the query job: each reads files, calls the plain functions, and writes files.
 
-Encode pieces of the dump, add up words, count bigrams of parts, rank them; read page views, resolve
+Encode pieces of the dump, add up words, count bigrams of blocks, rank them; read page views, resolve
 redirects, rank titles. Every task can run on another machine, and running it twice writes the same bytes.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +15,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.flow.markers import Result, Task, read_vector, write_vector
+from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.steps import results_in
 from queries import ngrams, pageviews, partitions, titles, wikitext
-from queries.corpus import Encoder, Part
-from queries.wikipedia import Piece, Site, read_pages
-
-RANKED_PAIRS: Final = pa.schema(
-    [
-        pa.field("pair", pa.uint64(), nullable=False),
-        pa.field("count", pa.int64(), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),
-    ]
+from queries.corpus import Block, Encoder
+from queries.parts import (
+    RANKED_PAIRS,
+    BlockBigrams,
+    DumpPiece,
+    EncodedPiece,
+    FrequentWords,
+    RankedBigrams,
+    RankedTitles,
+    TablePartition,
+    TextBlock,
+    ViewedArticles,
+    ViewedTitles,
+    ViewsFile,
 )
+from queries.wikipedia import Site, read_pages
+
 _PAGES_PER_FILE: Final = 1_000_000
 
 
@@ -52,7 +59,7 @@ def _octaves(values: npt.NDArray[np.int64]) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeWorker:
-    """Turn a piece of the dump into parts, and list its pages."""
+    """Turn a piece of the dump into blocks of text, and list its pages."""
 
     folder: str
     site: Site
@@ -63,11 +70,11 @@ class EncodeWorker:
         """Return the judge of page kinds."""
         return titles.Judge(self.language, self.site.main_page, self.site.namespaces)
 
-    def run(self, judge: titles.Judge, task: Task) -> Result:
-        """Write words-*, stream-* and pages-* of {"piece": [path, start, end]}."""
-        files = _PieceFiles(self, task["name"])
+    def run(self, judge: titles.Judge, task: DumpPiece) -> EncodedPiece:
+        """Write words-*, stream-* and pages-*."""
+        files = _PieceFiles(self, task.name)
         encoder = Encoder()
-        for page in read_pages(Piece(*task["piece"]), files.damage.append):
+        for page in read_pages(task, files.damage.append):
             if page.redirect is not None:
                 files.add_page(page.title, page.redirect, "redirect")
                 continue
@@ -80,10 +87,10 @@ class EncodeWorker:
             )
             files.wikitext_characters += len(page.text)
             files.text_characters += len(text)
-            for part in encoder.add(text):
-                files.write_part(part)
-        for part in encoder.finish():
-            files.write_part(part)
+            for block in encoder.add(text):
+                files.add_block(block)
+        for block in encoder.finish():
+            files.add_block(block)
         return files.finish()
 
 
@@ -93,7 +100,7 @@ class _PieceFiles:
 
     worker: EncodeWorker
     name: str
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[TextBlock] = field(default_factory=list)
     page_files: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     damage: list[str] = field(default_factory=list)
@@ -116,46 +123,48 @@ class _PieceFiles:
         self.page_files.append(path)
         self._pages = []
 
-    def write_part(self, part: Part) -> None:
-        count, number = self.worker.partitions, len(self.parts)
-        partition = partitions.of_strings(part.words, count)
-        table = pa.table([part.words, part.counts], ngrams.WORD_COUNTS)
+    def add_block(self, block: Block) -> None:
+        count, number = self.worker.partitions, len(self.blocks)
+        partition = partitions.of_strings(block.words, count)
+        table = pa.table([block.words, block.counts], ngrams.WORD_COUNTS)
         words, stream = self._path("words", number, "parquet"), self._path("stream", number, "zst")
         partitions.write(words, [partitions.cut(table, partition, count)], ngrams.WORD_COUNTS)
         # The file holds the words by partition, so the ids follow.
-        ids = np.zeros(len(part.words) + 1, np.uint32)
-        ids[1 + np.argsort(partition, kind="stable")] = np.arange(1, len(part.words) + 1)
-        write_vector(stream, ids[part.stream])
-        self.parts.append({"words": words, "stream": stream, "occurrences": int(part.counts.sum())})
+        ids = np.zeros(len(block.words) + 1, np.uint32)
+        ids[1 + np.argsort(partition, kind="stable")] = np.arange(1, len(block.words) + 1)
+        write_vector(stream, ids[block.stream])
+        self.blocks.append(
+            TextBlock(
+                name=f"{self.name}-{number:03d}", words=words, stream=stream,
+                occurrences=int(block.counts.sum()),
+            )
+        )  # fmt: skip
 
     def _path(self, kind: str, number: int, suffix: str) -> str:
         return storage.join(self.worker.folder, f"{kind}-{self.name}-{number:03d}.{suffix}")
 
-    def finish(self) -> Result:
+    def finish(self) -> EncodedPiece:
         self._write_pages()
-        return {
-            "parts": self.parts,
-            "pages": self.page_files,
-            "kinds": dict(sorted(self.kinds.items())),
-            "damage": self.damage,
-            "wikitext_characters": self.wikitext_characters,
-            "text_characters": self.text_characters,
-        }
+        return EncodedPiece(
+            name=self.name,
+            blocks=tuple(self.blocks),
+            pages=tuple(self.page_files),
+            kinds=dict(sorted(self.kinds.items())),
+            damage=tuple(self.damage),
+            wikitext_characters=self.wikitext_characters,
+            text_characters=self.text_characters,
+        )
 
 
-def parts_of(encoded: str) -> list[dict[str, Any]]:
-    """Return the parts of all encoded pieces in a folder, in order."""
-    return [part for result in results_in(encoded) for part in result["parts"]]
+def blocks_of(encoded: str) -> list[TextBlock]:
+    """Return the blocks of all encoded pieces in a folder, in order."""
+    return [block for piece in results_in(encoded, EncodedPiece) for block in piece.blocks]
 
 
 def pages_of(encoded: str) -> tuple[str, ...]:
     """Return the lists of pages of all encoded pieces in a folder, none where no dump is read."""
-    return tuple(path for result in results_in(encoded) for path in result["pages"]) if encoded else ()
-
-
-def paths_in(folder: str) -> tuple[str, ...]:
-    """Return the tables that the tasks of a step wrote, in order."""
-    return tuple(result["path"] for result in results_in(folder))
+    pieces = results_in(encoded, EncodedPiece) if encoded else []
+    return tuple(path for piece in pieces for path in piece.pages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,19 +179,20 @@ class WordsWorker:
 
     def open(self) -> tuple[str, ...]:
         """Return the files of words."""
-        return tuple(part["words"] for part in parts_of(self.encoded))
+        return tuple(block.words for block in blocks_of(self.encoded))
 
-    def run(self, files: tuple[str, ...], task: Task) -> Result:
-        """Write the frequent words of {"partition": p}."""
-        tables = (t for path in files for t in partitions.read_one(path, task["partition"], self.partitions))
+    def run(self, files: tuple[str, ...], task: TablePartition) -> FrequentWords:
+        """Write NAME.parquet."""
+        tables = (t for path in files for t in partitions.read_one(path, task.partition, self.partitions))
         words = ngrams.add_words(tables)
         kept = ngrams.frequent(words, self.min_count)
-        return {
-            "path": publish(kept, storage.join(self.folder, f"{task['name']}.parquet")),
-            "distinct": words.num_rows,
-            "kept": kept.num_rows,
-            "octaves": _octaves(words["count"].to_numpy()),
-        }
+        return FrequentWords(
+            name=task.name,
+            path=publish(kept, storage.join(self.folder, f"{task.name}.parquet")),
+            distinct=words.num_rows,
+            kept=kept.num_rows,
+            octaves=_octaves(words["count"].to_numpy()),
+        )
 
 
 class Vocabulary(dict[str, int]):
@@ -199,7 +209,7 @@ def pair_bounds(vocabulary: pa.Table) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True)
 class PairsWorker:
-    """Count the bigrams of one part whose words are frequent."""
+    """Count the bigrams of one block whose words are frequent."""
 
     folder: str
     vocabulary: str
@@ -212,16 +222,16 @@ class PairsWorker:
         vocabulary.bounds = pair_bounds(table)
         return vocabulary
 
-    def run(self, vocabulary: Vocabulary, task: Task) -> Result:
-        """Write the counts of {"words": path, "stream": path}."""
-        ids = ngrams.frequent_ids(read_table(task["words"])["word"].to_pylist(), vocabulary)
-        counted = ngrams.count_pairs(read_vector(task["stream"]), ids)
-        path = storage.join(self.folder, f"{task['name']}.parquet")
+    def run(self, vocabulary: Vocabulary, task: TextBlock) -> BlockBigrams:
+        """Write NAME.parquet."""
+        ids = ngrams.frequent_ids(read_table(task.words)["word"].to_pylist(), vocabulary)
+        counted = ngrams.count_pairs(read_vector(task.stream), ids)
+        path = storage.join(self.folder, f"{task.name}.parquet")
         cut = ngrams.cut_pairs(counted, vocabulary.bounds)
         # Ascending numbers: their differences are small.
         encoding = {"use_dictionary": False, "column_encoding": {"pair": "DELTA_BINARY_PACKED"}}
         partitions.write(path, [cut], ngrams.PAIR_COUNTS, **encoding)
-        return {"path": path, "rows": counted.pairs.size}
+        return BlockBigrams(name=task.name, path=path, rows=counted.pairs.size)
 
 
 class _Counted:
@@ -255,24 +265,26 @@ class RankPairsWorker:
 
     def open(self) -> _Counted:
         """Load the counts of words."""
-        words = sum(part["occurrences"] for part in parts_of(self.encoded))
-        return _Counted(read_table(self.vocabulary), words, paths_in(self.counted))
+        words = sum(block.occurrences for block in blocks_of(self.encoded))
+        files = tuple(bigrams.path for bigrams in results_in(self.counted, BlockBigrams))
+        return _Counted(read_table(self.vocabulary), words, files)
 
-    def run(self, state: _Counted, task: Task) -> Result:
-        """Write the best bigrams of {"partition": p}."""
-        counted = ngrams.merge_pairs(state.pairs(task["partition"]))
+    def run(self, state: _Counted, task: TablePartition) -> RankedBigrams:
+        """Write NAME.parquet."""
+        counted = ngrams.merge_pairs(state.pairs(task.partition))
         best, scores, associated = ngrams.best_pairs(
             counted, state.word_counts, state.words, self.min_count, self.limit
         )
         bits, sizes = np.unique(np.floor(scores).astype(np.int64), return_counts=True)
         table = pa.table([best.pairs, best.counts, scores], RANKED_PAIRS)
-        return {
-            "path": publish(table, storage.join(self.folder, f"{task['name']}.parquet")),
-            "distinct": counted.pairs.size,
-            "enough": int(np.count_nonzero(counted.counts >= self.min_count)),
-            "associated": associated,
-            "bits": {str(bit): int(size) for bit, size in zip(bits, sizes, strict=True)},
-        }
+        return RankedBigrams(
+            name=task.name,
+            path=publish(table, storage.join(self.folder, f"{task.name}.parquet")),
+            distinct=counted.pairs.size,
+            enough=int(np.count_nonzero(counted.counts >= self.min_count)),
+            associated=associated,
+            bits={str(bit): int(size) for bit, size in zip(bits, sizes, strict=True)},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,18 +298,16 @@ class ViewsWorker:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: Task) -> Result:
-        """Write the views by title of {"path": path}."""
+    def run(self, state: None, task: ViewsFile) -> ViewedTitles:
+        """Write NAME.parquet."""
         reader = pageviews.LineReader(self.language)
         totals: Counter[str] = Counter()
-        path = storage.join(self.folder, f"{task['name']}.parquet")
-        partitions.write(path, self._batches(reader, task["path"], totals), titles.VIEWS)
-        return {
-            "path": path,
-            "views": totals["views"],
-            "malformed": reader.malformed,
-            "damage": reader.damage,
-        }
+        path = storage.join(self.folder, f"{task.name}.parquet")
+        partitions.write(path, self._batches(reader, task.path, totals), titles.VIEWS)
+        return ViewedTitles(
+            name=task.name, path=path, views=totals["views"], malformed=reader.malformed,
+            damage=tuple(reader.damage),
+        )  # fmt: skip
 
     def _batches(
         self, reader: pageviews.LineReader, path: str, totals: Counter[str]
@@ -338,11 +348,12 @@ class ResolveWorker:
     def open(self) -> _Viewed:
         """Return the judge of page kinds, and the files."""
         judge = titles.Judge(self.language, self.site.main_page, self.site.namespaces)
-        return _Viewed(paths_in(self.views), pages_of(self.encoded), judge)
+        files = tuple(viewed.path for viewed in results_in(self.views, ViewedTitles))
+        return _Viewed(files, pages_of(self.encoded), judge)
 
-    def run(self, state: _Viewed, task: Task) -> Result:
-        """Write the views of {"partition": p} by the article's title."""
-        partition, count = task["partition"], self.partitions
+    def run(self, state: _Viewed, task: TablePartition) -> ViewedArticles:
+        """Write NAME.parquet, views by the article's title."""
+        partition, count = task.partition, self.partitions
         views = titles.add_views([partitions.read(state.files, partition, count, titles.VIEWS)])
         if self.encoded:
             pages = partitions.read(state.pages, partition, count, titles.PAGES)
@@ -350,10 +361,10 @@ class ResolveWorker:
         else:
             resolved, dropped = titles.judge_titles(views, state.judge)
         names = resolved["title"].to_pylist()
-        path = storage.join(self.folder, f"{task['name']}.parquet")
+        path = storage.join(self.folder, f"{task.name}.parquet")
         cut = partitions.cut(resolved, partitions.of_strings(names, count), count)
         partitions.write(path, [cut], titles.VIEWS)
-        return {"path": path, "titles": views.num_rows, "dropped": dropped}
+        return ViewedArticles(name=task.name, path=path, titles=views.num_rows, dropped=dropped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,20 +381,22 @@ class RankTitlesWorker:
 
     def open(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the files of views and of pages."""
-        return paths_in(self.resolved), pages_of(self.encoded)
+        files = tuple(viewed.path for viewed in results_in(self.resolved, ViewedArticles))
+        return files, pages_of(self.encoded)
 
-    def run(self, state: tuple[tuple[str, ...], tuple[str, ...]], task: Task) -> Result:
-        """Write the ranked articles of {"partition": p}."""
-        partition, count = task["partition"], self.partitions
+    def run(self, state: tuple[tuple[str, ...], tuple[str, ...]], task: TablePartition) -> RankedTitles:
+        """Write NAME.parquet."""
+        partition, count = task.partition, self.partitions
         views = titles.add_views([partitions.read(state[0], partition, count, titles.VIEWS)])
         dropped: dict[str, int] = {}
         if self.encoded:
             pages = partitions.read(state[1], partition, count, titles.PAGES)
             views, dropped = titles.judge_articles(views, pages)
         ranked, few = titles.most_viewed(views, self.min_views, self.limit)
-        return {
-            "path": publish(ranked, storage.join(self.folder, f"{task['name']}.parquet")),
-            "enough": views.num_rows - few.get("too_few_views", 0),
-            "octaves": _octaves(ranked["views"].to_numpy()),
-            "dropped": {**dropped, **few},
-        }
+        return RankedTitles(
+            name=task.name,
+            path=publish(ranked, storage.join(self.folder, f"{task.name}.parquet")),
+            enough=views.num_rows - few.get("too_few_views", 0),
+            octaves=_octaves(ranked["views"].to_numpy()),
+            dropped={**dropped, **few},
+        )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import IO, Final, NamedTuple
 
 from pipeline import storage
+from queries.parts import DumpPiece
 
 PIECE_BYTES: Final = 48 << 20
 """Compressed bytes of a multistream dump in one piece: about 200 MB of XML, 12 s of one core."""
@@ -30,14 +31,6 @@ _CHARACTER: Final = re.compile(rb"&#(x?)([0-9a-fA-F]+);")
 _MULTISTREAM: Final = re.compile(r"(.*multistream)(\d*)\.xml(.*)")  # of a dump's file names
 _REDIRECT: Final = re.compile(rb'<redirect title="([^"]*)"')
 _NAMESPACE: Final = re.compile(rb'<namespace key="(-?\d+)"[^>/]*>([^<]*)<')
-
-
-class Piece(NamedTuple):
-    """Name the bytes start..end of a file that one task reads."""
-
-    path: str
-    start: int
-    end: int
 
 
 class Page(NamedTuple):
@@ -61,10 +54,10 @@ class Site:
     """Lower-case names of all namespaces but the main one."""
 
 
-def plan(paths: list[str], piece_bytes: int = PIECE_BYTES) -> list[Piece]:
+def plan(paths: list[str], piece_bytes: int = PIECE_BYTES) -> list[DumpPiece]:
     """Return the pieces of a dump's files; an index lying beside a file, or named with it, is used, not read
     as a dump. ValueError for a file that is not .xml or .xml.bz2."""
-    pieces: list[Piece] = []
+    pieces: list[DumpPiece] = []
     for path in paths:
         name = path.rsplit("/", 1)[-1]
         if "-index" in name:
@@ -79,7 +72,8 @@ def plan(paths: list[str], piece_bytes: int = PIECE_BYTES) -> list[Piece]:
             cuts = list(range(0, size, piece_bytes)) or [0]
         else:
             raise ValueError(f"{path}: not a dump; expected pages-articles[-multistream].xml.bz2 or .xml")
-        pieces.extend(Piece(path, *ends) for ends in zip(cuts, [*cuts[1:], size], strict=True))
+        for start, end in zip(cuts, [*cuts[1:], size], strict=True):
+            pieces.append(DumpPiece(name=f"{len(pieces):05d}", path=path, start=start, end=end))
     return pieces
 
 
@@ -118,7 +112,7 @@ def _even_cuts(offsets: list[int], size: int, piece_bytes: int) -> list[int]:
     return cuts
 
 
-def read_pages(piece: Piece, damage: Callable[[str], None]) -> Iterator[Page]:
+def read_pages(piece: DumpPiece, damage: Callable[[str], None]) -> Iterator[Page]:
     """Yield the main namespace's pages that begin in a piece; call `damage` for each fault passed over."""
     blocks = _bz2_blocks(piece, damage) if piece.path.endswith(".bz2") else _plain_blocks(piece)
     for page in _page_bytes(blocks, damage):
@@ -147,11 +141,11 @@ def read_site(path: str) -> Site:
 
 
 def _blocks_of(path: str) -> Iterator[bytes]:
-    piece = Piece(path, 0, storage.file_info(path).size)
+    piece = DumpPiece(name="", path=path, start=0, end=storage.file_info(path).size)
     return _bz2_blocks(piece, lambda _: None) if path.endswith(".bz2") else _plain_blocks(piece)
 
 
-def _plain_blocks(piece: Piece) -> Iterator[bytes]:
+def _plain_blocks(piece: DumpPiece) -> Iterator[bytes]:
     """Yield the bytes from the first page that begins in a piece to the end of the last one."""
     with storage.open_input(piece.path) as file:
         file.seek(piece.start)
@@ -177,7 +171,7 @@ def _plain_blocks(piece: Piece) -> Iterator[bytes]:
         yield tail
 
 
-def _bz2_blocks(piece: Piece, damage: Callable[[str], None]) -> Iterator[bytes]:
+def _bz2_blocks(piece: DumpPiece, damage: Callable[[str], None]) -> Iterator[bytes]:
     """Yield decompressed bytes; after a damaged stream go on with the next, as far as one can be found."""
     with storage.open_input(piece.path) as file:
         file.seek(piece.start)

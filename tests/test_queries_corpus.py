@@ -1,4 +1,4 @@
-"""Encoding: the words and their neighbours are those of the normaliser, whatever the batches and parts."""
+"""Encoding: the words and their neighbours are those of the normaliser, whatever the batches and blocks."""
 
 import itertools
 from collections import Counter
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.captions.match import tokens
 from queries import corpus
-from queries.corpus import Encoder, Part, is_word
+from queries.corpus import Block, Encoder, is_word
 
 _FRAGMENTS = ["a", "Dog's", "St.", "—", "(b)", "C++", "\n", " ", "é", "e\u0301", "ﬁ", "--", "x-y", "½"]
 TEXTS = st.lists(st.text(max_size=40) | st.lists(st.sampled_from(_FRAGMENTS)).map("".join), max_size=8)
@@ -26,32 +26,34 @@ def _straightforward(texts: list[str]) -> tuple[Counter[str], Counter[tuple[str,
     return words, pairs
 
 
-def _decoded(parts: list[Part]) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+def _decoded(blocks: list[Block]) -> tuple[Counter[str], Counter[tuple[str, str]]]:
     words, pairs = Counter[str](), Counter[tuple[str, str]]()
-    for part in parts:
-        words.update(dict(zip(part.words, part.counts.tolist(), strict=True)))
-        stream = part.stream.tolist()
-        pairs.update((part.words[a - 1], part.words[b - 1]) for a, b in itertools.pairwise(stream) if a and b)
+    for block in blocks:
+        words.update(dict(zip(block.words, block.counts.tolist(), strict=True)))
+        stream = block.stream.tolist()
+        pairs.update(
+            (block.words[a - 1], block.words[b - 1]) for a, b in itertools.pairwise(stream) if a and b
+        )
     return words, pairs
 
 
 @given(TEXTS, st.integers(1, 30), st.integers(1, 60))
-def test_parts_hold_the_words_and_pairs_of_the_normaliser(
-    texts: list[str], part_tokens: int, batch: int
+def test_blocks_hold_the_words_and_pairs_of_the_normaliser(
+    texts: list[str], block_tokens: int, batch: int
 ) -> None:
     texts = [text.replace("\0", "") for text in texts]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "_BATCH_CHARACTERS", batch)
-        encoder = Encoder(part_tokens)
-        parts = [part for text in texts for part in encoder.add(text)] + list(encoder.finish())
-    assert _decoded(parts) == _straightforward(texts)
+        encoder = Encoder(block_tokens)
+        blocks = [block for text in texts for block in encoder.add(text)] + list(encoder.finish())
+    assert _decoded(blocks) == _straightforward(texts)
 
 
-def test_full_parts_are_given_out() -> None:
-    encoder = Encoder(part_tokens=50)
+def test_full_blocks_are_given_out() -> None:
+    encoder = Encoder(block_tokens=50)
     text = "word " * 60_000
-    parts = [part for _ in range(3) for part in encoder.add(text)]
-    assert [part.counts.tolist() for part in parts] == [[60_000]] * 3
+    blocks = [block for _ in range(3) for block in encoder.add(text)]
+    assert [block.counts.tolist() for block in blocks] == [[60_000]] * 3
     assert list(encoder.finish()) == []
 
 

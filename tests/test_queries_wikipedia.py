@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from queries.wikipedia import Page, Piece, index_path, plan, read_pages, read_site
+from queries.parts import DumpPiece
+from queries.wikipedia import Page, index_path, plan, read_pages, read_site
 from tests.queries_dump import HEAD, SAMPLE_DUMP, Written, page, plain, write_multistream
 
 PAGES = [
@@ -20,7 +21,7 @@ PAGES = [
 EXPECTED = [Page(p.title, p.redirect or None, "" if p.redirect else p.text) for p in PAGES if not p.namespace]
 
 
-def _read(pieces: list[Piece]) -> list[Page]:
+def _read(pieces: list[DumpPiece]) -> list[Page]:
     return [page for piece in pieces for page in read_pages(piece, pytest.fail)]
 
 
