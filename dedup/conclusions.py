@@ -1,6 +1,6 @@
 """From matches to what is published: which examples overlap, at which threshold, and the statistics."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -10,31 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup import statistics
+from dedup.parts import MATCHES
 from dedup.statistics import ALPHA, Comparison
 from pipeline import records, untrusted
 from pipeline.images.decode import Unreadable, named
 
-MATCHES: Final = pa.schema(
-    [
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("example_id", pa.string(), nullable=False),
-        pa.field("uid", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("similarity", pa.float32(), nullable=False),
-        pa.field("verified", pa.bool_(), nullable=False),
-        pa.field("rank", pa.int32(), nullable=False),  # 1: the most similar training image of an example
-        pa.field("refused", pa.string(), nullable=False),  # what verification missed; empty if verified
-        pa.field("inliers", pa.int32(), nullable=False),
-        pa.field("correlation", pa.float32(), nullable=False),
-        pa.field("view", pa.string(), nullable=False),  # of the evaluation image that was found
-        pa.field("mirrored", pa.bool_(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("hashes", pa.float32()),  # similarity by hash and colour; null if these did not find it
-        pa.field("learned", pa.float32()),  # by the detector, on the same scale; null likewise
-    ]
-)
 _SWEEP_STEPS: Final = 13
 
 
@@ -239,7 +219,7 @@ def found_by(one: Conclusion, matches: pa.Table, column: str) -> set[str]:
     return {name for name, value in pairs if value is not None and round(value, 4) >= one.threshold}
 
 
-def recall_at(similarities: dict[str, list[float]], threshold: float) -> dict[str, float]:
+def recall_at(similarities: Mapping[str, Sequence[float]], threshold: float) -> dict[str, float]:
     """Return by distortion the share of planted copies that were verified at or above a threshold."""
     return {
         name: sum(value >= threshold for value in values) / len(values)

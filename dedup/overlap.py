@@ -1,7 +1,7 @@
-"""The overlap job: sample, index, match, conclude. Every step leaves durable files, named by what made them.
+"""The overlap job: sample, index, match, conclude. Each step lies in a folder named by what it is made from.
 
-Only the last step depends on thresholds and predictions, so that deciding on them costs seconds; other sets
-cost a search, but never a fetch.
+Only what is concluded depends on thresholds and predictions, so that deciding on them costs seconds; other
+sets cost a search, but never a fetch.
 """
 
 import datetime
@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -19,18 +20,19 @@ import xxhash
 from dedup import conclusions, index, report, shard_matching, training
 from dedup.conclusions import Conclusion
 from dedup.options import OverlapConfig
-from dedup.search import Whitening
+from dedup.parts import FOUND, FoundCopies, Joining, MatchedShard, PlantedCopies, TrainingShard
 from dedup.text import PARAMETERS
 from dedup.training import TrainingSet
 from pipeline import records, storage
 from pipeline.config import named
 from pipeline.data.views import VIEWS
-from pipeline.flow.markers import read_marker, write_json
+from pipeline.flow.parts import Part, only
 from pipeline.flow.runner import Runner
+from pipeline.flow.steps import Tasks, Work
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 7  # of descriptors, views and verification; raised when they change
+VERSION: Final = 8  # of descriptors, views, verification and the steps' files; raised when they change
 _SAMPLED_SHARDS: Final = 8
 _NAMED: Final = 100  # training images that cannot be decoded
 _OWN_FILES: Final = ("report.json", "work")
@@ -52,10 +54,9 @@ class Job:
         """Return the folder of the result."""
         return self.config.out.rstrip("/")
 
-    def folder(self, step: str, *made_from: object) -> str:
-        """Return a step's folder; its name changes with what the step is made from."""
-        digest = hashlib.sha256(json.dumps([VERSION, *made_from], default=list).encode()).hexdigest()
-        return storage.join(self.out, "work", f"{step}-{digest[:12]}")
+    def folder(self, step: str, digest: str) -> str:
+        """Return the folder of a step that is made from what a digest stands for."""
+        return storage.join(self.out, "work", f"{step}-{digest}")
 
 
 def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo], list[storage.FileInfo]]:
@@ -97,15 +98,15 @@ def run(job: Job) -> dict[str, Any]:
     """Run the steps that are not done and publish the result; return what report.json holds."""
     check_output(job.out)
     config = job.config
-    whitening = _whitening(job)
-    index_folder = _index(job, whitening)
-    examples = index.read_examples(index_folder)
+    steps = _Steps(job)
+    steps.run(job.runner)
+    files = index.joined(steps.index.folder)
+    examples = records.read_table(files.examples)
     for one in config.sets:  # before the search, which is long
         conclusions.unreadable_of(examples.filter(pc.equal(examples["dataset"], one.name)))
-    learned_folder = _learned(job, index_folder) if config.detector else ""
-    results, planted = _match(job, whitening, index_folder, learned_folder)
-    recall = {name: result["recall"] for name, result in planted.items()}
-    found = _found(results)
+    results, planted = _match(job, steps)
+    columns = [name for name in FOUND.names if name != "preview"]
+    found = pa.concat_tables([records.read_table(result.found, columns) for result in results])
     matches = conclusions.ranked(found, config.neighbours)
     predictions = dict(named(config.predictions, "predictions"))
     thresholds = (
@@ -116,14 +117,12 @@ def run(job: Job) -> dict[str, Any]:
     concluded = conclusions.conclude(
         conclusions.datasets(examples, matches, predictions), thresholds, config.floor, config.tests
     )
-    summary = _summary(job, concluded, recall, results)
-    for entry in summary["datasets"]:
-        entry["recall_note"] = planted.get(entry["name"], {}).get("note") or None
+    summary = _summary(job, concluded, planted, results)
     if config.detector:
-        _add_detectors(summary, concluded, matches, planted, learned_folder)
+        _add_detectors(summary, concluded, matches, planted, steps.thresholds)
     _publish(job, concluded, matches, summary)
     _publish_texts(job, results, summary)
-    page = report.render(summary, concluded, matches, results, index_folder, config.gallery)
+    page = report.render(summary, concluded, matches, results, files, config.gallery)
     storage.write_bytes(storage.join(job.out, "index.html"), page.encode())
     # Last: it is what a finished analysis is known by.
     storage.write_bytes(
@@ -140,125 +139,156 @@ def _sampled(job: Job) -> list[storage.FileInfo]:
     return sorted(shards[:_SAMPLED_SHARDS])
 
 
-def _whitening(job: Job) -> str:
-    """Fit the whitening to a hash sample of the shards, once; return its path."""
-    chosen = _sampled(job)
-    folder = job.folder("sample", chosen)
-    path = storage.join(folder, "whitening")
-    if not storage.exists(path):
-        tasks = [{"name": f"{n:02d}", "shard": info.path} for n, info in enumerate(chosen)]
-        done = job.runner.tasks(
-            "sample", folder, tasks, shard_matching.SampleWorker(folder=folder, is_run=job.training.is_run)
-        )
-        colours = np.concatenate([shard_matching.load_sample(result["path"]) for result in done])
-        if len(colours) < 2:
-            raise ValueError(
-                f"fewer than two images of {job.config.run} can be decoded; there is nothing to compare"
-            )
-        index.save_whitening(path, Whitening.fit(colours), len(colours))
-    return path
+def _digest(*made_from: object) -> str:
+    return hashlib.sha256(json.dumps([VERSION, *made_from], default=list).encode()).hexdigest()[:12]
 
 
-def _index(job: Job, whitening: str) -> str:
-    """Describe the evaluation sets, and join them into one index; return its folder."""
-    config = job.config
-    folder = job.folder("index", job.eval_inputs, config.eval, config.min_quality, whitening)
-    if read_marker(folder, "joined") is None:
-        parts = storage.join(folder, "parts")
-        worker = index.IndexWorker(folder=parts, min_quality=config.min_quality)
-        done = job.runner.tasks("evaluation sets", parts, index.plan(config.sets), worker)
-        index.join(folder, done, index.load_whitening(whitening))
-        write_json(storage.join(folder, "joined.json"), {"name": "joined"})
-        storage.remove_tree(parts)
-    return folder
+class _Steps:
+    """The steps before the search, as a configuration has them."""
 
-
-def _learned(job: Job, index_folder: str) -> str:
-    """Describe the index by the learned detector and set its thresholds; return the folder."""
-    from dedup.detector import candidates, weights  # imports torch
-
-    config = job.config
-    detector = weights.read(config.detector)
-    shards = _sampled(job)
-    made_from = (detector.name, index_folder, [view._asdict() for view in VIEWS], shards)
-    folder = job.folder("learned", *made_from, config.detector_precision, sum(i.size for i in job.inputs))
-    if read_marker(folder, "described") is None:
-        compared = index.Index(index_folder)
-        parts = storage.join(folder, "parts")
-        example_worker = candidates.ExampleWorker(folder=parts, index=index_folder, detector=config.detector)
-        done = job.runner.tasks("learned detector", parts, candidates.plan(len(compared)), example_worker)
-        candidates.join(folder, done, detector.dims)
-        worker = candidates.SampleWorker(
-            folder=folder, index=index_folder, detector=config.detector, is_run=job.training.is_run,
-            min_quality=config.min_quality,
+    def __init__(self, job: Job) -> None:
+        config, self._chosen = job.config, _sampled(job)
+        sample = _digest(self._chosen)
+        self.digest = _digest(sample, job.eval_inputs, config.eval, config.min_quality)
+        """Of what the search is made from."""
+        folder = job.folder("sample", sample)
+        sampling = Tasks(
+            label="sample", folder=folder, plan=partial(_plan_sample, self._chosen),
+            worker=shard_matching.SampleWorker(folder=folder, is_run=job.training.is_run),
         )  # fmt: skip
-        tasks = [{"name": f"{n:02d}", "shard": info.path} for n, info in enumerate(shards)]
-        sampled = job.runner.tasks("thresholds", storage.join(folder, "sample"), tasks, worker)
-        size = sum(info.size for info in job.inputs)
-        candidates.save_thresholds(folder, compared, sampled, size, config.detector_precision)
-        write_json(storage.join(folder, "described.json"), {"name": "described"})
-        storage.remove_tree(parts)
-    return folder
+        self.whitening = Tasks(
+            label="whitening", folder=job.folder("whitening", sample), plan=_plan_joining,
+            worker=shard_matching.WhiteningWorker(sample=folder, training_set=config.run),
+        )  # fmt: skip
+        examples = job.folder("examples", self.digest)
+        describing = Tasks(
+            label="evaluation sets", folder=examples, plan=partial(index.plan, config.sets),
+            worker=index.IndexWorker(folder=examples, min_quality=config.min_quality),
+        )  # fmt: skip
+        folder = job.folder("index", self.digest)
+        self.index = Tasks(
+            label="index", folder=folder, plan=_plan_joining,
+            worker=index.JoinWorker(folder=folder, examples=examples, whitening=self.whitening.folder),
+        )  # fmt: skip
+        self._all = [sampling, self.whitening, *_joining(describing, self.index)]
+        self._joined = [examples]
+        self.learned = self.thresholds = ""
+        """Folders of the detector's index and thresholds."""
+        if config.detector:
+            self._add_detector(job)
+
+    def _add_detector(self, job: Job) -> None:
+        from dedup.detector import candidates, weights  # imports torch
+
+        config, indexed = job.config, self.index.folder
+        detector, size = weights.read(config.detector), sum(info.size for info in job.inputs)
+        learned = _digest(self.digest, detector.name, [view._asdict() for view in VIEWS])
+        self.digest = _digest(learned, self._chosen, config.detector_precision, size)
+        rows = job.folder("rows", learned)
+        describing = Tasks(
+            label="learned detector", folder=rows, plan=partial(candidates.plan, indexed),
+            worker=candidates.ExampleWorker(folder=rows, index=indexed, detector=config.detector),
+        )  # fmt: skip
+        self.learned = job.folder("learned", learned)
+        joining = Tasks(
+            label="learned index", folder=self.learned, plan=_plan_joining,
+            worker=candidates.JoinWorker(folder=self.learned, rows=rows, dims=detector.dims),
+        )  # fmt: skip
+        pairs = job.folder("pairs", self.digest)
+        sampling = Tasks(
+            label="unrelated pairs", folder=pairs, plan=partial(_plan_sample, self._chosen),
+            worker=candidates.SampleWorker(
+                index=indexed, learned=self.learned, detector=config.detector, is_run=job.training.is_run,
+                min_quality=config.min_quality,
+            ),
+        )  # fmt: skip
+        self.thresholds = job.folder("thresholds", self.digest)
+        settling = Tasks(
+            label="thresholds", folder=self.thresholds, plan=_plan_joining,
+            worker=candidates.ThresholdWorker(
+                index=indexed, pairs=pairs, size=size, precision=config.detector_precision
+            ),
+        )  # fmt: skip
+        self._all += [*_joining(describing, joining), sampling, settling]
+        self._joined.append(rows)
+
+    def run(self, runner: Runner) -> None:
+        """Do what is not done, and remove the files that have been joined."""
+        runner.run(self._all)
+        for folder in self._joined:
+            storage.remove_tree(folder)
+
+
+def _joining(step: Tasks, join: Tasks) -> list[Tasks]:
+    """Return a step and the one that joins its files, without those that are joined already."""
+    return [join] if join.is_done else [step, join]
+
+
+def _plan_joining() -> Work:
+    return Work(tasks=[Joining(name="all")])
+
+
+def _plan_sample(chosen: list[storage.FileInfo]) -> Work:
+    return Work(tasks=[TrainingShard(name=f"{n:02d}", path=info.path) for n, info in enumerate(chosen)])
 
 
 def _add_detectors(
     summary: dict[str, Any], concluded: list[Conclusion], matches: pa.Table,
-    planted: dict[str, dict[str, Any]], learned_folder: str,
+    planted: dict[str, FoundCopies], thresholds: str,
 ) -> None:  # fmt: skip
     """Add to each set's entry what the hashes and the learned detector found on their own."""
     from dedup.detector import candidates
 
-    own = candidates.read_thresholds(learned_folder)
+    own = candidates.read_thresholds(thresholds)
     for entry, one in zip(summary["datasets"], concluded, strict=True):
         found = {by: conclusions.found_by(one, matches, by) for by in ("hashes", "learned")}
+        copies = planted[one.dataset.name]
+        similarities = {"hashes": copies.hashes, "learned": copies.learned}
         entry["detectors"] = {
             by: {
                 "overlap": len(found[by]),
                 "alone": len(found[by] - found["hashes" if by == "learned" else "learned"]),
-                "recall": conclusions.recall_at(planted.get(one.dataset.name, {}).get(by, {}), one.threshold),
+                "recall": conclusions.recall_at(similarities[by], one.threshold),
             }
             for by in found
         }
         entry["detectors"]["learned"]["own_threshold"] = own.get(one.dataset.name)
 
 
-def _match(
-    job: Job, whitening: str, index_folder: str, learned_folder: str
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Match every shard and the planted copies; return the shards' results and each set's copies'."""
+def _match(job: Job, steps: _Steps) -> tuple[list[MatchedShard], dict[str, FoundCopies]]:
+    """Match every shard and the planted copies; return the shards' results and each set's copies."""
     config = job.config
     text_threshold = config.text_threshold if config.text else None
     semantics = (config.floor, config.min_quality, config.planted, config.seed, text_threshold)
-    folder = job.folder("match", index_folder, learned_folder, *semantics)
+    folder = job.folder("match", _digest(steps.digest, *semantics))
     worker = shard_matching.MatchWorker(
-        folder=folder, index=index_folder, whitening=whitening, is_run=job.training.is_run,
-        floor=config.floor, min_quality=config.min_quality, planted=config.planted, seed=config.seed,
-        text_threshold=text_threshold, detector=config.detector, described=learned_folder,
+        folder=folder, index=steps.index.folder, whitening=steps.whitening.folder,
+        is_run=job.training.is_run, floor=config.floor, min_quality=config.min_quality,
+        planted=config.planted, seed=config.seed, text_threshold=text_threshold, detector=config.detector,
+        learned=steps.learned, thresholds=steps.thresholds,
     )  # fmt: skip
     # A shard's task is named by its version too: a set that has grown is matched where it has grown.
-    tasks: list[dict[str, Any]] = [
-        {"name": f"shard-{hashlib.sha256(repr(tuple(info)).encode()).hexdigest()[:20]}", "shard": info.path}
+    shards = [
+        TrainingShard(
+            name=f"shard-{hashlib.sha256(repr(tuple(info)).encode()).hexdigest()[:20]}", path=info.path
+        )
         for info in job.inputs
     ]
-    planted = (
-        [{"name": f"plant-{one.name}", "plant": one.name} for one in config.sets] if config.planted else []
-    )
-    done = job.runner.tasks("training images", folder, [*tasks, *planted], worker)
-    copies = {task["plant"]: result for task, result in zip(planted, done[len(tasks) :], strict=True)}
-    return done[: len(tasks)], copies
-
-
-def _found(results: list[dict[str, Any]]) -> pa.Table:
-    columns = [name for name in shard_matching.FOUND.names if name != "preview"]
-    tables = [records.read_table(result["path"], columns) for result in results]
-    return pa.concat_tables(tables)
+    sets = [one.name for one in config.sets]
+    planted = [PlantedCopies(name=f"plant-{name}", dataset=name) for name in sets if config.planted]
+    done: list[Part] = job.runner.tasks("training images", folder, [*shards, *planted], worker)
+    matched = [only(part, MatchedShard) for part in done[: len(shards)]]
+    copies = {
+        task.dataset: only(part, FoundCopies) for task, part in zip(planted, done[len(shards) :], strict=True)
+    }
+    return matched, {name: copies.get(name, FoundCopies(name="")) for name in sets}
 
 
 def _summary(
     job: Job,
     concluded: list[Conclusion],
-    recall: dict[str, dict[str, list[float]]],
-    results: list[dict[str, Any]],
+    planted: dict[str, FoundCopies],
+    results: list[MatchedShard],
 ) -> dict[str, Any]:
     config = job.config
     published = dict(named(config.published, "published"))
@@ -266,19 +296,21 @@ def _summary(
     for one in concluded:
         name = one.dataset.name
         entry = conclusions.as_json(one)
-        entry["recall"] = conclusions.recall_at(recall.get(name, {}), one.threshold)
-        entry["planted"] = len(recall.get(name, {}).get("mixed", []))
+        copies = planted[name]
+        entry["recall"] = conclusions.recall_at(copies.either, one.threshold)
+        entry["planted"] = len(copies.either.get("mixed", ()))
         entry["published"] = published.get(name)
         entry["published_after_crawl"] = _is_after(published.get(name), job.training.last_fetch)
+        entry["recall_note"] = copies.note or None
         datasets.append(entry)
     counts: dict[str, int] = {}
     lost = [
         {"shard": info.path, "key": key, "reason": reason}
         for info, result in zip(job.inputs, results, strict=True)
-        for key, reason in result["unreadable"]
+        for key, reason in result.unreadable
     ]
     for result in results:
-        for word, count in result["counts"].items():
+        for word, count in result.counts.items():
             counts[word] = counts.get(word, 0) + count
     return {
         "datasets": datasets,
@@ -316,7 +348,7 @@ def _publish(job: Job, concluded: list[Conclusion], matches: pa.Table, summary: 
         storage.remove_tree(path)  # one of an earlier run would not belong to this report
 
 
-def _publish_texts(job: Job, results: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+def _publish_texts(job: Job, results: list[MatchedShard], summary: dict[str, Any]) -> None:
     """Write text_matches.parquet and add to the summary how many texts of each set have a near caption."""
     path = storage.join(job.out, "text_matches.parquet")
     if not job.config.text:
@@ -324,7 +356,7 @@ def _publish_texts(job: Job, results: list[dict[str, Any]], summary: dict[str, A
         return
     falling = [(name, "descending" if name in ("kind", "jaccard") else "ascending")
                for name in ("dataset", "kind", "text", "jaccard", "uid", "caption")]  # fmt: skip
-    table = pa.concat_tables([records.read_table(result["text_path"]) for result in results]).sort_by(falling)
+    table = pa.concat_tables([records.read_table(result.texts) for result in results]).sort_by(falling)
     records.write_table(path, table)
     found: dict[tuple[str, str], set[str]] = {}
     pairs: dict[tuple[str, str], int] = {}

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from dedup import index
 from dedup.conclusions import Conclusion
+from dedup.parts import ExampleIndex, MatchedShard
 from dedup.pictures import decode_jpeg, preview
 from pipeline import html, records, urls
 from pipeline.figure import figure, p_value, percent, points
@@ -27,19 +28,19 @@ Place = tuple[str, str]
 """Shard and key: where a training image lies."""
 
 
-def previews(results: list[dict[str, Any]], wanted: set[Place]) -> dict[Place, bytes]:
+def previews(results: list[MatchedShard], wanted: set[Place]) -> dict[Place, bytes]:
     """Return the small pictures of some training images, from the shards' match files."""
     found: dict[Place, bytes] = {}
     shards = {shard for shard, _ in wanted}
     for result in results:
-        places = records.read_table(result["path"], ["shard", "key"])
+        places = records.read_table(result.found, ["shard", "key"])
         if not len(places) or places["shard"][0].as_py() not in shards:
             continue
         pairs = list(zip(places["shard"].to_pylist(), places["key"].to_pylist(), strict=True))
         rows = np.flatnonzero([pair in wanted for pair in pairs]).tolist()
         if rows:
             pictures = (
-                records.read_table(result["path"], ["preview"])["preview"].take(pa.array(rows)).to_pylist()
+                records.read_table(result.found, ["preview"])["preview"].take(pa.array(rows)).to_pylist()
             )
             found |= {pairs[row]: picture for row, picture in zip(rows, pictures, strict=True)}
     return found
@@ -59,8 +60,8 @@ def chosen(matches: pa.Table, name: str, count: int) -> pa.Table:
 
 
 def render(
-    summary: dict[str, Any], concluded: list[Conclusion], matches: pa.Table, results: list[dict[str, Any]],
-    index_folder: str, gallery: int,
+    summary: dict[str, Any], concluded: list[Conclusion], matches: pa.Table, results: list[MatchedShard],
+    files: ExampleIndex, gallery: int,
 ) -> str:  # fmt: skip
     """Return the page."""
     shown = {one.dataset.name: chosen(matches, one.dataset.name, gallery) for one in concluded}
@@ -72,13 +73,11 @@ def render(
             for pair in zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)
         },
     )
-    places = _places(index_folder)
+    places = _places(files)
     sets = [
         {
             "numbers": html.script_json(numbers(one)),
-            "gallery": html.script_json(
-                list(_cards(one, shown[one.dataset.name], pictures, places, index_folder))
-            ),
+            "gallery": html.script_json(list(_cards(one, shown[one.dataset.name], pictures, places, files))),
             "sites": sites(matches, one),
             "shown": _shown(matches, one.dataset.name, len(shown[one.dataset.name])),
         }
@@ -142,8 +141,8 @@ def numbers(one: Conclusion) -> dict[str, Any]:
     }
 
 
-def _places(index_folder: str) -> dict[Place, tuple[int, int, str]]:
-    table = index.read_examples(index_folder)
+def _places(files: ExampleIndex) -> dict[Place, tuple[int, int, str]]:
+    table = records.read_table(files.examples)
     columns = (table[name].to_pylist() for name in ("dataset", "example_id", "offset", "length", "label"))
     return {
         (name, one): (offset, length, label)
@@ -156,7 +155,7 @@ def _cards(
     table: pa.Table,
     pictures: dict[Place, bytes],
     places: dict[Place, tuple[int, int, str]],
-    index_folder: str,
+    files: ExampleIndex,
 ) -> Iterator[dict[str, Any]]:
     correct = (
         dict(zip(one.dataset.example_ids, one.dataset.correct.tolist(), strict=True))
@@ -165,7 +164,7 @@ def _cards(
     )
     rows = table.to_pylist()
     spots = [places[row["dataset"], row["example_id"]] for row in rows]
-    jpegs = index.read_jpegs(index_folder, [spot[:2] for spot in spots])
+    jpegs = index.read_jpegs(files, [spot[:2] for spot in spots])
     for row, spot, jpeg in zip(rows, spots, jpegs, strict=True):
         rgb = decode_jpeg(jpeg)
         yield {

@@ -9,30 +9,36 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import xxhash
 
 from dedup import distortions, search, training
-from dedup.conclusions import MATCHES
-from dedup.index import Index, load_whitening, read_examples
+from dedup.index import Index, joined, read_whitening
 from dedup.matching import BATCH, Candidate, Learned, Matcher, Picture, picture_of
+from dedup.parts import (
+    FOUND,
+    TEXT_MATCHES,
+    FittedWhitening,
+    FoundCopies,
+    Joining,
+    MatchedShard,
+    PlantedCopies,
+    SampledColours,
+    TrainingShard,
+)
 from dedup.pictures import Pictures, preview
 from dedup.search import Hits, Whitening
-from dedup.text import TEXT_MATCHES, TextIndex, texts_of
+from dedup.text import TextIndex, texts_of
 from pipeline import records, storage
 from pipeline.data import views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
+from pipeline.flow.steps import results_in
 from pipeline.images.decode import BadImage
 
-# What is published of a match, but for its rank, which is not known yet; and a WebP of the training image.
-FOUND: Final = MATCHES.remove(MATCHES.get_field_index("rank")).append(
-    pa.field("preview", pa.binary(), nullable=False)
-)
 _SAMPLE: Final = 2_500  # images of a shard from which the whitening is fitted
 _CAPTION: Final = 500
 _NAMED: Final = 20  # images of a shard that cannot be decoded
@@ -66,26 +72,50 @@ class SampleWorker:
         _one_thread()
         return State(Pictures(), None, None)
 
-    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
-        """Write NAME.npy, int16 [n, 256]."""
+    def run(self, state: State, task: TrainingShard) -> SampledColours:
+        """Write NAME.npy."""
         colours = [np.zeros((0, COLOUR_TERMS), np.int16)]
-        stored = training.read_described(task["shard"], _SAMPLE) if self.is_run else None
+        stored = training.read_described(task.path, _SAMPLE) if self.is_run else None
         if stored is not None:
             colours += [part.descriptors.colours for part in islice(stored, 1)]
         else:
-            samples = islice(training.read(task["shard"], self.is_run), _SAMPLE)
+            samples = islice(training.read(task.path, self.is_run), _SAMPLE)
             for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter(), [])):
                 colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
-        path = storage.join(self.folder, f"{task['name']}.npy")
+        path = storage.join(self.folder, f"{task.name}.npy")
         with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
             np.save(sink, np.concatenate(colours))
-        return {"path": path}
+        return SampledColours(name=task.name, path=path)
 
 
-def load_sample(path: str) -> npt.NDArray[np.int16]:
-    """Return what `SampleWorker` wrote."""
-    with storage.open_input(path) as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.int16)
+@dataclass(frozen=True, kw_only=True)
+class WhiteningWorker:
+    """Fit the whitening to the sampled colours."""
+
+    sample: str
+    """Folder of the sampled colours."""
+    training_set: str
+    """The training set, as the user names it."""
+
+    def open(self) -> list[npt.NDArray[np.int16]]:
+        """Return the sampled colours of each shard, int16 [n, 256]."""
+        found = []
+        for sampled in results_in(self.sample, SampledColours):
+            with storage.open_input(sampled.path) as file:
+                found.append(np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.int16))
+        return found
+
+    def run(self, sampled: list[npt.NDArray[np.int16]], task: Joining) -> FittedWhitening:
+        """Return mean and deviation; no file but the marker."""
+        colours = np.concatenate(sampled)
+        if len(colours) < 2:
+            raise ValueError(
+                f"fewer than two images of {self.training_set} can be decoded; there is nothing to compare"
+            )
+        fitted = Whitening.fit(colours)
+        return FittedWhitening(
+            name=task.name, mean=tuple(fitted.mean.tolist()), deviation=tuple(fitted.deviation.tolist())
+        )
 
 
 def _decoded(
@@ -120,7 +150,9 @@ class MatchWorker:
 
     folder: str
     index: str
+    """Folder of the index."""
     whitening: str
+    """Folder of the fitted whitening."""
     is_run: bool
     floor: float
     min_quality: int
@@ -130,60 +162,64 @@ class MatchWorker:
     """Jaccard similarity of texts, or None to leave texts out."""
     detector: str = ""
     """A learned detector's file, or empty."""
-    described: str = ""
-    """Folder of the examples that it described."""
+    learned: str = ""
+    """Folder of what it made of the index."""
+    thresholds: str = ""
+    """Folder of its thresholds."""
 
     def open(self) -> State:
         """Map the index, once a process."""
         _one_thread()
-        texts = None
+        texts, files = None, joined(self.index)
         if self.text_threshold is not None:
-            texts = TextIndex(texts_of(read_examples(self.index)), self.text_threshold)
-        index = Index(self.index)
+            texts = TextIndex(texts_of(records.read_table(files.examples)), self.text_threshold)
+        index = Index(files)
         learned = self._learned(index) if self.detector else None
-        return State(Pictures(), index, load_whitening(self.whitening), texts, learned)
+        return State(Pictures(), index, read_whitening(self.whitening), texts, learned)
 
     def _learned(self, index: Index) -> Learned:
         from dedup.detector.candidates import LearnedSearch  # imports torch
 
-        return LearnedSearch(self.described, self.detector, index, self.floor)
+        return LearnedSearch(self.learned, self.thresholds, self.detector, index, self.floor)
 
-    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
-        """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or return a set's recall."""
+    def run(self, state: State, task: TrainingShard | PlantedCopies) -> MatchedShard | FoundCopies:
+        """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or find a set's copies."""
         assert state.index is not None and state.whitening is not None
         matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality, state.learned)
-        if "plant" in task:
-            try:
-                recall = self._recall(matcher, task["plant"])
-            except Exception as error:  # noqa: BLE001 - a measurement beside the result must not cost it
-                note = f"{type(error).__name__}: {error}"[:300]
-                return {"recall": {}, "hashes": {}, "learned": {}, "note": note}
-            return {"recall": recall.pop("either"), **recall, "note": ""}
+        if isinstance(task, TrainingShard):
+            return self._match(state, matcher, task)
+        try:
+            return self._find_copies(matcher, task)
+        except Exception as error:  # noqa: BLE001 - a measurement beside the result must not cost it
+            note = f"{type(error).__name__}: {error}"[:300]
+            return FoundCopies(name=task.name, note=note)
+
+    def _match(self, state: State, matcher: Matcher, task: TrainingShard) -> MatchedShard:
+        assert state.index is not None
         bad: Counter[str] = Counter()
         lost: list[tuple[str, str]] = []
         rows: list[tuple[object, ...]] = []
         text_rows: list[tuple[object, ...]] = []
         # A learned detector looks at every image itself.
         is_described = self.is_run and state.learned is None
-        stored = training.read_described(task["shard"], BATCH) if is_described else None
+        stored = training.read_described(task.path, BATCH) if is_described else None
         if stored is not None:
-            rows += self._match_stored(state, matcher, task["shard"], stored, bad, text_rows, lost)
+            rows += self._match_stored(state, matcher, task.path, stored, bad, text_rows, lost)
         else:
-            samples = _with_texts(training.read(task["shard"], self.is_run, bad), state.texts, text_rows)
+            samples = _with_texts(training.read(task.path, self.is_run, bad), state.texts, text_rows)
             for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts, lost)):
-                rows += _rows(state.index, batch, matcher.match(batch), task["shard"])
-        path = storage.join(self.folder, f"{task['name']}.parquet")
-        records.write_table(path, records.to_table(rows, FOUND), row_group_size=1024)
-        text_path = storage.join(self.folder, f"{task['name']}.text.parquet")
+                rows += _rows(state.index, batch, matcher.match(batch), task.path)
+        found = storage.join(self.folder, f"{task.name}.parquet")
+        records.write_table(found, records.to_table(rows, FOUND), row_group_size=1024)
+        texts = ""
         if state.texts is not None:
-            records.write_table(text_path, records.to_table(text_rows, TEXT_MATCHES))
+            texts = storage.join(self.folder, f"{task.name}.text.parquet")
+            records.write_table(texts, records.to_table(text_rows, TEXT_MATCHES))
         counts = {**matcher.counts, **{f"member_{word}": n for word, n in bad.items()}}
-        return {
-            "path": path,
-            "text_path": text_path if state.texts is not None else "",
-            "counts": dict(sorted(counts.items())),
-            "unreadable": lost,
-        }
+        return MatchedShard(
+            name=task.name, found=found, texts=texts, counts=dict(sorted(counts.items())),
+            unreadable=tuple(lost),
+        )  # fmt: skip
 
     def _match_stored(
         self,
@@ -219,10 +255,9 @@ class MatchWorker:
             found = [one._replace(picture=0) for one in matcher.verify(number, picture, hits, {})]
             yield from _rows(state.index, [picture], found, shard)
 
-    def _recall(self, matcher: Matcher, dataset: str) -> dict[str, dict[str, list[float]]]:
-        """Return by detector and distortion the similarity of each copy that was verified, -1 for others."""
-        rows = planted_rows(matcher.index, dataset, self.planted, self.seed)
-        found: dict[str, dict[str, list[float]]] = {"either": {}, "hashes": {}, "learned": {}}
+    def _find_copies(self, matcher: Matcher, task: PlantedCopies) -> FoundCopies:
+        rows = planted_rows(matcher.index, task.dataset, self.planted, self.seed)
+        found: dict[str, dict[str, tuple[float, ...]]] = {"either": {}, "hashes": {}, "learned": {}}
         for name, distortion in distortions.DISTORTIONS.items():
             copies = []
             for row in rows:
@@ -238,8 +273,10 @@ class MatchWorker:
                         for by, value in values.items():
                             similarity[by][batch + one.picture] = -1.0 if value is None else round(value, 4)
             for by, values_by in similarity.items():
-                found[by][name] = values_by
-        return found
+                found[by][name] = tuple(values_by)
+        return FoundCopies(
+            name=task.name, either=found["either"], hashes=found["hashes"], learned=found["learned"]
+        )
 
 
 def _with_texts(

@@ -29,18 +29,6 @@ PARAMETERS: Final = {
 }  # fmt: skip
 PROMPT: Final = "a photo of a {}"
 
-TEXT_MATCHES: Final = pa.schema(
-    [
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # caption or prompt
-        pa.field("example_id", pa.string(), nullable=False),  # the first with this text
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("uid", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("jaccard", pa.float32(), nullable=False),
-    ]
-)
 U32 = npt.NDArray[np.uint32]
 Shingles = frozenset[str]
 

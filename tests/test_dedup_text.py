@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dedup import text
-from dedup.index import EXAMPLES
+from dedup.parts import EXAMPLES
 from dedup.text import EvalText, Sketcher, TextIndex, jaccard, shingles
 from pipeline import records
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dedup import conclusions, index, pictures, report
-from dedup.conclusions import MATCHES, Dataset
-from dedup.shard_matching import FOUND
+from dedup import conclusions, pictures, report
+from dedup.conclusions import Dataset
+from dedup.parts import EXAMPLES, FOUND, MATCHES, ExampleIndex, MatchedShard
 from pipeline import figure, records
 from tests.browser import chromium
 from tests.scenes import jpeg, scene
@@ -47,7 +47,7 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
             checked = (similarity[n], True, "", 20, 0.9, "whole", False)
             by = (similarity[n], None)  # hashes, learned
             found.append((name, ids[n], f"uid{n}", text, *checked, text, "s", f"{n}", *by, preview))
-    records.write_table(str(folder / "examples.parquet"), records.to_table(rows, index.EXAMPLES))
+    records.write_table(str(folder / "examples.parquet"), records.to_table(rows, EXAMPLES))
     table = records.to_table(found, FOUND)
     records.write_table(str(folder / "found.parquet"), table)
     matches = conclusions.ranked(table, 5)
@@ -68,9 +68,12 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
         "datasets": entries, "training_set": HOSTILE[0], "shards": 1, "counts": {"images": 5}, "floor": 0.35,
         "declared_sets": sets, "min_quality": 25, "last_fetch": None, "seed": 0, "text": None,
     }  # fmt: skip
-    return report.render(
-        summary, concluded, matches, [{"path": str(folder / "found.parquet")}], str(folder), gallery
-    )
+    files = ExampleIndex(
+        name="", examples=str(folder / "examples.parquet"), images=str(folder / "images.bin"), hashes="",
+        colours="", compared=examples,
+    )  # fmt: skip
+    matched = MatchedShard(name="", found=str(folder / "found.parquet"), texts="", counts={}, unreadable=())
+    return report.render(summary, concluded, matches, [matched], files, gallery)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ for each set. What the detector finds above it is verified like what the hashes 
 that compares aligned thumbnails, which the deep crops that only the detector finds are not.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,16 +19,25 @@ from dedup import training
 from dedup.detector import search, thresholds, weights
 from dedup.detector.search import Described, Hits
 from dedup.detector.weights import LearnedDetector
-from dedup.index import Index
+from dedup.index import Index, joined
+from dedup.parts import (
+    ExampleRows,
+    Joining,
+    LearnedIndex,
+    LearnedThresholds,
+    RowVectors,
+    TrainingShard,
+    UnrelatedPairs,
+)
 from dedup.pictures import Pictures, Pixels
 from dedup.verify import features, verify
 from pipeline import storage
 from pipeline.data import views
 from pipeline.data.descriptors import describe
 from pipeline.data.views import VIEWS
+from pipeline.flow.steps import Work, results_in
 
 CHUNK: Final = 1_000  # examples that one task describes
-_VECTORS, _BIASES, _THRESHOLDS = "vectors.npy", "biases.npy", "thresholds.json"
 _SAMPLE: Final = 2_500  # images of a shard that thresholds are set by
 _HIGHEST: Final = 400  # similarities of a set that a sampled shard reports; as many pairs are verified
 _BATCH: Final = 256
@@ -51,13 +59,15 @@ def described(detector: LearnedDetector, thumbnails: Pixels) -> Described:
     return Described(vectors, detector.biases(vectors))
 
 
-def plan(compared: int) -> list[dict[str, Any]]:
-    """Return the tasks that describe so many examples."""
-    starts = range(0, compared, CHUNK)
-    return [
-        {"name": f"{n:06d}", "start": start, "stop": min(start + CHUNK, compared)}
-        for n, start in enumerate(starts)
-    ]
+def plan(index: str) -> Work:
+    """Plan to describe the index that lies in a folder."""
+    compared = joined(index).compared
+    return Work(
+        tasks=[
+            ExampleRows(name=f"{n:06d}", start=start, stop=min(start + CHUNK, compared))
+            for n, start in enumerate(range(0, compared, CHUNK))
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -72,47 +82,70 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleWorker:
-    """Describe the views of a part of the index."""
+    """Describe the views of some rows of the index."""
 
     folder: str
     index: str
+    """Folder of the index."""
     detector: str
+    """Its file."""
 
     def open(self) -> State:
         """Map the index and load the network, once a process."""
-        return State(Index(self.index), _loaded(self.detector), None, Pictures())
+        return State(Index(joined(self.index)), _loaded(self.detector), None, Pictures())
 
-    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
-        """Write NAME.npy, float16 [n * views, d + 1]: vectors, and the bias last."""
+    def run(self, state: State, task: ExampleRows) -> RowVectors:
+        """Write NAME.npy."""
         index, detector = state.index, state.detector
         parts = []
-        for start in range(task["start"], task["stop"], 64):
-            pictures = [index.pixels(row) for row in range(start, min(start + 64, task["stop"]))]
+        for start in range(task.start, task.stop, 64):
+            pictures = [index.pixels(row) for row in range(start, min(start + 64, task.stop))]
             found = described(detector, shown(pictures, detector.side, VIEWS))
             parts.append(np.column_stack([found.vectors, found.biases]).astype(np.float16))
-        path = storage.join(self.folder, f"{task['name']}.npy")
-        with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
-            np.save(sink, np.concatenate(parts))
-        return {"path": path}
+        path = storage.join(self.folder, f"{task.name}.npy")
+        _save(path, np.concatenate(parts))
+        return RowVectors(name=task.name, path=path)
 
 
-def join(folder: str, parts: list[dict[str, Any]], dims: int) -> None:
-    """Join the parts, in order, into memory-mapped arrays below `folder`."""
-    arrays = [np.zeros((0, dims + 1), np.float16)]
-    for part in parts:
-        with storage.open_input(part["path"]) as file:
-            arrays.append(np.lib.format.read_array(file, allow_pickle=False))
-    whole = np.concatenate(arrays)
-    for name, value in (
-        (_VECTORS, np.ascontiguousarray(whole[:, :-1])),
-        (_BIASES, whole[:, -1].astype(np.float32)),
-    ):
-        with storage.atomic_output(storage.join(folder, name)) as temporary, temporary.open("wb") as sink:
-            np.save(sink, value)
+def _save(path: str, array: npt.NDArray[Any]) -> None:
+    with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
+        np.save(sink, array)
 
 
-def _mapped(folder: str, name: str) -> npt.NDArray[Any]:
-    path = storage.join(folder, name)
+@dataclass(frozen=True, kw_only=True)
+class JoinWorker:
+    """Join the described rows, in order, into memory-mapped arrays."""
+
+    folder: str
+    rows: str
+    """Folder of the described rows."""
+    dims: int
+    """Of the detector's vectors."""
+
+    def open(self) -> list[npt.NDArray[np.float16]]:
+        """Return the described rows, float16 [rows * views, d + 1] each."""
+        arrays = [np.zeros((0, self.dims + 1), np.float16)]
+        for one in results_in(self.rows, RowVectors):
+            with storage.open_input(one.path) as file:
+                arrays.append(np.lib.format.read_array(file, allow_pickle=False))
+        return arrays
+
+    def run(self, arrays: list[npt.NDArray[np.float16]], task: Joining) -> LearnedIndex:
+        """Write vectors.npy and biases.npy."""
+        whole = np.concatenate(arrays)
+        vectors, biases = (storage.join(self.folder, name) for name in ("vectors.npy", "biases.npy"))
+        _save(vectors, np.ascontiguousarray(whole[:, :-1]))
+        _save(biases, whole[:, -1].astype(np.float32))
+        return LearnedIndex(name=task.name, vectors=vectors, biases=biases)
+
+
+def _learned(folder: str) -> Described:
+    """Return what `JoinWorker` left in a folder."""
+    [learned] = results_in(folder, LearnedIndex)
+    return Described(_mapped(learned.vectors), _mapped(learned.biases))
+
+
+def _mapped(path: str) -> npt.NDArray[Any]:
     if storage.is_local(path) and Path(storage.local_path(path)).stat().st_size > 128:
         return np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     with storage.open_input(path) as file:
@@ -123,11 +156,14 @@ def _mapped(folder: str, name: str) -> npt.NDArray[Any]:
 class LearnedSearch:
     """Find what a detector takes for copies; one a process."""
 
-    def __init__(self, folder: str, detector: str, index: Index, floor: float) -> None:
-        """Map the descriptors below `folder`; `floor`: where the scale of the hashes begins."""
+    def __init__(self, learned: str, settled: str, detector: str, index: Index, floor: float) -> None:
+        """Map what the detector made of the index.
+
+        learned, settled: folders of that and of its thresholds. floor: where the scale of the hashes begins.
+        """
         self.detector, self.floor = _loaded(detector), floor
-        self.examples = Described(_mapped(folder, _VECTORS), _mapped(folder, _BIASES))
-        chosen = read_thresholds(folder)
+        self.examples = _learned(learned)
+        chosen = read_thresholds(settled)
         self.thresholds = np.array([chosen[name] for name in index.names], np.float32)[index.dataset]
 
     def search(self, pictures: list[Pixels]) -> Hits:
@@ -142,31 +178,34 @@ class LearnedSearch:
 class SampleWorker:
     """Find the most similar pairs of a shard's first images and each set, without those that are verified."""
 
-    folder: str
     index: str
+    """Folder of the index."""
+    learned: str
+    """Folder of what the detector made of it."""
     detector: str
+    """Its file."""
     is_run: bool
     min_quality: int
 
     def open(self) -> State:
         """Map what is compared, once a process."""
-        examples = Described(_mapped(self.folder, _VECTORS), _mapped(self.folder, _BIASES))
-        return State(Index(self.index), _loaded(self.detector), examples, Pictures())
+        index = Index(joined(self.index))
+        return State(index, _loaded(self.detector), _learned(self.learned), Pictures())
 
-    def run(self, state: State, task: dict[str, Any]) -> dict[str, object]:
-        """Return the images that were compared, and by set the highest similarities of unrelated pairs."""
+    def run(self, state: State, task: TrainingShard) -> UnrelatedPairs:
+        """Return the highest similarities by set; no file but the marker."""
         index, detector, examples = state.index, state.detector, state.examples
         assert examples is not None
         highest: dict[str, list[float]] = {name: [] for name in index.names}
         images, sizes = 0, list[int]()
-        for batch in self._pictures(state.pictures, task["shard"], sizes):
+        for batch in self._pictures(state.pictures, task.path, sizes):
             images += len(batch)
             queries = described(detector, shown(batch, detector.side))
             for number, name in enumerate(index.names):
                 rows = np.flatnonzero(index.dataset == number)
                 highest[name] += self._unrelated(index, batch, queries, examples, rows)
-        top = {name: _top(values) for name, values in highest.items()}
-        return {"images": images, "read": len(sizes), "bytes": sum(sizes), "highest": top}
+        top = {name: tuple(_top(values)) for name, values in highest.items()}
+        return UnrelatedPairs(name=task.name, images=images, read=len(sizes), bytes=sum(sizes), highest=top)
 
     def _pictures(self, pictures: Pictures, shard: str, sizes: list[int]) -> Iterator[list[Pixels]]:
         """Yield batches of pictures with detail; the size of every image that was read goes into `sizes`."""
@@ -212,23 +251,40 @@ def _top(values: list[float]) -> list[float]:
     return sorted(values, reverse=True)[:_HIGHEST]
 
 
-def save_thresholds(
-    folder: str, index: Index, sampled: list[dict[str, Any]], size: int, precision: float
-) -> None:
-    """Publish each set's threshold for a training set of `size` bytes."""
-    chosen = {}
-    seen = sum(result["images"] for result in sampled)
-    read, held = (sum(result[name] for result in sampled) for name in ("read", "bytes"))
-    images = round(size / (held / read)) if held else 1  # captions and tar headers count too: a few more
-    for number, name in enumerate(index.names):
-        examples = int((index.dataset == number).sum())
-        highest = [value for result in sampled for value in result["highest"][name]]
-        unrelated = np.array(_top(highest), np.float32)
-        chosen[name] = round(thresholds.threshold(unrelated, seen * examples, examples, images, precision), 6)
-    storage.write_bytes(storage.join(folder, _THRESHOLDS), json.dumps(chosen, indent=1).encode())
+@dataclass(frozen=True, kw_only=True)
+class ThresholdWorker:
+    """Set each set's threshold."""
+
+    index: str
+    """Folder of the index."""
+    pairs: str
+    """Folder of the most similar unrelated pairs."""
+    size: int
+    """Of the whole training set, in bytes."""
+    precision: float
+
+    def open(self) -> Index:
+        """Map the index."""
+        return Index(joined(self.index))
+
+    def run(self, index: Index, task: Joining) -> LearnedThresholds:
+        """Return the thresholds; no file but the marker."""
+        sampled = results_in(self.pairs, UnrelatedPairs)
+        chosen = {}
+        seen = sum(one.images for one in sampled)
+        read, held = sum(one.read for one in sampled), sum(one.bytes for one in sampled)
+        # Captions and tar headers count too: a few images more.
+        images = round(self.size / (held / read)) if held else 1
+        for number, name in enumerate(index.names):
+            examples = int((index.dataset == number).sum())
+            unrelated = np.array(_top([x for one in sampled for x in one.highest[name]]), np.float32)
+            chosen[name] = round(
+                thresholds.threshold(unrelated, seen * examples, examples, images, self.precision), 6
+            )
+        return LearnedThresholds(name=task.name, thresholds=chosen)
 
 
 def read_thresholds(folder: str) -> dict[str, float]:
-    """Return each set's threshold."""
-    values: dict[str, float] = json.loads(storage.read_bytes(storage.join(folder, _THRESHOLDS)))
-    return values
+    """Return each set's threshold, as `ThresholdWorker` left it in a folder."""
+    found: list[LearnedThresholds] = results_in(folder, LearnedThresholds)
+    return found[0].thresholds
