@@ -226,8 +226,7 @@ class Index:
 
 def joined(folder: str) -> ExampleIndex:
     """Return what `JoinWorker` left in a folder."""
-    found: list[ExampleIndex] = results_in(folder, ExampleIndex)
-    return found[0]
+    return results_in(folder, ExampleIndex)[0]
 
 
 def read_jpegs(files: ExampleIndex, places: list[tuple[int, int]]) -> list[bytes]:

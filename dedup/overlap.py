@@ -276,7 +276,7 @@ def _match(job: Job, steps: _Steps) -> tuple[list[MatchedShard], dict[str, Found
     ]
     sets = [one.name for one in config.sets]
     planted = [PlantedCopies(name=f"plant-{name}", dataset=name) for name in sets if config.planted]
-    done: list[Part] = job.runner.tasks("training images", folder, [*shards, *planted], worker)
+    done = job.runner.tasks("training images", folder, [*shards, *planted], worker, Part)
     matched = [only(part, MatchedShard) for part in done[: len(shards)]]
     copies = {
         task.dataset: only(part, FoundCopies) for task, part in zip(planted, done[len(shards) :], strict=True)

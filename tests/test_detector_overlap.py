@@ -15,6 +15,7 @@ from dedup.detector import augment, weights
 from dedup.detector.model import Architecture, Network, OnPairs
 from dedup.detector.normalise import Normaliser
 from pipeline.data.views import squeeze
+from tests.rows import checked_results
 from tests.scenes import sample, scene, write_folder, write_run
 from train.loss import contrastive_loss
 
@@ -72,6 +73,7 @@ def overlap(
 def test_what_both_find_is_reported_side_by_side(tmp_path):
     """A network that was not trained knows plain copies, as hashes do."""
     found = overlap(tmp_path, 0, distortions.jpeg)
+    assert {"LearnedIndex", "UnrelatedPairs", "LearnedThresholds"} <= checked_results(tmp_path / "out/work")
     detectors = found.entry["detectors"]
     assert found.entry["overlap"] == 6 and detectors["hashes"]["overlap"] == 6
     verified = [row for row in found.rows if row["verified"]]

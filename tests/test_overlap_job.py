@@ -16,6 +16,7 @@ from dedup.cli import main
 from pipeline.images.process import process
 from pipeline.options import ImageOptions
 from pipeline.shards import read_shard
+from tests.rows import checked_results
 from tests.scenes import jpeg, sample, scene, uid_of, write_folder, write_run
 from tests.test_images import png_header
 
@@ -139,6 +140,11 @@ def files_below(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def test_the_files_of_every_step_are_as_its_results_say(made):
+    kinds = {"SampledColours", "FittedWhitening", "ExampleIndex", "MatchedShard", "FoundCopies"}
+    assert checked_results(made.out / "work") == kinds
+
+
 def test_thresholds_change_the_result_without_another_search(made, tmp_path):
     shutil.copytree(made.root, tmp_path / "x", copy_function=shutil.copy2)
     before = files_below(made.out / "work")
@@ -176,7 +182,9 @@ def test_processes_change_nothing(made, tmp_path):
 
 def test_a_stopped_job_continues_with_what_is_missing(made):
     before = (made.out / "matches.parquet").read_bytes()
-    matching = next((made.out / "work").glob("match-*"))
+    work = made.out / "work"
+    assert not list(work.glob("examples-*")), "these files are joined"
+    matching = next(work.glob("match-*"))
     markers = sorted(matching.glob("shard-*.json"))
     assert len(markers) == 2
     kept = markers[1].with_suffix(".parquet")

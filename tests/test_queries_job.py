@@ -19,6 +19,7 @@ from pipeline.flow.runner import Runner
 from queries import inputs, job, steps, wikipedia, wikitext
 from queries.options import QueriesConfig
 from tests.queries_dump import SAMPLE_DUMP, WORDNET, Written, write_multistream
+from tests.rows import checked_results
 from tests.test_queries_wordnet import write_wordnet
 
 ARTICLES = [
@@ -151,6 +152,15 @@ def test_a_run_continues_where_it_stopped(
     _run(whole)
     assert Path(config.out).read_bytes() == Path(whole.out).read_bytes()
     assert not Path(config.work).exists()
+
+
+def test_the_files_of_every_step_are_as_its_results_say(tmp_path: Path, sources: dict[str, Any]) -> None:
+    config = _config(tmp_path, "a", keep_work=True, **sources)
+    _run(config)
+    assert checked_results(Path(config.work)) == {
+        "EncodedPiece", "FrequentWords", "BlockBigrams", "RankedBigrams", "ViewedTitles", "ViewedArticles",
+        "RankedTitles",
+    }  # fmt: skip
 
 
 def test_a_changed_option_reruns_from_the_step_it_touches(

@@ -286,5 +286,4 @@ class ThresholdWorker:
 
 def read_thresholds(folder: str) -> dict[str, float]:
     """Return each set's threshold, as `ThresholdWorker` left it in a folder."""
-    found: list[LearnedThresholds] = results_in(folder, LearnedThresholds)
-    return found[0].thresholds
+    return results_in(folder, LearnedThresholds)[0].thresholds
