@@ -212,7 +212,7 @@ def stage_of(job: Job) -> str:
     if job.name == "takedown":
         return "under way" if (job.out / "takedown.json").exists() else "before or after"
     layout = extend.under_way(str(job.out)) or Layout(str(job.out))
-    done = [stage for stage in run.STAGES if run.done(layout, stage) is not None]
+    done = [stage for stage in run.STAGES if run.is_done(layout, stage)]
     begun = [stage for stage in run.STAGES if Path(layout.stage(stage, "begun.stage")).exists()]
     if begun and begun[-1] not in done:
         return begun[-1]

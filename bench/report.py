@@ -32,10 +32,12 @@ def write_run(folder: Path, count: int) -> None:
     import pyarrow as pa
     from PIL import Image
 
-    from pipeline import config, manifest, records
+    from pipeline import config, manifest, records, run
+    from pipeline.fetch.parts import Fetched, Round
     from pipeline.options import CrawlConfig
     from pipeline.run import Layout
     from pipeline.shards import Sample, write_shard
+    from pipeline.stages import Rounds
 
     rng, layout = np.random.default_rng(0), Layout(str(folder))
     (folder / "shards").mkdir(parents=True)
@@ -71,9 +73,22 @@ def write_run(folder: Path, count: int) -> None:
         write_shard(tar, (Sample(key, picture.getvalue(), "text", b"{}") for key in keys))
         shards.append({"name": tar.name, "samples": rows, "bytes": 0, "sha256": "", "parquet_sha256": ""})
         write_logs(folder, number, site)
-    units = [{"fetched": str(path).replace(".jsonl", ".parquet"), "round": 0}
-             for path in sorted((folder / "work/fetch/round-0").glob("*"))]  # fmt: skip
-    (folder / "work/fetch/done.stage").write_text(json.dumps({"units": units}))
+    units = tuple(
+        Fetched(
+            name=path.stem,
+            unit="",
+            path="",
+            blob="",
+            log=str(path),
+            images=0,
+            bytes=0,
+            seconds=0.0,
+            reasons={},
+        )
+        for path in sorted(Path(layout.round(0)).glob("*"))
+    )
+    one = Round(name="0", units=units, merged=(), images=0, bytes=0, reasons={})
+    run.finish_stage(layout, Rounds(rounds=(one,)))
     ones = np.ones(QUERIES, np.int64)
     totals = manifest.write_query_counts(
         f"{folder}/query_counts.parquet", [f"query {n}" for n in range(QUERIES)], 20_000, matched=ones,

@@ -85,6 +85,7 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
 def measure(rows: int, folder: Path) -> dict[str, object]:
     """Run select once in this process and return its cost."""
     from pipeline import querylist, run
+    from pipeline.candidates.parts import JudgedPiece
     from pipeline.crawl import Crawl
     from pipeline.fetch.rounds import units_of
     from pipeline.flow.runner import Runner
@@ -92,6 +93,7 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     from pipeline.run import Layout
     from pipeline.select.steps import select
     from pipeline.select.workers import QueryTable
+    from pipeline.stages import Candidates
 
     files = json.loads((folder / "files.json").read_text())
     layout = Layout(str(folder / "run"))
@@ -99,14 +101,21 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     config = CrawlConfig(queries="", source=("-",), out=layout.root, per_query=max(1, rows // 5000))
     table = QueryTable(path=layout.queries, seed=0, queries=QUERIES)
     job = Crawl(config, layout, table)
-    run.finish_stage(layout, "candidates", {"files": files, "rows": rows})
+    pieces = tuple(
+        JudgedPiece(
+            name=f"{number:06d}", path=path, rejects="", images=count, candidates=count, rows=count,
+            rejected={},
+        )
+        for number, (path, count) in enumerate(files)
+    )  # fmt: skip
+    run.finish_stage(layout, Candidates(pieces=pieces, images=rows, candidates=rows, rows=rows, reasons={}))
     started, cpu = time.monotonic(), time.process_time()
     found = select(job, Runner(workers=1))
     units = units_of(job, 0)
     return {
         "rows": rows,
-        "samples": found["count"],
-        "selected": sum(unit["images"] for unit in units),
+        "samples": found.count,
+        "selected": sum(unit.images for unit in units),
         "cpu_s": time.process_time() - cpu,
         "wall_s": time.monotonic() - started,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

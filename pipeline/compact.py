@@ -96,7 +96,7 @@ def _write_shards(
     from pipeline.flow.runner import Runner
 
     worker = CompactWorker(source=source.root, folder=target.shards)
-    tasks = [CompactTask(name=storage.stem(shard["name"])) for shard in found["shards"]]
+    tasks = [Part(name=storage.stem(shard["name"])) for shard in found["shards"]]
     runner = Runner(
         flags=beam_flags, workers=options.workers, log=worker_log(target.work),
         name=job_name("compact", target.root),
@@ -119,11 +119,6 @@ def _write_rest(source: Layout, target: Layout, found: dict[str, Any], shards: l
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompactTask(Part):
-    """A shard to be written anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class CompactWorker:
     """Write one shard without what was dropped from it."""
 
@@ -136,7 +131,7 @@ class CompactWorker:
         layout = Layout(self.source)
         return keeps.load(layout, finished.of(layout.root))
 
-    def run(self, state: Keeps, task: CompactTask) -> Shard:
+    def run(self, state: Keeps, task: Part) -> Shard:
         """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json, if anything is left of it."""
         source = storage.join(Layout(self.source).shards, task.name)
         table = records.read_table(f"{source}.parquet")

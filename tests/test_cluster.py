@@ -13,6 +13,7 @@ import pytest
 from bench import cluster
 from pipeline.command import stoppable
 from pipeline.demo.server import Server
+from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner
 from tests.jobs import arguments_of, run, write_inputs, written
 
@@ -118,18 +119,18 @@ class Waiting:
     def open(self) -> None:
         """Load nothing."""
 
-    def run(self, state: None, task: dict[str, object]) -> dict[str, object]:
+    def run(self, state: None, task: Part) -> Part:
         """Say that the task has begun, and wait."""
         Path(f"{self.log}.begun").touch()
         while "cancelled" not in Path(self.log).read_text():
             time.sleep(0.1)
-        return {}
+        return task
 
 
 def wait_in_a_job(log: str, folder: str, *flags: str) -> None:
     """Run one task on a cluster, as a command does."""
     with stoppable():
-        Runner(flags=flags).tasks("tasks", folder, [{"name": "1"}], Waiting(log))
+        Runner(flags=flags).tasks("tasks", folder, [Part(name="1")], Waiting(log), Part)
 
 
 def test_ctrl_c_cancels_the_job_before_its_server_ends(

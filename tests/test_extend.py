@@ -476,9 +476,9 @@ def test_new_rows_meet_what_the_run_knows(tmp_path: Path) -> None:
         records.CAPTION_ROWS,
     )
     result = shuffler.reduce(0, [records.encode(known), records.encode(rows)])
-    assert result["rejected"] == {"duplicate": 1, "known_url": 1} and result["rows"] == 2
-    assert records.read_table(str(result["path"]))["uid"].to_pylist() == [untried, new]
-    assert read_vector(str(result["moved"])).tolist() == [[0, 1]]
+    assert result.rejected == {"duplicate": 1, "known_url": 1} and result.rows == 2
+    assert records.read_table(result.path)["uid"].to_pylist() == [untried, new]
+    assert read_vector(result.moved).tolist() == [[0, 1]]
 
 
 def test_what_is_stored_takes_the_place_of_new_images_with_its_bytes() -> None:

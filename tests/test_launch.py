@@ -22,6 +22,7 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
 from pipeline import extras
+from pipeline.candidates.parts import PieceTask
 from pipeline.command import job_name
 from pipeline.demo.server import Server
 from pipeline.flow.beam_graphs import Steps
@@ -31,6 +32,7 @@ from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Watch, Work, plan
 from pipeline.options import CrawlConfig
 from pipeline.select.workers import PairCounter
+from pipeline.sources import Piece
 from tests import pool
 from tests.jobs import COMMANDS, run, write_inputs, written
 from tests.test_extras import HIDE
@@ -256,7 +258,8 @@ def test_a_graph_does_not_grow_with_its_input(graphs: dict[str, Step], jobs: Pat
         candidates, thresholds = graphs["Tasks CandidatesWorker"], graphs["Thresholds PairCounter"]
         assert isinstance(candidates, Tasks) and isinstance(thresholds, Thresholds)
         path = "s3://commoncrawl/crawl-data/CC-MAIN-2024-22/segments/171597/wat/CC-MAIN-{}.warc.wat.gz"
-        tasks = ({"name": f"{n:06d}", "piece": ["wat", path.format(n), 0, -1, "", ""]} for n in range(files))
+        pieces = (Piece("wat", path.format(n), 0, -1, "", "") for n in range(files))
+        tasks = (PieceTask(name=f"{n:06d}", piece=piece) for n, piece in enumerate(pieces))
         assert (
             len(plan(dataclasses.replace(candidates, plan=partial(Work, tasks=list(tasks)))).tasks) == files
         )

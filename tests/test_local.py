@@ -102,7 +102,7 @@ def test_processes_end_with_the_command_however_it_ended(tmp_path: Path) -> None
     code = (
         "from tests.test_local import *\n"
         "if __name__ == '__main__':\n"
-        f"    Runner(workers=2).tasks('work', {folder!r}, TASKS, Marking({folder!r}), seconds=1e9)\n"
+        f"    Runner(workers=2).tasks('work', {folder!r}, TASKS, Marking({folder!r}), Part, seconds=1e9)\n"
     )
     script = tmp_path / "command.py"
     script.write_text(code)

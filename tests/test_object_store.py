@@ -19,7 +19,9 @@ import pytest
 from pipeline import lock, records, retry, storage
 from pipeline.cli import main
 from pipeline.demo.server import Server
+from pipeline.fetch.parts import Restored
 from pipeline.flow import markers
+from pipeline.flow.parts import Part
 from pipeline.verify import main as verify
 from tests.crawling import arguments, contents, settle
 from tests.scenes import scene, write_folder
@@ -206,9 +208,9 @@ def test_one_of_many_creates_a_file(store: s3.Store, tmp_path: Path, where: str)
 
 def test_the_first_marker_of_a_task_counts(store: s3.Store, tmp_path: Path) -> None:
     for folder in (f"{store.url}/markers", str(tmp_path / "markers")):
-        first, second = {"name": "7", "blob": "a"}, {"name": "7", "blob": "b"}
-        assert markers.commit(folder, "7", first) == first
-        assert markers.commit(folder, "7", second) == first
+        first, second = (Restored(name="7", blob=f"{folder}/{letter}.blob") for letter in "ab")
+        assert markers.commit(folder, first) == first
+        assert markers.commit(folder, second) == first
         assert markers.finished(folder) == {"7": first}
 
 
@@ -221,7 +223,7 @@ def test_a_conditional_write_whose_answer_is_lost_counts(store: s3.Store) -> Non
     store.proxy.lose = lambda number, method, path: method == "PUT" and number == start + 100
     start = len(store.proxy.seen)
     store.proxy.lose = lambda number, method, path: number == start
-    assert markers.commit(f"{store.url}/m", "1", {"name": "1"}) == {"name": "1"}
+    assert markers.commit(f"{store.url}/m", Part(name="1")) == Part(name="1")
     assert [status for _, _, status in store.proxy.seen[start : start + 2]] == [0, 412]
 
 
@@ -364,11 +366,9 @@ def test_a_run_on_s3_is_killed_continued_and_equal_to_a_local_one(
         finally:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-    done = json.loads(store.read(f"{name}/{FETCHED}"))["fetched"]
+    done = store.read(f"{name}/{FETCHED}")
     assert main(argv) == 0
-    assert json.loads(store.read(f"{name}/{FETCHED}"))["fetched"] == done, (
-        "what was fetched is not fetched again"
-    )
+    assert store.read(f"{name}/{FETCHED}") == done, "what was fetched is not fetched again"
     assert sum(status == 503 for _, _, status in store.proxy.seen[start:]) > 10
     store.proxy.refuse = lambda number, method, path: False
     assert verify(["--run", f"{store.url}/{name}"]) == 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline import children, lock
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.flow import heartbeat
+from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner
 from pipeline.progress import (
     MarkerReader,
@@ -151,6 +153,14 @@ def test_notes_forget_what_was_discarded(tmp_path: Path) -> None:
     assert [s.folder for s in Notes(str(tmp_path)).steps] == ["candidates"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen(Part):
+    """The signs that a task has given."""
+
+    signs: tuple[dict[str, Any], ...]
+    images: int
+
+
 class _Slow:
     """A worker that takes long, and counts."""
 
@@ -160,21 +170,21 @@ class _Slow:
     def open(self) -> "_Slow":
         return self
 
-    def run(self, state: "_Slow", task: dict[str, Any]) -> dict[str, object]:
+    def run(self, state: "_Slow", task: Part) -> Seen:
         heartbeat.count(images=3, bytes=20)
         heartbeat.count(images=4)
         deadline = time.monotonic() + 60
         while not (found := heartbeat.signs(self.folder)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        return {"seen": found, "images": 7}
+        return Seen(name=task.name, signs=tuple(found), images=7)
 
 
 def test_a_task_that_takes_long_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "interval", lambda folder: 0.05)
     folder, started = str(tmp_path), time.time()
-    (result,) = Runner().tasks("tasks", folder, [{"name": "7"}], _Slow(folder))
-    (sign,) = result["seen"]
+    (result,) = Runner().tasks("tasks", folder, [Part(name="7")], _Slow(folder), Seen)
+    (sign,) = result.signs
     assert (sign["name"], sign["images"], sign["bytes"], sign["pid"]) == ("7", 7, 20, os.getpid())
     assert started <= sign["started"] <= sign["beat"] <= time.time()
     assert not list(tmp_path.glob("*.running"))

@@ -51,7 +51,7 @@ def _name(kind: type["Part"]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Say what one task is, or what it has left."""
+    """Say what one task is, or what it has left; by itself a task that is nothing but its name."""
 
     name: str
     """Within its step."""
@@ -59,6 +59,9 @@ class Part:
     def __init_subclass__(cls) -> None:
         """Make a kind known to `decode`."""
         _KINDS[_name(cls)] = cls
+
+
+_KINDS[_name(Part)] = Part
 
 
 @dataclass(frozen=True, kw_only=True)
