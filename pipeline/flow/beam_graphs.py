@@ -6,7 +6,6 @@ in openwit imports Beam, but for beam_runner.py and beam_job_server.py.
 """
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -37,7 +36,7 @@ from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, ru
 class Plan(beam.PTransform):
     """Plan a step when what comes in says that the one before is done, and spread its tasks over the workers.
 
-    Yields each task as a line of JSON, for a shuffle together with the number of partitions. The launcher has
+    Yields each task as a line of JSON, for a shuffle after the number of partitions. The launcher has
     planned the first step of a job, and those whose work is known to it alone.
     """
 
@@ -49,7 +48,7 @@ class Plan(beam.PTransform):
             plan(self.step)
         numbers, lines = noted(self.step)
         for line in lines:
-            yield f"[{numbers['partitions']}, {line}]" if isinstance(self.step, Shuffle) else line
+            yield f"{numbers['partitions']} {line}" if isinstance(self.step, Shuffle) else line
 
     def expand(self, before: beam.PCollection) -> beam.PCollection:
         return (
@@ -75,13 +74,13 @@ class _RunTask(beam.DoFn):
         self._state = self._shared.acquire(lambda: _State(self._worker.open()))
 
     def process(self, line: str) -> Iterator[tuple[int, str]]:
-        task = load(json.loads(line), self._folder)
+        task = load(line, self._folder)
         yield 0, dump(run_task(self._worker, self._state.value, self._folder, task), self._folder)
 
 
 def _split(line: str, shuffler: Shuffler, folder: str) -> Iterator[tuple[int, bytes]]:
-    partitions, task = json.loads(line)
-    yield from shuffler.split(load(task, folder), partitions)
+    partitions, _, task = line.partition(" ")
+    yield from shuffler.split(load(task, folder), int(partitions))
 
 
 def _reduce(group: tuple[int, Iterable[bytes]], shuffler: Shuffler, folder: str) -> tuple[int, str]:
@@ -93,7 +92,7 @@ def _nothing(_: object) -> tuple[int, str]:
 
 
 def _write_results(group: tuple[int, Iterable[str]], folder: str) -> str:
-    write_results(folder, (load(json.loads(line), folder) for line in group[1] if line))
+    write_results(folder, (load(line, folder) for line in group[1] if line))
     return folder
 
 
@@ -175,7 +174,7 @@ _BUCKETS = 4096
 
 
 def _counted(line: str, folder: str) -> Counted:
-    return only(load(json.loads(line), folder), Counted)
+    return only(load(line, folder), Counted)
 
 
 def _load_counts(line: str, folder: str) -> np.ndarray:

@@ -28,9 +28,10 @@ from typing import IO, Any, Final, NamedTuple, Self, TypeVar
 
 from pipeline import storage
 from pipeline.flow.markers import commit, marker_path
+from pipeline.flow.parts import Part
 from pipeline.periodic import every
 
-P = TypeVar("P")
+P = TypeVar("P", bound=Part)
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def attempt(folder: str, name: str, work: Callable[[str, Kept], P]) -> P:
     """
     own = uuid.uuid4().hex[:8]
     with Kept(folder, name, own) as store:
-        result: P = commit(folder, work(f"@{own}", store))
+        result = commit(folder, work(f"@{own}", store))
         store.remove()  # only now, when the marker is there
     return result
 

@@ -17,16 +17,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
 from pipeline import storage
 from pipeline.balance import I64, U64, largest, smallest, thresholds
 from pipeline.children import end_with_parent
-from pipeline.flow.markers import finished, name_of, read_vector, write_vector
-from pipeline.flow.parts import Counted
-from pipeline.flow.spill import Range, Spill, SpillWorker, ranges_of, read_slices
+from pipeline.flow.markers import finished, read_vector, write_vector
+from pipeline.flow.parts import Counted, Part, only
+from pipeline.flow.spill import Range, Slices, Spill, SpillWorker, ranges_of, read_slices
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, rank_path, write_results
 from pipeline.flow.worker import Counter, Shuffler, Worker, partition_name, reduce_partition, run_task
 
@@ -153,7 +153,7 @@ class _Opened:
         cls.key, cls.state = b"", None
 
 
-def _run_task(worker: Worker, folder: str, task: Any) -> Any:
+def _run_task(worker: Worker, folder: str, task: Part) -> Part:
     return run_task(worker, _Opened.of(worker), folder, task)
 
 
@@ -168,7 +168,7 @@ def run(pool: Pool, step: Step, work: Work, at_once: int) -> None:
         results = _run_shuffle(pool, step, work, at_once)
     else:
         assert isinstance(step, Thresholds) and work.rank is not None, "the plan gives it"
-        _run_thresholds(pool, step, work.tasks, work.rank)
+        _run_thresholds(pool, step, [only(task, Counted) for task in work.tasks], work.rank)
         return
     write_results(step.folder, results)
     if isinstance(step, Shuffle):
@@ -180,26 +180,26 @@ def _spill_folder(step: Shuffle) -> str:
 
 
 def _run_tasks(
-    pool: Pool, folder: str, tasks: Sequence[Any], worker: Worker, seconds: float = 0.0
-) -> list[Any]:
+    pool: Pool, folder: str, tasks: Sequence[Part], worker: Worker, seconds: float = 0.0
+) -> list[Part]:
     """Run the tasks that have no marker yet and return all results."""
     done = finished(folder)
-    missing = [task for task in tasks if name_of(task) not in done]
+    missing = [task for task in tasks if task.name not in done]
     calls = [partial(_run_task, worker, folder, task) for task in missing]
-    done |= {name_of(result): result for result in pool.run(calls, seconds=seconds)}
-    return [done[name_of(task)] for task in tasks]
+    done |= {result.name: result for result in pool.run(calls, seconds=seconds)}
+    return [done[task.name] for task in tasks]
 
 
-def _reduce(shuffler: Shuffler, folder: str, partition: int, ranges: list[Range]) -> Any:
+def _reduce(shuffler: Shuffler, folder: str, partition: int, ranges: list[Range]) -> Part:
     return reduce_partition(shuffler, folder, partition, read_slices(ranges))
 
 
-def _reduce_whole(shuffler: Shuffler, folder: str, inputs: Sequence[Any]) -> Any:
+def _reduce_whole(shuffler: Shuffler, folder: str, inputs: Sequence[Part]) -> Part | None:
     slices = [data for task in inputs for _, data in shuffler.split(task, 1)]
     return reduce_partition(shuffler, folder, 0, slices) if slices else None
 
 
-def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Any]:
+def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Part]:
     """Split the inputs, reduce each partition that has rows and no marker yet, and return all results.
 
     Several partitions are split to disk, and `at_once` of them are in memory at a time; a single one holds
@@ -215,7 +215,7 @@ def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[An
     spill = _spill_folder(step)
     tasks = [Spill(name=f"{number:06d}", task=task) for number, task in enumerate(work.tasks)]
     spiller = SpillWorker(folder=spill, shuffler=shuffler, partitions=work.partitions)
-    slices = ranges_of(_run_tasks(pool, spill, tasks, spiller))
+    slices = ranges_of([only(one, Slices) for one in _run_tasks(pool, spill, tasks, spiller)])
     missing = {partition: own for partition, own in slices.items() if partition_name(partition) not in done}
     calls = [partial(_reduce, shuffler, folder, partition, own) for partition, own in missing.items()]
     return [*done.values(), *pool.run(calls, at_once=at_once)]

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import zstandard
 
 from pipeline import storage, untrusted
-from pipeline.flow.parts import Part, decode, encode
+from pipeline.flow.parts import Part, decode, encode, only
 
-Task = Any  # a Part
-Result = Any
+P = TypeVar("P", bound=Part)
 
 
 def marker_path(folder: str, name: str) -> str:
@@ -19,40 +18,32 @@ def marker_path(folder: str, name: str) -> str:
     return storage.join(folder, f"{name}.json")
 
 
-def read_marker(folder: str, name: str) -> Any:
+def read_marker(folder: str, name: str) -> Part | None:
     """Return a finished task's result, or None."""
     path = marker_path(folder, name)
-    return load(untrusted.load_json(path), folder) if storage.exists(path) else None
+    return decode(untrusted.load_json(path), folder) if storage.exists(path) else None
 
 
-def mark(folder: str, result: Any) -> None:
+def mark(folder: str, result: Part) -> None:
     """Write the marker of a task that is done the same by whoever does it."""
-    storage.write_bytes(marker_path(folder, name_of(result)), dump(result, folder).encode())
+    storage.write_bytes(marker_path(folder, result.name), dump(result, folder).encode())
 
 
-def commit(folder: str, result: Any) -> Any:
+def commit(folder: str, result: P) -> P:
     """Write a task's marker unless another attempt has; return the result that counts."""
-    if storage.create_bytes(marker_path(folder, name_of(result)), dump(result, folder).encode()):
+    if storage.create_bytes(marker_path(folder, result.name), dump(result, folder).encode()):
         return result
-    found = read_marker(folder, name_of(result))
-    assert found is not None, "markers are removed by nobody while a stage runs"
-    return found
+    return only(read_marker(folder, result.name), type(result))
 
 
-def dump(part: Any, folder: str) -> str:
+def dump(part: Part, folder: str) -> str:
     """Return a part as a line of JSON, for a file in a folder; equal parts are equal bytes."""
-    plain = encode(part, folder) if isinstance(part, Part) else part
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return json.dumps(encode(part, folder), sort_keys=True, separators=(",", ":"))
 
 
-def load(value: Any, folder: str) -> Any:
-    """Return the part that a line's object stands for."""
-    return decode(value, folder) if "kind" in value else value
-
-
-def name_of(part: Any) -> str:
-    """Return a part's name."""
-    return part.name if isinstance(part, Part) else part["name"]
+def load(line: str, folder: str) -> Part:
+    """Return the part of a line that `dump` wrote."""
+    return decode(json.loads(line), folder)
 
 
 def write_json(path: str, value: object) -> None:
@@ -83,11 +74,8 @@ def write_lines(path: str, lines: Iterable[str]) -> None:
     storage.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def finished(folder: str) -> dict[str, Any]:
+def finished(folder: str) -> dict[str, Part]:
     """Return the results of a folder's finished tasks by name, from their markers."""
-    found = {}
-    for data in storage.read_many(storage.list_files(folder, ".json")):
-        value = untrusted.parse_json(data)
-        if isinstance(value, dict) and "name" in value:
-            found[value["name"]] = load(value, folder)
-    return found
+    markers = storage.read_many(storage.list_files(folder, ".json"))
+    parts = (decode(untrusted.parse_json(data), folder) for data in markers)
+    return {part.name: part for part in parts}

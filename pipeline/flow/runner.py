@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.flow import local
-from pipeline.flow.markers import name_of
+from pipeline.flow.parts import Part
 from pipeline.flow.steps import Step, Tasks, Watch, Work, plan, unwatched, watched
 from pipeline.flow.worker import Worker
 
 if TYPE_CHECKING:
     from pipeline.flow.beam_runner import BeamRunner
+
+
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +75,9 @@ class Runner:
                 return
 
     def tasks(
-        self, label: str, folder: str, tasks: Sequence[Any], worker: Worker, kind: Any = None,
+        self, label: str, folder: str, tasks: Sequence[Part], worker: Worker, kind: type[P],
         seconds: float = 0.0,
-    ) -> list[Any]:  # fmt: skip
+    ) -> list[P]:  # fmt: skip
         """Run the tasks that have no marker yet and return the results of all, in the order of the tasks.
 
         kind: of the results.
@@ -83,15 +86,15 @@ class Runner:
         """
         step = Tasks(label=label, folder=folder, plan=partial(_given, tasks, seconds), worker=worker)
         with self.watch(label, folder, len(tasks), Work(tasks=tasks).images):
-            done = {name_of(result): result for result in (step.results(kind) if step.is_done else [])}
-            if not {name_of(task) for task in tasks} <= done.keys():
+            done = {result.name: result for result in (step.results(kind) if step.is_done else [])}
+            if not {task.name for task in tasks} <= done.keys():
                 if self.is_local:
                     local.run(self.pool, step, plan(step), self.at_once)
                 else:
                     self.beam.run([step])
-                done = {name_of(result): result for result in step.results(kind)}
-        return [done[name_of(task)] for task in tasks]
+                done = {result.name: result for result in step.results(kind)}
+        return [done[task.name] for task in tasks]
 
 
-def _given(tasks: Sequence[Any], seconds: float) -> Work:
+def _given(tasks: Sequence[Part], seconds: float) -> Work:
     return Work(tasks=tasks, seconds=seconds)

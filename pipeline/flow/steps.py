@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import ClassVar, Final, Protocol, TypeVar
 
 from pipeline import storage
 from pipeline.balance import I64
-from pipeline.flow.markers import dump, load, name_of, read_lines, write_lines, write_vector
+from pipeline.flow.markers import dump, load, read_lines, write_lines, write_vector
 from pipeline.flow.parts import Part, only
 from pipeline.flow.worker import Counter, Shuffler, Worker
 
@@ -26,7 +26,7 @@ TASKS: Final = "tasks.jsonl"
 class Work:
     """What a step has to do."""
 
-    tasks: Sequence[Any]
+    tasks: Sequence[Part]
     partitions: int = 1
     """Of a shuffle."""
     rank: I64 | None = None
@@ -37,10 +37,7 @@ class Work:
     @property
     def images(self) -> int:
         """Return how many images all tasks have together; 0 where that is not known."""
-        return sum(
-            int(task.get("images", 0) if isinstance(task, dict) else getattr(task, "images", 0))
-            for task in self.tasks
-        )
+        return sum(getattr(task, "images", 0) for task in self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +87,14 @@ class Thresholds(Step):
 def results_in(folder: str, kind: type[P]) -> list[P]:
     """Return the results of the finished step that lies in a folder, parts of a kind."""
     lines = read_lines(storage.join(folder, _RESULTS))
-    return [only(load(json.loads(line), folder), kind) for line in lines]
+    return [only(load(line, folder), kind) for line in lines]
 
 
 def tasks_in(folder: str) -> list[Part]:
     """Return the tasks of the planned step that lies in a folder; none if it was not planned."""
     path = storage.join(folder, TASKS)
     lines = read_lines(path)[1:] if storage.exists(path) else []
-    return [load(json.loads(line), folder) for line in lines]
+    return [load(line, folder) for line in lines]
 
 
 def leftovers(folder: str, known: Collection[str]) -> list[str]:
@@ -110,9 +107,9 @@ def leftovers(folder: str, known: Collection[str]) -> list[str]:
     ]
 
 
-def write_results(folder: str, results: Iterable[Any]) -> None:
+def write_results(folder: str, results: Iterable[Part]) -> None:
     """Publish the results of a whole step, and so mark it as done."""
-    by_name = {name_of(result): result for result in results}
+    by_name = {result.name: result for result in results}
     lines = (dump(result, folder) for _, result in sorted(by_name.items()))
     write_lines(storage.join(folder, _RESULTS), lines)
 

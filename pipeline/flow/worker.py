@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline.balance import I64
 from pipeline.flow.heartbeat import heartbeat
-from pipeline.flow.markers import commit, mark, name_of, read_marker
+from pipeline.flow.markers import commit, mark, read_marker
+from pipeline.flow.parts import Part
 
 
 # Beam checks annotated arguments against their classes while a graph is built: hence runtime_checkable.
@@ -23,7 +24,7 @@ class Worker(Protocol):
         """Return the state that is loaded once per process."""
         ...
 
-    def run(self, state: Any, task: Any) -> Any:
+    def run(self, state: Any, task: Any) -> Part:
         """Write a part's files and return the result, a part of the same name; twice gives the same."""
         ...
 
@@ -36,7 +37,7 @@ class Shuffler(Protocol):
         """Yield (partition, encoded table) slices; partitions are 0 to `partitions` - 1."""
         ...
 
-    def reduce(self, partition: int, slices: Iterable[bytes]) -> Any:
+    def reduce(self, partition: int, slices: Iterable[bytes]) -> Part:
         """Write the partition's files and return the result, a part called `partition_name`."""
         ...
 
@@ -50,16 +51,14 @@ class Counter(Protocol):
         ...
 
 
-def run_task(worker: Worker, state: object, folder: str, task: Any) -> Any:
+def run_task(worker: Worker, state: object, folder: str, task: Part) -> Part:
     """Run a task unless its marker says that it is done; return the result that counts."""
-    done = read_marker(folder, name_of(task))
+    done = read_marker(folder, task.name)
     if done is not None:
         return done
-    with heartbeat(folder, name_of(task)):
+    with heartbeat(folder, task.name):
         result = worker.run(state, task)
-    if isinstance(result, dict):
-        result = {"name": name_of(task), **result}
-    assert name_of(result) == name_of(task), "a result has the name of its task"
+    assert result.name == task.name, "a result has the name of its task"
     return commit(folder, result)
 
 
@@ -68,11 +67,9 @@ def partition_name(partition: int) -> str:
     return f"{partition:05d}"
 
 
-def reduce_partition(shuffler: Shuffler, folder: str, partition: int, slices: Iterable[bytes]) -> Any:
+def reduce_partition(shuffler: Shuffler, folder: str, partition: int, slices: Iterable[bytes]) -> Part:
     """Reduce one partition and write its marker, last of its files."""
     result = shuffler.reduce(partition, slices)
-    if isinstance(result, dict):
-        result = {"name": partition_name(partition), "partition": partition, **result}
-    assert name_of(result) == partition_name(partition), "a result has the name of its partition"
+    assert result.name == partition_name(partition), "a result has the name of its partition"
     mark(folder, result)
     return result
