@@ -81,6 +81,8 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
         raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
     if message := extend.interrupted(layout.root):
         raise ValueError(message)
+    for part in extend.layouts(layout.root):
+        work.parts_of(part)  # those of another version are refused before anything is done
     asked = options.request()
     _check_reports(options.overlap)
     if options.check:

@@ -34,7 +34,7 @@ _BLOB: Final = re.compile(r"[\w-]+/[\w@-]+", re.ASCII)  # round-0/00000-0000@ATT
 
 def scrub(layout: Layout, stones: Tombstones) -> None:
     """Remove all rows and images of what was taken down from RUN/work."""
-    parts = _parts(layout)
+    parts = parts_of(layout)
     _remove_leftovers(layout, parts)
     for part in parts:
         if isinstance(part, JudgedPiece):
@@ -52,8 +52,8 @@ def scrub(layout: Layout, stones: Tombstones) -> None:
     storage.remove_tree(storage.join(layout.work, "workers.log"))  # which may hold anything
 
 
-def _parts(layout: Layout) -> list[Part]:
-    """Return what the finished tasks of all stages have left."""
+def parts_of(layout: Layout) -> list[Part]:
+    """Return what the finished tasks of all stages have left; ValueError if another version left them."""
     folders = {posixpath.dirname(path) for path in tables.find_files(layout.work, ".json")}
     return [part for folder in sorted(folders - {layout.work}) for part in finished(folder).values()]
 
