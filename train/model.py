@@ -168,7 +168,9 @@ class CLIP(nn.Module):
                 a.activation,
             )  # fmt: skip
         self.transformer = Transformer(a.text_width, a.text_layers, a.text_heads, a.activation)
-        self.token_embedding = nn.Embedding(a.vocab_size, a.text_width)
+        # Not drawn: `initialise` does, and drawing on the meta device imports torch's compiler.
+        tokens = torch.empty(a.vocab_size, a.text_width)
+        self.token_embedding = nn.Embedding.from_pretrained(tokens, freeze=False)  # type: ignore[no-untyped-call]
         self.positional_embedding = nn.Parameter(torch.empty(a.context_length, a.text_width))
         self.ln_final = nn.LayerNorm(a.text_width)
         self.text_projection = nn.Parameter(torch.empty(a.text_width, a.embed_dim))
