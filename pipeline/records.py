@@ -5,6 +5,7 @@ sorted by (uid, caption_hash), so that a sample is a run of rows and every decis
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +76,33 @@ FETCHED_ROWS = pa.schema(
 
 _IPC = pa.ipc.IpcWriteOptions(compression="zstd")
 DETAIL_CHARACTERS = 300
+
+
+# Of pages that the crawl fetched itself.
+IMAGE_ROWS = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),  # of the page among those fetched with it
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("kinds", pa.list_(pa.string()), nullable=False),
+        pa.field("texts", pa.list_(pa.string()), nullable=False),
+        pa.field("page_url", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("opt_out", pa.string(), nullable=False),  # what reserves the page's images
+        pa.field("page_lang", pa.string(), nullable=False),
+    ]
+)
+
+
+class Piece(NamedTuple):
+    """One unit of parallel reading: row groups, bytes or files `start` to `end` (-1: the last) of `path`."""
+
+    format: str
+    path: str
+    start: int
+    end: int
+    base_url: str
+    source: str
 
 
 def caption_hash(caption: str) -> int:

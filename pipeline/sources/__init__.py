@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 from pipeline import storage
 from pipeline.images.headers import FORMATS
 from pipeline.options.sources import Format, SourceOptions
+from pipeline.records import Piece
 from pipeline.sources import html, pages, table, warc, wat
 from pipeline.sources.inputs import open_stored
 from pipeline.sources.plan import listed_pages, page_url, plan
-from pipeline.sources.records import Image, Kind, Piece, bad_record
+from pipeline.sources.records import Image, Kind, bad_record
 
 __all__ = ["Format", "Image", "Kind", "Piece", "SourceOptions", "plan", "read"]
 

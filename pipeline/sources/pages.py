@@ -3,24 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-import pyarrow as pa
-
 from pipeline import records
 from pipeline.sources.records import Image, Kind
-
-IMAGE_ROWS = pa.schema(
-    [
-        pa.field("position", pa.int64(), nullable=False),  # of the page among those fetched with it
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("kinds", pa.list_(pa.string()), nullable=False),
-        pa.field("texts", pa.list_(pa.string()), nullable=False),
-        pa.field("page_url", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-        pa.field("opt_out", pa.string(), nullable=False),  # what reserves the page's images
-        pa.field("page_lang", pa.string(), nullable=False),
-    ]
-)
 
 
 def write(path: str, images: Iterable[tuple[int, Image]]) -> int:
@@ -33,7 +17,7 @@ def write(path: str, images: Iterable[tuple[int, Image]]) -> int:
         )
         for position, image in images
     ]  # fmt: skip
-    records.write_table(path, records.to_table(rows, IMAGE_ROWS))
+    records.write_table(path, records.to_table(rows, records.IMAGE_ROWS))
     return len(rows)
 
 

@@ -26,17 +26,6 @@ class Image(NamedTuple):
     """The language that its page says it is in: a tag of BCP 47 in lower case, or "" where it says none."""
 
 
-class Piece(NamedTuple):
-    """One unit of parallel reading: row groups, bytes or files `start` to `end` (-1: the last) of `path`."""
-
-    format: str
-    path: str
-    start: int
-    end: int
-    base_url: str
-    source: str
-
-
 def make_image(
     reference: str,
     texts: tuple[tuple[Kind, str], ...],

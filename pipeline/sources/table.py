@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 from pipeline.foreign_text import DAMAGED, Line, Lines, text_of
 from pipeline.options.sources import SourceOptions
 from pipeline.parquet import BoundedFile, cut
+from pipeline.records import Piece
 from pipeline.sources import delimited
 from pipeline.sources.cells import parsed, plain, plain_column
 from pipeline.sources.columns import Columns, Listed, find_columns, hive_values, of_text
 from pipeline.sources.inputs import file_size, open_stored
-from pipeline.sources.records import MAX_TEXT, Image, Kind, Piece, bad_record, make_image
+from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image
 from pipeline.storage import is_local
 
 MAX_KEPT: Final = 1 << 16

@@ -6,8 +6,9 @@ from typing import IO, Final, NamedTuple
 from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.images.headers import FORMATS
+from pipeline.records import Piece
 from pipeline.sources import archive, html, http_body
-from pipeline.sources.records import Image, Piece, bad_record, scalar
+from pipeline.sources.records import Image, bad_record, scalar
 
 _HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
 _SNIFFED: Final = (b"<!doctype html", b"<html")
