@@ -309,7 +309,7 @@ def test_an_overlap_report_is_cleaned(run: Path, tmp_path: Path) -> None:
 def test_check_writes_nothing(run: Path, capfd) -> None:
     before = settled_bytes(run)
     assert takedown(["--run", str(run), "--url", alone(run)["url"], "--check"]) == 0
-    assert "1 sample would be removed" in capfd.readouterr().err
+    assert "1 sample would be removed" in capfd.readouterr().out
     assert settled_bytes(run) == before
 
 

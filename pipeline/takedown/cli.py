@@ -20,7 +20,7 @@ from pipeline.lock import lock
 from pipeline.report.statements import count
 from pipeline.run import Layout, read_json
 from pipeline.takedown import published, tables, work
-from pipeline.terminal import terminal
+from pipeline.terminal import output, terminal
 from pipeline.tombstones import PENDING, Tombstones
 
 Several = UseAppendAction[tuple[str, ...]]
@@ -88,7 +88,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     if options.check:
         stones = expanded(layout, tombstones.load(layout.root) | asked)
         _, samples = removed(layout, stones)
-        console.print(f"{count(samples, 'sample')} would be removed. Nothing was written.")
+        output().print(f"{count(samples, 'sample')} would be removed. Nothing was written.")
         return 0
     # What was typed, which the lock would note, names what is to be forgotten.
     with lock(layout.work, f"openwit takedown --run {options.run}"):
@@ -102,7 +102,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
             stones = expanded(layout, tombstones.load(layout.root) | asked)
             counts, samples = removed(layout, stones)
             apply(layout, write_down(layout, stones, counts, options.overlap))
-            console.print(
+            output().print(
                 f"{count(samples, 'sample')} removed from {layout.root}; "
                 "what was named is refused from now on",
                 soft_wrap=True,
