@@ -8,21 +8,17 @@ left are left out.
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from pipeline import config as parser
-from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
+from pipeline import dropped, extend, finished, finished_set, manifest, records, storage, tombstones
 from pipeline.command import guarded, job_name, worker_log
+from pipeline.finished_set import FinishedSet
 from pipeline.flow.parts import Part
-from pipeline.keeps import Keeps
 from pipeline.lock import lock
 from pipeline.manifest import Shard
 from pipeline.report.statements import count
 from pipeline.run import Layout, read_json
-from pipeline.shards import Sample, read_shard, write_shard
 from pipeline.terminal import output, terminal
 from pipeline.verify import problems_of
 
@@ -126,35 +122,14 @@ class CompactWorker:
     """Folder of the run."""
     folder: str
 
-    def open(self) -> Keeps:
+    def open(self) -> FinishedSet:
         """Load what the run says of all its samples."""
         layout = Layout(self.source)
-        return keeps.load(layout, finished.of(layout.root))
+        return finished_set.load(layout, finished.of(layout.root))
 
-    def run(self, state: Keeps, task: Part) -> Shard:
+    def run(self, state: FinishedSet, task: Part) -> Shard:
         """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json, if anything is left of it."""
-        source = storage.join(Layout(self.source).shards, task.name)
-        table = records.read_table(f"{source}.parquet")
-        rows = state.set_rows(task.name, table)
+        rows = state.rows(task.name)
         if not len(rows):
             return Shard(name=task.name, samples=0, bytes=0, sha256="", parquet_sha256="")
-        base = storage.join(self.folder, task.name)
-        now = dict(zip(rows["key"].to_pylist(), rows["query_ids"].to_pylist(), strict=True))
-        with storage.open_input(f"{source}.tar") as file, storage.atomic_output(f"{base}.tar") as path:
-            kept = (
-                Sample(s.key, s.jpg, s.txt, _with_query_ids(s.json, now[s.key]))
-                for s in read_shard(file)
-                if s.key in now
-            )
-            tar = write_shard(Path(path), kept)
-        if tar.samples != len(rows):
-            raise RuntimeError(f"{source}.tar and its Parquet file differ: openwit verify says more")
-        return manifest.describe_shard(base, task.name, rows, tar)
-
-
-def _with_query_ids(row: bytes, query_ids: list[int]) -> bytes:
-    """Return KEY.json with the query_ids that hold; the same bytes if they are the same."""
-    found = orjson.loads(row)
-    if found.get("query_ids") == query_ids:
-        return row
-    return orjson.dumps({**found, "query_ids": query_ids}, option=orjson.OPT_SORT_KEYS)
+        return state.rewrite(task.name, rows, self.folder)

@@ -188,13 +188,13 @@ def shard_entries(shards: Iterable[Shard]) -> list[dict[str, Any]]:
 
 
 def describe_shard(base: str, name: str, rows: pa.Table, tar: ShardFile) -> Shard:
-    """Write BASE.parquet and BASE_stats.json beside a written tar."""
-    records.write_table(f"{base}.parquet", rows)
+    """Write BASE_stats.json and BASE.parquet beside a written tar."""
     stats = {
         "count": len(rows), "successes": len(rows), "failed_to_download": 0, "failed_to_resize": 0,
         "status_dict": {"success": len(rows)}, "tar_bytes": tar.bytes, "tar_sha256": tar.sha256,
     }  # fmt: skip
     storage.write_bytes(f"{base}_stats.json", json.dumps(stats, sort_keys=True, indent=1).encode())
+    records.write_table(f"{base}.parquet", rows)  # last: it says that the shard holds something
     parquet = storage.sha256_file(f"{base}.parquet")
     return Shard(name=name, samples=len(rows), bytes=tar.bytes, sha256=tar.sha256, parquet_sha256=parquet)
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from rich.text import Text
 
 from pipeline import config as parser
-from pipeline import dropped, extend, finished, keeps, manifest, records, storage, tombstones
+from pipeline import dropped, extend, finished, finished_set, manifest, records, storage, tombstones
 from pipeline.command import guarded
 from pipeline.report.statements import count
 from pipeline.run import Layout
@@ -60,13 +60,13 @@ def accounting(layout: Layout) -> list[str]:
     """Return what does not add up between the rows in the files and the manifest's counts."""
     found = finished.of(layout.root)
     counts, problems = found["counts"], []
-    gone = dropped.of_run(layout.root, found)
+    state = finished_set.load(layout, found)
     captions = samples = 0
-    for shard in found["shards"]:
-        table = _rows(layout, shard["name"], ["key", "captions"])
-        stays = gone.stays(shard["name"], table["key"].to_pylist())
-        if len(stays) - int(stays.sum()) != len(gone.keys(shard["name"])):
-            problems.append(f"{dropped.FILE} names samples that are not in {shard['name']}")
+    for shard in state.shards:
+        table = state.table(shard, ["key", "captions"])
+        stays = state.stays(shard, table)
+        if len(stays) - int(stays.sum()) != len(state.dropped.keys(shard)):
+            problems.append(f"{dropped.FILE} names samples that are not in {shard}.tar")
         captions += sum(map(len, table["captions"].filter(pa.array(stays)).to_pylist()))
         samples += int(stays.sum())
     if captions != counts["captions"]:
@@ -84,22 +84,18 @@ def accounting(layout: Layout) -> list[str]:
 
 
 def balanced(layout: Layout) -> list[str]:
-    """Return the shards with a sample that no query keeps, or with a dropped one that a query keeps.
+    """Return the shards with a sample that no query finished_set, or with a dropped one that a query keeps.
 
     What was dropped stays dropped even where a takedown has made room for it.
     """
     found = finished.of(layout.root)
-    kept, problems = keeps.load(layout, found), []
+    state, problems = finished_set.load(layout, found), []
     has_room = bool(tombstones.load(layout.root))
-    for shard in found["shards"]:
-        table = _rows(layout, shard["name"], ["key", "uid", "query_ids", "matched_query_ids"])
-        any_keeps = pc.list_value_length(kept.now(table)["query_ids"]).to_numpy() > 0
-        stays = kept.dropped.stays(shard["name"], table["key"].to_pylist())
+    for shard in state.shards:
+        table = state.table(shard, ["key", "uid", "query_ids", "matched_query_ids"])
+        any_keeps = pc.list_value_length(state.now(table)["query_ids"]).to_numpy() > 0
+        stays = state.stays(shard, table)
         wrong = (stays & ~any_keeps) | (~stays & any_keeps & (not has_room))
         if wrong.any():
-            problems.append(f"{int(wrong.sum())} samples of {shard['name']} contradict the balance")
+            problems.append(f"{int(wrong.sum())} samples of {shard}.tar contradict the balance")
     return problems
-
-
-def _rows(layout: Layout, shard: str, columns: list[str]) -> pa.Table:
-    return records.read_table(storage.join(layout.shards, storage.sibling(shard, ".parquet")), columns)

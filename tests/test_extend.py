@@ -16,7 +16,7 @@ import pytest
 import webdataset
 
 from dedup import training
-from pipeline import balance, dropped, keeps, records, urls
+from pipeline import balance, dropped, finished_set, records, urls
 from pipeline import manifest as manifest_module
 from pipeline.captions.match import tokens
 from pipeline.cli import main
@@ -25,8 +25,8 @@ from pipeline.demo.pages import Reference
 from pipeline.demo.server import Server
 from pipeline.extend.workers import KNOWN_ROWS, STORED_ROWS, NewShuffler, known_rows, moved_counts
 from pipeline.fetch.merge import MERGED_ROWS, merge_into_stored
+from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
-from pipeline.keeps import Keeps
 from pipeline.reasons import REASONS
 from pipeline.run import Layout
 from pipeline.select.workers import QueryTable
@@ -214,7 +214,7 @@ def test_a_grown_run_is_the_run_over_all_sources(
 
 def wanted_spelling(run: Path, row: dict[str, Any]) -> str:
     """Return another URL of a sample's bytes, one that its queries would keep."""
-    state = keeps.load(Layout(str(run)), manifest(run))
+    state = finished_set.load(Layout(str(run)), manifest(run))
     assert state.thresholds is not None
     ids = row["matched_query_ids"]
     for number in range(10_000):
@@ -442,9 +442,9 @@ def test_the_thresholds_say_which_queries_keep_a_stored_row() -> None:
     limit = balance.priorities(heads[:1], hashes[1:])[0]  # the second query keeps the first, not the second
     thresholds = np.array([balance.EVERYTHING, limit], np.uint64)
     larger = balance.priorities(heads[1:2], hashes[1:])[0] > limit
-    now = Keeps(hashes, thresholds, dropped.NOTHING).now(table)
+    now = FinishedSet("", (), hashes, thresholds, dropped.NOTHING).now(table)
     assert now["query_ids"].to_pylist() == [[0, 1], [] if larger else [1], []]
-    nothing = Keeps(hashes, np.zeros(2, np.uint64), dropped.NOTHING).now(table)
+    nothing = FinishedSet("", (), hashes, np.zeros(2, np.uint64), dropped.NOTHING).now(table)
     assert nothing["query_ids"].to_pylist() == [[], [], []] and nothing.schema == table.schema
 
 

@@ -1,13 +1,13 @@
 """Gather a finished run's figures from its files: a shard, a log, a file of rejected rows at a time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import finished, keeps, records, storage
-from pipeline.keeps import Keeps
+from pipeline import finished, finished_set, records, storage
+from pipeline.finished_set import FinishedSet
 from pipeline.manifest import rejected_files
 from pipeline.report import balance, network, pictures, rejects, samples
 from pipeline.report.balance import Balance
@@ -56,14 +56,12 @@ def collect(layout: Layout) -> Collected:
     manifest = finished.read(layout.published)
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
-    names = [storage.stem(shard["name"]) for shard in manifest["shards"]]
-    summary, now = samples.Summary(), keeps.load(layout, manifest)
-    for name in names:
-        table = now.set_rows(name, _table(storage.join(layout.shards, f"{name}.parquet")))
-        summary.add(name, table)
+    summary, state = samples.Summary(), finished_set.load(layout, manifest)
+    for shard in state.shards:
+        summary.add(shard, state.rows(shard, _columns(state, shard)))
     found = summary.found()
     counts = layout.query_counts
-    shown = _gallery(layout, manifest["shards"], now)
+    shown = _gallery(state)
     wanted = [*shown, *((one.shard, one.key) for _, rows in found.extremes for one in rows)]
     pictured = _pictures(layout, wanted, counts)
     return Collected(
@@ -80,28 +78,27 @@ def collect(layout: Layout) -> Collected:
     )  # fmt: skip
 
 
-def _table(path: str) -> Any:
+def _columns(state: FinishedSet, shard: str) -> list[str]:
     """Return the columns that are summed up, scores included."""
-    with storage.open_input(path) as file:
+    with storage.open_input(storage.join(state.folder, f"{shard}.parquet")) as file:
         names = pq.read_schema(file).names
-    return records.read_table(path, [n for n in names if n in _COLUMNS or n.startswith("score_")])
+    return [name for name in names if name in _COLUMNS or name.startswith("score_")]
 
 
-def _gallery(layout: Layout, shards: Sequence[dict[str, Any]], now: Keeps) -> list[tuple[str, str]]:
+def _gallery(state: FinishedSet) -> list[tuple[str, str]]:
     """Return (shard, key) of the first samples of shards spread evenly.
 
     Samples lie in the order of a seeded hash, so the first ones are a fair sample, and little is read.
     """
-    if not shards:
+    if not state.shards:
         return []
-    count = min(_GALLERY_SHARDS, len(shards))
-    chosen = [shards[index * len(shards) // count] for index in range(count)]
+    count = min(_GALLERY_SHARDS, len(state.shards))
+    chosen = [state.shards[index * len(state.shards) // count] for index in range(count)]
     wanted: list[tuple[str, str]] = []
     for shard in chosen:
-        name = storage.stem(shard["name"])
-        keys = records.read_table(storage.join(layout.shards, f"{name}.parquet"), ["key"])["key"]
-        gone = now.dropped.keys(name)
-        wanted += [(name, key) for key in keys.to_pylist() if key not in gone][: -(-_GALLERY // count)]
+        table = state.table(shard, ["key"])
+        keys = table["key"].filter(pa.array(state.stays(shard, table))).to_pylist()
+        wanted += [(shard, key) for key in keys[: -(-_GALLERY // count)]]
     return wanted[:_GALLERY]
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
-from pipeline import extend, finished, hashlist, manifest, records, run, storage, tombstones
+from pipeline import extend, finished, finished_set, hashlist, manifest, records, run, storage, tombstones
 from pipeline.command import guarded
 from pipeline.flow import kept
 from pipeline.lock import lock
@@ -202,7 +202,8 @@ def apply(layout: Layout, pending: dict[str, Any]) -> None:
             _forget_finish(part, is_finished=plan is not None)
             work.scrub(part, stones)
     if plan is not None:
-        shards = [published.scrub_shard(layout, name, stones) for name in plan["shards"]]
+        state = finished_set.load(layout, finished.of(layout.root))
+        shards = [published.scrub_shard(state, name, stones) for name in plan["shards"]]
         taken_down = plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
         published.scrub_rejected(layout, stones, taken_down)
         published.scrub_manifest(layout, stones, shards, plan["counts"])

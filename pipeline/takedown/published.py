@@ -1,20 +1,18 @@
 """Remove what was taken down from the finished set: shards, rejected rows, counts, manifest.
 
-Keys keep their numbers. Shards are rewritten tar first and Parquet last, since the Parquet rows are what says
-that a shard still holds something.
+Keys keep their numbers.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import dropped, finished, keeps, manifest, records, run, storage
+from pipeline import dropped, finished, finished_set, manifest, records, run, storage
+from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
-from pipeline.run import Layout, read_json
-from pipeline.shards import Sample, read_shard, write_shard
+from pipeline.run import Layout
 from pipeline.stages import Rounds, Selected
 from pipeline.takedown import tables
 from pipeline.takedown.tables import REASON
@@ -23,34 +21,13 @@ from pipeline.tombstones import Tombstones
 _ACCOUNT = f"candidates/{REASON}"
 
 
-def shard_files(layout: Layout, name: str) -> tuple[str, str]:
-    """Return the paths of a shard's tar and Parquet; `name` is as the manifest has it, NNNNN.tar."""
-    tar = storage.join(layout.shards, name)
-    return tar, storage.sibling(tar, ".parquet")
-
-
-def scrub_shard(layout: Layout, name: str, stones: Tombstones) -> dict[str, Any]:
-    """Rewrite a shard without what was taken down; return its entry for the manifest."""
-    tar, parquet = shard_files(layout, name)
-    table = records.read_table(parquet)
-    gone = tables.hits(table, stones)
-    keys = {key for key, is_gone in zip(table["key"].to_pylist(), gone, strict=True) if is_gone}
-    table = table.filter(pa.array(~gone))
-    with storage.open_input(tar) as source, storage.atomic_output(tar) as path:
-        kept = (Sample(*sample) for sample in read_shard(source) if sample.key not in keys)
-        written = write_shard(Path(path), kept)
-    if written.samples != len(table):
-        raise RuntimeError(f"{tar} and {parquet} do not hold the same samples: openwit verify says more")
-    stats_path = storage.sibling(tar, "_stats.json")
-    stats = read_json(stats_path) or {}
-    stats |= {"count": len(table), "successes": len(table), "status_dict": {"success": len(table)},
-              "tar_bytes": written.bytes, "tar_sha256": written.sha256}  # fmt: skip
-    manifest.write_json(stats_path, stats)
-    records.write_table(parquet, table)
-    return {
-        "name": name, "samples": len(table), "bytes": written.bytes, "sha256": written.sha256,
-        "parquet_sha256": storage.sha256_file(parquet),
-    }  # fmt: skip
+def scrub_shard(state: FinishedSet, name: str, stones: Tombstones) -> dict[str, Any]:
+    """Rewrite a shard, NNNNN.tar, without what was taken down; return its entry for the manifest."""
+    shard = storage.stem(name)
+    table = state.table(shard)
+    left = table.filter(pa.array(~tables.hits(table, stones)))
+    [entry] = manifest.shard_entries([state.rewrite(shard, left, state.folder)])
+    return entry
 
 
 def scrub_rejected(layout: Layout, stones: Tombstones, taken_down: int) -> None:
@@ -78,16 +55,14 @@ def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], 
     """Return the manifest's counts as they will be, and the names of the shards that hold something."""
     found = finished.of(layout.root)
     counts, touched = found["counts"], []
-    dropped_before = dropped.of_run(layout.root, found)
+    state = finished_set.load(layout, found)
     captions = samples = 0
-    for shard in found["shards"]:
-        _, parquet = shard_files(layout, shard["name"])
-        table = records.read_table(parquet, ["key", "uid", "url", "page_url", "captions"])
+    for shard in state.shards:
+        table = state.table(shard, ["key", "uid", "url", "page_url", "captions"])
         gone = tables.hits(table, stones)
         if gone.any():
-            touched.append(shard["name"])
-        stays = dropped_before.stays(shard["name"], table["key"].to_pylist())
-        table = table.filter(pa.array(stays & ~gone))
+            touched.append(f"{shard}.tar")
+        table = table.filter(pa.array(state.stays(shard, table) & ~gone))
         samples += len(table)
         captions += int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
     rejected = manifest.by_stage_and_reason(counts)
@@ -138,11 +113,9 @@ def _scrub_query_counts(layout: Layout, found: dict[str, Any]) -> dict[str, int]
 
 def _kept_present(layout: Layout, found: dict[str, Any], queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Return how many samples of the shards each query keeps, and how many contain it: int64 [Q] each."""
-    totals, state = np.zeros((2, queries), np.int64), keeps.load(layout, found)
-    for shard in found["shards"]:
-        _, parquet = shard_files(layout, shard["name"])
-        columns = ["key", "uid", "query_ids", "matched_query_ids"]
-        table = state.set_rows(shard["name"], records.read_table(parquet, columns))
+    totals, state = np.zeros((2, queries), np.int64), finished_set.load(layout, found)
+    for shard in state.shards:
+        table = state.rows(shard, ["key", "uid", "query_ids", "matched_query_ids"])
         for row, name in enumerate(("query_ids", "matched_query_ids")):
             ids = pc.list_flatten(table[name]).to_numpy()
             totals[row] += np.bincount(ids.astype(np.int64), minlength=queries)
