@@ -15,6 +15,11 @@ from tests.crawling import arguments
 from train.evaluation.options import EvalConfig
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 def usage(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     with pytest.raises(SystemExit) as stop:
         main(argv)

@@ -40,6 +40,11 @@ local_job_service_main.run(["--port", sys.argv[sys.argv.index("--job-port") + 1]
 """
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["flink", "spark", "prism"])
 def test_every_job_gives_the_same_files_on(name: str, web: Server, tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ HERE = ("--runner=FnApiRunner",)
 # --- processes of this machine
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 def test_several_cores_are_used_by_default() -> None:
     workers = CrawlConfig(queries="q", source=("s",), out="o").workers
     assert workers == os.cpu_count()

@@ -18,6 +18,11 @@ from tests.crawling import arguments, settle
 TASKS = [Part(name=f"{n}") for n in range(4)]
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 @dataclass(frozen=True, kw_only=True)
 class Done(Part):
     """Who did a task."""

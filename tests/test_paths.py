@@ -35,6 +35,11 @@ ALLOWED: Final = {
 NASTY: Final = "coyo.parquet.tar.json.work/range-0/round-0@1 [x] #50%/merged-1.rejected.parquet.run"
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 def endings_edited(source: str) -> set[str]:
     """Return the endings that code takes off, or replaces in, a string."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]

@@ -14,6 +14,11 @@ from tests.crawling import arguments, manifest, settle
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 def test_a_sample_is_the_same_every_time_and_grows() -> None:
     pieces = [(f"{n}.wat", n) for n in range(1000)]
     tenth, half = pilot.sample(pieces, 0.1, 7), pilot.sample(pieces, 0.5, 7)

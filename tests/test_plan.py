@@ -21,6 +21,11 @@ RATES = tomllib.loads((Path(model.__file__).parent / "rates.toml").read_text())
 
 
 @pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
+@pytest.fixture(scope="module")
 def crawled(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a cap that bites, without later rounds to make up for what is gone."""
     out = tmp_path_factory.mktemp("plan") / "run"

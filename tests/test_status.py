@@ -44,6 +44,11 @@ from tests.crawling import arguments, contents, manifest, settle
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.fixture(scope="module")
+def web(small_web: Server) -> Server:
+    return small_web
+
+
 def mark(folder: Path, name: str, **result: Any) -> None:
     """Leave a task's marker."""
     folder.mkdir(parents=True, exist_ok=True)
