@@ -1,8 +1,8 @@
 """A finished set: its shards, and the mask that says which samples it has and which queries keep them.
 
 Whatever changes a finished run changes the mask, or writes shards again by it. Extending a run leaves its
-shards as they are: dropped.parquet names the samples that it drops, and the thresholds in query_counts say
-which queries keep a sample, for the column query_ids is of the time when the shard was written.
+shards as they are: dropped.parquet names the samples that it drops; the thresholds in query_counts.parquet
+say which queries keep a sample now, for the column query_ids is of the time when the shard was written.
 `openwit compact` and `openwit takedown` write shards again, both by `rewrite`.
 """
 

@@ -10,25 +10,24 @@ Stage = Literal["candidates", "select", "fetch", "finish"]
 
 
 class Reason(NamedTuple):
-    """Say where a reason arises, whether trying again may help, and what it means."""
+    """Say which stages reject by a reason, whether trying again may help, and what it means."""
 
-    stage: Stage
+    stages: tuple[Stage, ...]
     transient: bool
     meaning: str
 
 
-def _stage(stage: Stage, *, transient: bool = False, **meanings: str) -> dict[str, Reason]:
-    return {word: Reason(stage, transient, meaning) for word, meaning in meanings.items()}
+def _of(*stages: Stage, transient: bool = False, **meanings: str) -> dict[str, Reason]:
+    return {word: Reason(stages, transient, meaning) for word, meaning in meanings.items()}
 
 
 REASONS: Final[dict[str, Reason]] = {
     # The reference or the text as found on the page.
-    **_stage(
+    **_of(
         "candidates",
         bad_record="the source record could not be read",
         page_unavailable="a page or sitemap of the source could not be fetched; the detail says why",
         page_limit="pages beyond --max-pages or --max-site-pages; one row a site",
-        bad_url="not a valid absolute URL, or longer than 2,083 characters",
         bad_scheme="a scheme other than http and https",
         data_url="the image is inlined in the page",
         svg="a vector image",
@@ -42,20 +41,18 @@ REASONS: Final[dict[str, Reason]] = {
         repetitive="the text repeats itself",
         language="improbable in the wanted language; the detail has the probable one and its score",
         no_match="no query occurs in the text",
-        taken_down="removed by openwit takedown, or of an image, a page or a site that was",
         opt_out_page="the page reserves its images: meta robots, meta tdm-reservation or X-Robots-Tag",
     ),
     # What dedupe, balance and the caption cap leave out.
-    **_stage(
+    **_of(
         "select",
         duplicate="the same caption for the same URL was seen already",
         known_url="the run that is extended has tried this URL; its sample, if there is one, stays as it is",
         shared_caption="the same text stands at too many images",
-        too_many_captions="the image has more captions than --max-captions",
-        dropped="listed in --drop",
     ),
+    **_of("select", "finish", too_many_captions="the image has more captions than --max-captions"),
     # The request and the answer. Transient ones are tried again in the next round.
-    **_stage(
+    **_of(
         "fetch",
         address_blocked="the name or address is not public (SSRF policy)",
         port_blocked="a port that is not a web port",
@@ -81,7 +78,7 @@ REASONS: Final[dict[str, Reason]] = {
         too_few_bytes="fewer bytes than --min-bytes",
         too_large="more bytes than --max-bytes, declared or sent",
     ),
-    **_stage(
+    **_of(
         "fetch",
         transient=True,
         robots_unavailable="robots.txt answers 429 or 5xx, or not at all: everything is disallowed for now",
@@ -99,7 +96,7 @@ REASONS: Final[dict[str, Reason]] = {
         deferred="the site's share of time was used up",
     ),
     # The bytes as an image.
-    **_stage(
+    **_of(
         "fetch",
         not_image="not an image of an allowed format",
         animated="an animation",
@@ -116,14 +113,27 @@ REASONS: Final[dict[str, Reason]] = {
         hash_listed="its bytes or its look are in --hash-list; nothing of it was stored",
     ),
     # What is known only when everything has arrived.
-    **_stage(
+    **_of(
         "finish",
         merged_into="the same bytes as another image, or a near-duplicate of it; its captions went there",
         placeholder="one picture under many unrelated captions",
-        over_cap="every query it matches has its --per-query samples",
+        dropped="listed in --drop",
+    ),
+    # Before it is fetched, and when it has arrived; --retry-failed finds such images among the fetched ones.
+    **_of("select", "fetch", "finish", over_cap="every query it matches has its --per-query samples"),
+    **_of(
+        "candidates",
+        "fetch",
+        bad_url="not a valid absolute URL, or longer than 2,083 characters",
+        taken_down="removed by openwit takedown, or of an image, a page or a site that was",
     ),
     # A fault of openwit's own, counted, never hidden.
-    **_stage("fetch", transient=True, internal_error="an error of openwit itself; the detail names it"),
+    **_of(
+        "candidates",
+        "fetch",
+        transient=True,
+        internal_error="an error of openwit itself; the detail names it",
+    ),
 }
 
 

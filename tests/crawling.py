@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.demo.web import Web
+from pipeline.reasons import REASONS
 
 
 def arguments(web: Web, out: Path, *extra: str) -> list[str]:
@@ -65,8 +66,10 @@ def rejected(run: Path) -> list[dict[str, Any]]:
 
 
 def manifest(run: Path) -> dict[str, Any]:
-    """Return the manifest."""
+    """Return the manifest, whose reasons are those of docs/reasons.md, of the stages that stand there."""
     found: dict[str, Any] = json.loads((run / "manifest.json").read_text())
+    for stage, reasons in found["counts"]["rejected_by_stage"].items():
+        assert {reason for reason in reasons if stage not in REASONS[reason].stages} == set(), stage
     return found
 
 

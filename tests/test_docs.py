@@ -88,9 +88,9 @@ def test_every_reason_is_documented() -> None:
     lines = ["# Why a candidate is not in the shards", "",
              "Each row of `rejected/` has one of these words. A transient reason is tried again in the next "
              "round.", "",
-             "| stage | reason | transient | meaning |", "|---|---|---|---|"]  # fmt: skip
+             "| stages | reason | transient | meaning |", "|---|---|---|---|"]  # fmt: skip
     lines += [
-        f"| {reason.stage} | `{word}` | {'yes' if reason.transient else ''} | {reason.meaning} |"
+        f"| {', '.join(reason.stages)} | `{word}` | {'yes' if reason.transient else ''} | {reason.meaning} |"
         for word, reason in REASONS.items()
     ]
     expected = "\n".join(lines) + "\n"
