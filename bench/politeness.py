@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.http.fetch_loop import FetchLoop
+from pipeline.http.fetch_thread import FetchLoop
 from pipeline.options import FetchOptions
 from tests.nameserver import SILENT, Answer, NameServer
 

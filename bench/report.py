@@ -106,7 +106,7 @@ def write_run(folder: Path, count: int) -> None:
 def write_logs(folder: Path, shard: int, site: Any) -> None:
     """Write the logs of the units that fetched a shard's images."""
     from pipeline.fetch.unit_log import UnitLog
-    from pipeline.http.fetch import Outcome
+    from pipeline.http.fetch_url import Outcome
 
     (folder / "work/fetch/round-0").mkdir(parents=True, exist_ok=True)
     answer = Outcome("", "", "", "", 200, b"", "", 0.2, "", None)

@@ -27,7 +27,7 @@ from pipeline import (
     tombstones,
 )
 from pipeline.command import guarded, job_name, worker_log
-from pipeline.http.identity import NO_CONTACT
+from pipeline.http.user_agent import NO_CONTACT
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
 from pipeline.options.crawl import COMMON

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline import records
 from pipeline.flow.markers import read_vector
-from pipeline.http.identity import NO_CONTACT, requires_contact
+from pipeline.http.user_agent import NO_CONTACT, requires_contact
 from pipeline.options import CrawlConfig, FetchOptions
 from pipeline.run import Layout
 from pipeline.select.parts import CaptionFiles

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline import storage, urls
 from pipeline.foreign_text import DAMAGED
-from pipeline.http.identity import requires_contact
-from pipeline.http.politeness import site_delay
+from pipeline.http.rate_limit import site_delay
+from pipeline.http.user_agent import requires_contact
 from pipeline.options import CrawlConfig
 from pipeline.options.presets import ALL
 from pipeline.progress import size

@@ -24,8 +24,8 @@ from pipeline.candidates.judge import CaptionJudge, judged, refuse_reserved, wit
 from pipeline.captions import language
 from pipeline.captions.match import Matcher
 from pipeline.fetch import worker
-from pipeline.http.fetch_loop import FetchLoop
-from pipeline.http.identity import NO_CONTACT
+from pipeline.http.fetch_thread import FetchLoop
+from pipeline.http.user_agent import NO_CONTACT
 from pipeline.images.decoder import Decoder
 from pipeline.options import FetchOptions, ImageOptions, SourceOptions, TextRules
 from pipeline.shards import Sample as ShardSample

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline import config, manifest, records, run, storage
 from pipeline.fetch.parts import Fetched, Round
 from pipeline.fetch.unit_log import UnitLog
-from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_url import Outcome
 from pipeline.options import CrawlConfig
 from pipeline.run import Layout
 from pipeline.shards import Sample, write_shard

@@ -22,10 +22,10 @@ import aiohttp
 import pytest
 from aiohttp import http_exceptions
 
-from pipeline.http import dns, failures, files
-from pipeline.http.fetch import Fetcher, Outcome
-from pipeline.http.fetch_many import fetch_many
-from pipeline.http.policy import Attempts
+from pipeline.http import dns, errors, fd_limits
+from pipeline.http.address_policy import Attempts
+from pipeline.http.fetch_url import Fetcher, Outcome
+from pipeline.http.scheduler import fetch_many
 from pipeline.images.process import process
 from pipeline.options import FetchOptions, ImageOptions
 from pipeline.reasons import REASONS
@@ -349,9 +349,9 @@ def test_h22_trailers_without_end_are_not_a_short_body_whenever_they_arrive() ->
     """Trailers that come after the headers were read are wrapped by aiohttp, as a short body is."""
     wrapped = aiohttp.ClientPayloadError("Response payload is not completed")
     wrapped.__cause__ = http_exceptions.BadHttpMessage("Too many headers received")
-    assert failures.of_exception(wrapped, Attempts())[0] == "bad_http"
+    assert errors.of_exception(wrapped, Attempts())[0] == "bad_http"
     wrapped.__cause__ = http_exceptions.ContentLengthError("Not enough data to satisfy content length header")
-    assert failures.of_exception(wrapped, Attempts())[0] == "incomplete_body"
+    assert errors.of_exception(wrapped, Attempts())[0] == "incomplete_body"
 
 
 def test_h46_thousands_of_sites_on_one_address(server: Server) -> None:
@@ -397,7 +397,7 @@ def test_w8_few_open_files_are_waited_for() -> None:
     """With 256 open files in all: 400 sites that keep their connections, and not one fetch fails for it."""
     script = """
 import collections, resource, socket, sys
-from pipeline.http.fetch_loop import FetchLoop
+from pipeline.http.fetch_thread import FetchLoop
 from pipeline.options import FetchOptions
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
@@ -417,9 +417,9 @@ def test_as_many_files_as_needed_are_asked_for_and_no_more() -> None:
     few = FetchOptions(contact="a@b.test", max_inflight=8)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        assert files.requests_at_once(few) == 8 and files.lookups_at_once(few) == 64
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (files.RESERVED + 8 * 64, hard)
-        assert files.requests_at_once(FetchOptions(contact="a@b.test", max_inflight=10)) == 10
+        assert fd_limits.requests_at_once(few) == 8 and fd_limits.lookups_at_once(few) == 64
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (fd_limits.RESERVED + 8 * 64, hard)
+        assert fd_limits.requests_at_once(FetchOptions(contact="a@b.test", max_inflight=10)) == 10
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

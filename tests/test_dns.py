@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.http import dns, files, stub
-from pipeline.http.fetch import Fetcher, Outcome
-from pipeline.http.fetch_loop import FetchLoop
-from pipeline.http.fetch_many import fetch_many
-from pipeline.http.stub import Stub, UnansweredError, parse, query
+from pipeline.http import dns, dns_client, fd_limits
+from pipeline.http.dns_client import DnsClient, UnansweredError, parse, query
+from pipeline.http.fetch_thread import FetchLoop
+from pipeline.http.fetch_url import Fetcher, Outcome
+from pipeline.http.scheduler import fetch_many
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import split_address
 from tests.misbehaving import Server
@@ -38,7 +38,7 @@ def ask(host: str, *servers: str, tries: tuple[float, ...] = QUICK) -> object:
 
     async def main() -> object:
         try:
-            found = await Stub([split_address(s) for s in servers], tries).ask(host, socket.AF_UNSPEC)
+            found = await DnsClient([split_address(s) for s in servers], tries).ask(host, socket.AF_UNSPEC)
         except OSError as error:
             return type(error), str(error)
         return [address for _, address in found]
@@ -186,7 +186,7 @@ def test_a_crawl_by_our_own_resolver() -> None:
 
 def test_dead_names_hold_none_of_the_places_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a single place, forty names that nobody answers come first; the healthy sites do not wait."""
-    monkeypatch.setattr(stub, "TRIES", (3.0,))
+    monkeypatch.setattr(dns_client, "TRIES", (3.0,))
     with Server() as server, NameServer() as names:
         urls = [server.url(f"good?{i}", f"dead{i}.test") for i in range(40)]
         urls += [server.url(f"good?{i}", f"site{i}.test") for i in range(10)]
@@ -198,7 +198,7 @@ def test_lookups_are_as_many_at_a_time_as_requests() -> None:
     chosen = options(max_inflight=300)
     threads = dns.source(chosen)
     assert isinstance(threads, dns.Threads)
-    assert threads._pool._max_workers == files.lookups_at_once(chosen) == 300
+    assert threads._pool._max_workers == fd_limits.lookups_at_once(chosen) == 300
 
     async def main() -> int:
         async with Fetcher(chosen) as fetcher:
@@ -226,7 +226,7 @@ class Sure:
         self.control = control
         self.asked: Counter[str] = Counter()
 
-    async def ask(self, host: str, family: socket.AddressFamily) -> stub.Answer:
+    async def ask(self, host: str, family: socket.AddressFamily) -> dns_client.Answer:
         self.asked[host] += 1
         if host.startswith("unanswered") or (host == dns.CONTROL and not self.control()):
             raise UnansweredError("timed out")
@@ -298,7 +298,7 @@ def test_the_threshold_is_an_option() -> None:
 def test_an_outage_stops_the_unit_and_burns_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dns, "CONTROL_SECONDS", 0.001)
 
-    def down(host: str, family: socket.AddressFamily) -> stub.Answer:
+    def down(host: str, family: socket.AddressFamily) -> dns_client.Answer:
         raise UnansweredError("Temporary failure in name resolution")
 
     rows = [(i, f"http://site{i}.test/") for i in range(3000)]

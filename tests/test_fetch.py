@@ -17,8 +17,8 @@ import pytest
 import zstandard
 
 from pipeline.http import dns
-from pipeline.http.fetch import Fetcher, Outcome
-from pipeline.http.identity import requires_contact, user_agent
+from pipeline.http.fetch_url import Fetcher, Outcome
+from pipeline.http.user_agent import requires_contact, user_agent
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import OPT_OUTS
 from tests import certificates

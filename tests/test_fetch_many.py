@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.http import dns, politeness
-from pipeline.http import fetch_many as module
-from pipeline.http.fetch import Fetcher, Outcome
-from pipeline.http.fetch_loop import FetchLoop
-from pipeline.http.fetch_many import Counts, Pool, fetch_many
-from pipeline.http.memory import Memory, Window
-from pipeline.http.politeness import Lane, Row, Schedule, retry_after, turn
+from pipeline.http import dns, rate_limit
+from pipeline.http import scheduler as module
+from pipeline.http.byte_budget import AnswersInFlight, Memory
+from pipeline.http.fetch_thread import FetchLoop
+from pipeline.http.fetch_url import Fetcher, Outcome
+from pipeline.http.rate_limit import Lane, QueuedUrl, Schedule, retry_after, turn
+from pipeline.http.scheduler import Counts, SharedLimits, fetch_many
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import OPT_OUTS
 from tests.misbehaving import IMAGE, Request, Server, refusing_port
@@ -148,7 +148,7 @@ def test_crawl_delay_slows_a_site_down(pace: Pace) -> None:
 def test_the_default_delay_is_a_second_for_names_and_none_for_opened_addresses(
     monkeypatch: pytest.MonkeyPatch, pace: Pace
 ) -> None:
-    monkeypatch.setattr(politeness, "PUBLIC_DELAY", 0.3)
+    monkeypatch.setattr(rate_limit, "PUBLIC_DELAY", 0.3)
     with Server() as server:
         run([server.url(f"good?{i}", "www.example.com") for i in range(2)], host_delay=None)
         pace.check(server.requests, 0.3)
@@ -212,7 +212,7 @@ def test_a_site_that_asks_for_hours_is_left_alone() -> None:
 def test_the_pace_of_a_site_outlives_the_unit(pace: Pace) -> None:
     async def main() -> None:
         async with Fetcher(options(host_delay=0.3), lookup) as fetcher:
-            pool = Pool(fetcher.options)
+            pool = SharedLimits(fetcher.options)
             for _ in range(2):
                 await fetch_many(fetcher, [(0, server.url("good"))], lambda *_: None, pool=pool)
                 pool.memory.release(len(IMAGE))
@@ -314,7 +314,7 @@ def test_memory_bounds_what_is_held_and_all_arrive() -> None:
     async def main() -> Counter[str]:
         reasons: Counter[str] = Counter()
         async with Fetcher(options(max_bytes=size, max_held_bytes=limit), lookup) as fetcher:
-            pool = Pool(fetcher.options)
+            pool = SharedLimits(fetcher.options)
 
             def consume(_: object, outcome: Outcome) -> None:
                 reasons[outcome.reason] += 1
@@ -339,7 +339,7 @@ def test_memory_bounds_what_is_held_and_all_arrive() -> None:
 def test_memory_is_given_back_however_a_fetch_ends(path: str) -> None:
     async def main() -> int:
         async with Fetcher(options(read_timeout=0.2), lookup) as fetcher:
-            pool = Pool(fetcher.options)
+            pool = SharedLimits(fetcher.options)
 
             def consume(_: object, outcome: Outcome) -> None:
                 pool.memory.release(len(outcome.body))
@@ -440,7 +440,7 @@ def test_closing_ends_a_unit_under_way() -> None:
 def lane(site: str, urls: int, **changes: Any) -> Lane:
     values: dict[str, Any] = {"site": site, "delay": 1.0, "concurrency": 1}
     made = Lane(**(values | changes))
-    made.pending.extend(Row(i, "", "") for i in range(urls))
+    made.pending.extend(QueuedUrl(i, "", "") for i in range(urls))
     return made
 
 
@@ -666,7 +666,7 @@ def test_no_more_is_asked_for_than_the_caller_deals_with() -> None:
 
 def test_the_window_is_what_keeps_the_caller_busy() -> None:
     async def main() -> None:
-        window = Window(256)
+        window = AnswersInFlight(256)
         for work, network, limit in ((0.003, 0.2, 150), (0.003, 2.0, 256), (0.5, 0.2, 16), (0.02, 0.75, 50)):
             for _ in range(1000):
                 window.learn(work, network)

@@ -18,8 +18,8 @@ from pipeline import hashlist, shards, tombstones, urls
 from pipeline.captions.match import Matcher, tokens
 from pipeline.captions.text import TextRules, check, clean, mask_contacts
 from pipeline.http import optout, robots, tdmrep
-from pipeline.http.policy import AddressPolicy, check_url
-from pipeline.http.politeness import retry_after
+from pipeline.http.address_policy import AddressPolicy, check_url
+from pipeline.http.rate_limit import retry_after
 from pipeline.images import rights
 from pipeline.images.process import process
 from pipeline.options import ImageOptions

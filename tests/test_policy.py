@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.http import policy
-from pipeline.http.policy import AddressBlocked, AddressPolicy, check_url
+from pipeline.http import address_policy
+from pipeline.http.address_policy import AddressBlocked, AddressPolicy, check_url
 
 PUBLIC = [
     "1.1.1.1", "8.8.8.8", "93.184.215.14", "11.0.0.1", "100.63.255.255", "100.128.0.0", "126.255.255.255",
@@ -130,10 +130,10 @@ def test_check_url_never_raises(text: str, port: int) -> None:
     ],
 )
 def test_split_authority(url: str, expected: tuple[str, int]) -> None:
-    assert policy.split_authority(url) == expected
+    assert address_policy.split_authority(url) == expected
 
 
-def _info(ip: str, port: int) -> policy.AddressInfo:
+def _info(ip: str, port: int) -> address_policy.AddressInfo:
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     return (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port))
 
@@ -142,25 +142,25 @@ def _info(ip: str, port: int) -> policy.AddressInfo:
     ("127.0.0.1", 80, "address_blocked"), ("::1", 80, "address_blocked"), ("8.8.8.8", 25, "port_blocked"),
 ])  # fmt: skip
 def test_no_socket_is_made_for_a_blocked_address(ip: str, port: int, reason: str) -> None:
-    attempts = policy.Attempts()
-    token = policy.ATTEMPTS.set(attempts)
+    attempts = address_policy.Attempts()
+    token = address_policy.ATTEMPTS.set(attempts)
     try:
         with pytest.raises(AddressBlocked) as caught:
-            policy.socket_factory(AddressPolicy())(_info(ip, port))
+            address_policy.socket_factory(AddressPolicy())(_info(ip, port))
     finally:
-        policy.ATTEMPTS.reset(token)
+        address_policy.ATTEMPTS.reset(token)
     assert isinstance(caught.value, OSError)
     assert caught.value.reason == reason
-    assert attempts == policy.Attempts(opened=0, address="", blocked=reason)
+    assert attempts == address_policy.Attempts(opened=0, address="", blocked=reason)
 
 
 def test_sockets_have_a_small_receive_buffer_and_are_recorded() -> None:
-    attempts = policy.Attempts()
-    token = policy.ATTEMPTS.set(attempts)
+    attempts = address_policy.Attempts()
+    token = address_policy.ATTEMPTS.set(attempts)
     try:
-        with policy.socket_factory(AddressPolicy())(_info("8.8.8.8", 443)) as made:
+        with address_policy.socket_factory(AddressPolicy())(_info("8.8.8.8", 443)) as made:
             held = made.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     finally:
-        policy.ATTEMPTS.reset(token)
-    assert held <= 2 * policy.RECEIVE_BUFFER  # Linux doubles the figure for its own book-keeping
-    assert attempts == policy.Attempts(opened=1, address="8.8.8.8")
+        address_policy.ATTEMPTS.reset(token)
+    assert held <= 2 * address_policy.RECEIVE_BUFFER  # Linux doubles the figure for its own book-keeping
+    assert attempts == address_policy.Attempts(opened=1, address="8.8.8.8")

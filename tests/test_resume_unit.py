@@ -29,7 +29,7 @@ from pipeline.fetch.parts import UNIT_ROWS, Fetched, Unit
 from pipeline.fetch.worker import FetchWorker, Refused, receive
 from pipeline.flow import kept
 from pipeline.flow.markers import finished
-from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_url import Outcome
 from pipeline.images.process import Processed
 from pipeline.options import FetchOptions, ImageOptions
 from pipeline.takedown.cli import main as takedown

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from pipeline.fetch.worker import refuse_reserved
-from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_url import Outcome
 from pipeline.images.rights import prohibited
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.http import robots
-from pipeline.http.authorities import CACHE_SECONDS, RETRY_SECONDS, AuthorityCache
-from pipeline.http.consent import _keep_verdict
-from pipeline.http.robots import Rules, Verdict, parse, verdict_for_status
+from pipeline.http.origin_cache import CACHE_SECONDS, RETRY_SECONDS, AuthorityCache
+from pipeline.http.robots import RobotsVerdict, Rules, parse, verdict_for_status
+from pipeline.http.site_rules import _keep_verdict
 
 SITE = "http://example.com"
 
@@ -182,11 +182,11 @@ class Clock:
 class Loader:
     """Answer with `verdict` and count how often."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: RobotsVerdict) -> None:
         self.verdict = verdict
         self.calls = 0
 
-    async def __call__(self) -> Verdict:
+    async def __call__(self) -> RobotsVerdict:
         self.calls += 1
         await asyncio.sleep(0.01)
         return self.verdict

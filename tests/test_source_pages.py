@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.candidates.pages import judge
 from pipeline.cli import main
 from pipeline.demo.server import Server
-from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_url import Outcome
 from pipeline.options import SourceOptions
 from pipeline.sources import Image, pages, sitemap
 from pipeline.sources.links import links

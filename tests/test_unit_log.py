@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.fetch.unit_log import LATENCY_BINS, UnitLog, latency_bin
-from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_url import Outcome
 
 ANSWERS = st.lists(
     st.tuples(

@@ -82,7 +82,7 @@ def test_an_outage_of_names_stops_the_run_and_the_same_command_completes_it(
     handler = logging.StreamHandler(sys.stderr)  # as the real command has
     monkeypatch.setattr(logging.root, "handlers", [handler])
     monkeypatch.setattr(dns, "CONTROL_SECONDS", 0.01)
-    monkeypatch.setattr("pipeline.http.stub.TRIES", (0.1, 0.1))
+    monkeypatch.setattr("pipeline.http.dns_client.TRIES", (0.1, 0.1))
     answers: list[Answer] = [SILENT]
     with NameServer(lambda _: answers[0]) as names:
         argv = arguments(

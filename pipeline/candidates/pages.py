@@ -16,8 +16,8 @@ import zstandard
 from pipeline import records, storage
 from pipeline.candidates.parts import FOUND_ROWS, FetchedPages, PageUnit
 from pipeline.flow import kept
-from pipeline.http.fetch import Outcome
-from pipeline.http.fetch_loop import FetchLoop
+from pipeline.http.fetch_thread import FetchLoop
+from pipeline.http.fetch_url import Outcome
 from pipeline.images.headers import FORMATS
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS

@@ -21,7 +21,7 @@ from pipeline.flow import kept
 from pipeline.flow.markers import mark, read_marker
 from pipeline.flow.parts import only
 from pipeline.flow.runner import Runner
-from pipeline.http.politeness import site_delay
+from pipeline.http.rate_limit import site_delay
 from pipeline.sources import Piece, pages, sitemap
 from pipeline.sources.inputs import is_web
 from pipeline.sources.records import Image

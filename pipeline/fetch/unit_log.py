@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.http.fetch import Outcome
+from pipeline.http.fetch_url import Outcome
 
 LATENCY_BINS_PER_OCTAVE: Final = 2
 LATENCY_LEAST: Final = 0.001

@@ -17,7 +17,7 @@ from pipeline.balance import U64
 from pipeline.fetch.parts import UNIT_ROWS, Fetched, Unit, Units
 from pipeline.flow.markers import read_vector
 from pipeline.flow.worker import partition_name
-from pipeline.http.politeness import site_delay
+from pipeline.http.rate_limit import site_delay
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
 from pipeline.select.parts import Samples

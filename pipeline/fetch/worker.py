@@ -31,10 +31,10 @@ from pipeline import balance, hashlist, records, storage, tombstones, units
 from pipeline.fetch.parts import Fetched, Unit
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
-from pipeline.http.fetch import Outcome
-from pipeline.http.fetch_loop import FetchLoop
-from pipeline.http.fetch_many import Counts
+from pipeline.http.fetch_thread import FetchLoop
+from pipeline.http.fetch_url import Outcome
 from pipeline.http.optout import reason as opt_out_reason
+from pipeline.http.scheduler import Counts
 from pipeline.images import rights
 from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed

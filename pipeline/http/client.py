@@ -13,11 +13,11 @@ import aiohttp
 from aiohttp import client_proto, http_exceptions
 from yarl import URL
 
-from pipeline.http import dns, failures, files
-from pipeline.http.answers import Reply
+from pipeline.http import dns, errors, fd_limits
+from pipeline.http.address_policy import ATTEMPTS, AddressPolicy, Attempts, socket_factory
 from pipeline.http.gate import Gate, Stopwatch
-from pipeline.http.identity import user_agent
-from pipeline.http.policy import ATTEMPTS, AddressPolicy, Attempts, socket_factory
+from pipeline.http.response import Reply
+from pipeline.http.user_agent import user_agent
 from pipeline.options import FetchOptions
 
 KEEP_ALIVE_SECONDS: Final = 15.0
@@ -43,7 +43,7 @@ class Client:
 
     def __init__(self, options: FetchOptions, policy: AddressPolicy, resolver: dns.Resolver) -> None:
         self._addresses: dict[str, str] = {}
-        self._sockets = files.Sockets(options)
+        self._sockets = fd_limits.Sockets(options)
         self.session = aiohttp.ClientSession(
             connector=_Connector(
                 limit=0,  # the callers bound what is in flight
@@ -86,7 +86,7 @@ class Client:
             response = await self._send(href, gate, watch, attempts, keep_alive)
             return await read(response, gate, watch)
         except Exception as error:  # noqa: BLE001 - the client raises many classes; each becomes a reason
-            reason, detail = failures.of_exception(error, attempts)
+            reason, detail = errors.of_exception(error, attempts)
             return Reply(reason, detail, response.status if response else 0)
         finally:
             if response is not None:
@@ -104,7 +104,7 @@ class Client:
             try:
                 async with watch.running():
                     response = await self.session.get(url, headers=headers, allow_redirects=False)
-            except failures.Dropped:
+            except errors.ConnectionDropped:
                 if attempts.opened or again:
                     raise
                 again = True
@@ -185,7 +185,7 @@ async def _no_hidden_retry(
         aiohttp.ClientConnectionResetError,
         aiohttp.ServerDisconnectedError,
     ) as error:
-        raise failures.Dropped(str(error)) from error
+        raise errors.ConnectionDropped(str(error)) from error
 
 
 def authority(href: str) -> str:

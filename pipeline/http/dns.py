@@ -1,8 +1,9 @@
 """Names to addresses: as many lookups at a time as requests, remembered, and an outage that is noticed.
 
 The system's resolver is asked in threads of our own: asyncio's default executor has min(32, cores + 4), and
-one slow name server fills them. With --dns-server it is asked directly (`pipeline.http.stub`). Dead names are
-a fifth of an old URL list, so failures are remembered too, apart from answers: neither pushes the other out.
+one slow name server fills them. With --dns-server it is asked directly (`pipeline.http.dns_client`). Dead
+names are a fifth of an old URL list, so failures are remembered too, apart from answers: neither pushes the
+other out.
 """
 
 import asyncio
@@ -16,8 +17,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipeline.http import files, stub
-from pipeline.http.stub import Answer, UnansweredError
+from pipeline.http import dns_client, fd_limits
+from pipeline.http.dns_client import Answer, UnansweredError
 from pipeline.options import FetchOptions
 from pipeline.options.fetch import split_address
 
@@ -51,7 +52,7 @@ class OutageError(Exception):
     """No name server answers any more; what is fetched meanwhile would be lost for nothing."""
 
 
-class Source(Protocol):
+class NameSource(Protocol):
     """Who is asked for names."""
 
     async def ask(self, host: str, family: socket.AddressFamily) -> Answer:
@@ -92,24 +93,24 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def source(options: FetchOptions, instead: Lookup | None = None) -> Source:
+def source(options: FetchOptions, instead: Lookup | None = None) -> NameSource:
     """Return who is asked for names."""
     if instead is None and options.dns_server:
-        return stub.Stub([split_address(text) for text in options.dns_server])
-    return Threads(files.lookups_at_once(options), instead or lookup)
+        return dns_client.DnsClient([split_address(text) for text in options.dns_server])
+    return Threads(fd_limits.lookups_at_once(options), instead or lookup)
 
 
 class Resolver(AbstractResolver):
     """Resolve for the scheduler and aiohttp's connector; never an empty list, on which that would fail.
 
-    Whether an address may be used is not asked here but where the socket is made (`pipeline.http.policy`).
+    Whether an address may be used is not asked here but where the socket is made (`address_policy`).
     Each cache holds `max_names`, some 400 bytes each; units are cut by site, so what was pushed out is hardly
     ever asked for again, however many millions of names a crawl has.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: NameSource,
         *,
         at_once: int = 64,
         max_failures: float = 0.5,

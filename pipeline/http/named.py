@@ -23,10 +23,10 @@ from fsspec.spec import AbstractBufferedFile
 from yarl import URL
 
 from pipeline import urls
-from pipeline.http import dns, failures, files
-from pipeline.http.answers import REDIRECTS
+from pipeline.http import dns, errors, fd_limits
+from pipeline.http.address_policy import ATTEMPTS, AddressPolicy, Attempts, check_url
 from pipeline.http.client import Client, authority
-from pipeline.http.policy import ATTEMPTS, AddressPolicy, Attempts, check_url
+from pipeline.http.response import REDIRECTS
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
 
@@ -41,7 +41,7 @@ _TRIES: Final = 8
 # data.commoncrawl.org answers 503, and lately 403, to clients that ask too fast.
 _RETRIED: Final = frozenset((403, 408, 429, 500, 502, 503, 504))
 _ABSENT: Final = frozenset((401, 403, 404, 410))  # object stores answer 403 for what is not there
-_TRANSIENT: Final = failures.SILENT | {"incomplete_body", "bad_http"}
+_TRANSIENT: Final = errors.SILENT | {"incomplete_body", "bad_http"}
 _MAX_WAIT: Final = 300.0
 _FREE: Final = 256 << 20  # bytes of disk that are left to others
 _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
@@ -109,19 +109,19 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         return asyncio.run(work)
     found: list[T] = []
-    errors: list[BaseException] = []
+    raised: list[BaseException] = []
 
     def run() -> None:
         try:
             found.append(asyncio.run(work))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            errors.append(error)
+            raised.append(error)
 
     thread = threading.Thread(target=run, name="openwit-named-file")
     thread.start()
     thread.join()
-    if errors:
-        raise errors[0]
+    if raised:
+        raise raised[0]
     return found[0]
 
 
@@ -155,7 +155,7 @@ async def _ask(
     """Send one request; write the body of a good answer to `sink`."""
     resolver = dns.Resolver(
         dns.source(options, None),
-        at_once=files.lookups_at_once(options),
+        at_once=fd_limits.lookups_at_once(options),
         max_failures=options.max_dns_failures,
     )
     client = Client(options, policy, resolver)
@@ -180,7 +180,7 @@ async def _ask(
     except NamedFileError:
         raise
     except Exception as error:  # noqa: BLE001 - the client raises many classes; each has a reason
-        reason, _ = failures.of_exception(error, attempts)
+        reason, _ = errors.of_exception(error, attempts)
         raise NamedFileError(_refused(url, href, reason), transient=reason in _TRANSIENT) from None
     finally:
         ATTEMPTS.reset(token)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple
 
-from pipeline.http.identity import ALIASES, TOKEN
+from pipeline.http.user_agent import ALIASES, TOKEN
 from pipeline.options.fetch import OPT_OUTS, OptOut
 
 DIRECTIVES: Final = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})

@@ -16,9 +16,9 @@ from urllib.parse import quote
 from protego import Protego
 
 from pipeline.http import optout
-from pipeline.http.identity import ALIASES, TOKEN
 from pipeline.http.optout import Refusal
 from pipeline.http.pathrules import PathRules
+from pipeline.http.user_agent import ALIASES, TOKEN
 from pipeline.options.fetch import OPT_OUTS, OptOut
 
 MAX_BYTES: Final = 500 << 10
@@ -78,7 +78,7 @@ class _Said:
     usages: list[tuple[str, bool]] = field(default_factory=list)
 
 
-class Verdict(NamedTuple):
+class RobotsVerdict(NamedTuple):
     """The rules of an authority, or why there are none for now (`reason` is then not empty)."""
 
     rules: Rules | None
@@ -112,16 +112,16 @@ def parse(body: bytes) -> Rules:
     return Rules("\n".join(kept), said)
 
 
-def verdict_for_status(status: int, body: bytes) -> Verdict:
+def verdict_for_status(status: int, body: bytes) -> RobotsVerdict:
     """Apply RFC 9309, section 2.3.1, to a final answer; 429 counts as 5xx, as the site asks for less."""
     if 200 <= status < 300:
-        return Verdict(parse(body))
+        return RobotsVerdict(parse(body))
     if 400 <= status < 500 and status != 429:
-        return Verdict(parse(b""))
-    return Verdict(None, "robots_unavailable", f"robots.txt: HTTP {status}")
+        return RobotsVerdict(parse(b""))
+    return RobotsVerdict(None, "robots_unavailable", f"robots.txt: HTTP {status}")
 
 
-async def verdict_off_loop(status: int, body: bytes) -> Verdict:
+async def verdict_off_loop(status: int, body: bytes) -> RobotsVerdict:
     """Return `verdict_for_status`, large files in a thread."""
     if len(body) > _LARGE_TEXT:
         return await asyncio.to_thread(verdict_for_status, status, body)

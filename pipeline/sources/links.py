@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pipeline.http.identity import ALIASES, TOKEN
+from pipeline.http.user_agent import ALIASES, TOKEN
 from pipeline.sources.html import base_url, parse
 from pipeline.urls import BadUrl, resolve
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import SimpleQueue
 
-from pipeline.http import dns, files
-from pipeline.http.fetch import Fetcher, Outcome
-from pipeline.http.fetch_many import Counts, Pool, fetch_many
-from pipeline.http.memory import Window
+from pipeline.http import dns, fd_limits
+from pipeline.http.byte_budget import AnswersInFlight
+from pipeline.http.fetch_url import Fetcher, Outcome
+from pipeline.http.scheduler import Counts, SharedLimits, fetch_many
 from pipeline.options import FetchOptions
 
 _Item = tuple[object, Outcome]
@@ -123,8 +123,8 @@ class FetchLoop:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         async with Fetcher(self._options, self._lookup) as self._fetcher:
-            self._window = Window(files.requests_at_once(self._options))
-            self._pool = Pool(self._options, self._window)
+            self._window = AnswersInFlight(fd_limits.requests_at_once(self._options))
+            self._pool = SharedLimits(self._options, self._window)
             self._ready.set()
             await self._stop.wait()
             others = asyncio.all_tasks() - {asyncio.current_task()}

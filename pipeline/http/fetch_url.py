@@ -1,22 +1,22 @@
 """Fetch one URL as a well-behaved stranger: robots.txt, opt-outs, bounds on everything, no exceptions.
 
-In this order: the URL's policy, what the site says (`consent`), the request (its address is judged where the
-socket is made), status, opt-out headers, encoding, declared length, body. What may not be read is not read:
-the connection is closed. Redirects are followed by hand, each hop through all of it. Many URLs at once:
-`fetch_many`.
+In this order: the URL's policy, what the site says (`site_rules`), the request (its address is judged where
+the socket is made), status, opt-out headers, encoding, declared length, body. What may not be read is not
+read: the connection is closed. Redirects are followed by hand, each hop through all of it. Many URLs at once:
+`scheduler.fetch_many`.
 """
 
 import ipaddress
 from typing import NamedTuple
 
 from pipeline import urls
-from pipeline.http import dns, files
-from pipeline.http.answers import Reader, Reply
+from pipeline.http import dns, fd_limits
+from pipeline.http.address_policy import ATTEMPTS, AddressPolicy, Attempts, check_url, split_authority
 from pipeline.http.client import Client, authority
-from pipeline.http.consent import Consent
 from pipeline.http.gate import Gate, OpenGate, Stopwatch
 from pipeline.http.optout import Refusal
-from pipeline.http.policy import ATTEMPTS, AddressPolicy, Attempts, check_url, split_authority
+from pipeline.http.response import Reader, Reply
+from pipeline.http.site_rules import SiteRules
 from pipeline.options import FetchOptions
 
 
@@ -55,11 +55,11 @@ class Fetcher:
         """Open the session."""
         self._resolver = dns.Resolver(
             dns.source(self.options, self._lookup),
-            at_once=files.lookups_at_once(self.options),
+            at_once=fd_limits.lookups_at_once(self.options),
             max_failures=self.options.max_dns_failures,
         )
         self._client = Client(self.options, self.policy, self._resolver)
-        self._consent = Consent(self.options, self.policy, self._client)
+        self._site_rules = SiteRules(self.options, self.policy, self._client)
         self._reader = Reader(self.options)
         return self
 
@@ -87,19 +87,19 @@ class Fetcher:
         reason = check_url(href, self.policy)
         if reason is not None:
             return Refusal(reason, "")
-        return self._consent.refuse(href)
+        return self._site_rules.refuse(href)
 
     def knows_rules(self, href: str) -> bool:
         """Return whether robots.txt and its like that hold for a resolved URL are at hand."""
-        return self._consent.knows(href)
+        return self._site_rules.knows(href)
 
     async def load_rules(self, href: str, gate: Gate) -> None:
         """Fetch the next file of rules that a resolved URL waits for; robots.txt comes first."""
-        await self._consent.load(href, gate)
+        await self._site_rules.load(href, gate)
 
     def crawl_delay(self, href: str) -> float:
         """Return the Crawl-delay in seconds that is known for a resolved URL, or 0."""
-        return self._consent.crawl_delay(href)
+        return self._site_rules.crawl_delay(href)
 
     def address(self, href: str) -> str | Refusal | None:
         """Return the address that a resolved URL leads to first, why there is none, or None if unknown."""

@@ -32,7 +32,7 @@ class UnansweredError(OSError):
     """No name server said anything about the name, not even that there is no such name."""
 
 
-class Reply(NamedTuple):
+class DnsReply(NamedTuple):
     """What a well-formed response says: its code, whether it is cut, and the addresses of the name."""
 
     code: int
@@ -40,7 +40,7 @@ class Reply(NamedTuple):
     addresses: tuple[str, ...]
 
 
-class Stub:
+class DnsClient:
     """Ask `servers`, pairs of numeric address and port.
 
     A name's IPv6 addresses are asked for only where it has none for IPv4 and this machine has a route.
@@ -99,7 +99,7 @@ def query(name: str, kind: int, number: int) -> bytes:
     return header + written + b"\0" + struct.pack(">HH", kind, _INTERNET)
 
 
-def parse(message: bytes, asked: bytes) -> Reply:
+def parse(message: bytes, asked: bytes) -> DnsReply:
     """Read the response to `asked`; ValueError for what is malformed or answers something else."""
     try:
         return _parse(message, asked)
@@ -107,7 +107,7 @@ def parse(message: bytes, asked: bytes) -> Reply:
         raise ValueError(f"a malformed response: {error}") from None
 
 
-def _parse(message: bytes, asked: bytes) -> Reply:
+def _parse(message: bytes, asked: bytes) -> DnsReply:
     number, flags, questions, answers, _, _ = _HEADER.unpack_from(message)
     if number != int.from_bytes(asked[:2], "big") or not flags & _RESPONSE or questions != 1:
         raise ValueError("a response to another query")
@@ -137,7 +137,7 @@ def _parse(message: bytes, asked: bytes) -> Reply:
     for _ in range(_MAX_ALIASES):
         asked_name = aliases.get(asked_name, asked_name)
         names.add(asked_name)
-    return Reply(flags & 15, truncated, tuple(address for owner, address in found if owner in names))
+    return DnsReply(flags & 15, truncated, tuple(address for owner, address in found if owner in names))
 
 
 def _name(message: bytes, position: int) -> tuple[str, int]:
@@ -167,7 +167,7 @@ class _Exchange(asyncio.DatagramProtocol):
 
     def __init__(self, asked: bytes) -> None:
         self._asked = asked
-        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.reply: asyncio.Future[DnsReply] = asyncio.get_running_loop().create_future()
 
     def datagram_received(self, data: bytes, _: object) -> None:
         """Take it if it answers."""
@@ -184,7 +184,7 @@ class _Exchange(asyncio.DatagramProtocol):
             self.reply.set_exception(error)
 
 
-async def _over_udp(server: tuple[str, int], message: bytes) -> Reply:
+async def _over_udp(server: tuple[str, int], message: bytes) -> DnsReply:
     loop = asyncio.get_running_loop()
     transport, exchange = await loop.create_datagram_endpoint(lambda: _Exchange(message), remote_addr=server)
     try:
@@ -194,7 +194,7 @@ async def _over_udp(server: tuple[str, int], message: bytes) -> Reply:
         transport.close()
 
 
-async def _over_tcp(server: tuple[str, int], message: bytes) -> Reply:
+async def _over_tcp(server: tuple[str, int], message: bytes) -> DnsReply:
     reader, writer = await asyncio.open_connection(*server)
     try:
         writer.write(len(message).to_bytes(2, "big") + message)

@@ -5,9 +5,9 @@ from typing import Final, NamedTuple
 
 import aiohttp
 
-from pipeline.http import codings, failures, optout
+from pipeline.http import codings, errors, optout
 from pipeline.http.gate import Gate, Stopwatch
-from pipeline.http.politeness import retry_after
+from pipeline.http.rate_limit import retry_after
 from pipeline.options import FetchOptions
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -50,9 +50,7 @@ class Reader:
             if status in REDIRECTS:
                 return reply._replace(redirect=headers.get("Location", ""))
             wait = retry_after(headers.get("Retry-After"), headers.get("Date"))
-            return reply._replace(
-                reason=failures.of_status(status), detail=f"HTTP {status}", retry_after=wait
-            )
+            return reply._replace(reason=errors.of_status(status), detail=f"HTTP {status}", retry_after=wait)
         limit = self._options.max_bytes
         declared = response.content_length
         if (declared or 0) > limit:

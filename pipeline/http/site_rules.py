@@ -5,22 +5,22 @@ import functools
 from typing import Final
 
 from pipeline import urls
-from pipeline.http import failures, robots, tdmrep
-from pipeline.http.answers import Reader, Reply
-from pipeline.http.authorities import CACHE_SECONDS, RETRY_SECONDS, AuthorityCache
+from pipeline.http import errors, robots, tdmrep
+from pipeline.http.address_policy import ATTEMPTS, AddressPolicy, Attempts, check_url
 from pipeline.http.client import Client, authority
 from pipeline.http.gate import Gate, Stopwatch
 from pipeline.http.optout import Refusal, reason
+from pipeline.http.origin_cache import CACHE_SECONDS, RETRY_SECONDS, AuthorityCache
 from pipeline.http.pathrules import PathRules
-from pipeline.http.policy import ATTEMPTS, AddressPolicy, Attempts, check_url
-from pipeline.http.robots import Verdict
+from pipeline.http.response import Reader, Reply
+from pipeline.http.robots import RobotsVerdict
 from pipeline.options import FetchOptions
 
 REDIRECTS: Final = 5
 """RFC 9309, section 2.3.1.2: at least five."""
 
 
-class Consent:
+class SiteRules:
     """The rules of authorities; `load` what is not known, then `refuse` says what they mean for a URL."""
 
     def __init__(self, options: FetchOptions, policy: AddressPolicy, client: Client) -> None:
@@ -28,7 +28,7 @@ class Consent:
         self._policy = policy
         self._client = client
         self._reader = Reader(options)
-        self._robots: AuthorityCache[Verdict] = AuthorityCache(_keep_verdict)
+        self._robots: AuthorityCache[RobotsVerdict] = AuthorityCache(_keep_verdict)
         self._reserved: AuthorityCache[PathRules] = AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size))
 
     def refuse(self, href: str) -> Refusal | None:
@@ -70,19 +70,21 @@ class Consent:
         elif not self.knows(href):
             await self._reserved.get(origin, lambda: self._fetch_tdmrep(origin, gate))
 
-    def _has_tdmrep(self, verdict: Verdict, origin: str) -> bool:
+    def _has_tdmrep(self, verdict: RobotsVerdict, origin: str) -> bool:
         """Return whether tdmrep.json is asked for: not where robots.txt keeps us out anyway."""
         if "tdmrep" not in self._options.opt_out or verdict.rules is None:
             return False
         return verdict.rules.refusal(origin + tdmrep.PATH, self._options.opt_out) is None
 
-    async def _fetch_robots(self, origin: str, gate: Gate) -> Verdict:
+    async def _fetch_robots(self, origin: str, gate: Gate) -> RobotsVerdict:
         reply, last = await self._get(f"{origin}/robots.txt", gate, robots.MAX_BYTES)
         if reply.status and not reply.reason:
             return await robots.verdict_off_loop(reply.status, reply.body)
-        if reply.reason in failures.UNREACHABLE and last.startswith(f"{origin}/"):
-            return Verdict(None, reply.reason, reply.detail)  # the name or the machine, not its robots.txt
-        return Verdict(None, "robots_unavailable", f"robots.txt: {reply.reason} {reply.detail}"[:300])
+        if reply.reason in errors.UNREACHABLE and last.startswith(f"{origin}/"):
+            return RobotsVerdict(
+                None, reply.reason, reply.detail
+            )  # the name or the machine, not its robots.txt
+        return RobotsVerdict(None, "robots_unavailable", f"robots.txt: {reply.reason} {reply.detail}"[:300])
 
     async def _fetch_tdmrep(self, origin: str, gate: Gate) -> PathRules:
         """Ask for tdmrep.json; what is not there, or is no answer, reserves nothing (section 6.1)."""
@@ -113,6 +115,6 @@ class Consent:
         return reply, href
 
 
-def _keep_verdict(verdict: Verdict) -> tuple[float, int]:
+def _keep_verdict(verdict: RobotsVerdict) -> tuple[float, int]:
     seconds = RETRY_SECONDS if verdict.reason else CACHE_SECONDS
     return seconds, verdict.rules.size if verdict.rules else 0

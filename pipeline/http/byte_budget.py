@@ -72,7 +72,7 @@ class Memory:
             self._room.clear()
 
 
-class Window:
+class AnswersInFlight:
     """How many answers are asked for and not dealt with yet: what keeps the caller busy, and not more.
 
     An answer that waits to be decoded is lost if the process ends, and would be asked for again. So, by

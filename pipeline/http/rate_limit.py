@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from pipeline.http.policy import AddressPolicy
+from pipeline.http.address_policy import AddressPolicy
 from pipeline.options import FetchOptions
 
 ADDRESS_CONCURRENCY: Final = 32
@@ -34,7 +34,7 @@ def site_delay(site: str, options: FetchOptions) -> float:
     return 0.0 if policy.opens(site.strip("[]")) else PUBLIC_DELAY
 
 
-class Row(NamedTuple):
+class QueuedUrl(NamedTuple):
     """One URL to fetch: the caller's key, the URL as given, and as resolved."""
 
     key: object
@@ -49,7 +49,7 @@ class Lane:
     site: str
     delay: float
     concurrency: int
-    pending: deque[Row] = field(default_factory=deque)
+    pending: deque[QueuedUrl] = field(default_factory=deque)
     next_start: float = 0.0
     in_flight: int = 0
     loading: bool = False
@@ -86,7 +86,7 @@ class Schedule:
         for lane in self.lanes:
             self._queue(lane)
 
-    def pop(self, lane: Lane) -> Row:
+    def pop(self, lane: Lane) -> QueuedUrl:
         """Take the lane's first URL out."""
         self.left -= 1
         return lane.pending.popleft()

@@ -8,7 +8,7 @@ from typing import Final
 import aiohttp
 from aiohttp import http_exceptions
 
-from pipeline.http.policy import Attempts
+from pipeline.http.address_policy import Attempts
 
 UNREACHABLE: Final = frozenset(
     {
@@ -29,7 +29,7 @@ SILENT: Final = frozenset(
 """Reasons that, several in a row, say that a server is down."""
 
 
-class Dropped(Exception):  # noqa: N818 - an event of the protocol
+class ConnectionDropped(Exception):  # noqa: N818 - an event of the protocol
     """The peer closed or reset the connection before the headers of its answer."""
 
 
@@ -75,7 +75,12 @@ def _reason(error: Exception, attempts: Attempts) -> str:
             return "incomplete_body" if _ended_early(error) else "bad_http"
         case aiohttp.ClientResponseError() | http_exceptions.HttpProcessingError():
             return "bad_http"
-        case Dropped() | aiohttp.ClientConnectionError() | ConnectionError() | asyncio.IncompleteReadError():
+        case (
+            ConnectionDropped()
+            | aiohttp.ClientConnectionError()
+            | ConnectionError()
+            | asyncio.IncompleteReadError()
+        ):
             return "disconnected"
         # Hosts that yarl or the idna codec refuse, past aiohttp's own classes.
         case ValueError() | IndexError() if not attempts.opened:

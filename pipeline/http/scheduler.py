@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline import urls
-from pipeline.http import dns, failures, files
+from pipeline.http import dns, errors, fd_limits
+from pipeline.http.byte_budget import AnswersInFlight, Memory
 from pipeline.http.client import KEEP_ALIVE_SECONDS, authority
-from pipeline.http.fetch import Fetcher, Outcome
-from pipeline.http.memory import Memory, Window
+from pipeline.http.fetch_url import Fetcher, Outcome
 from pipeline.http.optout import Refusal
-from pipeline.http.politeness import (
+from pipeline.http.rate_limit import (
     ADDRESS_CONCURRENCY,
     LONGEST_PAUSE,
     Addresses,
     Lane,
-    Row,
+    QueuedUrl,
     Schedule,
     site_delay,
     turn,
@@ -50,14 +50,14 @@ class Counts:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-class Pool:
+class SharedLimits:
     """What the units of one event loop share: requests in flight, memory, and the pace of sites."""
 
-    def __init__(self, options: FetchOptions, window: Window | None = None) -> None:
+    def __init__(self, options: FetchOptions, window: AnswersInFlight | None = None) -> None:
         self.window = window
         """Given by a caller who says when it is done with each answer."""
         self.addresses = Addresses(options.address_concurrency or ADDRESS_CONCURRENCY)
-        self.slots = asyncio.Semaphore(files.requests_at_once(options))
+        self.slots = asyncio.Semaphore(fd_limits.requests_at_once(options))
         self.memory = Memory(options.max_held_bytes)
         self.next_starts: dict[str, float] = {}
 
@@ -75,7 +75,7 @@ async def fetch_many(
     shares: Mapping[str, float] | None = None,
     deadline: float | None = None,
     counts: Counts | None = None,
-    pool: Pool | None = None,
+    pool: SharedLimits | None = None,
 ) -> Counts:
     """Fetch all (key, URL) `rows` and call `on_outcome(key, outcome)` for each, in the order they finish.
 
@@ -140,13 +140,13 @@ class _Unit:
         fetcher: Fetcher,
         on_outcome: OnOutcome,
         counts: Counts,
-        pool: Pool | None,
+        pool: SharedLimits | None,
         shares: Mapping[str, float],
     ) -> None:
         self.counts = counts
         self._fetcher = fetcher
         self._on_outcome = on_outcome
-        self._pool = pool or Pool(fetcher.options)
+        self._pool = pool or SharedLimits(fetcher.options)
         self._caller_releases = pool is not None
         self._shares = shares
         self._failures: Counter[str] = Counter()  # in a row, by authority
@@ -185,7 +185,7 @@ class _Unit:
         elif lane is None:
             await self._sleep(min(self._schedule.seconds_to_next(now), end - now))
 
-    def _begin(self, group: asyncio.TaskGroup, lane: Lane, row: Row, now: float) -> bool:
+    def _begin(self, group: asyncio.TaskGroup, lane: Lane, row: QueuedUrl, now: float) -> bool:
         """Start what `row`, the lane's first, waits for; return whether that is a request.
 
         A name is looked up without one of the places for requests: dead ones take long and are many. So is a
@@ -216,7 +216,11 @@ class _Unit:
                 await self._wake.wait()
 
     async def _run(
-        self, work: Callable[[Lane, Row, _Ticket], Awaitable[None]], lane: Lane, row: Row, address: str
+        self,
+        work: Callable[[Lane, QueuedUrl, _Ticket], Awaitable[None]],
+        lane: Lane,
+        row: QueuedUrl,
+        address: str,
     ) -> None:
         ticket = _Ticket(lane, self.counts, self._pool.memory)
         try:
@@ -232,14 +236,14 @@ class _Unit:
             self._schedule.finished(lane)
             self._wake.set()
 
-    async def _find_address(self, lane: Lane, row: Row) -> None:
+    async def _find_address(self, lane: Lane, row: QueuedUrl) -> None:
         """Look up the name that `row`, still in the lane, waits for."""
         try:
             await self._fetcher.find_address(row.href)
         finally:
             self._resume(lane)
 
-    async def _load_rules(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
+    async def _load_rules(self, lane: Lane, row: QueuedUrl, ticket: _Ticket) -> None:
         """Fetch the next file of rules that `row`, still in the lane, waits for."""
         try:
             await self._fetcher.load_rules(row.href, ticket)
@@ -253,7 +257,7 @@ class _Unit:
         # From its end, since on a new connection it may have reached the server long after its start.
         lane.next_start = max(lane.next_start, time.monotonic() + lane.delay)
 
-    async def _fetch(self, lane: Lane, row: Row, ticket: _Ticket) -> None:
+    async def _fetch(self, lane: Lane, row: QueuedUrl, ticket: _Ticket) -> None:
         keep_alive = bool(lane.pending) and lane.delay < KEEP_ALIVE_SECONDS
         outcome = await self._fetcher.fetch(row.url, ticket, keep_alive=keep_alive)
         ticket.keep(len(outcome.body))
@@ -270,15 +274,15 @@ class _Unit:
                 href = urls.resolve(url)
                 site = urls.site(href)
             except urls.BadUrl as error:
-                self._answer(Row(key, url, url), error.reason, str(error))
+                self._answer(QueuedUrl(key, url, url), error.reason, str(error))
                 continue
             if self._shares.get(site) == 0:
                 detail = "put off: the site's time in this round is used up"
-                self._answer(Row(key, url, href), "deferred", detail)
+                self._answer(QueuedUrl(key, url, href), "deferred", detail)
                 continue
             if site not in lanes:
                 lanes[site] = self._lane(site)
-            lanes[site].pending.append(Row(key, url, href))
+            lanes[site].pending.append(QueuedUrl(key, url, href))
         return lanes.values()
 
     def _lane(self, site: str) -> Lane:
@@ -289,7 +293,7 @@ class _Unit:
             next_start=self._pool.next_starts.get(site, 0.0),
         )
 
-    def _next_row(self, lane: Lane) -> Row | None:
+    def _next_row(self, lane: Lane) -> QueuedUrl | None:
         """Return the first row that needs a request, still in the lane; the ones before it are answered."""
         while lane.pending:
             row = lane.pending[0]
@@ -301,7 +305,7 @@ class _Unit:
         self._withdraw(lane)
         return None
 
-    def _refuse(self, row: Row) -> Refusal | None:
+    def _refuse(self, row: QueuedUrl) -> Refusal | None:
         """Return why `row` is answered without a request, as far as is known."""
         address = self._fetcher.address(row.href)
         if refusal := self._fetcher.refuse(row.href) or (address if isinstance(address, Refusal) else None):
@@ -313,15 +317,15 @@ class _Unit:
             return Refusal("opt_out_site", f"the last {opted_out} answers opted out")
         return None
 
-    def _slow_down(self, lane: Lane, row: Row) -> None:
+    def _slow_down(self, lane: Lane, row: QueuedUrl) -> None:
         """Apply the Crawl-delay that holds for `row`; a site's slowest authority sets its pace."""
         delay = self._fetcher.crawl_delay(row.href) / self._shares.get(lane.site, 1.0)
         lane.delay = max(lane.delay, delay)
 
-    def _learn(self, lane: Lane, row: Row, outcome: Outcome) -> None:
+    def _learn(self, lane: Lane, row: QueuedUrl, outcome: Outcome) -> None:
         """Count failures in a row, and give the site the pause that it asks for."""
         origin = authority(row.href)
-        if outcome.reason in failures.SILENT:
+        if outcome.reason in errors.SILENT:
             self._failures[origin] += 1
             return
         self._failures[origin] = 0
@@ -368,7 +372,7 @@ class _Unit:
         self._schedule.resume(lane)
         self._wake.set()
 
-    def _answer(self, row: Row, reason: str, detail: str) -> None:
+    def _answer(self, row: QueuedUrl, reason: str, detail: str) -> None:
         """Report a row for which no request was sent."""
         self._enter_window()
         self._report(row, Outcome(row.url, row.href, reason, detail, 0, b"", "", 0.0, "", None))
@@ -377,6 +381,6 @@ class _Unit:
         if self._pool.window is not None:
             self._pool.window.enter()
 
-    def _report(self, row: Row, outcome: Outcome) -> None:
+    def _report(self, row: QueuedUrl, outcome: Outcome) -> None:
         self.counts.reasons[outcome.reason] += 1
         self._on_outcome(row.key, outcome)

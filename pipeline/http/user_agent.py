@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from pipeline import urls
-from pipeline.http.policy import AddressPolicy
+from pipeline.http.address_policy import AddressPolicy
 
 TOKEN: Final = "openwit"  # noqa: S105 - the product token of RFC 9309: letters, "_" and "-" only
 """What robots.txt and other opt-outs call us."""
