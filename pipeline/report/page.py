@@ -28,9 +28,8 @@ _STAGES: Final = {
     "candidates": "Captions that pass the filters",
     "select": "Chosen to be fetched, each caption of a URL once",
     "fetch": "Arrived as good images, within robots.txt and opt-outs",
-    "finish": "In the set, after merging equal images",
+    "finish": "In the set",
 }
-_OF_QUERIES: Final = {"candidates": " and match a query", "finish": " and the exact balance"}
 _ROWS: Final = 12
 _WEBTEXT_BYTES: Final = 40e9
 
@@ -64,7 +63,6 @@ def render(run: Collected, root: str) -> str:
     """Return the page of a run whose folder is `root`."""
     found, shown = run.samples, busiest(run)
     balanced = is_balanced(run.manifest)
-    more = _OF_QUERIES if balanced else {}
     return html.render(
         Path(__file__).parent,
         {"percent": percent, "size": size, "seconds": seconds, "data_url": html.data_url},
@@ -74,7 +72,7 @@ def render(run: Collected, root: str) -> str:
         reasons=REASONS, gallery=run.gallery, rejected=list(run.rejected.items()),
         sections=[item for item in _SECTIONS.items() if _has(run, item[0])],
         lead=lead(run), tiles=tiles(run),
-        steps=[(step, _STAGES[step.stage] + more.get(step.stage, "")) for step in run.steps],
+        steps=[(step, stage_text(run, step.stage)) for step in run.steps],
         opt_outs=opt_out_costs(run), balance_text=balance_text(run), words_text=words_text(run),
         crawl_text=crawl_text(run), sites=shown, sites_text=sites_text(run, shown),
         figures={name: html.trusted(svg) for name, svg in drawings(run).items()}, titles=titles(run),
@@ -114,6 +112,18 @@ def _numbered(counts: np.ndarray) -> list[tuple[str, int, float]]:
     total, last = max(int(counts.sum()), 1), len(counts) - 1
     filled = np.flatnonzero(counts).tolist()
     return [(f"{i}{' or more' if i == last else ''}", int(counts[i]), counts[i] / total) for i in filled]
+
+
+def stage_text(run: Collected, stage: str) -> str:
+    """Return what a candidate that is left after a stage is."""
+    balanced = is_balanced(run.manifest)
+    if stage == "candidates":
+        return _STAGES[stage] + (" and match a query" if balanced else "")
+    if stage == "finish":
+        merged = run.manifest["configuration"]["dedup"] != "off"
+        done = ["merging equal images"] * merged + ["the exact balance"] * balanced
+        return f"{_STAGES[stage]}, after {' and '.join(done)}" if done else _STAGES[stage]
+    return _STAGES[stage]
 
 
 def outcomes(rounds: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
