@@ -365,7 +365,8 @@ def complete(
         manifest.write(job.layout, job.config, found, prints, semantics)
     else:
         sources = list(map(publishing.public, job.config.source))
-        entry = {"source": sources, "sources": semantics["candidates"]["sources"]}
+        read = {name: value for name, value in semantics["candidates"].items() if name in extend.HOW_READ}
+        entry = {"source": sources, "sources": read}
         publish(job, found, {**entry, "fingerprints": prints})
     problems = manifest.stray_shards(job.layout)
     problems += manifest.verify_shards(job.layout, {f"{shard.name}.tar" for shard in found.shards})

@@ -46,7 +46,7 @@ class Loss(NamedTuple):
 
 
 def changes(before: Semantics, now: Semantics, *, without: frozenset[str] = frozenset()) -> list[Change]:
-    """Return the options that differ, of the stages that were begun; `without`: groups that do not count."""
+    """Return the options that differ, of the stages that were begun; `without`: those that do not count."""
     old = dict(_typed({stage: before[stage] for stage in before}, without))
     new = dict(_typed({stage: now[stage] for stage in now if stage in before}, without))
     return [
@@ -60,15 +60,10 @@ def _typed(semantics: Semantics, without: frozenset[str]) -> Iterator[tuple[str,
     """Yield (option as typed, value); JSON's types alone, as markers hold them."""
     flat: dict[str, Any] = {}
     for options in json.loads(json.dumps({s: dict(o) for s, o in semantics.items()})).values():
-        for name, value in options.items():
-            if name not in without:
-                flat |= value if isinstance(value, dict) else {name: value}
-    if flat.pop("near", None):
-        flat["dedup"] = "near"
-    if (page := flat.pop("page_opt_outs", None)) is not None and "opt_out" not in flat:
-        flat["opt_out"] = ["page"] if page else []
+        flat |= options  # a later stage's value is the whole one
     for name, value in flat.items():
-        yield f"--{name.replace('_', '-')}", value
+        if name not in without:
+            yield f"--{name.replace('_', '-')}", value
 
 
 def _shown(option: str, old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:

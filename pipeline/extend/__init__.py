@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pipeline import config as parser
 from pipeline import finished, manifest, records, restart, run, storage
-from pipeline.options import CrawlConfig
+from pipeline.options import CrawlConfig, SourceOptions
 from pipeline.options.presets import ALL
 from pipeline.run import EXTENSIONS, Layout, read_json
 from pipeline.stages import Rounds
@@ -15,6 +15,7 @@ from pipeline.stages import Rounds
 _BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
 COUNTS: Final = "base_counts.parquet"  # and its query_counts.parquet
 PUBLISHING: Final = "publishing.json"  # from when on files beside the shards are those of the extended run
+HOW_READ: Final = frozenset(name for name, _ in parser.fields(SourceOptions))
 _NOT_TAKEN_OVER: Final = frozenset(
     ("source", "out", "queries", "extend", "stage", "check", "check_all", "retry_failed", "restart", "preset",
      "contact", "publish_contact", "workers", "log_json")
@@ -200,7 +201,7 @@ def refuse_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
 
     How sources are read may differ: the added ones may be of another format.
     """
-    names = list(map(str, restart.changes(before, now, without=frozenset({"sources"}))))
+    names = list(map(str, restart.changes(before, now, without=HOW_READ)))
     if names:
         raise ValueError(
             f"an extension is made with the options of the run, but these differ: {', '.join(names)}; leave "

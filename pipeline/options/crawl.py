@@ -2,11 +2,12 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import tyro
 
 from pipeline.captions.text import TextRules
+from pipeline.config import decides, deciding, effective
 from pipeline.options.fetch import FetchOptions
 from pipeline.options.images import ImageOptions
 from pipeline.options.sources import SourceOptions
@@ -21,6 +22,11 @@ COMMON: Final = frozenset(
      "retry_failed", "extend", "workers"}
 )  # fmt: skip
 """Options that `openwit crawl -h` explains."""
+
+
+def _before_near(dedup: str) -> str:
+    """Return what --dedup means when images are fetched: near-duplicates are found among what has arrived."""
+    return "off" if dedup == "off" else "exact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,51 +61,51 @@ class CrawlConfig:
     check_all: bool = False
     """As --check, and print every option's value."""
 
-    sources: SourceOptions = field(default_factory=SourceOptions)
-    sample: float = 1.0
+    sources: SourceOptions = decides("candidates", default=SourceOptions)
+    sample: float = decides("candidates", default=1.0)
     """Share of the source pieces to take, by hash: a pilot that measures the yields before the whole."""
-    text: TextRules = field(default_factory=TextRules)
-    lang: str = "en"
+    text: TextRules = decides("candidates", default=TextRules)
+    lang: str = decides("candidates", default="en")
     """Language of captions that is kept; `any` keeps all. A caption goes where it is improbable (below 3%)
     by fastText lid.176 and by its page: its declared language, its other captions, its country's domain."""
-    mask_contacts: bool = False
+    mask_contacts: bool = decides("candidates", default=False)
     """Replace mail addresses and telephone numbers in captions."""
 
-    per_query: int = 20_000
+    per_query: int = decides("select", default=20_000)
     """Samples that a query contributes at most (CLIP, section 2.2)."""
-    headroom: float = 1.25
+    headroom: float = decides("select", default=1.25)
     """How many times --per-query the first round tries, since not every page is still there."""
-    rounds: int = 3
+    rounds: int = decides("fetch", default=3)
     """Rounds of fetching at most; later ones take what queries still lack, and what failed in passing."""
-    max_captions: int = 16
+    max_captions: int = decides("candidates", default=16)
     """Captions that a sample keeps at most, those of smallest hash."""
-    shared_captions: int = 10
+    shared_captions: int = decides("select", default=10)
     """Drop texts that stand at more than this many images, as ALIGN and COYO do; 0 keeps them."""
-    placeholder_captions: int = 10
+    placeholder_captions: int = decides("fetch", default=10)
     """Drop images that stand under at least this many captions that share few words; 0 keeps them."""
-    dedup: Literal["exact", "near", "off"] = "exact"
+    dedup: Literal["exact", "near", "off"] = decides("finish", default="exact", fetch=_before_near)
     """exact: images of the same bytes become one sample with the captions of all. near: so do images that
     look alike, by 31 or fewer different bits of their 256-bit hashes."""
     dedup_limit: float = 0.5
     """Share of the images that `--dedup near` may remove; if it were more, the run stops before that."""
-    drop: str = ""
+    drop: str = decides("fetch", default="")
     """Parquet file whose column uid names samples that must not be in the set."""
-    hash_list: str = ""
+    hash_list: str = decides("fetch", default="")
     """File of hashes of images that must not be stored, one a line: `sha256 HEX`, `md5 HEX` (as sha256sum and
     md5sum write them too), or `phash HEX [DISTANCE]`. Looked at before anything is written."""
-    seed: int = 0
+    seed: int = decides("select", default=0)
     """Decides which samples a query keeps, and their order."""
 
-    images: ImageOptions = field(default_factory=ImageOptions)
-    scorer: str = ""
+    images: ImageOptions = decides("fetch", default=ImageOptions)
+    scorer: str = decides("fetch", default="")
     """MODULE:CLASS that adds score_* columns from the images, such as pipeline.images.scoring:Sharpness."""
-    keep_if: str = ""
+    keep_if: str = decides("fetch", default="")
     """Condition on scores that a sample must satisfy, such as "score_sharpness > 50"."""
     fetch: FetchOptions = field(default_factory=FetchOptions)
 
     model: str = ""
     """Model that the set is for, such as ViT-L-14-336: warns where the images are stored too small for it."""
-    samples_per_shard: int = 10_000
+    samples_per_shard: int = decides("finish", default=10_000)
     """Samples in a shard at most; shards are filled evenly."""
     retry_failed: bool = False
     """Give a finished run one more round: what failed in passing or was deferred is tried again, as far as a
@@ -107,7 +113,7 @@ class CrawlConfig:
     extend: str = ""
     """Folder of a finished run to which the sources are added: only URLs that it has not tried are fetched,
     into new shards. What decides the content is as in that run; --queries and --out are not given."""
-    rejected: Literal["all", "sample"] | None = None
+    rejected: Literal["all", "sample"] | None = decides("finish", default=None)
     """Rows in rejected/: all, or about 100,000 of each reason; by default all up to 10 million candidates."""
     keep_staging: bool = False
     """Keep the fetched images after the shards have been verified."""
@@ -149,29 +155,8 @@ class CrawlConfig:
 
     def semantics(self) -> dict[str, dict[str, Any]]:
         """Return by stage the options that change its result; the others are outside the fingerprints."""
-        from dataclasses import asdict
-
-        return {
-            "candidates": {
-                "sources": asdict(self.sources), "sample": self.sample, "text": asdict(self.text),
-                "lang": self.lang, "mask_contacts": self.mask_contacts, "max_captions": self.max_captions,
-                "page_opt_outs": "page" in self.fetch.opt_out, "formats": list(self.images.formats),
-            },
-            "select": {
-                "per_query": self.per_query, "headroom": self.headroom, "seed": self.seed,
-                "shared_captions": self.shared_captions,
-            },
-            "fetch": {
-                "rounds": self.rounds, "images": asdict(self.images), "scorer": self.scorer,
-                "keep_if": self.keep_if, "max_bytes": self.fetch.max_bytes,
-                "opt_out": sorted(self.fetch.opt_out),
-                # Near-duplicates are merged from what was fetched: that needs no fetching again.
-                "dedup": "off" if self.dedup == "off" else "exact",
-                "placeholder_captions": self.placeholder_captions, "drop": self.drop,
-                "hash_list": self.hash_list,
-            },
-            "finish": {
-                "samples_per_shard": self.samples_per_shard, "rejected": self.rejected,
-                "near": self.dedup == "near",
-            },
-        }  # fmt: skip
+        values = effective(self)
+        found: dict[str, dict[str, Any]] = {stage: {} for stage in get_args(Stage)[1:]}
+        for stage, name, told in deciding(CrawlConfig):
+            found[stage][name] = told(values[name])
+        return found

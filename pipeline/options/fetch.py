@@ -7,6 +7,8 @@ from typing import Final, Literal, get_args
 
 from tyro.conf import UseAppendAction
 
+from pipeline.config import decides
+
 OptOut = Literal[
     "robots-alias",
     "content-signal",
@@ -23,9 +25,14 @@ OPT_OUTS: Final[tuple[OptOut, ...]] = get_args(OptOut)
 _LEAST_HELD_BYTES: Final = 500 << 10  # a robots.txt must fit as well (RFC 9309, section 2.5)
 
 
+def _of_pages(opt_out: tuple[str, ...]) -> list[str]:
+    """Return the opt-outs that are looked for while sources are read."""
+    return [name for name in opt_out if name == "page"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions:
-    """How to fetch; none of it changes which images are right, so it is outside every fingerprint."""
+    """How to fetch; little of it changes which images are right, the rest is outside every fingerprint."""
 
     contact: str = ""
     """URL or mail address for the User-Agent, so that a site's owner can reach whoever crawls it."""
@@ -40,7 +47,7 @@ class FetchOptions:
     """Seconds a server may stay silent."""
     min_rate: float = 1000.0
     """Bytes a second below which a body is given up, judged from --read-timeout on."""
-    max_bytes: int = 20 << 20
+    max_bytes: int = decides("fetch", default=20 << 20)
     """Bytes of a body."""
     max_redirects: int = 5
     """Redirects followed within a site; 0 follows none."""
@@ -60,7 +67,7 @@ class FetchOptions:
     """Share of names without any answer above which the crawl stops, if even example.com gets none."""
     max_held_bytes: int = 256 << 20
     """Bytes of bodies held in one process, read or waiting to be decoded."""
-    opt_out: tuple[OptOut, ...] = OPT_OUTS
+    opt_out: tuple[OptOut, ...] = decides(default=OPT_OUTS, candidates=_of_pages, fetch=sorted)
     """Opt-outs honoured beside robots.txt. Leaving one out takes what its owner reserved: have a licence."""
 
     def __post_init__(self) -> None:

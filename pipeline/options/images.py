@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from pipeline.config import decides
 from pipeline.images.headers import FORMATS, WEB_FORMATS
 
 ResizeMode = Literal["shorter", "longer", "square", "keep"]
@@ -33,7 +34,7 @@ class ImageOptions:
     """Most scans of a JPEG; encoders write up to 18, and each costs a pass over all the pixels."""
     quality: int = 90
     """JPEG quality of the stored image."""
-    formats: tuple[str, ...] = WEB_FORMATS
+    formats: tuple[str, ...] = decides("candidates", "fetch", default=WEB_FORMATS)
     """Formats taken, told from the content, never from a name or a header of the server; bmp, tiff and ppm
     can be added."""
     keep_exif: bool = False
