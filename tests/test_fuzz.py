@@ -138,9 +138,8 @@ def check_image(data: bytes) -> None:
 
 
 def check_sitemap(data: bytes) -> None:
-    for packed in (data, gzip.compress(data, 1)):
-        found = sitemap.parse(packed)
-        assert found is None or (len(found.urls) <= sitemap.MAX_URLS and all(found.urls))
+    found = sitemap.parse(gzip.compress(data, 1) if len(data) % 2 else data)
+    assert found is None or (len(found.urls) <= sitemap.MAX_URLS and all(found.urls))
 
 
 def check_caption(data: bytes) -> None:

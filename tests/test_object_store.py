@@ -338,7 +338,7 @@ FETCHED = "work/fetch/round-0/00000-0001.json"
 @pytest.mark.parametrize(
     ("kills", "workers", "refused"),
     [
-        ([FETCHED], "1", 31),
+        ([FETCHED], "1", 61),  # each refusal is waited out
         pytest.param(
             ["work/candidates/", "work/select/samples/", FETCHED, "work/fetch/merged-0/", "shards/00000.tar"],
             "2", 11, marks=pytest.mark.slow,
@@ -396,7 +396,7 @@ def test_overlap_reads_and_writes_the_store(store: s3.Store, run_on_s3: str, tmp
     write_folder(tmp_path / "eval", images)
     for name in images:
         storage.write_bytes(f"{store.url}/eval/{name}", (tmp_path / "eval" / name).read_bytes())
-    every(31, store.proxy)
+    every(61, store.proxy)
     common = ["--planted", "1", "--workers", "1"]
     assert (
         overlap(["--run", run_on_s3, "--eval", f"e={store.url}/eval", "--out", f"{store.url}/o", *common])
