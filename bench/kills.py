@@ -34,11 +34,11 @@ import pipeline.candidates.steps
 import pipeline.finish.steps
 import pipeline.report  # noqa: F401 - imported before the forks
 from bench import tables
-from pipeline import extend, run
+from pipeline import extend, run_folder
 from pipeline.cli import main as crawl
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.takedown.cli import main as takedown
 from tests.crawling import arguments, contents, samples, settle
 
@@ -212,8 +212,8 @@ def stage_of(job: Job) -> str:
     if job.name == "takedown":
         return "under way" if (job.out / "takedown.json").exists() else "before or after"
     layout = extend.under_way(str(job.out)) or Layout(str(job.out))
-    done = [stage for stage in run.STAGES if run.is_done(layout, stage)]
-    begun = [stage for stage in run.STAGES if Path(layout.stage(stage, "begun.stage")).exists()]
+    done = [stage for stage in run_folder.STAGES if run_folder.is_done(layout, stage)]
+    begun = [stage for stage in run_folder.STAGES if Path(layout.stage(stage, "begun.stage")).exists()]
     if begun and begun[-1] not in done:
         return begun[-1]
     return "before the first stage" if not begun else f"after {begun[-1]}"

@@ -6,7 +6,7 @@ Takes half a minute of one core and 0.7 GB at that size.
 
 A discrete simulation at full size: sites of a Zipf-Mandelbrot law fitted to what is published of LAION-400M
 (400M URLs on 5M domains; 4,622 domains in 10,000 shuffled rows, 30,898 in 100,000, 186,972 in 10^6:
-img2dataset issues 43 and 101), hashed into partitions, cut into units by `pipeline.units`, and given to
+img2dataset issues 43 and 101), hashed into partitions, cut into units by `pipeline.fetch.lanes`, and given to
 workers one unit at a time. A share of the sites is dead, slow, or asks for less; what misses a unit's
 deadline or fails in passing comes again in the next round.
 
@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.units import UnitLimits, deadline, duration_class, lane_sizes, room
+from pipeline.fetch.lanes import deadline, duration_class, lane_sizes, room
+from pipeline.options.fetch import UnitLimits
 
 DELAY = 1.0
 WORKER_RATE = 150.0  # images a second that one process fetches, decodes and resizes (bench/resize.py)
@@ -72,7 +73,7 @@ def simulate(
     partition = rng.integers(0, max(1, int(left.sum()) // 1_000_000), len(left))
     order = rng.permutation(len(left))
     lanes = lanes_of(order[left[order] > 0.5], left, kinds, limits, packed)
-    if packed:  # as pipeline.units.cut packs them
+    if packed:  # as pipeline.fetch.lanes.cut packs them
         lanes = lanes.take(np.lexsort((-by_value(duration_class, lanes.planned), partition[lanes.site])))
     else:
         lanes = lanes.take(np.argsort(partition[lanes.site], kind="stable"))
@@ -136,13 +137,13 @@ def unit_starts(lanes: Lanes, partition: np.ndarray, limits: UnitLimits, packed:
 
 
 def by_value(function: Callable[[float], int], values: np.ndarray) -> np.ndarray:
-    """Apply a function of `pipeline.units` to each value, once to equal ones."""
+    """Apply a function of `pipeline.fetch.lanes` to each value, once to equal ones."""
     distinct, place = np.unique(values, return_inverse=True)
     return np.array([function(value) for value in distinct.tolist()])[place]
 
 
 def by_unit(function: Callable[[float, int], float], planned: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Apply a function of `pipeline.units` to each unit's time and size."""
+    """Apply a function of `pipeline.fetch.lanes` to each unit's time and size."""
     return np.array([function(*unit) for unit in zip(planned.tolist(), images.tolist(), strict=True)])
 
 

@@ -32,10 +32,10 @@ def write_run(folder: Path, count: int) -> None:
     import pyarrow as pa
     from PIL import Image
 
-    from pipeline import config, manifest, records, run
+    from pipeline import config, manifest, run_folder, schemas
     from pipeline.fetch.parts import Fetched, Round
     from pipeline.options import CrawlConfig
-    from pipeline.run import Layout
+    from pipeline.run_folder import Layout
     from pipeline.shards import Sample, write_shard
     from pipeline.stages import Rounds
 
@@ -68,7 +68,7 @@ def write_run(folder: Path, count: int) -> None:
                 "original_height": rng.integers(200, 4000, rows).astype(np.int32),
             }
         )  # fmt: skip
-        records.write_table(f"{layout.shards}/{name}.parquet", table)
+        schemas.write_table(f"{layout.shards}/{name}.parquet", table)
         tar = folder / "shards" / f"{name}.tar"
         write_shard(tar, (Sample(key, picture.getvalue(), "text", b"{}") for key in keys))
         shards.append({"name": tar.name, "samples": rows, "bytes": 0, "sha256": "", "parquet_sha256": ""})
@@ -88,7 +88,7 @@ def write_run(folder: Path, count: int) -> None:
         for path in sorted(Path(layout.round(0)).glob("*"))
     )
     one = Round(name="0", units=units, merged=(), images=0, bytes=0, reasons={})
-    run.finish_stage(layout, Rounds(rounds=(one,)))
+    run_folder.finish_stage(layout, Rounds(rounds=(one,)))
     ones = np.ones(QUERIES, np.int64)
     totals = manifest.write_query_counts(
         f"{folder}/query_counts.parquet", [f"query {n}" for n in range(QUERIES)], 20_000, matched=ones,
@@ -121,7 +121,7 @@ def write_logs(folder: Path, shard: int, site: Any) -> None:
 def measure(folder: str, count: int) -> dict[str, float]:
     """Write the report once; return its cost."""
     from pipeline import report
-    from pipeline.run import Layout
+    from pipeline.run_folder import Layout
 
     started, wall = time.process_time(), time.monotonic()
     report.write(Layout(folder))

@@ -30,7 +30,7 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline import records
+    from pipeline import schemas
 
     generator = np.random.default_rng(0)
     files: list[list[object]] = []
@@ -75,22 +75,22 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
                 "lang_page": [""] * count,
                 **{name: [constant[name]] * count for name in ("page_url", "source", "extra")},
             }
-        ).cast(records.CAPTION_ROWS)
+        ).cast(schemas.CAPTION_ROWS)
         path = str(folder / f"{number:06d}.parquet")
-        records.write_table(path, records.sort_rows(table))
+        schemas.write_table(path, schemas.sort_rows(table))
         files.append([path, count])
     return files
 
 
 def measure(rows: int, folder: Path) -> dict[str, object]:
     """Run select once in this process and return its cost."""
-    from pipeline import querylist, run
+    from pipeline import querylist, run_folder
     from pipeline.candidates.parts import JudgedPiece
     from pipeline.crawl import Crawl
     from pipeline.fetch.rounds import units_of
     from pipeline.flow.runner import Runner
     from pipeline.options import CrawlConfig
-    from pipeline.run import Layout
+    from pipeline.run_folder import Layout
     from pipeline.select.steps import select
     from pipeline.select.workers import QueryTable
     from pipeline.stages import Candidates
@@ -108,7 +108,9 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
         )
         for number, (path, count) in enumerate(files)
     )  # fmt: skip
-    run.finish_stage(layout, Candidates(pieces=pieces, images=rows, candidates=rows, rows=rows, reasons={}))
+    run_folder.finish_stage(
+        layout, Candidates(pieces=pieces, images=rows, candidates=rows, rows=rows, reasons={})
+    )
     started, cpu = time.monotonic(), time.process_time()
     found = select(job, Runner(workers=1))
     units = units_of(job, 0)

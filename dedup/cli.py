@@ -12,7 +12,7 @@ from rich.text import Text
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, job_name, worker_log
+from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.report.statements import count
 from pipeline.terminal import output, terminal
 

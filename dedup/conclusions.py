@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from dedup import statistics
 from dedup.parts import MATCHES
 from dedup.statistics import ALPHA, Comparison
-from pipeline import records, untrusted
+from pipeline import schemas, untrusted
 from pipeline.images.decode import Unreadable, named
 
 _SWEEP_STEPS: Final = 13
@@ -122,7 +122,7 @@ def read_predictions(
 
     Of those that are `unreadable` nothing is read.
     """
-    table = records.read_table(path)
+    table = schemas.read_table(path)
     if missing := {"example_id", "correct"} - set(table.column_names):
         raise ValueError(f"{path} has no column {sorted(missing)[0]!r}, as predictions must")
     if unreadable:

@@ -28,7 +28,7 @@ from dedup.parts import (
 )
 from dedup.pictures import Pictures, Pixels, decode_jpeg
 from dedup.search import References, Whitening, quantised
-from pipeline import private, records, storage
+from pipeline import private, schemas, storage
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
 from pipeline.data.evalsets import EvalSet, Example
@@ -97,7 +97,7 @@ class IndexWorker:
         )  # fmt: skip
         _save(described.hashes, np.concatenate([np.zeros((0, 32), np.uint8), *hashes]))
         _save(described.colours, np.concatenate([np.zeros((0, COLOUR_TERMS), np.int16), *colours]))
-        records.write_table(described.examples, records.to_table(rows, EXAMPLES))
+        schemas.write_table(described.examples, schemas.to_table(rows, EXAMPLES))
         return described
 
 
@@ -152,7 +152,7 @@ def _join(described: list[DescribedExamples], index: ExampleIndex, whitening: Wh
         tables, row, offset = [], 0, 0
         with images_path.open("wb") as images:
             for one in described:
-                table = records.read_table(one.examples)
+                table = schemas.read_table(one.examples)
                 own_hashes, own_colours = _load(one.hashes), _load(one.colours)
                 stop = row + len(own_hashes)
                 if len(own_hashes):
@@ -163,7 +163,7 @@ def _join(described: list[DescribedExamples], index: ExampleIndex, whitening: Wh
                 tables.append(_moved(table, row // len(views.VIEWS), offset))
                 row, offset = stop, offset + len(data)
         del hashes, colours
-    records.write_table(index.examples, pa.concat_tables(tables))
+    schemas.write_table(index.examples, pa.concat_tables(tables))
 
 
 def _new_array(path: Path, shape: tuple[int, int], dtype: type) -> Any:
@@ -196,7 +196,7 @@ class Index:
     def __init__(self, files: ExampleIndex) -> None:
         local = _local_copy(files)
         self.references = References(_map(local.hashes), _map(local.colours), len(views.VIEWS))
-        table = records.read_table(local.examples)
+        table = schemas.read_table(local.examples)
         compared = table.filter(pc.greater_equal(table["row"], 0)).sort_by("row")
         self.dataset: npt.NDArray[np.int64]
         names, self.dataset = np.unique(

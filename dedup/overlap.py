@@ -23,7 +23,7 @@ from dedup.options import OverlapConfig
 from dedup.parts import FOUND, FoundCopies, Joining, MatchedShard, PlantedCopies, TrainingShard
 from dedup.text import PARAMETERS
 from dedup.training import TrainingSet
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.config import named
 from pipeline.data.views import VIEWS
 from pipeline.flow.parts import Part, only
@@ -101,12 +101,12 @@ def run(job: Job) -> dict[str, Any]:
     steps = _Steps(job)
     steps.run(job.runner)
     files = index.joined(steps.index.folder)
-    examples = records.read_table(files.examples)
+    examples = schemas.read_table(files.examples)
     for one in config.sets:  # before the search, which is long
         conclusions.unreadable_of(examples.filter(pc.equal(examples["dataset"], one.name)))
     results, planted = _match(job, steps)
     columns = [name for name in FOUND.names if name != "preview"]
-    found = pa.concat_tables([records.read_table(result.found, columns) for result in results])
+    found = pa.concat_tables([schemas.read_table(result.found, columns) for result in results])
     matches = conclusions.ranked(found, config.neighbours)
     predictions = dict(named(config.predictions, "predictions"))
     thresholds = (
@@ -329,7 +329,7 @@ def _is_after(published: str | None, last_fetch: str) -> bool | None:
 
 
 def _publish(job: Job, concluded: list[Conclusion], matches: pa.Table, summary: dict[str, Any]) -> None:
-    records.write_table(storage.join(job.out, "matches.parquet"), matches)
+    schemas.write_table(storage.join(job.out, "matches.parquet"), matches)
     for one in concluded:
         ids = one.dataset.example_ids
         for kind, wanted in (("overlap", one.overlap), ("clean", ~one.overlap)):
@@ -342,7 +342,7 @@ def _publish(job: Job, concluded: list[Conclusion], matches: pa.Table, summary: 
         table = drop_table(
             matches, [one for one in concluded if one.dataset.name in job.config.decontaminate]
         )
-        records.write_table(path, table)
+        schemas.write_table(path, table)
         summary["dropped"] = len(table)
     else:
         storage.remove_tree(path)  # one of an earlier run would not belong to this report
@@ -356,8 +356,8 @@ def _publish_texts(job: Job, results: list[MatchedShard], summary: dict[str, Any
         return
     falling = [(name, "descending" if name in ("kind", "jaccard") else "ascending")
                for name in ("dataset", "kind", "text", "jaccard", "uid", "caption")]  # fmt: skip
-    table = pa.concat_tables([records.read_table(result.texts) for result in results]).sort_by(falling)
-    records.write_table(path, table)
+    table = pa.concat_tables([schemas.read_table(result.texts) for result in results]).sort_by(falling)
+    schemas.write_table(path, table)
     found: dict[tuple[str, str], set[str]] = {}
     pairs: dict[tuple[str, str], int] = {}
     columns = (table[name].to_pylist() for name in ("dataset", "kind", "text"))

@@ -18,7 +18,7 @@ from dedup import index
 from dedup.conclusions import Conclusion
 from dedup.parts import ExampleIndex, MatchedShard
 from dedup.pictures import decode_jpeg, preview
-from pipeline import html, records, urls
+from pipeline import safe_html, schemas, urls
 from pipeline.figure import figure, p_value, percent, points
 from pipeline.report.statements import count
 
@@ -33,14 +33,14 @@ def previews(results: list[MatchedShard], wanted: set[Place]) -> dict[Place, byt
     found: dict[Place, bytes] = {}
     shards = {shard for shard, _ in wanted}
     for result in results:
-        places = records.read_table(result.found, ["shard", "key"])
+        places = schemas.read_table(result.found, ["shard", "key"])
         if not len(places) or places["shard"][0].as_py() not in shards:
             continue
         pairs = list(zip(places["shard"].to_pylist(), places["key"].to_pylist(), strict=True))
         rows = np.flatnonzero([pair in wanted for pair in pairs]).tolist()
         if rows:
             pictures = (
-                records.read_table(result.found, ["preview"])["preview"].take(pa.array(rows)).to_pylist()
+                schemas.read_table(result.found, ["preview"])["preview"].take(pa.array(rows)).to_pylist()
             )
             found |= {pairs[row]: picture for row, picture in zip(rows, pictures, strict=True)}
     return found
@@ -76,14 +76,16 @@ def render(
     places = _places(files)
     sets = [
         {
-            "numbers": html.script_json(numbers(one)),
-            "gallery": html.script_json(list(_cards(one, shown[one.dataset.name], pictures, places, files))),
+            "numbers": safe_html.script_json(numbers(one)),
+            "gallery": safe_html.script_json(
+                list(_cards(one, shown[one.dataset.name], pictures, places, files))
+            ),
             "sites": sites(matches, one),
             "shown": _shown(matches, one.dataset.name, len(shown[one.dataset.name])),
         }
         for one in concluded
     ]
-    return html.render(
+    return safe_html.render(
         Path(__file__).parent, {"percent": percent, "points": points, "p": p_value},
         summary=summary, sets=list(zip(summary["datasets"], sets, strict=True)),
         worst=worst(summary["datasets"]), answer=answer(summary["datasets"]),
@@ -142,7 +144,7 @@ def numbers(one: Conclusion) -> dict[str, Any]:
 
 
 def _places(files: ExampleIndex) -> dict[Place, tuple[int, int, str]]:
-    table = records.read_table(files.examples)
+    table = schemas.read_table(files.examples)
     columns = (table[name].to_pylist() for name in ("dataset", "example_id", "offset", "length", "label"))
     return {
         (name, one): (offset, length, label)

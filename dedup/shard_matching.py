@@ -33,7 +33,7 @@ from dedup.parts import (
 from dedup.pictures import Pictures, preview
 from dedup.search import Hits, Whitening
 from dedup.text import TextIndex, texts_of
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.data import views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
 from pipeline.flow.steps import results_in
@@ -172,7 +172,7 @@ class MatchWorker:
         _one_thread()
         texts, files = None, joined(self.index)
         if self.text_threshold is not None:
-            texts = TextIndex(texts_of(records.read_table(files.examples)), self.text_threshold)
+            texts = TextIndex(texts_of(schemas.read_table(files.examples)), self.text_threshold)
         index = Index(files)
         learned = self._learned(index) if self.detector else None
         return State(Pictures(), index, read_whitening(self.whitening), texts, learned)
@@ -210,11 +210,11 @@ class MatchWorker:
             for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts, lost)):
                 rows += _rows(state.index, batch, matcher.match(batch), task.path)
         found = storage.join(self.folder, f"{task.name}.parquet")
-        records.write_table(found, records.to_table(rows, FOUND), row_group_size=1024)
+        schemas.write_table(found, schemas.to_table(rows, FOUND), row_group_size=1024)
         texts = ""
         if state.texts is not None:
             texts = storage.join(self.folder, f"{task.name}.text.parquet")
-            records.write_table(texts, records.to_table(text_rows, TEXT_MATCHES))
+            schemas.write_table(texts, schemas.to_table(text_rows, TEXT_MATCHES))
         counts = {**matcher.counts, **{f"member_{word}": n for word, n in bad.items()}}
         return MatchedShard(
             name=task.name, found=found, texts=texts, counts=dict(sorted(counts.items())),

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import dropped, finished, patterns, storage, untrusted, urls
+from pipeline import dropped_samples, finished, patterns, storage, untrusted, urls
 from pipeline.data import webdataset
 from pipeline.data.descriptors import Descriptors, unpack
 from pipeline.parquet import BoundedFile
@@ -113,8 +113,8 @@ def _dropped_keys(shard: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=4)
-def _dropped(root: str, manifest: storage.FileInfo) -> dropped.Dropped:
-    return dropped.of_run(root, finished.of(root, whole=False))
+def _dropped(root: str, manifest: storage.FileInfo) -> dropped_samples.Dropped:
+    return dropped_samples.of_run(root, finished.of(root, whole=False))
 
 
 def _described(parquet: str, batch: int) -> Iterator[Described]:

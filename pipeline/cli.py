@@ -22,18 +22,18 @@ from pipeline import (
     publishing,
     querylist,
     restart,
-    run,
+    run_folder,
     storage,
     tombstones,
 )
-from pipeline.command import guarded, job_name, worker_log
+from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.http.user_agent import NO_CONTACT
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
 from pipeline.options.crawl import COMMON
 from pipeline.progress import ShowProgress, size
 from pipeline.report.statements import count
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
 
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # how lines are printed
@@ -67,13 +67,13 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     check_scoring(options)
     if warning := too_small_for(options.model, options.images):
         console.print(Text.assemble(("note", "yellow"), f" {warning}"), soft_wrap=True)
-    layout = run.current(options.out.rstrip("/"))
+    layout = run_folder.current(options.out.rstrip("/"))
     whole = sources.plan(options.source, options.sources)
     pieces = pilot.sample(whole, options.sample, options.seed)
     inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)
-    prints = run.fingerprints(semantics, inputs)
+    prints = run_folder.fingerprints(semantics, inputs)
     if options.extend:
         extend.check(options, inputs, semantics)
     changed: list[restart.Change] = []
@@ -175,19 +175,19 @@ def what_changed(
 
     ValueError for what --restart does not allow either: other sources, or a run that has been extended.
     """
-    if sources := run.changed_inputs(layout, inputs):
+    if sources := run_folder.changed_inputs(layout, inputs):
         raise ValueError(extend.advice(layout, sources))
-    stage = run.first_changed_stage(layout, prints)
-    changed = restart.changes(run.begun_options(layout), semantics) if stage else []
+    stage = run_folder.first_changed_stage(layout, prints)
+    changed = restart.changes(run_folder.begun_options(layout), semantics) if stage else []
     extend.refuse_change(layout, retry=options.retry_failed, changed="; ".join(map(str, changed)))
-    if stage == "finish" and run.read_json(layout.stage("fetch", "removed.stage")):
+    if stage == "finish" and run_folder.read_json(layout.stage("fetch", "removed.stage")):
         raise ValueError(
             f"{'; '.join(map(str, changed))} would need the fetched images, which went when the shards "
             "were verified; choose another --out, and --keep-staging to be able to change it"
         )
     if stage:
         return changed, restart.loss(layout, stage)
-    if options.restart and run.is_done(layout, "finish"):
+    if options.restart and run_folder.is_done(layout, "finish"):
         counts = finished.of(layout.root)["counts"]
         found = outcome.worst(counts)
         if not counts["samples"] and found is not None:
@@ -200,11 +200,13 @@ def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> 
     """Return what to do about a contact that this command will need and does not have, or ""."""
     from pipeline import preview
 
-    stages = {"all": run.STAGES}.get(options.stage, (options.stage,))
+    stages = {"all": run_folder.STAGES}.get(options.stage, (options.stage,))
     pages = any(piece.format == "pages" for piece in pieces)
     fetching = {"fetch", "candidates"} if pages else {"fetch"}
     part = extend.under_way(layout.root) or layout if not options.extend else None
-    left = [s for s in fetching & {*stages} if part is None or not run.is_done(part, s) or options.restart]
+    left = [
+        s for s in fetching & {*stages} if part is None or not run_folder.is_done(part, s) or options.restart
+    ]
     if options.fetch.contact or not (left or options.retry_failed):
         return ""
     return NO_CONTACT if preview.needs_contact(pieces, options) else ""
@@ -292,8 +294,8 @@ def prepare(
             console.print("Nothing is begun anew: no option differs from those of the run.")
         return layout
     console.print(f"{restart.describe(changed, lost)}.", **_PLAIN)
-    layout = run.keep_until_replaced(layout)
-    run.discard_from(layout, lost.stage)
+    layout = run_folder.keep_until_replaced(layout)
+    run_folder.discard_from(layout, lost.stage)
     if lost.stage == "candidates":
         manifest.write_json(noted, recorded)
     return layout
@@ -307,7 +309,7 @@ def run_stages(
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
     from pipeline.candidates.steps import candidates
     from pipeline.crawl import Crawl
-    from pipeline.fetch import retry
+    from pipeline.fetch import retry_failed
     from pipeline.fetch.steps import fetch
     from pipeline.flow.runner import Runner
     from pipeline.select.steps import select
@@ -321,38 +323,38 @@ def run_stages(
     )  # fmt: skip
     table = QueryTable(path=layout.queries, seed=options.seed, queries=queries)
     job = Crawl(options, layout, table, base)
-    retry.resume(layout)
-    if options.retry_failed and retry.reopen(job) == 0:
+    retry_failed.resume(layout)
+    if options.retry_failed and retry_failed.reopen(job) == 0:
         console.print("Nothing that failed in passing is wanted by a query: the run stays as it is.")
     if base is None:  # a round more is of a set beside the finished one
-        layout = run.current(layout.root)
+        layout = run_folder.current(layout.root)
         job = replace(job, layout=layout)
-    stages: dict[str, Callable[[], run.Stage]] = {
+    stages: dict[str, Callable[[], run_folder.Stage]] = {
         "candidates": lambda: candidates(job, runner, pieces),
         "select": lambda: select(job, runner),
         "fetch": lambda: fetch(job, runner),
         "finish": lambda: complete(job, runner, prints, semantics),
     }
-    for number, stage in enumerate(run.STAGES):
-        if not run.is_done(layout, stage):
+    for number, stage in enumerate(run_folder.STAGES):
+        if not run_folder.is_done(layout, stage):
             if options.stage not in ("all", stage):
                 raise ValueError(
                     f"--stage {options.stage} needs the stage {stage}, which is not done in {layout.root}"
                 )
-            run.begin(layout, stage, prints[stage], semantics[stage])
-            run.finish_stage(layout, stages[stage]())
-        if options.stage == stage and stage != run.STAGES[-1]:
-            done, after = ", ".join(run.STAGES[: number + 1]), run.STAGES[number + 1]
+            run_folder.begin(layout, stage, prints[stage], semantics[stage])
+            run_folder.finish_stage(layout, stages[stage]())
+        if options.stage == stage and stage != run_folder.STAGES[-1]:
+            done, after = ", ".join(run_folder.STAGES[: number + 1]), run_folder.STAGES[number + 1]
             console.print(f"Done: {done}. Next: the same command with --stage {after}, or without it.")
             return 0
     show_result(output(options.log_json), Layout(layout.root), time.monotonic() - started)
-    retry.retried(layout)
+    retry_failed.retried(layout)
     return judge_result(console, Layout(layout.root), {piece.format for piece in pieces})
 
 
 def complete(
     job: Any, runner: Any, prints: dict[str, str], semantics: dict[str, dict[str, Any]]
-) -> run.Stage:  # fmt: skip
+) -> run_folder.Stage:  # fmt: skip
     """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
     from pipeline import report
     from pipeline.extend.steps import publish
@@ -373,9 +375,9 @@ def complete(
     if problems:
         raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
     report.write(job.layout if job.base is None else Layout(job.layout.root))
-    run.publish_next(job.layout)
+    run_folder.publish_next(job.layout)
     if not job.config.keep_staging:
-        remove_staging(job.layout, run.done(job.layout, Rounds))
+        remove_staging(job.layout, run_folder.done(job.layout, Rounds))
     storage.remove_tree(job.layout.stage("select", "stored"))  # of a run that was extended: its shards tell
     return Finished(samples=found.samples, captions=found.captions)
 
@@ -401,7 +403,7 @@ def show_plan(
     from pipeline.captions.language import Identifier
     from pipeline.captions.match import MatchAll, Matcher
 
-    known = [stage for stage in run.STAGES if run.is_done(layout, stage)]
+    known = [stage for stage in run_folder.STAGES if run_folder.is_done(layout, stage)]
     matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
     identifier = Identifier()
     judge = CaptionJudge(
@@ -438,7 +440,7 @@ def show_plan(
 
 def show_result(console: Console, layout: Layout, seconds: float) -> None:
     """Print the final table."""
-    found = run.read_json(layout.manifest)
+    found = run_folder.read_json(layout.manifest)
     counts = found["counts"]
     # Not as the table's title, which would be folded to its width.
     console.print(layout.root, style="italic", highlight=False, soft_wrap=True, markup=False)
@@ -447,7 +449,7 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_row("candidates", "captions found", f"{counts['candidates']:,}")
     for stage, reasons in sorted(
-        counts["rejected_by_stage"].items(), key=lambda item: run.STAGES.index(item[0])
+        counts["rejected_by_stage"].items(), key=lambda item: run_folder.STAGES.index(item[0])
     ):
         # Zero stands for images that are gone while their captions live on in the one they were merged into.
         for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):

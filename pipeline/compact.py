@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline import config as parser
-from pipeline import dropped, extend, finished, finished_set, manifest, records, storage, tombstones
-from pipeline.command import guarded, job_name, worker_log
+from pipeline import dropped_samples, extend, finished, finished_set, manifest, schemas, storage, tombstones
+from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.finished_set import FinishedSet
 from pipeline.flow.parts import Part
 from pipeline.lock import lock
 from pipeline.manifest import Shard
 from pipeline.report.statements import count
-from pipeline.run import Layout, read_json
+from pipeline.run_folder import Layout, read_json
 from pipeline.terminal import output, terminal
 from pipeline.verify import problems_of
 
@@ -108,7 +108,7 @@ def _write_rest(source: Layout, target: Layout, found: dict[str, Any], shards: l
             storage.copy_file(storage.join(source.root, name), storage.join(target.root, name))
     for path in manifest.rejected_files(source, found):
         storage.copy_file(path, storage.join(target.rejected, posixpath.basename(path)))
-    records.write_table(storage.join(target.root, dropped.FILE), dropped.ROWS.empty_table())
+    schemas.write_table(storage.join(target.root, dropped_samples.FILE), dropped_samples.ROWS.empty_table())
     sizes = {shard["name"]: shard["samples"] for shard in shards}
     manifest.write_json(storage.join(target.shards, "sizes.json"), sizes)
     manifest.write_json(target.manifest, {**found, "shards": shards, "compacted": True})

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.flow.markers import read_vector
 from pipeline.http.user_agent import NO_CONTACT, requires_contact
 from pipeline.options import CrawlConfig, FetchOptions
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.select.parts import CaptionFiles
 from pipeline.select.workers import QueryTable
 
@@ -38,7 +38,7 @@ class Crawl:
 def require_contact(options: FetchOptions, units: list[str], column: str = "fetch_url") -> None:
     """Raise ValueError if somebody else's host is to be fetched and nobody could say to whom it belongs."""
     for path in [] if options.contact else units:
-        references = records.read_table(path, [column])[column].to_pylist()
+        references = schemas.read_table(path, [column])[column].to_pylist()
         if requires_contact(references, options.allow_network):
             raise ValueError(f"{NO_CONTACT}; the same command then continues")
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pipeline import storage, untrusted
 from pipeline.reasons import REASONS
-from pipeline.run import STAGES
+from pipeline.run_folder import STAGES
 
 SHARD_NAME: Final = re.compile(r"[0-9]{1,18}\.tar", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")

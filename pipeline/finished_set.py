@@ -15,9 +15,9 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline import balance, dropped, querylist, records, storage
+from pipeline import balance, dropped_samples, querylist, schemas, storage
 from pipeline.manifest import Shard, describe_shard
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.shards import read_shard, write_shard
 
 
@@ -30,11 +30,11 @@ class FinishedSet:
     shards: tuple[str, ...]
     hashes: balance.U64  # [Q]
     thresholds: balance.U64 | None  # [Q]; None where none are published: then query_ids are as stored
-    dropped: dropped.Dropped
+    dropped: dropped_samples.Dropped
 
     def table(self, shard: str, columns: list[str] | None = None) -> pa.Table:
         """Return the rows of a shard as they are stored."""
-        return records.read_table(storage.join(self.folder, f"{shard}.parquet"), columns)
+        return schemas.read_table(storage.join(self.folder, f"{shard}.parquet"), columns)
 
     def stays(self, shard: str, table: pa.Table) -> NDArray[np.bool_]:
         """Return which rows of a shard are part of the set, bool [rows]; by their column key."""
@@ -83,13 +83,13 @@ class FinishedSet:
 
 def load(layout: Layout, manifest: dict[str, Any]) -> FinishedSet:
     """Return the set of a finished run."""
-    table = records.read_table(layout.query_counts)
+    table = schemas.read_table(layout.query_counts)
     known = "threshold" in table.column_names  # not in runs of older versions
     return FinishedSet(
         folder=layout.shards, shards=tuple(storage.stem(shard["name"]) for shard in manifest["shards"]),
         hashes=balance.query_hashes(querylist.normalised(table["query"].to_pylist()), manifest["seed"]),
         thresholds=table["threshold"].to_numpy() if known else None,
-        dropped=dropped.of_run(layout.root, manifest),
+        dropped=dropped_samples.of_run(layout.root, manifest),
     )  # fmt: skip
 
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, finished, pilot, publishing, records, run, storage
+from pipeline import config, finished, pilot, publishing, run_folder, schemas, storage
 from pipeline.balance import EVERYTHING
 from pipeline.fetch.parts import Round
 from pipeline.flow.parts import Part
 from pipeline.options import CrawlConfig
 from pipeline.reasons import REASONS
-from pipeline.run import Layout, read_json
+from pipeline.run_folder import Layout, read_json
 from pipeline.shards import ShardFile, read_shard
 from pipeline.stages import Candidates, Rounds
 
@@ -173,7 +173,7 @@ def write_query_counts(
             "threshold": pa.array(thresholds, pa.uint64()),
         }
     )  # fmt: skip
-    records.write_table(path, table)
+    schemas.write_table(path, table)
     return {
         "queries": len(queries),
         "matched": int((matched > 0).sum()),
@@ -194,7 +194,7 @@ def describe_shard(base: str, name: str, rows: pa.Table, tar: ShardFile) -> Shar
         "status_dict": {"success": len(rows)}, "tar_bytes": tar.bytes, "tar_sha256": tar.sha256,
     }  # fmt: skip
     storage.write_bytes(f"{base}_stats.json", json.dumps(stats, sort_keys=True, indent=1).encode())
-    records.write_table(f"{base}.parquet", rows)  # last: it says that the shard holds something
+    schemas.write_table(f"{base}.parquet", rows)  # last: it says that the shard holds something
     parquet = storage.sha256_file(f"{base}.parquet")
     return Shard(name=name, samples=len(rows), bytes=tar.bytes, sha256=tar.sha256, parquet_sha256=parquet)
 
@@ -219,8 +219,8 @@ def write(
     semantics: dict[str, dict[str, Any]],
 ) -> None:  # fmt: skip
     """Publish manifest.json, after all that it names."""
-    candidates = run.done(layout, Candidates)
-    rounds = run.done(layout, Rounds).rounds
+    candidates = run_folder.done(layout, Candidates)
+    rounds = run_folder.done(layout, Rounds).rounds
     shards = shard_entries(found.shards)
     first, last = found.crawled
     yields = None
@@ -266,7 +266,7 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
                 wrong.append(f"{path} has another sha256 than the manifest")
         problems += wrong
         if not wrong:
-            keys = records.read_table(parquet, ["key"])["key"].to_pylist()
+            keys = schemas.read_table(parquet, ["key"])["key"].to_pylist()
             with storage.open_input(tar) as file:
                 inside = [sample.key for sample in read_shard(file)]
             if keys != inside or len(keys) != shard["samples"]:

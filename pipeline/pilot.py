@@ -7,7 +7,7 @@ import xxhash
 
 from pipeline.fetch.parts import Round
 from pipeline.progress import size
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.stages import Candidates
 
 FILE = "source.list"  # in work/candidates: how many pieces the source has, and how many of them are read

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from pipeline import storage, untrusted
 from pipeline.flow import heartbeat, kept
 from pipeline.periodic import every
-from pipeline.run import STAGES
+from pipeline.run_folder import STAGES
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from pipeline import run
+from pipeline import run_folder
 from pipeline.progress import MarkerReader
 from pipeline.report.statements import count
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 
 Semantics = Mapping[str, Mapping[str, Any]]
 """Semantic options by stage, as `CrawlConfig.semantics` returns them."""
@@ -86,11 +86,11 @@ def _value(value: Any) -> str:
 
 def loss(layout: Layout, stage: str) -> Loss:
     """Return what would go if a run began anew from `stage`."""
-    later = run.STAGES[run.STAGES.index(stage) :]
-    stages = tuple(name for name in later if run.is_done(layout, name))
-    found = run.read_json(Layout(layout.root).manifest)
+    later = run_folder.STAGES[run_folder.STAGES.index(stage) :]
+    stages = tuple(name for name in later if run_folder.is_done(layout, name))
+    found = run_folder.read_json(Layout(layout.root).manifest)
     pieces = 0
-    if stage == run.STAGES[0] and not stages:
+    if stage == run_folder.STAGES[0] and not stages:
         pieces = MarkerReader(layout.stage(stage)).read().done
     images = tried(layout) if stage != "finish" else 0
     return Loss(stage, found["counts"]["samples"] if found else 0, images, stages, pieces)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pipeline.candidates.parts import JudgedPiece
 from pipeline.fetch.parts import Fetched, Round
-from pipeline.run import Stage
+from pipeline.run_folder import Stage
 from pipeline.select.parts import Deduplicated, Samples
 
 

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as parser
-from pipeline import extend, finished, lock, run, storage
-from pipeline.command import guarded
+from pipeline import extend, finished, lock, run_folder, storage
+from pipeline.cli_runtime import guarded
 from pipeline.flow import heartbeat
 from pipeline.options.presets import last
 from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, read_steps, size
 from pipeline.report.statements import count
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
 
 _SLOWEST: Final = 5  # tasks at work that are listed
@@ -63,7 +63,7 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     if steps is None and not storage.exists(layout.manifest):
         raise ValueError(f"{root} holds no run (there is no work/{STATE} in it)")
     found = finished.read(layout.root)
-    replaces = run.current(root).replaces
+    replaces = run_folder.current(root).replaces
     complete = (found is not None and not layout.extension and not replaces) or storage.exists(
         storage.join(root, "report.json")
     )
@@ -73,7 +73,7 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     state = "complete" if complete else "running" if alive else "stopped"
     if state == "stopped" and any(not task["silent"] for task in running):
         state = "detached"  # the launcher has gone; its workers have not
-    finished_stages = [stage for stage in run.STAGES if run.is_done(layout, stage)]
+    finished_stages = [stage for stage in run_folder.STAGES if run_folder.is_done(layout, stage)]
     command = holder.command if holder else f"openwit crawl --config {root}/config.toml"
     if state == "stopped" and (after := next_stage(command, finished_stages)):
         state, command = "between stages", after
@@ -90,9 +90,9 @@ def next_stage(command: str, done: list[str]) -> str:
     """Return the command for the stage after the one that a finished `--stage NAME` was for, or ""."""
     words = shlex.split(command)
     asked = last(words, "--stage")
-    if asked not in done or asked == run.STAGES[-1]:
+    if asked not in done or asked == run_folder.STAGES[-1]:
         return ""
-    after = run.STAGES[run.STAGES.index(asked) + 1]
+    after = run_folder.STAGES[run_folder.STAGES.index(asked) + 1]
     changed = [
         f"--stage={after}" if word == f"--stage={asked}"
         else after if word == asked and words[index - 1] == "--stage"

@@ -18,7 +18,7 @@ from typing import IO, Any, Final, NamedTuple
 
 from fsspec.core import url_to_fs
 
-from pipeline.retry import retried
+from pipeline.storage_retry import retried
 
 _READ_AHEAD: Final = 8 << 20  # bytes; s3fs itself would read 50 MiB for the footer of a Parquet file
 _S3_TRIES: Final = 9

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import apache_beam as beam
 import numpy as np
 
-from pipeline import balance, querylist, records, sources, storage, urls
+from pipeline import balance, querylist, schemas, sources, storage, urls
 from pipeline.candidates.judge import CaptionJudge, judged, refuse_reserved, without_credentials
 from pipeline.captions import language
 from pipeline.captions.match import Matcher
@@ -137,7 +137,7 @@ class _Match(beam.DoFn):
         """Yield the accepted caption, or a rejected row."""
         image = Image(one.url, ((one.kind, one.text),), one.page_url, page_lang=one.page_lang)
         [(row, accepted)] = judged(image, "", self._judge, None, self._judge.prior([image]))
-        schema = records.CAPTION_ROWS if accepted else records.REJECTED_ROWS
+        schema = schemas.CAPTION_ROWS if accepted else schemas.REJECTED_ROWS
         found: dict[str, Any] = dict(zip(schema.names, row, strict=True))
         if accepted:
             own = (found["caption_hash"], found["caption"], found["url"], found["matched"])

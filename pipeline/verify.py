@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 from rich.text import Text
 
 from pipeline import config as parser
-from pipeline import dropped, extend, finished, finished_set, manifest, records, storage, tombstones
-from pipeline.command import guarded
+from pipeline import dropped_samples, extend, finished, finished_set, manifest, schemas, storage, tombstones
+from pipeline.cli_runtime import guarded
 from pipeline.report.statements import count
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
 
 
@@ -66,7 +66,7 @@ def accounting(layout: Layout) -> list[str]:
         table = state.table(shard, ["key", "captions"])
         stays = state.stays(shard, table)
         if len(stays) - int(stays.sum()) != len(state.dropped.keys(shard)):
-            problems.append(f"{dropped.FILE} names samples that are not in {shard}.tar")
+            problems.append(f"{dropped_samples.FILE} names samples that are not in {shard}.tar")
         captions += sum(map(len, table["captions"].filter(pa.array(stays)).to_pylist()))
         samples += int(stays.sum())
     if captions != counts["captions"]:
@@ -77,7 +77,7 @@ def accounting(layout: Layout) -> list[str]:
         problems.append("candidates are not captions and rejected rows together")
     if not found["rejected_sampled"]:
         files = manifest.rejected_files(layout, found)
-        rows = sum(sum(records.read_table(path, ["candidates"])["candidates"].to_pylist()) for path in files)
+        rows = sum(sum(schemas.read_table(path, ["candidates"])["candidates"].to_pylist()) for path in files)
         if rows != counts["rejected"]:
             problems.append(f"rejected/ holds {rows} candidates, the manifest says {counts['rejected']}")
     return problems

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded, job_name, worker_log
+from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.terminal import output, terminal
 from queries.options import QueriesConfig
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import html
+from pipeline import safe_html
 from queries import merge, titles
 from queries.merge import Merged, Query
 from queries.options import QueriesConfig
@@ -43,7 +43,7 @@ class Bar:
 def render(config: QueriesConfig, merged: Merged, summary: dict[str, Any]) -> str:
     """Return the report's HTML."""
     statistics = summary["statistics"]
-    return html.render(
+    return safe_html.render(
         Path(__file__).parent,
         config=config,
         summary=summary,

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, manifest, records, run, storage
+from pipeline import config, manifest, run_folder, schemas, storage
 from pipeline.fetch.parts import Fetched, Round
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.http.fetch_url import Outcome
 from pipeline.options import CrawlConfig
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.shards import Sample, write_shard
 from pipeline.stages import Rounds
 from tests.scenes import jpeg, scene
@@ -34,7 +34,7 @@ def build(
     ]
     rejected = [("0" * 32, url, text, url, "candidates", "language", text, 1) for text in captions]
     rejected += [("0" * 32, url, text, url, "fetch", "robots_disallow", text, 1) for text in captions]
-    records.write_table(f"{layout.rejected}/a.parquet", records.to_table(rejected, records.REJECTED_ROWS))
+    schemas.write_table(f"{layout.rejected}/a.parquet", schemas.to_table(rejected, schemas.REJECTED_ROWS))
     ones = np.full(len(queries), len(captions))
     totals = manifest.write_query_counts(
         f"{layout.root}/query_counts.parquet", list(queries), 20_000, matched=ones,
@@ -83,7 +83,7 @@ def _shard(layout: Layout, number: int, captions: Sequence[str], url: str, queri
             "score_sharpness": pa.array([n / 7 for n in range(count)], pa.float32()),
         }
     )  # fmt: skip
-    records.write_table(f"{base}.parquet", table)
+    schemas.write_table(f"{base}.parquet", table)
     return {
         "name": f"{name}.tar", "samples": count, "bytes": tar.bytes, "sha256": tar.sha256,
         "parquet_sha256": storage.sha256_file(f"{base}.parquet"),
@@ -104,4 +104,4 @@ def _log(layout: Layout, sites: Sequence[str], count: int) -> None:
         reasons={"": count},
     )  # fmt: skip
     one = Round(name="0", units=(unit,), merged=(), images=count, bytes=9 * count, reasons={"": count})
-    run.finish_stage(layout, Rounds(rounds=(one,)))
+    run_folder.finish_stage(layout, Rounds(rounds=(one,)))

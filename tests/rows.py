@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.flow.parts import Part, files
 from pipeline.flow.steps import results_in
 
@@ -18,7 +18,7 @@ def uid_of(url: str) -> bytes:
 
 def caption_row(url: str, caption: str, matched: list[int]) -> tuple[object, ...]:
     """Return one CAPTION_ROWS tuple."""
-    text_hash = records.caption_hash(caption)
+    text_hash = schemas.caption_hash(caption)
     return (
         uid_of(url),
         url,
@@ -36,8 +36,8 @@ def caption_row(url: str, caption: str, matched: list[int]) -> tuple[object, ...
 
 def caption_table(rows: list[tuple[str, str, list[int]]]) -> pa.Table:
     """Return a sorted CAPTION_ROWS table of (url, caption, matched) rows."""
-    table = records.to_table([caption_row(*row) for row in rows], records.CAPTION_ROWS)
-    return records.sort_rows(table)
+    table = schemas.to_table([caption_row(*row) for row in rows], schemas.CAPTION_ROWS)
+    return schemas.sort_rows(table)
 
 
 def checked_results(work: Path) -> set[str]:

@@ -16,7 +16,7 @@ import yaml
 
 from pipeline import report
 from pipeline.report import card, croissant, statements
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from tests import finished_run
 from tests.crawling import manifest, samples
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import cluster
-from pipeline.command import stoppable
+from pipeline.cli_runtime import stoppable
 from pipeline.demo.server import Server
 from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Work
@@ -67,7 +67,7 @@ def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int
             "quality": [quality] * len(twice),
         }
     )
-    records.write_table(str(path), table)
+    schemas.write_table(str(path), table)
     return Merged(
         name=path.stem, round=0, path=str(path), rejects="", counts="", rows=len(twice), samples=len(uids),
         rejected={},
@@ -81,7 +81,7 @@ def shuffled(folder: Path, tasks: list[Merged]) -> list[dict[str, object]]:
     Runner(workers=1).run([step])
     results = step.results(NearPairs)
     assert all(one.beyond == 0 for one in results)
-    tables = [records.read_table(one.path) for one in results]
+    tables = [schemas.read_table(one.path) for one in results]
     return pa.concat_tables([EDGES.empty_table(), *tables]).to_pylist()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dedup import text
 from dedup.parts import EXAMPLES
 from dedup.text import EvalText, Sketcher, TextIndex, jaccard, shingles
-from pipeline import records
+from pipeline import schemas
 
 
 @given(st.lists(st.frozensets(st.text(max_size=8), max_size=30), max_size=12))
@@ -75,7 +75,7 @@ def test_captions_and_prompts_are_the_texts_of_a_set():
         ("d", "2", "tree_frog", "A frog.", "", "compared", 1, 0, 0, ""),
         ("e", "3", "7", "", "", "unreadable", -1, 0, 0, "not_image"),
     ]
-    table: pa.Table = records.to_table(rows, EXAMPLES)
+    table: pa.Table = schemas.to_table(rows, EXAMPLES)
     assert text.texts_of(table) == [
         EvalText("d", "caption", "1", "A frog."),
         EvalText("d", "prompt", "1", "a photo of a tree frog"),

@@ -16,7 +16,7 @@ import pytest
 import webdataset
 
 from dedup import training
-from pipeline import balance, dropped, finished_set, records, urls
+from pipeline import balance, dropped_samples, finished_set, schemas, urls
 from pipeline import manifest as manifest_module
 from pipeline.captions.match import tokens
 from pipeline.cli import main
@@ -28,7 +28,7 @@ from pipeline.fetch.merge import MERGED_ROWS, merge_into_stored
 from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
 from pipeline.reasons import REASONS
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.select.workers import QueryTable
 from pipeline.takedown.cli import main as takedown
 from pipeline.verify import main as verify
@@ -118,7 +118,7 @@ def extend(run: Path, *sources: Path) -> None:
 def is_whole(run: Path) -> None:
     assert verify(["--run", str(run)]) == 0
     found = manifest(run)
-    gone = sum(dropped.rows(str(run), len(found.get("extensions", [])))["captions"].to_pylist())
+    gone = sum(dropped_samples.rows(str(run), len(found.get("extensions", [])))["captions"].to_pylist())
     captions = sum(len(row["captions"]) for row in samples(run))
     counts = found["counts"]
     assert counts["captions"] == captions - gone
@@ -176,12 +176,12 @@ def grown(web: Server, base: Path, parts: list[Path], tmp_path_factory: pytest.T
     before, shown = shard_bytes(out), manifest(out)
     argv = [sys.executable, "-m", "beam_job", "crawl", *extension(out, parts[1:2])]
     kill_when(argv, out, "extensions/1/fetch/round-0/*.json")
-    assert manifest(out) == shown and not (out / dropped.FILE).exists(), "a reader sees the old set"
+    assert manifest(out) == shown and not (out / dropped_samples.FILE).exists(), "a reader sees the old set"
     assert verify(["--run", str(out)]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest_module, "counts_of", stop)  # the last step but the manifest itself
         assert main(extension(out, parts[1:2])) != 0
-    gone = dropped.of_run(str(out), manifest(out))
+    gone = dropped_samples.of_run(str(out), manifest(out))
     there = [
         gone.stays(shard["name"], keys_of(out, shard["name"])).sum() for shard in manifest(out)["shards"]
     ]
@@ -207,7 +207,7 @@ def test_a_grown_run_is_the_run_over_all_sources(
     entries = manifest(grown)["extensions"]
     assert [entry["source"] for entry in entries] == [[str(parts[1])], [str(parts[2])]]
     assert all(entry["dropped"] for entry in entries), "the cap bites"
-    gone = dropped.rows(str(grown), 2)
+    gone = dropped_samples.rows(str(grown), 2)
     assert set(gone["reason"].to_pylist()) == {"over_cap"}
     assert not {*gone["uid"].to_pylist()} & {*the_set(scratch)}
 
@@ -256,7 +256,7 @@ def test_a_known_url_is_not_asked_for_again_and_known_bytes_are_not_stored_twice
     assert [(row["reason"], row["detail"], row["candidates"]) for row in merged] == [
         ("merged_into", copied["uid"], 1)
     ]
-    assert the_set(run) == before and not dropped.rows(str(run), 1).num_rows
+    assert the_set(run) == before and not dropped_samples.rows(str(run), 1).num_rows
     # A copy is one more URL that matched; the one over the cap was counted already.
     matches = set(copied["matched_query_ids"])
     for old, now in zip(counted, counts_by_query(run), strict=True):
@@ -283,7 +283,7 @@ def test_without_merging_it_is_the_run_over_all_sources_too(
 
 
 def test_readers_leave_out_what_was_dropped(grown: Path, tmp_path: Path) -> None:
-    gone = dropped.of_run(str(grown), manifest(grown))
+    gone = dropped_samples.of_run(str(grown), manifest(grown))
     expected = [row for row in samples(grown) if row["key"] not in gone.keys(row["key"][:5])]
     assert len(expected) == manifest(grown)["counts"]["samples"] < len(samples(grown))
     [source] = sources.resolve([str(grown)], (), (), (), Cache(tmp_path / "cache"))
@@ -310,7 +310,7 @@ def test_compacted_shards_are_those_of_the_set(grown: Path, tmp_path: Path) -> N
         assert compact(["--run", str(grown), "--out", str(folder)]) == 0
     assert shard_bytes(out) == shard_bytes(again) and manifest(out)["counts"] == manifest(grown)["counts"]
     is_whole(out)
-    gone = dropped.of_run(str(grown), manifest(grown))
+    gone = dropped_samples.of_run(str(grown), manifest(grown))
     kept = [row for row in samples(grown) if row["key"] not in gone.keys(row["key"][:5])]
     tars = [str(path) for path in sorted((out / "shards").glob("*.tar"))]
     found = list(webdataset.WebDataset(tars, shardshuffle=False))
@@ -328,7 +328,7 @@ def scrubbed(grown: Path, tmp_path: Path) -> tuple[Path, list[Row]]:
     """The grown run without a sample that it had dropped and one of an extension; and what these were."""
     run = shutil.copytree(grown, tmp_path / "run")
     relocate(grown, run)
-    gone = dropped.of_run(str(run), manifest(run))
+    gone = dropped_samples.of_run(str(run), manifest(run))
     rows = [row for row in samples(run) if row["url"].startswith("http://")]
     old = next(row for row in rows if row["key"] in gone.keys(row["key"][:5]))
     new = next(row for row in reversed(rows) if row["key"] not in gone.keys(row["key"][:5]))
@@ -342,7 +342,7 @@ def test_takedown_removes_what_was_dropped_and_what_was_added(
     run, removed = scrubbed
     is_whole(run)
     gone = {urls.uid(urls.canonical(url)) for url, _ in removed}
-    left = {row["uid"] for row in samples(run)} | {*dropped.rows(str(run), 2)["uid"].to_pylist()}
+    left = {row["uid"] for row in samples(run)} | {*dropped_samples.rows(str(run), 2)["uid"].to_pylist()}
     assert len(gone) == 2 and not left & gone
     before, now = manifest(grown)["counts"], manifest(run)["counts"]
     assert (now["candidates"], now["samples"]) == (before["candidates"], before["samples"] - 1)
@@ -424,7 +424,7 @@ def test_another_extension_waits_for_the_one_under_way(
 
 def test_of_a_url_that_was_moved_before_the_latest_captions_count() -> None:
     a, b, c = (bytes([number]) * 16 for number in range(3))
-    known = records.to_table(
+    known = schemas.to_table(
         [(a, [0, 2], False, 0), (a, [1], False, 1), (a, [2], False, 1), (b, [0], False, 0), (c, [], True, 0)],
         KNOWN_ROWS,
     )
@@ -442,9 +442,9 @@ def test_the_thresholds_say_which_queries_keep_a_stored_row() -> None:
     limit = balance.priorities(heads[:1], hashes[1:])[0]  # the second query keeps the first, not the second
     thresholds = np.array([balance.EVERYTHING, limit], np.uint64)
     larger = balance.priorities(heads[1:2], hashes[1:])[0] > limit
-    now = FinishedSet("", (), hashes, thresholds, dropped.NOTHING).now(table)
+    now = FinishedSet("", (), hashes, thresholds, dropped_samples.NOTHING).now(table)
     assert now["query_ids"].to_pylist() == [[0, 1], [] if larger else [1], []]
-    nothing = FinishedSet("", (), hashes, np.zeros(2, np.uint64), dropped.NOTHING).now(table)
+    nothing = FinishedSet("", (), hashes, np.zeros(2, np.uint64), dropped_samples.NOTHING).now(table)
     assert nothing["query_ids"].to_pylist() == [[], [], []] and nothing.schema == table.schema
 
 
@@ -467,22 +467,22 @@ def test_new_rows_meet_what_the_run_knows(tmp_path: Path) -> None:
     table = QueryTable(path=str(tmp_path / "queries.txt"), seed=0, queries=2)
     shuffler = NewShuffler(folder=str(tmp_path), max_captions=16, queries=table)
     tried, untried, new = (bytes([number]) * 16 for number in (1, 2, 3))
-    known = records.to_table([(tried, [], True, 0), (untried, [1], False, 0)], KNOWN_ROWS)
-    rows = records.to_table(
+    known = schemas.to_table([(tried, [], True, 0), (untried, [1], False, 0)], KNOWN_ROWS)
+    rows = schemas.to_table(
         [
             (uid, "http://h/", "text", 7, [0], "en", 0.5, "", "http://p/", "s", "")
             for uid in (tried, untried, new, new)
         ],
-        records.CAPTION_ROWS,
+        schemas.CAPTION_ROWS,
     )
-    result = shuffler.reduce(0, [records.encode(known), records.encode(rows)])
+    result = shuffler.reduce(0, [schemas.encode(known), schemas.encode(rows)])
     assert result.rejected == {"duplicate": 1, "known_url": 1} and result.rows == 2
-    assert records.read_table(result.path)["uid"].to_pylist() == [untried, new]
+    assert schemas.read_table(result.path)["uid"].to_pylist() == [untried, new]
     assert read_vector(result.moved).tolist() == [[0, 1]]
 
 
 def test_what_is_stored_takes_the_place_of_new_images_with_its_bytes() -> None:
-    stored = records.to_table(
+    stored = schemas.to_table(
         [(b"s" * 16, b"x" * 32)], pa.schema([STORED_ROWS.field("uid"), STORED_ROWS.field("sha256")])
     )
     row = {
@@ -511,8 +511,8 @@ def test_a_reader_sees_the_extensions_that_the_manifest_counts(tmp_path: Path) -
         ("u1", "000000001", "00000", "over_cap", 1, 1), ("u2", "000000004", "00000", "over_cap", 2, 2),
         ("u3", "000010000", "00001", "over_cap", 1, 2),
     ]  # fmt: skip
-    records.write_table(str(tmp_path / dropped.FILE), records.to_table(rows, dropped.ROWS))
-    found = [dropped.of_run(str(tmp_path), {"extensions": [{}] * count}) for count in range(3)]
+    schemas.write_table(str(tmp_path / dropped_samples.FILE), schemas.to_table(rows, dropped_samples.ROWS))
+    found = [dropped_samples.of_run(str(tmp_path), {"extensions": [{}] * count}) for count in range(3)]
     assert [sorted(one.keys("00000.tar")) for one in found] == [
         [], ["000000001"], ["000000001", "000000004"]
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 
 import beam_job
 from pipeline import extras
-from pipeline.command import guarded
+from pipeline.cli_runtime import guarded
 from pipeline.terminal import terminal
 from tests import finished_run
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import config, outcome, publishing, reasons, run
+from pipeline import config, outcome, publishing, reasons, run_folder
 from pipeline.cli import main
 from pipeline.options import CrawlConfig, presets
 from pipeline.status import main as status
@@ -371,4 +371,4 @@ def test_what_signs_a_request_is_known_by_its_name() -> None:
         assert publishing.public(f"@{base}?{signed}") == f"@{base}"
     assert publishing.unsigned(f"{base}?a=1") != publishing.unsigned(f"{base}?a=2")
     assert publishing.public("data/what?[x].parquet") == "data/what?[x].parquet"
-    assert run.Layout("r").config == "r/config.toml"
+    assert run_folder.Layout("r").config == "r/config.toml"

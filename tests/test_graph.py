@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import balance, querylist, records
+from pipeline import balance, querylist, schemas
 from pipeline.flow import local
 from pipeline.flow.markers import finished, read_vector, write_vector
 from pipeline.flow.parts import Part
@@ -61,7 +61,7 @@ def candidates_files(folder: Path) -> tuple[list[str], list[tuple[str, str, list
         own = {
             (url, caption): sorted({ord(caption[-1]) % 6, len(url) % 6}) for url, caption, _ in rows[part::3]
         }
-        records.write_table(path, caption_table([(*key, matched) for key, matched in own.items()]))
+        schemas.write_table(path, caption_table([(*key, matched) for key, matched in own.items()]))
         paths.append(path)
     return paths, [(url, caption, sorted({ord(caption[-1]) % 6, len(url) % 6})) for url, caption, _ in rows]
 
@@ -112,11 +112,11 @@ def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
     ]  # fmt: skip
     runner.run(steps)
     admitted = steps[2].results(Samples)
-    tables = [records.read_table(one.path).to_pylist() for one in admitted]
+    tables = [schemas.read_table(one.path).to_pylist() for one in admitted]
     rows = sorted((row["url"], row["caption"]) for table in tables for row in table)
     kept = set()
     for result in admitted:
-        table = records.read_table(result.path)
+        table = schemas.read_table(result.path)
         pairs = Pairs.of(table, len(QUERIES))
         mask = chosen(pairs, queries.hashes, read_vector(f"{found}/thresholds"))
         kept |= set(table.filter(pairs.rows_of(mask, len(table)))["url"].to_pylist())
@@ -139,7 +139,7 @@ def test_the_kept_samples_are_those_of_the_oracle(expected, tmp_path: Path) -> N
     captions = defaultdict(dict)
     for url, caption, matched in rows:
         captions[url][caption] = matched
-    first = {url: sorted(own, key=records.caption_hash)[:4] for url, own in captions.items()}
+    first = {url: sorted(own, key=schemas.caption_hash)[:4] for url, own in captions.items()}
     images = defaultdict(int)
     for own in first.values():
         for caption in own:

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import querylist, records
+from pipeline import querylist, schemas
 from pipeline.fetch.parts import Fetched
 from pipeline.fetch.units import UnitShuffler
 from pipeline.flow.markers import write_vector
 from pipeline.options import FetchOptions
+from pipeline.options.fetch import UnitLimits
 from pipeline.select.parts import Samples
 from pipeline.select.workers import QueryTable
-from pipeline.units import UnitLimits
 from tests.rows import caption_table, uid_of
 
 IMAGES, ROUND, FILES, PARTITIONS = 3_000, 50, 5, 8
@@ -25,10 +25,10 @@ def files(tmp_path: Path) -> list[str]:
     """Return files of samples, cut by uid as select cuts them: 3,000 images of one site, 300 of others."""
     urls = [f"https://hot.example/{i}.jpg" for i in range(IMAGES)]
     urls += [f"https://site{i % 100}.example/{i}.jpg" for i in range(300)]
-    table = records.sort_rows(caption_table([(url, "a caption", [0]) for url in urls]))
+    table = schemas.sort_rows(caption_table([(url, "a caption", [0]) for url in urls]))
     paths = [str(tmp_path / f"samples-{number}.parquet") for number in range(FILES)]
     for path, rows in zip(paths, np.array_split(np.arange(len(table)), FILES), strict=True):
-        records.write_table(path, table.take(pa.array(rows)))
+        schemas.write_table(path, table.take(pa.array(rows)))
     return paths
 
 
@@ -62,11 +62,11 @@ def cut(
     for partition, data in sorted(slices.items()):
         for unit in one.reduce(partition, data).units:
             paths.append(unit.path)
-            table = records.read_table(paths[-1])
+            table = schemas.read_table(paths[-1])
             assert unit.images == len(table)
             assert table["uid"].to_pylist() == sorted(table["uid"].to_pylist())
             lanes |= dict(zip(table["url"].to_pylist(), table["lanes"].to_pylist(), strict=True))
-    return paths, lanes, max(sum(len(records.decode(part)) for part in data) for data in slices.values())
+    return paths, lanes, max(sum(len(schemas.decode(part)) for part in data) for data in slices.values())
 
 
 def test_what_a_round_asks_a_hot_site_for_does_not_depend_on_the_cut(
@@ -81,9 +81,9 @@ def test_what_a_round_asks_a_hot_site_for_does_not_depend_on_the_cut(
     # 50 images of each file travel to the site's partition; the others are spread, 344 a partition.
     assert largest <= FILES * ROUND + 1.5 * (IMAGES + 300) / PARTITIONS
     assert cut(shuffler(tmp_path), [samples(path) for path in files], 1)[1] == lanes
-    rows = pa.concat_tables([records.read_table(path) for path in files])
+    rows = pa.concat_tables([schemas.read_table(path) for path in files])
     whole = str(tmp_path / "whole.parquet")
-    records.write_table(whole, rows)
+    schemas.write_table(whole, rows)
     assert cut(shuffler(tmp_path), [samples(whole)], PARTITIONS)[1] == lanes
 
 
@@ -91,12 +91,12 @@ def test_the_next_round_gets_a_hot_sites_next_images(files: list[str], tmp_path:
     paths, lanes, _ = cut(shuffler(tmp_path), [samples(path) for path in files], PARTITIONS)
     tasks = []
     for path in paths:
-        unit = records.read_table(path)
+        unit = schemas.read_table(path)
         reasons = ["" if lane else "deferred" for lane in unit["lanes"].to_pylist()]
         fetched = pa.table(
             {"uid": unit["uid"], "reason": reasons, "final_url": pa.array([""] * len(unit), pa.string())}
         )
-        records.write_table(f"{path}.fetched", fetched)
+        schemas.write_table(f"{path}.fetched", fetched)
         one = Fetched(
             name="", unit=path, path=f"{path}.fetched", blob="", log="", images=len(unit), bytes=0,
             seconds=0.0, reasons={},

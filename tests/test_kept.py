@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import children, storage
+from pipeline import processes, storage
 from pipeline.flow import kept
 from pipeline.flow.markers import commit, finished, read_marker
 from pipeline.flow.parts import Part
@@ -172,7 +172,7 @@ def test_a_worker_of_an_object_store_keeps_what_it_has_when_its_launcher_is_stop
     child = subprocess.Popen([sys.executable, "-c", script, bucket], stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline() == b"ready\n"
     assert storage.list_files(f"{bucket}/kept/7") == []
-    assert children._handles_term(child.pid)
-    children._ask_to_end([child.pid])  # as `kill` does, which would end the store as well
+    assert processes._handles_term(child.pid)
+    processes._ask_to_end([child.pid])  # as `kill` does, which would end the store as well
     assert child.wait() == 143
     assert read(bucket) == [("x", b"body")]

@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
 from pipeline import extras
 from pipeline.candidates.parts import PieceTask
-from pipeline.command import job_name
+from pipeline.cli_runtime import job_name
 from pipeline.demo.server import Server
 from pipeline.flow.beam_graphs import Steps
 from pipeline.flow.beam_runner import BeamRunner

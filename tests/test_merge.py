@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.fetch.merge import MERGED_ROWS, is_placeholder, merge
 from tests.rows import caption_row, uid_of
 
@@ -29,7 +29,7 @@ def table_of(rows: list[tuple[str, str, str]]) -> pa.Table:
         ("", 200, 0, 10, digest, "jpeg", 8, 8, 8, 8, "", "", 80, "", f"blob-{row[0]}", 0, 5)
         for row, digest in zip(rows, digests, strict=True)
     ]
-    return records.to_table([(*c, *i) for c, i in zip(captions, images, strict=True)], MERGED_ROWS)
+    return schemas.to_table([(*c, *i) for c, i in zip(captions, images, strict=True)], MERGED_ROWS)
 
 
 @given(arrived, st.lists(st.integers(0, 2), min_size=8, max_size=8), st.integers(1, 4))
@@ -48,7 +48,7 @@ def test_every_caption_is_kept_or_rejected_once(pairs, content: list[int], cap: 
     assert len(found) == len(groups)
     for members in groups.values():
         uid, url, _ = min(members)
-        union = sorted({caption for *_, caption in members}, key=records.caption_hash)[:cap]
+        union = sorted({caption for *_, caption in members}, key=schemas.caption_hash)[:cap]
         assert [row["caption"] for row in found[uid]] == union
         assert {row["url"] for row in found[uid]} == {url}
         assert {row["blob"] for row in found[uid]} == {f"blob-{url}"}

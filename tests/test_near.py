@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.cli import main
 from pipeline.fetch.merge import merge
 from pipeline.near.workers import add_sites, count_sites, representatives
@@ -29,7 +29,7 @@ from tests.test_merge import table_of
 def survivors(table: pa.Table, groups: dict[str, str]) -> pa.ChunkedArray:
     """Return what each row is merged into, by URL."""
     pairs = sorted((uid_of(member), uid_of(star)) for member, star in groups.items())
-    return representatives(table["uid"], records.to_table(pairs, pa.schema(
+    return representatives(table["uid"], schemas.to_table(pairs, pa.schema(
         [pa.field("uid", pa.binary(16)), pa.field("representative", pa.binary(16))]
     )))  # fmt: skip
 
@@ -172,7 +172,7 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
 
     # What was merged by its looks cannot be compared again once the images are gone.
     (run / "work/fetch/removed.stage").write_text("true")
-    monkeypatch.setattr("pipeline.fetch.retry._retried", lambda *_: 1)
+    monkeypatch.setattr("pipeline.fetch.retry_failed._retried", lambda *_: 1)
     assert code(argv(served, tmp_path, "--dedup", "near", "--retry-failed")) == 2
     assert "--keep-staging" in capfd.readouterr().err
     assert verify(["--run", str(run)]) == 0

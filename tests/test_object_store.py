@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import lock, records, retry, storage
+from pipeline import lock, schemas, storage, storage_retry
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.fetch.parts import Restored
@@ -89,8 +89,8 @@ def test_only_what_may_pass_is_tried_again(error: Exception, transient: bool) ->
         raise error
 
     with pytest.raises(type(error)):
-        retry.retried(fail, waits.append)
-    assert len(attempts) == (retry.TRIES if transient else 1)
+        storage_retry.retried(fail, waits.append)
+    assert len(attempts) == (storage_retry.TRIES if transient else 1)
     assert waits == ([0.5, 1, 2, 4, 8, 16] if transient else [])
 
 
@@ -102,11 +102,11 @@ def test_the_error_of_a_client_library_is_judged_by_its_status() -> None:
         answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
         return translate_boto_error(ClientError(answer, "PutObject"))
 
-    assert retry.is_transient(error("InternalError", 500))
-    assert retry.is_transient(error("BadGateway", 502)), "a code that s3fs does not know"
-    assert retry.is_transient(error("BadDigest", 400))
-    assert not retry.is_transient(error("InvalidBucketName", 400))
-    assert not retry.is_transient(error("WeirdCode", 400))
+    assert storage_retry.is_transient(error("InternalError", 500))
+    assert storage_retry.is_transient(error("BadGateway", 502)), "a code that s3fs does not know"
+    assert storage_retry.is_transient(error("BadDigest", 400))
+    assert not storage_retry.is_transient(error("InvalidBucketName", 400))
+    assert not storage_retry.is_transient(error("WeirdCode", 400))
 
 
 # --- reading and writing
@@ -132,10 +132,10 @@ def test_what_is_written_is_read_while_requests_fail(store: s3.Store) -> None:
 
 def test_columns_of_a_table_are_read_without_the_rest(store: s3.Store) -> None:
     table = pa.table({"n": range(100), "text": [os.urandom(50_000).hex() for _ in range(100)]})
-    records.write_table(f"{store.url}/t.parquet", table)
+    schemas.write_table(f"{store.url}/t.parquet", table)
     every(4, store.proxy)
-    assert records.read_table(f"{store.url}/t.parquet", ["n"]) == table.select(["n"])
-    assert records.read_table(f"{store.url}/t.parquet") == table
+    assert schemas.read_table(f"{store.url}/t.parquet", ["n"]) == table.select(["n"])
+    assert schemas.read_table(f"{store.url}/t.parquet") == table
 
 
 def test_listings_show_what_others_wrote_meanwhile(store: s3.Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 from dedup import conclusions, pictures, report
 from dedup.conclusions import Dataset
 from dedup.parts import EXAMPLES, FOUND, MATCHES, ExampleIndex, MatchedShard
-from pipeline import figure, records
+from pipeline import figure, schemas
 from tests.browser import chromium
 from tests.scenes import jpeg, scene
 
@@ -47,9 +47,9 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
             checked = (similarity[n], True, "", 20, 0.9, "whole", False)
             by = (similarity[n], None)  # hashes, learned
             found.append((name, ids[n], f"uid{n}", text, *checked, text, "s", f"{n}", *by, preview))
-    records.write_table(str(folder / "examples.parquet"), records.to_table(rows, EXAMPLES))
-    table = records.to_table(found, FOUND)
-    records.write_table(str(folder / "found.parquet"), table)
+    schemas.write_table(str(folder / "examples.parquet"), schemas.to_table(rows, EXAMPLES))
+    table = schemas.to_table(found, FOUND)
+    schemas.write_table(str(folder / "found.parquet"), table)
     matches = conclusions.ranked(table, 5)
     assert matches.schema == MATCHES
     concluded = conclusions.conclude(datasets, {"set-00": 0.5}, 0.35, sets)
@@ -314,5 +314,5 @@ def test_sites_are_counted_by_registrable_domain():
     ]
     data = Dataset("d", ["0"], [""], 0, np.array([0.9]), None, [])
     [one] = conclusions.conclude([data], {}, 0.35, 1)
-    assert report.sites(records.to_table(rows, MATCHES), one) == [("example.co.uk", 2), ("no URL", 2)]
+    assert report.sites(schemas.to_table(rows, MATCHES), one) == [("example.co.uk", 2), ("no URL", 2)]
     assert json.dumps(report.numbers(one))

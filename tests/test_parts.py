@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import run, storage
+from pipeline import run_folder, storage
 from pipeline.flow import markers, parts
 from pipeline.flow.parts import Blob, Counted, File, Part
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.stages import Finished
 from pipeline.takedown.cli import main as takedown
 from pipeline.tombstones import PENDING
@@ -120,7 +120,7 @@ def test_the_first_writer_of_a_marker_wins(tmp_path: Path) -> None:
 
 def test_a_run_of_another_version_says_what_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     layout = Layout(str(tmp_path / "run"))
-    run.finish_stage(layout, Finished(samples=0, captions=0))
+    run_folder.finish_stage(layout, Finished(samples=0, captions=0))
     old = {"name": "000000", "rows": 3, "rejected": {}}
     storage.write_bytes(layout.stage("candidates", "000000.json"), json.dumps(old).encode())
     with pytest.raises(SystemExit):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import train.cache
-from pipeline import command, private, storage
+from pipeline import cli_runtime, private, storage
 from pipeline.lock import lock
 from tests import train_shards
 from train.cache import Cache
@@ -85,7 +85,7 @@ def test_own_folders_are_below_the_users_cache(tmp_path: Path, monkeypatch: pyte
     place = private.folder("shards")
     assert place == tmp_path / "xdg/openwit/shards" and stat.S_IMODE(place.stat().st_mode) == 0o700
     assert Cache().folder == place
-    assert command.worker_log("s3://bucket/run").startswith(str(tmp_path / "xdg/openwit/logs/"))
+    assert cli_runtime.worker_log("s3://bucket/run").startswith(str(tmp_path / "xdg/openwit/logs/"))
     place.chmod(0o755)
     with pytest.raises(ValueError, match="chmod 700"):
         private.folder("shards")
@@ -97,7 +97,7 @@ def test_own_folders_are_below_the_users_cache(tmp_path: Path, monkeypatch: pyte
 
 
 def test_nothing_has_a_name_in_the_temporary_folder_that_can_be_guessed() -> None:
-    root = Path(beam := command.__file__).parent.parent
+    root = Path(beam := cli_runtime.__file__).parent.parent
     found = [
         f"{path.relative_to(root)}: {line.strip()}"
         for package in ("pipeline", "dedup", "queries", "train")

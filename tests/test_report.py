@@ -23,7 +23,7 @@ from pipeline import querylist, report, untrusted
 from pipeline.report import collect, funnel, network, numbers, page, statements
 from pipeline.report.samples import RepeatedTexts, sites_of
 from pipeline.report.totals import Totals
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.urls import canonical, site
 from tests import finished_run
 from tests.browser import Page, chromium
@@ -152,7 +152,7 @@ def test_the_same_run_gives_the_same_bytes_anywhere(whole: Path, tmp_path: Path)
     (tmp_path / "matplotlibrc").write_text("font.size: 30\naxes.grid: False\n")
     digests = []
     for number, zone in enumerate(("UTC", "Asia/Tokyo")):
-        code = "import sys; from pipeline import report, run; report.write(run.Layout(sys.argv[1]))"
+        code = "import sys; from pipeline import report, run_folder as f; report.write(f.Layout(sys.argv[1]))"
         extra = {"PYTHONHASHSEED": str(number), "TZ": zone, "LC_ALL": "C.UTF-8" if number else "C"}
         if number:
             extra["MATPLOTLIBRC"] = str(tmp_path / "matplotlibrc")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, restart, run, storage
+from pipeline import config, restart, run_folder, storage
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig
@@ -135,11 +135,11 @@ def test_the_exchange_may_stop_at_any_file(tmp_path: Path, monkeypatch: pytest.M
         ),
     }
 
-    def build(root: Path) -> run.Layout:
+    def build(root: Path) -> run_folder.Layout:
         for name in names[False]:
             storage.write_bytes(str(root / name), b"old " + name.encode())
-        layout = run.keep_until_replaced(run.Layout(str(root)))
-        assert layout.replaces and run.current(str(root)) == layout
+        layout = run_folder.keep_until_replaced(run_folder.Layout(str(root)))
+        assert layout.replaces and run_folder.current(str(root)) == layout
         for name in names[True]:
             storage.write_bytes(str(root / "next" / name), b"new " + name.encode())
         return layout
@@ -167,7 +167,7 @@ def test_the_exchange_may_stop_at_any_file(tmp_path: Path, monkeypatch: pytest.M
 
                 patch.setattr(storage, name, limited)
             try:
-                run.publish_next(layout)
+                run_folder.publish_next(layout)
             except Killed:
                 pass
             else:
@@ -177,8 +177,8 @@ def test_the_exchange_may_stop_at_any_file(tmp_path: Path, monkeypatch: pytest.M
             assert whole(root, (root / "manifest.json").read_bytes().startswith(b"new")), (
                 "a manifest tells a set"
             )
-        if run.current(str(root)).replaces:
-            run.publish_next(run.current(str(root)))
+        if run_folder.current(str(root)).replaces:
+            run_folder.publish_next(run_folder.current(str(root)))
         assert whole(root, True)
         assert not (root / "shards/00001.tar").exists() and not (root / "near_duplicates.parquet").exists()
         steps += 1

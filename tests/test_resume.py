@@ -91,20 +91,20 @@ def done_urls(result: Fetched) -> list[tuple[str, str]]:
     """Return (host, path) of the URLs of a fetched unit."""
     from urllib.parse import urlsplit
 
-    from pipeline import records
+    from pipeline import schemas
 
-    urls = set(records.read_table(result.unit, ["fetch_url"])["fetch_url"].to_pylist())
+    urls = set(schemas.read_table(result.unit, ["fetch_url"])["fetch_url"].to_pylist())
     parts = [urlsplit(url) for url in urls]
     return [(part.netloc.split(":")[0], part.path) for part in parts]
 
 
 def transient(run: Path, host: str, path: str) -> int:
     """Return how often an undisturbed run asked for a URL after the first round: retries are right."""
-    from pipeline import records
+    from pipeline import schemas
 
     count = 0
     for unit in (run / "work/fetch/units-1").glob("*.parquet"):
-        urls = records.read_table(str(unit), ["fetch_url"])["fetch_url"].to_pylist()
+        urls = schemas.read_table(str(unit), ["fetch_url"])["fetch_url"].to_pylist()
         count += any(host in url and url.endswith(path) for url in urls) * 3  # redirects within a site
     return count
 

@@ -21,8 +21,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from pipeline import records, storage
-from pipeline.children import _processes
+from pipeline import schemas, storage
 from pipeline.cli import main
 from pipeline.fetch import worker as fetching
 from pipeline.fetch.parts import UNIT_ROWS, Fetched, Unit
@@ -32,6 +31,7 @@ from pipeline.flow.markers import finished
 from pipeline.http.fetch_url import Outcome
 from pipeline.images.process import Processed
 from pipeline.options import FetchOptions, ImageOptions
+from pipeline.processes import _processes
 from pipeline.takedown.cli import main as takedown
 from tests.crawling import contents, manifest
 from tests.rows import caption_row, uid_of
@@ -218,8 +218,8 @@ def unit(slow: SlowWeb, folder: Path, numbers: range) -> Unit:
         (*caption_row(slow.url(n), f"picture {n}", [0]), slow.url(n), f"127.0.0.{10 + n % SITES}", 1)
         for n in numbers
     ]
-    table = records.to_table(rows, UNIT_ROWS).sort_by("uid")
-    records.write_table(str(folder / "unit.parquet"), table)
+    table = schemas.to_table(rows, UNIT_ROWS).sort_by("uid")
+    schemas.write_table(str(folder / "unit.parquet"), table)
     return Unit(name="0", path=str(folder / "unit.parquet"), images=len(numbers), seconds=1.0)
 
 
@@ -246,7 +246,7 @@ def test_two_attempts_at_once_end_with_one_result(slow: SlowWeb, tmp_path: Path)
         thread.join(200)
     assert len(results) == 2 and results[0] == results[1] == finished(str(tmp_path / "round-0"))["0"]
     assert results[0].images == 40
-    table = records.read_table(results[0].path)
+    table = schemas.read_table(results[0].path)
     blob = storage.read_bytes(results[0].blob)
     for row in table.to_pylist():
         stored = blob[row["offset"] : row["offset"] + row["length"]]
@@ -268,7 +268,7 @@ def test_a_resumed_unit_has_what_is_left_of_its_time(slow: SlowWeb, tmp_path: Pa
     result = one.run(one.open(), task)
     assert result.reasons == {"deferred": 29, "http_gone": 1} and len(slow.log) == start
     assert result.seconds > 1e6
-    table = records.read_table(result.path)
+    table = schemas.read_table(result.path)
     (old,) = table.filter(pc.equal(table["reason"], "http_gone")).to_pylist()
     assert old["uid"] == uid_of(slow.url(0)) and old["fetched_at"].timestamp() == 0.007
     log = storage.read_bytes(result.log).decode()
@@ -296,7 +296,7 @@ def test_a_scorer_sees_the_whole_unit_however_often_it_was_stopped(slow: SlowWeb
     stopped = worker(tmp_path / "stopped", **options)
     state = stopped.open()
     with kept.Kept(stopped.folder, "0", "earlier") as store:
-        first = records.read_table(task.path).slice(0, 10)
+        first = schemas.read_table(task.path).slice(0, 10)
         rows = stopped._receive_all(state, first, store, fetching.UnitLog(), fetching.Counts(), 300.0)
         assert len(list(rows)) == 10
     start = len(slow.log)
@@ -304,7 +304,7 @@ def test_a_scorer_sees_the_whole_unit_however_often_it_was_stopped(slow: SlowWeb
     assert len(slow.log) - start == 14
     blobs = [storage.read_bytes(r.blob) for r in (expected, found)]
     assert blobs[0] == blobs[1]
-    tables = [records.read_table(r.path).drop_columns(["fetched_at", "blob"]) for r in (expected, found)]
+    tables = [schemas.read_table(r.path).drop_columns(["fetched_at", "blob"]) for r in (expected, found)]
     assert tables[0].equals(tables[1]) and found.reasons == expected.reasons
 
 

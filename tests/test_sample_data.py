@@ -5,10 +5,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.cli import main
 from pipeline.flow.markers import read_vector
-from pipeline.run import Layout, done
+from pipeline.run_folder import Layout, done
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_ten_thousand_real_texts_on_half_a_million_queries(sample_data: Path, tm
     rows = sum(r["rows"] for r in selected["samples"])
     assert rows + rejected == 10_000
     matched = read_vector(layout.stage("select", "round-0", "counts"))[0]
-    tables = [records.read_table(r["path"]) for r in selected["samples"]]
+    tables = [schemas.read_table(r["path"]) for r in selected["samples"]]
     pairs = sum(len(set(ids)) for table in tables for ids in table["matched"].to_pylist())
     assert int(matched.sum()) <= pairs, "a query counts once a sample"
     # Most English texts of the web match: the published rule, with case, leaves 4.2% of these unmatched.

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.select.workers import Pairs, cap_captions, concat, drop_duplicates, one_url, slices
 from tests.rows import caption_table, uid_of
 
@@ -35,7 +35,7 @@ def test_every_row_is_kept_or_rejected_once(data, cap: int) -> None:
     for row in kept.to_pylist():
         found[row["url"]].append(row["caption"])
     for url, captions in by_url.items():
-        smallest = sorted(captions, key=records.caption_hash)[:cap]
+        smallest = sorted(captions, key=schemas.caption_hash)[:cap]
         assert found[url] == smallest
     assert set(repeated["reason"].to_pylist()) <= {"duplicate"}
     assert set(over["reason"].to_pylist()) <= {"too_many_captions"}
@@ -63,14 +63,14 @@ def test_pairs_are_the_union_over_a_samples_captions(data) -> None:
 def test_the_last_hash_is_in_the_last_partition() -> None:
     extremes = np.array([0, 2**63, 2**64 - 1], np.uint64)
     for partitions in (1, 2, 3, 7, 1000, 2**20):
-        found = records.partition_of(extremes, partitions)
+        found = schemas.partition_of(extremes, partitions)
         assert found[0] == 0 and found[-1] == partitions - 1
 
 
 @given(rows, st.integers(1, 5))
 def test_slices_cross_as_small_bytes(data, partitions: int) -> None:
     table = caption_table(data)
-    partition = records.partition_of(records.high_bits(table["uid"]), partitions)
+    partition = schemas.partition_of(schemas.high_bits(table["uid"]), partitions)
     groups = defaultdict(list)
     for key, part in slices(table, partition):
         assert isinstance(part, bytes)
@@ -78,12 +78,12 @@ def test_slices_cross_as_small_bytes(data, partitions: int) -> None:
     back = pa.concat_tables(
         [concat(groups[key], table.schema) for key in sorted(groups)] or [table.schema.empty_table()]
     )
-    assert records.sort_rows(back).equals(table)
+    assert schemas.sort_rows(back).equals(table)
 
 
 def test_a_slice_does_not_carry_its_parent(tmp_path: Path) -> None:
     table = caption_table([(f"https://a.test/{i}", f"caption number {i}", [1]) for i in range(5000)])
-    assert len(records.encode(table.slice(17, 3))) < 5000
+    assert len(schemas.encode(table.slice(17, 3))) < 5000
 
 
 def test_spellings_of_one_url_are_one_sample() -> None:

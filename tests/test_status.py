@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline import children, lock
+from pipeline import lock, processes
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.flow import heartbeat
@@ -413,13 +413,13 @@ def test_a_signal_ends_it_soon_and_the_same_command_continues(
 
 def test_descendants_are_found_and_killed() -> None:
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(300)'])"
-    before = set(children.descendants())
+    before = set(processes.descendants())
     child = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.monotonic() + 60
-    while len(set(children.descendants()) - before) < 2:
+    while len(set(processes.descendants()) - before) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    grandchildren = set(children.descendants()) - before
+    grandchildren = set(processes.descendants()) - before
     keep = threading.Event()
     for pid in grandchildren:
         os.kill(pid, signal.SIGKILL)

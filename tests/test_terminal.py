@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import beam_job
-from pipeline import command, config, terminal, untrusted
+from pipeline import cli_runtime, config, terminal, untrusted
 from tests import finished_run
 
 ROOT = Path(beam_job.__file__).parent
@@ -90,7 +90,7 @@ def test_errors_of_commands(
         raise kind(f"HTTP Error 404: x{text}\nopenwit verify: all is well")
 
     try:
-        assert command.guarded("openwit x", terminal.terminal(), str(tmp_path), fail) == 1
+        assert cli_runtime.guarded("openwit x", terminal.terminal(), str(tmp_path), fail) == 1
     except SystemExit as stopped:
         assert stopped.code == 2
     said = capfd.readouterr().err

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.units import Lane, UnitLimits, beyond, cut, deadline, duration_class, lane_sizes, room, share
+from pipeline.fetch.lanes import SiteShare, beyond, cut, deadline, duration_class, lane_sizes, room, share
+from pipeline.options.fetch import UnitLimits
 
 SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=30)
 LIMITS = st.builds(
@@ -80,10 +81,10 @@ def test_what_a_site_cannot_give_in_time_is_put_off() -> None:
 def test_what_is_too_late_among_some_images_is_too_late_among_all(
     sizes: list[int], parts: int, limits: UnitLimits, earlier: int
 ) -> None:
-    def taken(units: list[list[Lane]], images: np.ndarray) -> list[int]:
+    def taken(units: list[list[SiteShare]], images: np.ndarray) -> list[int]:
         return sorted(images[i] for unit in units for lane in unit if lane.lanes for i in lane.images)
 
-    def cut_all(images: np.ndarray) -> list[list[Lane]]:
+    def cut_all(images: np.ndarray) -> list[list[SiteShare]]:
         return cut(sites.take(pa.array(images)), lambda _: 1.0, limits)
 
     sites, left = sites_of(sizes), np.arange(sum(sizes))

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import beam_job
-from pipeline import finished, progress, records, tombstones, untrusted
+from pipeline import finished, progress, schemas, tombstones, untrusted
 from pipeline.lock import Holder
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.takedown import work
 from tests import finished_run, train_shards
 from train.sources import OpenShard
@@ -245,7 +245,7 @@ def test_a_run_does_not_say_where_else_to_write(tmp_path: Path) -> None:
     for blob in ("../../../victim", str(tmp_path / "victim"), "..", "a/../../../../victim"):
         path = f"{layout.staging}/round-0/0.parquet"
         row = {"uid": b"1" * 16, "final_url": "https://a.test/x.jpg", "blob": blob, "offset": 0, "length": 4}
-        records.write_table(path, pa.Table.from_pylist([row]))
+        schemas.write_table(path, pa.Table.from_pylist([row]))
         with pytest.raises(ValueError, match="outside of the run"):
             work._fetched(layout, path, tombstones.request(url=["https://a.test/x.jpg"]))
     assert victim.read_bytes() == b"mine"

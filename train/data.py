@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.children import end_with_parent
+from pipeline.processes import end_with_parent
 from train import images
 from train.cache import Cache
 from train.packing import PackedText, pack

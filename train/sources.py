@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import dropped, finished, patterns, storage, untrusted
-from pipeline.dropped import Dropped
+from pipeline import dropped_samples, finished, patterns, storage, untrusted
+from pipeline.dropped_samples import Dropped
 from pipeline.images.headers import SUFFIXES
 from train import images, tar
 from train.cache import Cache
@@ -199,7 +199,7 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
             Shard(storage.join(name, "shards", shard["name"]), shard.get("samples", -1))
             for shard in manifest["shards"]
         ]
-        return listed, dropped.of_run(name, manifest)
+        return listed, dropped_samples.of_run(name, manifest)
     if folder and storage.exists(storage.join(name, "shards")):
         raise ValueError(f"--shards {name}: the run has no manifest.json; finish it with `openwit crawl`")
     paths = patterns.find(name, ".tar")
@@ -209,7 +209,7 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
         )
     sizes = {folder: _sizes(folder) for folder in {posixpath.dirname(path) for path in paths}}
     shards = [Shard(p, sizes[posixpath.dirname(p)].get(posixpath.basename(p), -1)) for p in paths]
-    return shards, dropped.NOTHING
+    return shards, dropped_samples.NOTHING
 
 
 def _sizes(folder: str) -> dict[str, int]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from dedup.detector.options import DetectorEmbedConfig, DetectorTrainConfig
 from pipeline import config as options
 from pipeline import storage
-from pipeline.command import guarded
+from pipeline.cli_runtime import guarded
 from pipeline.report.statements import count
 from pipeline.terminal import output, terminal
 from train.cli import Training, train

@@ -26,12 +26,12 @@ from dedup.detector.search import Described, NearestSearch
 from dedup.detector.weights import LearnedDetector
 from dedup.pictures import Pictures, Pixels
 from dedup.training import TrainingSet
-from pipeline import records, storage
-from pipeline.children import end_with_parent
+from pipeline import schemas, storage
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import SIDE, quality
 from pipeline.data.views import VIEWS
 from pipeline.patterns import archive_stem
+from pipeline.processes import end_with_parent
 
 log = logging.getLogger("dedup.detector")
 
@@ -189,7 +189,7 @@ def describe(tasks: list[Task], detector: LearnedDetector, config: DetectorEmbed
         tables.setdefault(piece.task, []).append(_table(piece, vectors, detector.biases(vectors)))
         if piece.last:
             task = tasks[piece.task]
-            records.write_table(task.path, pa.concat_tables(tables.pop(piece.task)))
+            schemas.write_table(task.path, pa.concat_tables(tables.pop(piece.task)))
             yield task
 
 
@@ -214,7 +214,7 @@ def read_described(table: pa.Table) -> Described:
 
 def neighbours(config: DetectorEmbedConfig, files: Plan, device: torch.device) -> int:
     """Search every set through all shards and write neighbours.parquet; return the number of rows."""
-    sets = [records.read_table(task.path) for task in files.sets]
+    sets = [schemas.read_table(task.path) for task in files.sets]
     kept = [table.filter(pc.greater_equal(table["quality"], MIN_QUALITY)) for table in sets]
     if not sum(map(len, kept)):
         raise ValueError("no image of the evaluation sets can be compared")
@@ -223,7 +223,7 @@ def neighbours(config: DetectorEmbedConfig, files: Plan, device: torch.device) -
     search = NearestSearch(examples, len(VIEWS), config.neighbours, device)
     ids: list[pa.Table] = []
     for number, task in enumerate(files.shards):
-        table = records.read_table(task.path)
+        table = schemas.read_table(task.path)
         table = table.filter(pc.greater_equal(table["quality"], MIN_QUALITY))
         search.add(read_described(table))
         shard = pa.array(np.full(len(table), number, np.int32))
@@ -245,7 +245,7 @@ def neighbours(config: DetectorEmbedConfig, files: Plan, device: torch.device) -
         ],
         schema=NEIGHBOURS,
     )
-    records.write_table(storage.join(config.out, "neighbours.parquet"), table)
+    schemas.write_table(storage.join(config.out, "neighbours.parquet"), table)
     return len(table)
 
 

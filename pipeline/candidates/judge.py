@@ -12,7 +12,7 @@ from typing import NamedTuple
 import orjson
 import pyarrow as pa
 
-from pipeline import querylist, records, storage, urls
+from pipeline import querylist, schemas, storage, urls
 from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, UNDETERMINED, Evidence, Identifier, Prior
@@ -182,14 +182,14 @@ def judge_image(
             yield _rejected(uid, image, verdict.caption, verdict.reason, verdict.detail), False
         else:
             yield (
-                bytes.fromhex(uid), image.url, verdict.caption, records.caption_hash(verdict.caption),
+                bytes.fromhex(uid), image.url, verdict.caption, schemas.caption_hash(verdict.caption),
                 verdict.matched, verdict.lang, verdict.lang_score, image.page_lang, image.page_url, source,
                 extra,
             ), True  # fmt: skip
 
 
 def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) -> tuple[object, ...]:
-    limit = records.DETAIL_CHARACTERS
+    limit = schemas.DETAIL_CHARACTERS
     url = image.url if len(image.url) <= 4096 else image.url[:4096]
     url, page = (text.encode("utf-8", "replace").decode() for text in (url, image.page_url))
     return (uid, url, caption[:8192], page, "candidates", reason, detail[:limit], 1)
@@ -228,7 +228,7 @@ def judge_piece(
 ) -> PieceTables:
     """Return the tables of a piece; within it, captions are already deduplicated and capped."""
     rows: dict[bool, list[tuple[object, ...]]] = {True: [], False: []}
-    schemas = {True: records.CAPTION_ROWS, False: records.REJECTED_ROWS}
+    columns = {True: schemas.CAPTION_ROWS, False: schemas.REJECTED_ROWS}
     tables: dict[bool, list[pa.Table]] = {True: [], False: []}
     seen = 0
     for image, prior in _with_priors(images, judge):
@@ -236,13 +236,13 @@ def judge_piece(
         for row, accepted in judged(image, source, judge, stones, prior):
             rows[accepted].append(row)
             if len(rows[accepted]) >= _BATCH_ROWS:
-                tables[accepted].append(records.to_table(rows[accepted], schemas[accepted]))
+                tables[accepted].append(schemas.to_table(rows[accepted], columns[accepted]))
                 rows[accepted].clear()
     for accepted, rest in rows.items():
-        tables[accepted].append(records.to_table(rest, schemas[accepted]))
+        tables[accepted].append(schemas.to_table(rest, columns[accepted]))
     accepted_rows, rejected_rows = pa.concat_tables(tables[True]), pa.concat_tables(tables[False])
     candidates = len(accepted_rows) + len(rejected_rows)
-    kept, repeated = drop_duplicates(records.sort_rows(accepted_rows))
+    kept, repeated = drop_duplicates(schemas.sort_rows(accepted_rows))
     # One URL of the web has nine million captions: bounded here, before anything is combined.
     kept, over = cap_captions(kept, max_captions)
     return PieceTables(kept, pa.concat_tables([rejected_rows, repeated, over]), seen, candidates)
@@ -289,10 +289,10 @@ class CandidatesWorker:
             images = map(refuse_reserved, images)
         tables = judge_piece(images, task.piece.source, state.judge, self.max_captions, state.stones)
         base = storage.join(self.folder, task.name)
-        records.write_table(f"{base}.parquet", tables.accepted)
-        records.write_table(f"{base}.rejected.parquet", tables.rejected)
+        schemas.write_table(f"{base}.parquet", tables.accepted)
+        schemas.write_table(f"{base}.rejected.parquet", tables.rejected)
         return JudgedPiece(
             name=task.name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
             rows=len(tables.accepted), images=tables.images, candidates=tables.candidates,
-            rejected=records.count_reasons(tables.rejected),
+            rejected=schemas.count_reasons(tables.rejected),
         )  # fmt: skip

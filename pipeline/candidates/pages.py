@@ -13,8 +13,9 @@ from typing import Final
 import pyarrow as pa
 import zstandard
 
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.candidates.parts import FOUND_ROWS, FetchedPages, PageUnit
+from pipeline.fetch.lanes import share
 from pipeline.flow import kept
 from pipeline.http.fetch_thread import FetchLoop
 from pipeline.http.fetch_url import Outcome
@@ -25,7 +26,6 @@ from pipeline.sources import html, pages, sitemap
 from pipeline.sources.links import links
 from pipeline.sources.pages import unavailable
 from pipeline.sources.records import Image, bad_record
-from pipeline.units import share
 
 TRIES: Final = 2
 _KEPT: Final = ("final_url", "reason", "detail", "status", "content_type")  # of an answer, beside its body
@@ -157,7 +157,7 @@ class PagesWorker:
         return kept.attempt(self.folder, task.name, partial(self._fetch, state, task))
 
     def _fetch(self, state: _State, task: PageUnit, attempt: str, store: kept.Kept) -> FetchedPages:
-        unit = records.read_table(task.path)
+        unit = schemas.read_table(task.path)
         images: list[tuple[int, Image]] = []
         found: list[tuple[int, Found]] = []
         judged = sorted(self._fetched(state, unit, store), key=lambda one: one[0])
@@ -171,7 +171,7 @@ class PagesWorker:
             (position, one.url, one.kind, one.depth, one.tries, one.page_url, one.any_site)
             for position, one in found
         )
-        records.write_table(f"{base}.found.parquet", records.to_table(rows, FOUND_ROWS))
+        schemas.write_table(f"{base}.found.parquet", schemas.to_table(rows, FOUND_ROWS))
         return FetchedPages(
             name=task.name, path=f"{base}.images.parquet", found=f"{base}.found.parquet", pages=len(unit),
             images=len(images),

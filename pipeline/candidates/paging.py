@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline import records, storage, tombstones, units, urls
+from pipeline import schemas, storage, tombstones, urls
 from pipeline.candidates.pages import Found, PagesWorker
 from pipeline.candidates.parts import FOUND_ROWS, PAGE_ROWS, FetchedPages, PageLimits, PageUnit, PageUnits
 from pipeline.crawl import Crawl, require_contact
+from pipeline.fetch.lanes import cut
 from pipeline.flow import kept
 from pipeline.flow.markers import mark, read_marker
 from pipeline.flow.parts import only
@@ -73,7 +74,7 @@ def _named(path: str) -> Iterator[Found]:
 
 def _found(results: list[FetchedPages]) -> Iterator[tuple[int, Found]]:
     """Yield (position, what was found) in the order of the pages, however they were cut into units."""
-    tables = [records.read_table(result.found) for result in results]
+    tables = [schemas.read_table(result.found) for result in results]
     table = pa.concat_tables([FOUND_ROWS.empty_table(), *tables])
     order = np.argsort(table["position"].to_numpy(), kind="stable")
     for row in table.take(pa.array(order)).to_pylist():
@@ -163,13 +164,13 @@ def _cut(crawl: Crawl, number: int, wave: list[Wanted]) -> tuple[PageUnit, ...]:
     # Passes follow links, so what is put off would be lost: each site has the time that it needs.
     fetch, limits = crawl.config.fetch, replace(crawl.config.units, unit_seconds=math.inf)
     sites = pa.array([one.site for one in wave], pa.string())
-    cut = []
-    for index, lanes in enumerate(units.cut(sites, lambda site: site_delay(site, fetch), limits)):
+    units = []
+    for index, lanes in enumerate(cut(sites, lambda site: site_delay(site, fetch), limits)):
         rows = sorted((int(i), lane.lanes) for lane in lanes for i in lane.images)
         name = f"{index:06d}"
         unit = PageUnit(name=name, path=storage.join(folder, f"{name}.parquet"))
-        table = records.to_table(((i, *wave[i], count) for i, count in rows), PAGE_ROWS)
-        records.write_table(unit.path, table)
-        cut.append(unit)
-    mark(folder, PageUnits(name="units", units=tuple(cut)))
-    return tuple(cut)
+        table = schemas.to_table(((i, *wave[i], count) for i, count in rows), PAGE_ROWS)
+        schemas.write_table(unit.path, table)
+        units.append(unit)
+    mark(folder, PageUnits(name="units", units=tuple(units)))
+    return tuple(units)

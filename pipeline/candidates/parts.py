@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import pyarrow as pa
 
 from pipeline.flow.parts import File, Part
-from pipeline.records import CAPTION_ROWS, IMAGE_ROWS, REJECTED_ROWS, Piece
+from pipeline.schemas import CAPTION_ROWS, IMAGE_ROWS, REJECTED_ROWS, Piece
 
 # What is to be fetched. kind: "sitemap", "page", or "source" for what the user named, which may be either.
 PAGE_ROWS: Final = pa.schema(

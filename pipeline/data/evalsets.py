@@ -18,7 +18,7 @@ from pipeline import patterns, storage, untrusted
 from pipeline.data import webdataset
 from pipeline.data.webdataset import IMAGE_SUFFIXES
 from pipeline.parquet import BoundedFile
-from pipeline.retry import retried
+from pipeline.storage_retry import retried
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from pipeline import config as parser
-from pipeline import finished, manifest, records, restart, run, storage
+from pipeline import finished, manifest, restart, run_folder, schemas, storage
 from pipeline.options import CrawlConfig, SourceOptions
 from pipeline.options.presets import ALL
-from pipeline.run import EXTENSIONS, Layout, read_json
+from pipeline.run_folder import EXTENSIONS, Layout, read_json
 from pipeline.stages import Rounds
 
 _BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
@@ -70,7 +70,7 @@ def under_way(root: str) -> Layout | None:
     """Return the extension of a run that is begun and not finished, or None."""
     part = Layout(root, 1)
     while storage.exists(storage.join(part.work, _BASE)):
-        if not run.is_done(part, "finish"):
+        if not run_folder.is_done(part, "finish"):
             return part
         part = Layout(root, part.extension + 1)
     return None
@@ -79,7 +79,7 @@ def under_way(root: str) -> Layout | None:
 def layouts(root: str) -> tuple[Layout, ...]:
     """Return where a run and its finished extensions worked, in order."""
     found = [Layout(root)]
-    while run.is_done(following := Layout(root, len(found)), "finish"):
+    while run_folder.is_done(following := Layout(root, len(found)), "finish"):
         found.append(following)
     return tuple(found)
 
@@ -173,15 +173,15 @@ def _check_run(root: str, options: CrawlConfig) -> None:
         raise ValueError(
             f"{root} is a pilot (--sample {options.sample:g}); crawl without it into a new --out"
         )
-    if not run.is_done(Layout(root), "finish") and storage.exists(Layout(root).work):
+    if not run_folder.is_done(Layout(root), "finish") and storage.exists(Layout(root).work):
         raise ValueError(f"{root} is being made again, by --retry-failed: finish that with its command first")
     for part in layouts(root):
-        is_fetched = run.is_done(part, "fetch")
-        last = run.done(part, Rounds).last if is_fetched else 0
+        is_fetched = run_folder.is_done(part, "fetch")
+        last = run_folder.done(part, Rounds).last if is_fetched else 0
         needed = (part.stage("select", "samples"), storage.join(part.tried(last), "thresholds"))
         if not is_fetched or not all(storage.exists(path) for path in needed):
             raise ValueError(_no_work(part))
-    columns = records.read_table(storage.join(root, "query_counts.parquet")).column_names
+    columns = schemas.read_table(storage.join(root, "query_counts.parquet")).column_names
     if "untried" not in columns:
         raise ValueError(
             f"{root} was made by a version of openwit that could not extend runs; crawl all the sources "

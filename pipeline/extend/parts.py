@@ -5,9 +5,9 @@ from typing import Annotated, Final
 
 import pyarrow as pa
 
-from pipeline import dropped
+from pipeline import dropped_samples
 from pipeline.flow.parts import Blob, Counted, File, Part
-from pipeline.records import CAPTION_ROWS, REJECTED_ROWS, UID_BYTES
+from pipeline.schemas import CAPTION_ROWS, REJECTED_ROWS, UID_BYTES
 from pipeline.select.parts import SampleTable
 
 STORED_ROWS: Final = pa.schema(
@@ -69,7 +69,7 @@ class Known(Part):
 class DroppedSamples(Counted):
     """The samples of a shard that no query keeps any more."""
 
-    path: Annotated[str, File(dropped.ROWS)]
+    path: Annotated[str, File(dropped_samples.ROWS)]
     rejects: Annotated[str, File(REJECTED_ROWS)]
     dropped: int
     captions: int

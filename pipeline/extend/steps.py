@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import dropped, extend, manifest, querylist, records, run, storage
+from pipeline import dropped_samples, extend, manifest, querylist, run_folder, schemas, storage
 from pipeline.crawl import Crawl, add_counts, add_vectors
 from pipeline.extend.parts import Known, Stored, StoredShard
 from pipeline.extend.workers import DropWorker, StoredCountWorker, StoredWorker
 from pipeline.flow.markers import read_vector
 from pipeline.flow.steps import Step, Tasks, Work, results_in
 from pipeline.manifest import NewSet
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.stages import Candidates, Rounds, Selected
 
 
@@ -67,7 +67,7 @@ def known_samples(base: Base) -> list[Known]:
     """Return the files of samples that the run knows, each with the thresholds up to which it tried them."""
     tasks: list[Known] = []
     for part in base.parts:
-        selected, fetched = run.done(part, Selected), run.done(part, Rounds)
+        selected, fetched = run_folder.done(part, Selected), run_folder.done(part, Rounds)
         tried = storage.join(part.tried(fetched.last), "thresholds")
         tasks += [
             Known(name=samples.name, path=samples.path, tried=tried, extension=part.extension)
@@ -78,7 +78,7 @@ def known_samples(base: Base) -> list[Known]:
 
 def known_rows(base: Base) -> int:
     """Return how many rows the files of samples have that the run knows."""
-    summaries = (run.done(part, Selected) for part in base.parts)
+    summaries = (run_folder.done(part, Selected) for part in base.parts)
     return sum(samples.rows for summary in summaries for samples in summary.samples)
 
 
@@ -123,12 +123,12 @@ def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: 
     counts: `untried` of the new samples, `kept_present` of the whole set.
     """
     path, queries = crawl.layout.query_counts, crawl.queries.queries
-    selected = run.done(crawl.layout, Selected)
+    selected = run_folder.done(crawl.layout, Selected)
     matched = add_vectors((samples.counts for samples in selected.samples), queries, 1)[0]
     untried = counts["untried"]
     if crawl.base is not None:
         path = crawl.layout.stage("finish", "query_counts.parquet")
-        old = records.read_table(storage.join(crawl.layout.work, extend.COUNTS))
+        old = schemas.read_table(storage.join(crawl.layout.work, extend.COUNTS))
         moved = add_vectors((one.moved for one in selected.deduplicated), queries, 1)[0]
         matched = matched + old["matched"].to_numpy() - moved
         untried = untried + old["untried"].to_numpy() - moved
@@ -150,7 +150,7 @@ def publish(crawl: Crawl, found: NewSet, entry: dict[str, Any]) -> None:
     _publish_dropped(crawl, found)
     counts_file = layout.stage("finish", "query_counts.parquet")
     storage.copy_file(counts_file, layout.query_counts)
-    read, fetched = run.done(layout, Candidates), run.done(layout, Rounds)
+    read, fetched = run_folder.done(layout, Candidates), run_folder.done(layout, Rounds)
     added = manifest.shard_entries(found.shards)
     shards = [*before["shards"], *added]
     sizes = {shard["name"]: shard["samples"] for shard in shards}
@@ -195,8 +195,8 @@ def publish(crawl: Crawl, found: NewSet, entry: dict[str, Any]) -> None:
 def _publish_dropped(crawl: Crawl, found: NewSet) -> None:
     """Add the rows of this extension to those of earlier ones; a reader of the old manifest skips them."""
     assert crawl.base is not None
-    path = storage.join(crawl.layout.root, dropped.FILE)
-    before = dropped.rows(crawl.layout.root, crawl.layout.extension - 1)
-    tables = [records.read_table(file) for file in found.dropped_rows]
+    path = storage.join(crawl.layout.root, dropped_samples.FILE)
+    before = dropped_samples.rows(crawl.layout.root, crawl.layout.extension - 1)
+    tables = [schemas.read_table(file) for file in found.dropped_rows]
     table = pa.concat_tables([before, *tables])
-    records.write_table(path, table.sort_by([("shard", "ascending"), ("key", "ascending")]))
+    schemas.write_table(path, table.sort_by([("shard", "ascending"), ("key", "ascending")]))

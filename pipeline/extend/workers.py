@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import dropped, records, storage
+from pipeline import dropped_samples, schemas, storage
 from pipeline.extend.parts import (
     KNOWN_ROWS,
     STORED_ROWS,
@@ -37,22 +37,22 @@ class StoredWorker:
     """How many extensions the run has had."""
     queries: QueryTable
 
-    def open(self) -> dropped.Dropped:
+    def open(self) -> dropped_samples.Dropped:
         """Load what was dropped before."""
-        return dropped.load(self.root, self.extensions)
+        return dropped_samples.load(self.root, self.extensions)
 
-    def run(self, state: dropped.Dropped, task: StoredShard) -> Stored:
+    def run(self, state: dropped_samples.Dropped, task: StoredShard) -> Stored:
         """Write NAME.parquet, STORED_ROWS sorted by uid, and NAME.counts, int64 [1, Q]."""
-        table = records.read_table(task.rows, ["key", "uid", "matched_query_ids", "sha256"])
+        table = schemas.read_table(task.rows, ["key", "uid", "matched_query_ids", "sha256"])
         table = table.filter(pa.array(state.stays(task.name, table["key"].to_pylist())))
         rows = zip(
             (bytes.fromhex(uid) for uid in table["uid"].to_pylist()), table["matched_query_ids"].to_pylist(),
             (bytes.fromhex(digest) for digest in table["sha256"].to_pylist()), strict=True,
         )  # fmt: skip
-        stored = records.to_table(sorted(rows), STORED_ROWS)
+        stored = schemas.to_table(sorted(rows), STORED_ROWS)
         pairs = Pairs.of(stored, self.queries.queries)
         base = storage.join(self.folder, task.name)
-        records.write_table(f"{base}.parquet", stored)
+        schemas.write_table(f"{base}.parquet", stored)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
         return Stored(
             name=task.name, path=f"{base}.parquet", shard=task.rows, counts=f"{base}.counts",
@@ -73,7 +73,7 @@ class StoredCountWorker:
 
     def run(self, state: None, task: Stored) -> StoredCounts:
         """Write NAME.counts, int64 [2, Q]: samples of each query, and those of them within the thresholds."""
-        pairs = Pairs.of(records.read_table(task.path, ["uid", "matched"]), self.queries.queries)
+        pairs = Pairs.of(schemas.read_table(task.path, ["uid", "matched"]), self.queries.queries)
         within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         count, path = self.queries.queries, storage.join(self.folder, f"{task.name}.counts")
         write_vector(path, np.stack([pairs.counts(count), pairs.counts(count, within)]))
@@ -94,13 +94,13 @@ class DropWorker:
 
     def run(self, state: None, task: Stored) -> DroppedSamples:
         """Write NAME.parquet (dropped.ROWS), NAME.rejected.parquet, and NAME.counts as `AssembleWorker`."""
-        stored = records.read_table(task.path)
+        stored = schemas.read_table(task.path)
         pairs = Pairs.of(stored, self.queries.queries)
         keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         gone = {uid.hex() for uid in stored["uid"].filter(pa.array(~stays)).to_pylist()}
         columns = ["uid", "key", "url", "captions", "page_url"]
-        table = records.read_table(task.shard, columns)
+        table = schemas.read_table(task.shard, columns)
         rows = [row for row in table.to_pylist() if row["uid"] in gone]
         base, name = storage.join(self.folder, task.name), task.name
         dropped_rows = [
@@ -112,9 +112,9 @@ class DropWorker:
             for row in rows
             for caption in row["captions"]
         ]
-        records.write_table(f"{base}.parquet", records.to_table(dropped_rows, dropped.ROWS))
-        records.write_table(
-            f"{base}.rejected.parquet", records.to_table(rejected_rows, records.REJECTED_ROWS)
+        schemas.write_table(f"{base}.parquet", schemas.to_table(dropped_rows, dropped_samples.ROWS))
+        schemas.write_table(
+            f"{base}.rejected.parquet", schemas.to_table(rejected_rows, schemas.REJECTED_ROWS)
         )
         count = self.queries.queries
         counts = [pairs.counts(count, keeps), pairs.counts(count, stays[pairs.sample])]
@@ -139,23 +139,23 @@ class NewShuffler(DedupeShuffler):
         if isinstance(task, CaptionFiles):
             yield from super().split(task, partitions)
             return
-        table = records.read_table(task.path, ["uid", "matched"])
+        table = schemas.read_table(task.path, ["uid", "matched"])
         table = known_rows(table, self.queries, read_vector(task.tried), task.extension)
-        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), partitions))
+        yield from slices(table, schemas.partition_of(schemas.high_bits(table["uid"]), partitions))
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> Deduplicated:
         """Write NNNNN.parquet, NNNNN.rejected.parquet, and NNNNN.moved, int64 [1, Q].
 
         moved: samples of the run that are new ones from now on, by query.
         """
-        tables = [records.decode(part) for part in data]
+        tables = [schemas.decode(part) for part in data]
         known = pa.concat_tables(
             [KNOWN_ROWS.empty_table(), *(t for t in tables if "tried" in t.column_names)]
         )
         found = [t for t in tables if "tried" not in t.column_names]
-        table = records.sort_rows(pa.concat_tables([records.CAPTION_ROWS.empty_table(), *found]))
+        table = schemas.sort_rows(pa.concat_tables([schemas.CAPTION_ROWS.empty_table(), *found]))
         again = pc.is_in(table["uid"], value_set=known.filter(known["tried"])["uid"].combine_chunks())
-        rejected = records.rejected_table(table.filter(again), "select", "known_url")
+        rejected = schemas.rejected_table(table.filter(again), "select", "known_url")
         table = table.filter(pc.invert(again))
         result = self.write(partition, table, [rejected])
         moved = moved_counts(known, table["uid"], self.queries.queries)
@@ -187,7 +187,7 @@ def moved_counts(known: pa.Table, found: pa.ChunkedArray, queries: int) -> np.nd
     """
     known = known.filter(pc.is_in(known["uid"], value_set=pc.unique(found)))
     known = known.filter(pc.invert(known["tried"])).sort_by("uid").combine_chunks()
-    starts = records.run_starts(known["uid"])
+    starts = schemas.run_starts(known["uid"])
     if not len(starts):
         return np.zeros(queries, np.int64)
     extension = known["extension"].to_numpy()

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.captions.match import tokens
 from pipeline.extend.parts import Stored
 from pipeline.fetch.parts import FETCHED, MERGED_ROWS, Fetched, Merged
@@ -44,7 +44,7 @@ def dropped_uids(path: str) -> frozenset[bytes]:
     """Return the uids of a `--drop` file: Parquet with a column uid of 32 hex digits."""
     if not path:
         return frozenset()
-    table = records.read_table(path)
+    table = schemas.read_table(path)
     if "uid" not in table.column_names:
         raise ValueError(f"{path} has no column 'uid'; it has {', '.join(table.column_names)}")
     return frozenset(bytes.fromhex(uid) for uid in table["uid"].to_pylist())
@@ -73,19 +73,19 @@ class MergeShuffler:
         Of a file of stored samples, which a run that is extended has already, yield what they are called.
         """
         if isinstance(task, Stored):
-            stored = records.read_table(task.path, ["uid", "sha256"])
-            partition = records.partition_of(records.high_bits(stored["sha256"]), partitions)
+            stored = schemas.read_table(task.path, ["uid", "sha256"])
+            partition = schemas.partition_of(schemas.high_bits(stored["sha256"]), partitions)
             yield from slices(stored, partition)
             return
-        unit, fetched = records.read_table(task.unit), records.read_table(task.path)
-        starts = records.run_starts(unit["uid"])
+        unit, fetched = schemas.read_table(task.unit), schemas.read_table(task.path)
+        starts = schemas.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
         arrived = pc.equal(fetched["reason"], "").to_numpy()
         partition = np.zeros(len(fetched), np.int64)
-        hashes = records.high_bits(fetched[self._key].filter(pa.array(arrived)))
-        partition[arrived] = records.partition_of(hashes, partitions)
+        hashes = schemas.high_bits(fetched[self._key].filter(pa.array(arrived)))
+        partition[arrived] = schemas.partition_of(hashes, partitions)
         rows = of_row[arrived[of_row]]
-        unit = unit.filter(pa.array(arrived[of_row])).select(records.CAPTION_ROWS.names)
+        unit = unit.filter(pa.array(arrived[of_row])).select(schemas.CAPTION_ROWS.names)
         images = fetched.select([field.name for field in FETCHED]).take(pa.array(rows))
         table = pa.Table.from_arrays([*unit.columns, *images.columns], schema=MERGED_ROWS)
         yield from slices(table, partition[rows])
@@ -95,7 +95,7 @@ class MergeShuffler:
 
         counts, int64 [2, Q]: samples of each query that arrived, and those of them within the thresholds.
         """
-        tables = [records.decode(part) for part in data]
+        tables = [schemas.decode(part) for part in data]
         stored = [table for table in tables if "caption" not in table.column_names]
         found = pa.concat_tables(
             [MERGED_ROWS.empty_table(), *(table for table in tables if "caption" in table.column_names)]
@@ -110,13 +110,13 @@ class MergeShuffler:
         count = self.queries.queries
         name = partition_name(partition)
         base = storage.join(self.folder, name)
-        records.write_table(f"{base}.parquet", table)
-        records.write_table(f"{base}.rejected.parquet", rejected)
+        schemas.write_table(f"{base}.parquet", table)
+        schemas.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", np.stack([pairs.counts(count), pairs.counts(count, within)]))
         return Merged(
             name=name, round=self.round, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
             counts=f"{base}.counts", rows=len(table), samples=len(pairs.starts),
-            rejected=records.count_reasons(rejected),
+            rejected=schemas.count_reasons(rejected),
         )  # fmt: skip
 
 
@@ -126,12 +126,12 @@ def merge_into_stored(table: pa.Table, stored: list[pa.Table]) -> tuple[pa.Table
     A stored sample keeps its captions, so each caption of such an image is rejected.
     """
     if not stored:
-        return table, records.REJECTED_ROWS.empty_table()
+        return table, schemas.REJECTED_ROWS.empty_table()
     known = pa.concat_tables(stored).combine_chunks()
     places = pc.index_in(table["sha256"], value_set=known["sha256"].combine_chunks())
     same = pc.is_valid(places)
     targets = [uid.hex() for uid in known["uid"].take(places.filter(same)).to_pylist()]
-    rejected = records.rejected_table(table.filter(same), "finish", "merged_into", targets)
+    rejected = schemas.rejected_table(table.filter(same), "finish", "merged_into", targets)
     return table.filter(pc.invert(same)), rejected
 
 
@@ -154,9 +154,9 @@ def merge(
         table = table.append_column("given", pc.not_equal(table["uid"], table[key]))
         names.insert(1, "given")
     table = table.sort_by([(name, "ascending") for name in dict.fromkeys(names)]).combine_chunks()
-    group_starts = records.run_starts(table[key])
+    group_starts = schemas.run_starts(table[key])
     if not len(group_starts):
-        return MERGED_ROWS.empty_table(), records.REJECTED_ROWS.empty_table()
+        return MERGED_ROWS.empty_table(), schemas.REJECTED_ROWS.empty_table()
     sizes = np.diff(np.append(group_starts, len(table)))
     group = np.repeat(np.arange(len(group_starts)), sizes)
     survivor = pa.array(np.repeat(group_starts, sizes))
@@ -177,14 +177,14 @@ def merge(
     kept = ~(again | over | lost)
 
     rejected = [
-        records.rejected_table(table.filter(pa.array(lost & (whole[group] == reason))), "finish", reason)
+        schemas.rejected_table(table.filter(pa.array(lost & (whole[group] == reason))), "finish", reason)
         for reason in ("dropped", "placeholder")
     ]
     own = ~lost & over & is_survivor
-    rejected.append(records.rejected_table(table.filter(pa.array(own)), "finish", "too_many_captions"))
+    rejected.append(schemas.rejected_table(table.filter(pa.array(own)), "finish", "too_many_captions"))
     given = ~lost & ~kept & ~is_survivor
     rejected.append(_merged_into(table, given, survivor_uid, 1))
-    starts = records.run_starts(table["uid"])  # runs of uid: within a group they follow each other
+    starts = schemas.run_starts(table["uid"])  # runs of uid: within a group they follow each other
     rejects_any = np.logical_or.reduceat(given | lost, starts)
     traces = np.zeros(len(table), bool)
     traces[starts[~rejects_any & ~is_survivor[starts]]] = True
@@ -230,4 +230,4 @@ def _whole_groups(
 def _merged_into(table: pa.Table, rows: np.ndarray, survivor: pa.ChunkedArray, candidates: int) -> pa.Table:
     chosen = pa.array(rows)
     targets = [uid.hex() for uid in survivor.filter(chosen).to_pylist()]
-    return records.rejected_table(table.filter(chosen), "finish", "merged_into", targets, candidates)
+    return schemas.rejected_table(table.filter(chosen), "finish", "merged_into", targets, candidates)

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import pyarrow as pa
 
 from pipeline.flow.parts import Blob, File, Part
-from pipeline.records import CAPTION_ROWS, FETCHED_ROWS, REJECTED_ROWS
+from pipeline.schemas import CAPTION_ROWS, FETCHED_ROWS, REJECTED_ROWS
 from pipeline.select.parts import SampleTable
 
 UNIT_ROWS: Final = (

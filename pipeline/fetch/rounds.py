@@ -10,7 +10,7 @@ from pipeline.extend.parts import Stored, StoredCounts
 from pipeline.extend.steps import count_stored, stored_of
 from pipeline.fetch.merge import MergeShuffler
 from pipeline.fetch.parts import Fetched, Merged, Unit, Units
-from pipeline.fetch.retry import repeat_thresholds, retries
+from pipeline.fetch.retry_failed import repeat_thresholds, retries
 from pipeline.fetch.units import UnitShuffler
 from pipeline.fetch.worker import FetchWorker
 from pipeline.flow.markers import read_vector

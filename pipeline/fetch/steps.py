@@ -3,12 +3,12 @@
 from pipeline import storage
 from pipeline.crawl import Crawl, add_counts, require_contact
 from pipeline.fetch.parts import Merged, Round
-from pipeline.fetch.retry import forget_restored, retries
+from pipeline.fetch.retry_failed import forget_restored, retries
 from pipeline.fetch.rounds import cut_units, fetched_in, steps_of, units_of
 from pipeline.flow import kept
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import results_in
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.stages import Rounds
 
 

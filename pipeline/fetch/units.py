@@ -12,17 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline import records, storage, urls
+from pipeline import schemas, storage, urls
 from pipeline.balance import U64
+from pipeline.fetch.lanes import SiteShare, beyond, cut, put_off_parts
 from pipeline.fetch.parts import UNIT_ROWS, Fetched, Unit, Units
 from pipeline.flow.markers import read_vector
 from pipeline.flow.worker import partition_name
 from pipeline.http.rate_limit import site_delay
 from pipeline.options import FetchOptions
+from pipeline.options.fetch import UnitLimits
 from pipeline.reasons import REASONS
 from pipeline.select.parts import Samples
 from pipeline.select.workers import Pairs, QueryTable, chosen, concat, slices
-from pipeline.units import Lane, UnitLimits, beyond, cut, put_off_parts
 
 _TRANSIENT = pa.array(sorted(word for word, reason in REASONS.items() if reason.transient))
 
@@ -58,12 +59,12 @@ class UnitShuffler:
         sites = table["site"].combine_chunks().dictionary_encode()
         hashes = [xxhash.xxh3_64_intdigest(site.encode()) for site in sites.dictionary.to_pylist()]
         of_row = np.array(hashes, np.uint64)[sites.indices.to_numpy()]
-        of_row[put_off] = records.high_bits(table["uid"])[put_off]
-        partition = records.partition_of(of_row, partitions)
+        of_row[put_off] = schemas.high_bits(table["uid"])[put_off]
+        partition = schemas.partition_of(of_row, partitions)
         yield from slices(table, partition)
 
     def _new(self, task: Samples) -> pa.Table:
-        table = records.read_table(task.path)
+        table = schemas.read_table(task.path)
         pairs = Pairs.of(table, self.queries.queries)
         wanted = chosen(pairs, self.queries.hashes, read_vector(self.thresholds))
         if self.previous:
@@ -72,22 +73,22 @@ class UnitShuffler:
         return _to_fetch(table, table["url"].to_pylist())
 
     def _retries(self, task: Fetched) -> pa.Table:
-        unit, fetched = records.read_table(task.unit), records.read_table(task.path)
+        unit, fetched = schemas.read_table(task.unit), schemas.read_table(task.path)
         again = worth_retrying(fetched, unit, self.queries.hashes, read_vector(self.arrived))
-        starts = records.run_starts(unit["uid"])
+        starts = schemas.run_starts(unit["uid"])
         lengths = np.diff(np.append(starts, len(unit)))
         elsewhere = pc.equal(fetched["reason"], "redirect_elsewhere")
         old = unit["fetch_url"].take(pa.array(starts))
         targets = pc.if_else(elsewhere, fetched["final_url"], old).to_pylist()
         of_row = np.repeat(np.arange(len(starts)), lengths)
         mask = np.repeat(again, lengths)
-        table = unit.filter(pa.array(mask)).select(records.CAPTION_ROWS.names)
+        table = unit.filter(pa.array(mask)).select(schemas.CAPTION_ROWS.names)
         return _to_fetch(table, [targets[image] for image in of_row[mask]])
 
     def _put_off(self, table: pa.Table) -> tuple[pa.Table, np.ndarray]:
         """Give no lanes to images that their site has no time for; return the table and their rows, bool."""
         starts, lengths = _images(table)
-        hashes = records.high_bits(table["uid"])[starts]
+        hashes = schemas.high_bits(table["uid"])[starts]
         late = beyond(_sites(table, starts), hashes, self._delay, self.limits, self.number)
         put_off = np.repeat(late, lengths)
         return _with_lanes(table, np.where(put_off, 0, 1)), put_off
@@ -97,7 +98,7 @@ class UnitShuffler:
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> Units:
         """Write one file a unit, its rows sorted by (uid, caption_hash)."""
-        table = records.sort_rows(concat(data, UNIT_ROWS))
+        table = schemas.sort_rows(concat(data, UNIT_ROWS))
         starts, lengths = _images(table)
         in_time = table["lanes"].to_numpy()[starts] > 0
         images = np.flatnonzero(in_time)
@@ -105,7 +106,7 @@ class UnitShuffler:
             [lane._replace(images=images[lane.images]) for lane in lanes]
             for lanes in cut(_sites(table, starts[in_time]), self._delay, self.limits)
         ]
-        units += [[Lane("", part, 0, 0.0, 0)] for part in put_off_parts(np.flatnonzero(~in_time))]
+        units += [[SiteShare("", part, 0, 0.0, 0)] for part in put_off_parts(np.flatnonzero(~in_time))]
         unit_of, lanes_of = np.zeros(len(starts), np.int32), np.zeros(len(starts), np.int16)
         for number, lanes in enumerate(units):
             for lane in lanes:
@@ -119,7 +120,7 @@ class UnitShuffler:
             name = f"{partition_name(partition)}-{number:04d}"
             rows = table.take(pa.array(order[begin[number] : begin[number + 1]]))
             path = storage.join(self.folder, f"{name}.parquet")
-            records.write_table(path, rows)
+            schemas.write_table(path, rows)
             count, seconds = sum(len(lane.images) for lane in lanes), max(lane.seconds for lane in lanes)
             results.append(Unit(name=name, path=path, images=count, seconds=seconds))
         return Units(name=partition_name(partition), units=tuple(results))
@@ -127,7 +128,7 @@ class UnitShuffler:
 
 def _images(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Return each image's first row and its number of rows."""
-    starts = records.run_starts(table["uid"])
+    starts = schemas.run_starts(table["uid"])
     return starts, np.diff(np.append(starts, len(table)))
 
 

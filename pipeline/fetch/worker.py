@@ -27,7 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import balance, hashlist, records, storage, tombstones, units
+from pipeline import balance, hashlist, schemas, storage, tombstones
+from pipeline.fetch.lanes import deadline, share
 from pipeline.fetch.parts import Fetched, Unit
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
@@ -188,7 +189,7 @@ def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]])
         )
         exif, phash, quality = (image.exif, image.phash, image.quality) if image else ("", "", 0)
         offset, length = places.get(row.uid, (0, 0))
-        detail = row.detail.encode("utf-8", "replace").decode()[: records.DETAIL_CHARACTERS]
+        detail = row.detail.encode("utf-8", "replace").decode()[: schemas.DETAIL_CHARACTERS]
         return (
             row.uid, row.reason, detail, answer.final_url, answer.status, row.fetched_at, row.size,
             row.sha256, image.format if image else "", *size, exif, phash, quality,
@@ -196,7 +197,7 @@ def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]])
             length,
         )  # fmt: skip
 
-    return records.to_table(map(values, rows), records.FETCHED_ROWS)
+    return schemas.to_table(map(values, rows), schemas.FETCHED_ROWS)
 
 
 class _State:
@@ -243,16 +244,16 @@ class FetchWorker:
         return kept.attempt(self.folder, task.name, partial(self._fetch, state, task))
 
     def _fetch(self, state: _State, task: Unit, attempt: str, store: kept.Kept) -> Fetched:
-        unit = records.read_table(task.path)
+        unit = schemas.read_table(task.path)
         base = storage.join(self.folder, task.name) + attempt
-        starts = records.run_starts(unit["uid"])
+        starts = schemas.run_starts(unit["uid"])
         first = unit.take(pa.array(starts))
         uids = first["uid"].to_pylist()
-        order = balance.sample_order(records.high_bits(first["uid"]), self.seed)
+        order = balance.sample_order(schemas.high_bits(first["uid"]), self.seed)
         started, log, requests = time.monotonic(), UnitLog(), Counts()
         rows = self._known(first, store, log)
         # An interruption gives a site no more time, nor less, so that it changes nothing of what arrives.
-        left = units.deadline(task.seconds, len(starts)) - store.spent
+        left = deadline(task.seconds, len(starts)) - store.spent
         missing = first.filter(pa.array(np.array([uid not in rows for uid in uids], bool)))
         for row in self._receive_all(state, missing, store, log, requests, left):
             rows[row.uid] = row
@@ -260,7 +261,7 @@ class FetchWorker:
         with storage.atomic_output(f"{base}.blob") as blob:
             places = self._finish(state, unit, starts, ordered, order, store, blob)
         table = _to_table(ordered, f"{self.blobs}/{task.name}{attempt}", places)
-        records.write_table(f"{base}.parquet", table)
+        schemas.write_table(f"{base}.parquet", table)
         storage.write_bytes(f"{base}.jsonl", log.lines(store.requests + requests.requests))
         reasons = table.group_by("reason").aggregate([([], "count_all")])
         counts = dict(zip(reasons["reason"].to_pylist(), reasons["count_all"].to_pylist(), strict=True))
@@ -284,7 +285,7 @@ class FetchWorker:
         deadline: float,
     ) -> Iterator[_Row]:  # fmt: skip
         uids, sites, lanes = (first[name].to_pylist() for name in ("uid", "site", "lanes"))
-        shares = {site: units.share(n) for site, n in zip(sites, lanes, strict=True)}
+        shares = {site: share(n) for site, n in zip(sites, lanes, strict=True)}
         site_of = dict(zip(uids, sites, strict=True))
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
         for uid, outcome in state.loop.run(rows, shares=shares, deadline=deadline, counts=requests):

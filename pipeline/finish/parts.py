@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline.fetch.parts import MERGED_ROWS, Fetched
 from pipeline.flow.parts import Blob, Counted, File, Part
-from pipeline.records import REJECTED_ROWS
+from pipeline.schemas import REJECTED_ROWS
 
 CAPTION_ONLY: Final = ("caption", "caption_hash", "matched")
 SAMPLE_ROWS: Final = pa.schema(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from pipeline import manifest, run, storage
+from pipeline import manifest, run_folder, storage
 from pipeline.crawl import Crawl, add_counts, add_vectors
 from pipeline.extend.parts import DroppedSamples
 from pipeline.extend.steps import drop, write_query_counts
@@ -65,7 +65,7 @@ class _Finish:
 
 def finish(crawl: Crawl, runner: Runner) -> NewSet:
     """Write the shards, the rejected rows and the counts by query."""
-    layout, last = crawl.layout, run.done(crawl.layout, Rounds).last
+    layout, last = crawl.layout, run_folder.done(crawl.layout, Rounds).last
     this = _Finish(crawl, last, layout.merged(last), storage.join(layout.arrived(last), "thresholds"))
     near = None
     if crawl.config.dedup == "near":
@@ -166,9 +166,9 @@ def _rejected(this: _Finish) -> Step:
 
 def _plan_rejected(this: _Finish) -> Work:
     layout, last = this.crawl.layout, this.last
-    found = run.done(layout, Candidates)
-    selected = run.done(layout, Selected)
-    fetched = run.done(layout, Rounds)
+    found = run_folder.done(layout, Candidates)
+    selected = run_folder.done(layout, Selected)
+    fetched = run_folder.done(layout, Rounds)
     rejects = {
         "candidates": [piece.rejects for piece in found.pieces],
         "select": [
@@ -219,8 +219,8 @@ def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
 def _shares(this: _Finish) -> dict[str, float]:
     """Return the share of rows to publish of each reason, where a sample is asked for or all are too many."""
     crawl = this.crawl
-    found = run.done(crawl.layout, Candidates)
-    selected = run.done(crawl.layout, Selected)
+    found = run_folder.done(crawl.layout, Candidates)
+    selected = run_folder.done(crawl.layout, Selected)
     candidates = found.candidates + (crawl.base.manifest["counts"]["candidates"] if crawl.base else 0)
     mode = crawl.config.rejected or ("all" if candidates <= _ALL_REJECTED_UP_TO else "sample")
     if mode == "all":

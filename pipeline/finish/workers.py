@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline import balance, records, storage
+from pipeline import balance, schemas, storage
 from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.fetch.parts import MERGED_ROWS, Merged
 from pipeline.fetch.units import worth_retrying
@@ -63,16 +63,16 @@ class AssembleWorker:
 
         counts, int64 [2, Q]: samples that a query keeps, and samples in the set that contain it.
         """
-        table = records.read_table(task.path)
+        table = schemas.read_table(task.path)
         pairs = Pairs.of(table, self.queries.queries)
         keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         rejected = table.filter(pa.array(pairs.rows_of(~stays, len(table))))
         base = storage.join(self.folder, task.name)
         samples = assemble(table, pairs, keeps, stays, self.queries.seed)
-        records.write_table(f"{base}.parquet", samples)
-        rejected_rows = records.rejected_table(rejected, "finish", "over_cap", "fetched, not needed")
-        records.write_table(f"{base}.rejected.parquet", rejected_rows)
+        schemas.write_table(f"{base}.parquet", samples)
+        rejected_rows = schemas.rejected_table(rejected, "finish", "over_cap", "fetched, not needed")
+        schemas.write_table(f"{base}.rejected.parquet", rejected_rows)
         count = self.queries.queries
         present = pairs.counts(count, stays[pairs.sample])
         write_vector(f"{base}.counts", np.stack([pairs.counts(count, keeps), present]))
@@ -142,7 +142,7 @@ class GroupShuffler:
 
     def split(self, task: Balanced, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's samples by the seeded hash of their blob."""
-        table = records.read_table(task.path)
+        table = schemas.read_table(task.path)
         names = table["blob"].combine_chunks().dictionary_encode()
         blobs = [name.partition("@")[0] for name in names.dictionary.to_pylist()]  # whatever the attempt
         seeded = [xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) >> 32 for name in blobs]
@@ -155,7 +155,7 @@ class GroupShuffler:
         table = concat(data, SAMPLE_ROWS).sort_by([("order", "ascending"), ("uid", "ascending")])
         name = partition_name(partition)
         path = storage.join(self.folder, f"{name}.parquet")
-        records.write_table(path, table)
+        schemas.write_table(path, table)
         return Group(name=name, path=path, samples=len(table))
 
 
@@ -199,7 +199,7 @@ class WriteWorker:
 
     def run(self, state: None, task: ShardTask) -> Shard:
         """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json."""
-        table = records.read_table(task.group).slice(task.start, task.stop - task.start)
+        table = schemas.read_table(task.group).slice(task.start, task.stop - task.start)
         digits = max(4, len(str(self.samples_per_shard - 1)))
         keys = [f"{task.name}{index:0{digits}d}" for index in range(len(table))]
         rows = shard_table(table, keys, task.extra)
@@ -282,29 +282,29 @@ class RejectWorker:
 
     def run(self, state: None, task: RejectTask) -> RejectedRows:
         """Write NAME.parquet; the result counts every candidate by stage and reason, published or not."""
-        tables = [records.read_table(path) for path in task.tables]
+        tables = [schemas.read_table(path) for path in task.tables]
         tables += [self._failures(unit) for unit in task.units]
-        table = pa.concat_tables([records.REJECTED_ROWS.empty_table(), *tables])
+        table = pa.concat_tables([schemas.REJECTED_ROWS.empty_table(), *tables])
         sums = table.group_by(["stage", "reason"]).aggregate([("candidates", "sum")]).to_pylist()
         counts = {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
         table = self._sampled(table, task.share)
-        records.write_table(storage.join(self.folder, f"{task.name}.parquet"), table)
+        schemas.write_table(storage.join(self.folder, f"{task.name}.parquet"), table)
         return RejectedRows(name=task.name, counts=dict(sorted(counts.items())), rows=len(table))
 
     def _failures(self, task: Failures) -> pa.Table:
         """Return the rejected rows of a fetched unit: its failures that no later round took up."""
-        unit, fetched = records.read_table(task.unit.unit), records.read_table(task.unit.path)
+        unit, fetched = schemas.read_table(task.unit.unit), schemas.read_table(task.unit.path)
         final = ~pc.equal(fetched["reason"], "").to_numpy()
         if task.arrived:  # another round followed, and took what was worth it
             final &= ~worth_retrying(fetched, unit, self.queries.hashes, read_vector(task.arrived))
-        starts = records.run_starts(unit["uid"])
+        starts = schemas.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
         rows = final[of_row]
-        rejected = records.rejected_table(unit.filter(pa.array(rows)), "fetch", "")
+        rejected = schemas.rejected_table(unit.filter(pa.array(rows)), "fetch", "")
         images = fetched.select(["reason", "detail"]).take(pa.array(of_row[rows]))
         for name in ("reason", "detail"):
-            index = records.REJECTED_ROWS.get_field_index(name)
-            rejected = rejected.set_column(index, records.REJECTED_ROWS.field(name), images[name])
+            index = schemas.REJECTED_ROWS.get_field_index(name)
+            rejected = rejected.set_column(index, schemas.REJECTED_ROWS.field(name), images[name])
         return rejected
 
     def _sampled(self, table: pa.Table, share: dict[str, float]) -> pa.Table:

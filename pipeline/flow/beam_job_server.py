@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.runners.portability.job_server import StopOnExitJobServer
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from pipeline import children
+from pipeline import processes
 
 _OWN = ("flinkrunner", "sparkrunner", "prismrunner")  # start a job server unless --job_endpoint names one
 _KEPT: dict[tuple[str, ...], "_Kept"] = {}
@@ -36,10 +36,10 @@ class _Kept:
         """Return the service to which jobs are submitted."""
         with self._lock:
             if self._service is None:
-                before = children.descendants()
+                before = processes.descendants()
                 with _deaf_children():
                     self._service = self._server.start()
-                children.spare(set(children.descendants()) - set(before))
+                processes.spare(set(processes.descendants()) - set(before))
                 atexit.register(self._server.stop)
         return self._service
 

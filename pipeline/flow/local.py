@@ -23,12 +23,12 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.balance import I64, U64, largest, smallest, thresholds
-from pipeline.children import end_with_parent
 from pipeline.flow.markers import finished, read_vector, write_vector
 from pipeline.flow.parts import Counted, Part, only
 from pipeline.flow.spill import Range, Slices, Spill, SpillWorker, ranges_of, read_slices
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, rank_path, write_results
 from pipeline.flow.worker import Counter, Shuffler, Worker, partition_name, reduce_partition, run_task
+from pipeline.processes import end_with_parent
 
 T = TypeVar("T")
 

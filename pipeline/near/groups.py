@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.fetch.parts import Merged
 from pipeline.flow.worker import partition_name
 from pipeline.manifest import SiteRemoval
@@ -37,7 +37,7 @@ _BLOCK: Final = 1 << 20  # pairs that are compared at a time: 32 MiB
 
 NODES: Final = pa.schema(
     [
-        pa.field("uid", pa.binary(records.UID_BYTES), nullable=False),
+        pa.field("uid", pa.binary(schemas.UID_BYTES), nullable=False),
         pa.field("hash", pa.binary(32), nullable=False),
         pa.field("band", pa.int32(), nullable=False),  # band * 65536 + its 16 bits
     ]
@@ -104,8 +104,8 @@ class BandShuffler:
 
     def split(self, task: Merged, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's hashes by partition of their bands, once for each band; images in runs of uid."""
-        table = records.read_table(task.path, ["uid", "phash", "quality"])
-        table = table.take(pa.array(records.run_starts(table["uid"]), pa.int64()))
+        table = schemas.read_table(task.path, ["uid", "phash", "quality"])
+        table = table.take(pa.array(schemas.run_starts(table["uid"]), pa.int64()))
         table = table.filter(pc.greater_equal(table["quality"], MIN_QUALITY))
         if not len(table):
             return
@@ -120,11 +120,11 @@ class BandShuffler:
             taken = pa.array(rows)
             columns = [table["uid"].combine_chunks().take(taken), raw.take(taken), keys[rows, bands]]
             arrays = [pa.array(column, f.type) for column, f in zip(columns, NODES, strict=True)]
-            yield int(number), records.encode(pa.Table.from_arrays(arrays, schema=NODES))
+            yield int(number), schemas.encode(pa.Table.from_arrays(arrays, schema=NODES))
 
     def reduce(self, partition: int, slices: Iterable[bytes]) -> NearPairs:
         """Write NNNNN.parquet with the verified pairs of a partition."""
-        table = pa.concat_tables([NODES.empty_table(), *map(records.decode, slices)])
+        table = pa.concat_tables([NODES.empty_table(), *map(schemas.decode, slices)])
         table = table.sort_by([("band", "ascending"), ("uid", "ascending")])
         bands, uids = table["band"].to_numpy(), table["uid"].to_pylist()
         hashes = np.frombuffer(b"".join(table["hash"].to_pylist()), np.uint8).reshape(-1, 32)
@@ -139,7 +139,7 @@ class BandShuffler:
         edges = pa.concat_tables(found).sort_by([("a", "ascending"), ("b", "ascending")])
         name = partition_name(partition)
         path = storage.join(self.folder, f"{name}.parquet")
-        records.write_table(path, edges)
+        schemas.write_table(path, edges)
         return NearPairs(name=name, path=path, edges=len(edges), beyond=beyond)
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline.fetch.parts import MERGED_ROWS, Merged
 from pipeline.flow.parts import File, Part
-from pipeline.records import UID_BYTES
+from pipeline.schemas import UID_BYTES
 
 EDGES: Final = pa.schema(
     [

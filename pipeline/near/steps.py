@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.crawl import Crawl
 from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
@@ -66,15 +66,15 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     )  # fmt: skip
     runner.run([pairs, groups, merge, thresholds])
     images = sum(one.samples for one in results_in(layout.merged(last), Merged))
-    sites = add_sites(records.read_table(one.sites) for one in merge.results(NearMerged))
+    sites = add_sites(schemas.read_table(one.sites) for one in merge.results(NearMerged))
     removals = [SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
     [found] = groups.results(Groups)
-    known = records.read_table(found.path)
+    known = schemas.read_table(found.path)
     members: dict[str, list[str]] = {}
     for uid, representative in zip(*(known[name].to_pylist() for name in GROUPS.names), strict=True):
         members.setdefault(representative.hex(), []).append(uid.hex())
     near.check_share(images, members, removals, config.dedup_limit)
-    records.write_table(layout.near_duplicates, sites.cast(SITES))
+    schemas.write_table(layout.near_duplicates, sites.cast(SITES))
     duplicates = NearDuplicates(
         pairs=found.pairs, beyond=found.beyond, images=images, removed=len(known), groups=len(members),
         largest_group=max(map(len, members.values()), default=0) + bool(members), sites=tuple(removals),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records, storage, urls
+from pipeline import schemas, storage, urls
 from pipeline.fetch.merge import merge
 from pipeline.fetch.parts import MERGED_ROWS, Merged
 from pipeline.flow.markers import write_vector
@@ -24,7 +24,7 @@ from pipeline.select.workers import Pairs, QueryTable, concat, slices
 
 @lru_cache(maxsize=2)
 def _groups(path: str) -> pa.Table:
-    return records.read_table(path).combine_chunks()
+    return schemas.read_table(path).combine_chunks()
 
 
 def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
@@ -44,7 +44,7 @@ class GroupWorker:
 
     def run(self, state: None, task: GroupTask) -> Groups:
         """Write `groups`, a table of GROUPS, from the tables of `merged` images and of `pairs`."""
-        edges = pa.concat_tables([EDGES.empty_table(), *map(records.read_table, task.pairs)])
+        edges = pa.concat_tables([EDGES.empty_table(), *map(schemas.read_table, task.pairs)])
         wanted = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
         same = edges.filter(pc.equal(edges["distance"], 0))
         like = {b.hex(): a.hex() for a, b in zip(same["a"].to_pylist(), same["b"].to_pylist(), strict=True)}
@@ -52,7 +52,7 @@ class GroupWorker:
         members = [
             near.Member(*member, like=like.get(member[0], ""))
             for path in task.merged
-            for member in members_of(records.read_table(path, columns), wanted)
+            for member in members_of(schemas.read_table(path, columns), wanted)
         ]
         others = edges.filter(pc.greater(edges["distance"], 0))
         pairs = zip(others["a"].to_pylist(), others["b"].to_pylist(), strict=True)
@@ -61,7 +61,7 @@ class GroupWorker:
             (bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in found.items() for uid in gone
         )
         path = groups_path(self.folder)
-        records.write_table(path, records.to_table(rows, GROUPS))
+        schemas.write_table(path, schemas.to_table(rows, GROUPS))
         return Groups(name=task.name, path=path, pairs=len(edges), beyond=task.beyond)
 
 
@@ -83,11 +83,11 @@ class NearShuffler:
 
     def split(self, task: Merged, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a merged file's rows by partition of the image that they are merged into."""
-        table = records.read_table(task.path)
+        table = schemas.read_table(task.path)
         if not len(table):
             return
-        high = records.high_bits(representatives(table["uid"], _groups(self.groups)))
-        partition = records.partition_of(high, partitions)
+        high = schemas.high_bits(representatives(table["uid"], _groups(self.groups)))
+        partition = schemas.partition_of(high, partitions)
         yield from slices(table, partition)
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> NearMerged:
@@ -106,14 +106,14 @@ class NearShuffler:
         pairs = Pairs.of(merged, self.queries.queries)
         name = partition_name(partition)
         base = storage.join(self.folder, name)
-        records.write_table(f"{base}.parquet", merged)
-        records.write_table(f"{base}.rejected.parquet", rejected)
+        schemas.write_table(f"{base}.parquet", merged)
+        schemas.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
-        records.write_table(f"{base}.sites", count_sites(table, survivor))
+        schemas.write_table(f"{base}.sites", count_sites(table, survivor))
         return NearMerged(
             name=name, round=self.round, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
             counts=f"{base}.counts", sites=f"{base}.sites", rows=len(merged), samples=len(pairs.starts),
-            rejected=records.count_reasons(rejected),
+            rejected=schemas.count_reasons(rejected),
         )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def count_sites(table: pa.Table, survivor: pa.ChunkedArray) -> pa.Table:
     """Return SITES: how many of each site's images are merged into another; sorted by site."""
     gone = pc.not_equal(table["uid"], survivor)
     images = table.select(["uid", "url"]).append_column("gone", gone).sort_by("uid")
-    images = images.take(pa.array(records.run_starts(images["uid"]), pa.int64()))
+    images = images.take(pa.array(schemas.run_starts(images["uid"]), pa.int64()))
     total: Counter[str] = Counter()
     removed: Counter[str] = Counter()
     for url, is_gone in zip(images["url"].to_pylist(), images["gone"].to_pylist(), strict=True):
@@ -129,7 +129,7 @@ def count_sites(table: pa.Table, survivor: pa.ChunkedArray) -> pa.Table:
         total[site] += 1
         removed[site] += is_gone
     rows = ((site, total[site], removed[site]) for site in sorted(total))
-    return records.to_table(rows, SITES)
+    return schemas.to_table(rows, SITES)
 
 
 def add_sites(tables: Iterable[pa.Table]) -> pa.Table:
@@ -143,7 +143,7 @@ def add_sites(tables: Iterable[pa.Table]) -> pa.Table:
 
 def members_of(table: pa.Table, wanted: pa.Array) -> Iterator[tuple[str, int, int]]:
     """Yield uid, pixels of the original and captions of the images of a merged file that are wanted."""
-    starts = records.run_starts(table["uid"])
+    starts = schemas.run_starts(table["uid"])
     captions = np.diff(np.append(starts, len(table)))
     first = table.take(pa.array(starts, pa.int64()))
     chosen = pc.is_in(first["uid"], value_set=wanted).to_numpy()

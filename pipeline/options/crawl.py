@@ -8,10 +8,9 @@ import tyro
 
 from pipeline.captions.text import TextRules
 from pipeline.config import decides, deciding, effective
-from pipeline.options.fetch import FetchOptions
+from pipeline.options.fetch import FetchOptions, UnitLimits
 from pipeline.options.images import ImageOptions
 from pipeline.options.sources import SourceOptions
-from pipeline.units import UnitLimits
 
 Stage = Literal["all", "candidates", "select", "fetch", "finish"]
 

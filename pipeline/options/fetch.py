@@ -124,3 +124,22 @@ def split_address(text: str, default_port: int = 53) -> tuple[str, int]:
         raise ValueError(
             f"dns_server must be a numeric address such as 9.9.9.9 or [::1]:5353, not {text!r}"
         ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLimits:
+    """Say how large a unit may grow."""
+
+    unit_images: int = 2_000
+    """Images in a work unit; a worker fetches one unit at a time, and continues inside it after a stop."""
+    unit_rate: float = 100.0
+    """Images a second that a unit aims at: if its sites take long, it holds more than --unit-images."""
+    unit_seconds: float = 3_600.0
+    """Time that a site may take of one round at its rate; what is left of it comes in the next round."""
+    unit_lanes: int = 1
+    """Units of a round that a site may be in at most, each with an equal share of its rate."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would make no unit."""
+        if self.unit_images < 1 or self.unit_seconds <= 0 or self.unit_lanes < 1 or self.unit_rate <= 0:
+            raise ValueError("a unit holds at least one image, lasts some seconds and has at least one lane")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded
+from pipeline.cli_runtime import guarded
 from pipeline.plan import model
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import Training, check, training

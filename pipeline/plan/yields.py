@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import finished, records, run, storage
+from pipeline import finished, run_folder, schemas, storage
 from pipeline.balance import I64
 from pipeline.options.sources import format_of
-from pipeline.run import Layout, read_json
+from pipeline.run_folder import Layout, read_json
 from pipeline.select.workers import Pairs
 from pipeline.stages import Candidates, Rounds, Selected
 
@@ -61,12 +61,12 @@ def of_run(root: str) -> Yields:
     manifest = finished.read(root)
     if manifest is not None and manifest.get("extensions"):
         raise ValueError(f"{root} has been extended; take a run that was not, such as a pilot (--sample)")
-    if manifest is None or not all(run.is_done(layout, stage) for stage in run.STAGES):
+    if manifest is None or not all(run_folder.is_done(layout, stage) for stage in run_folder.STAGES):
         raise ValueError(f"{root} is not a finished run: finish it with the command that began it")
     candidates, select, fetch = (
-        run.done(layout, Candidates),
-        run.done(layout, Selected),
-        run.done(layout, Rounds),
+        run_folder.done(layout, Candidates),
+        run_folder.done(layout, Selected),
+        run_folder.done(layout, Rounds),
     )
     balance = balance_of([samples.path for samples in select.samples], manifest["queries"]["queries"])
     if not balance.samples or not manifest["counts"]["samples"]:
@@ -100,7 +100,7 @@ def balance_of(paths: list[str], queries: int) -> Balance:
     samples, query, sites = [], [], []
     total = 0
     for path in paths:
-        table = records.read_table(path, ["uid", "url", "matched"])
+        table = schemas.read_table(path, ["uid", "url", "matched"])
         pairs = Pairs.of(table, queries)
         samples.append(pairs.sample + total)
         query.append(pairs.query)
@@ -138,7 +138,7 @@ def site_names(addresses: list[str]) -> list[str]:
 
 def novelty(paths: list[str]) -> float:
     """Return the share of distinct (image, caption) rows' images that occur in one row of one piece only."""
-    uids = [records.high_bits(records.read_table(path, ["uid"])["uid"]) for path in paths]
+    uids = [schemas.high_bits(schemas.read_table(path, ["uid"])["uid"]) for path in paths]
     _, pieces = np.unique(np.concatenate([np.unique(part) for part in uids]), return_counts=True)
     return float((pieces == 1).mean()) if len(pieces) and len(paths) > 1 else 1.0
 

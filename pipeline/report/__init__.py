@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 
 from pipeline import manifest, storage
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 
 
 def write(layout: Layout) -> None:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline import records, storage
+from pipeline import schemas, storage
 
 _SHOWN: Final = 12  # queries of a kind,
 _SHOWN_ZERO: Final = 40  # and of those without a match, which need less room
@@ -57,7 +57,7 @@ def read(path: str, per_query: int) -> Balance:
     """Sum up query_counts.parquet; an empty Balance where there is none."""
     if not storage.exists(path):
         return Balance(per_query=per_query)
-    table = records.read_table(path)
+    table = schemas.read_table(path)
     columns = {name: table[name].to_numpy() for name in ("matched", "kept", "present", "short")}
     matched, kept, present, short = columns.values()
     names = table["query"]

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import finished, finished_set, records, storage
+from pipeline import finished, finished_set, schemas, storage
 from pipeline.finished_set import FinishedSet
 from pipeline.manifest import rejected_files
 from pipeline.report import balance, network, pictures, rejects, samples
@@ -15,7 +15,7 @@ from pipeline.report.funnel import Step, funnel
 from pipeline.report.network import Network
 from pipeline.report.rejects import Rejected
 from pipeline.report.samples import Measure
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 
 _COLUMNS: Final = (
     "key", "uid", "url", "caption", "captions", "query_ids", "matched_query_ids", "source", "lang",
@@ -106,7 +106,7 @@ def _pictures(layout: Layout, wanted: list[tuple[str, str]], counts: str) -> dic
     rows = pictures.read(layout.shards, wanted)
     needed = sorted({query for row, _ in rows.values() for query in row["query_ids"]})
     names = dict(
-        zip(needed, records.read_table(counts, ["query"])["query"].take(needed).to_pylist(), strict=True)
+        zip(needed, schemas.read_table(counts, ["query"])["query"].take(needed).to_pylist(), strict=True)
         if needed else ()
     )  # fmt: skip
     return {

@@ -12,7 +12,7 @@ from pipeline import storage
 from pipeline.report import statements
 from pipeline.report.card import plain
 from pipeline.report.statements import Manifest
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 
 _CONTEXT: Final = {
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",

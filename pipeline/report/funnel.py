@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from pipeline.reasons import REASONS
-from pipeline.run import STAGES
+from pipeline.run_folder import STAGES
 
 
 class Cause(NamedTuple):

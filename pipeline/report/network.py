@@ -8,10 +8,10 @@ from typing import Any, Final
 import orjson
 import pyarrow as pa
 
-from pipeline import run, storage
+from pipeline import run_folder, storage
 from pipeline.fetch.unit_log import LATENCY_BINS, LATENCY_BINS_PER_OCTAVE, LATENCY_LEAST
 from pipeline.report.totals import Totals
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.stages import Rounds
 
 _MAX_BINS: Final = 2_000  # of time; then two become one
@@ -103,7 +103,7 @@ def read(layout: Layout, extensions: int = 0) -> Network:
 
 def _logs(layout: Layout) -> Iterator[str]:
     """Yield the logs of the units that count."""
-    for unit in run.done(layout, Rounds).units if run.is_done(layout, "fetch") else ():
+    for unit in run_folder.done(layout, Rounds).units if run_folder.is_done(layout, "fetch") else ():
         if storage.exists(unit.log):
             yield unit.log
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import html
+from pipeline import safe_html
 from pipeline.reasons import REASONS
 from pipeline.report import figures
 from pipeline.report.collect import Collected
@@ -63,9 +63,9 @@ def render(run: Collected, root: str) -> str:
     """Return the page of a run whose folder is `root`."""
     found, shown = run.samples, busiest(run)
     balanced = is_balanced(run.manifest)
-    return html.render(
+    return safe_html.render(
         Path(__file__).parent,
-        {"percent": percent, "size": size, "seconds": seconds, "data_url": html.data_url},
+        {"percent": percent, "size": size, "seconds": seconds, "data_url": safe_html.data_url},
         count=count, is_opt_out=is_opt_out, name=posixpath.basename(root.rstrip("/")),
         is_balanced=balanced, manifest=run.manifest, counts=run.manifest["counts"],
         found=found, balance=run.balance,
@@ -75,7 +75,7 @@ def render(run: Collected, root: str) -> str:
         steps=[(step, stage_text(run, step.stage)) for step in run.steps],
         opt_outs=opt_out_costs(run), balance_text=balance_text(run), words_text=words_text(run),
         crawl_text=crawl_text(run), sites=shown, sites_text=sites_text(run, shown),
-        figures={name: html.trusted(svg) for name, svg in drawings(run).items()}, titles=titles(run),
+        figures={name: safe_html.trusted(svg) for name, svg in drawings(run).items()}, titles=titles(run),
         languages=_shares(found.languages), formats=_shares(found.formats), sources=_shares(found.sources),
         by_captions=_numbered(found.by_captions), by_queries=_numbered(found.by_queries),
         extremes=[

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.shards import read_shard
 
 _SIDE: Final = 160
@@ -46,6 +46,6 @@ def read(shards: str, keys: Iterable[tuple[str, str]]) -> dict[str, tuple[dict[s
 
 
 def _rows(path: str, keys: set[str]) -> list[dict[str, Any]]:
-    table = records.read_table(path)
+    table = schemas.read_table(path)
     places = [index for index, key in enumerate(table["key"].to_pylist()) if key in keys]
     return table.take(places).to_pylist()  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records, urls
+from pipeline import schemas, urls
 from pipeline.report.totals import Totals, counts_by, value_counts
 
 MOST_WORDS: Final = 60
@@ -265,7 +265,7 @@ class RepeatedTexts:
     def _sampled(self, table: pa.Table) -> pa.Table:
         if self._below >= 1 << 64:
             return table
-        mask = [records.caption_hash(text) < self._below for text in table["text"].to_pylist()]
+        mask = [schemas.caption_hash(text) < self._below for text in table["text"].to_pylist()]
         return table.filter(pa.array(mask, pa.bool_()))
 
     def most(self, count: int) -> list[tuple[str, int]]:

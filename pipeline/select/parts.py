@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pipeline.flow.parts import Blob, Counted, File, Part
-from pipeline.records import CAPTION_ROWS, REJECTED_ROWS
+from pipeline.schemas import CAPTION_ROWS, REJECTED_ROWS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from pipeline import run
+from pipeline import run_folder
 from pipeline.crawl import SLICE_ROWS, Crawl, add_counts, gather
 from pipeline.extend.steps import known_rows, known_samples, known_shared_captions, stored_samples
 from pipeline.extend.workers import NewShuffler
@@ -52,7 +52,7 @@ def _partitions(crawl: Crawl, found: Candidates) -> int:
 
 
 def _plan_deduplicate(crawl: Crawl) -> Work:
-    found = run.done(crawl.layout, Candidates)
+    found = run_folder.done(crawl.layout, Candidates)
     partitions = _partitions(crawl, found)
     files = gather(((piece.path, piece.rows) for piece in found.pieces), SLICE_ROWS * partitions)
     known = known_samples(crawl.base) if crawl.base else []
@@ -74,7 +74,7 @@ def _shared_captions(crawl: Crawl) -> list[Step]:
 
 
 def _plan_shared(crawl: Crawl) -> Work:
-    partitions = _partitions(crawl, run.done(crawl.layout, Candidates))
+    partitions = _partitions(crawl, run_folder.done(crawl.layout, Candidates))
     deduplicated = results_in(crawl.layout.stage("select", "deduplicated"), Deduplicated)
     inputs = gather(((one.path, one.rows) for one in deduplicated), SLICE_ROWS * partitions)
     return Work(tasks=inputs, partitions=partitions)

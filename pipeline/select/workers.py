@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from pipeline import balance, querylist, records, storage
+from pipeline import balance, querylist, schemas, storage
 from pipeline.balance import I64, U64
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
@@ -20,31 +20,31 @@ from pipeline.select.parts import CaptionFiles, Deduplicated, Samples, SampleTab
 def drop_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Keep the first of equal (uid, caption_hash) rows of a sorted table; return (kept, rejected)."""
     if not len(table):
-        return table, records.REJECTED_ROWS.empty_table()
-    starts = records.run_starts(table["uid"])
+        return table, schemas.REJECTED_ROWS.empty_table()
+    starts = schemas.run_starts(table["uid"])
     first = np.zeros(len(table), bool)
     first[starts] = True
     hashes = table["caption_hash"].to_numpy()
     first[1:] |= hashes[1:] != hashes[:-1]
-    return table.filter(pa.array(first)), records.rejected_table(
+    return table.filter(pa.array(first)), schemas.rejected_table(
         table.filter(pa.array(~first)), "select", "duplicate"
     )
 
 
 def cap_captions(table: pa.Table, max_captions: int) -> tuple[pa.Table, pa.Table]:
     """Keep each sample's `max_captions` captions of smallest hash; return (kept, rejected)."""
-    starts = records.run_starts(table["uid"])
+    starts = schemas.run_starts(table["uid"])
     if not len(starts):
-        return table, records.REJECTED_ROWS.empty_table()
+        return table, schemas.REJECTED_ROWS.empty_table()
     lengths = np.diff(np.append(starts, len(table)))
     inside = np.arange(len(table)) - np.repeat(starts, lengths) < max_captions
-    rejected = records.rejected_table(table.filter(pa.array(~inside)), "select", "too_many_captions")
+    rejected = schemas.rejected_table(table.filter(pa.array(~inside)), "select", "too_many_captions")
     return table.filter(pa.array(inside)), rejected
 
 
 def one_url(table: pa.Table) -> pa.Table:
     """Give all rows of a sample its first row's URL: spellings of one canonical URL are fetched once."""
-    starts = records.run_starts(table["uid"])
+    starts = schemas.run_starts(table["uid"])
     first = np.repeat(starts, np.diff(np.append(starts, len(table))))
     index = table.column_names.index("url")
     return table.set_column(index, table.schema.field("url"), table["url"].take(pa.array(first)))
@@ -62,7 +62,7 @@ class Pairs:
     @classmethod
     def of(cls, table: pa.Table, queries: int) -> "Pairs":
         """Flatten `matched`; pairs come sorted by (sample, query)."""
-        starts = records.run_starts(table["uid"])
+        starts = schemas.run_starts(table["uid"])
         matched = table["matched"].combine_chunks()
         if isinstance(matched, pa.ChunkedArray):
             matched = pa.concat_arrays(matched.chunks) if matched.num_chunks else pa.array([], matched.type)
@@ -70,7 +70,7 @@ class Pairs:
         query = matched.flatten().to_numpy().astype(np.int32, copy=False)
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(table))))
         sample, query = balance.unique_pairs(of_row[rows], query, queries)
-        uid_hash = records.high_bits(table["uid"])[starts]
+        uid_hash = schemas.high_bits(table["uid"])[starts]
         return cls(starts, uid_hash, sample, query)
 
     def priorities(self, query_hash: U64) -> U64:
@@ -131,12 +131,12 @@ def slices(table: pa.Table, partition: np.ndarray) -> Iterator[tuple[int, bytes]
     table = table.take(pa.array(order))
     starts = np.flatnonzero(np.append(True, partition[1:] != partition[:-1]))
     for start, stop in zip(starts, np.append(starts[1:], len(partition)), strict=True):
-        yield int(partition[start]), records.encode(table.slice(start, stop - start))
+        yield int(partition[start]), schemas.encode(table.slice(start, stop - start))
 
 
 def concat(data: Iterable[bytes], schema: pa.Schema) -> pa.Table:
     """Return the table of all slices of a partition."""
-    return pa.concat_tables([schema.empty_table(), *(records.decode(part) for part in data)])
+    return pa.concat_tables([schema.empty_table(), *(schemas.decode(part) for part in data)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +148,12 @@ class DedupeShuffler:
 
     def split(self, task: CaptionFiles, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the rows of several candidates files."""
-        table = pa.concat_tables(records.read_table(path) for path in task.paths)
-        yield from slices(table, records.partition_of(records.high_bits(table["uid"]), partitions))
+        table = pa.concat_tables(schemas.read_table(path) for path in task.paths)
+        yield from slices(table, schemas.partition_of(schemas.high_bits(table["uid"]), partitions))
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> Deduplicated:
         """Write NNNNN.parquet and NNNNN.rejected.parquet."""
-        return self.write(partition, records.sort_rows(concat(data, records.CAPTION_ROWS)), [])
+        return self.write(partition, schemas.sort_rows(concat(data, schemas.CAPTION_ROWS)), [])
 
     def write(self, partition: int, table: pa.Table, rejected: list[pa.Table]) -> Deduplicated:
         """Write a partition's files from its sorted rows; `rejected`: rows that were rejected already."""
@@ -163,11 +163,11 @@ class DedupeShuffler:
         name = partition_name(partition)
         base = storage.join(self.folder, name)
         refused = pa.concat_tables([*rejected, repeated, over])
-        records.write_table(f"{base}.parquet", table)
-        records.write_table(f"{base}.rejected.parquet", refused)
+        schemas.write_table(f"{base}.parquet", table)
+        schemas.write_table(f"{base}.rejected.parquet", refused)
         return Deduplicated(
             name=name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet", rows=len(table),
-            rejected=records.count_reasons(refused),
+            rejected=schemas.count_reasons(refused),
         )  # fmt: skip
 
 
@@ -180,9 +180,9 @@ class SharedCaptionShuffler:
 
     def split(self, task: CaptionFiles, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the caption hashes; a deduplicated file has each (image, text) once."""
-        columns = [records.read_table(path, ["caption_hash"])["caption_hash"] for path in task.paths]
+        columns = [schemas.read_table(path, ["caption_hash"])["caption_hash"] for path in task.paths]
         hashes = np.concatenate([column.to_numpy() for column in columns])
-        partition = records.partition_of(hashes, partitions)
+        partition = schemas.partition_of(hashes, partitions)
         yield from slices(pa.table({"caption_hash": hashes}), partition)
 
     def reduce(self, partition: int, data: Iterable[bytes]) -> SharedCaptions:
@@ -208,19 +208,19 @@ class AdmitWorker:
 
     def run(self, state: None, task: Deduplicated) -> Samples:
         """Write NAME.parquet, NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
-        table = records.read_table(task.path)
+        table = schemas.read_table(task.path)
         is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
-        rejected = records.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
+        rejected = schemas.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
         table = table.filter(pa.array(~is_shared))
         pairs = Pairs.of(table, self.queries.queries)
         base = storage.join(self.folder, task.name)
-        records.write_table(f"{base}.parquet", table)
-        records.write_table(f"{base}.rejected.parquet", rejected)
+        schemas.write_table(f"{base}.parquet", table)
+        schemas.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
         return Samples(
             name=task.name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
             counts=f"{base}.counts", rows=len(table), samples=len(pairs.starts),
-            rejected=records.count_reasons(rejected),
+            rejected=schemas.count_reasons(rejected),
         )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ class PairCounter:
 
     def pairs(self, task: SampleTable, counts: I64, rank: I64) -> tuple[np.ndarray, U64]:
         """Return the pairs that may decide a threshold."""
-        pairs = Pairs.of(records.read_table(task.path, ["uid", "matched"]), self.queries.queries)
+        pairs = Pairs.of(schemas.read_table(task.path, ["uid", "matched"]), self.queries.queries)
         return balance.head_pairs(pairs.query, pairs.priorities(self.queries.hashes), counts, rank)
 
 
@@ -254,15 +254,15 @@ class UntriedWorker:
 
     def run(self, state: None, task: Samples) -> Untried:
         """Write NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
-        table = records.read_table(task.path)
+        table = schemas.read_table(task.path)
         pairs = Pairs.of(table, self.queries.queries)
         untried = ~chosen(pairs, self.queries.hashes, _vector(self.thresholds))
         base = storage.join(self.folder, task.name)
         rows = table.filter(pa.array(pairs.rows_of(untried, len(table))))
-        rejected = records.rejected_table(rows, "select", "over_cap", "not fetched")
-        records.write_table(f"{base}.rejected.parquet", rejected)
+        rejected = schemas.rejected_table(rows, "select", "over_cap", "not fetched")
+        schemas.write_table(f"{base}.rejected.parquet", rejected)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries, untried[pairs.sample])[None])
         return Untried(
             name=task.name, rejects=f"{base}.rejected.parquet", counts=f"{base}.counts",
-            rejected=records.count_reasons(rejected),
+            rejected=schemas.count_reasons(rejected),
         )  # fmt: skip

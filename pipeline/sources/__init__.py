@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pipeline import storage
 from pipeline.images.headers import FORMATS
 from pipeline.options.sources import Format, SourceOptions
-from pipeline.records import Piece
+from pipeline.schemas import Piece
 from pipeline.sources import html, pages, table, warc, wat
 from pipeline.sources.inputs import open_stored
 from pipeline.sources.plan import listed_pages, page_url, plan

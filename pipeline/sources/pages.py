@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-from pipeline import records
+from pipeline import schemas
 from pipeline.sources.records import Image, Kind
 
 
@@ -17,7 +17,7 @@ def write(path: str, images: Iterable[tuple[int, Image]]) -> int:
         )
         for position, image in images
     ]  # fmt: skip
-    records.write_table(path, records.to_table(rows, records.IMAGE_ROWS))
+    schemas.write_table(path, schemas.to_table(rows, schemas.IMAGE_ROWS))
     return len(rows)
 
 
@@ -28,7 +28,7 @@ def _text(text: str) -> str:
 
 def read(path: str) -> Iterator[Image]:
     """Yield the images that `write` wrote."""
-    for row in records.read_table(path).to_pylist():
+    for row in schemas.read_table(path).to_pylist():
         kinds = cast(list[Kind], row["kinds"])
         texts = tuple(zip(kinds, row["texts"], strict=True))
         image = Image(row["url"], texts, row["page_url"], None, row["reason"] or None, row["detail"])

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from pipeline import storage
 from pipeline.foreign_text import DAMAGED, listed, unpacked, what_it_is
 from pipeline.options.sources import SourceOptions, format_of, format_of_list
-from pipeline.records import Piece
+from pipeline.schemas import Piece
 from pipeline.sources import archive, columns, table
 from pipeline.sources.inputs import is_web, open_plain, open_stored
 from pipeline.urls import BadUrl, resolve, without_credentials

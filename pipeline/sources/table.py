@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.foreign_text import DAMAGED, Line, Lines, text_of
 from pipeline.options.sources import SourceOptions
 from pipeline.parquet import BoundedFile, cut
-from pipeline.records import Piece
+from pipeline.schemas import Piece
 from pipeline.sources import delimited
 from pipeline.sources.cells import parsed, plain, plain_column
 from pipeline.sources.columns import Columns, Listed, find_columns, hive_values, of_text

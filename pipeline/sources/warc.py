@@ -6,7 +6,7 @@ from typing import IO, Final, NamedTuple
 from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.images.headers import FORMATS
-from pipeline.records import Piece
+from pipeline.schemas import Piece
 from pipeline.sources import archive, html, http_body
 from pipeline.sources.records import Image, bad_record, scalar
 

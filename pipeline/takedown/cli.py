@@ -13,12 +13,22 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import config as parser
-from pipeline import extend, finished, finished_set, hashlist, manifest, records, run, storage, tombstones
-from pipeline.command import guarded
+from pipeline import (
+    extend,
+    finished,
+    finished_set,
+    hashlist,
+    manifest,
+    run_folder,
+    schemas,
+    storage,
+    tombstones,
+)
+from pipeline.cli_runtime import guarded
 from pipeline.flow import kept
 from pipeline.lock import lock
 from pipeline.report.statements import count
-from pipeline.run import Layout, read_json
+from pipeline.run_folder import Layout, read_json
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import output, terminal
 from pipeline.tombstones import PENDING, Tombstones
@@ -76,8 +86,8 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     finished = storage.exists(layout.manifest)
     if not finished and not storage.exists(layout.work):
         raise ValueError(f"{layout.root} holds no run")
-    is_known = finished or run.current(layout.root).replaces
-    if is_known and storage.exists(layout.stage("finish")) and not run.is_done(layout, "finish"):
+    is_known = finished or run_folder.current(layout.root).replaces
+    if is_known and storage.exists(layout.stage("finish")) and not run_folder.is_done(layout, "finish"):
         raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
     if message := extend.interrupted(layout.root):
         raise ValueError(message)
@@ -139,7 +149,7 @@ def _identities(path: str) -> pa.Table:
     if path.endswith(kept.SUFFIX):
         return tables.kept_rows(kept.headers(path))
     names = tables.columns_of(path)
-    return records.read_table(
+    return schemas.read_table(
         path, [name for name in ("uid", *tables.URL_COLUMNS, "sha256", "phash") if name in names]
     )
 
@@ -219,9 +229,9 @@ def apply(layout: Layout, pending: dict[str, Any]) -> None:
 def _forget_finish(layout: Layout, *, is_finished: bool) -> None:
     """Remove the last stage's own files: a finished run needs them no more, another makes them anew."""
     if not is_finished:
-        run.discard_from(layout, "finish")
+        run_folder.discard_from(layout, "finish")
         return
-    run.forget_files(layout, "finish")
+    run_folder.forget_files(layout, "finish")
 
 
 def _scrub_overlap(folder: str, stones: Tombstones) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import dropped, finished, finished_set, manifest, records, run, storage
+from pipeline import dropped_samples, finished, finished_set, manifest, run_folder, schemas, storage
 from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.stages import Rounds, Selected
 from pipeline.takedown import tables
 from pipeline.takedown.tables import REASON
@@ -38,11 +38,11 @@ def scrub_rejected(layout: Layout, stones: Tombstones, taken_down: int) -> None:
         if path == own:
             continue
         tables.rewrite(path, stones)
-        accounted += _reclassified(records.read_table(path, ["stage", "reason", "candidates"])).get(
+        accounted += _reclassified(schemas.read_table(path, ["stage", "reason", "candidates"])).get(
             _ACCOUNT, 0
         )
     if taken_down > accounted:
-        records.write_table(own, tables.taken_down_rows(taken_down - accounted))
+        schemas.write_table(own, tables.taken_down_rows(taken_down - accounted))
 
 
 def _reclassified(rows: pa.Table) -> dict[str, int]:
@@ -67,7 +67,7 @@ def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], 
         captions += int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
     rejected = manifest.by_stage_and_reason(counts)
     for path in manifest.rejected_files(layout, found):
-        rows = records.read_table(path)
+        rows = schemas.read_table(path)
         rows = rows.filter(pa.array(tables.hits(rows, stones)))
         for key, count in _reclassified(rows).items():
             rejected[key] -= count
@@ -85,8 +85,8 @@ def scrub_manifest(
     found["shards"] = [new.get(shard["name"], shard) for shard in found["shards"]]
     sizes = {shard["name"]: shard["samples"] for shard in found["shards"]}
     manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
-    if storage.exists(storage.join(layout.root, dropped.FILE)):
-        tables.rewrite(storage.join(layout.root, dropped.FILE), stones)
+    if storage.exists(storage.join(layout.root, dropped_samples.FILE)):
+        tables.rewrite(storage.join(layout.root, dropped_samples.FILE), stones)
     found["counts"] = counts
     found["queries"] |= _scrub_query_counts(layout, found)
     manifest.write_json(layout.manifest, found)
@@ -95,7 +95,7 @@ def scrub_manifest(
 def _scrub_query_counts(layout: Layout, found: dict[str, Any]) -> dict[str, int]:
     """Count samples by query anew, from the shards and what is left of the work folder."""
     path = storage.join(layout.root, "query_counts.parquet")
-    old = records.read_table(path)
+    old = schemas.read_table(path)
     matched, present, short = (old[name].to_numpy().copy() for name in ("matched", "present", "short"))
     kept_now, present_now = _kept_present(layout, found, len(old))
     untried = None if found.get("extensions") else _untried(layout, len(old))
@@ -126,13 +126,13 @@ def _untried(layout: Layout, queries: int) -> np.ndarray | None:
     """Return for each query how many samples were never tried, int64 [Q]; None without the work folder."""
     from pipeline.select.workers import Pairs, QueryTable, chosen
 
-    if not run.is_done(layout, "fetch") or not storage.exists(storage.join(layout.tried(0), "counts")):
+    if not run_folder.is_done(layout, "fetch") or not storage.exists(storage.join(layout.tried(0), "counts")):
         return None
-    table = QueryTable(path=layout.queries, seed=run.seed(layout), queries=queries)
-    limits = read_vector(storage.join(layout.tried(run.done(layout, Rounds).last), "thresholds"))
+    table = QueryTable(path=layout.queries, seed=run_folder.seed(layout), queries=queries)
+    limits = read_vector(storage.join(layout.tried(run_folder.done(layout, Rounds).last), "thresholds"))
     total = np.zeros(queries, np.int64)
-    for samples in run.done(layout, Selected).samples:
-        pairs = Pairs.of(records.read_table(samples.path, ["uid", "matched"]), queries)
+    for samples in run_folder.done(layout, Selected).samples:
+        pairs = Pairs.of(schemas.read_table(samples.path, ["uid", "matched"]), queries)
         never = ~chosen(pairs, table.hashes, limits)
         total += pairs.counts(queries, never[pairs.sample])
     return total

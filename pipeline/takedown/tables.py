@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import records, storage
+from pipeline import schemas, storage
 from pipeline.flow import parts
 from pipeline.flow.parts import Part
 from pipeline.tombstones import Tombstones
@@ -21,7 +21,7 @@ URL_COLUMNS: Final = ("url", "page_url", "fetch_url", "final_url")
 REASON: Final = "taken_down"
 _KEPT_ROWS: Final = pa.schema(
     [
-        pa.field("uid", pa.binary(records.UID_BYTES)),
+        pa.field("uid", pa.binary(schemas.UID_BYTES)),
         pa.field("detail", pa.string(), nullable=False),
         pa.field("final_url", pa.string(), nullable=False),
         pa.field("sha256", pa.binary(32)),
@@ -113,7 +113,7 @@ def kept_rows(headers: Sequence[Mapping[str, Any]]) -> pa.Table:
         )
         for header in headers
     )  # fmt: skip
-    return records.to_table(rows, _KEPT_ROWS)
+    return schemas.to_table(rows, _KEPT_ROWS)
 
 
 def _utf8(text: str) -> str:
@@ -124,7 +124,7 @@ def taken_down_rows(candidates: int) -> pa.Table:
     """Return rejected rows that stand for so many candidates and tell nothing else."""
     counts = [_MOST_CANDIDATES] * (candidates // _MOST_CANDIDATES) + [candidates % _MOST_CANDIDATES]
     rows = [("", "", "", "", "candidates", REASON, "", count) for count in counts if count]
-    return records.to_table(rows, records.REJECTED_ROWS)
+    return schemas.to_table(rows, schemas.REJECTED_ROWS)
 
 
 def rewrite(path: str, stones: Tombstones) -> pa.Table | None:
@@ -136,10 +136,10 @@ def rewrite(path: str, stones: Tombstones) -> pa.Table | None:
     if not {"uid", "detail", *URL_COLUMNS} & set(names):
         return None
     looked_at: list[str] = [name for name in ("uid", "detail", *URL_COLUMNS) if name in names]
-    narrow = records.read_table(path, looked_at)
+    narrow = schemas.read_table(path, looked_at)
     mask = hits(narrow, stones)
     if not mask.any() and without(narrow, mask, stones).equals(narrow):
         return None
-    table = records.read_table(path)
-    records.write_table(path, without(table, mask, stones))
+    table = schemas.read_table(path)
+    schemas.write_table(path, without(table, mask, stones))
     return table.filter(pa.array(mask))

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records, run, storage
+from pipeline import run_folder, schemas, storage
 from pipeline.candidates.parts import JudgedPiece
 from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.fetch.parts import Fetched, Merged
@@ -23,7 +23,7 @@ from pipeline.flow import kept
 from pipeline.flow.markers import finished, read_vector, write_vector
 from pipeline.flow.parts import Counted, Part, files, only
 from pipeline.flow.steps import TASKS, leftovers, tasks_in
-from pipeline.run import Layout
+from pipeline.run_folder import Layout
 from pipeline.select.parts import Samples
 from pipeline.select.workers import Pairs, QueryTable
 from pipeline.takedown import tables
@@ -71,7 +71,7 @@ def _remove_leftovers(layout: Layout, parts: list[Part]) -> None:
 
 def _candidates(piece: JudgedPiece, stones: Tombstones) -> None:
     """Turn rows of a piece into `taken_down` ones: it says how many candidates there must be."""
-    accepted, rejected = records.read_table(piece.path), records.read_table(piece.rejects)
+    accepted, rejected = schemas.read_table(piece.path), schemas.read_table(piece.rejects)
     gone = tables.hits(accepted, stones)
     old = tables.hits(rejected, stones)
     rest = tables.without(rejected, old, stones)
@@ -82,13 +82,13 @@ def _candidates(piece: JudgedPiece, stones: Tombstones) -> None:
     left = len(accepted) - int(gone.sum()) + int(pc.sum(rest["candidates"]).as_py() or 0)
     rows = pa.concat_tables([rest, tables.taken_down_rows(piece.candidates - left)])
     # The rejected ones first: if it ends between the two, the accepted hits are found again.
-    records.write_table(piece.rejects, rows)
-    records.write_table(piece.path, accepted.filter(pa.array(~gone)))
+    schemas.write_table(piece.rejects, rows)
+    schemas.write_table(piece.path, accepted.filter(pa.array(~gone)))
 
 
 def _fetched(layout: Layout, unit: Fetched, stones: Tombstones) -> None:
     """Overwrite the images of a fetched unit where they are staged, then forget their rows."""
-    table = records.read_table(unit.path, ["uid", "final_url", "blob", "offset", "length"])
+    table = schemas.read_table(unit.path, ["uid", "final_url", "blob", "offset", "length"])
     gone = table.filter(pa.array(tables.hits(table, stones)))
     places: dict[str, list[tuple[int, int]]] = {}
     for blob, offset, length in zip(
@@ -149,7 +149,7 @@ def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
 
 def _recount(layout: Layout, part: Samples | Merged, stones: Tombstones) -> None:
     """Write the counts by query of a samples file, or of a merged one, as they will be."""
-    table = records.read_table(part.path, ["uid", "url", "page_url", "matched"])
+    table = schemas.read_table(part.path, ["uid", "url", "page_url", "matched"])
     gone = tables.hits(table, stones)
     if not gone.any():
         return
@@ -157,7 +157,7 @@ def _recount(layout: Layout, part: Samples | Merged, stones: Tombstones) -> None
     pairs = Pairs.of(table.filter(pa.array(~gone)), queries)
     now = pairs.counts(queries)[None]
     if isinstance(part, Merged):  # as fetch.merge.MergeShuffler counts
-        hashes = QueryTable(path=layout.queries, seed=run.seed(layout), queries=queries).hashes
+        hashes = QueryTable(path=layout.queries, seed=run_folder.seed(layout), queries=queries).hashes
         within = pairs.within(hashes, read_vector(storage.join(layout.tried(part.round), "thresholds")))
         now = np.concatenate([now, pairs.counts(queries, within)[None]])
     write_vector(part.counts, now)

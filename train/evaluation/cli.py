@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.command import guarded
+from pipeline.cli_runtime import guarded
 from pipeline.terminal import output, terminal
 from train.evaluation.options import EvalConfig, FitSplit
 

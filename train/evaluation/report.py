@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 
-from pipeline import html
+from pipeline import safe_html
 from pipeline.figure import percent, points
 from pipeline.intervals import Interval
 from train.evaluation import panels
@@ -38,7 +38,7 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
     by_task = {str(task): [one for one in found if one.task == task] for task in get_args(Task)}
     models = list(dict.fromkeys(one.model for one in found))
     corrupted = {one.dataset for one in found if one.detail.get("corruption")}
-    return html.render(
+    return safe_html.render(
         Path(__file__).parent,
         {"percent": _percent, "points": _points, "metric": metric_name, "value": _value, "shots": _shots},
         models=[(name, gflops.get(name)) for name in models],

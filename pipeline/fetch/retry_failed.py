@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import finished, records, run, storage
+from pipeline import finished, run_folder, schemas, storage
 from pipeline.crawl import Crawl
 from pipeline.fetch.parts import Restored
 from pipeline.fetch.units import worth_retrying
 from pipeline.flow.markers import mark, read_vector, write_json, write_vector
-from pipeline.run import Layout, read_json
+from pipeline.run_folder import Layout, read_json
 from pipeline.shards import read_shard
 from pipeline.stages import Rounds
 
@@ -34,9 +34,9 @@ def reopen(crawl: Crawl) -> int | None:
     whose last `--retry-failed` did all but say so.
     """
     layout = crawl.layout
-    if not (run.is_done(layout, "fetch") and run.is_done(layout, "finish")):
+    if not (run_folder.is_done(layout, "fetch") and run_folder.is_done(layout, "finish")):
         return None
-    fetched = run.done(layout, Rounds)
+    fetched = run_folder.done(layout, Rounds)
     if read_json(layout.stage("fetch", _COMMAND)) == fetched.last:
         return None
     count = _retried(crawl, fetched)
@@ -61,9 +61,9 @@ def reopen(crawl: Crawl) -> int | None:
 
 def resume(layout: Layout) -> None:
     """Complete what `reopen` had begun when it was killed."""
-    if not run.is_done(layout, "fetch") or run.is_done(layout, "finish"):
+    if not run_folder.is_done(layout, "fetch") or run_folder.is_done(layout, "finish"):
         return
-    if read_json(layout.stage("fetch", _COMMAND)) == run.done(layout, Rounds).last + 1:
+    if read_json(layout.stage("fetch", _COMMAND)) == run_folder.done(layout, Rounds).last + 1:
         _open(layout)
 
 
@@ -74,10 +74,10 @@ def retried(layout: Layout) -> None:
 
 def _open(layout: Layout) -> None:
     # The set stays until another is verified. Its stage's marker first: what it stands for is about to go.
-    layout = run.keep_until_replaced(layout)
-    run.reopen(layout, "finish")
-    run.discard_from(layout, "finish")
-    run.reopen(layout, "fetch")
+    layout = run_folder.keep_until_replaced(layout)
+    run_folder.reopen(layout, "finish")
+    run_folder.discard_from(layout, "finish")
+    run_folder.reopen(layout, "fetch")
 
 
 def retries(layout: Layout) -> list[int]:
@@ -99,7 +99,7 @@ def _retried(crawl: Crawl, fetched: Rounds) -> int:
     arrived = read_vector(storage.join(crawl.layout.arrived(fetched.last), "thresholds"))
     count = 0
     for unit in fetched.rounds[-1].units:
-        tried, rows = records.read_table(unit.path), records.read_table(unit.unit)
+        tried, rows = schemas.read_table(unit.path), schemas.read_table(unit.unit)
         count += int(worth_retrying(tried, rows, crawl.queries.hashes, arrived).sum())
     return count
 
@@ -115,10 +115,10 @@ def restore(crawl: Crawl, fetched: Rounds) -> None:
     tables = [_restore_shard(layout, shard["name"]) for shard in finished.of(layout.root)["shards"]]
     places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
     staged = _Places(places, key)
-    merged = [records.read_table(one.path, ["uid", "sha256"]) for one in fetched.rounds[-1].merged]
+    merged = [schemas.read_table(one.path, ["uid", "sha256"]) for one in fetched.rounds[-1].merged]
     over = _values(pa.concat_tables(merged)[key]) if merged else np.zeros(0, object)
     for unit in fetched.units:
-        records.write_table(unit.path, staged.point(records.read_table(unit.path), over))
+        schemas.write_table(unit.path, staged.point(schemas.read_table(unit.path), over))
 
 
 def forget_restored(layout: Layout) -> None:
@@ -128,7 +128,7 @@ def forget_restored(layout: Layout) -> None:
 
 _PLACES: Final = pa.schema(
     [
-        pa.field("uid", pa.binary(records.UID_BYTES)),
+        pa.field("uid", pa.binary(schemas.UID_BYTES)),
         pa.field("sha256", pa.binary(32)),
         pa.field("blob", pa.string()),
         pa.field("offset", pa.int64()),
@@ -141,7 +141,7 @@ def _restore_shard(layout: Layout, name: str) -> pa.Table:
     """Write a shard's images and descriptors as a blob; return where each is."""
     tar = storage.join(layout.shards, name)
     stem = storage.stem(name)
-    rows = records.read_table(storage.sibling(tar, ".parquet"), ["uid", "sha256", "descriptor"])
+    rows = schemas.read_table(storage.sibling(tar, ".parquet"), ["uid", "sha256", "descriptor"])
     uids, digests, descriptors = (rows[column].to_pylist() for column in rows.column_names)
     places: list[tuple[Any, ...]] = []
     folder = layout.stage("fetch", _RESTORED)
@@ -158,7 +158,7 @@ def _restore_shard(layout: Layout, name: str) -> pa.Table:
             places.append((bytes.fromhex(uid), bytes.fromhex(digest), *place))
             sink.write(sample.jpg + descriptor)
     mark(folder, restored)
-    return records.to_table(places, _PLACES)
+    return schemas.to_table(places, _PLACES)
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:
@@ -177,7 +177,7 @@ class _Places:
     def __init__(self, places: pa.Table, key: str) -> None:
         self._places = places
         self._key = key
-        self._uids = np.array(places["uid"].to_pylist(), dtype=f"S{records.UID_BYTES}")
+        self._uids = np.array(places["uid"].to_pylist(), dtype=f"S{schemas.UID_BYTES}")
         self._kept = _values(places[key])
 
     def point(self, table: pa.Table, over: np.ndarray) -> pa.Table:

@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from pipeline import children, config, extras, private, storage
+from pipeline import config, extras, private, processes, storage
 from pipeline.terminal import told
 from pipeline.untrusted import visible_lines
 
@@ -57,7 +57,7 @@ def stoppable() -> Iterator[Stop]:
         return
 
     def end() -> None:
-        children.kill(all_of_them=True)
+        processes.kill(all_of_them=True)
         os._exit(found.code)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -66,7 +66,7 @@ def stoppable() -> Iterator[Stop]:
         timer = threading.Timer(_PATIENCE, end)
         timer.daemon = True
         timer.start()
-        children.kill()
+        processes.kill()
         raise KeyboardInterrupt
 
     before = {}

@@ -11,7 +11,6 @@ and is known to be before its images are together (`beyond`).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import ceil, log2, sqrt
 from typing import NamedTuple
 
@@ -19,30 +18,13 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from pipeline.options.fetch import UnitLimits
+
 PUT_OFF_IMAGES = 100_000
 """Of a unit of which nothing is asked for. Large, since the next round gets a site's first images of each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnitLimits:
-    """Say how large a unit may grow."""
-
-    unit_images: int = 2_000
-    """Images in a work unit; a worker fetches one unit at a time, and continues inside it after a stop."""
-    unit_rate: float = 100.0
-    """Images a second that a unit aims at: if its sites take long, it holds more than --unit-images."""
-    unit_seconds: float = 3_600.0
-    """Time that a site may take of one round at its rate; what is left of it comes in the next round."""
-    unit_lanes: int = 1
-    """Units of a round that a site may be in at most, each with an equal share of its rate."""
-
-    def __post_init__(self) -> None:
-        """Refuse what would make no unit."""
-        if self.unit_images < 1 or self.unit_seconds <= 0 or self.unit_lanes < 1 or self.unit_rate <= 0:
-            raise ValueError("a unit holds at least one image, lasts some seconds and has at least one lane")
-
-
-class Lane(NamedTuple):
+class SiteShare(NamedTuple):
     """A share of one site: which of its images, and of how many lanes it is one; 0 if it is put off."""
 
     site: str
@@ -65,14 +47,14 @@ def lane_sizes(images: int, delay: float, limits: UnitLimits) -> tuple[int, int,
     return taken, min(limits.unit_lanes, ceil(taken / limits.unit_images)), images - taken
 
 
-def lanes_of(site: str, images: np.ndarray, delay: float, limits: UnitLimits) -> Iterator[Lane]:
+def lanes_of(site: str, images: np.ndarray, delay: float, limits: UnitLimits) -> Iterator[SiteShare]:
     """Yield a site's lanes; images are dealt out in turn, so that each lane is a fair sample of the site."""
     taken, count, _ = lane_sizes(len(images), delay, limits)
     parts = [(images[:taken][lane::count], count) for lane in range(count)]
     parts += [(part, 0) for part in put_off_parts(images[taken:])]
     for number, (part, lanes) in enumerate(parts):
         order = xxhash.xxh3_64_intdigest(f"{site}\n{number}".encode())
-        yield Lane(site, part, lanes, len(part) * delay * lanes, order)
+        yield SiteShare(site, part, lanes, len(part) * delay * lanes, order)
 
 
 def put_off_parts(images: np.ndarray) -> list[np.ndarray]:
@@ -139,7 +121,7 @@ def at_least(found: float) -> float:
     return max(0.0, found - 8 * sqrt(found))
 
 
-def cut(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> list[list[Lane]]:
+def cut(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> list[list[SiteShare]]:
     """Return the units of a partition: sites is an array of str [images], its indices the images.
 
     `delay` gives the seconds between two requests to a site.
@@ -151,7 +133,7 @@ def cut(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> l
         for site, images in zip(*by_site(sites), strict=True)
         for lane in lanes_of(site, images, delay(site), limits)
     ]
-    units: list[list[Lane]] = []
+    units: list[list[SiteShare]] = []
     left = 0
     for lane in sorted(lanes, key=lambda lane: (-duration_class(lane.seconds), lane.order, lane.site)):
         if len(lane.images) > left or any(other.site == lane.site for other in units[-1]):
