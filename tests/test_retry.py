@@ -262,7 +262,8 @@ def test_clocks_that_jump_change_nothing_but_the_dates(
 
     leaps = itertools.cycle((0.0, 3600.0, -3600.0))
     leaping = SimpleNamespace(**{**vars(time), "time": lambda: time.time() + next(leaps)})
-    for name in ("fetch.worker", "http.fetch_many", "http.politeness", "http.dns", "http.robots", "lock"):
+    names = ("fetch.worker", "http.scheduler", "http.rate_limit", "http.dns", "http.robots", "lock")
+    for name in names:
         module = importlib.import_module(f"pipeline.{name}")
         if hasattr(module, "time"):
             monkeypatch.setattr(module, "time", leaping)
