@@ -260,24 +260,24 @@ def _flags_of(
         name = key.replace("-", "_")
         if name not in valid:
             raise ValueError(f"unknown option {key!r}{nearest(name, sorted(valid))}")
-        flags += _flag(name, value, arguments, repeated=hasattr(valid[name].type, "__metadata__"))
+        flags += flag(name, value, arguments, repeated=hasattr(valid[name].type, "__metadata__"))
     extra = [f"--{key}={value}" for key, value in beam_values.items() if value is not False]
     return flags, [flag.removesuffix("=True") for flag in extra]
 
 
-def _flag(name: str, value: Any, arguments: list[str], *, repeated: bool) -> list[str]:
-    """Return a TOML value as flags; `repeated` says that a list's flag stands before each of its items."""
-    flag = f"--{name.replace('_', '-')}"
+def flag(name: str, value: Any, arguments: Sequence[str] = (), *, repeated: bool = False) -> list[str]:
+    """Return an option as it is typed; nothing for a list that stands among the arguments, which replaces it.
+
+    repeated: the flag stands before each item of a list.
+    """
+    given = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
-        return [flag if value else f"--no-{name.replace('_', '-')}"]
-    if isinstance(value, list):  # a list given by flags replaces the file's
-        given = any(a == flag or a.startswith(f"{flag}=") for a in arguments)
-        if given or not value:
-            return []
-        return (
-            [part for item in value for part in (flag, str(item))] if repeated else [flag, *map(str, value)]
-        )
-    return [flag, str(value)]
+        return [given if value else f"--no-{given.removeprefix('--')}"]
+    if not isinstance(value, list | tuple):
+        return [given, str(value)]
+    if any(argument == given or argument.startswith(f"{given}=") for argument in arguments):
+        return []
+    return [part for item in value for part in (given, str(item))] if repeated else [given, *map(str, value)]
 
 
 def check_beam_flags(rest: Sequence[str], valid: Sequence[str], beam: bool) -> None:
@@ -328,7 +328,7 @@ def to_toml(values: dict[str, Any]) -> str:
     """Return TOML that `--config` reads back; options that are not set are left out."""
     lines = []
     for name, value in values.items():
-        if value is None or value == () or value == "":
+        if value is None or value == "":
             continue
         # JSON's strings, numbers, lists and booleans are TOML's as well.
         lines.append(f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")

@@ -161,7 +161,9 @@ def test_the_effective_configuration_reads_back(tmp_path: Path) -> None:
         "--allow-network",
         "127.0.0.0/8",
     ]
-    first, _ = config.parse(CrawlConfig, [*flags, "--no-boilerplate", "--max-aspect", "3"], prog="x crawl")
+    flags += ["--no-boilerplate", "--max-aspect", "3", "--opt-out"]  # none of them is honoured
+    first, _ = config.parse(CrawlConfig, flags, prog="x crawl")
+    assert first.fetch.opt_out == ()
     (tmp_path / "c.toml").write_text(config.to_toml(config.effective(first)))
     again, _ = config.parse(CrawlConfig, ["--config", str(tmp_path / "c.toml")], prog="x crawl")
     assert again == first

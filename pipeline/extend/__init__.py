@@ -8,7 +8,7 @@ from typing import Any, Final
 from pipeline import config as parser
 from pipeline import finished, manifest, restart, run_folder, schemas, storage
 from pipeline.options import CrawlConfig, SourceOptions
-from pipeline.options.presets import ALL
+from pipeline.options.presets import ALL, last
 from pipeline.run_folder import EXTENSIONS, Layout, read_json
 from pipeline.stages import Rounds
 
@@ -27,7 +27,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
 
     The run's own options come first, so that what is typed wins, and can be compared.
     """
-    root = _value(argv, "--extend").rstrip("/")
+    root = last(argv, "--extend").rstrip("/")
     if not root:
         return list(argv)
     found = finished.of(root)
@@ -40,30 +40,8 @@ def arguments(argv: Sequence[str]) -> list[str]:
     for name, value in found["configuration"].items():
         if name in known and name not in _NOT_TAKEN_OVER and value is not None and value != "":
             repeated = hasattr(known[name].type, "__metadata__")
-            flags += _flags(f"--{name.replace('_', '-')}", value, argv, repeated=repeated)
+            flags += parser.flag(name, value, argv, repeated=repeated)
     return [*flags, *argv]
-
-
-def _flags(flag: str, value: Any, argv: Sequence[str], *, repeated: bool) -> list[str]:
-    """Return an option as arguments; what is typed replaces what would stand beside it."""
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    if not isinstance(value, list):
-        return [flag, str(value)]
-    if not repeated:
-        return [flag, *map(str, value)]
-    typed = any(argument == flag or argument.startswith(f"{flag}=") for argument in argv)
-    return [] if typed else [part for item in value for part in (flag, str(item))]
-
-
-def _value(argv: Sequence[str], flag: str) -> str:
-    """Return the value of a flag, or "" if it is not there."""
-    for index, argument in enumerate(argv):
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag and index + 1 < len(argv):
-            return argv[index + 1]
-    return ""
 
 
 def under_way(root: str) -> Layout | None:

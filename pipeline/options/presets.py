@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.captions.text import CUT_CHARS
+from pipeline.config import flag
 
 ALL: Final = "all"
 """In place of a query list: every caption is wanted."""
@@ -37,14 +38,6 @@ def implied(arguments: Sequence[str]) -> list[str]:
             raise ValueError(f"unknown preset {name!r}; there is {', '.join(PRESETS)}")
         values |= PRESETS[name]
     return [part for option, value in values.items() for part in flag(option, value)]
-
-
-def flag(option: str, value: Value) -> list[str]:
-    """Return an option as it is typed."""
-    name = option.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", str(value)]
 
 
 def last(arguments: Sequence[str], option: str) -> str:
