@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import beam_job
 from pipeline import finished, progress, schemas, tombstones, untrusted
+from pipeline.fetch.parts import Fetched
 from pipeline.lock import Holder
 from pipeline.run_folder import Layout
 from pipeline.takedown import work
@@ -246,6 +247,9 @@ def test_a_run_does_not_say_where_else_to_write(tmp_path: Path) -> None:
         path = f"{layout.staging}/round-0/0.parquet"
         row = {"uid": b"1" * 16, "final_url": "https://a.test/x.jpg", "blob": blob, "offset": 0, "length": 4}
         schemas.write_table(path, pa.Table.from_pylist([row]))
+        unit = Fetched(
+            name="0", unit="", path=path, blob="", log="", images=1, bytes=4, seconds=0.0, reasons={"": 1}
+        )
         with pytest.raises(ValueError, match="outside of the run"):
-            work._fetched(layout, path, tombstones.request(url=["https://a.test/x.jpg"]))
+            work._fetched(layout, unit, tombstones.request(url=["https://a.test/x.jpg"]))
     assert victim.read_bytes() == b"mine"
