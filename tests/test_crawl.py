@@ -28,10 +28,10 @@ CAPPED = ("--per-query", "4", "--headroom", "1", "--rounds", "2")
 
 
 @pytest.fixture(scope="module")
-def capped(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def capped(small_web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a cap that bites."""
     out = tmp_path_factory.mktemp("capped") / "run"
-    return crawl(web.web, out, *CAPPED, "--workers", "1")
+    return crawl(small_web.web, out, *CAPPED, "--workers", "1")
 
 
 def test_every_candidate_of_the_web_is_in_the_shards_or_rejected(web: Server, whole: Path) -> None:
@@ -96,15 +96,15 @@ def test_merged_images_are_traced_and_their_captions_united(web: Server, whole: 
         assert set(row["captions"]) <= by_bytes[row["sha256"]]
 
 
-def test_each_query_keeps_exactly_what_it_may(web: Server, tmp_path: Path) -> None:
+def test_each_query_keeps_exactly_what_it_may(small_web: Server, tmp_path: Path) -> None:
     """With rounds enough, each query has the k smallest priorities of all that can be fetched.
 
     Without merging and placeholders, which depend on what else was fetched.
     """
     alone = ("--workers", "1", "--dedup", "off", "--placeholder-captions", "0")
-    whole = crawl(web.web, tmp_path / "whole", *alone)
+    whole = crawl(small_web.web, tmp_path / "whole", *alone)
     capped = crawl(
-        web.web, tmp_path / "capped", "--per-query", "4", "--headroom", "1", "--rounds", "9", *alone
+        small_web.web, tmp_path / "capped", "--per-query", "4", "--headroom", "1", "--rounds", "9", *alone
     )
     assert len(manifest(capped)["rounds"]) > 1, "what failed in the first round is made up for in another"
     queries = querylist.load(str(capped / "work" / "queries.parquet"))
@@ -229,11 +229,11 @@ def test_shards_mix_the_sites(whole: Path) -> None:
     "extra",
     [
         ("--workers", "2"),
-        ("--workers", "1", "--partition-rows", "200", "--partitions-at-once", "2"),
+        ("--workers", "1", "--partition-rows", "100", "--partitions-at-once", "2"),
         ("--runner", "FnApiRunner", "--workers", "2"),
         ("--runner", "FnApiRunner", "--workers", "1", "--direct_runner_bundle_repeat=2"),
         ("--runner", "PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"),
-        ("--workers", "1", "--unit-images", "40", "--piece-bytes", "20000"),
+        ("--workers", "1", "--unit-images", "12", "--piece-bytes", "6000"),
     ],
     ids=[
         "two workers",
@@ -245,7 +245,7 @@ def test_shards_mix_the_sites(whole: Path) -> None:
     ],
 )
 def test_the_same_bytes_however_it_is_run(
-    web: Server, capped: Path, tmp_path: Path, extra: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    small_web: Server, capped: Path, tmp_path: Path, extra: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs, wait = [], BeamRunner._wait
 
@@ -254,7 +254,7 @@ def test_the_same_bytes_however_it_is_run(
         wait(self, pipeline)
 
     monkeypatch.setattr(BeamRunner, "_wait", counted)
-    run = crawl(web.web, tmp_path / "run", *CAPPED, *extra)
+    run = crawl(small_web.web, tmp_path / "run", *CAPPED, *extra)
     rounds = len(manifest(run)["rounds"])
     assert len(jobs) == (3 + rounds if "--runner" in extra else 0), "candidates, select, each round, finish"
     found, expected = contents(run), contents(capped)

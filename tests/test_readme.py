@@ -89,7 +89,7 @@ def as_it_was() -> Iterator[None]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which every path of README's commands is."""
     root = tmp_path_factory.mktemp("readme")
-    web = build(root / "web", seed=1, n_images=60, n_sites=12)
+    web = build(root / "web", seed=1, n_images=60, n_sites=12, evaluation_sets=False)
     write_sources(root, web)
     write_sets(root)
     train_shards.write(root / "other" / "00000.tar", range(12))

@@ -232,8 +232,9 @@ def _compare_with_open_clip(name: str, architecture: Architecture, peer: torch.n
         if direction == "ours to theirs":
             peer.load_state_dict(ours.state_dict(), strict=True)
         else:
-            ours.load_state_dict(scrambled(architecture, 2).state_dict())
             with torch.no_grad():
+                for value in ours.state_dict().values():
+                    value.zero_()
                 for p in peer.parameters():
                     p.mul_(1.01)
             ours.load_state_dict(peer.state_dict(), strict=True)
