@@ -24,7 +24,7 @@ from tests import train_peers
 from train.evaluation import corruptions, prompts
 from train.evaluation.fitting import validation_rows
 from train.evaluation.probe import COARSE
-from train.images import evaluation_image
+from train.image_transforms import evaluation_image
 
 CONFIDENCE = 0.95
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])  # openai/CLIP, clip.py

@@ -64,8 +64,8 @@ def cpu_seconds() -> float:
 
 def main(archive: Path, out: Path) -> dict[str, float]:
     """Build, train and evaluate; return the figures."""
-    from train.config import TrainConfig
-    from train.loop import fit
+    from train.clip_trainer import fit
+    from train.options import TrainConfig
 
     write_run(unpack(archive, out), out / "run")
     before = cpu_seconds()

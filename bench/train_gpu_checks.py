@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline.data.architectures import ARCHITECTURES
 from train import gradcache, packing
-from train.loop import OnPixels, compile_blocks
+from train.clip_trainer import OnPixels, compile_blocks
 from train.loss import contrastive_loss
 from train.model import CLIP
 

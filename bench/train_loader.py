@@ -56,18 +56,18 @@ def write_shard(photos: Path, shorter: int, target: Path) -> float:
 
 def ours(shard: Path, size: int, crop: str) -> Iterator[int]:
     """Yield the samples of each piece that the trainer's worker makes, for ever."""
-    from train import sources
+    from train import shard_sources
     from train.cache import Cache
     from train.data import Pieces, Shape
-    from train.plan import Plan
+    from train.sampler import Sampler
     from train.tokenizer import Tokenizer, installed_vocabulary
 
     cache = Cache()
-    plan = Plan(sources.resolve([str(shard)], (), (), (), cache), 0, 100_000)
-    shape = Shape(batch=50, ranks=1, rank=0, accumulate=1, epoch_samples=plan.epoch_samples)
+    sampler = Sampler(shard_sources.resolve([str(shard)], (), (), (), cache), 0, 100_000)
+    shape = Shape(batch=50, ranks=1, rank=0, accumulate=1, epoch_samples=sampler.epoch_samples)
     vocabulary = installed_vocabulary()
     tokenizer = Tokenizer.load(vocabulary) if vocabulary else Tokenizer([])
-    pieces = Pieces(plan, shape, tokenizer, size, crop, cache)  # type: ignore[arg-type]
+    pieces = Pieces(sampler, shape, tokenizer, size, crop, cache)  # type: ignore[arg-type]
     for item in itertools.count():
         yield len(pieces[item].pixels)
 

@@ -23,8 +23,8 @@ import torch
 from bench import train_peers
 from pipeline.data.architectures import ARCHITECTURES, RECIPES
 from train import flops, gradcache
-from train.images import normalise
-from train.loop import OnPixels, compile_blocks
+from train.clip_trainer import OnPixels, compile_blocks
+from train.image_transforms import normalise
 from train.model import CLIP
 from train.optimizer import make_optimizer
 from train.packing import pack_lists

@@ -20,9 +20,9 @@ CONFIGS: Final = {
     "detector train": "dedup.detector.options:DetectorTrainConfig",
     "detector embed": "dedup.detector.options:DetectorEmbedConfig",
     "plan": "pipeline.plan.options:PlanConfig",
-    "train": "train.config:TrainConfig",
+    "train": "train.options:TrainConfig",
     "eval": "train.evaluation.options:EvalConfig",
-    "export": "train.config:ExportConfig",
+    "export": "train.options:ExportConfig",
     "demo": "pipeline.demo.run:DemoConfig",
 }
 """Where the options of each command are."""

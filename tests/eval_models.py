@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import train_shards
 from tests.test_train_model import SMALL_VIT, scrambled
-from train import checkpoint, interchange, vocabulary
+from train import checkpoint, convert_weights, vocabulary
 from train.checkpoint import State
 from train.model import CLIP
 from train.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ def model(seed: int = 0) -> CLIP:
 def export(folder: Path, seed: int = 0) -> Path:
     """Write the model as open_clip has it."""
     own = model(seed)
-    interchange.export(own.state_dict(), own.architecture, tokenizer(), "open_clip", folder)
+    convert_weights.export(own.state_dict(), own.architecture, tokenizer(), "open_clip", folder)
     return folder
 
 

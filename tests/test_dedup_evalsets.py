@@ -17,7 +17,7 @@ from pipeline.data import evalsets, webdataset
 from pipeline.data.evalsets import Example
 from pipeline.parquet import BoundedFile
 from pipeline.shards import Sample, write_shard
-from train import sources
+from train import shard_sources
 from train.cache import Cache
 
 
@@ -126,7 +126,7 @@ def test_braces_are_alike_everywhere_and_missing_files_are_counted(tmp_path, rea
         if reader == "overlap":
             return training.find(path).shards
         cache = Cache(tmp_path / "cache")
-        return [shard.path for shard in sources.resolve([path], (), (), (), cache)[0].shards]
+        return [shard.path for shard in shard_sources.resolve([path], (), (), (), cache)[0].shards]
 
     def at(*numbers: int) -> list[str]:
         return [str(tmp_path / f"s{number:03d}.tar") for number in numbers]

@@ -12,7 +12,7 @@ from dedup.detector import weights
 from dedup.detector.cli import main
 from dedup.detector.options import SAMPLES, DetectorTrainConfig
 from dedup.detector.pairs import Pairs
-from dedup.detector.train import Trainer, prepare
+from dedup.detector.train import DetectorTrainer, prepare
 from tests.scenes import jpeg, scene, write_folder
 from tests.train_shards import member
 from train import distributed
@@ -95,9 +95,9 @@ def test_micro_batches_give_the_whole_batchs_gradient(trained):
             batch_size=16, accumulate=accumulate, samples=32, workers=0, grad_clip=None,
         )  # fmt: skip
         world = distributed.join("cpu")
-        prepared = prepare(config, world)
-        trainer = Trainer(prepared, world)
-        pairs = Pairs(prepared.plan, prepared.shape, prepared.cache, 32)
+        setup = prepare(config, world)
+        trainer = DetectorTrainer(setup, world)
+        pairs = Pairs(setup.sampler, setup.shape, setup.cache, 32)
         trainer.train_step(next(load(pairs, 0, 1, 0, world.device)))
         gradients.append(
             {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}

@@ -15,7 +15,7 @@ import beam_job
 from dedup.conclusions import read_predictions
 from tests import eval_models, train_peers, train_shards
 from tests.browser import chromium
-from train.images import evaluation_image, normalise
+from train.image_transforms import evaluation_image, normalise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -484,7 +484,7 @@ def test_models_are_called_by_the_whole_names_of_their_files_and_folders(tmp_pat
 def test_the_training_loops_accuracy_is_the_evaluations(place, tmp_path):
 
     from train import checkpoint
-    from train.zeroshot import LabelledSet, accuracy
+    from train.validation import LabelledSet, accuracy
 
     assert run("--checkpoint", f"m={place / 'run'}", "--task", "zeroshot",
                "--data", f"faces={place / 'faces.parquet'}", "--out", tmp_path / "out") == 0  # fmt: skip

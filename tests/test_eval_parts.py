@@ -179,7 +179,7 @@ def test_effective_robustness_is_the_residual_to_a_line_in_logit_space(tmp_path)
 @pytest.mark.parametrize("kind", Corruption.__args__)
 @pytest.mark.parametrize("size", [32, 96])
 def test_corruptions_grow_with_the_level_and_repeat(kind, size):
-    from train.images import evaluation_image
+    from train.image_transforms import evaluation_image
 
     files = [train_shards.jpeg(colour, 120, 110, seed=4) for colour in train_shards.COLOURS]
     base = np.stack([evaluation_image(file, size) for file in files])

@@ -35,7 +35,7 @@ from pipeline.verify import main as verify
 from tests.crawling import arguments, manifest, reasons, rejected, samples, settle
 from tests.test_resume import kill_when, relocate
 from tests.test_retry import asked_for
-from train import sources
+from train import shard_sources
 from train.cache import Cache
 
 pytestmark = pytest.mark.timeout(900)
@@ -286,10 +286,10 @@ def test_readers_leave_out_what_was_dropped(grown: Path, tmp_path: Path) -> None
     gone = dropped_samples.of_run(str(grown), manifest(grown))
     expected = [row for row in samples(grown) if row["key"] not in gone.keys(row["key"][:5])]
     assert len(expected) == manifest(grown)["counts"]["samples"] < len(samples(grown))
-    [source] = sources.resolve([str(grown)], (), (), (), Cache(tmp_path / "cache"))
+    [source] = shard_sources.resolve([str(grown)], (), (), (), Cache(tmp_path / "cache"))
     trained = []
     for shard in source.shards:
-        with sources.OpenShard(shard.path) as opened:
+        with shard_sources.OpenShard(shard.path) as opened:
             places = range(len(opened)) if shard.kept is None else shard.kept
             trained += [opened.row(int(place))["uid"] for place in places]
     assert source.count == len(trained) and trained == [row["uid"] for row in expected]

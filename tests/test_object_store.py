@@ -412,7 +412,7 @@ def test_overlap_reads_and_writes_the_store(store: s3.Store, run_on_s3: str, tmp
 def test_training_reads_shards_from_the_store(
     store: s3.Store, run_on_s3: str, local_run: Path, tmp_path: Path
 ) -> None:
-    sources = pytest.importorskip("train.sources")
+    sources = pytest.importorskip("train.shard_sources")
     from train.cache import Cache
 
     every(9, store.proxy)

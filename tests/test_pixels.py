@@ -16,7 +16,7 @@ from pipeline.images.pixels import PixelDecoder, Wanted, centre, quick
 from tests import profiles, test_images
 from tests.test_images import encoded, jpeg_with_scans, png_header
 from tests.test_pictures import FORMS, WIDE
-from train import images
+from train import image_transforms
 
 photo = functools.cache(test_images.photo)
 
@@ -34,7 +34,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_pictures_have_the_reasons_of_the_crawl(name: str) -> None:
     data, reason = BAD[name]
-    for decode in (images.decode, lambda data: images.evaluation_image(data, 32)):
+    for decode in (image_transforms.decode, lambda data: image_transforms.evaluation_image(data, 32)):
         with pytest.raises(BadImage) as caught:
             decode(data)
         assert caught.value.reason == reason
@@ -44,9 +44,9 @@ def test_bad_pictures_have_the_reasons_of_the_crawl(name: str) -> None:
 def test_every_format_is_decoded(form: str) -> None:
     data, expected = FORMS[form]()
     wanted = np.asarray(expected.convert("RGB")).astype(int)
-    assert np.abs(images.decode(data).astype(int) - wanted).mean() < 4
-    assert images.evaluation_image(data, 32).shape == (32, 32, 3)
-    assert images.size_of(data) == expected.size
+    assert np.abs(image_transforms.decode(data).astype(int) - wanted).mean() < 4
+    assert image_transforms.evaluation_image(data, 32).shape == (32, 32, 3)
+    assert image_transforms.size_of(data) == expected.size
 
 
 def test_both_ways_of_decoding_give_the_same_pixels() -> None:
@@ -65,12 +65,12 @@ def test_profiles_and_orientation_are_applied() -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
     data = encoded(photo(400, 300), "JPEG", exif=tags, icc_profile=WIDE["swapped"], quality=95)
-    bare = images.decode(encoded(photo(400, 300), "JPEG", quality=95))
-    assert images.decode(data).shape == (400, 300, 3)
-    red, _, blue = images.decode(data).transpose(2, 0, 1).astype(int)
+    bare = image_transforms.decode(encoded(photo(400, 300), "JPEG", quality=95))
+    assert image_transforms.decode(data).shape == (400, 300, 3)
+    red, _, blue = image_transforms.decode(data).transpose(2, 0, 1).astype(int)
     turned = np.rot90(bare, -1).astype(int)
     assert np.abs(red - turned[..., 2]).mean() + np.abs(blue - turned[..., 0]).mean() < 60
-    assert images.evaluation_image(data, 64).shape == (64, 64, 3)
+    assert image_transforms.evaluation_image(data, 64).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 500), (64, 64), (50, 700), (1, 1)])
@@ -118,7 +118,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared/data/hostile"
 def test_every_hostile_file_is_a_picture_or_has_a_reason() -> None:
     for line in (DATA / "INDEX.jsonl").read_text().splitlines():
         data = (DATA / json.loads(line)["file"]).read_bytes()
-        for decode in (images.decode, images.size_of):
+        for decode in (image_transforms.decode, image_transforms.size_of):
             try:
                 decode(data)
             except BadImage as bad:

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from tests import train_shards
-from train import cli, data, images, sources, tar, vocabulary
+from train import cli, data, image_transforms, shard_sources, tar, vocabulary
 from train.cache import Cache
-from train.plan import Plan
-from train.sources import Shard, Source
+from train.sampler import Sampler
+from train.shard_sources import Shard, ShardSource
 from train.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
@@ -31,19 +31,21 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def resolve(tmp_path: Path, *names: object, **options: object) -> list[Source]:
+def resolve(tmp_path: Path, *names: object, **options: object) -> list[ShardSource]:
     arguments = {"weights": (), "drop": (), "keep": ()} | options
-    return sources.resolve([str(n) for n in names], cache=cache(tmp_path), **arguments)  # type: ignore[arg-type]
+    return shard_sources.resolve([str(n) for n in names], cache=cache(tmp_path), **arguments)  # type: ignore[arg-type]
 
 
-def numbers(found: list[Source], plan: Plan, epoch: int, positions: range, tmp_path: Path) -> list[int]:
+def numbers(
+    found: list[ShardSource], sampler: Sampler, epoch: int, positions: range, tmp_path: Path
+) -> list[int]:
     """Return the sample numbers at positions of an epoch."""
-    shards: dict[str, sources.OpenShard] = {}
+    shards: dict[str, shard_sources.OpenShard] = {}
     result = []
     for position in positions:
-        source, shard, place = plan.locate(epoch, position)
+        source, shard, place = sampler.locate(epoch, position)
         path = found[source].shards[shard].path
-        opened = shards.setdefault(path, sources.OpenShard(path))
+        opened = shards.setdefault(path, shard_sources.OpenShard(path))
         result.append(int(str(opened.row(place)["uid"]), 16))
     return result
 
@@ -74,7 +76,7 @@ def test_tar_walk_reads_what_webdataset_reads(tmp_path: Path) -> None:
         text = sample.get("txt", sample.get("json"))
         if image is not None and text is not None:
             theirs.append((image, text))
-    with sources.OpenShard(str(path)) as shard:
+    with shard_sources.OpenShard(str(path)) as shard:
         ours = [
             (shard.image(i), shard.text(i).encode() or b'{"caption": "three"}') for i in range(len(shard))
         ]
@@ -187,8 +189,8 @@ def test_drop_and_keep_by_uid(tmp_path: Path, form: str) -> None:
         ({"drop": [str(tmp_path / "drop.parquet")], "keep": [str(tmp_path / "keep.parquet")]}, {0, 2, 8}),
     ]:
         found = resolve(tmp_path, name, **options)
-        plan = Plan(found, 0, 100)
-        assert sorted(numbers(found, plan, 0, range(plan.epoch_samples), tmp_path)) == sorted(expected)
+        sampler = Sampler(found, 0, 100)
+        assert sorted(numbers(found, sampler, 0, range(sampler.epoch_samples), tmp_path)) == sorted(expected)
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match="no column uid; it has id"):
         resolve(tmp_path, name, drop=[str(tmp_path / "bad.parquet")])
@@ -282,38 +284,38 @@ def test_samples_left_out_of_a_mixed_source_are_counted_with_their_causes(tmp_pa
 
 def test_small_pictures_are_refused_unless_enlarging_is_asked_for(tmp_path: Path) -> None:
     [source] = resolve(tmp_path, train_shards.write_run(tmp_path / "run", [8]))
-    sources.refuse_small(source, 32, cache(tmp_path))
+    shard_sources.refuse_small(source, 32, cache(tmp_path))
     with pytest.raises(ValueError, match=r"about 32 pixels for a model of 64.*--enlarge"):
-        sources.refuse_small(source, 64, cache(tmp_path))
+        shard_sources.refuse_small(source, 64, cache(tmp_path))
 
 
 # ---- order
 
 
-def fake(counts: list[int], weight: float = 1.0) -> Source:
-    return Source("s", tuple(Shard(str(i), n) for i, n in enumerate(counts)), weight)
+def fake(counts: list[int], weight: float = 1.0) -> ShardSource:
+    return ShardSource("s", tuple(Shard(str(i), n) for i, n in enumerate(counts)), weight)
 
 
 @pytest.mark.parametrize("window", [3, 10, 1000])
 def test_an_epoch_takes_every_sample_once_in_another_order(window: int) -> None:
-    plan = Plan([fake([5, 1, 9]), fake([4])], 1, window)
-    orders = [[plan.locate(epoch, p) for p in range(plan.epoch_samples)] for epoch in range(2)]
+    sampler = Sampler([fake([5, 1, 9]), fake([4])], 1, window)
+    orders = [[sampler.locate(epoch, p) for p in range(sampler.epoch_samples)] for epoch in range(2)]
     everything = {(0, s, p) for s, n in enumerate([5, 1, 9]) for p in range(n)} | {
         (1, 0, p) for p in range(4)
     }
     for order in orders:
         assert len(order) == 19 and set(order) == everything
     assert orders[0] != orders[1]
-    again = Plan([fake([5, 1, 9]), fake([4])], 1, window)
+    again = Sampler([fake([5, 1, 9]), fake([4])], 1, window)
     assert [again.locate(1, p) for p in reversed(range(19))] == orders[1][::-1]
-    other = Plan([fake([5, 1, 9]), fake([4])], 2, window)
+    other = Sampler([fake([5, 1, 9]), fake([4])], 2, window)
     assert [other.locate(0, p) for p in range(19)] != orders[0]
 
 
 def test_weights_are_passes_of_each_epoch() -> None:
-    plan = Plan([fake([10, 10], 0.5), fake([7], 3)], 0, 8)
-    assert plan.epoch_samples == 10 + 21
-    epochs = [[plan.locate(epoch, p) for p in range(31)] for epoch in range(2)]
+    sampler = Sampler([fake([10, 10], 0.5), fake([7], 3)], 0, 8)
+    assert sampler.epoch_samples == 10 + 21
+    epochs = [[sampler.locate(epoch, p) for p in range(31)] for epoch in range(2)]
     for order in epochs:
         assert Counter(s for s, _, _ in order) == {0: 10, 1: 21}
         assert set(Counter(x for x in order if x[0] == 1).values()) == {3}
@@ -322,17 +324,17 @@ def test_weights_are_passes_of_each_epoch() -> None:
 
 
 def test_every_window_mixes_the_sources_in_proportion() -> None:
-    plan = Plan([fake([1000] * 9), fake([1000])], 0, 500)
-    order = np.array([plan.locate(0, p)[0] for p in range(10_000)])
+    sampler = Sampler([fake([1000] * 9), fake([1000])], 0, 500)
+    order = np.array([sampler.locate(0, p)[0] for p in range(10_000)])
     shares = order.reshape(20, 500).mean(axis=1)
     assert np.allclose(shares, 0.1)
 
 
 def test_replacements_come_from_the_same_window() -> None:
-    plan = Plan([fake([50] * 20)], 0, 100)
-    assert plan.windows == 10
+    sampler = Sampler([fake([50] * 20)], 0, 100)
+    assert sampler.windows == 10
     for position in range(0, 1000, 37):
-        found = {plan.replacement(3, position, attempt) for attempt in range(1, 20)}
+        found = {sampler.replacement(3, position, attempt) for attempt in range(1, 20)}
         assert {p // 100 for p in found} == {position // 100} and len(found) > 5
 
 
@@ -347,13 +349,13 @@ def tokenizer() -> Tokenizer:
 
 
 def pieces(
-    found: list[Source], tmp_path: Path, batch: int, ranks: int = 1, rank: int = 0, accumulate: int = 1
+    found: list[ShardSource], tmp_path: Path, batch: int, ranks: int = 1, rank: int = 0, accumulate: int = 1
 ) -> data.Pieces:
-    plan = Plan(found, 0, 20)
+    sampler = Sampler(found, 0, 20)
     shape = data.Shape(
-        batch=batch, ranks=ranks, rank=rank, accumulate=accumulate, epoch_samples=plan.epoch_samples
+        batch=batch, ranks=ranks, rank=rank, accumulate=accumulate, epoch_samples=sampler.epoch_samples
     )
-    return data.Pieces(plan, shape, tokenizer(), 32, "paper", cache(tmp_path))
+    return data.Pieces(sampler, shape, tokenizer(), 32, "paper", cache(tmp_path))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -427,7 +429,7 @@ def test_bad_samples_are_replaced_and_counted(tmp_path: Path) -> None:
         assert len(batch.micro[0][0]) == 22
         assert batch.counts["not_image"] >= 1 and batch.counts["no_caption"] >= 1
         assert batch.counts["truncated"] >= 1 and batch.counts["missing"] >= 4
-    nothing = Source("w", (Shard(str(tmp_path / "w/2.tar"), 9),))
+    nothing = ShardSource("w", (Shard(str(tmp_path / "w/2.tar"), 9),))
     with pytest.raises(ValueError, match="samples in a row are bad"):
         next(data.load(pieces([nothing], tmp_path, 9), 0, 1, 0, CPU))
 
@@ -455,7 +457,7 @@ def picture(width: int, height: int, form: str = "JPEG", **options: object) -> t
 def test_stored_at_the_models_size_the_crop_is_free() -> None:
     pixels, encoded = picture(50, 32, "PNG")
     for seed in range(5):
-        crop, _ = images.training_image(encoded, 32, "paper", np.random.default_rng(seed))
+        crop, _ = image_transforms.training_image(encoded, 32, "paper", np.random.default_rng(seed))
         left = int(np.random.default_rng(seed).integers(50 - 32 + 1))
         assert np.array_equal(crop, pixels[:, left : left + 32])
 
@@ -465,7 +467,7 @@ def test_papers_crop_is_resize_then_crop(width: int, height: int) -> None:
     """Resizing only the crop must give what resizing all and then cropping gives, borders aside."""
     pixels, encoded = picture(width, height, "PNG")
     size = 32
-    crop = images.training_image(encoded, size, "paper", np.random.default_rng(1))[0].astype(int)
+    crop = image_transforms.training_image(encoded, size, "paper", np.random.default_rng(1))[0].astype(int)
     scale = size / min(width, height)
     resized = Image.fromarray(pixels).resize(
         (round(width * scale), round(height * scale)), Image.Resampling.BICUBIC
@@ -478,12 +480,12 @@ def test_papers_crop_is_resize_then_crop(width: int, height: int) -> None:
     assert np.abs(crop[..., :2] - expected[..., :2])[3:-3, 3:-3].max() <= 255 / min(width, height) + 2
 
 
-@pytest.mark.parametrize("crop", images.CROPS)
+@pytest.mark.parametrize("crop", image_transforms.CROPS)
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (200, 33), (33, 200), (8, 9), (1, 500)])
-def test_crops_have_the_size_asked_for(crop: images.Crop, width: int, height: int) -> None:
+def test_crops_have_the_size_asked_for(crop: image_transforms.Crop, width: int, height: int) -> None:
     _, encoded = picture(width, height)
     for seed in range(3):
-        pixels, enlarged = images.training_image(encoded, 32, crop, np.random.default_rng(seed))
+        pixels, enlarged = image_transforms.training_image(encoded, 32, crop, np.random.default_rng(seed))
         assert enlarged == (min(width, height) < 32)
         assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
 
@@ -492,30 +494,34 @@ def test_the_fast_decoder_sees_what_pillow_sees() -> None:
     _, encoded = picture(64, 48, quality=95)
     with Image.open(io.BytesIO(encoded)) as image:
         exact = np.array(image).astype(int)
-    assert np.abs(images.decode(encoded).astype(int) - exact).mean() < 3
+    assert np.abs(image_transforms.decode(encoded).astype(int) - exact).mean() < 3
 
 
 def test_odd_pictures_decode_or_say_why() -> None:
     for mode in ["L", "CMYK", "RGBA", "P"]:
         buffer = io.BytesIO()
         Image.new(mode, (40, 40)).save(buffer, "JPEG" if mode in ("L", "CMYK") else "PNG")
-        assert images.decode(buffer.getvalue()).shape == (40, 40, 3)
-    with pytest.raises(images.BadImage) as caught:
-        images.decode(b"<svg/>")
+        assert image_transforms.decode(buffer.getvalue()).shape == (40, 40, 3)
+    with pytest.raises(image_transforms.BadImage) as caught:
+        image_transforms.decode(b"<svg/>")
     assert caught.value.reason == "not_image"
     huge = io.BytesIO()
     Image.new("1", (9000, 9000)).save(huge, "PNG")
-    with pytest.raises(images.BadImage) as caught:
-        images.decode(huge.getvalue())
+    with pytest.raises(image_transforms.BadImage) as caught:
+        image_transforms.decode(huge.getvalue())
     assert caught.value.reason == "too_many_pixels"
 
 
 def test_normalise_is_clips() -> None:
     pixels = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
-    expected = (pixels.float() / 255 - torch.tensor(images.MEAN)) / torch.tensor(images.STD)
-    torch.testing.assert_close(images.normalise(pixels), expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
+    expected = (pixels.float() / 255 - torch.tensor(image_transforms.MEAN)) / torch.tensor(
+        image_transforms.STD
+    )
+    torch.testing.assert_close(
+        image_transforms.normalise(pixels), expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_evaluation_image_is_the_centre() -> None:
     pixels, encoded = picture(64, 32, "PNG")
-    assert np.array_equal(images.evaluation_image(encoded, 32), pixels[:, 16:48])
+    assert np.array_equal(image_transforms.evaluation_image(encoded, 32), pixels[:, 16:48])

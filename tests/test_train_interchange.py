@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from pipeline.data.architectures import ARCHITECTURES, Architecture
 from tests import train_peers
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed, scrambled
-from train import interchange, vocabulary, weights
+from train import convert_weights, vocabulary, weights
 from train.model import CLIP
 from train.tokenizer import Tokenizer, installed_vocabulary
 
@@ -29,7 +29,7 @@ def with_vocabulary(architecture: Architecture, tokenizer: Tokenizer) -> Archite
 def test_every_size_is_read_back_from_the_weights(name: str) -> None:
     with torch.device("meta"):
         state = CLIP(ARCHITECTURES[name]).state_dict()
-    assert interchange.architecture_of(state) == ARCHITECTURES[name]
+    assert convert_weights.architecture_of(state) == ARCHITECTURES[name]
 
 
 @pytest.mark.parametrize("architecture", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])
@@ -38,7 +38,7 @@ def test_open_clip_loads_our_export(architecture: Architecture, own: bool, tmp_p
     open_clip = train_peers.open_clip()
     tokenizer = own_tokenizer() if own else Tokenizer.load(installed_vocabulary() or Path())
     ours = scrambled(with_vocabulary(architecture, tokenizer))
-    interchange.export(ours.state_dict(), ours.architecture, tokenizer, "open_clip", tmp_path)
+    convert_weights.export(ours.state_dict(), ours.architecture, tokenizer, "open_clip", tmp_path)
     theirs = open_clip.create_model(f"local-dir:{tmp_path}").eval()
     if own:
         train_peers.transformers()
@@ -61,7 +61,7 @@ def test_transformers_loads_our_export(tmp_path: Path) -> None:
     transformers = train_peers.transformers()
     tokenizer = own_tokenizer()
     ours = scrambled(with_vocabulary(SMALL_VIT, tokenizer))
-    interchange.export(ours.state_dict(), ours.architecture, tokenizer, "hf", tmp_path)
+    convert_weights.export(ours.state_dict(), ours.architecture, tokenizer, "hf", tmp_path)
     theirs = transformers.CLIPModel.from_pretrained(tmp_path).eval()
     assert theirs.logit_scale.item() == pytest.approx(ours.logit_scale.item())
     inputs = transformers.CLIPTokenizer.from_pretrained(tmp_path)(TEXTS, padding=True, return_tensors="pt")
@@ -70,9 +70,9 @@ def test_transformers_loads_our_export(tmp_path: Path) -> None:
         out = theirs(pixel_values=images, **inputs)
         assert (ours.encode_image(images) - out.image_embeds).abs().max() < 1e-5
         assert (ours.encode_text(packed_texts(tokenizer)) - out.text_embeds).abs().max() < 1e-5
-    back = interchange.to_native(weights.read(weights.weights_file(tmp_path)))
+    back = convert_weights.to_native(weights.read(weights.weights_file(tmp_path)))
     assert all(torch.equal(value, back[name]) for name, value in ours.state_dict().items())
-    assert interchange.architecture_of(back) == ours.architecture
+    assert convert_weights.architecture_of(back) == ours.architecture
 
 
 def test_what_a_layout_cannot_say_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_a_layout_cannot_say_is_refused_before_a_folder_is_made(tmp_path: P
         (SMALL_VIT, "onnx", "choose"),
     ):
         with pytest.raises(ValueError, match=said):
-            interchange.export(
+            convert_weights.export(
                 CLIP(architecture).initialise(0).state_dict(), architecture, tokenizer, layout, out
             )
         assert not out.exists()
@@ -96,16 +96,16 @@ def test_openai_layout_is_what_openais_loader_infers(architecture: Architecture,
     open_clip = train_peers.open_clip()
     tokenizer = own_tokenizer()
     ours = scrambled(with_vocabulary(architecture, tokenizer))
-    interchange.export(ours.state_dict(), ours.architecture, tokenizer, "openai", tmp_path)
+    convert_weights.export(ours.state_dict(), ours.architecture, tokenizer, "openai", tmp_path)
     state = weights.read(weights.weights_file(tmp_path))
-    assert {name: int(state[name]) for name in interchange._INTEGERS} == {
+    assert {name: int(state[name]) for name in convert_weights._INTEGERS} == {
         "input_resolution": architecture.image_size,
         "context_length": 77,
         "vocab_size": tokenizer.vocab_size,
     }
     theirs = open_clip.model.build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32).float()
     # It rounds every weight to half precision, so load them again for an exact comparison.
-    theirs.load_state_dict(interchange.to_native(state))
+    theirs.load_state_dict(convert_weights.to_native(state))
     theirs.eval()
     images = torch.randn(2, 3, architecture.image_size, architecture.image_size)
     ids = torch.zeros(len(TEXTS), 77, dtype=torch.long)
@@ -117,7 +117,7 @@ def test_openai_layout_is_what_openais_loader_infers(architecture: Architecture,
         assert (
             ours.encode_text(packed_texts(tokenizer)) - theirs.encode_text(ids, normalize=True)
         ).abs().max() < 1e-5
-    back = interchange.to_native(state)
+    back = convert_weights.to_native(state)
     assert back.keys() == ours.state_dict().keys()
 
 
@@ -125,7 +125,7 @@ def test_prefixed_and_half_precision_weights_are_read(tmp_path: Path) -> None:
     ours = scrambled(SMALL_VIT)
     state = {f"module.{name}": value.half() for name, value in ours.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "epoch_3.pt")
-    back = interchange.to_native(weights.read(tmp_path / "epoch_3.pt"))
+    back = convert_weights.to_native(weights.read(tmp_path / "epoch_3.pt"))
     assert back.keys() == ours.state_dict().keys()
     assert all(value.dtype == torch.float32 for value in back.values())
 
@@ -145,7 +145,7 @@ def test_pickles_of_objects_are_refused_and_not_run(tmp_path: Path) -> None:
 def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"not CLIP's weights.*layer\.weight"):
-        interchange.to_native(weights.read(tmp_path / "x.safetensors"))
+        convert_weights.to_native(weights.read(tmp_path / "x.safetensors"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds none of"):
         weights.weights_file(tmp_path / "empty")
@@ -154,7 +154,7 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("architecture", "grid"), [(SMALL_VIT, 6), (SMALL_RESNET, 3)], ids=["vit", "resnet"])
 def test_positions_are_interpolated_to_another_resolution(architecture: Architecture, grid: int) -> None:
     ours = scrambled(architecture)
-    state = interchange.resize_positions(ours.state_dict(), grid)
+    state = convert_weights.resize_positions(ours.state_dict(), grid)
     larger = replace(architecture, image_size=grid * architecture.image_size // architecture.grid)
     model = CLIP(larger).eval()
     model.load_state_dict(state)
@@ -171,9 +171,9 @@ def test_positions_are_interpolated_to_another_resolution(architecture: Architec
         .expand(-1, state[name].shape[1])
     )
     field = {name: torch.cat([torch.zeros(1, ramp.shape[1]), ramp])}
-    row = interchange.resize_positions(field, grid)[name][1 : 1 + grid, 0]
+    row = convert_weights.resize_positions(field, grid)[name][1 : 1 + grid, 0]
     assert (row.diff() > 0).all() and row.mean() == pytest.approx(ramp.mean().item(), abs=1e-4)
-    assert interchange.resize_positions(state, grid) is state
+    assert convert_weights.resize_positions(state, grid) is state
 
 
 def test_logits_match_across_all_layouts() -> None:
@@ -181,7 +181,7 @@ def test_logits_match_across_all_layouts() -> None:
     ids = captions(SMALL_VIT, 3)
     images = torch.randn(3, 3, 32, 32)
     again = CLIP(SMALL_VIT)
-    again.load_state_dict(interchange.from_hf(interchange.to_hf(ours.state_dict())))
+    again.load_state_dict(convert_weights.from_hf(convert_weights.to_hf(ours.state_dict())))
     with torch.no_grad():
         for left, right in zip(ours(images, packed(ids)), again.eval()(images, packed(ids)), strict=True):
             assert torch.equal(left, right)

@@ -27,13 +27,13 @@ from pipeline import config as options
 from pipeline.data import architectures
 from pipeline.data.architectures import ARCHITECTURES, RECIPES
 from tests import eval_models, train_shards
-from train import checkpoint, cli, distributed, loop, optimizer
-from train.config import TrainConfig
-from train.loop import fit
+from train import checkpoint, cli, clip_trainer, distributed, optimizer
+from train.clip_trainer import fit
 from train.model import CLIP
-from train.prepare import Prepared, prepare
-from train.run import Result
-from train.steps import Diverged
+from train.options import TrainConfig
+from train.prepare import ClipSetup, prepare
+from train.trainer import Diverged
+from train.training_run import TrainingResult
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,7 +64,7 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
     return left.keys() == right.keys() and all(torch.equal(v, right[k]) for k, v in left.items())
 
 
-def prepared(given: TrainConfig) -> Prepared:
+def prepared(given: TrainConfig) -> ClipSetup:
     return distributed.joined("cpu", lambda world: prepare(given, world))
 
 
@@ -109,7 +109,7 @@ def test_training_learns_and_says_so(run: Path, tmp_path: Path) -> None:
             (evaluation / colour / f"{index}.jpg").write_bytes(train_shards.jpeg(colour, seed=1000 + index))
     out = tmp_path / "out"
     result = fit(config(run, out, max_steps=40, lr=3e-3, eval=(f"colours={evaluation}",), eval_every=20))
-    assert isinstance(result, Result) and result.complete and result.steps == result.planned == 40
+    assert isinstance(result, TrainingResult) and result.complete and result.steps == result.planned == 40
     assert result.chance == {"colours": 0.25} and result.accuracy["colours"] >= 0.75
     logged = [line for line in lines(out) if "loss" in line]
     assert logged[-1]["loss"] < 0.8 * logged[0]["loss"]  # type: ignore[operator]
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
 
 
 def test_divergence_is_said(run: Path, tmp_path: Path) -> None:
-    from train.steps import Diverged
+    from train.trainer import Diverged
 
     with pytest.raises(Diverged, match="the loss is nan after step"):
         fit(config(run, tmp_path / "out", lr=1e30, max_steps=9))
@@ -418,8 +418,8 @@ def test_every_option_has_help_and_survives_toml(run: Path, tmp_path: Path) -> N
 
 def test_options_cost_no_torch_and_training_needs_no_beam() -> None:
     code = (
-        "import sys, train, train.cli, train.config; assert 'torch' not in sys.modules;"
-        "sys.modules['apache_beam'] = None; import train.loop; assert 'webdataset' not in sys.modules"
+        "import sys, train, train.cli, train.options; assert 'torch' not in sys.modules;"
+        "sys.modules['apache_beam'] = None; import train.clip_trainer; assert 'webdataset' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -467,21 +467,21 @@ def test_the_model_is_gone_before_the_process_group(
     """Else processes now and then wait for themselves for ever when all is done."""
     models: list[weakref.ref[object]] = []
     left: list[object] = []
-    made = loop.Trainer.__init__
+    made = clip_trainer.ClipTrainer.__init__
 
-    def remember(self: loop.Trainer, *given: Any) -> None:
+    def remember(self: clip_trainer.ClipTrainer, *given: Any) -> None:
         made(self, *given)
         models.append(weakref.ref(self.wrapped))
 
-    def diverge(self: loop.Trainer) -> None:
+    def diverge(self: clip_trainer.ClipTrainer) -> None:
         raise Diverged("no number")
 
-    monkeypatch.setattr(loop.Trainer, "__init__", remember)
+    monkeypatch.setattr(clip_trainer.ClipTrainer, "__init__", remember)
     monkeypatch.setattr(distributed, "leave", lambda: left.extend(model() for model in models))
     if fails:
-        monkeypatch.setattr(loop.Trainer, "after_step", diverge)
+        monkeypatch.setattr(clip_trainer.ClipTrainer, "after_step", diverge)
     with pytest.raises(Diverged) if fails else contextlib.nullcontext():
-        loop.fit(config(run, tmp_path / "out", max_steps=2))
+        clip_trainer.fit(config(run, tmp_path / "out", max_steps=2))
     assert left == [None]
 
 

@@ -264,15 +264,15 @@ def test_forward_equals_open_clip(name: str) -> None:
 @pytest.mark.parametrize("name", ["ViT-B-32", pytest.param("ViT-L-14-336", marks=pytest.mark.slow)])
 def test_forward_equals_transformers(name: str) -> None:
     transformers = train_peers.transformers()
-    from train import interchange
+    from train import convert_weights
     from train.tokenizer import Tokenizer
 
     architecture = ARCHITECTURES[name]
     ours = scrambled(architecture, 1)
-    config = interchange._hf_config(architecture, Tokenizer([("a", "b")] * 48_894))
+    config = convert_weights._hf_config(architecture, Tokenizer([("a", "b")] * 48_894))
     config["text_config"]["eos_token_id"] = architecture.vocab_size - 1
     peer = transformers.CLIPModel(transformers.CLIPConfig(**config)).eval()
-    missing, unexpected = peer.load_state_dict(interchange.to_hf(ours.state_dict()), strict=False)
+    missing, unexpected = peer.load_state_dict(convert_weights.to_hf(ours.state_dict()), strict=False)
     assert not unexpected and not missing
     ids, images = (
         captions(architecture, 3),
@@ -284,6 +284,6 @@ def test_forward_equals_transformers(name: str) -> None:
     assert (image - theirs.image_embeds).abs().max() < 1e-5
     assert (text - theirs.text_embeds).abs().max() < 1e-5
     assert ((scale * text @ image.T) - theirs.logits_per_text).abs().max() < 1e-3  # at a scale above 14
-    back = interchange.to_native(peer.state_dict())
+    back = convert_weights.to_native(peer.state_dict())
     assert back.keys() == ours.state_dict().keys()
     assert all(torch.equal(value, back[key]) for key, value in ours.state_dict().items())

@@ -25,7 +25,7 @@ from dedup.detector.model import Network
 from dedup.detector.normalise import Normaliser
 from tests import eval_models
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, scrambled
-from train import checkpoint, cli, interchange, weights
+from train import checkpoint, cli, convert_weights, weights
 from train.evaluation import models
 from train.evaluation.options import EvalConfig
 from train.model import CLIP, MLP, QuickGELU
@@ -172,7 +172,7 @@ def exact(folder: Path, activation: str = "gelu", layout: str = "open_clip") -> 
     """Write a model of random weights with this activation."""
     own = eval_models.model()
     architecture = replace(own.architecture, activation=activation)  # type: ignore[arg-type]
-    interchange.export(own.state_dict(), architecture, eval_models.tokenizer(), layout, folder)
+    convert_weights.export(own.state_dict(), architecture, eval_models.tokenizer(), layout, folder)
     return folder
 
 
@@ -387,7 +387,7 @@ def test_a_detectors_file_is_believed_only_where_its_tensors_agree(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-@pytest.mark.parametrize("layout", interchange.FORMATS)
+@pytest.mark.parametrize("layout", convert_weights.FORMATS)
 def test_exported_files_are_as_open_as_the_umask_says(
     layout: str, umask: int, mode: int, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from pipeline.lock import Holder
 from pipeline.run_folder import Layout
 from pipeline.takedown import work
 from tests import finished_run, train_shards
-from train.sources import OpenShard
+from train.shard_sources import OpenShard
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

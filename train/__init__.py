@@ -1,1 +1,1 @@
-"""Train CLIP on finished runs or any WebDataset; the loop is `train.loop.fit`."""
+"""Train CLIP on finished runs or any WebDataset; the loop is `train.clip_trainer.fit`."""

@@ -13,18 +13,18 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import config as options
+from pipeline import config as parser
 from pipeline import extras
 from pipeline.terminal import Terminal, complaint, output
 from pipeline.untrusted import visible_lines
-from train.config import ExportConfig, RunConfig, TrainConfig
+from train.options import ExportConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
     from train.distributed import World
-    from train.run import Prepared, Result
+    from train.training_run import Setup, TrainingResult
 
 C = TypeVar("C", bound=RunConfig)
-Training = tuple[Callable[[C, "World"], "Prepared"], Callable[[C], "Result"]]
+Training = tuple[Callable[[C, "World"], "Setup"], Callable[[C], "TrainingResult"]]
 """What prepares a run, and what does it."""
 
 _ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
@@ -36,10 +36,10 @@ NEEDED = "train"
 def main(argv: Sequence[str]) -> int:
     """Run `openwit train`; return 0 when complete, 1 when stopped early or failed, 2 for a usage error."""
     prog = "openwit train"
-    config, _ = options.parse(TrainConfig, argv, prog=prog)
+    config, _ = parser.parse(TrainConfig, argv, prog=prog)
 
     def load() -> Training[TrainConfig]:
-        from train.loop import check, fit
+        from train.clip_trainer import check, fit
 
         return check, fit
 
@@ -54,7 +54,7 @@ def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) ->
     try:
         prepare, fit = load()
         from train import distributed
-        from train.steps import Diverged
+        from train.trainer import Diverged
     except ImportError as error:
         return missing(prog, error, needed)
     first = os.environ.get("RANK", "0") == "0"
@@ -66,9 +66,9 @@ def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) ->
     )
     try:
         if config.check:
-            prepared = distributed.joined(config.device, lambda world: prepare(config, world))
+            setup = distributed.joined(config.device, lambda world: prepare(config, world))
             if first:
-                _print_plan(prepared)
+                _print_plan(setup)
             return 0
         result = fit(config)
     except ValueError as error:
@@ -86,14 +86,14 @@ def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) ->
 def export_main(argv: Sequence[str]) -> int:
     """Run `openwit export`; return 0 when complete, 2 for a usage error."""
     prog = "openwit export"
-    config, _ = options.parse(ExportConfig, argv, prog=prog)
+    config, _ = parser.parse(ExportConfig, argv, prog=prog)
     try:
-        from train import checkpoint, interchange
+        from train import checkpoint, convert_weights
     except ImportError as error:
         return missing(prog, error, NEEDED)
     try:
         loaded = checkpoint.load_model(config.checkpoint)
-        files = interchange.export(
+        files = convert_weights.export(
             loaded.model.state_dict(),
             loaded.state.architecture,
             loaded.tokenizer,
@@ -133,9 +133,9 @@ def fail_to_write(prog: str, error: OSError) -> int:
     return 2 if error.errno in _ELSEWHERE else 1
 
 
-def _print_plan(prepared: "Prepared") -> None:
+def _print_plan(setup: "Setup") -> None:
     table = Table("source", "shards", "samples", "weight", "an epoch takes", "left out", title="plan")
-    for source in prepared.plan.sources:
+    for source in setup.sampler.sources:
         table.add_row(
             escape(source.name),
             f"{len(source.shards):,}",
@@ -146,11 +146,11 @@ def _print_plan(prepared: "Prepared") -> None:
         )
     console = output()
     console.print(table)
-    console.print(prepared.summary())
-    console.print(options.to_toml(prepared.effective()), markup=False, highlight=False)
+    console.print(setup.summary())
+    console.print(parser.to_toml(setup.effective()), markup=False, highlight=False)
 
 
-def _print_result(result: "Result") -> None:
+def _print_result(result: "TrainingResult") -> None:
     table = Table("what", "value", title="training")
     table.add_row("steps", f"{result.steps:,} of {result.planned:,}")
     if math.isfinite(result.loss):

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.processes import end_with_parent
-from train import images
+from train import image_transforms
 from train.cache import Cache
 from train.packing import PackedText, pack
-from train.plan import Plan
-from train.sources import OpenShard
+from train.sampler import Sampler
+from train.shard_sources import OpenShard
 from train.tokenizer import Tokenizer
 
 PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
@@ -123,8 +123,8 @@ class Samples(Dataset[P], Generic[P, B]):
     start_method: str | None = None
     """How workers are started; None is the platform's way."""
 
-    def __init__(self, plan: Plan, shape: Shape, cache: Cache) -> None:
-        self.plan, self.shape, self.cache = plan, shape, cache
+    def __init__(self, sampler: Sampler, shape: Shape, cache: Cache) -> None:
+        self.sampler, self.shape, self.cache = sampler, shape, cache
         self._open: OrderedDict[str, OpenShard | None] = OrderedDict()
 
     def batch(self, groups: list[list[P]], device: torch.device) -> B:
@@ -148,14 +148,14 @@ class Samples(Dataset[P], Generic[P, B]):
         """Return what `read` makes of the sample at a position; a bad one is counted and another one read."""
         at, path = position, ""
         for attempt in range(_ATTEMPTS):
-            source, shard, place = self.plan.locate(epoch, at)
-            random = self.plan.random(epoch, position, attempt)
+            source, shard, place = self.sampler.locate(epoch, at)
+            random = self.sampler.random(epoch, position, attempt)
             try:
-                path = self.plan.sources[source].shards[shard].path
+                path = self.sampler.sources[source].shards[shard].path
                 return read(self._shard(path, place), place, random, path)
-            except images.BadImage as error:
+            except image_transforms.BadImage as error:
                 counts[error.reason] += 1
-            at = self.plan.replacement(epoch, position, attempt + 1)
+            at = self.sampler.replacement(epoch, position, attempt + 1)
         raise ValueError(f"{_ATTEMPTS} samples in a row are bad, the last in {path}: {dict(counts)}")
 
     def _shard(self, path: str, place: int) -> OpenShard:
@@ -170,9 +170,9 @@ class Samples(Dataset[P], Generic[P, B]):
         self._open.move_to_end(path)
         shard = self._open[path]
         if shard is None:
-            raise images.BadImage("unreadable_shard", path)
+            raise image_transforms.BadImage("unreadable_shard", path)
         if place >= len(shard):
-            raise images.BadImage("missing", f"{path} has {len(shard)} samples")
+            raise image_transforms.BadImage("missing", f"{path} has {len(shard)} samples")
         return shard
 
 
@@ -180,10 +180,10 @@ class Pieces(Samples[Piece, Batch]):
     """Make pieces of pictures and captions."""
 
     def __init__(
-        self, plan: Plan, shape: Shape, tokenizer: Tokenizer, size: int, crop: images.Crop, cache: Cache,
-        context_length: int = 77,
+        self, sampler: Sampler, shape: Shape, tokenizer: Tokenizer, size: int,
+        crop: image_transforms.Crop, cache: Cache, context_length: int = 77,
     ) -> None:  # fmt: skip
-        super().__init__(plan, shape, cache)
+        super().__init__(sampler, shape, cache)
         self.tokenizer, self.size, self.crop, self.context_length = tokenizer, size, crop, context_length
 
     def __getitem__(self, item: int) -> Piece:
@@ -206,7 +206,7 @@ class Pieces(Samples[Piece, Batch]):
         )
 
     def _sample(
-        self, epoch: int, position: int, pixels: images.Pixels, counts: Counter[str]
+        self, epoch: int, position: int, pixels: image_transforms.Pixels, counts: Counter[str]
     ) -> tuple[list[int], int, int]:
         """Write the picture into `pixels`; return token ids and the keys of caption and uid."""
 
@@ -216,9 +216,11 @@ class Pieces(Samples[Piece, Batch]):
             row = shard.row(place, counts)
             captions = shard.captions(place, row)
             if not captions:
-                raise images.BadImage("no_caption")
+                raise image_transforms.BadImage("no_caption")
             caption = captions[int(random.integers(len(captions)))]
-            pixels[:], enlarged = images.training_image(shard.image(place), self.size, self.crop, random)
+            pixels[:], enlarged = image_transforms.training_image(
+                shard.image(place), self.size, self.crop, random
+            )
             counts["enlarged"] += enlarged
             uid = str(row.get("uid") or f"{path}/{place}")
             return self.tokenizer.caption(caption, self.context_length), key_of(caption), key_of(uid)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.data.architectures import ARCHITECTURES, Activation, Architecture
-from train import checkpoint, interchange, run, sources, vocabulary, weights
+from train import checkpoint, convert_weights, shard_sources, training_run, vocabulary, weights
 from train.cache import Cache
-from train.config import TrainConfig
 from train.distributed import World
-from train.plan import Plan
+from train.options import TrainConfig
+from train.sampler import Sampler
 from train.tokenizer import Tokenizer, installed_vocabulary
 from train.weights import Weights
 
@@ -20,13 +20,13 @@ _CAPTIONS = 1_000_000  # to learn a vocabulary from
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(run.Prepared):
+class ClipSetup(training_run.Setup):
     """Hold everything that training CLIP starts from."""
 
     config: TrainConfig
     architecture: Architecture
     tokenizer: Tokenizer
-    initial: interchange.State | None
+    initial: convert_weights.State | None
     """Weights to start from, or None."""
 
     def effective(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class Prepared(run.Prepared):
 
     def recorded(self) -> dict[str, Any]:
         """Return what a checkpoint says of the run that wrote it."""
-        return self.effective() | {"epoch_samples": self.plan.epoch_samples}
+        return self.effective() | {"epoch_samples": self.sampler.epoch_samples}
 
     def summary(self) -> str:
         """Return the plan in a sentence."""
@@ -46,40 +46,42 @@ class Prepared(run.Prepared):
         )
 
 
-def prepare(config: TrainConfig, world: World) -> Prepared:
+def prepare(config: TrainConfig, world: World) -> ClipSetup:
     """Count samples, find or learn the vocabulary, divide the steps; ValueError if it cannot be."""
-    cache, resumed = run.cache_of(config), run.resumed_from(config)
+    cache, resumed = training_run.cache_of(config), training_run.resumed_from(config)
     start = _start(config) if config.init_from else None
-    found, tokenizer = None, None
+    sources, tokenizer = None, None
     if world.rank == 0:
-        found = run.find_sources(config, cache)
-        for source in found:
-            sources.refuse_useless(source, cache)
-        tokenizer = checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, start, found, cache)
-    found, tokenizer = world.share((found, tokenizer))
-    assert found is not None and tokenizer is not None
+        sources = training_run.find_sources(config, cache)
+        for source in sources:
+            shard_sources.refuse_useless(source, cache)
+        tokenizer = (
+            checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, start, sources, cache)
+        )
+    sources, tokenizer = world.share((sources, tokenizer))
+    assert sources is not None and tokenizer is not None
     architecture = replace(
         ARCHITECTURES[config.model], vocab_size=tokenizer.vocab_size,
         activation=_activation(config, resumed, start),
     )  # fmt: skip
     if config.image_size:
         architecture = replace(architecture, image_size=config.image_size)
-    initial = interchange.resize_positions(start.weights.state, architecture.grid) if start else None
+    initial = convert_weights.resize_positions(start.weights.state, architecture.grid) if start else None
     if not config.enlarge:
-        for source in found:
-            sources.refuse_small(source, architecture.image_size, cache)
-    plan = Plan(found, config.seed, config.shuffle)
-    prepared = Prepared(
-        config=config, architecture=architecture, tokenizer=tokenizer, plan=plan, cache=cache,
-        shape=run.shape_of(config, plan, world), resumed=resumed, initial=initial,
+        for source in sources:
+            shard_sources.refuse_small(source, architecture.image_size, cache)
+    sampler = Sampler(sources, config.seed, config.shuffle)
+    setup = ClipSetup(
+        config=config, architecture=architecture, tokenizer=tokenizer, sampler=sampler, cache=cache,
+        shape=training_run.shape_of(config, sampler, world), resumed=resumed, initial=initial,
     )  # fmt: skip
-    run.refuse_changes(prepared, "epoch_samples")
+    training_run.refuse_changes(setup, "epoch_samples")
     if architecture.is_resnet and config.accumulate > 1 and world.rank == 0:
         log.warning(
             "--accumulate %d: %s has batch norms, which see micro-batches of %d: not quite the gradient of "
-            "the whole batch (a ViT's is exact)", config.accumulate, config.model, prepared.shape.micro,
+            "the whole batch (a ViT's is exact)", config.accumulate, config.model, setup.shape.micro,
         )  # fmt: skip
-    return prepared
+    return setup
 
 
 class _Start(NamedTuple):
@@ -131,7 +133,7 @@ def _activation(config: TrainConfig, resumed: str, start: _Start | None) -> Acti
 
 def _tokenizer(
     config: TrainConfig, start: _Start | None,
-    found: list[sources.Source], cache: Cache,
+    sources: list[shard_sources.ShardSource], cache: Cache,
 ) -> Tokenizer:  # fmt: skip
     """Return the vocabulary asked for, that of the weights started from, or one learned from the captions."""
     if config.vocab and config.vocab != "clip":
@@ -145,7 +147,7 @@ def _tokenizer(
         tokenizer = Tokenizer.load(path)
     else:
         log.info("learning a vocabulary from the captions")
-        counts = vocabulary.count_words(sources.captions(found, _CAPTIONS, cache))
+        counts = vocabulary.count_words(shard_sources.captions(sources, _CAPTIONS, cache))
         tokenizer = Tokenizer(vocabulary.learn_merges(counts))
     if start is not None and tokenizer.vocab_size != start.weights.architecture.vocab_size:
         raise ValueError(

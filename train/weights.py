@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from pipeline import storage, untrusted
 from pipeline.data.architectures import Activation, Architecture
-from train import interchange
-from train.images import MEAN, STD
-from train.interchange import State
+from train import convert_weights
+from train.convert_weights import State
+from train.image_transforms import MEAN, STD
 from train.model import CLIP
 
 log = logging.getLogger("train")
@@ -74,7 +74,7 @@ def load(path: str, asked: Asked = "auto") -> Weights:
             "open_clip's own models need --activation gelu)", path,
         )  # fmt: skip
     chosen = (said or "quick-gelu") if asked == "auto" else asked
-    return Weights(state, interchange.with_activation(architecture, chosen))
+    return Weights(state, convert_weights.with_activation(architecture, chosen))
 
 
 def weights_file(path: Path) -> Path:
@@ -261,7 +261,7 @@ def _native(state: State, path: Path) -> State:
     if prefixes and all(name.startswith(prefixes[0]) for name in state):
         state = {name.removeprefix(prefixes[0]): value for name, value in state.items()}
     try:
-        state = interchange.to_native(state)
+        state = convert_weights.to_native(state)
     except (KeyError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} is no CLIP of OpenAI's, open_clip's or Hugging Face's: {error}") from error
     except ValueError as error:
@@ -274,7 +274,7 @@ def _native(state: State, path: Path) -> State:
 
 def _architecture(state: Mapping[str, Tensor], path: Path | str) -> Architecture:
     try:
-        return interchange.architecture_of(state)
+        return convert_weights.architecture_of(state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} is no CLIP of these layouts: {what}") from error
@@ -283,7 +283,7 @@ def _architecture(state: Mapping[str, Tensor], path: Path | str) -> Architecture
 def refuse_others(path: str, architecture: Architecture) -> None:
     """Raise ValueError unless a checkpoint's weights are of this architecture; no weight is read."""
     found = header(path).tensors
-    inferred = interchange.with_activation(_architecture(found, path), architecture.activation)
+    inferred = convert_weights.with_activation(_architecture(found, path), architecture.activation)
     if inferred != architecture:
         ours, theirs = vars(architecture), vars(inferred)
         name = next(name for name in ours if ours[name] != theirs[name])

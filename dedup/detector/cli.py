@@ -9,7 +9,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dedup.detector.options import DetectorEmbedConfig, DetectorTrainConfig
-from pipeline import config as options
+from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded
 from pipeline.report.statements import count
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 def train_main(argv: Sequence[str]) -> int:
     """Run `openwit detector train`."""
     prog = "openwit detector train"
-    config, _ = options.parse(DetectorTrainConfig, argv, prog=prog)
+    config, _ = parser.parse(DetectorTrainConfig, argv, prog=prog)
 
     def load() -> Training[DetectorTrainConfig]:
         from dedup.detector.train import fit, prepare
@@ -57,7 +57,7 @@ def train_main(argv: Sequence[str]) -> int:
 def embed_main(argv: Sequence[str]) -> int:
     """Run `openwit detector embed`."""
     prog = "openwit detector embed"
-    config, _ = options.parse(DetectorEmbedConfig, argv, prog=prog)
+    config, _ = parser.parse(DetectorEmbedConfig, argv, prog=prog)
     console = terminal()
     return guarded(prog, console, config.out, lambda: _embed(config, console))
 
@@ -73,7 +73,7 @@ def _embed(config: DetectorEmbedConfig, console: Console) -> int:
             f"{count(len(files.shards), 'shard')} and {count(len(files.sets), 'set')}, {len(missing)} of "
             "them not described yet. Nothing was written."
         )
-        sys.stdout.write(options.to_toml(options.effective(config)))
+        sys.stdout.write(parser.to_toml(parser.effective(config)))
         return 0
     for _ in track(
         embed.describe(missing, detector, config), "describe", len(missing),

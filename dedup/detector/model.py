@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from train.images import normalise
+from train.image_transforms import normalise
 from train.resnet import Bottleneck, Parts, Trunk
 
 TEMPERATURE: Final = 0.07

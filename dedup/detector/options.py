@@ -7,7 +7,7 @@ from typing import Final, Literal
 from pipeline.data import evalsets
 from pipeline.data.architectures import Recipe
 from pipeline.data.evalsets import EvalSet
-from train.config import Paths, RunConfig
+from train.options import Paths, RunConfig
 
 Model = Literal["RN50", "small"]
 

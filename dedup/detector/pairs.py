@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dedup.detector import augment
 from pipeline.data.views import inner
-from train import images
+from train import image_transforms
 from train.cache import Cache
 from train.data import Samples, Shape, key_of, to_device, total
-from train.plan import Plan
-from train.sources import OpenShard
+from train.sampler import Sampler
+from train.shard_sources import OpenShard
 
 _LEAST_SIDE = 16
 
@@ -47,8 +47,8 @@ class Pairs(Samples[PairPiece, PairBatch]):
 
     start_method = "forkserver"  # OpenCV's threads do not survive a fork, and this process has used them
 
-    def __init__(self, plan: Plan, shape: Shape, cache: Cache, side: int) -> None:
-        super().__init__(plan, shape, cache)
+    def __init__(self, sampler: Sampler, shape: Shape, cache: Cache, side: int) -> None:
+        super().__init__(sampler, shape, cache)
         self.side = side
 
     def __getitem__(self, item: int) -> PairPiece:
@@ -73,17 +73,17 @@ class Pairs(Samples[PairPiece, PairBatch]):
         return *augment.pair(inner(rgb), self.side, random), key_of(uid)
 
     def _decoded(self, shard: OpenShard, place: int) -> augment.Pixels:
-        rgb = images.decode(shard.image(place), 2 * self.side)
+        rgb = image_transforms.decode(shard.image(place), 2 * self.side)
         if min(rgb.shape[:2]) < _LEAST_SIDE:
-            raise images.BadImage("too_small")
+            raise image_transforms.BadImage("too_small")
         return rgb
 
     def original(self, position: int) -> augment.Pixels | None:
         """Return the photograph at a position of the first epoch as it is stored, or None if it is bad."""
-        source, number, place = self.plan.locate(0, position)
+        source, number, place = self.sampler.locate(0, position)
         try:
-            return self._decoded(self._shard(self.plan.sources[source].shards[number].path, place), place)
-        except images.BadImage:
+            return self._decoded(self._shard(self.sampler.sources[source].shards[number].path, place), place)
+        except image_transforms.BadImage:
             return None
 
     def batch(self, groups: list[list[PairPiece]], device: torch.device) -> PairBatch:

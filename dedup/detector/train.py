@@ -16,10 +16,11 @@ from dedup.detector.pairs import PairBatch, Pairs
 from pipeline import storage
 from pipeline.data import evalsets
 from pipeline.data.views import inner, squeeze
-from train import distributed, images, run, steps
+from train import distributed, image_transforms, training_run
 from train.distributed import World
-from train.plan import Plan
-from train.run import Result
+from train.sampler import Sampler
+from train.trainer import Evaluate, Trainer, run
+from train.training_run import TrainingResult
 
 log = logging.getLogger("train")
 
@@ -29,7 +30,7 @@ _PROXY: Final = 1_712  # photographs of an evaluation at most: the paper's batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(run.Prepared):
+class DetectorSetup(training_run.Setup):
     """Hold everything that training the detector starts from."""
 
     config: DetectorTrainConfig
@@ -46,59 +47,59 @@ class Prepared(run.Prepared):
         return (
             f"{self.config.model} at {a.side} pixels, {a.dims} numbers, {forward_flops(a) / 1e6:,.0f} MFLOP "
             f"an image; {self.steps:,} steps of {batch:,} pairs, "
-            f"{self.steps * batch / self.plan.epoch_samples:,.1f} epochs, {self.warmup:,} steps of warm-up"
+            f"{self.steps * batch / self.sampler.epoch_samples:,.1f} epochs, {self.warmup:,} steps of warm-up"
         )
 
 
-def prepare(config: DetectorTrainConfig, world: World) -> Prepared:
+def prepare(config: DetectorTrainConfig, world: World) -> DetectorSetup:
     """Count images and divide the steps; ValueError if it cannot be."""
-    cache, resumed = run.cache_of(config), run.resumed_from(config)
-    found = world.share(run.find_sources(config, cache, captions=False) if world.rank == 0 else None)
+    cache, resumed = training_run.cache_of(config), training_run.resumed_from(config)
+    found = world.share(training_run.find_sources(config, cache, captions=False) if world.rank == 0 else None)
     architecture = ARCHITECTURES[config.model]
     if config.image_size:
         architecture = replace(architecture, side=config.image_size)
-    plan = Plan(found, config.seed, config.shuffle)
-    prepared = Prepared(
-        config=config, architecture=architecture, plan=plan, shape=run.shape_of(config, plan, world),
-        cache=cache, resumed=resumed,
+    sampler = Sampler(found, config.seed, config.shuffle)
+    setup = DetectorSetup(
+        config=config, architecture=architecture, sampler=sampler, cache=cache, resumed=resumed,
+        shape=training_run.shape_of(config, sampler, world),
     )  # fmt: skip
-    run.refuse_changes(prepared)
-    return prepared
+    training_run.refuse_changes(setup)
+    return setup
 
 
-class Trainer(steps.Stepper[PairBatch]):
+class DetectorTrainer(Trainer[PairBatch]):
     """Hold a run of the detector in progress."""
 
     model: Network
-    prepared: Prepared
+    setup: DetectorSetup
     unit = "pairs"
 
-    def __init__(self, prepared: Prepared, world: World) -> None:
-        config = prepared.config
-        network = Network(prepared.architecture)
-        if not prepared.resumed:
-            network.initialise(config.seed, torch.from_numpy(thumbnails(prepared, _INITIAL)))
+    def __init__(self, setup: DetectorSetup, world: World) -> None:
+        config = setup.config
+        network = Network(setup.architecture)
+        if not setup.resumed:
+            network.initialise(config.seed, torch.from_numpy(thumbnails(setup, _INITIAL)))
         network.trunk.checkpointing = config.checkpointing
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compiles(world.device.type):
             network.compile()
         self.on_pairs = OnPairs(network)
-        super().__init__(network, self.on_pairs, prepared, world)
+        super().__init__(network, self.on_pairs, setup, world)
 
     def architecture(self) -> Architecture:
         """Return the network's sizes."""
-        return self.prepared.architecture
+        return self.setup.architecture
 
-    def figures(self, batch: PairBatch) -> dict[str, Any]:
+    def own_metrics(self, batch: PairBatch) -> dict[str, Any]:
         """Return what only the detector's training has to say of a step."""
         first, second = self.on_pairs.last
-        samples = self.step * self.prepared.shape.batch
+        samples = self.step * self.setup.shape.batch
         return {"samples": samples, "accuracy": proxy_accuracy(first, second)}
 
-    def work(self, batch: PairBatch) -> float:
+    def step_flops(self, batch: PairBatch) -> float:
         """Return the floating-point operations of two views, forward and, twice as many, backward."""
-        shape = self.prepared.shape
-        return 3 * 2 * (shape.batch // shape.ranks) * forward_flops(self.prepared.architecture)
+        shape = self.setup.shape
+        return 3 * 2 * (shape.batch // shape.ranks) * forward_flops(self.setup.architecture)
 
 
 def proxy_accuracy(first: Tensor, second: Tensor) -> float:
@@ -119,15 +120,15 @@ def forward_flops(architecture: Architecture) -> int:
     return int(counter.get_total_flops())
 
 
-def thumbnails(prepared: Prepared, count: int) -> augment.Pixels:
+def thumbnails(setup: DetectorSetup, count: int) -> augment.Pixels:
     """Return squeezed images of the training set, the first `count` in training order, as they are stored.
 
     uint8 [n, side, side, 3]; fewer if so many cannot be decoded.
     """
-    plan, side = prepared.plan, prepared.architecture.side
-    pieces = Pairs(plan, prepared.shape, prepared.cache, side)
+    sampler, side = setup.sampler, setup.architecture.side
+    pieces = Pairs(sampler, setup.shape, setup.cache, side)
     found = []
-    for position in range(min(count, plan.epoch_samples)):
+    for position in range(min(count, sampler.epoch_samples)):
         rgb = pieces.original(position)
         if rgb is not None:
             found.append(squeeze(inner(rgb), side))
@@ -136,33 +137,33 @@ def thumbnails(prepared: Prepared, count: int) -> augment.Pixels:
     return np.stack(found)
 
 
-def fit(config: DetectorTrainConfig) -> Result:
+def fit(config: DetectorTrainConfig) -> TrainingResult:
     """Train as configured and write the detector; ValueError if the options cannot be meant."""
     return distributed.joined(config.device, lambda world: _fit(config, world))
 
 
-def _fit(config: DetectorTrainConfig, world: World) -> Result:
-    prepared = prepare(config, world)
-    trainer = Trainer(prepared, world)
-    first, side = world.rank == 0, prepared.architecture.side
+def _fit(config: DetectorTrainConfig, world: World) -> TrainingResult:
+    setup = prepare(config, world)
+    trainer = DetectorTrainer(setup, world)
+    first, side = world.rank == 0, setup.architecture.side
     found = evalsets.parse_all(config.eval) if first else []
     sets = {one.name: unseen_pairs(one.path, side) for one in found}
-    pieces = Pairs(prepared.plan, prepared.shape, prepared.cache, side)
-    result = steps.run(trainer, pieces, evaluate=_evaluation(trainer, sets))
+    pieces = Pairs(setup.sampler, setup.shape, setup.cache, side)
+    result = run(trainer, pieces, evaluate=_evaluation(trainer, sets))
     if first:
         lines = storage.read_bytes(storage.join(config.out, "metrics.jsonl")).decode().splitlines()
         storage.write_bytes(storage.join(config.out, "training.svg"), curve.svg(lines).encode())
     if first and result.complete:  # whoever sends SIGTERM does not wait for it; --resume goes on to it
-        write_detector(storage.join(config.out, DETECTOR), trainer.model, prepared, trainer.step)
+        write_detector(storage.join(config.out, DETECTOR), trainer.model, setup, trainer.step)
     return result
 
 
-def write_detector(path: str, network: Network, prepared: Prepared, step: int) -> None:
+def write_detector(path: str, network: Network, setup: DetectorSetup, step: int) -> None:
     """Fit the centre and the background to the training set, and write the detector's file."""
-    log.info("describing %s background images", f"{prepared.config.background:,}")
+    log.info("describing %s background images", f"{setup.config.background:,}")
     network.eval()
-    vectors = network.embed(thumbnails(prepared, prepared.config.background))
-    about = {"model": prepared.config.model, "step": step, "samples": step * prepared.shape.batch}
+    vectors = network.embed(thumbnails(setup, setup.config.background))
+    about = {"model": setup.config.model, "step": step, "samples": step * setup.shape.batch}
     weights.write(path, network, Normaliser.fit(vectors), about)
 
 
@@ -173,8 +174,8 @@ def unseen_pairs(path: str, side: int) -> tuple[Tensor, Tensor]:
         if len(views) == _PROXY:
             break
         try:
-            rgb = images.decode(example.image, 2 * side)
-        except images.BadImage:
+            rgb = image_transforms.decode(example.image, 2 * side)
+        except image_transforms.BadImage:
             continue
         views.append(augment.pair(inner(rgb), side, np.random.default_rng([number, 1])))
     if len(views) < 2:
@@ -183,7 +184,7 @@ def unseen_pairs(path: str, side: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _evaluation(trainer: Trainer, sets: dict[str, tuple[Tensor, Tensor]]) -> steps.Evaluate | None:
+def _evaluation(trainer: DetectorTrainer, sets: dict[str, tuple[Tensor, Tensor]]) -> Evaluate | None:
     """Return what computes the proxy task's accuracy on this rank's sets, if it has any."""
 
     def accuracies() -> dict[str, float]:

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from train.evaluation.options import Corruption
-from train.images import Pixels
+from train.image_transforms import Pixels
 
 Floats = npt.NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from pipeline.images.decode import BadImage, Pixels, Unreadable, named
 from pipeline.images.pixels import PixelDecoder
 from train.evaluation import sets
 from train.evaluation.models import Encoder
-from train.images import normalise
+from train.image_transforms import normalise
 
 Floats = npt.NDArray[np.float32]
 _VERSION = 3  # of the file; raised when its columns or the preprocessing change

@@ -11,7 +11,7 @@ from train.evaluation import sets
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features
 from train.evaluation.metrics import Bools, Scores, softmax, top
-from train.images import BadImage, decode
+from train.image_transforms import BadImage, decode
 
 _SIDE: Final = 160
 _TOP: Final = 5

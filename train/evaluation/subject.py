@@ -18,7 +18,7 @@ from train.evaluation.features import Features, Floats
 from train.evaluation.models import Encoder
 from train.evaluation.options import Corruption, EvalConfig
 from train.evaluation.prompts import Prompts
-from train.images import Pixels
+from train.image_transforms import Pixels
 
 log = logging.getLogger("train.evaluation")
 

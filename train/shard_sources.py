@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline import dropped_samples, finished, patterns, storage, untrusted
 from pipeline.dropped_samples import Dropped
 from pipeline.images.headers import SUFFIXES
-from train import images, tar
+from train import image_transforms, tar
 from train.cache import Cache
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Shard:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ShardSource:
     """Hold one `--shards` argument: its shards, and how often an epoch passes over its samples."""
 
     name: str
@@ -151,7 +151,7 @@ class Seen:
 def resolve(
     shards: Sequence[str], weights: Sequence[float], drop: Sequence[str], keep: Sequence[str], cache: Cache,
     *, captions: bool = True,
-) -> list[Source]:  # fmt: skip
+) -> list[ShardSource]:  # fmt: skip
     """Return the sources that `--shards` names, every sample counted; ValueError if one has none.
 
     captions: leave out samples whose JSON holds no caption, where they have no text.
@@ -174,7 +174,7 @@ def resolve(
                 counted.append(shard)
                 seen += own
         weight, left_out = weights[index] if weights else 1.0, str(seen)
-        source = Source(name, tuple(s for s in counted if s.count), weight, left_out)
+        source = ShardSource(name, tuple(s for s in counted if s.count), weight, left_out)
         if not source.shards:
             why = f": {left_out}" if left_out else ""
             raise ValueError(
@@ -326,7 +326,7 @@ class OpenShard:
         return self._map[offset : offset + size]
 
 
-def captions(sources: Sequence[Source], limit: int, cache: Cache) -> Iterator[str]:
+def captions(sources: Sequence[ShardSource], limit: int, cache: Cache) -> Iterator[str]:
     """Yield about `limit` captions, the same number from the start of every shard (at most 1,000 shards)."""
     every = [shard for source in sources for shard in source.shards]
     chosen = every[:: max(1, len(every) // 1_000)]
@@ -337,12 +337,12 @@ def captions(sources: Sequence[Source], limit: int, cache: Cache) -> Iterator[st
                 yield from opened.captions(place, opened.row(place))
 
 
-def refuse_small(source: Source, size: int, cache: Cache) -> None:
+def refuse_small(source: ShardSource, size: int, cache: Cache) -> None:
     """Raise ValueError if half the pictures of a source are smaller than the model's resolution."""
     sides = []
     for image, _ in _probed(source, cache):
-        with contextlib.suppress(images.BadImage):
-            sides.append(min(images.size_of(image)))
+        with contextlib.suppress(image_transforms.BadImage):
+            sides.append(min(image_transforms.size_of(image)))
     if sides and np.median(sides) < size:
         raise ValueError(
             f"--shards {source.name}: pictures with a shorter side of about {np.median(sides):.0f} pixels "
@@ -351,7 +351,7 @@ def refuse_small(source: Source, size: int, cache: Cache) -> None:
         )
 
 
-def refuse_useless(source: Source, cache: Cache) -> None:
+def refuse_useless(source: ShardSource, cache: Cache) -> None:
     """Raise ValueError if of a source's first samples none has a picture that can be read, or a caption."""
     probed = list(_probed(source, cache))
     wrong = []
@@ -360,8 +360,8 @@ def refuse_useless(source: Source, cache: Cache) -> None:
             wrong.append("no caption")
             continue
         try:
-            images.size_of(image)
-        except images.BadImage as error:
+            image_transforms.size_of(image)
+        except image_transforms.BadImage as error:
             wrong.append(f"a picture that cannot be read ({error})")
     if probed and len(wrong) == len(probed):
         raise ValueError(
@@ -370,7 +370,7 @@ def refuse_useless(source: Source, cache: Cache) -> None:
         )
 
 
-def _probed(source: Source, cache: Cache) -> Iterator[tuple[bytes, list[str]]]:
+def _probed(source: ShardSource, cache: Cache) -> Iterator[tuple[bytes, list[str]]]:
     """Yield the image and the captions of some samples of a source's first shard, evenly taken."""
     shard = source.shards[0]
     with OpenShard(str(cache.local(shard.path))) as opened:

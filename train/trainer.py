@@ -1,4 +1,4 @@
-"""The training loop, whatever is trained: take steps, tell, evaluate, save, stop.
+"""The training loop, whatever is trained: take steps, log, evaluate, save, stop.
 
 A model is trained here if its forward pass gives two sets of features, paired by row, and their scale: CLIP's
 images and texts, or a duplicate detector's two views of one image.
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import config as options
+from pipeline import config as parser
 from pipeline import storage
 from train import checkpoint, distributed, flops, gradcache
 from train.data import OnDevice, Samples, load
 from train.distributed import World
 from train.loss import count_equal_pairs
+from train.metrics_logger import MetricsLogger, peak_memory_gb
 from train.optimizer import learning_rate, make_optimizer
-from train.report import Report, peak_memory_gb
-from train.run import Prepared, Result, default_workers
+from train.training_run import Setup, TrainingResult, default_workers
 
 Evaluate = Callable[[], dict[str, float]]
 """What computes the accuracies on the evaluation sets, by their names."""
@@ -34,7 +34,7 @@ class Diverged(RuntimeError):  # noqa: N818
     """Say that the loss is no number any more."""
 
 
-class Step(OnDevice, Protocol):
+class StepBatch(OnDevice, Protocol):
     """One rank's part of a step."""
 
     @property
@@ -53,30 +53,30 @@ class Step(OnDevice, Protocol):
         ...
 
 
-B = TypeVar("B", bound=Step)
+B = TypeVar("B", bound=StepBatch)
 
 
-class Stepper(ABC, Generic[B]):
+class Trainer(ABC, Generic[B]):
     """Hold a run in progress: model, optimiser, where it is, and how long it took."""
 
     unit: ClassVar[str] = "samples"
     """What a step takes a batch of."""
 
-    def __init__(self, model: nn.Module, wrapped: nn.Module, prepared: Prepared, world: World) -> None:
+    def __init__(self, model: nn.Module, wrapped: nn.Module, setup: Setup, world: World) -> None:
         """Take over a model, and `wrapped`, which is called."""
-        self.model, self.prepared, self.world = model, prepared, world
+        self.model, self.setup, self.world = model, setup, world
         cuda = world.device.type == "cuda"
-        self.bf16 = prepared.config.uses_bf16(world.device.type)
+        self.bf16 = setup.config.uses_bf16(world.device.type)
         if cuda:
             torch.set_float32_matmul_precision("high")  # TF32 for the loss; the towers run in bf16
         self.model.to(world.device).train()
-        self.optimizer = make_optimizer(self.model, prepared.recipe)
+        self.optimizer = make_optimizer(self.model, setup.recipe)
         self.step, self.seconds = 0, 0.0
         self.counts_before: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # of this rank, since this process began
-        if prepared.resumed:
-            checkpoint.restore(prepared.resumed, self.model, self.optimizer)
-            values = checkpoint.read_values(prepared.resumed)
+        if setup.resumed:
+            checkpoint.restore(setup.resumed, self.model, self.optimizer)
+            values = checkpoint.read_values(setup.resumed)
             self.step, self.seconds = values["step"], values["seconds"]
             self.counts_before = Counter(values["counts"])
         self.wrapped = wrapped.to(world.device)
@@ -89,11 +89,11 @@ class Stepper(ABC, Generic[B]):
         """Return the model's sizes, a dataclass."""
 
     @abstractmethod
-    def figures(self, batch: B) -> dict[str, Any]:
+    def own_metrics(self, batch: B) -> dict[str, Any]:
         """Return what only this kind of run has to say of a step; the same call on every rank."""
 
     @abstractmethod
-    def work(self, batch: B) -> float:
+    def step_flops(self, batch: B) -> float:
         """Return the floating-point operations of this rank's part of a step."""
 
     def after_step(self) -> None:
@@ -105,7 +105,7 @@ class Stepper(ABC, Generic[B]):
 
     def train_step(self, batch: B) -> Tensor:
         """Take one step and return its loss, still on the device."""
-        p = self.prepared
+        p = self.setup
         rate = learning_rate(self.step, p.steps, p.recipe.lr, p.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -121,7 +121,7 @@ class Stepper(ABC, Generic[B]):
 
     def state(self) -> checkpoint.State[Any]:
         """Return what a checkpoint holds beside the tensors; all ranks must call it together."""
-        p = self.prepared
+        p = self.setup
         return checkpoint.State(
             step=self.step, model=p.config.model, architecture=self.architecture(), seconds=self.seconds,
             counts=self.total_counts(), config=p.recorded(),
@@ -132,10 +132,10 @@ class Stepper(ABC, Generic[B]):
         figures: dict[str, Any] = {
             "step": self.step,
             "loss": float(loss),
-            **self.figures(batch),
+            **self.own_metrics(batch),
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": self.grad_norm(),
-            f"{self.unit}_per_second": round(self.prepared.shape.batch * steps / seconds, 2),
+            f"{self.unit}_per_second": round(self.setup.shape.batch * steps / seconds, 2),
             "data_wait": round(waited / seconds, 4),
             "memory_gb": round(peak_memory_gb(self.world.device), 3),
             "equal_uids": count_equal_pairs(batch.uids),
@@ -143,7 +143,7 @@ class Stepper(ABC, Generic[B]):
         }
         peak = flops.peak_flops(self.world.device)
         if peak is not None:
-            figures["mfu"] = round(self.work(batch) * steps / seconds / peak, 4)
+            figures["mfu"] = round(self.step_flops(batch) * steps / seconds / peak, 4)
         return figures
 
     def total_counts(self) -> dict[str, int]:
@@ -160,67 +160,67 @@ class Stepper(ABC, Generic[B]):
 
 
 def run(
-    stepper: Stepper[B], pieces: Samples[Any, B], *,
+    trainer: Trainer[B], pieces: Samples[Any, B], *,
     files: dict[str, bytes] | None = None, evaluate: Evaluate | None = None,
-) -> Result:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     """Take all steps that are left, with everything around them; `files` go into every checkpoint."""
-    p, world = stepper.prepared, stepper.world
+    p, world = trainer.setup, trainer.world
     config, first = p.config, world.rank == 0
     if first:
-        text = options.to_toml(p.effective())
+        text = parser.to_toml(p.effective())
         storage.write_bytes(storage.join(config.out, "config.toml"), text.encode())
     writer = checkpoint.Writer(config.out, files or {}, config.keep_checkpoints)
-    report = Report(config.out, stepper.step, p.steps, config.tensorboard, silent=not first)
+    logger = MetricsLogger(config.out, trainer.step, p.steps, config.tensorboard, silent=not first)
     stop = distributed.Stop(world, config.max_minutes)
     try:
         workers = default_workers(config.workers, world)
-        batches = load(pieces, stepper.step, p.steps, workers, world.device)
-        loss, accuracies = take_steps(stepper, batches, writer, report, stop, evaluate)
+        batches = load(pieces, trainer.step, p.steps, workers, world.device)
+        loss, accuracies = take_steps(trainer, batches, writer, logger, stop, evaluate)
         if not accuracies:
-            loss, accuracies = report.last(loss)  # a run that was finished already took no step
+            loss, accuracies = logger.last(loss)  # a run that was finished already took no step
         writer.wait()
     finally:
         stop.close()
-        report.close()
-    return Result(
-        out=config.out, steps=stepper.step, planned=p.steps, loss=loss, seconds=stepper.seconds,
-        complete=stepper.step == p.steps or stop.timed_out, accuracy=accuracies,
-        counts=stepper.total_counts(),
+        logger.close()
+    return TrainingResult(
+        out=config.out, steps=trainer.step, planned=p.steps, loss=loss, seconds=trainer.seconds,
+        complete=trainer.step == p.steps or stop.timed_out, accuracy=accuracies,
+        counts=trainer.total_counts(),
     )  # fmt: skip
 
 
 def take_steps(
-    stepper: Stepper[B], batches: Iterator[B], writer: checkpoint.Writer, report: Report,
+    trainer: Trainer[B], batches: Iterator[B], writer: checkpoint.Writer, logger: MetricsLogger,
     stop: distributed.Stop, evaluate: Evaluate | None = None,
 ) -> tuple[float, dict[str, float]]:  # fmt: skip
     """Take the remaining steps; return the last loss and what the last evaluation gave."""
-    steps, config = stepper.prepared.steps, stepper.prepared.config
+    steps, config = trainer.setup.steps, trainer.setup.config
     loss_value, accuracies = math.nan, dict[str, float]()
     began = window_began = time.monotonic()
-    before, logged, waited = stepper.seconds, stepper.step, 0.0
-    while stepper.step < steps:
+    before, logged, waited = trainer.seconds, trainer.step, 0.0
+    while trainer.step < steps:
         asked = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - asked
-        loss = stepper.train_step(batch)
-        stepper.seconds = before + time.monotonic() - began
-        last = stop.now() or stepper.step == steps
-        report.step(stepper.step)
-        if last or stepper.step % config.log_every == 0:
+        loss = trainer.train_step(batch)
+        trainer.seconds = before + time.monotonic() - began
+        last = stop.now() or trainer.step == steps
+        logger.step(trainer.step)
+        if last or trainer.step % config.log_every == 0:
             loss_value = float(loss)
             now = time.monotonic()
-            report.tell(stepper.metrics(batch, loss, stepper.step - logged, now - window_began, waited))
-            _refuse_divergence(loss_value, stepper.step)
-            window_began, logged, waited = time.monotonic(), stepper.step, 0.0
-        if evaluate is not None and (last or stepper.step % config.eval_every == 0):
+            logger.log(trainer.metrics(batch, loss, trainer.step - logged, now - window_began, waited))
+            _refuse_divergence(loss_value, trainer.step)
+            window_began, logged, waited = time.monotonic(), trainer.step, 0.0
+        if evaluate is not None and (last or trainer.step % config.eval_every == 0):
             accuracies = evaluate()
-            report.tell({"step": stepper.step} | {f"accuracy/{k}": v for k, v in accuracies.items()})
+            logger.log({"step": trainer.step} | {f"accuracy/{k}": v for k, v in accuracies.items()})
             window_began, waited = time.monotonic(), 0.0
-        if last or stepper.step % config.checkpoint_every == 0:
-            state = stepper.state()
-            if stepper.world.rank == 0:
-                writer.save(stepper.model, stepper.optimizer, state)
-                report.flush()
+        if last or trainer.step % config.checkpoint_every == 0:
+            state = trainer.state()
+            if trainer.world.rank == 0:
+                writer.save(trainer.model, trainer.optimizer, state)
+                logger.flush()
             if last:
                 break
     return loss_value, accuracies

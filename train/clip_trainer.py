@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from pipeline.data.architectures import Architecture
 from train import checkpoint, distributed, flops, packing
-from train.config import TrainConfig
 from train.data import Batch, Pieces
 from train.distributed import World
-from train.images import normalise
+from train.image_transforms import normalise
 from train.loss import count_equal_pairs
 from train.model import CLIP, Transformer
+from train.options import TrainConfig
 from train.packing import PackedText
-from train.prepare import Prepared, prepare
-from train.run import Result
-from train.steps import Evaluate, Stepper, run
-from train.zeroshot import LabelledSet, accuracy
+from train.prepare import ClipSetup, prepare
+from train.trainer import Evaluate, Trainer, run
+from train.training_run import TrainingResult
+from train.validation import LabelledSet, accuracy
 
 
 class OnPixels(nn.Module):
@@ -46,25 +46,25 @@ def compile_blocks(model: CLIP) -> None:
         model.visual.compile()
 
 
-class Trainer(Stepper[Batch]):
+class ClipTrainer(Trainer[Batch]):
     """Hold a run of CLIP in progress."""
 
     model: CLIP
-    prepared: Prepared
+    setup: ClipSetup
 
-    def __init__(self, prepared: Prepared, world: World) -> None:
-        config = prepared.config
-        model = CLIP(prepared.architecture).initialise(config.seed)
-        if prepared.initial is not None:
-            model.load_state_dict(prepared.initial)
-        if prepared.architecture.is_resnet:  # convolutions over pixels as they come: a fifth faster
+    def __init__(self, setup: ClipSetup, world: World) -> None:
+        config = setup.config
+        model = CLIP(setup.architecture).initialise(config.seed)
+        if setup.initial is not None:
+            model.load_state_dict(setup.initial)
+        if setup.architecture.is_resnet:  # convolutions over pixels as they come: a fifth faster
             model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.set_checkpointing(config.checkpointing)
         compiled = config.compiles(world.device.type)
         wrapped = OnPixels(model, compiled)
         if compiled:
             compile_blocks(model)
-        super().__init__(model, wrapped, prepared, world)
+        super().__init__(model, wrapped, setup, world)
 
     def after_step(self) -> None:
         """Keep the scale where the paper keeps it."""
@@ -72,53 +72,55 @@ class Trainer(Stepper[Batch]):
 
     def architecture(self) -> Architecture:
         """Return the model's sizes."""
-        return self.prepared.architecture
+        return self.setup.architecture
 
-    def figures(self, batch: Batch) -> dict[str, Any]:
+    def own_metrics(self, batch: Batch) -> dict[str, Any]:
         """Return what only CLIP's training has to say of a step."""
         return {
-            "epoch": round(self.step / self.prepared.shape.epoch_steps, 3),
+            "epoch": round(self.step / self.setup.shape.epoch_steps, 3),
             "scale": float(self.model.logit_scale.detach().exp()),
             "equal_captions": count_equal_pairs(batch.captions),
         }
 
-    def work(self, batch: Batch) -> float:
+    def step_flops(self, batch: Batch) -> float:
         """Return three forward passes' floating-point operations: backward is twice a forward pass."""
-        p, a = self.prepared, self.prepared.architecture
+        p, a = self.setup, self.setup.architecture
         samples = p.shape.batch // p.shape.ranks
         forward = samples * flops.image_flops(a) + flops.text_flops(a, batch.tokens, batch.squares, samples)
         return 3 * forward
 
 
-def fit(config: TrainConfig) -> Result:
+def fit(config: TrainConfig) -> TrainingResult:
     """Train as configured and return what came of it; ValueError if the options cannot be meant."""
     return distributed.joined(config.device, lambda world: _fit(config, world))
 
 
-def check(config: TrainConfig, world: World) -> Prepared:
+def check(config: TrainConfig, world: World) -> ClipSetup:
     """Return what a run would start from, after looking at all that training would refuse."""
-    prepared = prepare(config, world)
+    setup = prepare(config, world)
     for name in config.eval if world.rank == 0 else ():
-        LabelledSet(name, prepared.architecture.image_size)
-    return prepared
+        LabelledSet(name, setup.architecture.image_size)
+    return setup
 
 
-def _fit(config: TrainConfig, world: World) -> Result:
+def _fit(config: TrainConfig, world: World) -> TrainingResult:
     p = prepare(config, world)
-    trainer = Trainer(p, world)
+    trainer = ClipTrainer(p, world)
     size = p.architecture.image_size
     labelled = [LabelledSet(name, size) for name in config.eval] if world.rank == 0 else []
-    pieces = Pieces(p.plan, p.shape, p.tokenizer, size, config.crop, p.cache, p.architecture.context_length)
+    pieces = Pieces(
+        p.sampler, p.shape, p.tokenizer, size, config.crop, p.cache, p.architecture.context_length
+    )
     files = checkpoint.vocabulary_file(p.tokenizer)
     result = run(trainer, pieces, files=files, evaluate=_evaluation(trainer, labelled))
     return replace(result, chance={one.name: one.chance for one in labelled})
 
 
-def _evaluation(trainer: Trainer, labelled: list[LabelledSet]) -> Evaluate | None:
+def _evaluation(trainer: ClipTrainer, labelled: list[LabelledSet]) -> Evaluate | None:
     """Return what computes the accuracies of this rank's sets, if it has any."""
 
     def accuracies() -> dict[str, float]:
-        tokenizer, device = trainer.prepared.tokenizer, trainer.world.device
+        tokenizer, device = trainer.setup.tokenizer, trainer.world.device
         return {s.name: accuracy(trainer.model, tokenizer, s, device, trainer.autocast) for s in labelled}
 
     return accuracies if labelled else None

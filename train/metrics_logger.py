@@ -14,7 +14,7 @@ from pipeline import storage
 log = logging.getLogger("train")
 
 
-class Report:
+class MetricsLogger:
     """Tell the metrics of steps; on ranks other than the first, nothing."""
 
     def __init__(self, out: str, first_step: int, steps: int, tensorboard: bool, silent: bool) -> None:
@@ -47,7 +47,7 @@ class Report:
         if self._progress is not None:
             self._progress.update(self._task, completed=done)
 
-    def tell(self, metrics: dict[str, Any]) -> None:
+    def log(self, metrics: dict[str, Any]) -> None:
         """Log one line and add it to metrics.jsonl; `step` is among the metrics."""
         if self._silent:
             return
@@ -63,7 +63,7 @@ class Report:
                     self._board.add_scalar(name, value, metrics["step"])
 
     def last(self, loss: float) -> tuple[float, dict[str, float]]:
-        """Return the last loss and accuracies that were told, `loss` where none was."""
+        """Return the last loss and accuracies that were logged, `loss` where none was."""
         accuracies: dict[str, float] = {}
         for line in map(json.loads, self._lines):
             loss = line.get("loss", loss)

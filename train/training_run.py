@@ -7,23 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline import config as options
+from pipeline import config as parser
 from pipeline import storage
 from pipeline.data.architectures import Recipe
-from train import checkpoint, sources
+from train import checkpoint, shard_sources
 from train.cache import Cache
-from train.config import RunConfig
 from train.data import Shape
 from train.distributed import World
-from train.plan import Plan
+from train.options import RunConfig
+from train.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(ABC):
+class Setup(ABC):
     """Hold what every run starts from."""
 
     config: RunConfig
-    plan: Plan
+    sampler: Sampler
     shape: Shape
     cache: Cache
     resumed: str
@@ -47,7 +47,7 @@ class Prepared(ABC):
 
     def effective(self) -> dict[str, Any]:
         """Return every option with the value that it has in this run."""
-        values = options.effective(self.config)
+        values = parser.effective(self.config)
         recipe = {name: value for name, value in vars(self.recipe).items() if name in values}
         return values | recipe | {"warmup": self.warmup}
 
@@ -61,7 +61,7 @@ class Prepared(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class TrainingResult:
     """Say what a run came to."""
 
     out: str
@@ -87,16 +87,20 @@ def cache_of(config: RunConfig) -> Cache:
     return Cache(Path(config.cache) if config.cache else None, config.cache_gb << 30)
 
 
-def find_sources(config: RunConfig, cache: Cache, *, captions: bool = True) -> list[sources.Source]:
+def find_sources(
+    config: RunConfig, cache: Cache, *, captions: bool = True
+) -> list[shard_sources.ShardSource]:
     """Find and count the samples, those with captions if they are wanted; ValueError if there are none."""
-    return sources.resolve(config.shards, config.weights, config.drop, config.keep, cache, captions=captions)
+    return shard_sources.resolve(
+        config.shards, config.weights, config.drop, config.keep, cache, captions=captions
+    )
 
 
-def shape_of(config: RunConfig, plan: Plan, world: World) -> Shape:
+def shape_of(config: RunConfig, sampler: Sampler, world: World) -> Shape:
     """Divide the steps over the processes; ValueError if it cannot be."""
     return Shape(
         batch=config.recipe().batch_size, ranks=world.ranks, rank=world.rank, accumulate=config.accumulate,
-        epoch_samples=plan.epoch_samples,
+        epoch_samples=sampler.epoch_samples,
     )  # fmt: skip
 
 
@@ -110,14 +114,14 @@ def resumed_from(config: RunConfig) -> str:
     return checkpoint.find(out) if config.resume else ""
 
 
-def refuse_changes(prepared: Prepared, *more: str) -> None:
+def refuse_changes(setup: Setup, *more: str) -> None:
     """Raise ValueError if the run to resume had other semantic options, or others under these names."""
-    if not prepared.resumed:
+    if not setup.resumed:
         return
-    before = checkpoint.read_values(prepared.resumed)["config"]
-    recorded = prepared.recorded()
+    before = checkpoint.read_values(setup.resumed)["config"]
+    recorded = setup.recorded()
     now = {name: list(value) if isinstance(value, tuple) else value for name, value in recorded.items()}
-    names = (*prepared.config.semantic, *more)
+    names = (*setup.config.semantic, *more)
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline import storage
 from pipeline.data.architectures import Activation, Architecture
-from train.images import MEAN, STD
+from train.image_transforms import MEAN, STD
 from train.tokenizer import Tokenizer
 
 State = dict[str, Tensor]

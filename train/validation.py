@@ -18,7 +18,7 @@ from pipeline.images.decode import Unreadable, named
 from train.evaluation import classes, prompts
 from train.evaluation.sets import decoders, examples, pictures
 from train.evaluation.texts import class_embeddings
-from train.images import BadImage, Pixels, normalise
+from train.image_transforms import BadImage, Pixels, normalise
 from train.model import CLIP
 from train.tokenizer import Tokenizer
 

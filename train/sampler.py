@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from train.sources import Source
+from train.shard_sources import ShardSource
 
 _ORDER, _WINDOW, _SAMPLE = 1, 2, 3  # keep the streams of random numbers apart
 
@@ -28,10 +28,10 @@ class Window(NamedTuple):
     place: NDArray[np.int32]
 
 
-class Plan:
+class Sampler:
     """Answer where the sample at a position of an epoch is."""
 
-    def __init__(self, sources: Sequence[Source], seed: int, window: int) -> None:
+    def __init__(self, sources: Sequence[ShardSource], seed: int, window: int) -> None:
         self.sources, self.seed, self.window = sources, seed, window
         self.epoch_samples = sum(source.share for source in sources)
         self.windows = max(1, round(self.epoch_samples / window))
@@ -41,9 +41,9 @@ class Plan:
         self._window = functools.lru_cache(maxsize=3)(self._make_window)
         self._order = functools.lru_cache(maxsize=2 * len(sources))(self._make_order)
 
-    def __reduce__(self) -> tuple[type["Plan"], tuple[Sequence[Source], int, int]]:
+    def __reduce__(self) -> tuple[type["Sampler"], tuple[Sequence[ShardSource], int, int]]:
         """Travel to worker processes without the memory of past windows."""
-        return Plan, (self.sources, self.seed, self.window)
+        return Sampler, (self.sources, self.seed, self.window)
 
     def locate(self, epoch: int, position: int) -> tuple[int, int, int]:
         """Return source, shard and place in the shard of the sample at a position of an epoch."""
