@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from dedup.detector.model import ARCHITECTURES, Network, OnPairs
-from dedup.detector.search import Described, NearestSearch
+from dedup.detector.neighbours import Described, NearestSearch
 from dedup.detector.train import forward_flops
 from train.flops import peak_flops
 from train.loss import contrastive_loss

@@ -22,12 +22,12 @@ import torch
 
 from bench.overlap_recall import Ours, described, peer_scores, peers, photographs, rows
 from bench.tables import show
-from dedup import search, training
-from dedup.detector import augment, weights
+from dedup import search, training_set
+from dedup.decode_images import decode_jpeg
+from dedup.detector import augment, detector_file
 from dedup.detector.train import proxy_accuracy
 from dedup.distortions import DISTORTIONS
-from dedup.pictures import decode_jpeg
-from dedup.verify import features, verify
+from dedup.same_picture import features, verify
 from pipeline.data import views
 from pipeline.data.descriptors import describe
 from pipeline.data.views import VIEWS
@@ -40,7 +40,7 @@ PROXY = 1_712  # photographs, the paper's batch
 class Descriptors:
     """What the three similarities are computed from, of n images."""
 
-    def __init__(self, detector: weights.LearnedDetector, thumbnails: np.ndarray) -> None:
+    def __init__(self, detector: detector_file.LearnedDetector, thumbnails: np.ndarray) -> None:
         self.raw = detector.network.embed(thumbnails)
         self.centred = detector.normaliser.centred(self.raw)
         self.biases = detector.biases(self.centred)
@@ -68,9 +68,9 @@ def unseen(sources: list[np.ndarray], shards: list[str]) -> list[np.ndarray]:
         return sources
     thumbs = []
     for path in shards:
-        found = training.find(path)
+        found = training_set.find(path)
         for shard in found.shards:
-            for sample in training.read(shard, found.is_run):
+            for sample in training_set.read(shard, found.is_run):
                 rgb = decode_jpeg(sample.image)
                 if rgb is not None:
                     thumbs.append(views.thumbnail(views.inner(rgb)))
@@ -120,7 +120,7 @@ def main() -> None:
     search.use_one_thread()
     torch.set_num_threads(1)
     began = time.process_time()
-    detector = weights.read(args.detector)
+    detector = detector_file.read(args.detector)
     sources = [views.inner(rgb) for rgb, _ in zip(photographs(args.sources), range(args.count), strict=False)]
     sources = unseen(sources, args.trained_on)
     negatives = [

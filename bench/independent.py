@@ -22,8 +22,8 @@ from sklearn.linear_model import LogisticRegression
 from pipeline.data import evalsets
 from tests import train_peers
 from train.evaluation import corruptions, prompts
-from train.evaluation.fitting import validation_rows
 from train.evaluation.probe import COARSE
+from train.evaluation.probe_tasks import validation_rows
 from train.image_transforms import evaluation_image
 
 CONFIDENCE = 0.95

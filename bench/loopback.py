@@ -59,11 +59,11 @@ def _certify(folder: Path, names: Sequence[str]) -> None:
 
     now = datetime.datetime.now(datetime.UTC)
 
-    def certificate(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def certificate(encoded: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         def name(text: str) -> x509.Name:
             return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
-        builder = x509.CertificateBuilder().subject_name(name(subject)).issuer_name(name(issuer))
+        builder = x509.CertificateBuilder().subject_name(name(encoded)).issuer_name(name(issuer))
         builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
         return builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=2))
 

@@ -24,8 +24,8 @@ from PIL import Image
 from bench.tables import show
 from dedup import search
 from dedup.distortions import DISTORTIONS
+from dedup.same_picture import GATE, aligned_correlation, features, verify
 from dedup.search import References, Whitening
-from dedup.verify import GATE, aligned_correlation, features, verify
 from pipeline.data import views
 from pipeline.data.descriptors import Descriptors, describe
 

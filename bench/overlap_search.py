@@ -51,7 +51,7 @@ def planted(references: np.ndarray, count: int, rng: np.random.Generator) -> np.
     return queries
 
 
-def triples(found: search.Pairs) -> set[tuple[int, int]]:
+def triples(found: search.PairsWithin) -> set[tuple[int, int]]:
     return set(zip(found.query.tolist(), found.reference.tolist(), strict=True))
 
 

@@ -19,7 +19,17 @@ import pyarrow.parquet as pq
 from datasketch import MinHash, MinHashLSH
 
 from bench.tables import show
-from dedup.text import BANDS, PERMUTATIONS, SCHEME, SEED, EvalText, Sketcher, TextIndex, jaccard, shingles
+from dedup.near_captions import (
+    BANDS,
+    PERMUTATIONS,
+    SCHEME,
+    SEED,
+    EvalText,
+    Sketcher,
+    TextIndex,
+    jaccard,
+    shingles,
+)
 from pipeline.captions.match import tokens
 
 THRESHOLD = 0.7

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup.decode_images import Pictures, Pixels, decode_jpeg
 from dedup.parts import (
     EXAMPLES,
     DescribedExamples,
@@ -26,7 +27,6 @@ from dedup.parts import (
     FittedWhitening,
     Joining,
 )
-from dedup.pictures import Pictures, Pixels, decode_jpeg
 from dedup.search import References, Whitening, quantised
 from pipeline import private, schemas, storage
 from pipeline.data import evalsets, views

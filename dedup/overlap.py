@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from dedup import conclusions, index, report, shard_matching, training
-from dedup.conclusions import Conclusion
+from dedup import contamination, index, match_shards, report, training_set
+from dedup.contamination import Conclusion
+from dedup.near_captions import PARAMETERS
 from dedup.options import OverlapConfig
 from dedup.parts import FOUND, FoundCopies, Joining, MatchedShard, PlantedCopies, TrainingShard
-from dedup.text import PARAMETERS
-from dedup.training import TrainingSet
+from dedup.training_set import TrainingSet
 from pipeline import schemas, storage
 from pipeline.config import named
 from pipeline.data.views import VIEWS
@@ -63,7 +63,7 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
     """Return the training set and the identity of all inputs; ValueError where something is missing."""
     from pipeline.data import evalsets
 
-    found = training.find(config.run)
+    found = training_set.find(config.run)
     eval_files: set[str] = set()
     for one in config.sets:
         listed = evalsets.listing(one.path)
@@ -79,7 +79,7 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
             if not storage.exists(path):
                 raise ValueError(f"--{option} {name}: there is no file {path}")
     if config.thresholds:
-        conclusions.read_thresholds(config.thresholds, [one.name for one in config.sets])
+        contamination.read_thresholds(config.thresholds, [one.name for one in config.sets])
     return (
         found,
         [storage.file_info(p) for p in found.shards],
@@ -103,19 +103,19 @@ def run(job: Job) -> dict[str, Any]:
     files = index.joined(steps.index.folder)
     examples = schemas.read_table(files.examples)
     for one in config.sets:  # before the search, which is long
-        conclusions.unreadable_of(examples.filter(pc.equal(examples["dataset"], one.name)))
+        contamination.unreadable_of(examples.filter(pc.equal(examples["dataset"], one.name)))
     results, planted = _match(job, steps)
     columns = [name for name in FOUND.names if name != "preview"]
     found = pa.concat_tables([schemas.read_table(result.found, columns) for result in results])
-    matches = conclusions.ranked(found, config.neighbours)
+    matches = contamination.ranked(found, config.neighbours)
     predictions = dict(named(config.predictions, "predictions"))
     thresholds = (
-        conclusions.read_thresholds(config.thresholds, [s.name for s in config.sets])
+        contamination.read_thresholds(config.thresholds, [s.name for s in config.sets])
         if config.thresholds
         else {}
     )
-    concluded = conclusions.conclude(
-        conclusions.datasets(examples, matches, predictions), thresholds, config.floor, config.tests
+    concluded = contamination.conclude(
+        contamination.datasets(examples, matches, predictions), thresholds, config.floor, config.tests
     )
     summary = _summary(job, concluded, planted, results)
     if config.detector:
@@ -154,11 +154,11 @@ class _Steps:
         folder = job.folder("sample", sample)
         sampling = Tasks(
             label="sample", folder=folder, plan=partial(_plan_sample, self._chosen),
-            worker=shard_matching.SampleWorker(folder=folder, is_run=job.training.is_run),
+            worker=match_shards.SampleWorker(folder=folder, is_run=job.training.is_run),
         )  # fmt: skip
         self.whitening = Tasks(
             label="whitening", folder=job.folder("whitening", sample), plan=_plan_joining,
-            worker=shard_matching.WhiteningWorker(sample=folder, training_set=config.run),
+            worker=match_shards.WhiteningWorker(sample=folder, training_set=config.run),
         )  # fmt: skip
         examples = job.folder("examples", self.digest)
         describing = Tasks(
@@ -178,26 +178,26 @@ class _Steps:
             self._add_detector(job)
 
     def _add_detector(self, job: Job) -> None:
-        from dedup.detector import candidates, weights  # imports torch
+        from dedup.detector import detector_file, learned_search  # imports torch
 
         config, indexed = job.config, self.index.folder
-        detector, size = weights.read(config.detector), sum(info.size for info in job.inputs)
+        detector, size = detector_file.read(config.detector), sum(info.size for info in job.inputs)
         learned = _digest(self.digest, detector.name, [view._asdict() for view in VIEWS])
         self.digest = _digest(learned, self._chosen, config.detector_precision, size)
         rows = job.folder("rows", learned)
         describing = Tasks(
-            label="learned detector", folder=rows, plan=partial(candidates.plan, indexed),
-            worker=candidates.ExampleWorker(folder=rows, index=indexed, detector=config.detector),
+            label="learned detector", folder=rows, plan=partial(learned_search.plan, indexed),
+            worker=learned_search.ExampleWorker(folder=rows, index=indexed, detector=config.detector),
         )  # fmt: skip
         self.learned = job.folder("learned", learned)
         joining = Tasks(
             label="learned index", folder=self.learned, plan=_plan_joining,
-            worker=candidates.JoinWorker(folder=self.learned, rows=rows, dims=detector.dims),
+            worker=learned_search.LearnedJoinWorker(folder=self.learned, rows=rows, dims=detector.dims),
         )  # fmt: skip
         pairs = job.folder("pairs", self.digest)
         sampling = Tasks(
             label="unrelated pairs", folder=pairs, plan=partial(_plan_sample, self._chosen),
-            worker=candidates.SampleWorker(
+            worker=learned_search.LearnedSampleWorker(
                 index=indexed, learned=self.learned, detector=config.detector, is_run=job.training.is_run,
                 min_quality=config.min_quality,
             ),
@@ -205,7 +205,7 @@ class _Steps:
         self.thresholds = job.folder("thresholds", self.digest)
         settling = Tasks(
             label="thresholds", folder=self.thresholds, plan=_plan_joining,
-            worker=candidates.ThresholdWorker(
+            worker=learned_search.ThresholdWorker(
                 index=indexed, pairs=pairs, size=size, precision=config.detector_precision
             ),
         )  # fmt: skip
@@ -237,18 +237,18 @@ def _add_detectors(
     planted: dict[str, FoundCopies], thresholds: str,
 ) -> None:  # fmt: skip
     """Add to each set's entry what the hashes and the learned detector found on their own."""
-    from dedup.detector import candidates
+    from dedup.detector import learned_search
 
-    own = candidates.read_thresholds(thresholds)
+    own = learned_search.read_thresholds(thresholds)
     for entry, one in zip(summary["datasets"], concluded, strict=True):
-        found = {by: conclusions.found_by(one, matches, by) for by in ("hashes", "learned")}
+        found = {by: contamination.found_by(one, matches, by) for by in ("hashes", "learned")}
         copies = planted[one.dataset.name]
         similarities = {"hashes": copies.hashes, "learned": copies.learned}
         entry["detectors"] = {
             by: {
                 "overlap": len(found[by]),
                 "alone": len(found[by] - found["hashes" if by == "learned" else "learned"]),
-                "recall": conclusions.recall_at(similarities[by], one.threshold),
+                "recall": contamination.recall_at(similarities[by], one.threshold),
             }
             for by in found
         }
@@ -261,7 +261,7 @@ def _match(job: Job, steps: _Steps) -> tuple[list[MatchedShard], dict[str, Found
     text_threshold = config.text_threshold if config.text else None
     semantics = (config.floor, config.min_quality, config.planted, config.seed, text_threshold)
     folder = job.folder("match", _digest(steps.digest, *semantics))
-    worker = shard_matching.MatchWorker(
+    worker = match_shards.MatchWorker(
         folder=folder, index=steps.index.folder, whitening=steps.whitening.folder,
         is_run=job.training.is_run, floor=config.floor, min_quality=config.min_quality,
         planted=config.planted, seed=config.seed, text_threshold=text_threshold, detector=config.detector,
@@ -295,9 +295,9 @@ def _summary(
     datasets = []
     for one in concluded:
         name = one.dataset.name
-        entry = conclusions.as_json(one)
+        entry = contamination.as_json(one)
         copies = planted[name]
-        entry["recall"] = conclusions.recall_at(copies.either, one.threshold)
+        entry["recall"] = contamination.recall_at(copies.either, one.threshold)
         entry["planted"] = len(copies.either.get("mixed", ()))
         entry["published"] = published.get(name)
         entry["published_after_crawl"] = _is_after(published.get(name), job.training.last_fetch)

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup import index
-from dedup.conclusions import Conclusion
+from dedup.contamination import Conclusion
+from dedup.decode_images import decode_jpeg, preview
 from dedup.parts import ExampleIndex, MatchedShard
-from dedup.pictures import decode_jpeg, preview
 from pipeline import safe_html, schemas, urls
 from pipeline.figure import figure, p_value, percent, points
 from pipeline.report.statements import count

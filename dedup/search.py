@@ -78,7 +78,7 @@ class Hits(NamedTuple):
     mirrored: npt.NDArray[np.bool_]
 
 
-class Pairs(NamedTuple):
+class PairsWithin(NamedTuple):
     """Pairs of rows within the radius."""
 
     query: I64
@@ -86,12 +86,12 @@ class Pairs(NamedTuple):
     distance: I64
 
 
-def within(queries: npt.NDArray[np.uint8], references: npt.NDArray[np.uint8], radius: int) -> Pairs:
+def within(queries: npt.NDArray[np.uint8], references: npt.NDArray[np.uint8], radius: int) -> PairsWithin:
     """Return all pairs at a Hamming distance of at most `radius`: uint8 [q, 32] and [n, 32]."""
     assert queries.dtype == references.dtype == np.uint8
     assert queries.flags.c_contiguous and references.flags.c_contiguous
     if not len(queries) or not len(references):
-        return Pairs(*(np.zeros(0, np.int64) for _ in range(3)))
+        return PairsWithin(*(np.zeros(0, np.int64) for _ in range(3)))
     found = faiss.RangeSearchResult(len(queries))
     # The function behind IndexBinaryFlat, called on the arrays where they are: the index would copy them.
     faiss.hamming_range_search(  # type: ignore[attr-defined, unused-ignore]
@@ -101,10 +101,10 @@ def within(queries: npt.NDArray[np.uint8], references: npt.NDArray[np.uint8], ra
     limits = faiss.rev_swig_ptr(found.lims, len(queries) + 1).astype(np.int64)
     count = int(limits[-1])
     if not count:
-        return Pairs(*(np.zeros(0, np.int64) for _ in range(3)))
+        return PairsWithin(*(np.zeros(0, np.int64) for _ in range(3)))
     reference = faiss.rev_swig_ptr(found.labels, count).astype(np.int64)
     distance = faiss.rev_swig_ptr(found.distances, count).astype(np.int64)
-    return Pairs(np.repeat(np.arange(len(queries)), np.diff(limits)), reference, distance)
+    return PairsWithin(np.repeat(np.arange(len(queries)), np.diff(limits)), reference, distance)
 
 
 def use_one_thread() -> None:
@@ -144,7 +144,7 @@ def search(
     return _best(query, reference, similarity, flags, references.views)
 
 
-def _similarity(pairs: Pairs, vectors: F32, colours: npt.NDArray[np.int8], bits: int) -> F32:
+def _similarity(pairs: PairsWithin, vectors: F32, colours: npt.NDArray[np.int8], bits: int) -> F32:
     signs = 1 - 2 * pairs.distance.astype(np.float32) / bits
     cosine = np.empty(len(signs), np.float32)
     for start in range(0, len(signs), 1 << 16):  # 64 MiB of gathered vectors at a time
@@ -166,7 +166,7 @@ def _best(query: I64, reference: I64, similarity: F32, mirrored: npt.NDArray[np.
     return Hits(query[first], example[first], similarity[chosen], reference[first] % views, mirrored[chosen])
 
 
-def cosines(queries: F32, references: F32, floor: float, *, tile: int = 2048) -> Pairs:
+def cosines(queries: F32, references: F32, floor: float, *, tile: int = 2048) -> PairsWithin:
     """Return all pairs with a dot product of at least `floor`, for the vectors of a learned detector.
 
     float32 [q, d] and [n, d], both of unit vectors; n may be memory-mapped. The products of a tile of 2,048
@@ -184,4 +184,4 @@ def cosines(queries: F32, references: F32, floor: float, *, tile: int = 2048) ->
         else [np.zeros(0, np.int64)] * 3
     )
     order = np.lexsort((columns[1], columns[0]))
-    return Pairs(*(column[order].astype(np.int64) for column in columns))
+    return PairsWithin(*(column[order].astype(np.int64) for column in columns))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dedup.pictures import decode_jpeg
+from dedup.decode_images import decode_jpeg
 from pipeline import balance, querylist
 from pipeline.captions.text import clean
 from pipeline.cli import main

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dedup import training
+from dedup import training_set
 from pipeline.data import evalsets, webdataset
 from pipeline.data.evalsets import Example
 from pipeline.parquet import BoundedFile
@@ -124,7 +124,7 @@ def test_braces_are_alike_everywhere_and_missing_files_are_counted(tmp_path, rea
         if reader == "eval":
             return evalsets.files_of(path)
         if reader == "overlap":
-            return training.find(path).shards
+            return training_set.find(path).shards
         cache = Cache(tmp_path / "cache")
         return [shard.path for shard in shard_sources.resolve([path], (), (), (), cache)[0].shards]
 
@@ -247,7 +247,7 @@ def test_dots_in_the_names_of_shards_and_folders_stay_in_ids(tmp_path, caplog):
     found = [one.example_id for one in evalsets.read(f"{tmp_path}/clip.v{{1.tar,2.tar.gz,2.TAR}}")]
     assert found == ["clip.v1/a.b/1", "clip.v2/a.b/1", "clip.v2/a.b/1"]
     assert "members left out: 1 second_dot" in caplog.text, "of WebDataset's sample 1 it is no picture"
-    assert [one.uid for one in training.read(str(tmp_path / "clip.v1.tar"), False)] == ["clip.v1/a.b/1"]
+    assert [one.uid for one in training_set.read(str(tmp_path / "clip.v1.tar"), False)] == ["clip.v1/a.b/1"]
     (tmp_path / "my.set").mkdir()
     (tmp_path / "my.set/1.v2.jpg").write_bytes(b"J")
     assert [one.example_id for one in evalsets.read(str(tmp_path / "my.set"))] == ["1.v2.jpg"]

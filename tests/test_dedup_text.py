@@ -9,9 +9,9 @@ from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup import text
+from dedup import near_captions
+from dedup.near_captions import EvalText, Sketcher, TextIndex, jaccard, shingles
 from dedup.parts import EXAMPLES
-from dedup.text import EvalText, Sketcher, TextIndex, jaccard, shingles
 from pipeline import schemas
 
 
@@ -64,7 +64,7 @@ def test_pairs_at_and_above_the_threshold_are_found_and_none_below():
 
 
 def test_the_bands_find_what_the_default_would_lose():
-    bands, rows = text.BANDS
+    bands, rows = near_captions.BANDS
     assert 1 - (1 - 0.7**rows) ** bands > 0.98
     assert 1 - (1 - 0.7**9) ** 14 < 0.5, "datasketch's own choice for 0.7"
 
@@ -76,9 +76,9 @@ def test_captions_and_prompts_are_the_texts_of_a_set():
         ("e", "3", "7", "", "", "unreadable", -1, 0, 0, "not_image"),
     ]
     table: pa.Table = schemas.to_table(rows, EXAMPLES)
-    assert text.texts_of(table) == [
+    assert near_captions.texts_of(table) == [
         EvalText("d", "caption", "1", "A frog."),
         EvalText("d", "prompt", "1", "a photo of a tree frog"),
     ]
-    [hit] = TextIndex(text.texts_of(table), 0.7).search(["", "A photo of a tree frog!", "nothing"])
+    [hit] = TextIndex(near_captions.texts_of(table), 0.7).search(["", "A photo of a tree frog!", "nothing"])
     assert (hit.query, hit.target.kind, hit.jaccard) == (1, "prompt", pytest.approx(10 / 12))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dedup import distortions, verify
+from dedup import distortions, same_picture
 from pipeline.data import views
 from tests.scenes import scene
 
@@ -17,13 +17,13 @@ PHOTOS = sorted((Path(__file__).resolve().parents[2] / "shared/data/images/bsds5
 def test_an_altered_copy_is_verified(name):
     original = scene(1)
     copy = distortions.DISTORTIONS[name](original, np.random.default_rng(5))
-    verdict = verify.verify(verify.features(copy), verify.features(original))
+    verdict = same_picture.verify(same_picture.features(copy), same_picture.features(original))
     assert verdict.verified, verdict
-    assert verdict.inliers >= verify.MIN_INLIERS and verdict.correlation > 0.75
+    assert verdict.inliers >= same_picture.MIN_INLIERS and verdict.correlation > 0.75
 
 
 def test_another_picture_has_no_inliers():
-    verdict = verify.verify(verify.features(scene(1)), verify.features(scene(2)))
+    verdict = same_picture.verify(same_picture.features(scene(1)), same_picture.features(scene(2)))
     assert not verdict.verified and verdict.reason == "inliers"
 
 
@@ -36,9 +36,9 @@ def test_a_shared_logo_is_not_a_duplicate(places, reason):
     for seed, (y, x) in zip((11, 12), places, strict=True):
         picture = cv2.GaussianBlur(scene(seed), (0, 0), 6)
         picture[y : y + 80, x : x + 90] = logo
-        pair.append(verify.features(picture))
-    verdict = verify.verify(*pair)
-    assert verdict.inliers >= verify.MIN_INLIERS, "the logo itself is found, or this tests nothing"
+        pair.append(same_picture.features(picture))
+    verdict = same_picture.verify(*pair)
+    assert verdict.inliers >= same_picture.MIN_INLIERS, "the logo itself is found, or this tests nothing"
     assert not verdict.verified and verdict.reason == reason
 
 
@@ -53,45 +53,45 @@ def test_another_take_of_a_scene_is_not_a_duplicate():
             shade = tuple(int(v) for v in rng.integers(0, 256, 3))
             side = int(rng.integers(6, 30))
             cv2.rectangle(canvas, (int(x), int(y)), (int(x) + side, int(y) + side), shade, -1)
-        takes.append(verify.features(canvas))
-    assert not verify.verify(*takes).verified
+        takes.append(same_picture.features(canvas))
+    assert not same_picture.verify(*takes).verified
 
 
 def test_blank_and_tiny_images_are_not_verified():
     blank, black = np.full((256, 256, 3), 255, np.uint8), np.zeros((256, 256, 3), np.uint8)
     for pair in ((blank, blank), (black, blank), (blank[:1, :1], black[:2, :200])):
-        verdict = verify.verify(*(verify.features(one) for one in pair))
+        verdict = same_picture.verify(*(same_picture.features(one) for one in pair))
         assert not verdict.verified and verdict.reason == "inliers"
 
 
 def test_the_gate_tells_copies_from_others():
     a, b = scene(1), scene(2)
     moved = views.thumbnail(distortions.crop(0.95, 0.95)(a, np.random.default_rng(0)))
-    assert verify.aligned_correlation(moved, views.thumbnail(a)) > 0.9
-    assert verify.aligned_correlation(views.thumbnail(b), views.thumbnail(a)) < verify.GATE
+    assert same_picture.aligned_correlation(moved, views.thumbnail(a)) > 0.9
+    assert same_picture.aligned_correlation(views.thumbnail(b), views.thumbnail(a)) < same_picture.GATE
     flat = np.zeros((64, 64, 3), np.uint8)
-    assert verify.aligned_correlation(flat, flat) == 0
+    assert same_picture.aligned_correlation(flat, flat) == 0
 
 
 def test_the_same_pair_gets_the_same_verdict():
     a, b = scene(4), distortions.mixed(scene(4), np.random.default_rng(2))
-    assert verify.verify(verify.features(b), verify.features(a)) == verify.verify(
-        verify.features(b), verify.features(a)
+    assert same_picture.verify(same_picture.features(b), same_picture.features(a)) == same_picture.verify(
+        same_picture.features(b), same_picture.features(a)
     )
 
 
 @pytest.mark.skipif(not PHOTOS, reason="needs the sample photographs beside the checkout")
 def test_photographs_and_their_copies():
     photos = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in PHOTOS[:24]]
-    known = [verify.features(photo) for photo in photos]
+    known = [same_picture.features(photo) for photo in photos]
     kept = 0
     for index, photo in enumerate(photos):
         copy = distortions.jpeg(
             distortions.crop(0.75, 1)(photo, np.random.default_rng(index)), np.random.default_rng(index)
         )
-        found = verify.features(copy)
-        kept += verify.verify(found, known[index]).verified
-        assert not verify.verify(found, known[index - 1]).verified
+        found = same_picture.features(copy)
+        kept += same_picture.verify(found, known[index]).verified
+        assert not same_picture.verify(found, known[index - 1]).verified
     assert kept >= 22
 
 
@@ -100,14 +100,14 @@ def test_the_same_drawing_in_other_colours_is_not_a_duplicate():
     ycc = cv2.cvtColor(original, cv2.COLOR_RGB2YCrCb)
     ycc[..., 1:] = 255 - ycc[..., 1:]
     other = cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
-    verdict = verify.verify(verify.features(other), verify.features(original))
+    verdict = same_picture.verify(same_picture.features(other), same_picture.features(original))
     assert not verdict.verified and verdict.reason == "colour"
     grey = np.repeat(cv2.cvtColor(original, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    assert verify.verify(verify.features(grey), verify.features(original)).verified
+    assert same_picture.verify(same_picture.features(grey), same_picture.features(original)).verified
 
 
 def test_a_thing_before_a_plain_ground_is_a_duplicate():
     picture = np.full((256, 340, 3), (200, 190, 170), np.uint8)
     picture[90:160, 120:210] = scene(8, 70, 90)
     copy = distortions.jpeg(picture, np.random.default_rng(1))
-    assert verify.verify(verify.features(copy), verify.features(picture)).verified
+    assert same_picture.verify(same_picture.features(copy), same_picture.features(picture)).verified

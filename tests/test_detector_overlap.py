@@ -11,7 +11,7 @@ import torch
 
 from dedup import distortions
 from dedup.cli import main
-from dedup.detector import augment, weights
+from dedup.detector import augment, detector_file
 from dedup.detector.model import Architecture, Network, OnPairs
 from dedup.detector.normalise import Normaliser
 from pipeline.data.views import squeeze
@@ -38,7 +38,7 @@ def detector(path: Path, steps: int) -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5)
         optimizer.step()
     network.eval()
-    weights.write(str(path), network, Normaliser.fit(network.embed(background)), {"step": steps})
+    detector_file.write(str(path), network, Normaliser.fit(network.embed(background)), {"step": steps})
 
 
 def overlap(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup.detector import augment, thresholds, weights
+from dedup.detector import augment, detector_file, thresholds
 from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs, WeightNormConv2d
 from dedup.detector.normalise import NEAREST, WEIGHT, Normaliser
 from dedup.detector.train import forward_flops, proxy_accuracy
@@ -239,25 +239,25 @@ def test_an_impossible_precision_is_refused():
 def test_a_file_gives_the_same_descriptors_and_its_content_names_it(tmp_path):
     one, path = network(), str(tmp_path / "detector.safetensors")
     normaliser = Normaliser.fit(one.embed(pixels(20)))
-    weights.write(path, one, normaliser, {"step": 7})
-    read: Detector = weights.read(path)
-    assert isinstance(read, weights.LearnedDetector) and read.about == {"step": 7}
+    detector_file.write(path, one, normaliser, {"step": 7})
+    read: Detector = detector_file.read(path)
+    assert isinstance(read, detector_file.LearnedDetector) and read.about == {"step": 7}
     assert (read.side, read.dims) == (32, 16)
     assert np.allclose(read.embed(pixels(4)), normaliser.centred(one.embed(pixels(4))), atol=1e-6)
     before = read.name
-    weights.write(path, one, normaliser, {"step": 7})
-    assert weights.read(path).name == before
-    weights.write(path, network(1), normaliser, {"step": 7})
-    assert weights.read(path).name != before
+    detector_file.write(path, one, normaliser, {"step": 7})
+    assert detector_file.read(path).name == before
+    detector_file.write(path, network(1), normaliser, {"step": 7})
+    assert detector_file.read(path).name != before
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 7, b"\xff" * 100, json.dumps({}).encode()])
 def test_what_is_no_detector_is_refused(tmp_path, data):
     (tmp_path / "x.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match="is no detector"):
-        weights.read(str(tmp_path / "x.safetensors"))
+        detector_file.read(str(tmp_path / "x.safetensors"))
     with pytest.raises(ValueError, match="no such file"):
-        weights.read(str(tmp_path / "y.safetensors"))
+        detector_file.read(str(tmp_path / "y.safetensors"))
 
 
 def test_weights_of_another_program_are_refused(tmp_path):
@@ -265,4 +265,4 @@ def test_weights_of_another_program_are_refused(tmp_path):
 
     (tmp_path / "x.safetensors").write_bytes(save({"a": torch.zeros(2)}))
     with pytest.raises(ValueError, match="format is None"):
-        weights.read(str(tmp_path / "x.safetensors"))
+        detector_file.read(str(tmp_path / "x.safetensors"))

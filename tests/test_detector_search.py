@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup.detector import search, weights
+from dedup.detector import detector_file, neighbours
 from dedup.detector.cli import main
 from dedup.detector.model import Architecture, Network
+from dedup.detector.neighbours import Described, NearestSearch
 from dedup.detector.normalise import Normaliser
-from dedup.detector.search import Described, NearestSearch
 from pipeline.data.views import VIEWS, squeeze
 from tests.scenes import jpeg, sample, scene, write_folder, write_run
 
@@ -66,7 +66,7 @@ def test_tiles_of_any_size_give_the_same(monkeypatch):
     shown, images = random(20, 8, 0), random(3000, 8, 1)
     results = []
     for tile in (1 << 20, 1 << 11):
-        monkeypatch.setattr(search, "_TILE_CPU", tile)
+        monkeypatch.setattr(neighbours, "_TILE_CPU", tile)
         one = NearestSearch(shown, 2, 5)
         one.add(images)
         results.append(one.result())
@@ -87,7 +87,7 @@ def test_equal_images_keep_their_order():
 def test_pairs_within_are_those_at_or_above_each_examples_floor(queries, examples, views, seed):
     asked, shown = random(queries, 5, seed), random(examples * views, 5, seed + 1)
     floors = np.random.default_rng(seed).uniform(-0.5, 0.5, examples).astype(np.float32)
-    hits = search.within(asked, shown, views, floors)
+    hits = neighbours.within(asked, shown, views, floors)
     every = similarities(shown, asked, views).T
     clear = np.abs(every - floors) > 1e-5  # rounding decides on the others
     wanted = set(zip(*np.nonzero((every >= floors) & clear), strict=True))
@@ -109,7 +109,9 @@ def made(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("embed")
     thumbs = np.stack([squeeze(scene(n), 32) for n in range(300, 340)])
     network = Network(TINY).initialise(0, torch.from_numpy(thumbs)).eval()
-    weights.write(str(root / "detector.safetensors"), network, Normaliser.fit(network.embed(thumbs)), {})
+    detector_file.write(
+        str(root / "detector.safetensors"), network, Normaliser.fit(network.embed(thumbs)), {}
+    )
     pictures = [scene(n) for n in range(12)] + [np.zeros((256, 256, 3), np.uint8)]
     samples = [
         sample(f"{n // 7:05d}{n % 7:04d}", rgb, f"https://a.test/{n}.jpg", "")
@@ -151,7 +153,7 @@ def test_embed_writes_descriptors_and_finds_the_copies(made):
 def test_descriptors_equal_those_of_the_detector(made):
     assert embed(made) == 0
     table = pq.read_table(sorted((made / "out/shards").glob("*.parquet"))[0])
-    detector = weights.read(str(made / "detector.safetensors"))
+    detector = detector_file.read(str(made / "detector.safetensors"))
     stored = np.array(table["embedding"].to_pylist(), np.float32)
     thumb = squeeze(_decoded(scene(2)), 32)[None]
     assert np.allclose(stored[2], detector.embed(thumb)[0], atol=2e-3)
@@ -161,7 +163,7 @@ def test_descriptors_equal_those_of_the_detector(made):
 
 
 def _decoded(rgb: np.ndarray) -> np.ndarray:
-    from dedup.pictures import decode_jpeg
+    from dedup.decode_images import decode_jpeg
 
     found = decode_jpeg(jpeg(rgb))
     assert found is not None

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dedup.detector import weights
+from dedup.detector import detector_file
 from dedup.detector.cli import main
 from dedup.detector.options import SAMPLES, DetectorTrainConfig
-from dedup.detector.pairs import Pairs
+from dedup.detector.pairs import AugmentedPairs
 from dedup.detector.train import DetectorTrainer, prepare
 from tests.scenes import jpeg, scene, write_folder
 from tests.train_shards import member
@@ -52,7 +52,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 def test_training_writes_what_the_other_commands_read(trained):
-    detector = weights.read(str(trained / "out/detector.safetensors"))
+    detector = detector_file.read(str(trained / "out/detector.safetensors"))
     assert detector.about == {"model": "small", "step": 6, "samples": 96}
     assert (detector.side, detector.dims, len(detector.normaliser.background)) == (32, 128, 23)
     rows = [json.loads(line) for line in (trained / "out/metrics.jsonl").read_text().splitlines()]
@@ -97,7 +97,7 @@ def test_micro_batches_give_the_whole_batchs_gradient(trained):
         world = distributed.join("cpu")
         setup = prepare(config, world)
         trainer = DetectorTrainer(setup, world)
-        pairs = Pairs(setup.sampler, setup.shape, setup.cache, 32)
+        pairs = AugmentedPairs(setup.sampler, setup.shape, setup.cache, 32)
         trainer.train_step(next(load(pairs, 0, 1, 0, world.device)))
         gradients.append(
             {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import beam_job
-from dedup.conclusions import read_predictions
+from dedup.contamination import read_predictions
 from tests import eval_models, train_peers, train_shards
 from tests.browser import chromium
 from train.image_transforms import evaluation_image, normalise

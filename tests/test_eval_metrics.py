@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from train.evaluation import intervals, metrics
+from train.evaluation import bootstrap, metrics
 from train.evaluation.metrics import hits, map11, mean_per_class, predicted, roc_auc, softmax, top
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
@@ -101,15 +101,15 @@ def test_the_best_of_many_classes_are_those_of_a_full_sort(seed, count):
 @pytest.mark.parametrize(("hits_", "n"), [(0, 10), (3, 10), (10, 10), (713, 1000)])
 def test_shares_have_exact_intervals(hits_, n):
     expected = stats.binomtest(hits_, n).proportion_ci(0.95, method="exact")
-    assert intervals.exact(hits_, n, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert bootstrap.exact(hits_, n, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_bootstrap_agrees_with_the_normal_approximation_of_a_mean():
     correct = np.random.default_rng(0).random(2_000) < 0.7
-    drawn = intervals.replicates(lambda w: metrics.share(correct, w), 2_000, 5)
+    drawn = bootstrap.replicates(lambda w: metrics.share(correct, w), 2_000, 5)
     error = correct.std() / np.sqrt(2_000)
     assert drawn.std() == pytest.approx(error, rel=0.1)
-    low, high = intervals.percentile(drawn, 0.95)
+    low, high = bootstrap.percentile(drawn, 0.95)
     assert (low, high) == pytest.approx(
         (correct.mean() - 1.96 * error, correct.mean() + 1.96 * error), abs=4e-3
     )
@@ -117,26 +117,26 @@ def test_the_bootstrap_agrees_with_the_normal_approximation_of_a_mean():
 
 def test_replicates_of_the_same_examples_are_paired():
     ours = np.random.default_rng(0).random(500) < 0.6
-    drawn = [intervals.replicates(lambda w: metrics.share(ours, w), 500, 1) for _ in range(2)]
+    drawn = [bootstrap.replicates(lambda w: metrics.share(ours, w), 500, 1) for _ in range(2)]
     assert (drawn[0] == drawn[1]).all()
-    other = intervals.replicates(lambda w: metrics.share(ours, w), 500, intervals.seed_of(1, "other"))
+    other = bootstrap.replicates(lambda w: metrics.share(ours, w), 500, bootstrap.seed_of(1, "other"))
     assert abs(np.corrcoef(drawn[0], other)[0, 1]) < 0.15
 
 
 def test_examples_of_one_cluster_are_drawn_together():
     random = np.random.default_rng(0)
     values = np.repeat(random.random(100) < 0.5, 5).astype(float)
-    together = intervals.clustered(values, np.repeat(np.arange(100), 5), 0)
-    alone = intervals.clustered(values, np.arange(500), 0)
+    together = bootstrap.clustered(values, np.repeat(np.arange(100), 5), 0)
+    alone = bootstrap.clustered(values, np.arange(500), 0)
     assert together.std() / alone.std() == pytest.approx(np.sqrt(5), rel=0.15)
 
 
 def test_intervals_of_draws_and_correlations_are_scipys():
     draws = [0.4, 0.5, 0.45, 0.61]
     expected = stats.t.interval(0.9, 3, loc=np.mean(draws), scale=stats.sem(draws))
-    assert intervals.of_mean(draws, 0.9) == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(intervals.of_mean([0.5], 0.95)).all()
+    assert bootstrap.of_mean(draws, 0.9) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(bootstrap.of_mean([0.5], 0.95)).all()
     x, y = np.random.default_rng(0).normal(size=(2, 30))
     found = stats.pearsonr(x, x + y)
     low, high = found.confidence_interval(0.95)
-    assert intervals.of_correlation(found.statistic, 30, 0.95) == pytest.approx((low, high), abs=1e-12)
+    assert bootstrap.of_correlation(found.statistic, 30, 0.95) == pytest.approx((low, high), abs=1e-12)

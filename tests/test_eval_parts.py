@@ -18,11 +18,11 @@ from pipeline.data import evalsets
 from tests import train_shards
 from train.evaluation import (
     bias,
+    charts,
     classes,
     compare,
     corruptions,
-    figures,
-    panels,
+    paper_figures,
     prompts,
     retrieval,
     robustness,
@@ -252,19 +252,19 @@ def test_difficulty_by_class_is_correlated():
 
 
 def test_axes_map_ends_to_ends_and_bars_reach_zero():
-    axis = figures.Axis((1, 100), (0, 200), np.log)
+    axis = charts.Axis((1, 100), (0, 200), np.log)
     assert (axis(1), axis(10), axis(100)) == (0, 100, 200)
-    rows = [figures.Row("a", 0.1, 0.05, 0.2), figures.Row("b", -0.2, None, float("nan"))]
-    chart = figures.bars("t", "x", rows)
+    rows = [charts.Row("a", 0.1, 0.05, 0.2), charts.Row("b", -0.2, None, float("nan"))]
+    chart = charts.bars("t", "x", rows)
     assert [bar.label for bar in chart.bars] == ["a", "b"]
     assert chart.bars[0].x == chart.zero == chart.bars[1].x + chart.bars[1].width
     assert chart.bars[0].low < chart.bars[0].high and chart.bars[1].low == chart.bars[1].high
-    assert figures.round_step(1.0) == 0.2 and figures.round_step(0.07) == 0.02
+    assert charts.round_step(1.0) == 0.2 and charts.round_step(0.07) == 0.02
 
 
 def test_labels_of_a_logit_axis_do_not_touch():
-    marks = [figures.Mark(0.02, 0.001), figures.Mark(0.249, 0.12)]
-    chart = figures.scatter("t", "x", "y", marks, logits=True)
+    marks = [charts.Mark(0.02, 0.001), charts.Mark(0.249, 0.12)]
+    chart = charts.scatter("t", "x", "y", marks, logits=True)
     for ticks, pixels in ((chart.x_ticks, 44), (chart.y_ticks, 16)):
         assert len(ticks) >= 3
         assert all(abs(a.at - b.at) >= pixels for a, b in pairwise(ticks))
@@ -277,12 +277,12 @@ def test_zero_shot_against_probes_over_sets():
                detail={"zero_shot": a, "zero_shot_minus_probe": a - b, "difference_interval": (a - b, a - b)})
         for number, (a, b) in enumerate(zip(zero, probe, strict=True))
     ]  # fmt: skip
-    (found,) = panels.wins(rows, 0.9)
+    (found,) = paper_figures.wins(rows, 0.9)
     assert (found.wins, found.sets) == (2, 5) and found.mean == pytest.approx(np.mean(zero) - np.mean(probe))
     expected = stats.pearsonr(zero, probe)
     assert found.r == pytest.approx(expected.statistic)
     assert found.r_interval == pytest.approx(tuple(expected.confidence_interval(0.9)))
-    gaps, both = panels.probe(rows, "")
+    gaps, both = paper_figures.probe(rows, "")
     assert [bar.label for bar in gaps.bars] == ["1", "4", "3", "0", "2"], "the largest gain first"
     assert len(both.points) == 5 and "over 5 sets" in both.note
 
@@ -297,7 +297,7 @@ def test_error_over_compute_has_a_point_for_each_model():
     means = {(model, "zeroshot"): (accuracy, (accuracy - 0.02, accuracy + 0.01), 2)
              for model, (_, accuracy) in values.items()}  # fmt: skip
     gflops = {model: flops for model, (flops, _) in values.items()}
-    (chart,) = panels.compute(zero, gflops, means)
+    (chart,) = paper_figures.compute(zero, gflops, means)
     small, medium, large = chart.points
     assert medium.x - small.x == pytest.approx(large.x - medium.x, abs=0.2), "a decade is a decade"
     assert small.y < medium.y < large.y, "less error is further down"
@@ -306,6 +306,6 @@ def test_error_over_compute_has_a_point_for_each_model():
     assert large.y - large.high == pytest.approx((large.y - medium.y) / 10, abs=0.2)
     assert [name for _, name in chart.legend] == list(values)
     assert [tick.label for tick in chart.x_ticks][::3] == ["0.2", "2", "20"]
-    (alike,) = panels.compute(zero, {"small": 0.022, "large": 0.022}, means)
+    (alike,) = paper_figures.compute(zero, {"small": 0.022, "large": 0.022}, means)
     assert [tick.label for tick in alike.x_ticks] == ["0.02", "0.05"], "two checkpoints of one model"
-    assert panels.compute(zero[:2], {"small": 0.25}, means) == [], "one model has no curve"
+    assert paper_figures.compute(zero[:2], {"small": 0.25}, means) == [], "one model has no curve"

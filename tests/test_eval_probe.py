@@ -9,9 +9,9 @@ import torch
 from tests import eval_models
 from train.evaluation import fewshot, sets
 from train.evaluation.features import encode
-from train.evaluation.fitting import validation_rows
 from train.evaluation.models import Encoder
 from train.evaluation.probe import COARSE, Problem
+from train.evaluation.probe_tasks import validation_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from dedup import training
+from dedup import training_set
 from pipeline import balance, dropped_samples, finished_set, schemas, urls
 from pipeline import manifest as manifest_module
 from pipeline.captions.match import tokens
@@ -294,9 +294,9 @@ def test_readers_leave_out_what_was_dropped(grown: Path, tmp_path: Path) -> None
             trained += [opened.row(int(place))["uid"] for place in places]
     assert source.count == len(trained) and trained == [row["uid"] for row in expected]
     compared, described = [], []
-    for path in training.find(str(grown)).shards:
-        compared += [sample.uid for sample in training.read(path, is_run=True)]
-        for part in training.read_described(path, 64) or ():
+    for path in training_set.find(str(grown)).shards:
+        compared += [sample.uid for sample in training_set.read(path, is_run=True)]
+        for part in training_set.read_described(path, 64) or ():
             assert len(part.samples) == len(part.descriptors.hashes)
             described += [sample.uid for sample in part.samples]
     assert compared == described == trained

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from dedup.pictures import decode_jpeg
+from dedup.decode_images import decode_jpeg
 from pipeline.data import views
 from pipeline.data.descriptors import describe, hamming, unpack
 from pipeline.images import headers

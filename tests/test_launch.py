@@ -347,7 +347,7 @@ def test_a_worker_that_has_only_the_package_unpickles_everything(
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     modules = json.loads(done.stdout)
-    ours = {"pipeline.flow.beam_graphs", "pipeline.fetch.worker", "queries.steps", "dedup.shard_matching"}
+    ours = {"pipeline.flow.beam_graphs", "pipeline.fetch.worker", "queries.steps", "dedup.match_shards"}
     assert ours <= set(modules)
     assert all(file is None or file.startswith(str(installed)) for file in modules.values())
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dedup import conclusions, pictures, report
-from dedup.conclusions import Dataset
+from dedup import contamination, decode_images, report
+from dedup.contamination import Dataset
 from dedup.parts import EXAMPLES, FOUND, MATCHES, ExampleIndex, MatchedShard
 from pipeline import figure, schemas
 from tests.browser import chromium
@@ -29,7 +29,7 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
     (folder / "images.bin").write_bytes(b"".join(jpegs))
     offsets = np.cumsum([0, *map(len, jpegs)])
     rows, found, datasets = [], [], []
-    preview = pictures.preview(scene(9, 96, 128))
+    preview = decode_images.preview(scene(9, 96, 128))
     rng = np.random.default_rng(0)
     for number in range(sets):
         name = f"set-{number:02d}"
@@ -50,11 +50,11 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
     schemas.write_table(str(folder / "examples.parquet"), schemas.to_table(rows, EXAMPLES))
     table = schemas.to_table(found, FOUND)
     schemas.write_table(str(folder / "found.parquet"), table)
-    matches = conclusions.ranked(table, 5)
+    matches = contamination.ranked(table, 5)
     assert matches.schema == MATCHES
-    concluded = conclusions.conclude(datasets, {"set-00": 0.5}, 0.35, sets)
+    concluded = contamination.conclude(datasets, {"set-00": 0.5}, 0.35, sets)
     entries = [
-        conclusions.as_json(one)
+        contamination.as_json(one)
         | {
             "recall": {"mixed": 0.9},
             "recall_note": "",
@@ -167,11 +167,11 @@ def test_the_slider_counts_as_the_report_does(page_file, tmp_path):
         assert page.run("document.getElementById('field').value") == "0.5000"
         for threshold in (0.35, 0.5, 0.7, 0.9641, 0.98, 1.0):
             set_threshold(page, threshold)
-            [one] = conclusions.conclude([data], {"set-00": threshold}, 0.35, 1)
+            [one] = contamination.conclude([data], {"set-00": threshold}, 0.35, 1)
             expected = one.comparison
-            overlap, contamination, delta = shown(page)
+            overlap, contaminated, delta = shown(page)
             assert overlap == f"{expected.overlap} of 120"
-            assert contamination == figure.percent(expected.contamination)
+            assert contaminated == figure.percent(expected.contamination)
             assert delta == figure.points(expected.delta)
         assert page.problems() == []
 
@@ -219,9 +219,10 @@ def test_exported_thresholds_are_read_by_the_next_run(page_file, tmp_path):
         deadline = time.monotonic() + 30
         while not (tmp_path / "thresholds.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-    assert conclusions.read_thresholds(str(tmp_path / "thresholds.json"), ["set-00", "set-01", "set-02"]) == {
-        "set-00": 0.61, "set-01": 0.35, "set-02": 0.35,
-    }  # fmt: skip
+    exported = contamination.read_thresholds(
+        str(tmp_path / "thresholds.json"), [f"set-0{n}" for n in range(3)]
+    )
+    assert exported == {"set-00": 0.61, "set-01": 0.35, "set-02": 0.35}
 
 
 def test_fifty_sets_and_a_hundred_thousand_matches(tmp_path):
@@ -251,7 +252,7 @@ def test_fifty_sets_and_a_hundred_thousand_matches(tmp_path):
 def test_thresholds_that_cannot_be_meant_are_refused(tmp_path, text, message):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        conclusions.read_thresholds(str(tmp_path / "t.json"), ["a"])
+        contamination.read_thresholds(str(tmp_path / "t.json"), ["a"])
 
 
 def test_it_opens_on_the_set_that_overlaps_most_and_its_first_line_is_the_answer(page_file):
@@ -313,6 +314,6 @@ def test_sites_are_counted_by_registrable_domain():
         for n, (uid, url) in enumerate(zip(uids, urls, strict=True))
     ]
     data = Dataset("d", ["0"], [""], 0, np.array([0.9]), None, [])
-    [one] = conclusions.conclude([data], {}, 0.35, 1)
+    [one] = contamination.conclude([data], {}, 0.35, 1)
     assert report.sites(schemas.to_table(rows, MATCHES), one) == [("example.co.uk", 2), ("no URL", 2)]
     assert json.dumps(report.numbers(one))

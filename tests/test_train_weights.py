@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from dedup.detector import weights as detector_weights
+from dedup.detector import detector_file as detector_weights
 from dedup.detector.model import Architecture as DetectorArchitecture
 from dedup.detector.model import Network
 from dedup.detector.normalise import Normaliser

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from dedup import training
-from dedup.detector import weights
+from dedup import training_set
+from dedup.decode_images import Pictures, Pixels
+from dedup.detector import detector_file
+from dedup.detector.detector_file import LearnedDetector
+from dedup.detector.neighbours import Described, NearestSearch
 from dedup.detector.options import DetectorEmbedConfig
-from dedup.detector.search import Described, NearestSearch
-from dedup.detector.weights import LearnedDetector
-from dedup.pictures import Pictures, Pixels
-from dedup.training import TrainingSet
+from dedup.training_set import TrainingSet
 from pipeline import schemas, storage
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import SIDE, quality
@@ -127,7 +127,7 @@ def _images(task: Task) -> Iterator[tuple[tuple[str, str], Pixels]]:
                 if rgb is not None:
                     yield (example.example_id, ""), rgb
         else:
-            for sample in training.read(task.source, task.is_run):
+            for sample in training_set.read(task.source, task.is_run):
                 rgb = pictures.decode_or_none(sample.image, ours=task.is_run)
                 if rgb is not None:
                     yield (sample.uid, sample.key), rgb
@@ -155,7 +155,7 @@ class Plan:
 
 def plan(config: DetectorEmbedConfig, detector: str) -> Plan:
     """Return the files to write; they are named by what they are made from."""
-    found = training.find(config.run)
+    found = training_set.find(config.run)
     shards = []
     for shard in found.shards:
         name = _name(detector, [storage.file_info(shard)], shard)
@@ -260,4 +260,4 @@ def load(config: DetectorEmbedConfig) -> LearnedDetector:
     cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here")
-    return weights.read(config.detector).to("cuda" if cuda else "cpu")
+    return detector_file.read(config.detector).to("cuda" if cuda else "cpu")

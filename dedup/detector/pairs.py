@@ -42,7 +42,7 @@ class PairBatch:
         return [part for views in self.micro for part in views]
 
 
-class Pairs(Samples[PairPiece, PairBatch]):
+class AugmentedPairs(Samples[PairPiece, PairBatch]):
     """Make pieces of pairs of views."""
 
     start_method = "forkserver"  # OpenCV's threads do not survive a fork, and this process has used them

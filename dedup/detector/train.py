@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dedup.detector import augment, curve, weights
+from dedup.detector import augment, curve, detector_file
 from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs
 from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
-from dedup.detector.pairs import PairBatch, Pairs
+from dedup.detector.pairs import AugmentedPairs, PairBatch
 from pipeline import storage
 from pipeline.data import evalsets
 from pipeline.data.views import inner, squeeze
@@ -126,7 +126,7 @@ def thumbnails(setup: DetectorSetup, count: int) -> augment.Pixels:
     uint8 [n, side, side, 3]; fewer if so many cannot be decoded.
     """
     sampler, side = setup.sampler, setup.architecture.side
-    pieces = Pairs(sampler, setup.shape, setup.cache, side)
+    pieces = AugmentedPairs(sampler, setup.shape, setup.cache, side)
     found = []
     for position in range(min(count, sampler.epoch_samples)):
         rgb = pieces.original(position)
@@ -148,7 +148,7 @@ def _fit(config: DetectorTrainConfig, world: World) -> TrainingResult:
     first, side = world.rank == 0, setup.architecture.side
     found = evalsets.parse_all(config.eval) if first else []
     sets = {one.name: unseen_pairs(one.path, side) for one in found}
-    pieces = Pairs(setup.sampler, setup.shape, setup.cache, side)
+    pieces = AugmentedPairs(setup.sampler, setup.shape, setup.cache, side)
     result = run(trainer, pieces, evaluate=_evaluation(trainer, sets))
     if first:
         lines = storage.read_bytes(storage.join(config.out, "metrics.jsonl")).decode().splitlines()
@@ -164,7 +164,7 @@ def write_detector(path: str, network: Network, setup: DetectorSetup, step: int)
     network.eval()
     vectors = network.embed(thumbnails(setup, setup.config.background))
     about = {"model": setup.config.model, "step": step, "samples": step * setup.shape.batch}
-    weights.write(path, network, Normaliser.fit(vectors), about)
+    detector_file.write(path, network, Normaliser.fit(vectors), about)
 
 
 def unseen_pairs(path: str, side: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dedup.pictures import Pictures, decode_jpeg
+from dedup.decode_images import Pictures, decode_jpeg
 from dedup.search import F32, Whitening
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import describe, mirrored_descriptors, unpack

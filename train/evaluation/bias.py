@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.evaluation.intervals import exact
+from train.evaluation.bootstrap import exact
 
 Bools = npt.NDArray[np.bool_]
 

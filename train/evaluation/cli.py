@@ -18,8 +18,8 @@ from pipeline.terminal import output, terminal
 from train.evaluation.options import EvalConfig, FitSplit
 
 if TYPE_CHECKING:
+    from train.evaluation.encoded_model import Watch
     from train.evaluation.evaluate import Evaluation
-    from train.evaluation.subject import Watch
 
 log = logging.getLogger("train.evaluation")
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from pipeline import storage
-from train.evaluation import intervals
+from train.evaluation import bootstrap
 
 Bools = npt.NDArray[np.bool_]
 
@@ -61,7 +61,7 @@ def beside(ours: Bools, theirs: Bools, labels: Sequence[str], confidence: float,
     names, place = np.unique(np.asarray(labels), return_inverse=True)
     sizes = np.bincount(place)
     by_class = [np.bincount(place, side) / sizes for side in (ours, theirs)]
-    difference = intervals.replicates(
+    difference = bootstrap.replicates(
         lambda w: float(np.average(ours.astype(float) - theirs, weights=w)), n, seed
     )
     varied = len(names) > 2 and all(np.ptp(side) > 0 for side in by_class)
@@ -69,12 +69,12 @@ def beside(ours: Bools, theirs: Bools, labels: Sequence[str], confidence: float,
     rho = float(stats.spearmanr(*by_class).statistic) if varied else float("nan")
     return {
         "examples": n, "ours": float(ours.mean()), "theirs": float(theirs.mean()),
-        "ours_interval": intervals.exact(int(ours.sum()), n, confidence),
-        "theirs_interval": intervals.exact(int(theirs.sum()), n, confidence),
+        "ours_interval": bootstrap.exact(int(ours.sum()), n, confidence),
+        "theirs_interval": bootstrap.exact(int(theirs.sum()), n, confidence),
         "difference": float(ours.mean() - theirs.mean()),
-        "difference_interval": intervals.percentile(difference, confidence),
+        "difference_interval": bootstrap.percentile(difference, confidence),
         "agreement": float((ours == theirs).mean()),
-        "pearson": r, "pearson_interval": intervals.of_correlation(r, len(names), confidence),
+        "pearson": r, "pearson_interval": bootstrap.of_correlation(r, len(names), confidence),
         "spearman": rho,
         "classes": [
             {"class": str(name), "examples": int(size), "ours": float(a), "theirs": float(b)}

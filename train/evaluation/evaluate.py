@@ -10,23 +10,23 @@ from pipeline.config import named
 from pipeline.images.decode import Unreadable
 from pipeline.intervals import Interval
 from train.evaluation import (
+    bootstrap,
     classes,
-    classify,
     compare,
     features,
-    fitting,
-    intervals,
     models,
-    others,
+    probe_tasks,
     report,
     results,
+    retrieval_bias_tasks,
+    robustness_task,
     sets,
-    shifts,
+    zeroshot_task,
 )
-from train.evaluation.fitting import Fitting
+from train.evaluation.encoded_model import EncodedModel, Watch
 from train.evaluation.options import EvalConfig
+from train.evaluation.probe_tasks import Fitting
 from train.evaluation.results import Result
-from train.evaluation.subject import Subject, Watch
 
 
 @dataclass(kw_only=True)
@@ -55,39 +55,39 @@ def run(config: EvalConfig, watch: Watch) -> Evaluation:
         encoder = models.load(source, config)
         done.paths[source.name], done.gflops[source.name] = source.path, encoder.gflops
         with sets.decoders(encoder.size, config.workers) as decoders:
-            _run_subject(done, Subject(encoder, config, watch, decoders))
+            _run_subject(done, EncodedModel(encoder, config, watch, decoders))
     for name, path in config.encoders:
         if name in done.paths:
             raise ValueError(f"--features {name}: a checkpoint has that name; give another")
         done.paths[name] = path
         _run_foreign(done, name, path)
     if "few-shot" in config.task:
-        fitting.publish_draws(storage.join(config.out, "few_shot_draws.json"), done.fittings)
+        probe_tasks.publish_draws(storage.join(config.out, "few_shot_draws.json"), done.fittings)
     storage.write_bytes(storage.join(config.out, "results.json"), results.to_json(done.results, done.paths))
     page = report.render(done.results, config, done.gflops, averages(done))
     storage.write_bytes(storage.join(config.out, "report.html"), page.encode())
     return done
 
 
-def _run_subject(done: Evaluation, subject: Subject) -> None:
+def _run_subject(done: Evaluation, encoded: EncodedModel) -> None:
     config, before = done.config, len(done.results)
     if "zeroshot" in config.task:
-        labels = {one.name: _labels(subject, one.name) for one in config.sets} if config.compare else {}
+        labels = {one.name: _labels(encoded, one.name) for one in config.sets} if config.compare else {}
         theirs = {name: compare.read(path, labels) for name, path in named(config.compare, "compare")}
-        done.results += classify.run(subject, theirs)
-    fitted = {one.name: _fitting(subject, one.name) for one in config.sets if config.fits(one.name)}
+        done.results += zeroshot_task.run(encoded, theirs)
+    fitted = {one.name: _fitting(encoded, one.name) for one in config.sets if config.fits(one.name)}
     for name, own in fitted.items():
-        _run_fitting(done, own, subject, name)
+        _run_fitting(done, own, encoded, name)
     if "retrieval" in config.task:
-        done.results += others.run_retrieval(subject)
+        done.results += retrieval_bias_tasks.run_retrieval(encoded)
     if "robustness" in config.task:
-        done.results += shifts.run(subject, fitted.get(config.sets[0].name))
+        done.results += robustness_task.run(encoded, fitted.get(config.sets[0].name))
     if "bias" in config.task:
-        done.results += others.run_bias(subject)
+        done.results += retrieval_bias_tasks.run_bias(encoded)
     names = {one.name for one in config.sets}
     for result in done.results[before:]:
         if result.dataset in names:
-            _add_unreadable(result, subject.features(result.dataset).unreadable)
+            _add_unreadable(result, encoded.features(result.dataset).unreadable)
 
 
 def _add_unreadable(result: Result, unreadable: tuple[Unreadable, ...]) -> None:
@@ -97,36 +97,38 @@ def _add_unreadable(result: Result, unreadable: tuple[Unreadable, ...]) -> None:
         result.detail["unreadable"] = [one._asdict() for one in unreadable]
 
 
-def _labels(subject: Subject, name: str) -> dict[str, str]:
-    found = subject.features(name)
+def _labels(encoded: EncodedModel, name: str) -> dict[str, str]:
+    found = encoded.features(name)
     return dict(zip(found.example_ids, found.labels, strict=True))
 
 
-def _fitting(subject: Subject, name: str) -> Fitting:
-    if subject.several(name) and {"linear-probe", "few-shot"} & set(subject.config.task):
+def _fitting(encoded: EncodedModel, name: str) -> Fitting:
+    if encoded.several(name) and {"linear-probe", "few-shot"} & set(encoded.config.task):
         raise ValueError(f"{name}: a probe takes one class an example; map11 is for zeroshot")
-    held = subject.config.split("validation", name)
+    held = encoded.config.split("validation", name)
     return Fitting(
-        model=subject.name, dataset=name, config=subject.config, watch=subject.watch,
-        device=subject.encoder.device, known=subject.classes(name), train=subject.features(name, "train"),
-        validation=subject.features(name, "validation") if held else None, test=subject.features(name),
+        model=encoded.name, dataset=name, config=encoded.config, watch=encoded.watch,
+        device=encoded.encoder.device, known=encoded.classes(name), train=encoded.features(name, "train"),
+        validation=encoded.features(name, "validation") if held else None, test=encoded.features(name),
     )  # fmt: skip
 
 
-def _run_fitting(done: Evaluation, own: Fitting, subject: Subject | None, name: str) -> None:
+def _run_fitting(done: Evaluation, own: Fitting, encoded: EncodedModel | None, name: str) -> None:
     zero_shot = done.zero_shot(own.model, name)
-    if zero_shot is None and subject is not None:
-        zero_shot = classify.reference(subject, name)
+    if zero_shot is None and encoded is not None:
+        zero_shot = zeroshot_task.reference(encoded, name)
     if "linear-probe" in done.config.task:
-        result, logits, truth = fitting.probe_result(own, zero_shot)
+        result, logits, truth = probe_tasks.probe_result(own, zero_shot)
         done.results.append(result)
-        if subject is not None:
-            done.results += classify.scored_subsets(subject, name, "linear-probe", logits, truth, own.test)
+        if encoded is not None:
+            done.results += zeroshot_task.scored_subsets(
+                encoded, name, "linear-probe", logits, truth, own.test
+            )
         if done.config.save_predictions:
             table = results.predictions(own.test, logits, own.known, truth)
-            classify.save_predictions(done.config, own.model, name, "linear-probe", table)
+            zeroshot_task.save_predictions(done.config, own.model, name, "linear-probe", table)
     if "few-shot" in done.config.task:
-        done.results.append(fitting.few_shot_result(own, zero_shot))
+        done.results.append(probe_tasks.few_shot_result(own, zero_shot))
         done.fittings.append(own)
 
 
@@ -160,5 +162,5 @@ def averages(done: Evaluation) -> dict[tuple[str, str], tuple[float, Interval, i
         count = min(len(one.replicates) for one in own if one.replicates is not None)
         drawn = np.mean([one.replicates[:count] for one in own if one.replicates is not None], axis=0)
         mean = math.fsum(one.value for one in own) / len(own)
-        found[model, task] = (mean, intervals.percentile(drawn, done.config.confidence), len(own))
+        found[model, task] = (mean, bootstrap.percentile(drawn, done.config.confidence), len(own))
     return found

@@ -1,6 +1,6 @@
 """The paper's metrics of one set, from scores and the true classes, each with optional example weights.
 
-Weights are how often an example is drawn: the bootstrap (intervals.py) calls the same functions with them.
+Weights are how often an example is drawn: the bootstrap (bootstrap.py) calls the same functions with them.
 Shapes: n examples, C classes; `scores` float [n, C], `truth` bool [n, C].
 """
 

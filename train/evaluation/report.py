@@ -9,8 +9,8 @@ import numpy as np
 from pipeline import safe_html
 from pipeline.figure import percent, points
 from pipeline.intervals import Interval
-from train.evaluation import panels
-from train.evaluation.figures import Chart
+from train.evaluation import paper_figures
+from train.evaluation.charts import Chart
 from train.evaluation.options import EvalConfig, Task
 from train.evaluation.results import Result
 
@@ -46,7 +46,8 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
         corrupted=len(corrupted),
         tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
-        baseline=bool(config.baseline), wins=panels.wins(by_task.get("linear-probe", []), config.confidence),
+        baseline=bool(config.baseline),
+        wins=paper_figures.wins(by_task.get("linear-probe", []), config.confidence),
     )  # fmt: skip
 
 
@@ -66,12 +67,12 @@ def _figures(
         return charts
 
     return Figures(
-        compute=panels.compute(zero, gflops, averages),
-        prompts=each(panels.prompts, zero),
-        probe=each(panels.probe, probe),
-        few=each(panels.few_shot, few),
-        shifts=each(panels.robustness, shifted),
-        compare=each(panels.compare, zero),
+        compute=paper_figures.compute(zero, gflops, averages),
+        prompts=each(paper_figures.prompts, zero),
+        probe=each(paper_figures.probe, probe),
+        few=each(paper_figures.few_shot, few),
+        shifts=each(paper_figures.robustness, shifted),
+        compare=each(paper_figures.compare, zero),
     )
 
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.intervals import Interval
+from train.evaluation.bootstrap import Replicates
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features
-from train.evaluation.intervals import Replicates
 from train.evaluation.metrics import Bools, Scores, softmax, top
 
 PREDICTIONS = pa.schema(

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dedup import distortions, search, training
+from dedup import distortions, search, training_set
+from dedup.decode_images import Pictures, preview
 from dedup.index import Index, joined, read_whitening
-from dedup.matching import BATCH, Candidate, Learned, Matcher, Picture, picture_of
+from dedup.matcher import BATCH, CandidatePair, ImageMatcher, Learned, TrainingPicture, picture_of
+from dedup.near_captions import TextIndex, texts_of
 from dedup.parts import (
     FOUND,
     TEXT_MATCHES,
@@ -30,9 +32,7 @@ from dedup.parts import (
     SampledColours,
     TrainingShard,
 )
-from dedup.pictures import Pictures, preview
 from dedup.search import Hits, Whitening
-from dedup.text import TextIndex, texts_of
 from pipeline import schemas, storage
 from pipeline.data import views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
@@ -45,7 +45,7 @@ _NAMED: Final = 20  # images of a shard that cannot be decoded
 
 
 @dataclass(frozen=True)
-class State:
+class MatchState:
     """What a worker process keeps."""
 
     pictures: Pictures
@@ -67,19 +67,19 @@ class SampleWorker:
     folder: str
     is_run: bool
 
-    def open(self) -> State:
+    def open(self) -> MatchState:
         """Return the decoder, one a process."""
         _one_thread()
-        return State(Pictures(), None, None)
+        return MatchState(Pictures(), None, None)
 
-    def run(self, state: State, task: TrainingShard) -> SampledColours:
+    def run(self, state: MatchState, task: TrainingShard) -> SampledColours:
         """Write NAME.npy."""
         colours = [np.zeros((0, COLOUR_TERMS), np.int16)]
-        stored = training.read_described(task.path, _SAMPLE) if self.is_run else None
+        stored = training_set.read_described(task.path, _SAMPLE) if self.is_run else None
         if stored is not None:
             colours += [part.descriptors.colours for part in islice(stored, 1)]
         else:
-            samples = islice(training.read(task.path, self.is_run), _SAMPLE)
+            samples = islice(training_set.read(task.path, self.is_run), _SAMPLE)
             for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter(), [])):
                 colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
         path = storage.join(self.folder, f"{task.name}.npy")
@@ -119,9 +119,9 @@ class WhiteningWorker:
 
 
 def _decoded(
-    samples: Iterator[training.Image], pictures: Pictures, ours: bool, counts: Counter[str],
+    samples: Iterator[training_set.TrainingImage], pictures: Pictures, ours: bool, counts: Counter[str],
     lost: list[tuple[str, str]],
-) -> Iterator[Picture]:  # fmt: skip
+) -> Iterator[TrainingPicture]:  # fmt: skip
     for sample in samples:
         counts["images"] += 1
         try:
@@ -139,7 +139,7 @@ def _count_bad(counts: Counter[str], lost: list[tuple[str, str]], key: str, bad:
         lost.append((_printable(key), bad.reason))
 
 
-def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
+def _batches(pictures: Iterator[TrainingPicture]) -> Iterator[list[TrainingPicture]]:
     while batch := list(islice(pictures, BATCH)):
         yield batch
 
@@ -167,7 +167,7 @@ class MatchWorker:
     thresholds: str = ""
     """Folder of its thresholds."""
 
-    def open(self) -> State:
+    def open(self) -> MatchState:
         """Map the index, once a process."""
         _one_thread()
         texts, files = None, joined(self.index)
@@ -175,17 +175,17 @@ class MatchWorker:
             texts = TextIndex(texts_of(schemas.read_table(files.examples)), self.text_threshold)
         index = Index(files)
         learned = self._learned(index) if self.detector else None
-        return State(Pictures(), index, read_whitening(self.whitening), texts, learned)
+        return MatchState(Pictures(), index, read_whitening(self.whitening), texts, learned)
 
     def _learned(self, index: Index) -> Learned:
-        from dedup.detector.candidates import LearnedSearch  # imports torch
+        from dedup.detector.learned_search import LearnedSearch  # imports torch
 
         return LearnedSearch(self.learned, self.thresholds, self.detector, index, self.floor)
 
-    def run(self, state: State, task: TrainingShard | PlantedCopies) -> MatchedShard | FoundCopies:
+    def run(self, state: MatchState, task: TrainingShard | PlantedCopies) -> MatchedShard | FoundCopies:
         """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or find a set's copies."""
         assert state.index is not None and state.whitening is not None
-        matcher = Matcher(state.index, state.whitening, self.floor, self.min_quality, state.learned)
+        matcher = ImageMatcher(state.index, state.whitening, self.floor, self.min_quality, state.learned)
         if isinstance(task, TrainingShard):
             return self._match(state, matcher, task)
         try:
@@ -194,7 +194,7 @@ class MatchWorker:
             note = f"{type(error).__name__}: {error}"[:300]
             return FoundCopies(name=task.name, note=note)
 
-    def _match(self, state: State, matcher: Matcher, task: TrainingShard) -> MatchedShard:
+    def _match(self, state: MatchState, matcher: ImageMatcher, task: TrainingShard) -> MatchedShard:
         assert state.index is not None
         bad: Counter[str] = Counter()
         lost: list[tuple[str, str]] = []
@@ -202,11 +202,11 @@ class MatchWorker:
         text_rows: list[tuple[object, ...]] = []
         # A learned detector looks at every image itself.
         is_described = self.is_run and state.learned is None
-        stored = training.read_described(task.path, BATCH) if is_described else None
+        stored = training_set.read_described(task.path, BATCH) if is_described else None
         if stored is not None:
             rows += self._match_stored(state, matcher, task.path, stored, bad, text_rows, lost)
         else:
-            samples = _with_texts(training.read(task.path, self.is_run, bad), state.texts, text_rows)
+            samples = _with_texts(training_set.read(task.path, self.is_run, bad), state.texts, text_rows)
             for batch in _batches(_decoded(samples, state.pictures, self.is_run, matcher.counts, lost)):
                 rows += _rows(state.index, batch, matcher.match(batch), task.path)
         found = storage.join(self.folder, f"{task.name}.parquet")
@@ -223,17 +223,17 @@ class MatchWorker:
 
     def _match_stored(
         self,
-        state: State,
-        matcher: Matcher,
+        state: MatchState,
+        matcher: ImageMatcher,
         shard: str,
-        stored: Iterator[training.Described],
+        stored: Iterator[training_set.StoredDescriptors],
         bad: Counter[str],
         text_rows: list[tuple[object, ...]],
         lost: list[tuple[str, str]],
     ) -> Iterator[tuple[object, ...]]:
         """Search by the descriptors of a run, then decode the candidates alone; yield FOUND rows."""
         assert state.index is not None
-        hits_of: dict[str, tuple[training.Image, int, Hits]] = {}
+        hits_of: dict[str, tuple[training_set.TrainingImage, int, Hits]] = {}
         for part in stored:
             matcher.counts["images"] += len(part.samples)
             text_rows += _near_texts(part.samples, state.texts)
@@ -242,7 +242,7 @@ class MatchWorker:
                 hits_of[part.samples[number].key] = part.samples[number], number, hits
         if not hits_of:
             return
-        for sample in training.read(shard, self.is_run, bad):
+        for sample in training_set.read(shard, self.is_run, bad):
             if sample.key not in hits_of:
                 continue
             known, number, hits = hits_of[sample.key]
@@ -255,7 +255,7 @@ class MatchWorker:
             found = [one._replace(picture=0) for one in matcher.verify(number, picture, hits, {})]
             yield from _rows(state.index, [picture], found, shard)
 
-    def _find_copies(self, matcher: Matcher, task: PlantedCopies) -> FoundCopies:
+    def _find_copies(self, matcher: ImageMatcher, task: PlantedCopies) -> FoundCopies:
         rows = planted_rows(matcher.index, task.dataset, self.planted, self.seed)
         found: dict[str, dict[str, tuple[float, ...]]] = {"either": {}, "hashes": {}, "learned": {}}
         for name, distortion in distortions.DISTORTIONS.items():
@@ -264,7 +264,9 @@ class MatchWorker:
                 number = xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) & 0xFFFFFFFF
                 rng = np.random.default_rng([self.seed, number, row])
                 copy = distortion(matcher.index.pixels(row), rng)
-                copies.append(picture_of(training.Image("", "", "", (), b""), np.ascontiguousarray(copy)))
+                copies.append(
+                    picture_of(training_set.TrainingImage("", "", "", (), b""), np.ascontiguousarray(copy))
+                )
             similarity = {by: [-1.0] * len(rows) for by in found}
             for batch in range(0, len(copies), BATCH):
                 for one in matcher.match(copies[batch : batch + BATCH]):
@@ -280,15 +282,17 @@ class MatchWorker:
 
 
 def _with_texts(
-    samples: Iterator[training.Image], texts: TextIndex | None, rows: list[tuple[object, ...]]
-) -> Iterator[training.Image]:
+    samples: Iterator[training_set.TrainingImage], texts: TextIndex | None, rows: list[tuple[object, ...]]
+) -> Iterator[training_set.TrainingImage]:
     """Pass samples on, adding the texts that their captions are near to `rows`."""
     while batch := list(islice(samples, BATCH)):
         rows += _near_texts(batch, texts)
         yield from batch
 
 
-def _near_texts(samples: list[training.Image], texts: TextIndex | None) -> Iterator[tuple[object, ...]]:
+def _near_texts(
+    samples: list[training_set.TrainingImage], texts: TextIndex | None
+) -> Iterator[tuple[object, ...]]:
     """Yield TEXT_MATCHES rows of the samples' captions."""
     if texts is None:
         return
@@ -310,7 +314,7 @@ def planted_rows(index: Index, dataset: str, count: int, seed: int) -> list[int]
 
 
 def _rows(
-    index: Index, batch: list[Picture], candidates: list[Candidate], shard: str
+    index: Index, batch: list[TrainingPicture], candidates: list[CandidatePair], shard: str
 ) -> Iterator[tuple[object, ...]]:
     for one in candidates:
         picture, verdict = batch[one.picture], one.verdict

@@ -9,8 +9,8 @@ from scipy import stats
 
 from pipeline.figure import percent, points
 from pipeline.intervals import Interval
-from train.evaluation.figures import Chart, Mark, Row, against_compute, bars, curves, finite, scatter
-from train.evaluation.intervals import of_correlation
+from train.evaluation.bootstrap import of_correlation
+from train.evaluation.charts import Chart, Mark, Row, against_compute, bars, curves, finite, scatter
 from train.evaluation.results import Result
 
 SERIES: Final = 8  # colours; further ones start again

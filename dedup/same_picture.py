@@ -44,7 +44,7 @@ _COLOURED: Final = 6.0  # root mean square of Cb and Cr; of JPEG's grey photogra
 _BLUR: Final = 6.0  # pixels at that size: slower changes are lighting
 
 
-class Features(NamedTuple):
+class PictureFeatures(NamedTuple):
     """What verification needs of an image; fields only."""
 
     rgb: Pixels
@@ -57,7 +57,7 @@ class Features(NamedTuple):
     """[n, 128]."""
 
 
-class Verdict(NamedTuple):
+class Verification(NamedTuple):
     """The outcome for a pair; fields only."""
 
     verified: bool
@@ -67,7 +67,7 @@ class Verdict(NamedTuple):
     correlation: float = 0.0
 
 
-def features(rgb: Pixels) -> Features:
+def features(rgb: Pixels) -> PictureFeatures:
     """Return the keypoints of an image, uint8 RGB [height, width, 3]."""
     scale = _SIDE / min(rgb.shape[:2])
     if scale != 1:
@@ -82,7 +82,7 @@ def features(rgb: Pixels) -> Features:
     points = np.array([keypoint.pt for keypoint in found], np.float32).reshape(-1, 2)
     if descriptors is None:
         descriptors = np.zeros((0, 128), np.float32)
-    return Features(rgb, luma, points, np.asarray(descriptors, np.float32))
+    return PictureFeatures(rgb, luma, points, np.asarray(descriptors, np.float32))
 
 
 def _sift() -> cv2.SIFT:
@@ -101,35 +101,35 @@ def aligned_correlation(query: Pixels, reference: Pixels) -> float:
     return _correlation_under(a, b, np.asarray(found, np.float64))
 
 
-def verify(query: Features, reference: Features) -> Verdict:
+def verify(query: PictureFeatures, reference: PictureFeatures) -> Verification:
     """Judge a pair by keypoints and by the pixels under their common map."""
     pairs = _mutual_matches(query.descriptors, reference.descriptors)
     if len(pairs) < MIN_INLIERS:
-        return Verdict(False, "inliers", len(pairs))
+        return Verification(False, "inliers", len(pairs))
     source, target = query.points[pairs[:, 0]], reference.points[pairs[:, 1]]
     found, mask = cv2.estimateAffine2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE)
     if found is None:
-        return Verdict(False, "inliers")
+        return Verification(False, "inliers")
     affine = np.asarray(found, np.float64)
     inside = mask.ravel().astype(bool)
     inliers = int(inside.sum())
     if inliers < MIN_INLIERS:
-        return Verdict(False, "inliers", inliers)
+        return Verification(False, "inliers", inliers)
     if not _is_plausible(affine):
-        return Verdict(False, "shape", inliers)
+        return Verification(False, "shape", inliers)
     common, shared = _common_area(affine, query.luma, reference.luma)
     if shared < MIN_COMMON:
-        return Verdict(False, "common", inliers)
+        return Verification(False, "common", inliers)
     box = target[inside].max(0) - target[inside].min(0)
     correlation = _pixel_correlation(query.luma, reference.luma, affine)
     # Of a thing before a plain ground the ground has no keypoints, but its pixels agree; around a logo not.
     if box[0] * box[1] < MIN_SPREAD * common and correlation < SURE_CORRELATION:
-        return Verdict(False, "spread", inliers, correlation)
+        return Verification(False, "spread", inliers, correlation)
     if correlation < (MIN_CORRELATION if inliers >= MANY_INLIERS else SURE_CORRELATION):
-        return Verdict(False, "correlation", inliers, correlation)
+        return Verification(False, "correlation", inliers, correlation)
     if _chroma_cosine(query.rgb, reference.rgb, affine) < MIN_CHROMA:
-        return Verdict(False, "colour", inliers, correlation)
-    return Verdict(True, "", inliers, correlation)
+        return Verification(False, "colour", inliers, correlation)
+    return Verification(True, "", inliers, correlation)
 
 
 def _mutual_matches(a: Plane, b: Plane) -> npt.NDArray[np.int64]:

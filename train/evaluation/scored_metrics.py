@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pipeline.intervals import Interval
-from train.evaluation import intervals
-from train.evaluation.intervals import Replicates
+from train.evaluation import bootstrap
+from train.evaluation.bootstrap import Replicates
 from train.evaluation.metrics import RANKED, Bools, Scores, hits, measures
 
 _MOST_CLASSES: Final = 100  # ROC AUC and mAP of more classes only where they are the main metric
@@ -34,14 +34,14 @@ def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int)
     spans: dict[str, Interval] = {}
     drawn: dict[str, Replicates] = {}
     for name, measure in found.items():
-        count = intervals.RANKED_REPLICATES if name in RANKED else intervals.REPLICATES
+        count = bootstrap.RANKED_REPLICATES if name in RANKED else bootstrap.REPLICATES
         if name not in ("acc1", "acc5") or name == main:
-            drawn[name] = intervals.replicates(measure, n, seed, count)
-            spans[name] = intervals.percentile(drawn[name], confidence)
+            drawn[name] = bootstrap.replicates(measure, n, seed, count)
+            spans[name] = bootstrap.percentile(drawn[name], confidence)
     for name, count in (("acc1", 1), ("acc5", 5)):
         if name in found:
             right = int(hits(logits, truth, count).sum())
-            spans[name] = intervals.exact(right, n, confidence)
+            spans[name] = bootstrap.exact(right, n, confidence)
     values["examples"] = n
     return Scored(values, spans, drawn[main])
 
@@ -49,10 +49,10 @@ def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int)
 def main_only(logits: Scores, truth: Bools, main: str, seed: int) -> tuple[float, Replicates]:
     """Return the main metric and its replicates, paired with those of `score`."""
     measure = measures(logits, truth, ranked=main in RANKED)[main]
-    count = intervals.RANKED_REPLICATES if main in RANKED else intervals.REPLICATES
-    return measure(None), intervals.replicates(measure, len(logits), seed, count)
+    count = bootstrap.RANKED_REPLICATES if main in RANKED else bootstrap.REPLICATES
+    return measure(None), bootstrap.replicates(measure, len(logits), seed, count)
 
 
 def difference(a: Replicates, b: Replicates, confidence: float) -> Interval:
     """Return the interval of a difference of two predictors on the same examples, replicates paired."""
-    return intervals.percentile(np.asarray(a - b), confidence)
+    return bootstrap.percentile(np.asarray(a - b), confidence)

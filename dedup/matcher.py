@@ -8,11 +8,11 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dedup import search, training
+from dedup import search, training_set
+from dedup.decode_images import Pixels
 from dedup.index import Index
-from dedup.pictures import Pixels
+from dedup.same_picture import GATE, PictureFeatures, Verification, aligned_correlation, features, verify
 from dedup.search import Hits, Whitening
-from dedup.verify import GATE, Features, Verdict, aligned_correlation, features, verify
 from pipeline.data import views
 from pipeline.data.descriptors import Descriptors, describe, take
 
@@ -21,16 +21,16 @@ _CACHED_FEATURES: Final = 500  # of evaluation images, 0.3 MB each with 400 keyp
 _MOST_CANDIDATES: Final = 50  # verified for one training image, the most similar ones
 
 
-class Picture(NamedTuple):
+class TrainingPicture(NamedTuple):
     """A training image on its way through the search; fields only."""
 
-    sample: training.Image
+    sample: training_set.TrainingImage
     rgb: Pixels
     """Without a border, if it has one."""
     thumbnail: Pixels
 
 
-class Candidate(NamedTuple):
+class CandidatePair(NamedTuple):
     """A pair and what became of it; fields only."""
 
     picture: int
@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
     similarity: float
     view: int
     mirrored: bool
-    verdict: Verdict
+    verdict: Verification
     hashes: float | None
     """Similarity by hash and colour, if they found the pair."""
     learned: float | None
@@ -67,7 +67,7 @@ class Learned(Protocol):
 
 
 @dataclass
-class Matcher:
+class ImageMatcher:
     """Find and verify the evaluation images that pictures contain."""
 
     index: Index
@@ -76,18 +76,18 @@ class Matcher:
     min_quality: int
     learned: Learned | None = None
     counts: Counter[str] = field(default_factory=Counter)
-    _features: OrderedDict[int, Features] = field(default_factory=OrderedDict)
+    _features: OrderedDict[int, PictureFeatures] = field(default_factory=OrderedDict)
 
-    def match(self, pictures: list[Picture]) -> list[Candidate]:
+    def match(self, pictures: list[TrainingPicture]) -> list[CandidatePair]:
         """Return the candidates among a batch, each with its verdict."""
         if not pictures:
             return []
         described = describe(np.stack([picture.thumbnail for picture in pictures]))
         rows, hits = self.search(described)
         learned = self._learned_hits([pictures[row].rgb for row in rows])
-        found: list[Candidate] = []
+        found: list[CandidatePair] = []
         for place, picture in enumerate(rows.tolist()):
-            known: dict[bool, Features] = {}
+            known: dict[bool, PictureFeatures] = {}
             by_hash = list(self.verify(picture, pictures[picture], hits, known))
             found += self._with_learned(picture, pictures[picture].rgb, by_hash, learned[place], known)
         return found
@@ -113,10 +113,10 @@ class Matcher:
         self,
         number: int,
         rgb: Pixels,
-        by_hash: list[Candidate],
+        by_hash: list[CandidatePair],
         learned: dict[int, tuple[float, int]],
-        known: dict[bool, Features],
-    ) -> Iterator[Candidate]:
+        known: dict[bool, PictureFeatures],
+    ) -> Iterator[CandidatePair]:
         """Add to the candidates of a picture what the detector found, and verify it."""
         best = sorted(learned, key=lambda example: (-learned[example][0], example))
         self.counts["learned_candidates"] += len(best)
@@ -133,13 +133,15 @@ class Matcher:
             yield one
         for example in sorted(kept):
             similarity, view = learned[example]
-            none = Verdict(False, "inliers")
-            one = Candidate(number, example, similarity, view, False, none, None, similarity)
+            none = Verification(False, "inliers")
+            one = CandidatePair(number, example, similarity, view, False, none, None, similarity)
             one = self._judged_anew(one, rgb, known)
             self.counts["verified"] += one.verdict.verified
             yield one
 
-    def _judged_anew(self, one: Candidate, rgb: Pixels, known: dict[bool, Features]) -> Candidate:
+    def _judged_anew(
+        self, one: CandidatePair, rgb: Pixels, known: dict[bool, PictureFeatures]
+    ) -> CandidatePair:
         """Judge a pair by keypoints, as it is and mirrored: the detector does not say which it is."""
         reference = self._reference_features(one.example, self.index.pixels(one.example))
         for mirrored in (False, True):
@@ -153,8 +155,8 @@ class Matcher:
         return one
 
     def verify(
-        self, number: int, picture: Picture, hits: Hits, known: dict[bool, Features]
-    ) -> Iterator[Candidate]:
+        self, number: int, picture: TrainingPicture, hits: Hits, known: dict[bool, PictureFeatures]
+    ) -> Iterator[CandidatePair]:
         """Yield what the hashes found for image `number`, each with its verdict.
 
         `known` keeps the keypoints of the image and of its mirror image.
@@ -168,22 +170,27 @@ class Matcher:
             verdict = self._judge(picture, example, view, bool(mirrored), known)
             self.counts["verified"] += verdict.verified
             similarity = float(hits.similarity[hit])
-            yield Candidate(number, example, similarity, view, bool(mirrored), verdict, similarity, None)
+            yield CandidatePair(number, example, similarity, view, bool(mirrored), verdict, similarity, None)
 
     def _judge(
-        self, picture: Picture, example: int, view: int, mirrored: bool, known: dict[bool, Features]
-    ) -> Verdict:
+        self,
+        picture: TrainingPicture,
+        example: int,
+        view: int,
+        mirrored: bool,
+        known: dict[bool, PictureFeatures],
+    ) -> Verification:
         reference = self.index.pixels(example)
         thumbnail = picture.thumbnail[:, ::-1] if mirrored else picture.thumbnail
         shown = views.thumbnail(reference, views.VIEWS[view])
         correlation = aligned_correlation(np.ascontiguousarray(thumbnail), shown)
         if correlation < GATE:
-            return Verdict(False, "gate", 0, correlation)
+            return Verification(False, "gate", 0, correlation)
         if mirrored not in known:
             known[mirrored] = features(picture.rgb[:, ::-1] if mirrored else picture.rgb)
         return verify(known[mirrored], self._reference_features(example, reference))
 
-    def _reference_features(self, example: int, rgb: Pixels) -> Features:
+    def _reference_features(self, example: int, rgb: Pixels) -> PictureFeatures:
         if example in self._features:
             self._features.move_to_end(example)
         else:
@@ -193,7 +200,7 @@ class Matcher:
         return self._features[example]
 
 
-def picture_of(sample: training.Image, rgb: Pixels) -> Picture:
+def picture_of(sample: training_set.TrainingImage, rgb: Pixels) -> TrainingPicture:
     """Prepare a decoded image, cutting off a border of one colour."""
     rgb = views.inner(rgb)
-    return Picture(sample, rgb, views.thumbnail(rgb))
+    return TrainingPicture(sample, rgb, views.thumbnail(rgb))

@@ -34,7 +34,7 @@ class Watch(Protocol):
     def __call__(self, label: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
-class Subject:
+class EncodedModel:
     """Hold an encoder, the run's options, and what was encoded so far."""
 
     def __init__(

@@ -6,24 +6,24 @@ import numpy as np
 import torch
 
 from pipeline.intervals import Interval
-from train.evaluation import bias, classes, intervals, prompts, retrieval, texts, zeroshot
+from train.evaluation import bias, bootstrap, classes, prompts, retrieval, texts, zeroshot
 from train.evaluation.classes import Classes
+from train.evaluation.encoded_model import EncodedModel, labelled
 from train.evaluation.metrics import hits, top
 from train.evaluation.results import Result
-from train.evaluation.subject import Subject, labelled
 
 
-def run_retrieval(subject: Subject) -> list[Result]:
+def run_retrieval(encoded: EncodedModel) -> list[Result]:
     """Return recall at 1, 5 and 10 in both directions for every set with captions."""
-    names = [one.name for one in subject.config.sets if any(subject.features(one.name).captions)]
+    names = [one.name for one in encoded.config.sets if any(encoded.features(one.name).captions)]
     if not names:
         raise ValueError("retrieval needs captions: .txt or .json in shards, a column caption in Parquet")
-    return [_retrieve(subject, name) for name in names]
+    return [_retrieve(encoded, name) for name in names]
 
 
 @torch.no_grad()
-def _retrieve(subject: Subject, name: str) -> Result:
-    found, config, encoder = subject.features(name), subject.config, subject.encoder
+def _retrieve(encoded: EncodedModel, name: str) -> Result:
+    found, config, encoder = encoded.features(name), encoded.config, encoded.encoder
     rows = np.array([row for row, captions in enumerate(found.captions) if captions], np.int64)
     captions = [prompts.fill(config.retrieval_template, text) for row in rows for text in found.captions[row]]
     owner = np.repeat(np.arange(len(rows)), [len(found.captions[row]) for row in rows])
@@ -36,23 +36,23 @@ def _retrieve(subject: Subject, name: str) -> Result:
     for k in retrieval.AT:
         right = image_ranks < k
         metrics[f"text_retrieval_recall@{k}"] = float(right.mean())
-        spans[f"text_retrieval_recall@{k}"] = intervals.exact(int(right.sum()), len(right), config.confidence)
+        spans[f"text_retrieval_recall@{k}"] = bootstrap.exact(int(right.sum()), len(right), config.confidence)
         right = text_ranks < k
         metrics[f"image_retrieval_recall@{k}"] = float(right.mean())
         # Captions of one image succeed and fail together: they are drawn together.
-        drawn = intervals.clustered(right.astype(np.float64), owner, config.seed)
-        spans[f"image_retrieval_recall@{k}"] = intervals.percentile(drawn, config.confidence)
+        drawn = bootstrap.clustered(right.astype(np.float64), owner, config.seed)
+        spans[f"image_retrieval_recall@{k}"] = bootstrap.percentile(drawn, config.confidence)
     metrics |= {"images": len(rows), "captions": len(captions), "without_caption": len(found) - len(rows)}
     return Result(
-        dataset=name, model=subject.name, task="retrieval", metrics=metrics, intervals=spans,
+        dataset=name, model=encoded.name, task="retrieval", metrics=metrics, intervals=spans,
         main="image_retrieval_recall@5",
     )  # fmt: skip
 
 
-def run_bias(subject: Subject) -> list[Result]:
+def run_bias(encoded: EncodedModel) -> list[Result]:
     """Return error rates and assignment rates by group, for every set with groups."""
     found = [
-        _bias(subject, one.name) for one in subject.config.sets if any(subject.features(one.name).groups)
+        _bias(encoded, one.name) for one in encoded.config.sets if any(encoded.features(one.name).groups)
     ]
     if not found:
         raise ValueError(
@@ -61,20 +61,20 @@ def run_bias(subject: Subject) -> list[Result]:
     return found
 
 
-def _bias(subject: Subject, name: str) -> Result:
-    found, config = subject.features(name), subject.config
+def _bias(encoded: EncodedModel, name: str) -> Result:
+    found, config = encoded.features(name), encoded.config
     metrics: dict[str, float] = {}
     spans = {}
     detail: dict[str, Any] = {}
     rows = labelled(found)
     rows = rows[[bool(found.groups[row]) for row in rows]] if len(rows) else rows
     if len(rows):
-        known = subject.classes(name)
-        truth = classes.truth(found.labels, known.labels, several=subject.several(name))
-        correct = hits(subject.zero_shot(name), truth, 1)[rows]
+        known = encoded.classes(name)
+        truth = classes.truth(found.labels, known.labels, several=encoded.several(name))
+        correct = hits(encoded.zero_shot(name), truth, 1)[rows]
         detail["errors"] = bias.error_rates(correct, [found.groups[row] for row in rows], config.confidence)
         metrics |= {"acc1": float(correct.mean())}
-        spans["acc1"] = intervals.exact(int(correct.sum()), len(correct), config.confidence)
+        spans["acc1"] = bootstrap.exact(int(correct.sum()), len(correct), config.confidence)
         for one in detail["errors"]:
             metrics[f"error_rate/{one['group']}"] = one["error"]
             spans[f"error_rate/{one['group']}"] = Interval(one["low"], one["high"])
@@ -82,25 +82,25 @@ def _bias(subject: Subject, name: str) -> Result:
         metrics["error_rate_gap"] = max(rates) - min(rates)
     if config.bias_classes:
         names = classes.read_lines(config.bias_classes)
-        detail["assigned"] = _assigned(subject, name, names, ".bias")
+        detail["assigned"] = _assigned(encoded, name, names, ".bias")
         if config.bias_added:
             added = classes.read_lines(config.bias_added)
             if both := sorted(set(names) & set(added)):
                 raise ValueError(f"{config.bias_added} holds {both[0]!r}, which --bias-classes has already")
-            detail["assigned_with_added"] = _assigned(subject, name, names + added, ".bias-added")
+            detail["assigned_with_added"] = _assigned(encoded, name, names + added, ".bias-added")
             detail["added"] = added
     if not detail:
         raise ValueError(f"{name} has neither labels nor --bias-classes: there is nothing to measure")
     return Result(
-        dataset=name, model=subject.name, task="bias", metrics=metrics, intervals=spans, detail=detail
+        dataset=name, model=encoded.name, task="bias", metrics=metrics, intervals=spans, detail=detail
     )
 
 
-def _assigned(subject: Subject, name: str, names: list[str], kind: str) -> list[dict[str, Any]]:
-    found = subject.features(name)
+def _assigned(encoded: EncodedModel, name: str, names: list[str], kind: str) -> list[dict[str, Any]]:
+    found = encoded.features(name)
     rows = np.flatnonzero([bool(group) for group in found.groups])
     known = Classes(names, [classes.display(one) for one in names])
-    weights = subject.classifier(name, known, subject.prompts(name).ensemble, kind)
-    logits = zeroshot.logits(found.embeddings[rows], weights, subject.encoder.scale)
+    weights = encoded.classifier(name, known, encoded.prompts(name).ensemble, kind)
+    logits = zeroshot.logits(found.embeddings[rows], weights, encoded.encoder.scale)
     groups = [found.groups[row] for row in rows]
-    return bias.assignment_rates(top(logits, 1)[:, 0], names, groups, subject.config.confidence)
+    return bias.assignment_rates(top(logits, 1)[:, 0], names, groups, encoded.config.confidence)

@@ -13,15 +13,15 @@ import torch
 
 from pipeline import storage
 from pipeline.intervals import Interval
-from train.evaluation import classes, fewshot, intervals, metrics
+from train.evaluation import bootstrap, classes, fewshot, metrics
 from train.evaluation.classes import Classes
+from train.evaluation.encoded_model import Watch, labelled
 from train.evaluation.features import Features
 from train.evaluation.metrics import Bools
 from train.evaluation.options import EvalConfig
 from train.evaluation.probe import Choice, Probe, Problem
 from train.evaluation.results import Result
-from train.evaluation.scoring import difference, score
-from train.evaluation.subject import Watch, labelled
+from train.evaluation.scored_metrics import difference, score
 
 log = logging.getLogger("train.evaluation")
 
@@ -191,7 +191,7 @@ def probe_result(fitting: Fitting, zero_shot: Result | None) -> tuple[Result, np
     rows = labelled(found)
     if not len(rows):
         raise ValueError(f"{fitting.dataset} has no labels to score a probe with")
-    seed = intervals.seed_of(config.seed, fitting.dataset)
+    seed = bootstrap.seed_of(config.seed, fitting.dataset)
     scored = score(logits[rows], truth[rows], main, config.confidence, seed)
     detail: dict[str, Any] = {"c": choice.c, "sweep": [[c, value] for c, value in choice.tried.items()],
                               "fitted_on": len(fitting.targets) + len(fitting._held[1])}  # fmt: skip
@@ -223,7 +223,7 @@ def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
             )
             for one in probes
         ]
-        interval = intervals.of_mean(drawn, config.confidence)
+        interval = bootstrap.of_mean(drawn, config.confidence)
         name = f"{main}_{count}_shot"
         values[name], spans[name] = float(np.mean(drawn)), interval
         curve.append({"shots": count, "per_class": fitting.shots[count], "mean": values[name],

@@ -18,7 +18,7 @@ from pipeline.shards import read_shard
 _MAX_CAPTIONS: Final = 64
 
 
-class Image(NamedTuple):
+class TrainingImage(NamedTuple):
     """One training sample; fields only."""
 
     uid: str
@@ -58,7 +58,7 @@ def find(path: str) -> TrainingSet:
     return TrainingSet(shards, False, "")
 
 
-def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[Image]:
+def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[TrainingImage]:
     """Yield the samples of a shard that have an image; what is left out is counted in `bad`.
 
     Samples that extending a run has dropped are no part of it.
@@ -84,15 +84,15 @@ def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[I
             raise ValueError(f"{path}: {error}") from error
 
 
-class Described(NamedTuple):
+class StoredDescriptors(NamedTuple):
     """Samples of a run as its Parquet files know them: with descriptors, without images; fields only."""
 
-    samples: list[Image]
+    samples: list[TrainingImage]
     """`image` is empty."""
     descriptors: Descriptors
 
 
-def read_described(path: str, batch: int) -> Iterator[Described] | None:
+def read_described(path: str, batch: int) -> Iterator[StoredDescriptors] | None:
     """Yield a run's shard in batches from the Parquet file beside it; None if that holds no descriptors."""
     parquet = storage.sibling(path, ".parquet")
     if not storage.exists(parquet):
@@ -117,7 +117,7 @@ def _dropped(root: str, manifest: storage.FileInfo) -> dropped_samples.Dropped:
     return dropped_samples.of_run(root, finished.of(root, whole=False))
 
 
-def _described(parquet: str, batch: int) -> Iterator[Described]:
+def _described(parquet: str, batch: int) -> Iterator[StoredDescriptors]:
     columns = ["uid", "key", "url", "captions", "descriptor"]
     gone = _dropped_keys(storage.sibling(parquet, ".tar"))
     with storage.open_input(parquet) as file:
@@ -128,20 +128,20 @@ def _described(parquet: str, batch: int) -> Iterator[Described]:
                 rows = rows.filter(pa.array([key not in gone for key in rows["key"].to_pylist()]))
             *texts, packed = (rows[name].to_pylist() for name in columns)
             samples = [
-                Image(uid, key, url, tuple(captions[:_MAX_CAPTIONS]), b"")
+                TrainingImage(uid, key, url, tuple(captions[:_MAX_CAPTIONS]), b"")
                 for uid, key, url, captions in zip(*texts, strict=True)
             ]
-            yield Described(samples, unpack(packed))
+            yield StoredDescriptors(samples, unpack(packed))
 
 
-def _image(stem: str, key: str, image: bytes, row_json: bytes, text: str) -> Image:
+def _image(stem: str, key: str, image: bytes, row_json: bytes, text: str) -> TrainingImage:
     row = _row(row_json)
     url = row.get("url")
     url = url if isinstance(url, str) else ""
     listed = row.get("captions")
     captions = [text, row.get("caption"), *(listed if isinstance(listed, list) else [])]
     unique = dict.fromkeys(c.strip() for c in captions if isinstance(c, str) and c.strip())
-    return Image(_uid(row, url) or f"{stem}/{key}", key, url, tuple(unique)[:_MAX_CAPTIONS], image)
+    return TrainingImage(_uid(row, url) or f"{stem}/{key}", key, url, tuple(unique)[:_MAX_CAPTIONS], image)
 
 
 def _row(data: bytes) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class NearestSearch:
         return Neighbours(self._similarity.cpu().numpy(), self._row.cpu().numpy())
 
 
-class Hits(NamedTuple):
+class NeighbourHits(NamedTuple):
     """The best view of each (query, example) pair that is similar enough; sorted by query, then example."""
 
     query: npt.NDArray[np.int64]
@@ -114,7 +114,7 @@ class Hits(NamedTuple):
     view: npt.NDArray[np.int64]
 
 
-def within(queries: Described, examples: Described, views: int, floors: F32) -> Hits:
+def within(queries: Described, examples: Described, views: int, floors: F32) -> NeighbourHits:
     """Return the pairs at or above each example's floor: [q, d], [e * views, d] and [e].
 
     Examples may be memory-mapped, and pass by in tiles.
@@ -133,7 +133,7 @@ def within(queries: Described, examples: Described, views: int, floors: F32) -> 
         found.append((query, example + start, best[query, example], view))
     if not found:
         none = np.zeros(0, np.int64)
-        return Hits(none, none, np.zeros(0, np.float32), none)
+        return NeighbourHits(none, none, np.zeros(0, np.float32), none)
     query, example, similarity, view = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((example, query))
-    return Hits(query[order], example[order], similarity[order].astype(np.float32), view[order])
+    return NeighbourHits(query[order], example[order], similarity[order].astype(np.float32), view[order])

@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.intervals import Interval
-from train.evaluation import classes, intervals, robustness, zeroshot
+from train.evaluation import bootstrap, classes, robustness, zeroshot
 from train.evaluation.classes import Classes
+from train.evaluation.encoded_model import EncodedModel, labelled
 from train.evaluation.features import Features
-from train.evaluation.fitting import Fitting
 from train.evaluation.metrics import Scores, top
+from train.evaluation.probe_tasks import Fitting
 from train.evaluation.results import Result
 from train.evaluation.robustness import ClassMap
-from train.evaluation.subject import Subject, labelled
 
 
 class Shift(NamedTuple):
@@ -43,15 +43,15 @@ Logits = Sequence[Scores]
 """A predictor's scores of a set: one array, or one for each draw."""
 
 
-def run(subject: Subject, fitting: Fitting | None) -> list[Result]:
+def run(encoded: EncodedModel, fitting: Fitting | None) -> list[Result]:
     """Return a result for each shifted set; `fitting`: the source's probes, None where nothing is fitted."""
-    config = subject.config
+    config = encoded.config
     source, *names = (one.name for one in config.sets)
-    known = subject.classes(source)
+    known = encoded.classes(source)
     baseline = robustness.read_baseline(config.baseline) if config.baseline else {}
     found: list[Result] = []
-    for shift in _shifts(subject, source, known, names):
-        detail = _compare(subject, source, known, shift, fitting, baseline)
+    for shift in _shifts(encoded, source, known, names):
+        detail = _compare(encoded, source, known, shift, fitting, baseline)
         zero = detail["predictors"][0]
         metrics = {"acc1": zero["acc1"], "acc1_source_classes": zero["acc1_source_classes"],
                    "source_acc1": zero["source_acc1"], "drop": zero["drop"],
@@ -68,7 +68,7 @@ def run(subject: Subject, fitting: Fitting | None) -> list[Result]:
         found.append(
             Result(
                 dataset=shift.name,
-                model=subject.name,
+                model=encoded.name,
                 task="robustness",
                 metrics=metrics,
                 intervals=spans,
@@ -78,54 +78,54 @@ def run(subject: Subject, fitting: Fitting | None) -> list[Result]:
     return found
 
 
-def _shifts(subject: Subject, source: str, known: Classes, names: list[str]) -> list[Shift]:
-    config, shifts = subject.config, []
+def _shifts(encoded: EncodedModel, source: str, known: Classes, names: list[str]) -> list[Shift]:
+    config, shifts = encoded.config, []
     for name in names:
-        found = subject.features(name)
+        found = encoded.features(name)
         path = config.for_set("class_map", name)
         if path:
             class_map = robustness.read_class_map(path, known.labels)
             given = config.for_set("classes", name)
-            numbered = () if given else subject.numbered(name)
+            numbered = () if given else encoded.numbered(name)
             own = classes.of(name, [*class_map.classes, *found.labels], given, numbered=numbered)
             if strange := sorted({label for label in found.labels if label} - set(class_map.classes)):
                 raise ValueError(f"{path} does not lead to {strange[0]!r}, which is a class of {name}")
             order = [own.labels.index(label) for label in class_map.classes]
             own = Classes(class_map.classes, [own.names[one] for one in order])
-            templates = subject.prompts(name).ensemble
+            templates = encoded.prompts(name).ensemble
         else:
             class_map = robustness.same_classes(found.labels, known.labels, name)
             named = dict(zip(known.labels, known.names, strict=True))
             own = Classes(class_map.classes, [named[label] for label in class_map.classes])
             given = config.for_set("templates", name)
-            templates = subject.prompts(name if given else source).ensemble
-        weights = subject.classifier(name, own, templates, ".own")
+            templates = encoded.prompts(name if given else source).ensemble
+        weights = encoded.classifier(name, own, templates, ".own")
         shifts.append(Shift(name, found, class_map, weights, "", 0))
-    weights = subject.classifier(source, known, subject.prompts(source).ensemble)
+    weights = encoded.classifier(source, known, encoded.prompts(source).ensemble)
     for kind, level in config.corrupted:
-        found = subject.corrupted(source, kind, level)
+        found = encoded.corrupted(source, kind, level)
         class_map = ClassMap(known.labels, np.arange(len(known.labels)))
         shifts.append(Shift(f"{source}~{kind}-{level}", found, class_map, weights, kind, level))
     return shifts
 
 
 def _compare(
-    subject: Subject, source: str, known: Classes, shift: Shift, fitting: Fitting | None,
+    encoded: EncodedModel, source: str, known: Classes, shift: Shift, fitting: Fitting | None,
     baseline: dict[str, dict[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the predictors' accuracies on the source and on a shifted set, and their robustness."""
-    clean, shifted = subject.features(source), shift.features
-    weights = subject.classifier(source, known, subject.prompts(source).ensemble)
-    scale = subject.encoder.scale
+    clean, shifted = encoded.features(source), shift.features
+    weights = encoded.classifier(source, known, encoded.prompts(source).ensemble)
+    scale = encoded.encoder.scale
     rows: list[dict[str, Any]] = []
 
     def add(predictor: str, on_source: Logits, on_shifted: Logits, own: Logits) -> None:
-        whole = _accuracy(subject, on_source, clean, known.labels)
-        mapped = _accuracy(subject, [shift.class_map.pool(one) for one in on_source],
+        whole = _accuracy(encoded, on_source, clean, known.labels)
+        mapped = _accuracy(encoded, [shift.class_map.pool(one) for one in on_source],
                            _as_mapped(clean, known, shift.class_map), shift.class_map.classes)  # fmt: skip
         outside = [shift.class_map.mapped(one) for one in on_shifted]
-        theirs = _accuracy(subject, outside, shifted, shift.class_map.classes)
-        adapted = _accuracy(subject, own, shifted, shift.class_map.classes)
+        theirs = _accuracy(encoded, outside, shifted, shift.class_map.classes)
+        adapted = _accuracy(encoded, own, shifted, shift.class_map.classes)
         rows.append(_row(predictor, whole, mapped, theirs, adapted))
 
     add("zero-shot", [zeroshot.logits(clean.embeddings, weights, scale)],
@@ -141,7 +141,7 @@ def _compare(
     for row in rows:
         row["relative"] = row["acc1"] - rows[-1]["acc1"] if fitting is not None else None
         row["effective"] = robustness.effective(
-            line, row["source_counts"], row["counts"], subject.config.confidence, subject.config.seed
+            line, row["source_counts"], row["counts"], encoded.config.confidence, encoded.config.seed
         ) if line is not None else None  # fmt: skip
     references = [[row[source_column], row[shift.name]] for row in baseline.values()
                   if source_column in row and shift.name in row]  # fmt: skip
@@ -177,7 +177,7 @@ def _as_mapped(clean: Features, known: Classes, class_map: ClassMap) -> Features
     return kept
 
 
-def _accuracy(subject: Subject, logits: Logits, found: Features, names: list[str]) -> Accuracy:
+def _accuracy(encoded: EncodedModel, logits: Logits, found: Features, names: list[str]) -> Accuracy:
     """Return the share of labelled examples that are right: an exact interval, over draws Student's t."""
     rows = labelled(found)
     if not len(rows):
@@ -187,11 +187,11 @@ def _accuracy(subject: Subject, logits: Logits, found: Features, names: list[str
     shares = [float((top(one[rows], 1)[:, 0] == targets).mean()) for one in logits]
     value = float(np.mean(shares))
     correct = round(value * len(rows))
-    confidence = subject.config.confidence
+    confidence = encoded.config.confidence
     interval = (
-        intervals.exact(correct, len(rows), confidence)
+        bootstrap.exact(correct, len(rows), confidence)
         if len(shares) == 1
-        else intervals.of_mean(shares, confidence)
+        else bootstrap.of_mean(shares, confidence)
     )
     return Accuracy(value, interval, correct, len(rows))
 

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dedup import training
-from dedup.detector import search, thresholds, weights
-from dedup.detector.search import Described, Hits
-from dedup.detector.weights import LearnedDetector
+from dedup import training_set
+from dedup.decode_images import Pictures, Pixels
+from dedup.detector import detector_file, neighbours, thresholds
+from dedup.detector.detector_file import LearnedDetector
+from dedup.detector.neighbours import Described, NeighbourHits
 from dedup.index import Index, joined
 from dedup.parts import (
     ExampleRows,
@@ -29,8 +30,7 @@ from dedup.parts import (
     TrainingShard,
     UnrelatedPairs,
 )
-from dedup.pictures import Pictures, Pixels
-from dedup.verify import features, verify
+from dedup.same_picture import features, verify
 from pipeline import storage
 from pipeline.data import views
 from pipeline.data.descriptors import describe
@@ -45,7 +45,7 @@ _BATCH: Final = 256
 
 def _loaded(path: str) -> LearnedDetector:
     torch.set_num_threads(1)  # workers are as many as cores already
-    return weights.read(path)
+    return detector_file.read(path)
 
 
 def shown(pictures: list[Pixels], side: int, chosen: tuple[views.View, ...] = VIEWS[:1]) -> Pixels:
@@ -71,7 +71,7 @@ def plan(index: str) -> Work:
 
 
 @dataclass(frozen=True)
-class State:
+class LearnedState:
     """What a worker process keeps."""
 
     index: Index
@@ -90,11 +90,11 @@ class ExampleWorker:
     detector: str
     """Its file."""
 
-    def open(self) -> State:
+    def open(self) -> LearnedState:
         """Map the index and load the network, once a process."""
-        return State(Index(joined(self.index)), _loaded(self.detector), None, Pictures())
+        return LearnedState(Index(joined(self.index)), _loaded(self.detector), None, Pictures())
 
-    def run(self, state: State, task: ExampleRows) -> RowVectors:
+    def run(self, state: LearnedState, task: ExampleRows) -> RowVectors:
         """Write NAME.npy."""
         index, detector = state.index, state.detector
         parts = []
@@ -113,7 +113,7 @@ def _save(path: str, array: npt.NDArray[Any]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinWorker:
+class LearnedJoinWorker:
     """Join the described rows, in order, into memory-mapped arrays."""
 
     folder: str
@@ -140,7 +140,7 @@ class JoinWorker:
 
 
 def _learned(folder: str) -> Described:
-    """Return what `JoinWorker` left in a folder."""
+    """Return what `LearnedJoinWorker` left in a folder."""
     [learned] = results_in(folder, LearnedIndex)
     return Described(_mapped(learned.vectors), _mapped(learned.biases))
 
@@ -166,16 +166,16 @@ class LearnedSearch:
         chosen = read_thresholds(settled)
         self.thresholds = np.array([chosen[name] for name in index.names], np.float32)[index.dataset]
 
-    def search(self, pictures: list[Pixels]) -> Hits:
+    def search(self, pictures: list[Pixels]) -> NeighbourHits:
         """Return the pairs above the sets' thresholds, by similarity on the scale of the hashes."""
         queries = described(self.detector, shown(pictures, self.detector.side))
-        hits = search.within(queries, self.examples, len(VIEWS), self.thresholds)
+        hits = neighbours.within(queries, self.examples, len(VIEWS), self.thresholds)
         scaled = thresholds.on_scale(hits.similarity, self.thresholds[hits.example], self.floor)
         return hits._replace(similarity=np.minimum(scaled, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleWorker:
+class LearnedSampleWorker:
     """Find the most similar pairs of a shard's first images and each set, without those that are verified."""
 
     index: str
@@ -187,12 +187,12 @@ class SampleWorker:
     is_run: bool
     min_quality: int
 
-    def open(self) -> State:
+    def open(self) -> LearnedState:
         """Map what is compared, once a process."""
         index = Index(joined(self.index))
-        return State(index, _loaded(self.detector), _learned(self.learned), Pictures())
+        return LearnedState(index, _loaded(self.detector), _learned(self.learned), Pictures())
 
-    def run(self, state: State, task: TrainingShard) -> UnrelatedPairs:
+    def run(self, state: LearnedState, task: TrainingShard) -> UnrelatedPairs:
         """Return the highest similarities by set; no file but the marker."""
         index, detector, examples = state.index, state.detector, state.examples
         assert examples is not None
@@ -209,7 +209,7 @@ class SampleWorker:
 
     def _pictures(self, pictures: Pictures, shard: str, sizes: list[int]) -> Iterator[list[Pixels]]:
         """Yield batches of pictures with detail; the size of every image that was read goes into `sizes`."""
-        samples = [sample.image for sample in islice(training.read(shard, self.is_run), _SAMPLE)]
+        samples = [sample.image for sample in islice(training_set.read(shard, self.is_run), _SAMPLE)]
         sizes += map(len, samples)
         decoded = (pictures.decode_or_none(image, ours=self.is_run) for image in samples)
         inner = (views.inner(rgb) for rgb in decoded if rgb is not None)
