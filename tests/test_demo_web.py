@@ -45,7 +45,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Web:
 @pytest.fixture(scope="module")
 def small_web(tmp_path_factory: pytest.TempPathFactory) -> Web:
     folder = tmp_path_factory.mktemp("demo") / "small"
-    return build(folder, seed=SEED + 1, n_images=60, n_sites=12, port=free_port())
+    return build(folder, seed=SEED + 1, n_images=60, n_sites=12, port=free_port(), evaluation_sets=False)
 
 
 @pytest.fixture(scope="module")

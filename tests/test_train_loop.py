@@ -485,8 +485,9 @@ def test_the_model_is_gone_before_the_process_group(
     assert left == [None]
 
 
-def test_two_processes_train_as_one(run: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch norms see half a batch each, so losses are near; test_train_loss.py shows exactness."""
+    monkeypatch.undo()  # processes have the model as it is
     model = ["--model", "tiny", "--max-steps", "4", "--log-every", "1"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -504,8 +505,7 @@ def test_two_processes_train_as_one(run: Path, tmp_path: Path) -> None:
     for process in processes:
         errors = process.communicate(timeout=240)[1]
         assert process.returncode == 0, errors[-3000:]
-    one = spawn([*arguments(run, tmp_path / "one"), *model])
-    assert one.communicate(timeout=240) and one.returncode == 0
+    assert cli.main([*arguments(run, tmp_path / "one"), *model]) == 0
     left, right = ([line["loss"] for line in lines(x)] for x in (out, tmp_path / "one"))
     assert left[0] == pytest.approx(right[0], rel=0.15) and len(left) == len(right) == 4
     assert lines(out)[-1]["equal_captions"] == lines(tmp_path / "one")[-1]["equal_captions"]

@@ -35,19 +35,27 @@ def pieces_for(
     balance: Balance, novelty: float, per_query: float, share: float, pairs: float
 ) -> float | None:
     """Return how many times the pilot's pieces give `pairs` samples; None if no number up to 10^9 does."""
-    high = 1.0
-    while kept(balance, growth(high, novelty), per_query, share) < pairs:
-        high *= 2
+
+    def beyond(pieces: float) -> float:
+        return kept(balance, growth(pieces, novelty), per_query, share) - pairs
+
+    low, missing, high = 0.0, pairs, 1.0
+    while (surplus := beyond(high)) < 0:
+        low, missing, high = high, -surplus, 2 * high
         if high > 1e9:
             return None
-    low = 0.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if kept(balance, growth(middle, novelty), per_query, share) < pairs:
-            low = middle
+    # False position; of an end that stays, half as much is believed (the Illinois rule): both ends move then.
+    middle, found = high, surplus
+    while abs(found) > 1e-12 * pairs and high - low > 1e-12 * high:
+        before, middle = found, (low * surplus + high * missing) / (surplus + missing)
+        found = beyond(middle)
+        if found < 0:
+            low, missing = middle, -found
+            surplus /= 2 if before < 0 else 1
         else:
-            high = middle
-    return high
+            high, surplus = middle, found
+            missing /= 2 if before >= 0 else 1
+    return middle
 
 
 def reached(sites: np.ndarray, seconds: float, delay: float) -> float:

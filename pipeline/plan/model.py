@@ -68,7 +68,10 @@ def scale_of(found: Yields, config: PlanConfig) -> Scale:
         growth = expected.growth(times, found.novelty)
         tried = expected.kept(balance, growth, config.per_query * max(config.headroom, 1 / share))
         sites = balance.sites * (tried / balance.samples)
+        before = reached
         reached = expected.reached(sites, config.rounds * config.unit_seconds, config.host_delay)
+        if reached == before:
+            break
     assert times is not None
     samples = expected.kept(balance, growth, config.per_query, arrives * reached) * survives
     return Scale(
