@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dedup.detector.model import ARCHITECTURES, Network, OnPairs
+from dedup.detector.model import ARCHITECTURES, DetectorNetwork, OnPairs
 from dedup.detector.neighbours import Described, NearestSearch
 from dedup.detector.train import forward_flops
 from train.flops import peak_flops
@@ -86,7 +86,9 @@ def network(name: str, device: torch.device, pairs: int) -> dict[str, Any]:
     architecture = ARCHITECTURES[name]
     side, bf16 = architecture.side, device.type == "cuda"
     batch = torch.randint(0, 256, (pairs, side, side, 3), dtype=torch.uint8)
-    net = Network(architecture).initialise(0, batch[:64]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = (
+        DetectorNetwork(architecture).initialise(0, batch[:64]).to(device, memory_format=torch.channels_last)
+    )  # type: ignore[call-overload]
     pixels = batch.to(device)
     if bf16:
         net.compile()

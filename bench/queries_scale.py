@@ -28,7 +28,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from pipeline.captions.match import tokens
-from queries.corpus import is_word
+from queries.token_blocks import is_word
 from queries.wikipedia import plan, read_pages
 from queries.wikitext import strip
 
@@ -133,7 +133,7 @@ def run_job(dump: str, out: str) -> None:
     """Run the job in this process and print its figures as JSON."""
     from pipeline.flow.runner import Runner
     from queries.inputs import find_inputs
-    from queries.job import Job
+    from queries.job import QueryJob
     from queries.options import QueriesConfig
 
     seconds: dict[str, float] = {}
@@ -145,7 +145,7 @@ def run_job(dump: str, out: str) -> None:
         seconds[label] = round(time.process_time() - start, 2)
 
     config = QueriesConfig(out=out, wikipedia=(dump,))
-    summary = Job(config, find_inputs(config), Runner(workers=1, watch=on_step)).run()
+    summary = QueryJob(config, find_inputs(config), Runner(workers=1, watch=on_step)).run()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     figures = summary["statistics"]
     print(

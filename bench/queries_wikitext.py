@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from pipeline.captions.match import tokens
 from queries import wikitext
-from queries.corpus import Encoder, is_word
-from queries.wikipedia import Page, plan, read_pages
+from queries.token_blocks import TokenEncoder, is_word
+from queries.wikipedia import Article, plan, read_pages
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def timed(function: Callable[[], T], runs: int = 1) -> tuple[T, float]:
 
 def encode(texts: list[str]) -> int:
     """Return the number of words."""
-    encoder = Encoder()
+    encoder = TokenEncoder()
     blocks = [block for text in texts for block in encoder.add(text)] + list(encoder.finish())
     return sum(int(block.counts.sum()) for block in blocks)
 
@@ -86,7 +86,7 @@ def main() -> None:
         xml, seconds = timed(lambda: len(bz2.decompress(compressed)))
         print(f"bz2                         {xml / seconds / 1e6:8.2f} M bytes of XML/s")
 
-    def pages() -> list[Page]:
+    def pages() -> list[Article]:
         return [page for piece in pieces for page in read_pages(piece, print)]
 
     found, seconds = timed(pages)

@@ -39,7 +39,9 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     log, name = worker_log(f"{config.out}/work"), job_name("overlap", config.out)
     watch = ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json)
     runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=watch)
-    job = overlap.Job(config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner)
+    job = overlap.OverlapJob(
+        config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner
+    )
     show_result(output(config.log_json), config, overlap.run(job), time.monotonic() - started)
     return 0
 

@@ -39,7 +39,7 @@ _OWN_FILES: Final = ("report.json", "work")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class OverlapJob:
     """One overlap analysis."""
 
     config: OverlapConfig
@@ -94,7 +94,7 @@ def check_output(out: str) -> None:
         raise ValueError(f"{root} is not empty and holds no overlap report; choose another --out")
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: OverlapJob) -> dict[str, Any]:
     """Run the steps that are not done and publish the result; return what report.json holds."""
     check_output(job.out)
     config = job.config
@@ -131,7 +131,7 @@ def run(job: Job) -> dict[str, Any]:
     return summary
 
 
-def _sampled(job: Job) -> list[storage.FileInfo]:
+def _sampled(job: OverlapJob) -> list[storage.FileInfo]:
     """Return the shards that stand for all, chosen by hash."""
     shards = sorted(
         job.inputs, key=lambda info: xxhash.xxh3_64_intdigest(info.path.encode(), seed=job.config.seed)
@@ -146,7 +146,7 @@ def _digest(*made_from: object) -> str:
 class _Steps:
     """The steps before the search, as a configuration has them."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: OverlapJob) -> None:
         config, self._chosen = job.config, _sampled(job)
         sample = _digest(self._chosen)
         self.digest = _digest(sample, job.eval_inputs, config.eval, config.min_quality)
@@ -177,7 +177,7 @@ class _Steps:
         if config.detector:
             self._add_detector(job)
 
-    def _add_detector(self, job: Job) -> None:
+    def _add_detector(self, job: OverlapJob) -> None:
         from dedup.detector import detector_file, learned_search  # imports torch
 
         config, indexed = job.config, self.index.folder
@@ -255,7 +255,7 @@ def _add_detectors(
         entry["detectors"]["learned"]["own_threshold"] = own.get(one.dataset.name)
 
 
-def _match(job: Job, steps: _Steps) -> tuple[list[MatchedShard], dict[str, FoundCopies]]:
+def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str, FoundCopies]]:
     """Match every shard and the planted copies; return the shards' results and each set's copies."""
     config = job.config
     text_threshold = config.text_threshold if config.text else None
@@ -285,7 +285,7 @@ def _match(job: Job, steps: _Steps) -> tuple[list[MatchedShard], dict[str, Found
 
 
 def _summary(
-    job: Job,
+    job: OverlapJob,
     concluded: list[Conclusion],
     planted: dict[str, FoundCopies],
     results: list[MatchedShard],
@@ -328,7 +328,9 @@ def _is_after(published: str | None, last_fetch: str) -> bool | None:
     return datetime.date.fromisoformat(published) > datetime.datetime.fromisoformat(last_fetch).date()
 
 
-def _publish(job: Job, concluded: list[Conclusion], matches: pa.Table, summary: dict[str, Any]) -> None:
+def _publish(
+    job: OverlapJob, concluded: list[Conclusion], matches: pa.Table, summary: dict[str, Any]
+) -> None:
     schemas.write_table(storage.join(job.out, "matches.parquet"), matches)
     for one in concluded:
         ids = one.dataset.example_ids
@@ -348,7 +350,7 @@ def _publish(job: Job, concluded: list[Conclusion], matches: pa.Table, summary: 
         storage.remove_tree(path)  # one of an earlier run would not belong to this report
 
 
-def _publish_texts(job: Job, results: list[MatchedShard], summary: dict[str, Any]) -> None:
+def _publish_texts(job: OverlapJob, results: list[MatchedShard], summary: dict[str, Any]) -> None:
     """Write text_matches.parquet and add to the summary how many texts of each set have a near caption."""
     path = storage.join(job.out, "text_matches.parquet")
     if not job.config.text:

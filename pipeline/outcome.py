@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.reasons import USUAL, USUAL_OF_PAGES, remedy
-from pipeline.report.funnel import Cause, Step, funnel
+from pipeline.report.funnel import Cause, FunnelStep, funnel
 from pipeline.report.statements import count
 
 _MOST = 0.5  # of what enters a stage
@@ -37,7 +37,7 @@ def nothing(counts: dict[str, Any]) -> str:
     )
 
 
-def worst(counts: dict[str, Any]) -> tuple[Step, Cause] | None:
+def worst(counts: dict[str, Any]) -> tuple[FunnelStep, Cause] | None:
     """Return the reason that took most of all candidates, with its stage; None if nothing was rejected."""
     causes = [(step, cause) for step in funnel(counts) for cause in step.causes if cause.captions]
     return max(causes, key=lambda item: item[1].captions, default=None)

@@ -28,7 +28,7 @@ _MAX_HEADER: Final = 1 << 20
 _MAX_DEPTH: Final = 16
 
 
-class Page(NamedTuple):
+class ParquetPage(NamedTuple):
     """What a page's header declares; `values` is 0 for a dictionary's."""
 
     unpacked: int
@@ -86,7 +86,7 @@ class BoundedFile:
         return max(1, int(min(limit / (most * each), _REPEATED_BYTES / (max(repeated, 1) * each))))
 
 
-def pages(file: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
+def pages(file: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[ParquetPage]:
     """Yield the pages of a column chunk by their headers alone; ValueError where there is no header."""
     at = chunk.data_page_offset
     if chunk.dictionary_page_offset:
@@ -99,7 +99,7 @@ def pages(file: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
         at += size + page.packed
 
 
-def _page_at(file: IO[bytes], at: int, end: int) -> tuple[Page, int]:
+def _page_at(file: IO[bytes], at: int, end: int) -> tuple[ParquetPage, int]:
     """Return a page's header and how many bytes it has."""
     length = _HEADER
     while True:
@@ -113,7 +113,7 @@ def _page_at(file: IO[bytes], at: int, end: int) -> tuple[Page, int]:
                 raise ValueError("a page without a header") from None
 
 
-def _parse(data: bytes) -> tuple[Page, int]:
+def _parse(data: bytes) -> tuple[ParquetPage, int]:
     """Read a PageHeader of Parquet's Thrift definition in the compact protocol; IndexError if it is cut."""
     reader = _Thrift(data)
     values: dict[int, int] = {}
@@ -130,7 +130,7 @@ def _parse(data: bytes) -> tuple[Page, int]:
             reader.skip(kind)
     if min(values.get(2, -1), values.get(3, -1), values.get(0, 0)) < 0:
         raise ValueError("a page without a size")
-    return Page(values[2], values[3], values.get(0, 0)), reader.at
+    return ParquetPage(values[2], values[3], values.get(0, 0)), reader.at
 
 
 _BINARY, _LIST, _SET, _MAP, _STRUCT = 8, 9, 10, 11, 12

@@ -83,7 +83,7 @@ class MarkerReader:
 
 
 @dataclass
-class Step:
+class StepProgress:
     """A step, as progress.json notes it. Times are seconds since 1970."""
 
     label: str
@@ -104,7 +104,7 @@ class Step:
 class Pace:
     """Estimate a rate and the time left from what was done at several moments."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: StepProgress) -> None:
         self._step = step
         self._seen: deque[tuple[float, int, int]] = deque()
 
@@ -122,7 +122,7 @@ class Pace:
         return rate, unit, (self._step.total - tally.done) / by_task if by_task > 0 else None
 
 
-def describe(step: Step, tally: Tally, rate: float, unit: str, left: float | None) -> str:
+def describe(step: StepProgress, tally: Tally, rate: float, unit: str, left: float | None) -> str:
     """Return one line without the count of tasks: images, rate, bytes, reasons, time left."""
     of = f"/{step.images:,}" if step.images else ""
     noun = "image" if (step.images or tally.images) == 1 else "images"
@@ -140,7 +140,7 @@ def _top(tally: Tally) -> list[str]:
 
 
 def bar_line(
-    step: Step, tally: Tally, rate: float, unit: str, left: float | None, columns: int
+    step: StepProgress, tally: Tally, rate: float, unit: str, left: float | None, columns: int
 ) -> tuple[int, int, str]:
     """Return how far a bar is, of how much, and the text beside it, which never needs more than `columns`.
 
@@ -180,7 +180,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"
 
 
-def event(kind: str, step: Step, tally: Tally, rate: float, left: float | None) -> dict[str, Any]:
+def event(kind: str, step: StepProgress, tally: Tally, rate: float, left: float | None) -> dict[str, Any]:
     """Return a step's state for machines."""
     return {
         "event": kind, "time": round(time.time(), 3), "step": step.label, "folder": step.folder,
@@ -191,13 +191,13 @@ def event(kind: str, step: Step, tally: Tally, rate: float, left: float | None) 
     }  # fmt: skip
 
 
-def _place(step: Step) -> int:
+def _place(step: StepProgress) -> int:
     """Return the number of a crawl's stage; the steps of other commands have none."""
     stage = step.folder.partition("/")[0]
     return STAGES.index(stage) if stage in STAGES else -1
 
 
-def read_steps(path: str) -> list[Step] | None:
+def read_steps(path: str) -> list[StepProgress] | None:
     """Return the steps that a progress.json notes, None if there is none; ValueError for anything else."""
     found = untrusted.read_json(path)
     if found is None:
@@ -205,7 +205,7 @@ def read_steps(path: str) -> list[Step] | None:
     steps = found.get("steps") if isinstance(found, dict) else None
     if not isinstance(steps, list):
         raise ValueError(f"{path} does not list the steps of a run")
-    read = [untrusted.record(Step, step, f"{path}, step {n}") for n, step in enumerate(steps)]
+    read = [untrusted.record(StepProgress, step, f"{path}, step {n}") for n, step in enumerate(steps)]
     for step in read:
         untrusted.record(Tally, step.tally or {}, f"{path}, the tally of {step.label!r}")
     return read
@@ -219,7 +219,7 @@ class Notes:
         self._own: set[str] = set()
         self.steps = read_steps(self._path) or []
 
-    def begin(self, step: Step) -> Step:
+    def begin(self, step: StepProgress) -> StepProgress:
         """Note a step; one that an earlier launcher finished stays as it is noted.
 
         What earlier launchers noted of this stage and later ones has been discarded, or will be noted again.
@@ -256,7 +256,7 @@ class ShowProgress:
         self._notes = self._notes or Notes(self._work)
         reader = MarkerReader(folder)
         before = reader.read()
-        step = Step(label, self._notes.relative(folder), total, images, before.done, time.time())
+        step = StepProgress(label, self._notes.relative(folder), total, images, before.done, time.time())
         noted = self._notes.begin(step)
         if noted is not step:  # nothing is left to do
             yield
@@ -288,7 +288,7 @@ class ShowProgress:
         return 1.0 if storage.is_local(self._work) else 20.0
 
     @contextlib.contextmanager
-    def _shown(self, step: Step) -> Iterator[Any]:
+    def _shown(self, step: StepProgress) -> Iterator[Any]:
         """Yield what shows a tally: a bar on a terminal, else a line every minute."""
         with contextlib.ExitStack() as stack:
             bar, task = None, None
@@ -316,7 +316,7 @@ class ShowProgress:
 
             yield show
 
-    def _say_what_is_kept(self, step: Step, folder: str, reader: MarkerReader) -> None:
+    def _say_what_is_kept(self, step: StepProgress, folder: str, reader: MarkerReader) -> None:
         """Say after a stop inside tasks what of them will not be done again."""
         at_work = kept.count(folder)
         if not at_work:
@@ -331,7 +331,7 @@ class ShowProgress:
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
 
-    def _line(self, step: Step, tally: Tally, text: str) -> None:
+    def _line(self, step: StepProgress, tally: Tally, text: str) -> None:
         clock = time.strftime("%H:%M:%S")
         text = text.removeprefix(" ")  # of a step without images
         dot = "" if text.startswith("in ") else "· "
@@ -340,7 +340,7 @@ class ShowProgress:
             line = f"{clock} {step.label}: nothing to do"
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    def _emit(self, kind: str, step: Step, tally: Tally, rate: float, left: float | None) -> None:
+    def _emit(self, kind: str, step: StepProgress, tally: Tally, rate: float, left: float | None) -> None:
         if not self._log_json:
             return
         line = json.dumps(event(kind, step, tally, rate, left)) + "\n"

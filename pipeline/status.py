@@ -16,7 +16,7 @@ from pipeline import extend, finished, lock, run_folder, storage
 from pipeline.cli_runtime import guarded
 from pipeline.flow import heartbeat
 from pipeline.options.presets import last
-from pipeline.progress import STATE, MarkerReader, Pace, Step, Tally, duration, read_steps, size
+from pipeline.progress import STATE, MarkerReader, Pace, StepProgress, Tally, duration, read_steps, size
 from pipeline.report.statements import count
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
@@ -102,7 +102,7 @@ def next_stage(command: str, done: list[str]) -> str:
     return shlex.join(changed)
 
 
-def step_state(step: Step, work: str, now: float, alive: bool) -> dict[str, Any]:
+def step_state(step: StepProgress, work: str, now: float, alive: bool) -> dict[str, Any]:
     """Return a step's state: as noted at its end, or counted from its markers and signs of life."""
     folder = (
         step.folder

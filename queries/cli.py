@@ -41,7 +41,7 @@ def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console 
         log, name = worker_log(config.work), job_name("queries", config.out)
         show = ShowProgress(console, config.work, config.log_json)
         runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=show)
-        summary = job.Job(config, found, runner).run()
+        summary = job.QueryJob(config, found, runner).run()
     show_result(output(config.log_json), config, summary, time.monotonic() - started)
     return 1 if damage(summary) else 0
 

@@ -20,9 +20,9 @@ from pipeline.flow.markers import write_json
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Tasks, Work, results_in
 from pipeline.flow.worker import partition_name
-from queries import inputs, merge, report, steps, titles, wikipedia, wordnet
+from queries import inputs, merge, report, titles, wikipedia, wordnet, workers
 from queries.inputs import SCHEMA_VERSION, Inputs, digest
-from queries.merge import Candidate
+from queries.merge import RankedEntry
 from queries.options import QueriesConfig
 from queries.parts import (
     DumpPiece,
@@ -35,11 +35,11 @@ from queries.parts import (
     ViewedTitles,
     ViewsFile,
 )
-from queries.wikipedia import Site
+from queries.wikipedia import Wiki
 
 
 @dataclass
-class Job:
+class QueryJob:
     """Run the steps of one configuration."""
 
     config: QueriesConfig
@@ -57,7 +57,7 @@ class Job:
         # Bigrams and titles beyond their places that may be needed, because these take none or are left out.
         spare = sum(map(len, sources.values())) + len(excluded)
         pieces = wikipedia.plan(self.inputs.wikipedia)
-        site = wikipedia.read_site(pieces[0].path) if pieces else Site()
+        site = wikipedia.read_site(pieces[0].path) if pieces else Wiki()
         made = _Steps(config, self.inputs, spare, site, pieces)
         views = made.of_views if self.inputs.pageviews else []
         self.runner.run([*(made.of_dump if pieces else []), *views])
@@ -70,14 +70,14 @@ class Job:
         }
         if pieces:
             self._count_words(made)
-            vocabulary = steps.read_table(made.vocabulary)
+            vocabulary = workers.read_table(made.vocabulary)
             sources["unigram"] = list(word_candidates(vocabulary))
             sources["bigram"] = self._bigrams(made, vocabulary)
         if self.inputs.pageviews:
             sources["title"] = self._titles(made)
         return self._publish(merge.merge(sources, config.size, excluded))
 
-    def _given(self) -> dict[str, list[Candidate]]:
+    def _given(self) -> dict[str, list[RankedEntry]]:
         """Return the sources that are complete whatever their number: WordNet and the user's own queries."""
         config = self.config
         names: dict[str, int] = {}
@@ -86,22 +86,22 @@ class Job:
         extra = [query for path in config.extra for query in querylist.load(path)]
         self.statistics |= {"wordnet": {"offered": len(names)}, "extra": {"offered": len(extra)}}
         return {
-            "wordnet": [Candidate(name, count, float(count)) for name, count in names.items()],
-            "extra": [Candidate(query, 0, 0.0) for query in extra],
+            "wordnet": [RankedEntry(name, count, float(count)) for name, count in names.items()],
+            "extra": [RankedEntry(query, 0, 0.0) for query in extra],
         }
 
     def _count_words(self, made: "_Steps") -> None:
         words = made.words.results(FrequentWords)
         distinct, kept = sum(one.distinct for one in words), sum(one.kept for one in words)
         self.statistics["unigram"] = {
-            "occurrences": sum(block.occurrences for block in steps.blocks_of(made.encode.folder)),
+            "occurrences": sum(block.occurrences for block in workers.blocks_of(made.encode.folder)),
             "distinct": distinct,
             "offered": kept,
             "distribution": sum_counts(one.octaves for one in words),
             "dropped": {"too_rare": distinct - kept},
         }
 
-    def _bigrams(self, made: "_Steps", vocabulary: pa.Table) -> list[Candidate]:
+    def _bigrams(self, made: "_Steps", vocabulary: pa.Table) -> list[RankedEntry]:
         ranked = made.ranks.results(RankedBigrams)
         limit = made.most_bigrams
         distinct, enough = sum(one.distinct for one in ranked), sum(one.enough for one in ranked)
@@ -120,7 +120,7 @@ class Job:
         best = best_rows(paths, [("score", "descending"), ("pair", "ascending")], limit)
         return list(pair_candidates(best, vocabulary["word"].to_pylist()))
 
-    def _titles(self, made: "_Steps") -> list[Candidate]:
+    def _titles(self, made: "_Steps") -> list[RankedEntry]:
         read = made.views.results(ViewedTitles)
         resolved = made.redirects.results(ViewedArticles)
         ranked = made.titles.results(RankedTitles)
@@ -139,13 +139,13 @@ class Job:
         paths = [one.path for one in ranked]
         best = best_rows(paths, [("views", "descending"), ("title", "ascending")], limit)
         rows = zip(best["title"].to_pylist(), best["views"].to_pylist(), strict=True)
-        return [Candidate(titles.without_qualifier(title), count, float(count)) for title, count in rows]
+        return [RankedEntry(titles.without_qualifier(title), count, float(count)) for title, count in rows]
 
-    def _publish(self, merged: merge.Merged) -> dict[str, Any]:
+    def _publish(self, merged: merge.MergedList) -> dict[str, Any]:
         listed = [query.query for query in merged.queries]
         dead = Matcher(listed).dead
         assert not dead, [listed[i] for i in dead]  # `merge` leaves out what has no word
-        steps.publish(merged.table(), self.config.out)
+        workers.publish(merged.table(), self.config.out)
         summary = {
             "fingerprint": inputs.of_list(self.config, self.inputs),
             "queries": len(listed),
@@ -170,7 +170,7 @@ class _Steps:
     """
 
     def __init__(
-        self, config: QueriesConfig, found: Inputs, spare: int, site: Site, pieces: list[DumpPiece]
+        self, config: QueriesConfig, found: Inputs, spare: int, site: Wiki, pieces: list[DumpPiece]
     ) -> None:
         self._work, count = config.work, found.partitions
         files = found.infos(found.wikipedia)
@@ -187,12 +187,12 @@ class _Steps:
         folder = self._folder("encode", encode)
         self.encode = Tasks(
             label="encode", folder=folder, plan=partial(_plan_pieces, pieces),
-            worker=steps.EncodeWorker(folder=folder, site=site, language=config.lang, partitions=count),
+            worker=workers.EncodeWorker(folder=folder, site=site, language=config.lang, partitions=count),
         )  # fmt: skip
         encoded, folder = folder, self._folder("words", words)
         self.words = Tasks(
             label="words", folder=folder, plan=partial(_plan_partitions, count),
-            worker=steps.WordsWorker(
+            worker=workers.WordsWorker(
                 folder=folder, encoded=encoded, partitions=count, min_count=config.min_count
             ),
         )  # fmt: skip
@@ -200,12 +200,12 @@ class _Steps:
         counted = self._folder("bigrams", words)
         self.bigrams = Tasks(
             label="bigrams", folder=counted, plan=partial(_plan_bigrams, encoded, folder, self.vocabulary),
-            worker=steps.PairsWorker(folder=counted, vocabulary=self.vocabulary),
+            worker=workers.PairsWorker(folder=counted, vocabulary=self.vocabulary),
         )  # fmt: skip
         folder = self._folder("ranks", ranks)
         self.ranks = Tasks(
             label="rank bigrams", folder=folder, plan=partial(_plan_ranks, self.vocabulary),
-            worker=steps.RankPairsWorker(
+            worker=workers.RankPairsWorker(
                 folder=folder, encoded=encoded, counted=counted, vocabulary=self.vocabulary,
                 min_count=config.min_bigram_count, limit=self.most_bigrams,
             ),
@@ -213,13 +213,13 @@ class _Steps:
         folder = self._folder("views", views)
         self.views = Tasks(
             label="page views", folder=folder, plan=partial(_plan_views, found.pageviews), is_known=True,
-            worker=steps.ViewsWorker(folder=folder, language=config.lang, partitions=count),
+            worker=workers.ViewsWorker(folder=folder, language=config.lang, partitions=count),
         )  # fmt: skip
         encoded = encoded if pieces else ""
         viewed, folder = folder, self._folder("redirects", redirects)
         self.redirects = Tasks(
             label="redirects", folder=folder, plan=partial(_plan_partitions, count),
-            worker=steps.ResolveWorker(
+            worker=workers.ResolveWorker(
                 folder=folder, views=viewed, encoded=encoded, partitions=count, site=site,
                 language=config.lang,
             ),
@@ -227,7 +227,7 @@ class _Steps:
         resolved, folder = folder, self._folder("titles", ranked)
         self.titles = Tasks(
             label="titles", folder=folder, plan=partial(_plan_partitions, count),
-            worker=steps.RankTitlesWorker(
+            worker=workers.RankTitlesWorker(
                 folder=folder, resolved=resolved, encoded=encoded, partitions=count,
                 min_views=config.min_views, limit=self.most_titles,
             ),
@@ -258,13 +258,13 @@ def _plan_partitions(count: int) -> Work:
 def _plan_bigrams(encoded: str, words: str, vocabulary: str) -> Work:
     """Join the frequent words and their counts, in alphabetical order: the vocabulary."""
     if not storage.exists(vocabulary):
-        table = pa.concat_tables([steps.read_table(one.path) for one in results_in(words, FrequentWords)])
-        steps.publish(table.sort_by("word"), vocabulary)
-    return Work(tasks=steps.blocks_of(encoded))
+        table = pa.concat_tables([workers.read_table(one.path) for one in results_in(words, FrequentWords)])
+        workers.publish(table.sort_by("word"), vocabulary)
+    return Work(tasks=workers.blocks_of(encoded))
 
 
 def _plan_ranks(vocabulary: str) -> Work:
-    return _plan_partitions(len(steps.pair_bounds(steps.read_table(vocabulary))) - 1)
+    return _plan_partitions(len(workers.pair_bounds(workers.read_table(vocabulary))) - 1)
 
 
 def _plan_views(paths: list[str]) -> Work:
@@ -284,24 +284,24 @@ def best_rows(paths: list[str], order: list[tuple[str, str]], limit: int) -> pa.
     """Return the first `limit` rows of several files by an order, holding twice as many and one file."""
     tables: list[pa.Table] = []
     for path in paths:
-        tables.append(steps.read_table(path))
+        tables.append(workers.read_table(path))
         if sum(table.num_rows for table in tables) > 2 * limit:
             tables = [pa.concat_tables(tables).sort_by(order)[:limit]]
     return pa.concat_tables(tables).sort_by(order)[:limit]
 
 
-def word_candidates(vocabulary: pa.Table) -> Iterator[Candidate]:
+def word_candidates(vocabulary: pa.Table) -> Iterator[RankedEntry]:
     """Yield the words of WORD_COUNTS, the most frequent first, then alphabetically."""
     ranked = vocabulary.sort_by([("count", "descending"), ("word", "ascending")])
     for word, count in zip(ranked["word"].to_pylist(), ranked["count"].to_pylist(), strict=True):
-        yield Candidate(word, count, float(count))
+        yield RankedEntry(word, count, float(count))
 
 
-def pair_candidates(ranked: pa.Table, words: list[str]) -> Iterator[Candidate]:
+def pair_candidates(ranked: pa.Table, words: list[str]) -> Iterator[RankedEntry]:
     """Yield bigrams of RANKED_PAIRS in their order; words[i] is that of id i+1."""
     columns = (ranked[name].to_pylist() for name in ("pair", "count", "score"))
     for pair, count, score in zip(*columns, strict=True):
-        yield Candidate(f"{words[(pair >> 32) - 1]} {words[(pair & 0xFFFFFFFF) - 1]}", count, score)
+        yield RankedEntry(f"{words[(pair >> 32) - 1]} {words[(pair & 0xFFFFFFFF) - 1]}", count, score)
 
 
 def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:

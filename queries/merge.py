@@ -14,7 +14,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.captions.match import tokens
-from queries.corpus import is_word
+from queries.token_blocks import is_word
 
 BIGRAM_SHARE: Final = 100_646 / (100_646 + 61_235)
 """Share of bigrams in what bigrams and titles have together: MetaCLIP's counts (Xu et al. 2023, table 1)."""
@@ -47,7 +47,7 @@ _EXAMPLES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RankedEntry:
     """Hold one query that a source offers, best first within the source.
 
     count: occurrences in Wikipedia, views, or synsets; score: what the source ranks by, PMI in bits for
@@ -71,7 +71,7 @@ class Query:
 
 
 @dataclass(kw_only=True)
-class Merged:
+class MergedList:
     """Hold the list, and what the sources offered that is not in it or not under their name."""
 
     queries: list[Query] = field(default_factory=list)
@@ -98,13 +98,13 @@ def key_of(query: str) -> str:
     return " ".join(tokens(query))
 
 
-def merge(sources: Mapping[str, Iterable[Candidate]], size: int, exclude: Iterable[str] = ()) -> Merged:
+def merge(sources: Mapping[str, Iterable[RankedEntry]], size: int, exclude: Iterable[str] = ()) -> MergedList:
     """Return the list of at most `size` queries, by source and rank.
 
     sources: candidates by a name of SOURCES, best first; a source may be left out. ValueError where WordNet
     and the user's own queries alone are more than `size`.
     """
-    merged = Merged()
+    merged = MergedList()
     excluded = {key_of(query) for query in exclude}
     offers = {name: _distinct(name, sources.get(name, ()), excluded, merged) for name in SOURCES}
     words, bigrams, titles = (list(offers[name]) for name in ("unigram", "bigram", "title"))
@@ -134,10 +134,10 @@ def merge(sources: Mapping[str, Iterable[Candidate]], size: int, exclude: Iterab
 
 
 def _distinct(
-    source: str, candidates: Iterable[Candidate], excluded: set[str], merged: Merged
-) -> dict[str, Candidate]:
+    source: str, candidates: Iterable[RankedEntry], excluded: set[str], merged: MergedList
+) -> dict[str, RankedEntry]:
     """Return the first candidate of each key, in order."""
-    distinct: dict[str, Candidate] = {}
+    distinct: dict[str, RankedEntry] = {}
     for candidate in candidates:
         words = tokens(candidate.query)
         key = " ".join(words)

@@ -31,7 +31,7 @@ PARTITION_WORDS: Final = 16_000_000
 _MERGE_ROWS: Final = 16_000_000  # rows that are held before they are added up: 400 MB with the sort's copies
 
 
-class Pairs(NamedTuple):
+class Bigrams(NamedTuple):
     """Hold distinct bigrams, ascending, and how often each occurs; a bigram is first << 32 | second."""
 
     pairs: U64
@@ -56,7 +56,7 @@ def frequent_ids(words: Sequence[str], vocabulary: dict[str, int]) -> U32:
     return np.fromiter((0, *(vocabulary.get(word, 0) for word in words)), np.uint32, len(words) + 1)
 
 
-def count_pairs(stream: U32, ids: U32) -> Pairs:
+def count_pairs(stream: U32, ids: U32) -> Bigrams:
     """Count the bigrams of a stream whose words both have an id that is not 0."""
     words = ids[stream].astype(np.uint64)
     first, second = words[:-1], words[1:]
@@ -65,9 +65,9 @@ def count_pairs(stream: U32, ids: U32) -> Pairs:
     return _runs(pairs, np.ones(pairs.size, np.int64))
 
 
-def merge_pairs(parts: Iterable[Pairs], merge_rows: int = _MERGE_ROWS) -> Pairs:
+def merge_pairs(parts: Iterable[Bigrams], merge_rows: int = _MERGE_ROWS) -> Bigrams:
     """Add up bigram counts, holding at most `merge_rows` rows more than the result."""
-    held: list[Pairs] = []
+    held: list[Bigrams] = []
     rows = settled = 0
     for part in parts:
         held.append(part)
@@ -78,19 +78,19 @@ def merge_pairs(parts: Iterable[Pairs], merge_rows: int = _MERGE_ROWS) -> Pairs:
     return _add_up(held)
 
 
-def _add_up(parts: Sequence[Pairs]) -> Pairs:
+def _add_up(parts: Sequence[Bigrams]) -> Bigrams:
     pairs = np.concatenate([np.zeros(0, np.uint64), *(part.pairs for part in parts)])
     counts = np.concatenate([np.zeros(0, np.int64), *(part.counts for part in parts)])
     order = np.argsort(pairs, kind="stable")  # for sorted runs this is a merge
     return _runs(pairs[order], counts[order])
 
 
-def _runs(pairs: U64, counts: I64) -> Pairs:
+def _runs(pairs: U64, counts: I64) -> Bigrams:
     """Add up the counts of equal neighbours."""
     if not pairs.size:
-        return Pairs(pairs, counts)
+        return Bigrams(pairs, counts)
     starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
-    return Pairs(pairs[starts], np.add.reduceat(counts, starts))
+    return Bigrams(pairs[starts], np.add.reduceat(counts, starts))
 
 
 def partition_bounds(word_counts: I64, partition_words: int = PARTITION_WORDS) -> I64:
@@ -104,7 +104,7 @@ def partition_bounds(word_counts: I64, partition_words: int = PARTITION_WORDS) -
     return np.concatenate([[1], new + 1, [word_counts.size + 1]]).astype(np.int64)
 
 
-def cut_pairs(counted: Pairs, bounds: I64) -> list[pa.Table]:
+def cut_pairs(counted: Bigrams, bounds: I64) -> list[pa.Table]:
     """Return the bigrams of each partition as PAIR_COUNTS tables."""
     places = np.searchsorted(counted.pairs, bounds.astype(np.uint64) << np.uint64(32))
     table = pa.table([counted.pairs, counted.counts], PAIR_COUNTS)
@@ -124,8 +124,8 @@ def pmi(pair_counts: I64, first_counts: I64, second_counts: I64, words: int) -> 
 
 
 def best_pairs(
-    counted: Pairs, word_counts: I64, words: int, min_count: int, limit: int
-) -> tuple[Pairs, F64, int]:
+    counted: Bigrams, word_counts: I64, words: int, min_count: int, limit: int
+) -> tuple[Bigrams, F64, int]:
     """Return the `limit` bigrams of highest PMI among those seen `min_count` times, best first; their PMI;
     and how many there were to choose from.
 
@@ -140,4 +140,4 @@ def best_pairs(
     scores = pmi(counts, first, second, words)
     associated = int(np.count_nonzero(scores > 0))
     order = np.argsort(-scores, kind="stable")[: min(limit, associated)]
-    return Pairs(pairs[order], counts[order]), scores[order], associated
+    return Bigrams(pairs[order], counts[order]), scores[order], associated

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pipeline import safe_html
 from queries import merge, titles
-from queries.merge import Merged, Query
+from queries.merge import MergedList, Query
 from queries.options import QueriesConfig
 
 SOURCE_NAMES: Final = {
@@ -40,7 +40,7 @@ class Bar:
     height: float
 
 
-def render(config: QueriesConfig, merged: Merged, summary: dict[str, Any]) -> str:
+def render(config: QueriesConfig, merged: MergedList, summary: dict[str, Any]) -> str:
     """Return the report's HTML."""
     statistics = summary["statistics"]
     return safe_html.render(
@@ -82,7 +82,7 @@ def histogram(counts: dict[str, int], *, octaves: bool) -> list[Bar]:
     ]
 
 
-def _examples(merged: Merged) -> list[tuple[str, list[tuple[str, list[Query]]]]]:
+def _examples(merged: MergedList) -> list[tuple[str, list[tuple[str, list[Query]]]]]:
     """Return the first, middle and last queries of each source."""
     shown = []
     for source in merge.SOURCES:
@@ -99,7 +99,7 @@ def _examples(merged: Merged) -> list[tuple[str, list[tuple[str, list[Query]]]]]
     return shown
 
 
-def _dropped(merged: Merged, statistics: dict[str, Any]) -> list[tuple[str, str, int, str, str]]:
+def _dropped(merged: MergedList, statistics: dict[str, Any]) -> list[tuple[str, str, int, str, str]]:
     """Return source, reason, number, meaning and examples of what is not in the list."""
     rows = []
     for source in merge.SOURCES:

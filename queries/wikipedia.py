@@ -33,7 +33,7 @@ _REDIRECT: Final = re.compile(rb'<redirect title="([^"]*)"')
 _NAMESPACE: Final = re.compile(rb'<namespace key="(-?\d+)"[^>/]*>([^<]*)<')
 
 
-class Page(NamedTuple):
+class Article(NamedTuple):
     """Hold one page of the main namespace; a redirect has a target and no text."""
 
     title: str
@@ -42,7 +42,7 @@ class Page(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class Wiki:
     """Say what the head of a dump says about its wiki."""
 
     domain: str = ""
@@ -112,7 +112,7 @@ def _even_cuts(offsets: list[int], size: int, piece_bytes: int) -> list[int]:
     return cuts
 
 
-def read_pages(piece: DumpPiece, damage: Callable[[str], None]) -> Iterator[Page]:
+def read_pages(piece: DumpPiece, damage: Callable[[str], None]) -> Iterator[Article]:
     """Yield the main namespace's pages that begin in a piece; call `damage` for each fault passed over."""
     blocks = _bz2_blocks(piece, damage) if piece.path.endswith(".bz2") else _plain_blocks(piece)
     for page in _page_bytes(blocks, damage):
@@ -121,7 +121,7 @@ def read_pages(piece: DumpPiece, damage: Callable[[str], None]) -> Iterator[Page
             yield parsed
 
 
-def read_site(path: str) -> Site:
+def read_site(path: str) -> Wiki:
     """Return what a dump says of its wiki; a dump without a head is taken for an English one."""
     head = b""
     for block in _blocks_of(path):
@@ -130,12 +130,12 @@ def read_site(path: str) -> Site:
             break
     names = {int(key): _decode(name).lower() for key, name in _NAMESPACE.findall(head)}
     base = re.search(rb"<base>https?://([^/<]*?)(?:\.org)?/(?:wiki/)?([^<]*)</base>", head)
-    return Site(
+    return Wiki(
         domain=_decode(base[1]) if base else "",
         main_page=urllib.parse.unquote(_decode(base[2])).replace("_", " ") if base else "Main Page",
         # The English names work in every wiki.
-        images=Site.images | {names[key] for key in (6, -2) if key in names},
-        categories=Site.categories | {names[key] for key in (14,) if key in names},
+        images=Wiki.images | {names[key] for key in (6, -2) if key in names},
+        categories=Wiki.categories | {names[key] for key in (14,) if key in names},
         namespaces=frozenset(name for name in names.values() if name),
     )
 
@@ -237,22 +237,22 @@ def _page_bytes(blocks: Iterator[bytes], damage: Callable[[str], None]) -> Itera
         damage("the last page is cut off")
 
 
-def _parse(page: bytes) -> Page | None:
+def _parse(page: bytes) -> Article | None:
     """Return a page of the main namespace, None for another."""
     if _between(page, b"<ns>", b"</ns>") != b"0":
         return None
     title = _decode(_between(page, b"<title>", b"</title>"))
     redirect = _REDIRECT.search(page)
     if redirect is not None:
-        return Page(title, _decode(redirect[1]), "")
+        return Article(title, _decode(redirect[1]), "")
     start = page.find(b"<text")
     if start < 0:
-        return Page(title, None, "")
+        return Article(title, None, "")
     start = page.find(b">", start) + 1
     if page[start - 2 : start] == b"/>":
-        return Page(title, None, "")
+        return Article(title, None, "")
     end = page.find(b"</text>", start)
-    return None if end < 0 else Page(title, None, _decode(page[start:end]))  # None: cut off by damage
+    return None if end < 0 else Article(title, None, _decode(page[start:end]))  # None: cut off by damage
 
 
 def _between(data: bytes, opening: bytes, closing: bytes) -> bytes:

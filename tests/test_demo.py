@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 import beam_job
-from pipeline.demo import measured, run
+from pipeline.demo import labelled_sets, run
 from pipeline.demo.draw import COLOURS
 from pipeline.demo.evalsets import PER_CLASS
 from pipeline.demo.run import EVALUATION_SETS as SETS
@@ -56,9 +56,11 @@ def every_task_is_measured(out: Path) -> None:
     assert {row["task"] for row in rows} == set(get_args(Task))
     by_task = {row["task"]: row for row in rows if row["dataset"] in SETS or row["dataset"] == "renditions"}
     probe = by_task["linear-probe"]
-    assert probe["dataset"] == "clean" and probe["detail"]["fitted_on"] == 10 * measured.LABELLED_PER_CLASS
+    assert (
+        probe["dataset"] == "clean" and probe["detail"]["fitted_on"] == 10 * labelled_sets.LABELLED_PER_CLASS
+    )
     assert probe["metrics"]["acc1"] > 0.15, "even random features tell some drawings apart"
-    assert {one["group"] for one in by_task["bias"]["detail"]["errors"]} == set(measured.RENDITIONS)
+    assert {one["group"] for one in by_task["bias"]["detail"]["errors"]} == set(labelled_sets.RENDITIONS)
     assert len(by_task["bias"]["detail"]["assigned_with_added"]) == len(COLOURS)
     assert (
         by_task["robustness"]["dataset"] == "renditions" and by_task["retrieval"]["metrics"]["images"] == 120

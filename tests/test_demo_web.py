@@ -22,7 +22,15 @@ from PIL import Image, ImageOps
 from warcio.archiveiterator import ArchiveIterator
 
 from pipeline.demo import captions, draw, subjects
-from pipeline.demo.pages import LAZY_ATTRIBUTES, TRANSPARENT_GIF, Mark, Page, Text, references, render
+from pipeline.demo.markup import (
+    LAZY_ATTRIBUTES,
+    TRANSPARENT_GIF,
+    DrawnPage,
+    ImageElement,
+    ImageText,
+    references,
+    render,
+)
 from pipeline.demo.server import Server, serve
 from pipeline.demo.web import LARGEST_SHARE, Web, addresses, build, load, site_sizes
 from pipeline.reasons import REASONS
@@ -344,9 +352,11 @@ def test_candidates_are_counted_in_captions(web: Web) -> None:
 
 def test_hostile_text_stays_text() -> None:
     nasty = 'x" onerror="alert(1)"><script>&amp;</script>\n\u202e🚀'
-    mark = Mark(href="a.jpg", texts=(Text("alt", nasty, "hostile"), Text("figcaption", nasty, "hostile")))
+    mark = ImageElement(
+        href="a.jpg", texts=(ImageText("alt", nasty, "hostile"), ImageText("figcaption", nasty, "hostile"))
+    )
     for charset in ("utf-8", "iso-8859-1"):
-        page = Page(
+        page = DrawnPage(
             url="http://127.0.1.1/p/index.html", title="T", marks=(mark,), charset=charset, base="/images/"
         )
         parser = Images(page.url)

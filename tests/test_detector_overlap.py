@@ -12,21 +12,21 @@ import torch
 from dedup import distortions
 from dedup.cli import main
 from dedup.detector import augment, detector_file
-from dedup.detector.model import Architecture, Network, OnPairs
+from dedup.detector.model import DetectorArchitecture, DetectorNetwork, OnPairs
 from dedup.detector.normalise import Normaliser
 from pipeline.data.views import squeeze
 from tests.rows import checked_results
 from tests.scenes import sample, scene, write_folder, write_run
 from train.loss import contrastive_loss
 
-SMALL = Architecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
+SMALL = DetectorArchitecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
 
 
 def detector(path: Path, steps: int) -> None:
     """Write a detector that took so many steps on drawings of the same kind."""
     torch.set_num_threads(1)
     background = np.stack([squeeze(scene(n), 64) for n in range(2000, 2100)])
-    network = Network(SMALL).initialise(0, torch.from_numpy(background[:32]))
+    network = DetectorNetwork(SMALL).initialise(0, torch.from_numpy(background[:32]))
     pictures = [scene(n, 96, 128) for n in range(1000, 1240)] if steps else []
     on_pairs, optimizer = OnPairs(network), torch.optim.AdamW(network.parameters(), lr=3e-3)
     for step in range(steps):

@@ -9,14 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dedup.detector import augment, detector_file, thresholds
-from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs, WeightNormConv2d
+from dedup.detector.model import (
+    ARCHITECTURES,
+    DetectorArchitecture,
+    DetectorNetwork,
+    OnPairs,
+    WeightNormConv2d,
+)
 from dedup.detector.normalise import NEAREST, WEIGHT, Normaliser
 from dedup.detector.train import forward_flops, proxy_accuracy
 from pipeline.data.descriptors import Detector
 from pipeline.data.views import squeeze
 from tests.scenes import scene
 
-TINY = Architecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+TINY = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
 NOTHING = augment.Strength(area=0.99, stretch=1.0, degrees=0, hue=0, tone=0, chance=0.0)
 
 
@@ -24,8 +30,8 @@ def pixels(count: int, side: int = 32) -> np.ndarray:
     return np.stack([squeeze(scene(n), side) for n in range(count)])
 
 
-def network(seed: int = 0) -> Network:
-    return Network(TINY).initialise(seed, torch.from_numpy(pixels(16))).eval()
+def network(seed: int = 0) -> DetectorNetwork:
+    return DetectorNetwork(TINY).initialise(seed, torch.from_numpy(pixels(16))).eval()
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -124,7 +130,7 @@ def test_descriptors_are_unit_vectors_of_the_promised_size():
 
 def test_initial_outputs_have_mean_zero_and_deviation_one():
     """The data-dependent initialisation of weight norm's authors, section 3."""
-    one = Network(TINY)
+    one = DetectorNetwork(TINY)
     batch = torch.from_numpy(pixels(16))
     one.initialise(0, batch)
     seen = []
@@ -149,13 +155,15 @@ def test_weight_norm_is_torchs():
 
 
 def test_the_two_architectures_have_the_documented_sizes():
-    sizes = {name: sum(p.numel() for p in Network(a).parameters()) for name, a in ARCHITECTURES.items()}
+    sizes = {
+        name: sum(p.numel() for p in DetectorNetwork(a).parameters()) for name, a in ARCHITECTURES.items()
+    }
     assert 1.2e6 < sizes["small"] < 1.4e6
     assert 23e6 < sizes["RN50"] < 26e6, "a ResNet-50 without its classifier"
     assert forward_flops(ARCHITECTURES["small"]) == pytest.approx(64e6, rel=0.05)
     assert 8e9 < forward_flops(ARCHITECTURES["RN50"]) < 12e9
     with pytest.raises(ValueError, match="multiple of 32"):
-        Architecture(side=50, layers=(1, 1, 1, 1), width=8, dims=16)
+        DetectorArchitecture(side=50, layers=(1, 1, 1, 1), width=8, dims=16)
 
 
 def test_the_temperature_is_the_papers():

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from dedup.detector import detector_file, neighbours
 from dedup.detector.cli import main
-from dedup.detector.model import Architecture, Network
+from dedup.detector.model import DetectorArchitecture, DetectorNetwork
 from dedup.detector.neighbours import Described, NearestSearch
 from dedup.detector.normalise import Normaliser
 from pipeline.data.views import VIEWS, squeeze
 from tests.scenes import jpeg, sample, scene, write_folder, write_run
 
-TINY = Architecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+TINY = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
 
 
 def random(count: int, dims: int, seed: int) -> Described:
@@ -108,7 +108,7 @@ def made(tmp_path_factory) -> Path:
     """Return a folder with a detector, a run of two shards and an evaluation set, two of it copies."""
     root = tmp_path_factory.mktemp("embed")
     thumbs = np.stack([squeeze(scene(n), 32) for n in range(300, 340)])
-    network = Network(TINY).initialise(0, torch.from_numpy(thumbs)).eval()
+    network = DetectorNetwork(TINY).initialise(0, torch.from_numpy(thumbs)).eval()
     detector_file.write(
         str(root / "detector.safetensors"), network, Normaliser.fit(network.embed(thumbs)), {}
     )

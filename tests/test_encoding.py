@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.reasons import REASONS
 from pipeline.sources import encoding
-from pipeline.sources.html import images, parse
+from pipeline.sources.page_images import images, parse
 from tests.browser import chromium
 
 PAGE = "http://example.com/"

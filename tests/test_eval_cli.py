@@ -280,7 +280,7 @@ def imported_folder(place: Path) -> str:
     from train.evaluation.options import EvalConfig
 
     config = EvalConfig(task=("zeroshot",), out="x", checkpoint=("a",), data=("n=p",))
-    return models.load(models.Source("m", str(place / "imported")), config).fingerprint[:12]
+    return models.load(models.ModelSource("m", str(place / "imported")), config).fingerprint[:12]
 
 
 def test_retrieval_equals_a_plain_count(place, tmp_path):
@@ -453,10 +453,10 @@ def test_a_model_with_exact_gelu_is_recognised_by_its_configuration(place, tmp_p
     path = folder / "open_clip_config.json"
     value = json.loads(path.read_text())
     config = EvalConfig(task=("zeroshot",), out="x", checkpoint=("a",), data=("n=p",))
-    quick = models.load(models.Source("m", str(folder)), config)
+    quick = models.load(models.ModelSource("m", str(folder)), config)
     del value["model_cfg"]["quick_gelu"]
     path.write_text(json.dumps(value))
-    exact = models.load(models.Source("m", str(folder)), config)
+    exact = models.load(models.ModelSource("m", str(folder)), config)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         theirs = train_peers.open_clip().create_model(f"local-dir:{folder}").eval()
@@ -467,7 +467,7 @@ def test_a_model_with_exact_gelu_is_recognised_by_its_configuration(place, tmp_p
     value["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
     path.write_text(json.dumps(value))
     with pytest.raises(ValueError, match=r"asks for preprocess_cfg\.mean"):
-        models.load(models.Source("m", str(folder)), config)
+        models.load(models.ModelSource("m", str(folder)), config)
 
 
 def test_models_are_called_by_the_whole_names_of_their_files_and_folders(tmp_path):

@@ -254,7 +254,7 @@ def test_difficulty_by_class_is_correlated():
 def test_axes_map_ends_to_ends_and_bars_reach_zero():
     axis = charts.Axis((1, 100), (0, 200), np.log)
     assert (axis(1), axis(10), axis(100)) == (0, 100, 200)
-    rows = [charts.Row("a", 0.1, 0.05, 0.2), charts.Row("b", -0.2, None, float("nan"))]
+    rows = [charts.BarRow("a", 0.1, 0.05, 0.2), charts.BarRow("b", -0.2, None, float("nan"))]
     chart = charts.bars("t", "x", rows)
     assert [bar.label for bar in chart.bars] == ["a", "b"]
     assert chart.bars[0].x == chart.zero == chart.bars[1].x + chart.bars[1].width
@@ -263,7 +263,7 @@ def test_axes_map_ends_to_ends_and_bars_reach_zero():
 
 
 def test_labels_of_a_logit_axis_do_not_touch():
-    marks = [charts.Mark(0.02, 0.001), charts.Mark(0.249, 0.12)]
+    marks = [charts.ChartPoint(0.02, 0.001), charts.ChartPoint(0.249, 0.12)]
     chart = charts.scatter("t", "x", "y", marks, logits=True)
     for ticks, pixels in ((chart.x_ticks, 44), (chart.y_ticks, 16)):
         assert len(ticks) >= 3

@@ -21,7 +21,7 @@ from pipeline import manifest as manifest_module
 from pipeline.captions.match import tokens
 from pipeline.cli import main
 from pipeline.compact import main as compact
-from pipeline.demo.pages import Reference
+from pipeline.demo.markup import Reference
 from pipeline.demo.server import Server
 from pipeline.extend.workers import KNOWN_ROWS, STORED_ROWS, NewShuffler, known_rows, moved_counts
 from pipeline.fetch.merge import MERGED_ROWS, merge_into_stored

@@ -24,7 +24,7 @@ from pipeline.images import rights
 from pipeline.images.process import process
 from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
-from pipeline.sources import Piece, html, http_body, sitemap, srcset, warc, wat
+from pipeline.sources import Piece, http_body, page_images, sitemap, srcset, warc, wat
 from pipeline.sources.links import links
 from pipeline.sources.records import MAX_TEXT, Image
 from tests import fuzzing
@@ -95,7 +95,7 @@ def check_robots(data: bytes) -> None:
 
 
 def check_html(data: bytes) -> None:
-    for image in html.images(data, PAGE, "text/html; charset=utf-8" if len(data) % 2 else ""):
+    for image in page_images.images(data, PAGE, "text/html; charset=utf-8" if len(data) % 2 else ""):
         is_sound(image)
     for url in links(data, PAGE):
         assert urls.resolve(url) == url
@@ -518,7 +518,7 @@ def test_every_seed_reaches_what_it_is_to_test() -> None:
     refused = {one.detail for one in found if one.reason}
     assert [one.reason for one in found].count("") == len(found) - len(refused), refused
     assert {one.format for one in found if not one.reason} == {"jpeg", "png", "webp", "gif", "avif"}
-    assert all(list(html.images(data, PAGE)) for data in HTML)
+    assert all(list(page_images.images(data, PAGE)) for data in HTML)
     assert list(warc.read(io.BytesIO(WARC), PIECE)) and wat.page_images(WAT, PAGE)[0].opt_out
     assert sitemap.parse(URLSET) == sitemap.Sitemap("pages", ["http://a.test/1?a=1&b=2"])
 

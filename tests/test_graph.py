@@ -20,8 +20,8 @@ from pipeline.select.workers import (
     AdmitWorker,
     DedupeShuffler,
     PairCounter,
-    Pairs,
     QueryTable,
+    SampleQueryPairs,
     SharedCaptionShuffler,
     chosen,
 )
@@ -117,7 +117,7 @@ def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
     kept = set()
     for result in admitted:
         table = schemas.read_table(result.path)
-        pairs = Pairs.of(table, len(QUERIES))
+        pairs = SampleQueryPairs.of(table, len(QUERIES))
         mask = chosen(pairs, queries.hashes, read_vector(f"{found}/thresholds"))
         kept |= set(table.filter(pairs.rows_of(mask, len(table)))["url"].to_pylist())
     digest = hashlib.sha256(repr((rows, sorted(kept))).encode()).hexdigest()

@@ -239,9 +239,9 @@ def test_every_graph_of_every_job_is_accepted(proto: Any, graphs: dict[str, Step
     from pipeline.fetch import merge, units, worker
     from pipeline.finish import workers as finishing
     from pipeline.select import workers as selecting
-    from queries import steps
+    from queries import workers
 
-    modules = (judge, selecting, units, worker, merge, finishing, steps)
+    modules = (judge, selecting, units, worker, merge, finishing, workers)
     kinds = {
         name
         for module in modules
@@ -347,7 +347,7 @@ def test_a_worker_that_has_only_the_package_unpickles_everything(
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     modules = json.loads(done.stdout)
-    ours = {"pipeline.flow.beam_graphs", "pipeline.fetch.worker", "queries.steps", "dedup.match_shards"}
+    ours = {"pipeline.flow.beam_graphs", "pipeline.fetch.worker", "queries.workers", "dedup.match_shards"}
     assert ours <= set(modules)
     assert all(file is None or file.startswith(str(installed)) for file in modules.values())
 

@@ -14,7 +14,7 @@ from pipeline.plan import expected, model, published
 from pipeline.plan.cli import main
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import implied_mfu, training
-from pipeline.plan.yields import Balance, of_run, smoothed
+from pipeline.plan.yields import PilotPairs, of_run, smoothed
 from tests import crawling
 
 RATES = tomllib.loads((Path(model.__file__).parent / "rates.toml").read_text())
@@ -33,18 +33,18 @@ def crawled(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return crawling.crawl(web.web, out, *caps, "--workers", "1")
 
 
-def drawn(samples: int, queries: int, seed: int = 0) -> Balance:
+def drawn(samples: int, queries: int, seed: int = 0) -> PilotPairs:
     """Return samples that match three queries each, some queries far more often than others."""
     rng = np.random.default_rng(seed)
     query = np.minimum((rng.pareto(0.7, (samples, 3)) * 2).astype(int), queries - 1)
     keys = np.unique(np.repeat(np.arange(samples), 3) * queries + query.ravel())
     query = keys % queries
-    return Balance(
+    return PilotPairs(
         keys // queries, query, np.bincount(query, minlength=queries).astype(float), np.ones(1), samples
     )
 
 
-def simulate(balance: Balance, per_query: int, share: float, rng: np.random.Generator) -> int:
+def simulate(balance: PilotPairs, per_query: int, share: float, rng: np.random.Generator) -> int:
     """Keep each query's `per_query` of smallest priority among those that arrive, as the crawl does."""
     arrived = rng.random(balance.samples) < share
     priority = rng.random(len(balance.sample))
@@ -69,7 +69,7 @@ def test_the_expected_set_is_the_mean_of_simulated_ones(per_query: int, share: f
 def test_a_part_of_a_source_foretells_the_whole() -> None:
     whole = drawn(40_000, 60)
     first = whole.sample < 4000
-    part = Balance(
+    part = PilotPairs(
         whole.sample[first], whole.query[first],
         np.bincount(whole.query[first], minlength=60).astype(float), np.ones(1), 4000,
     )  # fmt: skip

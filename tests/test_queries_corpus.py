@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.captions.match import tokens
-from queries import corpus
-from queries.corpus import Block, Encoder, is_word
+from queries import token_blocks
+from queries.token_blocks import TokenBlock, TokenEncoder, is_word
 
 _FRAGMENTS = ["a", "Dog's", "St.", "—", "(b)", "C++", "\n", " ", "é", "e\u0301", "ﬁ", "--", "x-y", "½"]
 TEXTS = st.lists(st.text(max_size=40) | st.lists(st.sampled_from(_FRAGMENTS)).map("".join), max_size=8)
@@ -26,7 +26,7 @@ def _straightforward(texts: list[str]) -> tuple[Counter[str], Counter[tuple[str,
     return words, pairs
 
 
-def _decoded(blocks: list[Block]) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+def _decoded(blocks: list[TokenBlock]) -> tuple[Counter[str], Counter[tuple[str, str]]]:
     words, pairs = Counter[str](), Counter[tuple[str, str]]()
     for block in blocks:
         words.update(dict(zip(block.words, block.counts.tolist(), strict=True)))
@@ -43,14 +43,14 @@ def test_blocks_hold_the_words_and_pairs_of_the_normaliser(
 ) -> None:
     texts = [text.replace("\0", "") for text in texts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "_BATCH_CHARACTERS", batch)
-        encoder = Encoder(block_tokens)
+        patch.setattr(token_blocks, "_BATCH_CHARACTERS", batch)
+        encoder = TokenEncoder(block_tokens)
         blocks = [block for text in texts for block in encoder.add(text)] + list(encoder.finish())
     assert _decoded(blocks) == _straightforward(texts)
 
 
 def test_full_blocks_are_given_out() -> None:
-    encoder = Encoder(block_tokens=50)
+    encoder = TokenEncoder(block_tokens=50)
     text = "word " * 60_000
     blocks = [block for _ in range(3) for block in encoder.add(text)]
     assert [block.counts.tolist() for block in blocks] == [[60_000]] * 3

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.captions.match import tokens
 from pipeline.flow.runner import Runner
-from queries import inputs, job, steps, wikipedia, wikitext
+from queries import inputs, job, wikipedia, wikitext, workers
 from queries.options import QueriesConfig
 from tests.queries_dump import SAMPLE_DUMP, WORDNET, Written, write_multistream
 from tests.rows import checked_results
@@ -74,7 +74,7 @@ def _run(config: QueriesConfig, workers: int = 1, flags: tuple[str, ...] = ()) -
 
     Path(config.out).parent.mkdir(exist_ok=True)
     found = inputs.find_inputs(config)
-    return job.Job(config, found, Runner(workers=workers, flags=flags, watch=on_step)).run()
+    return job.QueryJob(config, found, Runner(workers=workers, flags=flags, watch=on_step)).run()
 
 
 def test_all_sources_make_one_list(tmp_path: Path, sources: dict[str, Any]) -> None:
@@ -128,7 +128,7 @@ def test_a_portable_runner_gives_the_same_bytes(tmp_path: Path, sources: dict[st
 
 def test_only_the_best_rows_are_held(tmp_path: Path) -> None:
     paths = [
-        steps.publish(pa.table({"n": pa.array(numbers, pa.int64())}), str(tmp_path / f"{i}.parquet"))
+        workers.publish(pa.table({"n": pa.array(numbers, pa.int64())}), str(tmp_path / f"{i}.parquet"))
         for i, numbers in enumerate([[3, 9], [8, 1, 2], [7, 10], []])
     ]
     assert job.best_rows(paths, [("n", "descending")], 2)["n"].to_pylist() == [10, 9]
@@ -139,14 +139,14 @@ def test_a_run_continues_where_it_stopped(
 ) -> None:
     config = _config(tmp_path, "a", **sources)
     with monkeypatch.context() as patch:
-        patch.setattr(steps.RankPairsWorker, "run", None)
+        patch.setattr(workers.RankPairsWorker, "run", None)
         with pytest.raises(Exception, match="NoneType"):
             _run(config)
     assert not Path(config.out).exists()
     with monkeypatch.context() as patch:
-        patch.setattr(steps.EncodeWorker, "run", None)  # what is done is not done again
-        patch.setattr(steps.WordsWorker, "run", None)
-        patch.setattr(steps.PairsWorker, "run", None)
+        patch.setattr(workers.EncodeWorker, "run", None)  # what is done is not done again
+        patch.setattr(workers.WordsWorker, "run", None)
+        patch.setattr(workers.PairsWorker, "run", None)
         _run(config)
     whole = _config(tmp_path, "b", **sources)
     _run(whole)
@@ -171,8 +171,8 @@ def test_a_changed_option_reruns_from_the_step_it_touches(
     assert job.finished_summary(first, inputs.find_inputs(first)) is not None
     changed = _config(tmp_path, "a", keep_work=True, **{**sources, "min_count": 5})
     assert job.finished_summary(changed, inputs.find_inputs(changed)) is None
-    monkeypatch.setattr(steps.EncodeWorker, "run", None)
-    monkeypatch.setattr(steps.ViewsWorker, "run", None)
+    monkeypatch.setattr(workers.EncodeWorker, "run", None)
+    monkeypatch.setattr(workers.ViewsWorker, "run", None)
     _run(changed)
     counts = [r["count"] for r in pq.read_table(changed.out).to_pylist() if r["source"] == "unigram"]
     assert min(counts) == 5
@@ -181,7 +181,7 @@ def test_a_changed_option_reruns_from_the_step_it_touches(
 def test_a_size_that_is_too_small_is_told_before_the_dump_is_read(
     tmp_path: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps.EncodeWorker, "run", None)
+    monkeypatch.setattr(workers.EncodeWorker, "run", None)
     with pytest.raises(ValueError, match="make 8 queries; --size must be at least that, not 7"):
         _run(_config(tmp_path, "a", **sources, size=7))
 

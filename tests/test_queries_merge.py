@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from pipeline.captions.match import Matcher
 from queries import merge
-from queries.merge import Candidate, Merged
+from queries.merge import MergedList, RankedEntry
 
 
-def _offer(*queries: str) -> list[Candidate]:
-    return [Candidate(query, len(queries) - i, float(len(queries) - i)) for i, query in enumerate(queries)]
+def _offer(*queries: str) -> list[RankedEntry]:
+    return [RankedEntry(query, len(queries) - i, float(len(queries) - i)) for i, query in enumerate(queries)]
 
 
-def _listed(merged: Merged) -> list[tuple[str, str]]:
+def _listed(merged: MergedList) -> list[tuple[str, str]]:
     return [(query.source, query.query) for query in merged.queries]
 
 
@@ -114,7 +114,7 @@ _OFFERS = st.lists(st.text(alphabet="abAB .+é", max_size=4), max_size=12).map(
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(merge.SOURCES, _OFFERS)), st.integers(1, 30))
-def test_invariants(sources: dict[str, list[Candidate]], size: int) -> None:
+def test_invariants(sources: dict[str, list[RankedEntry]], size: int) -> None:
     keys = {
         name: {merge.key_of(c.query) for c in offer if merge.key_of(c.query).strip(".+ ")}
         for name, offer in sources.items()

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queries import ngrams
-from queries.ngrams import Pairs
+from queries.ngrams import Bigrams
 
 STREAMS = st.lists(st.lists(st.integers(0, 6), max_size=40), max_size=5)
 
 
-def _as_dict(counted: Pairs) -> dict[tuple[int, int], int]:
+def _as_dict(counted: Bigrams) -> dict[tuple[int, int], int]:
     pairs = counted.pairs.tolist()
     assert pairs == sorted(set(pairs))
     return {
@@ -78,7 +78,7 @@ def test_pmi_is_that_of_the_textbook() -> None:
 
 def test_the_best_pairs_are_frequent_associated_and_in_order() -> None:
     word_counts = np.array([100, 10, 10, 10])
-    counted = Pairs(
+    counted = Bigrams(
         np.array([(1 << 32) | 2, (2 << 32) | 3, (2 << 32) | 4, (3 << 32) | 4, (4 << 32) | 4], np.uint64),
         np.array([1, 5, 5, 9, 2]),
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from queries.parts import DumpPiece
-from queries.wikipedia import Page, index_path, plan, read_pages, read_site
+from queries.wikipedia import Article, index_path, plan, read_pages, read_site
 from tests.queries_dump import HEAD, SAMPLE_DUMP, Written, page, plain, write_multistream
 
 PAGES = [
@@ -18,10 +18,12 @@ PAGES = [
     Written("Empty", ""),
     *(Written(f"Page {i}", f"text {i} " * (i % 7)) for i in range(40)),
 ]
-EXPECTED = [Page(p.title, p.redirect or None, "" if p.redirect else p.text) for p in PAGES if not p.namespace]
+EXPECTED = [
+    Article(p.title, p.redirect or None, "" if p.redirect else p.text) for p in PAGES if not p.namespace
+]
 
 
-def _read(pieces: list[DumpPiece]) -> list[Page]:
+def _read(pieces: list[DumpPiece]) -> list[Article]:
     return [page for piece in pieces for page in read_pages(piece, pytest.fail)]
 
 
@@ -58,7 +60,7 @@ def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list
     pages = [Written(f"T{i}", text, "", 4 * (i % 2)) for i, text in enumerate(valid)]
     path = tmp_path_factory.mktemp("dump") / "x.xml"
     path.write_bytes(plain(pages))
-    assert _read(plan([str(path)], cut)) == [Page(p.title, None, p.text) for p in pages if not p.namespace]
+    assert _read(plan([str(path)], cut)) == [Article(p.title, None, p.text) for p in pages if not p.namespace]
 
 
 def test_a_damaged_stream_is_told_and_the_others_are_read(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_pages_of_a_real_dump_are_those_of_mwxml() -> None:
     pages = _read(plan([str(SAMPLE_DUMP)]))
     with bz2.open(SAMPLE_DUMP) as file:
         expected = [
-            Page(page.title, page.redirect, "" if page.redirect else next(iter(page)).text)
+            Article(page.title, page.redirect, "" if page.redirect else next(iter(page)).text)
             for page in mwxml.Dump.from_file(file)
             if page.namespace == 0
         ]

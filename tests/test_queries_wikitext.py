@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.captions.match import tokens
-from queries.corpus import is_word
+from queries.token_blocks import is_word
 from queries.wikipedia import plan, read_pages
 from queries.wikis import image_option
 from queries.wikitext import HIDDEN, INLINE, strip

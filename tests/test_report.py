@@ -215,7 +215,7 @@ def test_one_of_a_thing_is_not_called_several_nor_drawn_as_a_curve(tmp_path: Pat
 
 
 def test_an_empty_shard_and_a_broken_picture_are_shown_as_such(tmp_path: Path) -> None:
-    from pipeline.report.pictures import thumbnail
+    from pipeline.report.thumbnails import thumbnail
 
     layout = finished_run.build(tmp_path / "run", ["a dog"] * 3, per_shard=3)
     found = json.loads(Path(layout.manifest).read_text())
@@ -401,7 +401,7 @@ def test_totals_are_sums_and_maxima_by_key(rows: list[tuple[str, int, float]]) -
 
 
 def test_long_crawls_have_few_moments() -> None:
-    pace = network.Pace()
+    pace = network.TimeBins()
     rng = np.random.default_rng(0)
     for start in rng.integers(0, 10_000_000, 3000).tolist():
         pace.add(2, [[start // 2, 3, 2, 10, 1.5]])

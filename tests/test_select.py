@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import schemas
-from pipeline.select.workers import Pairs, cap_captions, concat, drop_duplicates, one_url, slices
+from pipeline.select.workers import SampleQueryPairs, cap_captions, concat, drop_duplicates, one_url, slices
 from tests.rows import caption_table, uid_of
 
 rows = st.lists(
@@ -44,7 +44,7 @@ def test_every_row_is_kept_or_rejected_once(data, cap: int) -> None:
 @given(rows)
 def test_pairs_are_the_union_over_a_samples_captions(data) -> None:
     table = caption_table(data)
-    pairs = Pairs.of(table, 8)
+    pairs = SampleQueryPairs.of(table, 8)
     expected = defaultdict(set)
     for url, _, matched in data:
         expected[uid_of(url)] |= set(matched)

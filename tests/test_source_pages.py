@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.candidates.pages import judge
+from pipeline.candidates.page_worker import judge
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.http.fetch_url import Outcome
 from pipeline.options import SourceOptions
-from pipeline.sources import Image, pages, sitemap
+from pipeline.sources import Image, page_tables, sitemap
 from pipeline.sources.links import links
 from tests.crawling import arguments
 
@@ -37,8 +37,8 @@ def test_images_of_pages_are_read_back_as_they_were_written(tmp_path: Path) -> N
         Image("http://a.test/1.jpg", (("alt", "A"), ("og", "é")), "http://a.test/", page_lang="de"),
         Image("x", (), "http://a.test/", None, "bad_url", "no scheme", "meta robots: noai"),
     ]
-    pages.write(str(tmp_path / "images.parquet"), enumerate(found))
-    assert list(pages.read(str(tmp_path / "images.parquet"))) == found
+    page_tables.write(str(tmp_path / "images.parquet"), enumerate(found))
+    assert list(page_tables.read(str(tmp_path / "images.parquet"))) == found
 
 
 # Sitemaps
@@ -441,7 +441,7 @@ def test_a_pass_that_stopped_asks_for_no_page_twice(
         raise OSError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.candidates.pages.pages.write", stop)
+        patch.setattr("pipeline.candidates.page_worker.page_tables.write", stop)
         with pytest.raises(AssertionError):
             crawl_pages(f"{site.root}/sitemap.xml", tmp_path / "run")
     assert list((tmp_path / "run").glob("work/candidates/pages/pass-*/kept/*/*.part"))

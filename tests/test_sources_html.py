@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from pipeline.reasons import REASONS
 from pipeline.sources import Image, encoding
-from pipeline.sources.html import MAX_HTML, images
 from pipeline.sources.htmlguard import MAX_DEPTH, tame
+from pipeline.sources.image_reference import LAZY_SRC, LAZY_SRCSET, references
+from pipeline.sources.page_images import MAX_HTML, images
 from pipeline.sources.records import MAX_TEXT
-from pipeline.sources.reference import LAZY_SRC, LAZY_SRCSET, references
-from pipeline.sources.srcset import Candidate, parse
+from pipeline.sources.srcset import ImageCandidate, parse
 from pipeline.urls import MAX_LENGTH
 
 PAGE = "https://example.com/dir/page.html"
@@ -302,7 +302,7 @@ def test_encodings(data: bytes, charset: str | None, text: str) -> None:
     ],
 )
 def test_srcset_as_the_standard_parses_it(srcset: str, candidates: list[tuple[str, int, float]]) -> None:
-    assert parse(srcset) == [Candidate(*c) for c in candidates]
+    assert parse(srcset) == [ImageCandidate(*c) for c in candidates]
 
 
 url = st.text("ab/.,:-_%é", min_size=1).filter(lambda u: u[0] != "," and u[-1] != ",")
@@ -317,7 +317,7 @@ descriptor = st.one_of(
 def test_a_written_srcset_is_read_back(items: list[tuple[str, tuple[str, int, float]]], comma: str) -> None:
     # Without a descriptor the comma must not touch the URL, or it would be taken for its end: both are valid.
     text = comma.join(address + text for address, (text, _, _) in items)
-    assert parse(text) == [Candidate(address, w, x) for address, (_, w, x) in items]
+    assert parse(text) == [ImageCandidate(address, w, x) for address, (_, w, x) in items]
 
 
 @settings(max_examples=500)

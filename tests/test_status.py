@@ -30,7 +30,7 @@ from pipeline.progress import (
     Notes,
     Pace,
     ShowProgress,
-    Step,
+    StepProgress,
     Tally,
     bar_line,
     describe,
@@ -73,23 +73,23 @@ def test_markers_are_summed_each_once(tmp_path: Path) -> None:
 
 
 def test_the_rate_is_that_of_the_last_minutes_and_the_time_left_follows() -> None:
-    step = Step("fetch", "f", total=10, images=1000)
+    step = StepProgress("fetch", "f", total=10, images=1000)
     pace = Pace(step)
     assert pace.at(0, Tally(done=2, images=200)) == (0, "tasks", None), "what was there before is no speed"
     assert pace.at(10, Tally(done=3, images=300)) == (10, "images", 70)
     assert pace.at(1000, Tally(done=3, images=300))[0] < 10
     rate, _, left = pace.at(1010, Tally(done=4, images=400))
     assert rate == pytest.approx(100 / 1000) and left == pytest.approx(6000)
-    assert Pace(Step("count", "c", 4)).at(5, Tally()) == (0, "tasks", None)
+    assert Pace(StepProgress("count", "c", 4)).at(5, Tally()) == (0, "tasks", None)
 
 
 def test_a_line_says_all_that_is_known() -> None:
     tally = Tally(3, 1500, 2_500_000, {"": 1000, "http_404": 400, "timeout": 60, "a": 39, "b": 1})
-    assert describe(Step("fetch", "f", 9, images=4500), tally, 25.0, "images", 120) == (
+    assert describe(StepProgress("fetch", "f", 9, images=4500), tally, 25.0, "images", 120) == (
         "1,500/4,500 images · 25.0 images/s · 2.5 MB · "
         "fetched 1,000, http_404 400, timeout 60, a 39 · 2:00 left"
     )
-    assert describe(Step("count", "c", 9), Tally(1), 0.0, "tasks", None) == ""
+    assert describe(StepProgress("count", "c", 9), Tally(1), 0.0, "tasks", None) == ""
     assert [duration(s) for s in (5, 65, 3_700, 400_000)] == ["0:05", "1:05", "1:01:40", "4.6 days"]
     assert [size(n) for n in (12, 12_345, 5e9, 7e15)] == ["12 B", "12.3 kB", "5.0 GB", "7,000.0 TB"]
 
@@ -98,7 +98,7 @@ def test_a_line_says_all_that_is_known() -> None:
 def test_a_bar_counts_images_and_its_text_fits_in_whole_words(columns: int) -> None:
     """A single task has one marker, at its end; its images come all the while."""
     tally = Tally(0, 1500, 2_500_000, {"": 1000, "http_server_error": 400, "connect_timeout": 60, "a": 39})
-    step = Step("fetch, round 0", "f", 1, images=4500)
+    step = StepProgress("fetch, round 0", "f", 1, images=4500)
     done, total, text = bar_line(step, tally, 25.0, "images", 120, columns)
     assert (done, total) == (1500, 4500)
     parts = text.split(" · ")
@@ -109,7 +109,7 @@ def test_a_bar_counts_images_and_its_text_fits_in_whole_words(columns: int) -> N
     }  # fmt: skip
     if columns >= 39:
         assert "2:00 left" in parts
-    assert bar_line(Step("count", "c", 9), Tally(2), 0.0, "tasks", None, columns) == (2, 9, "2/9")
+    assert bar_line(StepProgress("count", "c", 9), Tally(2), 0.0, "tasks", None, columns) == (2, 9, "2/9")
 
 
 def test_at_78_columns_there_is_a_bar_that_moves_within_a_task(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_at_78_columns_there_is_a_bar_that_moves_within_a_task(tmp_path: Path) -
 
 
 def test_notes_forget_what_was_discarded(tmp_path: Path) -> None:
-    def step(folder: str, before: int = 0, ended: float = 0.0) -> Step:
-        return Step(folder, folder, total=2, before=before, started=1.0, ended=ended)
+    def step(folder: str, before: int = 0, ended: float = 0.0) -> StepProgress:
+        return StepProgress(folder, folder, total=2, before=before, started=1.0, ended=ended)
 
     first = Notes(str(tmp_path))
     for folder in ("candidates", "select/samples", "fetch/round-0", "fetch/round-1", "finish/shards"):
@@ -224,8 +224,8 @@ def crawling(tmp_path: Path) -> Path:
         (run / f"work/fetch/round-0/{name}.running").write_text(json.dumps(sign))
     tally = {"done": 2, "images": 900, "bytes": 0, "reasons": {"no_match": 500}}
     steps = [
-        Step("candidates", "candidates", 2, 0, 0, now - 900, now - 800, tally),
-        Step("fetch, round 0", "fetch/round-0", 10, 1000, 1, now - 100),
+        StepProgress("candidates", "candidates", 2, 0, 0, now - 900, now - 800, tally),
+        StepProgress("fetch, round 0", "fetch/round-0", 10, 1000, 1, now - 100),
     ]
     (run / "work/candidates").mkdir()
     (run / "work/candidates/done.stage").write_text("{}")

@@ -85,7 +85,7 @@ def test_links_devices_and_folders_are_passed_over(format: int) -> None:
         archive.addfile(info, io.BytesIO(b"dog"))
     bad: Counter[str] = Counter()
     samples = list(webdataset.read(io.BytesIO(buffer.getvalue()), bad))
-    assert samples == [webdataset.Sample("a/1", {"txt": b"dog"})] and bad == {"not_a_file": 2}
+    assert samples == [webdataset.WebDatasetSample("a/1", {"txt": b"dog"})] and bad == {"not_a_file": 2}
 
 
 @given(st.binary(max_size=3000), st.integers(0, 3000))

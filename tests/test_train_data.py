@@ -21,7 +21,7 @@ from tests import train_shards
 from train import cli, data, image_transforms, shard_sources, tar, vocabulary
 from train.cache import Cache
 from train.sampler import Sampler
-from train.shard_sources import Shard, ShardSource
+from train.shard_sources import CountedShard, ShardSource
 from train.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
@@ -293,7 +293,7 @@ def test_small_pictures_are_refused_unless_enlarging_is_asked_for(tmp_path: Path
 
 
 def fake(counts: list[int], weight: float = 1.0) -> ShardSource:
-    return ShardSource("s", tuple(Shard(str(i), n) for i, n in enumerate(counts)), weight)
+    return ShardSource("s", tuple(CountedShard(str(i), n) for i, n in enumerate(counts)), weight)
 
 
 @pytest.mark.parametrize("window", [3, 10, 1000])
@@ -429,7 +429,7 @@ def test_bad_samples_are_replaced_and_counted(tmp_path: Path) -> None:
         assert len(batch.micro[0][0]) == 22
         assert batch.counts["not_image"] >= 1 and batch.counts["no_caption"] >= 1
         assert batch.counts["truncated"] >= 1 and batch.counts["missing"] >= 4
-    nothing = ShardSource("w", (Shard(str(tmp_path / "w/2.tar"), 9),))
+    nothing = ShardSource("w", (CountedShard(str(tmp_path / "w/2.tar"), 9),))
     with pytest.raises(ValueError, match="samples in a row are bad"):
         next(data.load(pieces([nothing], tmp_path, 9), 0, 1, 0, CPU))
 

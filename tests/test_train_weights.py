@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from dedup.detector import detector_file as detector_weights
-from dedup.detector.model import Architecture as DetectorArchitecture
-from dedup.detector.model import Network
+from dedup.detector.model import DetectorArchitecture as DetectorArchitecture
+from dedup.detector.model import DetectorNetwork
 from dedup.detector.normalise import Normaliser
 from tests import eval_models
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, scrambled
@@ -183,7 +183,7 @@ def test_an_export_says_its_activation_and_is_read_back(activation: str, layout:
     assert weights.load(str(folder)).architecture.activation == activation
     assert weights.load(str(folder), "gelu").architecture.activation == "gelu", "who asks gets it"
     config = EvalConfig(task=("zeroshot",), out="x", checkpoint=("a",), data=("n=p",))
-    encoder = models.load(models.Source("m", str(folder)), config)
+    encoder = models.load(models.ModelSource("m", str(folder)), config)
     quick = {type(module.gelu) is QuickGELU for module in encoder.model.modules() if isinstance(module, MLP)}
     assert quick == {activation == "quick-gelu"}
 
@@ -302,7 +302,7 @@ def test_every_damage_of_a_checkpoint_is_one_sentence(
     assert str(run) in str(raised.value) and "\n" not in str(raised.value)
     config = EvalConfig(task=("zeroshot",), out="x", checkpoint=("a",), data=("n=p",))
     with pytest.raises(ValueError, match=said):
-        models.load(models.Source("m", str(run)), config)
+        models.load(models.ModelSource("m", str(run)), config)
     assert cli.export_main(["--checkpoint", str(run), "--format", "hf", "--out", str(tmp_path / "x")]) == 2
     assert re.search(said, capsys.readouterr().err) and not (tmp_path / "x").exists()
 
@@ -358,7 +358,7 @@ def test_a_detectors_file_is_believed_only_where_its_tensors_agree(tmp_path: Pat
     architecture = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
     normaliser = Normaliser(np.zeros(16, np.float32), np.ones((20, 16), np.float32))
     path = str(tmp_path / "d.safetensors")
-    detector_weights.write(path, Network(architecture), normaliser, {"step": 1})
+    detector_weights.write(path, DetectorNetwork(architecture), normaliser, {"step": 1})
     assert detector_weights.read(path).dims == 16
     good = load_file(path)
     facts = json.loads(weights.header(path).metadata["openwit"])

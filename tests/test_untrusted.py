@@ -208,8 +208,8 @@ def test_status_of_notes_that_nobody_wrote(
 
 
 def test_a_record_is_what_its_class_says() -> None:
-    step = progress.Step(label="a", folder="b", total=3, tally={"done": 1})
-    assert untrusted.record(progress.Step, vars(step), "p") == step
+    step = progress.StepProgress(label="a", folder="b", total=3, tally={"done": 1})
+    assert untrusted.record(progress.StepProgress, vars(step), "p") == step
     assert untrusted.record(Holder, {}, "p").pid
     for wrong in ({"pid": "1"}, {"pid": True}, {"beat": float("nan")}, {"other": 1}, [], None):
         with pytest.raises(ValueError, match="p has"):

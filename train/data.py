@@ -69,7 +69,7 @@ class Shape:
         return self.epoch_samples // self.batch
 
 
-class Piece(NamedTuple):
+class BatchPiece(NamedTuple):
     """Hold P samples: uint8 [P, N, N, 3]; int32 ids of all captions, and [P] lengths; int64 [P] keys."""
 
     pixels: Tensor
@@ -117,7 +117,7 @@ S = TypeVar("S")
 B = TypeVar("B", bound="OnDevice")
 
 
-class Samples(Dataset[P], Generic[P, B]):
+class SampleDataset(Dataset[P], Generic[P, B]):
     """Make the pieces of a run's batches; item `step * pieces + i` is piece i of this rank's part."""
 
     start_method: str | None = None
@@ -176,7 +176,7 @@ class Samples(Dataset[P], Generic[P, B]):
         return shard
 
 
-class Pieces(Samples[Piece, Batch]):
+class Pieces(SampleDataset[BatchPiece, Batch]):
     """Make pieces of pictures and captions."""
 
     def __init__(
@@ -186,7 +186,7 @@ class Pieces(Samples[Piece, Batch]):
         super().__init__(sampler, shape, cache)
         self.tokenizer, self.size, self.crop, self.context_length = tokenizer, size, crop, context_length
 
-    def __getitem__(self, item: int) -> Piece:
+    def __getitem__(self, item: int) -> BatchPiece:
         """Return one piece; bad samples are replaced and counted."""
         epoch, first = self.first(item)
         pixels = np.empty((self.shape.piece, self.size, self.size, 3), np.uint8)
@@ -196,7 +196,7 @@ class Pieces(Samples[Piece, Batch]):
         for slot in range(self.shape.piece):
             tokens, keys[0, slot], keys[1, slot] = self._sample(epoch, first + slot, pixels[slot], counts)
             ids.append(tokens)
-        return Piece(
+        return BatchPiece(
             torch.from_numpy(pixels),
             torch.tensor([token for tokens in ids for token in tokens], dtype=torch.int32),
             torch.tensor([len(tokens) for tokens in ids], dtype=torch.int32),
@@ -227,7 +227,7 @@ class Pieces(Samples[Piece, Batch]):
 
         return self.sample(epoch, position, read, counts)
 
-    def batch(self, groups: list[list[Piece]], device: torch.device) -> Batch:
+    def batch(self, groups: list[list[BatchPiece]], device: torch.device) -> Batch:
         """Join pieces, grouped by micro-batch, on the device."""
         micro = []
         for group in groups:
@@ -264,7 +264,7 @@ def _as_is(piece: Any) -> Any:
 
 
 def load(
-    pieces: Samples[P, B], start: int, stop: int, workers: int, device: torch.device, ahead: int = 2
+    pieces: SampleDataset[P, B], start: int, stop: int, workers: int, device: torch.device, ahead: int = 2
 ) -> Iterator[B]:
     """Yield this rank's batches of the run's steps `start` to `stop`, on the device."""
     count = pieces.shape.pieces
@@ -283,7 +283,7 @@ def load(
     return _send_ahead(assembled, device) if device.type == "cuda" else assembled
 
 
-def _assemble(loader: Iterator[P], pieces: Samples[P, B], device: torch.device) -> Iterator[B]:
+def _assemble(loader: Iterator[P], pieces: SampleDataset[P, B], device: torch.device) -> Iterator[B]:
     shape = pieces.shape
     per_micro = shape.micro // shape.piece
     while True:

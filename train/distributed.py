@@ -82,7 +82,7 @@ def joined(wanted: str, work: Callable[[World], T]) -> T:
         leave()
 
 
-class Stop:
+class SharedStop:
     """Ask once a step whether to save and stop: after SIGTERM to any rank, or when the time is over."""
 
     def __init__(self, world: World, minutes: float | None) -> None:

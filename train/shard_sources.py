@@ -30,7 +30,7 @@ _SUFFIXES = 8  # that a message names
 
 
 @dataclass(frozen=True, eq=False)
-class Shard:
+class CountedShard:
     """Name a tar and the samples taken of it: the first `samples`, or those at the places `kept` (int32)."""
 
     path: str
@@ -48,7 +48,7 @@ class ShardSource:
     """Hold one `--shards` argument: its shards, and how often an epoch passes over its samples."""
 
     name: str
-    shards: tuple[Shard, ...]
+    shards: tuple[CountedShard, ...]
     weight: float = 1.0
     left_out: str = ""
     """What of its shards cannot be trained on, in words."""
@@ -187,7 +187,7 @@ def resolve(
     return sources
 
 
-def _list(name: str) -> tuple[list[Shard], Dropped]:
+def _list(name: str) -> tuple[list[CountedShard], Dropped]:
     """Return a source's shards, and what of a run's shards was dropped when it was extended.
 
     Shards that are not counted by a manifest or sizes.json have -1 samples.
@@ -196,7 +196,7 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
     if folder and storage.exists(storage.join(name, "manifest.json")):
         manifest = finished.of(name, whole=False)
         listed = [
-            Shard(storage.join(name, "shards", shard["name"]), shard.get("samples", -1))
+            CountedShard(storage.join(name, "shards", shard["name"]), shard.get("samples", -1))
             for shard in manifest["shards"]
         ]
         return listed, dropped_samples.of_run(name, manifest)
@@ -208,7 +208,7 @@ def _list(name: str) -> tuple[list[Shard], Dropped]:
             f"--shards {name}: nothing is there; give a run's folder, a .tar or a pattern of them"
         )
     sizes = {folder: _sizes(folder) for folder in {posixpath.dirname(path) for path in paths}}
-    shards = [Shard(p, sizes[posixpath.dirname(p)].get(posixpath.basename(p), -1)) for p in paths]
+    shards = [CountedShard(p, sizes[posixpath.dirname(p)].get(posixpath.basename(p), -1)) for p in paths]
     return shards, dropped_samples.NOTHING
 
 
@@ -221,8 +221,8 @@ def _sizes(folder: str) -> dict[str, int]:
 
 
 def _count(
-    shard: Shard, *, subset: Subset, gone: Dropped, cache: Cache, captions: bool
-) -> tuple[Shard, Seen]:
+    shard: CountedShard, *, subset: Subset, gone: Dropped, cache: Cache, captions: bool
+) -> tuple[CountedShard, Seen]:
     name = posixpath.basename(shard.path)
     decided = bool(subset) or bool(gone.keys(name))
     if not decided and shard.samples >= 0:
@@ -239,7 +239,7 @@ def _count(
             if table.metadata.num_rows == shard.samples and {"uid", "key"} <= set(table.schema_arrow.names):
                 rows = table.read(["uid", "key"])
                 uids, keys = rows["uid"].to_pylist(), rows["key"].to_pylist()
-                return Shard(shard.path, shard.samples, taken(uids, keys)), Seen()
+                return CountedShard(shard.path, shard.samples, taken(uids, keys)), Seen()
     with OpenShard(str(cache.local(shard.path))) as opened:
         damage = f"{shard.path}: {opened.damage}" if opened.damage else ""
         seen = Seen(left_out=opened.left_out, suffixes=opened.suffixes, damage=damage)
@@ -251,7 +251,7 @@ def _count(
             kept = taken(uids, keys)
         if captions:
             kept = _captioned(opened, kept, seen)
-        return Shard(shard.path, len(opened), None if len(kept) == len(every) else kept), seen
+        return CountedShard(shard.path, len(opened), None if len(kept) == len(every) else kept), seen
 
 
 def _captioned(opened: "OpenShard", places: NDArray[np.int32], seen: Seen) -> NDArray[np.int32]:

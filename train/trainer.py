@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline import config as parser
 from pipeline import storage
 from train import checkpoint, distributed, flops, gradcache
-from train.data import OnDevice, Samples, load
+from train.data import OnDevice, SampleDataset, load
 from train.distributed import World
 from train.loss import count_equal_pairs
 from train.metrics_logger import MetricsLogger, peak_memory_gb
@@ -160,7 +160,7 @@ class Trainer(ABC, Generic[B]):
 
 
 def run(
-    trainer: Trainer[B], pieces: Samples[Any, B], *,
+    trainer: Trainer[B], pieces: SampleDataset[Any, B], *,
     files: dict[str, bytes] | None = None, evaluate: Evaluate | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Take all steps that are left, with everything around them; `files` go into every checkpoint."""
@@ -171,7 +171,7 @@ def run(
         storage.write_bytes(storage.join(config.out, "config.toml"), text.encode())
     writer = checkpoint.Writer(config.out, files or {}, config.keep_checkpoints)
     logger = MetricsLogger(config.out, trainer.step, p.steps, config.tensorboard, silent=not first)
-    stop = distributed.Stop(world, config.max_minutes)
+    stop = distributed.SharedStop(world, config.max_minutes)
     try:
         workers = default_workers(config.workers, world)
         batches = load(pieces, trainer.step, p.steps, workers, world.device)
@@ -191,7 +191,7 @@ def run(
 
 def take_steps(
     trainer: Trainer[B], batches: Iterator[B], writer: checkpoint.Writer, logger: MetricsLogger,
-    stop: distributed.Stop, evaluate: Evaluate | None = None,
+    stop: distributed.SharedStop, evaluate: Evaluate | None = None,
 ) -> tuple[float, dict[str, float]]:  # fmt: skip
     """Take the remaining steps; return the last loss and what the last evaluation gave."""
     steps, config = trainer.setup.steps, trainer.setup.config

@@ -85,7 +85,7 @@ def _embed(config: DetectorEmbedConfig, console: Console) -> int:
     return 0
 
 
-def _print_embedded(config: DetectorEmbedConfig, files: "embed.Plan", found: int | None) -> None:
+def _print_embedded(config: DetectorEmbedConfig, files: "embed.EmbedPlan", found: int | None) -> None:
     from dedup.detector import embed
 
     table = Table(title=config.out, title_justify="left")

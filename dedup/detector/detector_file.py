@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dedup.detector.model import Architecture, Network
+from dedup.detector.model import DetectorArchitecture, DetectorNetwork
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage, untrusted
 from train import weights
@@ -22,7 +22,9 @@ _LARGEST = 1 << 24  # of any size of a network
 class LearnedDetector:
     """Embed thumbnails so that near-duplicates have a high cosine: a `pipeline.data.descriptors.Detector`."""
 
-    def __init__(self, name: str, network: Network, normaliser: Normaliser, about: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, network: DetectorNetwork, normaliser: Normaliser, about: dict[str, Any]
+    ) -> None:
         self.name, self.network, self.normaliser, self.about = name, network.eval(), normaliser, about
         self.side, self.dims = network.architecture.side, network.architecture.dims
 
@@ -40,7 +42,7 @@ class LearnedDetector:
         return self
 
 
-def write(path: str, network: Network, normaliser: Normaliser, about: dict[str, Any]) -> None:
+def write(path: str, network: DetectorNetwork, normaliser: Normaliser, about: dict[str, Any]) -> None:
     """Write a detector's file; `about`: what is to be said of its training."""
     tensors = {f"network.{name}": value.contiguous().cpu() for name, value in network.state_dict().items()}
     tensors["mean"] = torch.from_numpy(normaliser.mean)
@@ -61,10 +63,10 @@ def read(path: str) -> LearnedDetector:
             raise ValueError(f"its format is {facts.get('format')!r}")
         architecture = _architecture(facts["architecture"], len(header.tensors))
         # Before memory is taken, what the file says is compared with what it holds.
-        weights.refuse_misfit(_of_network(header.tensors), Network, architecture, path)
+        weights.refuse_misfit(_of_network(header.tensors), DetectorNetwork, architecture, path)
         _refuse_statistics(header.tensors, architecture.dims)
         tensors = weights.tensors(path)
-        network = Network(architecture)
+        network = DetectorNetwork(architecture)
         network.load_state_dict(_of_network(tensors))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         normaliser = Normaliser(tensors["mean"].numpy(), tensors["background"].float().numpy())
@@ -74,7 +76,7 @@ def read(path: str) -> LearnedDetector:
     return LearnedDetector(storage.sha256_file(path)[:16], network, normaliser, about)
 
 
-def _architecture(sizes: dict[str, Any], most: int) -> Architecture:
+def _architecture(sizes: dict[str, Any], most: int) -> DetectorArchitecture:
     """Return the architecture that a file names; ValueError where its `most` tensors cannot be of it."""
     layers = tuple(sizes["layers"])
     numbers = [*layers, *(value for name, value in sizes.items() if name != "layers")]
@@ -82,7 +84,7 @@ def _architecture(sizes: dict[str, Any], most: int) -> Architecture:
         raise ValueError("its sizes are no sizes")
     if sum(layers) > most:
         raise ValueError(f"{sum(layers):,} layers in {most:,} tensors")
-    return Architecture(**{**sizes, "layers": layers})
+    return DetectorArchitecture(**{**sizes, "layers": layers})
 
 
 def _of_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

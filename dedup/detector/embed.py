@@ -64,7 +64,7 @@ def schema(dims: int) -> pa.Schema:
     )
 
 
-class Piece(NamedTuple):
+class EmbedPiece(NamedTuple):
     """Some images of one task; fields only."""
 
     task: int
@@ -86,20 +86,20 @@ class Task:
     is_set: bool = False
 
 
-class _Decoded(IterableDataset[Piece]):
+class _Decoded(IterableDataset[EmbedPiece]):
     """Decode the images of tasks, each task in one worker."""
 
     def __init__(self, tasks: list[Task], side: int) -> None:
         self.tasks, self.side = tasks, side
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[EmbedPiece]:
         worker = get_worker_info()
         cv2.setNumThreads(1)
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in range(first, len(self.tasks), step):
             yield from self._pieces(number, self.tasks[number])
 
-    def _pieces(self, number: int, task: Task) -> Iterator[Piece]:
+    def _pieces(self, number: int, task: Task) -> Iterator[EmbedPiece]:
         ids: list[tuple[str, str]] = []
         thumbnails: list[Pixels] = []
         qualities: list[int] = []
@@ -112,10 +112,10 @@ class _Decoded(IterableDataset[Piece]):
                 thumbnails.append(views.thumbnail(inner, view, self.side))
                 qualities.append(detail)
             if len(ids) >= _PIECE:
-                yield Piece(number, False, ids, np.stack(thumbnails), qualities)
+                yield EmbedPiece(number, False, ids, np.stack(thumbnails), qualities)
                 ids, thumbnails, qualities = [], [], []
         empty = np.zeros((0, self.side, self.side, 3), np.uint8)
-        yield Piece(number, True, ids, np.stack(thumbnails) if thumbnails else empty, qualities)
+        yield EmbedPiece(number, True, ids, np.stack(thumbnails) if thumbnails else empty, qualities)
 
 
 def _images(task: Task) -> Iterator[tuple[tuple[str, str], Pixels]]:
@@ -140,7 +140,7 @@ def _as_is(piece: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EmbedPlan:
     """What is to be described."""
 
     training: TrainingSet
@@ -153,7 +153,7 @@ class Plan:
         return [task for task in (*self.shards, *self.sets) if not storage.exists(task.path)]
 
 
-def plan(config: DetectorEmbedConfig, detector: str) -> Plan:
+def plan(config: DetectorEmbedConfig, detector: str) -> EmbedPlan:
     """Return the files to write; they are named by what they are made from."""
     found = training_set.find(config.run)
     shards = []
@@ -165,7 +165,7 @@ def plan(config: DetectorEmbedConfig, detector: str) -> Plan:
         files = [storage.file_info(file) for file in evalsets.files_of(one.path)]
         name = _name(detector, [*files, [view._asdict() for view in VIEWS]], one.name)
         sets.append(Task(storage.join(config.out, "eval", name), one.path, is_set=True))
-    return Plan(training=found, shards=shards, sets=sets)
+    return EmbedPlan(training=found, shards=shards, sets=sets)
 
 
 def _name(detector: str, made_from: list[Any], label: str) -> str:
@@ -193,7 +193,7 @@ def describe(tasks: list[Task], detector: LearnedDetector, config: DetectorEmbed
             yield task
 
 
-def _table(piece: Piece, vectors: npt.NDArray[np.float32], biases: npt.NDArray[np.float32]) -> pa.Table:
+def _table(piece: EmbedPiece, vectors: npt.NDArray[np.float32], biases: npt.NDArray[np.float32]) -> pa.Table:
     flat = pa.array(vectors.astype(np.float16).ravel(), pa.float16())
     columns = [
         pa.array([name for name, _ in piece.ids], pa.string()),
@@ -212,7 +212,7 @@ def read_described(table: pa.Table) -> Described:
     return Described(flat.reshape(len(table), dims), table["bias"].to_numpy())
 
 
-def neighbours(config: DetectorEmbedConfig, files: Plan, device: torch.device) -> int:
+def neighbours(config: DetectorEmbedConfig, files: EmbedPlan, device: torch.device) -> int:
     """Search every set through all shards and write neighbours.parquet; return the number of rows."""
     sets = [schemas.read_table(task.path) for task in files.sets]
     kept = [table.filter(pc.greater_equal(table["quality"], MIN_QUALITY)) for table in sets]

@@ -24,7 +24,7 @@ _POWER: Final = 3.0  # of generalised-mean pooling (Radenovic et al. 2018, arXiv
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
+class DetectorArchitecture:
     """Fix every size of one network."""
 
     side: int
@@ -41,9 +41,9 @@ class Architecture:
 
 
 ARCHITECTURES: Final = {
-    "RN50": Architecture(side=224, layers=(3, 4, 6, 3), width=64, dims=512),
+    "RN50": DetectorArchitecture(side=224, layers=(3, 4, 6, 3), width=64, dims=512),
     # For a CPU: 1.2 million parameters, 64 MFLOP an image.
-    "small": Architecture(side=64, layers=(1, 1, 1, 1), width=24, dims=128),
+    "small": DetectorArchitecture(side=64, layers=(1, 1, 1, 1), width=24, dims=128),
 }
 
 
@@ -72,10 +72,10 @@ def _no_norm(channels: int) -> nn.Module:
 WEIGHT_NORM: Final = Parts(WeightNormConv2d, _no_norm, F.gelu)
 
 
-class Network(nn.Module):
+class DetectorNetwork(nn.Module):
     """Embed images as unit vectors."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: DetectorArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         self.trunk = Trunk(architecture.layers, architecture.width, WEIGHT_NORM)
@@ -100,7 +100,7 @@ class Network(nn.Module):
                 found.append(self(pixels).cpu().numpy())
         return np.concatenate(found)
 
-    def initialise(self, seed: int, pixels: Tensor) -> "Network":
+    def initialise(self, seed: int, pixels: Tensor) -> "DetectorNetwork":
         """Draw weights, and set gains and biases by a batch, uint8 [B, side, side, 3], as the weight norm's
         authors do (section 3): every convolution's output then has mean 0 and deviation 1. Residual branches
         start from zero.
@@ -149,7 +149,7 @@ def _standardising(network: nn.Module) -> Iterator[None]:
 class OnPairs(nn.Module):
     """Embed two views of the same images: what the training loop calls."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: DetectorNetwork) -> None:
         super().__init__()
         self.network = network
         self.last: tuple[Tensor, Tensor]  # for the log

@@ -13,7 +13,7 @@ from dedup.detector import augment
 from pipeline.data.views import inner
 from train import image_transforms
 from train.cache import Cache
-from train.data import Samples, Shape, key_of, to_device, total
+from train.data import SampleDataset, Shape, key_of, to_device, total
 from train.sampler import Sampler
 from train.shard_sources import OpenShard
 
@@ -42,7 +42,7 @@ class PairBatch:
         return [part for views in self.micro for part in views]
 
 
-class AugmentedPairs(Samples[PairPiece, PairBatch]):
+class AugmentedPairs(SampleDataset[PairPiece, PairBatch]):
     """Make pieces of pairs of views."""
 
     start_method = "forkserver"  # OpenCV's threads do not survive a fork, and this process has used them

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dedup.detector import augment, curve, detector_file
-from dedup.detector.model import ARCHITECTURES, Architecture, Network, OnPairs
+from dedup.detector.model import ARCHITECTURES, DetectorArchitecture, DetectorNetwork, OnPairs
 from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
 from dedup.detector.pairs import AugmentedPairs, PairBatch
@@ -34,7 +34,7 @@ class DetectorSetup(training_run.Setup):
     """Hold everything that training the detector starts from."""
 
     config: DetectorTrainConfig
-    architecture: Architecture
+    architecture: DetectorArchitecture
 
     def effective(self) -> dict[str, Any]:
         """Return every option with the value that it has in this run."""
@@ -70,13 +70,13 @@ def prepare(config: DetectorTrainConfig, world: World) -> DetectorSetup:
 class DetectorTrainer(Trainer[PairBatch]):
     """Hold a run of the detector in progress."""
 
-    model: Network
+    model: DetectorNetwork
     setup: DetectorSetup
     unit = "pairs"
 
     def __init__(self, setup: DetectorSetup, world: World) -> None:
         config = setup.config
-        network = Network(setup.architecture)
+        network = DetectorNetwork(setup.architecture)
         if not setup.resumed:
             network.initialise(config.seed, torch.from_numpy(thumbnails(setup, _INITIAL)))
         network.trunk.checkpointing = config.checkpointing
@@ -86,7 +86,7 @@ class DetectorTrainer(Trainer[PairBatch]):
         self.on_pairs = OnPairs(network)
         super().__init__(network, self.on_pairs, setup, world)
 
-    def architecture(self) -> Architecture:
+    def architecture(self) -> DetectorArchitecture:
         """Return the network's sizes."""
         return self.setup.architecture
 
@@ -110,13 +110,13 @@ def proxy_accuracy(first: Tensor, second: Tensor) -> float:
     return float(right.mean()) / 2
 
 
-def forward_flops(architecture: Architecture) -> int:
+def forward_flops(architecture: DetectorArchitecture) -> int:
     """Return the floating-point operations of embedding one image, a multiplication with its sum as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         side = architecture.side
-        Network(architecture).trunk.features(torch.empty(1, 3, side, side))
+        DetectorNetwork(architecture).trunk.features(torch.empty(1, 3, side, side))
     return int(counter.get_total_flops())
 
 
@@ -158,7 +158,7 @@ def _fit(config: DetectorTrainConfig, world: World) -> TrainingResult:
     return result
 
 
-def write_detector(path: str, network: Network, setup: DetectorSetup, step: int) -> None:
+def write_detector(path: str, network: DetectorNetwork, setup: DetectorSetup, step: int) -> None:
     """Fit the centre and the background to the training set, and write the detector's file."""
     log.info("describing %s background images", f"{setup.config.background:,}")
     network.eval()

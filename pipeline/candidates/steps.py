@@ -4,7 +4,7 @@ import math
 
 from pipeline import storage
 from pipeline.candidates.judge import CandidatesWorker
-from pipeline.candidates.paging import fetch_pages
+from pipeline.candidates.page_passes import fetch_pages
 from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.crawl import Crawl, add_counts
 from pipeline.flow.runner import Runner

@@ -231,7 +231,7 @@ def _of_shard(path: str) -> Iterator[Example]:
         log.warning("%s: members left out: %s", path, said)
 
 
-def _of_sample(example_id: str, sample: webdataset.Sample, bad: Counter[str]) -> Example:
+def _of_sample(example_id: str, sample: webdataset.WebDatasetSample, bad: Counter[str]) -> Example:
     row: dict[str, Any] = {}
     if "json" in sample.parts:
         try:

@@ -30,7 +30,7 @@ _PACKED: Final[dict[bytes, Callable[[Any], Any]]] = {
 _WANTED: Final = frozenset((*IMAGE_SUFFIXES, "json", "txt", "cls"))
 
 
-class Sample(NamedTuple):
+class WebDatasetSample(NamedTuple):
     """The members of one key, by suffix."""
 
     key: str
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
         return next((self.parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in self.parts), None)
 
 
-def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[Sample]:
+def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[WebDatasetSample]:
     """Yield samples from a stream of bytes, without seeking; ValueError if the archive is cut or broken.
 
     It may be compressed as .gz, .bz2 or .xz. Counted in `bad` and left out: `not_a_file`, `too_large`,
@@ -60,7 +60,7 @@ def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[Sample]:
                 continue
             if sample.key != key:
                 if parts:
-                    yield Sample(key, parts)
+                    yield WebDatasetSample(key, parts)
                 key, parts = sample.key, {}
             if content is not None and sample.suffix in parts:
                 bad["duplicate"] += 1
@@ -73,7 +73,7 @@ def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[Sample]:
             raise  # of the disk or the network
         raise ValueError(f"not a whole tar archive ({error})") from error
     if parts:
-        yield Sample(key, parts)
+        yield WebDatasetSample(key, parts)
 
 
 def _content(stream: "_Stream", member: tarwalk.Member, bad: Counter[str]) -> bytes | None:

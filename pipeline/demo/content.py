@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline.demo import captions
 from pipeline.demo.draw import PictureSpec, draw, encode, placeholder, random_spec
-from pipeline.demo.oddities import LOOP_BACK, SVG, Answer, oddities
-from pipeline.demo.pages import LAZY_ATTRIBUTES, Mark, Markup, Text, TextKind
+from pipeline.demo.edge_cases import LOOP_BACK, SVG, Answer, oddities
+from pipeline.demo.markup import LAZY_ATTRIBUTES, ImageElement, ImageText, Markup, TextKind
 
 Role = Literal["ordinary", "robots_disallow", "robots_partial", "robots_unavailable", "noai"]
 
@@ -68,7 +68,7 @@ class Draft:
     role: Role = "ordinary"
     language: Literal["en", "de", "fr"] = "en"
     charset: str = "utf-8"
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[ImageElement] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
 
     @property
@@ -114,20 +114,20 @@ def fill(sites: list[Draft], sizes: list[int], seed: int) -> list[Placed]:
     return good
 
 
-def _named(mark: Mark) -> bool:
+def _named(mark: ImageElement) -> bool:
     return any(text.nature == "caption" for text in mark.texts)
 
 
-def _texts(spec: PictureSpec, language: str, rng: random.Random) -> tuple[Text, ...]:
+def _texts(spec: PictureSpec, language: str, rng: random.Random) -> tuple[ImageText, ...]:
     weights, choices = zip(*_TEXTS, strict=True)
     wanted = rng.choices(choices, weights)[0]
     if language != "en" and rng.random() < 0.85:
         wanted = (("alt", "german" if language == "de" else "french"),)
-    return tuple(Text(kind, _WRITERS[nature](spec, rng), nature) for kind, nature in wanted)
+    return tuple(ImageText(kind, _WRITERS[nature](spec, rng), nature) for kind, nature in wanted)
 
 
-def _caption(spec: PictureSpec, rng: random.Random, nature: str = "caption") -> tuple[Text, ...]:
-    return (Text("alt", _WRITERS[nature](spec, rng), nature),)
+def _caption(spec: PictureSpec, rng: random.Random, nature: str = "caption") -> tuple[ImageText, ...]:
+    return (ImageText("alt", _WRITERS[nature](spec, rng), nature),)
 
 
 def _encode(image: Image.Image, rng: random.Random) -> tuple[bytes, str]:
@@ -155,7 +155,7 @@ def _place_picture(site: Draft, number: int, rng: random.Random) -> Placed:
         markup = "figure"
     elif suffix == ".jpg":
         markup = rng.choices(("img", "picture", "srcset", "lazy"), (75, 5, 8, 12))[0]
-    mark = Mark(
+    mark = ImageElement(
         href=stem + suffix,
         texts=texts,
         markup=markup,
@@ -232,8 +232,10 @@ def _add_links(sites: list[Draft], pictures: int, rng: random.Random) -> None:
             site.marks.append(_odd_mark(old, spec, special, reason, rng))
 
 
-def _odd_mark(href: str, spec: PictureSpec, special: str, reason: str | None, rng: random.Random) -> Mark:
-    return Mark(
+def _odd_mark(
+    href: str, spec: PictureSpec, special: str, reason: str | None, rng: random.Random
+) -> ImageElement:
+    return ImageElement(
         href=href,
         texts=_caption(spec, rng),
         label=None if reason else spec.label,
@@ -250,7 +252,9 @@ def _add_placeholders(sites: list[Draft], rng: random.Random) -> None:
         site.put("/images/noimage.jpg", data)
         texts = _caption(random_spec(rng), rng, "unrelated")
         site.marks.append(
-            Mark(href="/images/noimage.jpg", texts=texts, special=("placeholder",), reason="placeholder")
+            ImageElement(
+                href="/images/noimage.jpg", texts=texts, special=("placeholder",), reason="placeholder"
+            )
         )
 
 
@@ -269,8 +273,10 @@ def _add_inline(sites: list[Draft], rng: random.Random) -> None:
     for number in range(_TRACKERS):
         site = rng.choice(sites)
         site.put("/pixel.gif", pixel)
-        alt = (Text("alt", "", "empty"),) if number % 2 else ()
-        mark = Mark(href=f"/pixel.gif?visit={number}", texts=alt, special=("tracker",), reason="too_small")
+        alt = (ImageText("alt", "", "empty"),) if number % 2 else ()
+        mark = ImageElement(
+            href=f"/pixel.gif?visit={number}", texts=alt, special=("tracker",), reason="too_small"
+        )
         site.marks.append(mark)
 
 

@@ -22,7 +22,7 @@ _DIMENSIONS: Final = ((240, 180), (200, 200), (180, 240))
 _LOGO: Final = 56  # pixels
 
 
-class Source(NamedTuple):
+class WebPicture(NamedTuple):
     """Name a picture of the web that may be planted."""
 
     url: str
@@ -32,7 +32,7 @@ class Source(NamedTuple):
     spec: PictureSpec
 
 
-class Example(NamedTuple):
+class DrawnExample(NamedTuple):
     """Record the truth about one evaluation example, as in a line of eval/truth.jsonl."""
 
     dataset: str
@@ -81,7 +81,7 @@ ALTERATIONS: Final[dict[str, Callable[[Image.Image, random.Random], Image.Image]
 }
 
 
-def _same_scene(source: Source, rng: random.Random) -> Image.Image:
+def _same_scene(source: WebPicture, rng: random.Random) -> Image.Image:
     """Draw the subject in its scene once more: a step aside, under other light."""
     spec = source.spec
     x, y = spec.x + rng.uniform(-0.04, 0.04), spec.y + rng.uniform(-0.03, 0.03)
@@ -89,7 +89,7 @@ def _same_scene(source: Source, rng: random.Random) -> Image.Image:
     return draw(replace(spec, x=x, y=y, angle=angle, seed=rng.getrandbits(32)))
 
 
-def _same_logo(source: Source, rng: random.Random) -> Image.Image:
+def _same_logo(source: WebPicture, rng: random.Random) -> Image.Image:
     """Draw another picture, and put a piece of the source into its corner."""
     image = draw(random_spec(rng, source.label, rng.choice(_DIMENSIONS)))
     with Image.open(source.file) as original:
@@ -101,13 +101,13 @@ def _same_logo(source: Source, rng: random.Random) -> Image.Image:
     return image
 
 
-LIKENESSES: Final[dict[str, Callable[[Source, random.Random], Image.Image]]] = {
+LIKENESSES: Final[dict[str, Callable[[WebPicture, random.Random], Image.Image]]] = {
     "same_scene": _same_scene,
     "same_logo": _same_logo,
 }
 
 
-def write_evaluation_sets(folder: Path, sources: list[Source], seed: int) -> list[Example]:
+def write_evaluation_sets(folder: Path, sources: list[WebPicture], seed: int) -> list[DrawnExample]:
     """Write `folder`/clean and `folder`/contaminated as class folders of PNG files, with truth.jsonl beside.
 
     Of each class the contaminated set holds up to PLANTED_PER_CLASS altered copies of different `sources`,
@@ -138,8 +138,8 @@ def write_evaluation_sets(folder: Path, sources: list[Source], seed: int) -> lis
 
 
 def _write_example(
-    folder: Path, dataset: str, label: str, number: int, places: dict[int, Source], rng: random.Random
-) -> Example:
+    folder: Path, dataset: str, label: str, number: int, places: dict[int, WebPicture], rng: random.Random
+) -> DrawnExample:
     source = places.get(number)
     origin: tuple[str, str, str] | tuple[None, None, None] = (None, None, None)
     if source:
@@ -153,4 +153,4 @@ def _write_example(
     target = folder / dataset / example_id
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(encode(image, "PNG", compress_level=1))
-    return Example(dataset, example_id, label, *origin)
+    return DrawnExample(dataset, example_id, label, *origin)

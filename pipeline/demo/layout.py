@@ -5,10 +5,10 @@ import random
 from dataclasses import replace
 
 from pipeline.demo.content import Draft
-from pipeline.demo.pages import Mark, Page
+from pipeline.demo.markup import DrawnPage, ImageElement
 
 
-def lay_out(draft: Draft, seed: int) -> list[Page]:
+def lay_out(draft: Draft, seed: int) -> list[DrawnPage]:
     """Spread the site's images over pages that link to each other, the first being index.html."""
     rng = random.Random(f"{seed}/pages/{draft.name}")
     marks = rng.sample(draft.marks, len(draft.marks))
@@ -22,7 +22,7 @@ def lay_out(draft: Draft, seed: int) -> list[Page]:
     for number, (path, group) in enumerate(zip(paths, groups, strict=True), 1):
         base = "/images/" if rng.random() < 0.1 else None
         written = [_as_written(mark, draft, path, base, rng) for mark in group]
-        page = Page(
+        page = DrawnPage(
             url=draft.root + path,
             title=f"{draft.name.capitalize()}, page {number} of {len(groups)}",
             marks=tuple(_with_open_graph(written, rng)),
@@ -35,7 +35,9 @@ def lay_out(draft: Draft, seed: int) -> list[Page]:
     return pages
 
 
-def _as_written(mark: Mark, draft: Draft, page: str, base: str | None, rng: random.Random) -> Mark:
+def _as_written(
+    mark: ImageElement, draft: Draft, page: str, base: str | None, rng: random.Random
+) -> ImageElement:
     """Return the mark with addresses spelled in one of the ways that resolve to the same URL on this page."""
     style = rng.choice(("relative", "relative", "root", "absolute", "protocol"))
     folder = posixpath.dirname(base or page)
@@ -50,7 +52,7 @@ def _as_written(mark: Mark, draft: Draft, page: str, base: str | None, rng: rand
     return replace(mark, href=spell(mark.href), alternatives=alternatives)
 
 
-def _with_open_graph(marks: list[Mark], rng: random.Random) -> list[Mark]:
+def _with_open_graph(marks: list[ImageElement], rng: random.Random) -> list[ImageElement]:
     """Turn the first plain image into the page's og:image on some pages."""
     for index, mark in enumerate(marks):
         plain = mark.markup == "img" and [text.kind for text in mark.texts] == ["alt"] and mark.label

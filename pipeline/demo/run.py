@@ -134,7 +134,7 @@ def overlap(web: "Web", out: Path, options: DemoConfig) -> int:
     What copies do to an accuracy is shown with that of a classifier that remembers what it has seen.
     """
     from dedup.cli import main as overlap_main
-    from pipeline.demo.neighbour import write_predictions
+    from pipeline.demo.nearest_neighbour import write_predictions
 
     arguments = ["--run", str(out / "run"), "--out", str(out / "overlap")]
     arguments += ["--planted", "10", "--neighbours", "5"]  # a demonstration's worth
@@ -203,12 +203,12 @@ def measure(web: "Web", out: Path, options: DemoConfig) -> int:
 
 def everything(web: "Web", out: Path, options: DemoConfig) -> list[str]:
     """Return the arguments of `openwit eval` for all its tasks, having drawn what they need."""
-    from pipeline.demo import measured
+    from pipeline.demo import labelled_sets
 
     sets = out / "sets"
-    labelled = measured.write_labelled(sets / "labelled", options.seed)
-    renditions = measured.write_renditions(sets / "renditions.parquet", options.seed)
-    colours, others = measured.write_lists(sets)
+    labelled = labelled_sets.write_labelled(sets / "labelled", options.seed)
+    renditions = labelled_sets.write_renditions(sets / "renditions.parquet", options.seed)
+    colours, others = labelled_sets.write_lists(sets)
     tasks = [word for task in get_args(Task) for word in ("--task", task)]
     return [
         *tasks, "--train", f"clean={labelled}", "--data", f"renditions={renditions}", "--corruptions", "all",

@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 from aiohttp import web as http
 
-from pipeline.demo.oddities import Answer
+from pipeline.demo.edge_cases import Answer
 from pipeline.demo.web import SiteInfo, Web, load
 
 _READY: Final = "ready"

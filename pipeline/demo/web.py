@@ -30,10 +30,10 @@ from warcio.warcwriter import WARCWriter
 
 from pipeline.demo import captions
 from pipeline.demo.content import PRIVATE, Draft, Placed, Role, fill
-from pipeline.demo.evalsets import Source, write_evaluation_sets
+from pipeline.demo.edge_cases import Answer
+from pipeline.demo.evalsets import WebPicture, write_evaluation_sets
 from pipeline.demo.layout import lay_out
-from pipeline.demo.oddities import Answer
-from pipeline.demo.pages import Page, Reference, Text, references, render
+from pipeline.demo.markup import DrawnPage, ImageText, Reference, references, render
 
 LARGEST_SHARE: Final = 0.15
 """The first site's share of the pictures."""
@@ -151,7 +151,7 @@ def load(folder: Path | str) -> Web:
     truth = []
     for line in (folder / "truth.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
-        row["texts"] = tuple(Text(*text) for text in row["texts"])
+        row["texts"] = tuple(ImageText(*text) for text in row["texts"])
         row["alternatives"], row["special"] = tuple(row["alternatives"]), tuple(row["special"])
         truth.append(Reference(**row))
     sites = tuple(SiteInfo(**site) for site in described["sites"])
@@ -259,7 +259,7 @@ def _write_sitemap_index(drafts: list[Draft]) -> None:
     drafts[0].put(f"/{_INDEX}", text.encode())
 
 
-def _write_warc(path: Path, pages: list[Page]) -> None:
+def _write_warc(path: Path, pages: list[DrawnPage]) -> None:
     with path.open("wb") as file:
         writer = WARCWriter(file, gzip=True, warc_version="1.1")
         info = {"software": "openwit demo", "format": "WARC File Format 1.1"}
@@ -317,12 +317,14 @@ def _write_web_json(path: Path, drafts: list[Draft]) -> None:
     path.write_text(json.dumps(described, indent=1) + "\n", "utf-8")
 
 
-def _sources(good: list[Placed], digests: dict[str, str]) -> list[Source]:
+def _sources(good: list[Placed], digests: dict[str, str]) -> list[WebPicture]:
     """Return the pictures that altered copies may be planted of: JPEG files, each at one URL only."""
     found = []
     for site, index, path, spec in good:
         mark = site.marks[index]
         if path.endswith(".jpg") and "same_bytes" not in mark.special:
             url = site.root + path
-            found.append(Source(url, spec.label, site.folder / path.removeprefix("/"), digests[url], spec))
+            found.append(
+                WebPicture(url, spec.label, site.folder / path.removeprefix("/"), digests[url], spec)
+            )
     return found

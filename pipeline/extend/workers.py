@@ -24,7 +24,7 @@ from pipeline.extend.parts import (
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
 from pipeline.select.parts import CaptionFiles, Deduplicated
-from pipeline.select.workers import DedupeShuffler, Pairs, QueryTable, chosen, slices
+from pipeline.select.workers import DedupeShuffler, QueryTable, SampleQueryPairs, chosen, slices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class StoredWorker:
             (bytes.fromhex(digest) for digest in table["sha256"].to_pylist()), strict=True,
         )  # fmt: skip
         stored = schemas.to_table(sorted(rows), STORED_ROWS)
-        pairs = Pairs.of(stored, self.queries.queries)
+        pairs = SampleQueryPairs.of(stored, self.queries.queries)
         base = storage.join(self.folder, task.name)
         schemas.write_table(f"{base}.parquet", stored)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
@@ -73,7 +73,7 @@ class StoredCountWorker:
 
     def run(self, state: None, task: Stored) -> StoredCounts:
         """Write NAME.counts, int64 [2, Q]: samples of each query, and those of them within the thresholds."""
-        pairs = Pairs.of(schemas.read_table(task.path, ["uid", "matched"]), self.queries.queries)
+        pairs = SampleQueryPairs.of(schemas.read_table(task.path, ["uid", "matched"]), self.queries.queries)
         within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         count, path = self.queries.queries, storage.join(self.folder, f"{task.name}.counts")
         write_vector(path, np.stack([pairs.counts(count), pairs.counts(count, within)]))
@@ -95,7 +95,7 @@ class DropWorker:
     def run(self, state: None, task: Stored) -> DroppedSamples:
         """Write NAME.parquet (dropped.ROWS), NAME.rejected.parquet, and NAME.counts as `AssembleWorker`."""
         stored = schemas.read_table(task.path)
-        pairs = Pairs.of(stored, self.queries.queries)
+        pairs = SampleQueryPairs.of(stored, self.queries.queries)
         keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         gone = {uid.hex() for uid in stored["uid"].filter(pa.array(~stays)).to_pylist()}
@@ -168,7 +168,7 @@ def known_rows(table: pa.Table, queries: QueryTable, thresholds: np.ndarray, ext
     """Return KNOWN_ROWS for a run's samples, sorted by uid; `thresholds`: up to which they were tried."""
     if not len(table):
         return KNOWN_ROWS.empty_table()
-    pairs = Pairs.of(table, queries.queries)
+    pairs = SampleQueryPairs.of(table, queries.queries)
     tried = chosen(pairs, queries.hashes, thresholds)
     of_row = pairs.rows_of(tried, len(table))
     first = np.zeros(len(table), bool)
@@ -192,4 +192,4 @@ def moved_counts(known: pa.Table, found: pa.ChunkedArray, queries: int) -> np.nd
         return np.zeros(queries, np.int64)
     extension = known["extension"].to_numpy()
     latest = np.repeat(np.maximum.reduceat(extension, starts), np.diff(np.append(starts, len(known))))
-    return Pairs.of(known.filter(pa.array(extension == latest)), queries).counts(queries)
+    return SampleQueryPairs.of(known.filter(pa.array(extension == latest)), queries).counts(queries)

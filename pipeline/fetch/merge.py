@@ -18,7 +18,7 @@ from pipeline.extend.parts import Stored
 from pipeline.fetch.parts import FETCHED, MERGED_ROWS, Fetched, Merged
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
-from pipeline.select.workers import Pairs, QueryTable, slices
+from pipeline.select.workers import QueryTable, SampleQueryPairs, slices
 
 # One picture under many captions, of which pairs on average share less than a fifth of their words, says
 # "image not available" or shows a logo. (ALIGN, Jia et al. 2021, drops images with over 1,000 texts, related
@@ -105,7 +105,7 @@ class MergeShuffler:
             found, self._key, self.max_captions, self.placeholder_captions, dropped_uids(self.drop)
         )
         rejected = pa.concat_tables([given, rejected])
-        pairs = Pairs.of(table, self.queries.queries)
+        pairs = SampleQueryPairs.of(table, self.queries.queries)
         within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         count = self.queries.queries
         name = partition_name(partition)

@@ -23,7 +23,7 @@ from pipeline.options import FetchOptions
 from pipeline.options.fetch import UnitLimits
 from pipeline.reasons import REASONS
 from pipeline.select.parts import Samples
-from pipeline.select.workers import Pairs, QueryTable, chosen, concat, slices
+from pipeline.select.workers import QueryTable, SampleQueryPairs, chosen, concat, slices
 
 _TRANSIENT = pa.array(sorted(word for word, reason in REASONS.items() if reason.transient))
 
@@ -35,7 +35,7 @@ def worth_retrying(fetched: pa.Table, unit: pa.Table, query_hash: U64, arrived: 
     thresholds of what is there so far, which let everything in where a query has too few.
     """
     passing: np.ndarray = pc.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy()
-    kept: np.ndarray = passing & chosen(Pairs.of(unit, len(query_hash)), query_hash, arrived)
+    kept: np.ndarray = passing & chosen(SampleQueryPairs.of(unit, len(query_hash)), query_hash, arrived)
     return kept
 
 
@@ -65,7 +65,7 @@ class UnitShuffler:
 
     def _new(self, task: Samples) -> pa.Table:
         table = schemas.read_table(task.path)
-        pairs = Pairs.of(table, self.queries.queries)
+        pairs = SampleQueryPairs.of(table, self.queries.queries)
         wanted = chosen(pairs, self.queries.hashes, read_vector(self.thresholds))
         if self.previous:
             wanted &= ~chosen(pairs, self.queries.hashes, read_vector(self.previous))

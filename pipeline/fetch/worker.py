@@ -75,7 +75,7 @@ class _Row:
         }  # fmt: skip
 
     @classmethod
-    def of(cls, record: kept.Record) -> "_Row":
+    def of(cls, record: kept.KeptRecord) -> "_Row":
         """Return the row that was kept."""
         known = record.header
         outcome = Outcome(

@@ -34,7 +34,7 @@ from pipeline.finish.parts import (
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
 from pipeline.manifest import Shard, describe_shard
-from pipeline.select.workers import Pairs, QueryTable, concat, slices
+from pipeline.select.workers import QueryTable, SampleQueryPairs, concat, slices
 from pipeline.shards import Sample, write_shard
 
 # Kept samples that one group of staged blobs holds: 20 shards of 10,000, some 6 GB, fit a worker's disk, and
@@ -64,7 +64,7 @@ class AssembleWorker:
         counts, int64 [2, Q]: samples that a query keeps, and samples in the set that contain it.
         """
         table = schemas.read_table(task.path)
-        pairs = Pairs.of(table, self.queries.queries)
+        pairs = SampleQueryPairs.of(table, self.queries.queries)
         keeps = pairs.within(self.queries.hashes, read_vector(self.thresholds))
         stays = pairs.any_of(keeps)
         rejected = table.filter(pa.array(pairs.rows_of(~stays, len(table))))
@@ -84,7 +84,9 @@ class AssembleWorker:
         )  # fmt: skip
 
 
-def assemble(table: pa.Table, pairs: Pairs, keeps: np.ndarray, stays: np.ndarray, seed: int) -> pa.Table:
+def assemble(
+    table: pa.Table, pairs: SampleQueryPairs, keeps: np.ndarray, stays: np.ndarray, seed: int
+) -> pa.Table:
     """Return SAMPLE_ROWS, sorted by h(seed, uid), of the samples that stay."""
     order = balance.sample_order(pairs.uid_hash, seed)
     query_bounds = np.searchsorted(pairs.sample, np.arange(len(pairs.starts) + 1))

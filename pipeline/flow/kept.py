@@ -54,7 +54,7 @@ class Place(NamedTuple):
     length: int
 
 
-class Record(NamedTuple):
+class KeptRecord(NamedTuple):
     """One thing that was fetched."""
 
     header: Header
@@ -69,7 +69,7 @@ class Kept:
     """
 
     def __init__(self, folder: str, unit: str, attempt: str) -> None:
-        self.records: list[Record] = []
+        self.records: list[KeptRecord] = []
         self.spent, self.requests = 0.0, 0
         self._folder, self._attempt = folder_of(folder, unit), attempt
         self._files: list[IO[bytes]] = []
@@ -163,7 +163,7 @@ class Kept:
                     if header["key"] not in known:
                         known.add(header["key"])
                         place = Place(len(self._files) - 1, offset, length)
-                        self.records.append(Record(header, place))
+                        self.records.append(KeptRecord(header, place))
 
     @staticmethod
     def _failed(error: Exception) -> None:

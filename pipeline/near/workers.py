@@ -19,7 +19,7 @@ from pipeline.flow.markers import write_vector
 from pipeline.flow.worker import partition_name
 from pipeline.near import groups as near
 from pipeline.near.parts import EDGES, GROUPS, SITES, Groups, GroupTask, NearMerged
-from pipeline.select.workers import Pairs, QueryTable, concat, slices
+from pipeline.select.workers import QueryTable, SampleQueryPairs, concat, slices
 
 
 @lru_cache(maxsize=2)
@@ -103,7 +103,7 @@ class NearShuffler:
             self.max_captions,
             self.placeholder_captions,
         )
-        pairs = Pairs.of(merged, self.queries.queries)
+        pairs = SampleQueryPairs.of(merged, self.queries.queries)
         name = partition_name(partition)
         base = storage.join(self.folder, name)
         schemas.write_table(f"{base}.parquet", merged)

@@ -85,7 +85,7 @@ def yields_of(options: PlanConfig) -> Yields:
 
 
 def summary(
-    scale: model.Scale, done: list[model.Stage], taught: Training | None, cost: dict[str, float],
+    scale: model.Scale, done: list[model.PlannedStage], taught: Training | None, cost: dict[str, float],
     options: PlanConfig, waits: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the prediction as JSON; `waits`: seconds that all jobs of a runner take to start."""

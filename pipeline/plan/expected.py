@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from pipeline.plan.yields import Balance
+from pipeline.plan.yields import PilotPairs
 
 
-def kept(balance: Balance, growth: float, per_query: float, share: float = 1.0) -> float:
+def kept(balance: PilotPairs, growth: float, per_query: float, share: float = 1.0) -> float:
     """Return the expected samples in the set if there are `growth` times as many, of which `share` are there.
 
     Priorities are independent and uniform, so a query with n samples keeps each with probability
@@ -32,7 +32,7 @@ def growth(pieces: float, novelty: float) -> float:
 
 
 def pieces_for(
-    balance: Balance, novelty: float, per_query: float, share: float, pairs: float
+    balance: PilotPairs, novelty: float, per_query: float, share: float, pairs: float
 ) -> float | None:
     """Return how many times the pilot's pieces give `pairs` samples; None if no number up to 10^9 does."""
 

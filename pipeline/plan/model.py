@@ -14,7 +14,7 @@ HOUR = 3600.0
 _TURNS = 12
 
 
-class Stage(NamedTuple):
+class PlannedStage(NamedTuple):
     """Hold what one stage takes."""
 
     name: str
@@ -102,7 +102,7 @@ def starts(config: PlanConfig, rates: dict[str, Any]) -> dict[str, float]:
     return {stage: count * known[config.runner] for stage, count in jobs(config).items()}
 
 
-def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -> list[Stage]:
+def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -> list[PlannedStage]:
     """Return what each stage of the crawl takes, in order."""
     cores = config.workers * config.cores
     parse = rates["candidates"].get(f"{form}_s_per_mb", 0.0) * scale.source_bytes / 1e6
@@ -131,13 +131,13 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
         bound = max(bounds, key=lambda key: bounds[key])
         each = rate["start_s"] + again * rate.get("round_s", 0.0)
         result.append(
-            Stage(name, (each * cores + seconds) / HOUR, (waits[name] + bounds[bound]) / HOUR, bound)
+            PlannedStage(name, (each * cores + seconds) / HOUR, (waits[name] + bounds[bound]) / HOUR, bound)
         )
     return result
 
 
 def money(
-    scale: Scale, done: list[Stage], gpu_days: float, config: PlanConfig, prices: dict[str, float]
+    scale: Scale, done: list[PlannedStage], gpu_days: float, config: PlanConfig, prices: dict[str, float]
 ) -> dict[str, float]:
     """Return what each part costs, in the currency of the prices.
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.plan.yields import Balance, Yields
+from pipeline.plan.yields import PilotPairs, Yields
 
 SAMPLES: Final = 200_000
 MATCHES: Final = 3.5  # a text, a mean
@@ -43,7 +43,7 @@ def popularity(queries: int) -> NDArray[np.float64]:
     return share
 
 
-def balance(queries: int) -> Balance:
+def balance(queries: int) -> PilotPairs:
     """Draw the matches of a pilot; `matched` holds expectations, not counts, so that tails scale."""
     rng = np.random.default_rng(0)
     share = popularity(queries)
@@ -52,7 +52,7 @@ def balance(queries: int) -> Balance:
     query = np.searchsorted(np.cumsum(share), rng.random(len(sample)))
     keys = np.unique(sample * queries + np.minimum(query, queries - 1))
     law = (np.arange(1, _SITES + 1) + 2.0) ** _SITE_EXPONENT
-    return Balance(keys // queries, keys % queries, share * len(keys), law / law.sum() * SAMPLES, SAMPLES)
+    return PilotPairs(keys // queries, keys % queries, share * len(keys), law / law.sum() * SAMPLES, SAMPLES)
 
 
 def common_crawl(queries: int) -> Yields:

@@ -9,14 +9,14 @@ from pipeline import finished, run_folder, schemas, storage
 from pipeline.balance import I64
 from pipeline.options.sources import format_of
 from pipeline.run_folder import Layout, read_json
-from pipeline.select.workers import Pairs
+from pipeline.select.workers import SampleQueryPairs
 from pipeline.stages import Candidates, Rounds, Selected
 
 _FEW = 6  # times; what is seen more often is taken as it is
 
 
 @dataclass(frozen=True)
-class Balance:
+class PilotPairs:
     """The matched samples of a pilot as (sample, query) pairs sorted by sample, and their sites."""
 
     sample: I64  # [pairs] 0 to samples - 1
@@ -52,7 +52,7 @@ class Yields:
     row_bytes: float
     """Bytes that cross shuffles for each row, compressed."""
     per_query: int
-    balance: Balance
+    balance: PilotPairs
 
 
 def of_run(root: str) -> Yields:
@@ -95,13 +95,13 @@ def shuffled(candidates: Candidates, select: Selected, fetch: Rounds) -> list[st
     return files + [unit.path for unit in fetch.units]
 
 
-def balance_of(paths: list[str], queries: int) -> Balance:
+def balance_of(paths: list[str], queries: int) -> PilotPairs:
     """Read the samples that select found, of all partitions."""
     samples, query, sites = [], [], []
     total = 0
     for path in paths:
         table = schemas.read_table(path, ["uid", "url", "matched"])
-        pairs = Pairs.of(table, queries)
+        pairs = SampleQueryPairs.of(table, queries)
         samples.append(pairs.sample + total)
         query.append(pairs.query)
         total += len(pairs.starts)
@@ -110,7 +110,7 @@ def balance_of(paths: list[str], queries: int) -> Balance:
     of_query = np.concatenate([np.zeros(0, np.int64), *query]).astype(np.int64)
     counts = np.unique(np.array(sites, object), return_counts=True)[1] if sites else np.zeros(0, np.int64)
     matched = np.bincount(of_query, minlength=queries).astype(float)
-    return Balance(of_pair, of_query, matched, smoothed(counts), total)
+    return PilotPairs(of_pair, of_query, matched, smoothed(counts), total)
 
 
 def smoothed(counts: np.ndarray) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ HEAD: Final = 0.01
 """The head: this share of the queries, those with the most matches."""
 
 
-class Row(NamedTuple):
+class BalanceRow(NamedTuple):
     """One query's counts, as in query_counts.parquet; fields only."""
 
     query: str
@@ -47,10 +47,10 @@ class Balance:
     totals: dict[str, int] = field(default_factory=dict)
     head_share: dict[str, float] = field(default_factory=dict)  # of all counts, that the head has
     curves: dict[str, Curve] = field(default_factory=dict)
-    head: list[Row] = field(default_factory=list)
-    zero: list[Row] = field(default_factory=list)  # no match at all
-    lost: list[Row] = field(default_factory=list)  # matches, but nothing in the set
-    lacking: list[Row] = field(default_factory=list)  # more was there to try
+    head: list[BalanceRow] = field(default_factory=list)
+    zero: list[BalanceRow] = field(default_factory=list)  # no match at all
+    lost: list[BalanceRow] = field(default_factory=list)  # matches, but nothing in the set
+    lacking: list[BalanceRow] = field(default_factory=list)  # more was there to try
 
 
 def read(path: str, per_query: int) -> Balance:
@@ -62,10 +62,12 @@ def read(path: str, per_query: int) -> Balance:
     matched, kept, present, short = columns.values()
     names = table["query"]
 
-    def rows(mask: np.ndarray, by: np.ndarray, count: int = _SHOWN) -> list[Row]:
+    def rows(mask: np.ndarray, by: np.ndarray, count: int = _SHOWN) -> list[BalanceRow]:
         chosen = np.flatnonzero(mask)
         chosen = chosen[np.lexsort((chosen, -by[chosen]))][:count].tolist()
-        return [Row(names[i].as_py(), *(int(values[i]) for values in columns.values())) for i in chosen]
+        return [
+            BalanceRow(names[i].as_py(), *(int(values[i]) for values in columns.values())) for i in chosen
+        ]
 
     # Queries without a match are all alike: the ones shown are spread evenly over the list.
     none = np.flatnonzero(matched == 0)

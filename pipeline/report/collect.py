@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 from pipeline import finished, finished_set, schemas, storage
 from pipeline.finished_set import FinishedSet
 from pipeline.manifest import rejected_files
-from pipeline.report import balance, network, pictures, rejects, samples
+from pipeline.report import balance, network, rejects, samples, thumbnails
 from pipeline.report.balance import Balance
-from pipeline.report.funnel import Step, funnel
-from pipeline.report.network import Network
-from pipeline.report.rejects import Rejected
+from pipeline.report.funnel import FunnelStep, funnel
+from pipeline.report.network import CrawlFigures
+from pipeline.report.rejects import ShownRejection
 from pipeline.report.samples import Measure
 from pipeline.run_folder import Layout
 
@@ -26,7 +26,7 @@ _GALLERY_SHARDS: Final = 12
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownSample:
     """A sample to look at."""
 
     row: dict[str, Any]
@@ -42,13 +42,13 @@ class Collected:
     """All that the report and the card say of a run."""
 
     manifest: dict[str, Any]
-    steps: list[Step]
-    samples: samples.Found
+    steps: list[FunnelStep]
+    samples: samples.SampleFigures
     balance: Balance
-    network: Network
-    gallery: list[Picture]
-    extremes: list[tuple[Measure, list[tuple[float, Picture]]]]
-    rejected: dict[str, list[Rejected]]
+    network: CrawlFigures
+    gallery: list[ShownSample]
+    extremes: list[tuple[Measure, list[tuple[float, ShownSample]]]]
+    rejected: dict[str, list[ShownRejection]]
 
 
 def collect(layout: Layout) -> Collected:
@@ -102,14 +102,14 @@ def _gallery(state: FinishedSet) -> list[tuple[str, str]]:
     return wanted[:_GALLERY]
 
 
-def _pictures(layout: Layout, wanted: list[tuple[str, str]], counts: str) -> dict[str, Picture]:
-    rows = pictures.read(layout.shards, wanted)
+def _pictures(layout: Layout, wanted: list[tuple[str, str]], counts: str) -> dict[str, ShownSample]:
+    rows = thumbnails.read(layout.shards, wanted)
     needed = sorted({query for row, _ in rows.values() for query in row["query_ids"]})
     names = dict(
         zip(needed, schemas.read_table(counts, ["query"])["query"].take(needed).to_pylist(), strict=True)
         if needed else ()
     )  # fmt: skip
     return {
-        key: Picture(row, thumbnail, tuple(names[query] for query in row["query_ids"]))
+        key: ShownSample(row, thumbnail, tuple(names[query] for query in row["query_ids"]))
         for key, (row, thumbnail) in rows.items()
     }

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from pipeline.report.balance import Balance
-from pipeline.report.network import Network, edge, quantile
-from pipeline.report.samples import ASPECT_OCTAVES, ASPECTS_PER_OCTAVE, Found
+from pipeline.report.network import CrawlFigures, edge, quantile
+from pipeline.report.samples import ASPECT_OCTAVES, ASPECTS_PER_OCTAVE, SampleFigures
 
 # Colours stand for the page's variables, so that light and dark are one drawing.
 _VARIABLES: Final = {
@@ -186,7 +186,7 @@ def _bars(axes: Axes, left: np.ndarray, width: np.ndarray, counts: np.ndarray) -
     _short_axis(axes.yaxis)
 
 
-def words(found: Found) -> str:
+def words(found: SampleFigures) -> str:
     """Return the captions by their number of words."""
 
     def paint(figure: Figure) -> None:
@@ -204,7 +204,7 @@ def words(found: Found) -> str:
     return draw(paint, "Captions by their number of words", "words")
 
 
-def sides(found: Found, stored: int) -> str:
+def sides(found: SampleFigures, stored: int) -> str:
     """Return the images by their shorter side as served; `stored` is the side that the shards hold."""
 
     def paint(figure: Figure) -> None:
@@ -229,7 +229,7 @@ def sides(found: Found, stored: int) -> str:
     return draw(paint, "Images by their shorter side as served", "sides")
 
 
-def aspects(found: Found) -> str:
+def aspects(found: SampleFigures) -> str:
     """Return the images by width over height."""
 
     def paint(figure: Figure) -> None:
@@ -253,7 +253,7 @@ def aspects(found: Found) -> str:
     return draw(paint, "Images by width over height", "aspects")
 
 
-def pace(network: Network) -> str:
+def pace(network: CrawlFigures) -> str:
     """Return images a second and requests under way over time."""
 
     def paint(figure: Figure) -> None:
@@ -294,7 +294,7 @@ def _time_unit(seconds: float) -> tuple[str, int]:
     )  # fmt: skip
 
 
-def latency(network: Network) -> str:
+def latency(network: CrawlFigures) -> str:
     """Return the answer times, half an octave a bar, with their median and 95th percentile."""
 
     def paint(figure: Figure) -> None:
@@ -324,7 +324,7 @@ def _duration(seconds: float) -> str:
     return f"{1000 * seconds:g} ms" if seconds < 1 else f"{seconds:g} s"
 
 
-def sites(found: Found) -> str:
+def sites(found: SampleFigures) -> str:
     """Return the running share of the samples over the sites, the largest first."""
 
     def paint(figure: Figure) -> None:

@@ -19,7 +19,7 @@ class Cause(NamedTuple):
     meaning: str
 
 
-class Step(NamedTuple):
+class FunnelStep(NamedTuple):
     """One stage; fields only."""
 
     stage: str
@@ -28,7 +28,7 @@ class Step(NamedTuple):
     causes: list[Cause]
 
 
-def funnel(counts: dict[str, Any]) -> list[Step]:
+def funnel(counts: dict[str, Any]) -> list[FunnelStep]:
     """Return the stages in order from the manifest's counts, causes by falling count."""
     entered, steps = counts["candidates"], []
     for stage in STAGES:
@@ -41,7 +41,7 @@ def funnel(counts: dict[str, Any]) -> list[Step]:
             for reason, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))
         ]  # fmt: skip
         left = entered - sum(found.values())
-        steps.append(Step(stage, entered, left, causes))
+        steps.append(FunnelStep(stage, entered, left, causes))
         entered = left
     return steps
 

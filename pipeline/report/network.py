@@ -21,7 +21,7 @@ _SITE: Final = {
 
 
 @dataclass
-class Network:
+class CrawlFigures:
     """What the units' logs say; empty for a run that kept none."""
 
     units: int = 0
@@ -41,7 +41,7 @@ def _failures() -> Totals:
     return Totals({"site": pa.string(), "reason": pa.string()}, {"images": pa.int64()})
 
 
-class Pace:
+class TimeBins:
     """Values over time, in at most so many bins."""
 
     def __init__(self) -> None:
@@ -74,9 +74,9 @@ class Pace:
         ]
 
 
-def read(layout: Layout, extensions: int = 0) -> Network:
+def read(layout: Layout, extensions: int = 0) -> CrawlFigures:
     """Sum the logs of all rounds of a run, and of its first so many extensions."""
-    found, pace = Network(), Pace()
+    found, pace = CrawlFigures(), TimeBins()
     sites, failures = Totals({"site": pa.string()}, _SITE, maxima=("slowest",)), _failures()
     parts = [Layout(layout.root, number) for number in range(extensions + 1)]
     for path in (path for part in parts for path in _logs(part)):

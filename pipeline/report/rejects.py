@@ -14,7 +14,7 @@ _BATCH: Final = 65_536  # rows
 _COLUMNS: Final = ["uid", "url", "caption", "reason", "detail"]
 
 
-class Rejected(NamedTuple):
+class ShownRejection(NamedTuple):
     """One rejected row; fields only. Rows are ordered by uid, a hash: the first ones are a fair sample."""
 
     uid: str
@@ -23,9 +23,9 @@ class Rejected(NamedTuple):
     detail: str
 
 
-def examples(paths: Iterable[str]) -> dict[str, list[Rejected]]:
+def examples(paths: Iterable[str]) -> dict[str, list[ShownRejection]]:
     """Return the rows of smallest uid by reason, of all files."""
-    found: dict[str, list[Rejected]] = {}
+    found: dict[str, list[ShownRejection]] = {}
     for path in paths:
         with storage.open_input(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=_COLUMNS):
@@ -35,9 +35,10 @@ def examples(paths: Iterable[str]) -> dict[str, list[Rejected]]:
     return dict(sorted(found.items()))
 
 
-def _smallest(rows: pa.RecordBatch) -> list[Rejected]:
-    keys = [(name, "ascending") for name in Rejected._fields]
-    columns = pa.table([rows[name] for name in Rejected._fields], names=list(Rejected._fields))
+def _smallest(rows: pa.RecordBatch) -> list[ShownRejection]:
+    keys = [(name, "ascending") for name in ShownRejection._fields]
+    columns = pa.table([rows[name] for name in ShownRejection._fields], names=list(ShownRejection._fields))
     return [
-        Rejected(**row) for row in columns.take(pc.select_k_unstable(columns, _EXAMPLES, keys)).to_pylist()
+        ShownRejection(**row)
+        for row in columns.take(pc.select_k_unstable(columns, _EXAMPLES, keys)).to_pylist()
     ]

@@ -113,7 +113,7 @@ def _scores(names: Iterable[str]) -> tuple[Measure, ...]:
 
 
 @dataclass
-class Found:
+class SampleFigures:
     """What the shards hold; counts are exact."""
 
     samples: int = 0
@@ -145,7 +145,7 @@ class Summary:
     """Sum up shards one after the other."""
 
     def __init__(self) -> None:
-        self._found = Found()
+        self._found = SampleFigures()
         self._totals = {
             name: Totals({name: pa.string()}, {"samples": pa.int64()})
             for name in ("lang", "format", "source", "site")
@@ -196,7 +196,7 @@ class Summary:
             ]
             self._extremes[measure] = sorted([*self._extremes.get(measure, []), *own])[:_ROWS]
 
-    def found(self) -> Found:
+    def found(self) -> SampleFigures:
         """Return the sums; measures by which all rows are equal have no extremes."""
         found = self._found
         found.languages, found.formats, found.sources = (

@@ -51,7 +51,7 @@ def one_url(table: pa.Table) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class SampleQueryPairs:
     """The (sample, query) pairs of a table, each once, with the samples' first rows."""
 
     starts: I64  # [samples] first row of each sample
@@ -60,7 +60,7 @@ class Pairs:
     query: np.ndarray  # int32 [pairs]
 
     @classmethod
-    def of(cls, table: pa.Table, queries: int) -> "Pairs":
+    def of(cls, table: pa.Table, queries: int) -> "SampleQueryPairs":
         """Flatten `matched`; pairs come sorted by (sample, query)."""
         starts = schemas.run_starts(table["uid"])
         matched = table["matched"].combine_chunks()
@@ -212,7 +212,7 @@ class AdmitWorker:
         is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
         rejected = schemas.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
         table = table.filter(pa.array(~is_shared))
-        pairs = Pairs.of(table, self.queries.queries)
+        pairs = SampleQueryPairs.of(table, self.queries.queries)
         base = storage.join(self.folder, task.name)
         schemas.write_table(f"{base}.parquet", table)
         schemas.write_table(f"{base}.rejected.parquet", rejected)
@@ -232,11 +232,11 @@ class PairCounter:
 
     def pairs(self, task: SampleTable, counts: I64, rank: I64) -> tuple[np.ndarray, U64]:
         """Return the pairs that may decide a threshold."""
-        pairs = Pairs.of(schemas.read_table(task.path, ["uid", "matched"]), self.queries.queries)
+        pairs = SampleQueryPairs.of(schemas.read_table(task.path, ["uid", "matched"]), self.queries.queries)
         return balance.head_pairs(pairs.query, pairs.priorities(self.queries.hashes), counts, rank)
 
 
-def chosen(pairs: Pairs, query_hash: U64, thresholds: U64) -> np.ndarray:
+def chosen(pairs: SampleQueryPairs, query_hash: U64, thresholds: U64) -> np.ndarray:
     """Return for each sample whether any of its queries keeps it, bool [samples]."""
     return pairs.any_of(pairs.within(query_hash, thresholds))
 
@@ -255,7 +255,7 @@ class UntriedWorker:
     def run(self, state: None, task: Samples) -> Untried:
         """Write NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
         table = schemas.read_table(task.path)
-        pairs = Pairs.of(table, self.queries.queries)
+        pairs = SampleQueryPairs.of(table, self.queries.queries)
         untried = ~chosen(pairs, self.queries.hashes, _vector(self.thresholds))
         base = storage.join(self.folder, task.name)
         rows = table.filter(pa.array(pairs.rows_of(untried, len(table))))

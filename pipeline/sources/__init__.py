@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.images.headers import FORMATS
 from pipeline.options.sources import Format, SourceOptions
 from pipeline.schemas import Piece
-from pipeline.sources import html, pages, table, warc, wat
+from pipeline.sources import page_images, page_tables, table, warc, wat
 from pipeline.sources.inputs import open_stored
 from pipeline.sources.plan import listed_pages, page_url, plan
 from pipeline.sources.records import Image, Kind, bad_record
@@ -27,7 +27,7 @@ def read(piece: Piece, options: SourceOptions, formats: Collection[str] = FORMAT
     if piece.format == "html":
         yield from _read_pages(piece, formats)
     elif piece.format == "pages":
-        yield from pages.read(piece.path)
+        yield from page_tables.read(piece.path)
     elif piece.format in ("wat", "warc"):
         with open_stored(piece.path) as file:
             yield from wat.read(file, piece) if piece.format == "wat" else warc.read(file, piece, formats)
@@ -45,17 +45,16 @@ def _with_caption(image: Image) -> Image:
 def _read_pages(piece: Piece, formats: Collection[str]) -> Iterator[Image]:
     if piece.end < 0:  # a page of the web
         with open_stored(piece.path) as file:
-            yield from html.images(
-                file.read(html.MAX_HTML), urlsplit(piece.path)._replace(fragment="").geturl(), "", (), formats
-            )
+            url = urlsplit(piece.path)._replace(fragment="").geturl()
+            yield from page_images.images(file.read(page_images.MAX_HTML), url, "", (), formats)
         return
     root, names = listed_pages(piece.path)
     for name in names[piece.start : piece.end]:
         try:
             with storage.open_input(storage.join(root, name)) as file:
-                data = file.read(html.MAX_HTML)
+                data = file.read(page_images.MAX_HTML)
         except OSError as error:
             yield bad_record(f"{name}: {error}")
             continue
         content_type = "application/xhtml+xml" if name.lower().endswith(".xhtml") else ""
-        yield from html.images(data, page_url(piece.base_url, name), content_type, (), formats)
+        yield from page_images.images(data, page_url(piece.base_url, name), content_type, (), formats)

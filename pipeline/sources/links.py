@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.http.user_agent import ALIASES, TOKEN
-from pipeline.sources.html import base_url, parse
+from pipeline.sources.page_images import base_url, parse
 from pipeline.urls import BadUrl, resolve
 
 MAX_LINKS: Final = 5_000

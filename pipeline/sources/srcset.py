@@ -12,7 +12,7 @@ _DIGITS: Final = re.compile(r"\d{1,9}", re.ASCII)
 MAX_CANDIDATES: Final = 256  # a page's author writes ten; the rest of a hostile list is not read
 
 
-class Candidate(NamedTuple):
+class ImageCandidate(NamedTuple):
     """One image of a list: `width` is 0 without a w descriptor, `density` is 1 without an x descriptor."""
 
     url: str
@@ -20,9 +20,9 @@ class Candidate(NamedTuple):
     density: float
 
 
-def parse(srcset: str) -> list[Candidate]:
+def parse(srcset: str) -> list[ImageCandidate]:
     """Return the valid candidates in order; URLs may contain commas, and nothing raises."""
-    found: list[Candidate] = []
+    found: list[ImageCandidate] = []
     at = 0
     while len(found) < MAX_CANDIDATES:
         at = _end(_SKIP, srcset, at)
@@ -37,7 +37,7 @@ def parse(srcset: str) -> list[Candidate]:
             at, descriptors = _descriptors(srcset, at)
         size = _size(descriptors)
         if size is not None:
-            found.append(Candidate(url, *size))
+            found.append(ImageCandidate(url, *size))
     return found
 
 

@@ -1,4 +1,4 @@
-"""WARC files: the HTML pages among the responses, each read as `pipeline.sources.html` reads a page."""
+"""WARC files: the HTML pages among the responses, each read as `page_images` reads one."""
 
 from collections.abc import Collection, Iterator
 from typing import IO, Final, NamedTuple
@@ -7,7 +7,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.images.headers import FORMATS
 from pipeline.schemas import Piece
-from pipeline.sources import archive, html, http_body
+from pipeline.sources import archive, http_body, page_images
 from pipeline.sources.records import Image, bad_record, scalar
 
 _HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
@@ -36,7 +36,7 @@ def read(file: IO[bytes], piece: Piece, formats: Collection[str] = FORMATS) -> I
         elif page is not None:
             if page.problem:
                 yield bad_record(f"{piece.source} at byte {page.offset}: {page.problem}", scalar(page.uri))
-            yield from html.images(page.data, page.uri, page.content_type, page.headers, formats)
+            yield from page_images.images(page.data, page.uri, page.content_type, page.headers, formats)
 
 
 def _load(record: WarcRecord) -> _Page | None:
@@ -64,9 +64,9 @@ def _load(record: WarcRecord) -> _Page | None:
     if kind and kind not in _HTML_TYPES:
         return None
     declared: int = record.content_length
-    data: bytes = record.reader.read(html.MAX_HTML)
-    problem = "" if len(data) >= min(declared, html.MAX_HTML) else "the record is cut short"
-    data, undecoded = http_body.decode(data, transfer, codings, html.MAX_HTML)
+    data: bytes = record.reader.read(page_images.MAX_HTML)
+    problem = "" if len(data) >= min(declared, page_images.MAX_HTML) else "the record is cut short"
+    data, undecoded = http_body.decode(data, transfer, codings, page_images.MAX_HTML)
     if not kind and not undecoded and not data[:512].lstrip().lower().startswith(_SNIFFED):
         return None
     return _Page(uri, record.stream_pos, data, problem or undecoded, scalar(content_type), said)

@@ -20,7 +20,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 from pipeline.http.optout import check_page
 from pipeline.schemas import Piece
 from pipeline.sources import archive, page_language
-from pipeline.sources.html import open_graph
+from pipeline.sources.page_images import open_graph
 from pipeline.sources.records import Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
 

@@ -124,7 +124,7 @@ def _kept_present(layout: Layout, found: dict[str, Any], queries: int) -> tuple[
 
 def _untried(layout: Layout, queries: int) -> np.ndarray | None:
     """Return for each query how many samples were never tried, int64 [Q]; None without the work folder."""
-    from pipeline.select.workers import Pairs, QueryTable, chosen
+    from pipeline.select.workers import QueryTable, SampleQueryPairs, chosen
 
     if not run_folder.is_done(layout, "fetch") or not storage.exists(storage.join(layout.tried(0), "counts")):
         return None
@@ -132,7 +132,7 @@ def _untried(layout: Layout, queries: int) -> np.ndarray | None:
     limits = read_vector(storage.join(layout.tried(run_folder.done(layout, Rounds).last), "thresholds"))
     total = np.zeros(queries, np.int64)
     for samples in run_folder.done(layout, Selected).samples:
-        pairs = Pairs.of(schemas.read_table(samples.path, ["uid", "matched"]), queries)
+        pairs = SampleQueryPairs.of(schemas.read_table(samples.path, ["uid", "matched"]), queries)
         never = ~chosen(pairs, table.hashes, limits)
         total += pairs.counts(queries, never[pairs.sample])
     return total

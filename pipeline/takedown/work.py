@@ -25,7 +25,7 @@ from pipeline.flow.parts import Counted, Part, files, only
 from pipeline.flow.steps import TASKS, leftovers, tasks_in
 from pipeline.run_folder import Layout
 from pipeline.select.parts import Samples
-from pipeline.select.workers import Pairs, QueryTable
+from pipeline.select.workers import QueryTable, SampleQueryPairs
 from pipeline.takedown import tables
 from pipeline.tombstones import Tombstones
 
@@ -154,7 +154,7 @@ def _recount(layout: Layout, part: Samples | Merged, stones: Tombstones) -> None
     if not gone.any():
         return
     queries = read_vector(part.counts).shape[1]
-    pairs = Pairs.of(table.filter(pa.array(~gone)), queries)
+    pairs = SampleQueryPairs.of(table.filter(pa.array(~gone)), queries)
     now = pairs.counts(queries)[None]
     if isinstance(part, Merged):  # as fetch.merge.MergeShuffler counts
         hashes = QueryTable(path=layout.queries, seed=run_folder.seed(layout), queries=queries).hashes

@@ -114,7 +114,7 @@ def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-class Row(NamedTuple):
+class BarRow(NamedTuple):
     """A bar to draw; fields only."""
 
     label: str
@@ -123,7 +123,7 @@ class Row(NamedTuple):
     high: float | None
 
 
-def bars(title: str, x_label: str, rows: Sequence[Row], text: Callable[[float], str] = points,
+def bars(title: str, x_label: str, rows: Sequence[BarRow], text: Callable[[float], str] = points,
          tick: Callable[[float], str] = points, note: str = "") -> Chart:  # fmt: skip
     """Return horizontal bars, the largest first, with their intervals."""
     rows = sorted(rows, key=lambda row: -row.value)
@@ -146,7 +146,7 @@ def bars(title: str, x_label: str, rows: Sequence[Row], text: Callable[[float], 
     return chart
 
 
-class Mark(NamedTuple):
+class ChartPoint(NamedTuple):
     """A point to draw, in values; fields only."""
 
     x: float
@@ -158,7 +158,7 @@ class Mark(NamedTuple):
     title: str = ""
 
 
-def scatter(title: str, x_label: str, y_label: str, marks: Sequence[Mark], *, note: str = "",
+def scatter(title: str, x_label: str, y_label: str, marks: Sequence[ChartPoint], *, note: str = "",
             lines: Sequence[tuple[Sequence[tuple[float, float]], int, bool]] = (), diagonal: bool = True,
             logits: bool = False, legend: Sequence[tuple[int, str]] = ()) -> Chart:  # fmt: skip
     """Return shares against shares on axes of one span; `lines`: points, series, dashed."""
@@ -189,7 +189,7 @@ def _apart(ticks: Sequence[Tick], pixels: float) -> list[Tick]:
     return kept
 
 
-def _points(marks: Sequence[Mark], x: Axis, y: Axis) -> list[Point]:
+def _points(marks: Sequence[ChartPoint], x: Axis, y: Axis) -> list[Point]:
     found = []
     for mark in marks:
         low, high = (mark.y if v is None or not math.isfinite(v) else v for v in (mark.low, mark.high))
@@ -197,9 +197,9 @@ def _points(marks: Sequence[Mark], x: Axis, y: Axis) -> list[Point]:
     return found
 
 
-def curves(title: str, x_label: str, y_label: str, series: Sequence[tuple[str, Sequence[Mark], bool]],
+def curves(title: str, x_label: str, y_label: str, series: Sequence[tuple[str, Sequence[ChartPoint], bool]],
            x_values: Sequence[tuple[float, str]], *, log: bool = False, note: str = "",
-           extra: Sequence[Mark] = ()) -> Chart:  # fmt: skip
+           extra: Sequence[ChartPoint] = ()) -> Chart:  # fmt: skip
     """Return lines of shares over `x_values` (value, label): name, points, dashed; `extra`: lone marks.
 
     Lines of one name share a colour and an entry in the legend.
@@ -240,7 +240,9 @@ def against_compute(rows: Sequence[tuple[str, float, float, float, float]]) -> C
     chart.x_ticks.extend(Tick(x(value), f"{value:g}") for value in ticks)
     chart.y_ticks.extend(Tick(y(value), percent(value)) for value in _steps(span))
     marks = [
-        Mark(flops, error, low, high, number % 8, "dot", f"{name}: {percent(error)} at {flops:.3g} GFLOPs")
+        ChartPoint(
+            flops, error, low, high, number % 8, "dot", f"{name}: {percent(error)} at {flops:.3g} GFLOPs"
+        )
         for number, (name, flops, error, low, high) in enumerate(rows)
     ]
     chart.points.extend(_points(marks, x, y))

@@ -18,7 +18,7 @@ from pipeline.terminal import output, terminal
 from train.evaluation.options import EvalConfig, FitSplit
 
 if TYPE_CHECKING:
-    from train.evaluation.encoded_model import Watch
+    from train.evaluation.encoded_model import EncodingWatch
     from train.evaluation.evaluate import Evaluation
 
 log = logging.getLogger("train.evaluation")
@@ -44,7 +44,7 @@ def run(config: EvalConfig, console: Console) -> int:
     return 0
 
 
-def watch_of(console: Console) -> "Watch":
+def watch_of(console: Console) -> "EncodingWatch":
     """Return what shows a step's progress: a bar on a terminal, else a line of the log."""
 
     @contextlib.contextmanager

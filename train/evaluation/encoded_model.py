@@ -28,7 +28,7 @@ _SEVERAL = (
 )
 
 
-class Watch(Protocol):
+class EncodingWatch(Protocol):
     """Show the progress of one step; what it yields is called with how much is done."""
 
     def __call__(self, label: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]: ...
@@ -38,7 +38,7 @@ class EncodedModel:
     """Hold an encoder, the run's options, and what was encoded so far."""
 
     def __init__(
-        self, encoder: Encoder, config: EvalConfig, watch: Watch, decoders: Sequence[PixelDecoder]
+        self, encoder: Encoder, config: EvalConfig, watch: EncodingWatch, decoders: Sequence[PixelDecoder]
     ) -> None:
         self.encoder, self.config, self.watch, self._decoders = encoder, config, watch, decoders
         self._paths = {one.name: one.path for one in config.sets}

@@ -23,7 +23,7 @@ from train.evaluation import (
     sets,
     zeroshot_task,
 )
-from train.evaluation.encoded_model import EncodedModel, Watch
+from train.evaluation.encoded_model import EncodedModel, EncodingWatch
 from train.evaluation.options import EvalConfig
 from train.evaluation.probe_tasks import Fitting
 from train.evaluation.results import Result
@@ -34,7 +34,7 @@ class Evaluation:
     """Hold what was found so far."""
 
     config: EvalConfig
-    watch: Watch
+    watch: EncodingWatch
     results: list[Result] = field(default_factory=list)
     paths: dict[str, str] = field(default_factory=dict)
     """Of the models, by name."""
@@ -48,7 +48,7 @@ class Evaluation:
         return next(own, None)
 
 
-def run(config: EvalConfig, watch: Watch) -> Evaluation:
+def run(config: EvalConfig, watch: EncodingWatch) -> Evaluation:
     """Evaluate, and write results.json, report.html, and what else was asked for."""
     done = Evaluation(config=config, watch=watch)
     for source in models.sources(config.checkpoint):

@@ -18,7 +18,7 @@ from train.model import CLIP, VisionTransformer
 from train.tokenizer import Tokenizer, installed_vocabulary
 
 
-class Source(NamedTuple):
+class ModelSource(NamedTuple):
     """Where a model is, and what it is called; fields only."""
 
     name: str
@@ -71,7 +71,7 @@ class Encoder:
         return features.float(), nn.functional.normalize(outputs.float(), dim=-1)
 
 
-def sources(arguments: tuple[str, ...]) -> list[Source]:
+def sources(arguments: tuple[str, ...]) -> list[ModelSource]:
     """Return the checkpoints of PATH or NAME=PATH arguments, each under a name of its own; ValueError."""
     found = []
     for argument in arguments:
@@ -80,7 +80,7 @@ def sources(arguments: tuple[str, ...]) -> list[Source]:
         path = path if named else argument
         if not storage.exists(path):
             raise ValueError(f"--checkpoint {path}: no such file or folder")
-        found.append(Source(name if named else _default_name(path), path))
+        found.append(ModelSource(name if named else _default_name(path), path))
     twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
     if twice:
         raise ValueError(f"two checkpoints are called {twice[0]}: name them with --checkpoint NAME=PATH")
@@ -104,7 +104,7 @@ def device_of(config: EvalConfig) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-def load(source: Source, config: EvalConfig) -> Encoder:
+def load(source: ModelSource, config: EvalConfig) -> Encoder:
     """Load a checkpoint in evaluation mode; ValueError for what is none."""
     device = device_of(config)
     if checkpoint.is_own(source.path):

@@ -10,7 +10,7 @@ from scipy import stats
 from pipeline.figure import percent, points
 from pipeline.intervals import Interval
 from train.evaluation.bootstrap import of_correlation
-from train.evaluation.charts import Chart, Mark, Row, against_compute, bars, curves, finite, scatter
+from train.evaluation.charts import BarRow, Chart, ChartPoint, against_compute, bars, curves, finite, scatter
 from train.evaluation.results import Result
 
 SERIES: Final = 8  # colours; further ones start again
@@ -76,7 +76,7 @@ def prompts(own: Sequence[Result], suffix: str) -> list[Chart]:
         ("single_template", "Gain of one template"),
     ):
         rows = [
-            Row(
+            BarRow(
                 one.dataset,
                 one.detail["prompts"][f"gain_{kind}"],
                 *one.detail["prompts"][f"gain_{kind}_interval"],
@@ -94,12 +94,12 @@ def probe(own: Sequence[Result], suffix: str) -> list[Chart]:
     if not both:
         return []
     rows = [
-        Row(one.dataset, one.detail["zero_shot_minus_probe"], *one.detail["difference_interval"])
+        BarRow(one.dataset, one.detail["zero_shot_minus_probe"], *one.detail["difference_interval"])
         for one in both
     ]
     charts = [bars(f"Zero-shot minus linear probe{suffix}", "points", rows)]
     marks = [
-        Mark(one.value, one.detail["zero_shot"], series=0,
+        ChartPoint(one.value, one.detail["zero_shot"], series=0,
              title=f"{one.dataset}: zero-shot {percent(one.detail['zero_shot'])}, probe {percent(one.value)}")
         for one in both
     ]  # fmt: skip
@@ -118,7 +118,7 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
     series, stars, rows = [], [], []
     for number, one in enumerate(own):
         marks = [
-            Mark(row["shots"], row["mean"], row["low"], row["high"], number % SERIES, "dot",
+            ChartPoint(row["shots"], row["mean"], row["low"], row["high"], number % SERIES, "dot",
                  f"{one.dataset}, {row['shots']} shots ({row['per_class']:.3g} images per class): "
                  f"{percent(row['mean'])}")
             for row in one.detail["curve"]
@@ -126,9 +126,9 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
         series.append((one.dataset, marks, False))
         if "zero_shot" in one.detail:
             value, needed = one.detail["zero_shot"], one.detail["shots_to_match"]
-            stars.append(Mark(zero, value, None, None, number % SERIES, "star",
+            stars.append(ChartPoint(zero, value, None, None, number % SERIES, "star",
                               f"{one.dataset}, zero-shot: {percent(value)}"))  # fmt: skip
-            rows.append(Row(one.dataset, needed if needed is not None else float(max(shots)), None, None))
+            rows.append(BarRow(one.dataset, needed if needed is not None else float(max(shots)), None, None))
     ticks = [(float(count), str(count)) for count in shots]
     charts = [
         curves(f"Few-shot probes{suffix}", "labelled examples of a class", "main metric", series,
@@ -159,13 +159,13 @@ def robustness(own: Sequence[Result], suffix: str) -> list[Chart]:
     return charts
 
 
-def _mark(x: float, y: float, span: Interval, *, series: int, title: str, shape: str = "dot") -> Mark:
-    return Mark(x, y, span[0], span[1], series, shape, title)
+def _mark(x: float, y: float, span: Interval, *, series: int, title: str, shape: str = "dot") -> ChartPoint:
+    return ChartPoint(x, y, span[0], span[1], series, shape, title)
 
 
 def _shift(one: Result, suffix: str) -> Chart:
     references = [
-        Mark(source, shifted, series=-1, shape="small", title="reference model")
+        ChartPoint(source, shifted, series=-1, shape="small", title="reference model")
         for source, shifted in one.detail["references"]
     ]
     predictors = one.detail["predictors"]
@@ -218,7 +218,7 @@ def compare(own: Sequence[Result], suffix: str) -> list[Chart]:
     for one in own:
         for name, beside in one.detail.get("compare", {}).items():
             marks = [
-                Mark(row["theirs"], row["ours"],
+                ChartPoint(row["theirs"], row["ours"],
                      title=f"{row['class']}: {name} {percent(row['theirs'])}, model {percent(row['ours'])}")
                 for row in beside["classes"]
             ]  # fmt: skip

@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.intervals import Interval
 from train.evaluation import bootstrap, classes, fewshot, metrics
 from train.evaluation.classes import Classes
-from train.evaluation.encoded_model import Watch, labelled
+from train.evaluation.encoded_model import EncodingWatch, labelled
 from train.evaluation.features import Features
 from train.evaluation.metrics import Bools
 from train.evaluation.options import EvalConfig
@@ -37,7 +37,7 @@ class Fitting:
     model: str
     dataset: str
     config: EvalConfig
-    watch: Watch
+    watch: EncodingWatch
     device: torch.device
     known: Classes
     train: Features

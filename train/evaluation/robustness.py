@@ -84,7 +84,7 @@ def same_classes(labels: Sequence[str], source: Sequence[str], name: str) -> Cla
     return ClassMap(classes, np.array([index.get(label, -1) for label in source]))
 
 
-class Line(NamedTuple):
+class LogitLine(NamedTuple):
     """A line in logit space through reference models; fields only."""
 
     slope: float
@@ -123,7 +123,7 @@ def read_baseline(path: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def fit_line(baseline: dict[str, dict[str, float]], source: str, shifted: str) -> Line | None:
+def fit_line(baseline: dict[str, dict[str, float]], source: str, shifted: str) -> LogitLine | None:
     """Return the least-squares line in logit space, None without three models that have both sets."""
     pairs = [(row[source], row[shifted]) for row in baseline.values() if source in row and shifted in row]
     if len(pairs) < 3:
@@ -133,11 +133,11 @@ def fit_line(baseline: dict[str, dict[str, float]], source: str, shifted: str) -
         return None
     slope, offset = np.polyfit(x, y, 1)
     r = float(np.corrcoef(x, y)[0, 1]) if np.ptp(y) else math.nan
-    return Line(float(slope), float(offset), len(pairs), r)
+    return LogitLine(float(slope), float(offset), len(pairs), r)
 
 
 def effective(
-    line: Line, source: tuple[int, int], shifted: tuple[int, int], confidence: float, seed: int
+    line: LogitLine, source: tuple[int, int], shifted: tuple[int, int], confidence: float, seed: int
 ) -> dict[str, Any]:
     """Return effective robustness and its interval, from (correct, examples) of both sets.
 

@@ -198,7 +198,7 @@ def _accuracy(encoded: EncodedModel, logits: Logits, found: Features, names: lis
 
 def _line(
     baseline: dict[str, dict[str, float]], source: str, shifted: str
-) -> tuple[robustness.Line | None, str]:
+) -> tuple[robustness.LogitLine | None, str]:
     """Return the reference models' line; SOURCE@SET is a column of the source on the set's classes."""
     own = f"{source}@{shifted}"
     column = own if any(own in row for row in baseline.values()) else source

@@ -12,7 +12,7 @@ from train.evaluation.metrics import RANKED, Bools, Scores, hits, measures
 _MOST_CLASSES: Final = 100  # ROC AUC and mAP of more classes only where they are the main metric
 
 
-class Scored(NamedTuple):
+class ScoredMetrics(NamedTuple):
     """A set's metrics; fields only."""
 
     metrics: dict[str, float]
@@ -21,7 +21,7 @@ class Scored(NamedTuple):
     """Of the main metric."""
 
 
-def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int) -> Scored:
+def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int) -> ScoredMetrics:
     """Return every metric of labelled examples.
 
     Shares of examples have exact intervals, the others bootstrap percentiles.
@@ -43,7 +43,7 @@ def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int)
             right = int(hits(logits, truth, count).sum())
             spans[name] = bootstrap.exact(right, n, confidence)
     values["examples"] = n
-    return Scored(values, spans, drawn[main])
+    return ScoredMetrics(values, spans, drawn[main])
 
 
 def main_only(logits: Scores, truth: Bools, main: str, seed: int) -> tuple[float, Replicates]:

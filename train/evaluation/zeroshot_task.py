@@ -17,10 +17,10 @@ from train.evaluation.features import Features
 from train.evaluation.metrics import Bools, Scores
 from train.evaluation.options import EvalConfig
 from train.evaluation.results import Result
-from train.evaluation.scored_metrics import Scored, difference, main_only, score
+from train.evaluation.scored_metrics import ScoredMetrics, difference, main_only, score
 
 
-class Subset(NamedTuple):
+class ExampleSubset(NamedTuple):
     """Some examples of a set that are scored apart; fields only."""
 
     name: str
@@ -54,7 +54,7 @@ def _predict(encoded: EncodedModel, name: str) -> tuple[Features, Bools, Scores]
     return found, truth, encoded.zero_shot(name)
 
 
-def _measured(encoded: EncodedModel, name: str, scored: Scored) -> Result:
+def _measured(encoded: EncodedModel, name: str, scored: ScoredMetrics) -> Result:
     return Result(
         dataset=name, model=encoded.name, task="zeroshot", metrics=scored.metrics,
         intervals=scored.intervals, main=encoded.config.main_metric(name), replicates=scored.replicates,
@@ -94,14 +94,19 @@ def _score(
     truth: Bools,
     found: Features,
     rows: npt.NDArray[np.int64],
-) -> Scored:
+) -> ScoredMetrics:
     config, main = encoded.config, encoded.config.main_metric(name)
     seed = bootstrap.seed_of(config.seed, name)
     return score(logits[rows], truth[rows], main, config.confidence, seed)
 
 
 def _prompts(
-    encoded: EncodedModel, name: str, truth: Bools, found: Features, rows: npt.NDArray[np.int64], best: Scored
+    encoded: EncodedModel,
+    name: str,
+    truth: Bools,
+    found: Features,
+    rows: npt.NDArray[np.int64],
+    best: ScoredMetrics,
 ) -> dict[str, Any]:
     """Return the main metric with the bare class names and one template, and the gains over the names."""
     main, confidence = encoded.config.main_metric(name), encoded.config.confidence
@@ -154,7 +159,7 @@ def scored_subsets(
     return out
 
 
-def _subsets(encoded: EncodedModel, name: str, found: Features) -> list[Subset]:
+def _subsets(encoded: EncodedModel, name: str, found: Features) -> list[ExampleSubset]:
     place = {example_id: row for row, example_id in enumerate(found.example_ids)}
     subsets = []
     for value in encoded.config.subset:
@@ -173,7 +178,9 @@ def _subsets(encoded: EncodedModel, name: str, found: Features) -> list[Subset]:
             raise ValueError(f"{path} names no labelled example of {name}")
         parts = PurePosixPath(path)
         # clean/NAME.txt is what `openwit overlap` writes: the folder says which part it is.
-        subsets.append(Subset(f"{name}/{parts.parent.name if parts.stem == name else parts.stem}", rows))
+        subsets.append(
+            ExampleSubset(f"{name}/{parts.parent.name if parts.stem == name else parts.stem}", rows)
+        )
     return subsets
 
 

@@ -18,7 +18,7 @@ TRANSPARENT_GIF: Final = "data:image/gif;base64," + base64.b64encode(
 """What stands in `src` until a script puts the address from the lazy attribute there."""
 
 
-class Text(NamedTuple):
+class ImageText(NamedTuple):
     """Hold one text of an image as a browser would give it, and what it is."""
 
     kind: TextKind
@@ -28,12 +28,12 @@ class Text(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class ImageElement:
     """Describe one image element before it is on a page."""
 
     href: str
     """The address as written in the page, or for pages elsewhere absolute."""
-    texts: tuple[Text, ...] = ()
+    texts: tuple[ImageText, ...] = ()
     markup: Markup = "img"
     alternatives: tuple[tuple[str, int], ...] = ()
     """Further addresses of the same picture in srcset, and their widths in pixels."""
@@ -47,12 +47,12 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class DrawnPage:
     """Hold one page: where it is and what is on it."""
 
     url: str
     title: str
-    marks: tuple[Mark, ...]
+    marks: tuple[ImageElement, ...]
     language: str = "en"
     charset: str = "utf-8"
     base: str | None = None
@@ -74,7 +74,7 @@ class Reference:
     markup: Markup
     alternatives: tuple[str, ...]
     """Absolute URLs of the same picture that srcset offers."""
-    texts: tuple[Text, ...]
+    texts: tuple[ImageText, ...]
     label: str | None
     colour: str | None
     special: tuple[str, ...]
@@ -89,7 +89,7 @@ class Reference:
         return (self.url, *self.alternatives)
 
 
-def references(site: str, page: Page, digest: Callable[[str], str | None]) -> list[Reference]:
+def references(site: str, page: DrawnPage, digest: Callable[[str], str | None]) -> list[Reference]:
     """Return the truth about the page's images, in the order in which they stand in it.
 
     `digest` gives the SHA-256 of what is behind an absolute URL, or None.
@@ -119,7 +119,7 @@ def references(site: str, page: Page, digest: Callable[[str], str | None]) -> li
     return found
 
 
-def render(page: Page) -> bytes:
+def render(page: DrawnPage) -> bytes:
     """Return the page as HTML bytes in its charset."""
     head = [f'<meta charset="{page.charset}">', f"<title>{html.escape(page.title)}</title>"]
     if page.base:
@@ -147,11 +147,11 @@ def _attributes(pairs: Sequence[tuple[str, str | None]]) -> str:
     return "".join(f' {name}="{html.escape(value)}"' for name, value in pairs if value is not None)
 
 
-def _text(mark: Mark, kind: TextKind) -> str | None:
+def _text(mark: ImageElement, kind: TextKind) -> str | None:
     return next((text.text for text in mark.texts if text.kind == kind), None)
 
 
-def _open_graph(mark: Mark) -> str:
+def _open_graph(mark: ImageElement) -> str:
     image = f"<meta{_attributes([('property', 'og:image'), ('content', mark.href)])}>"
     alt = _text(mark, "og")
     if alt is None:
@@ -159,7 +159,7 @@ def _open_graph(mark: Mark) -> str:
     return f"{image}\n<meta{_attributes([('property', 'og:image:alt'), ('content', alt)])}>"
 
 
-def _element(mark: Mark) -> str:
+def _element(mark: ImageElement) -> str:
     srcset = ", ".join(f"{href} {width}w" for href, width in mark.alternatives) or None
     pairs: list[tuple[str, str | None]] = [("alt", _text(mark, "alt")), ("title", _text(mark, "title"))]
     if mark.markup == "lazy":

@@ -28,7 +28,7 @@ _MARKS: Final = ',.()";:'
 _BATCH_CHARACTERS: Final = 1 << 18  # so that NumPy's cost per call is spread over many pages
 
 
-class Block(NamedTuple):
+class TokenBlock(NamedTuple):
     """Hold encoded text: word i+1 of `stream` is words[i], which occurs counts[i] times; 0 is a break."""
 
     words: list[str]
@@ -41,7 +41,7 @@ def is_word(token: str) -> bool:
     return token.isalnum() or any(map(str.isalnum, token))
 
 
-class Encoder:
+class TokenEncoder:
     """Collect texts into blocks.
 
     The normaliser never joins what white space separates, so a text's tokens are those of its chunks between
@@ -60,7 +60,7 @@ class Encoder:
         self._streams: list[U32] = []
         self._tokens = 0
 
-    def add(self, text: str) -> Iterator[Block]:
+    def add(self, text: str) -> Iterator[TokenBlock]:
         """Add a text; yields a block when one is full."""
         self._pending.append(text)
         self._pending_characters += len(text) + 1
@@ -69,7 +69,7 @@ class Encoder:
             if self._tokens >= self._block_tokens:
                 yield self._take()
 
-    def finish(self) -> Iterator[Block]:
+    def finish(self) -> Iterator[TokenBlock]:
         """Yield what is left, if anything."""
         self._encode()
         if self._tokens:
@@ -88,12 +88,12 @@ class Encoder:
         self._tokens += int(np.count_nonzero(stream))
         self._pending, self._pending_characters = [], 0
 
-    def _take(self) -> Block:
+    def _take(self) -> TokenBlock:
         stream = np.concatenate(self._streams)
         words = list(self._word_ids)
         counts = np.bincount(stream, minlength=len(words) + 1)[1:]
         self._reset()
-        return Block(words, counts, stream)
+        return TokenBlock(words, counts, stream)
 
 
 class _Chunks(dict[str, int]):

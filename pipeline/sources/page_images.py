@@ -13,7 +13,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from pipeline.captions.text import is_undecoded
 from pipeline.http.optout import check_page
 from pipeline.images.headers import FORMATS
-from pipeline.sources import encoding, page_language, reference, srcset
+from pipeline.sources import encoding, image_reference, page_language, srcset
 from pipeline.sources.htmlguard import tame
 from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
@@ -180,7 +180,7 @@ class _Context(NamedTuple):
     lang: str
     formats: Collection[str]
     captions: dict[int, str]
-    sources: dict[int, list[srcset.Candidate]]
+    sources: dict[int, list[srcset.ImageCandidate]]
 
 
 def _element(node: LexborNode, context: _Context) -> Image:
@@ -195,9 +195,9 @@ def _element(node: LexborNode, context: _Context) -> Image:
         texts.append(("figcaption", caption))
     sources = [] if picture is None else _sources(picture, context)
     first: Image | None = None
-    for url in reference.references(attributes, sources, context.formats):
+    for url in image_reference.references(attributes, sources, context.formats):
         image = make_image(url, tuple(texts), context.page_url, context.base, None, context.lang)
-        if image.reason is None and reference.is_template(url):
+        if image.reason is None and image_reference.is_template(url):
             image = image._replace(reason="bad_url", detail="a template that a script fills in")
         if image.reason is None:
             return image
@@ -205,14 +205,14 @@ def _element(node: LexborNode, context: _Context) -> Image:
     return first or make_image("", tuple(texts), context.page_url, context.base, None, context.lang)
 
 
-def _sources(picture: LexborNode, context: _Context) -> list[srcset.Candidate]:
+def _sources(picture: LexborNode, context: _Context) -> list[srcset.ImageCandidate]:
     known = context.sources
     if picture.mem_id not in known:
         known[picture.mem_id] = [
             candidate
             for attributes in (source.attributes for source in picture.css("source")[:_MAX_SOURCES])
-            if reference.is_usable_type(attributes.get("type") or "", context.formats)
-            for candidate in reference.candidates(attributes, is_lazy=True)[:_MAX_SOURCES]
+            if image_reference.is_usable_type(attributes.get("type") or "", context.formats)
+            for candidate in image_reference.candidates(attributes, is_lazy=True)[:_MAX_SOURCES]
         ]
     return known[picture.mem_id]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import schemas, storage, tombstones, urls
-from pipeline.candidates.pages import Found, PagesWorker
+from pipeline.candidates.page_worker import FoundLink, PagesWorker
 from pipeline.candidates.parts import FOUND_ROWS, PAGE_ROWS, FetchedPages, PageLimits, PageUnit, PageUnits
 from pipeline.crawl import Crawl, require_contact
 from pipeline.fetch.lanes import cut
@@ -23,7 +23,7 @@ from pipeline.flow.markers import mark, read_marker
 from pipeline.flow.parts import only
 from pipeline.flow.runner import Runner
 from pipeline.http.rate_limit import site_delay
-from pipeline.sources import Piece, pages, sitemap
+from pipeline.sources import Piece, page_tables, sitemap
 from pipeline.sources.inputs import is_web
 from pipeline.sources.records import Image
 from pipeline.tombstones import Tombstones
@@ -60,25 +60,25 @@ def fetch_pages(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> list[Piece
     return [*others, *(Piece(FORMAT, path, 0, -1, "", FORMAT) for path in images)]
 
 
-def _named(path: str) -> Iterator[Found]:
+def _named(path: str) -> Iterator[FoundLink]:
     """Yield what a source names: itself, or the URLs in a local list or sitemap."""
     if is_web(path):
-        yield Found(url=path, kind="source", any_site=True)
+        yield FoundLink(url=path, kind="source", any_site=True)
         return
     listed = sitemap.parse(storage.read_bytes(path))
     if listed is None or not listed.urls:
         raise ValueError(f"{path} is neither a sitemap nor a list of URLs, one a line")
     for url in listed.urls:
-        yield Found(url=url, kind="source", any_site=True)
+        yield FoundLink(url=url, kind="source", any_site=True)
 
 
-def _found(results: list[FetchedPages]) -> Iterator[tuple[int, Found]]:
+def _found(results: list[FetchedPages]) -> Iterator[tuple[int, FoundLink]]:
     """Yield (position, what was found) in the order of the pages, however they were cut into units."""
     tables = [schemas.read_table(result.found) for result in results]
     table = pa.concat_tables([FOUND_ROWS.empty_table(), *tables])
     order = np.argsort(table["position"].to_numpy(), kind="stable")
     for row in table.take(pa.array(order)).to_pylist():
-        yield row.pop("position"), Found(**row)
+        yield row.pop("position"), FoundLink(**row)
 
 
 class Frontier:
@@ -93,7 +93,7 @@ class Frontier:
         self._refused: Counter[str] = Counter()  # by site
         self._bad: list[Image] = []
 
-    def admit(self, found: Iterable[tuple[int, Found]]) -> list[Wanted]:
+    def admit(self, found: Iterable[tuple[int, FoundLink]]) -> list[Wanted]:
         """Return what is to be fetched, each URL once, within its site unless it may leave it."""
         options, wave = self._crawl.config.sources, []
         for _, one in found:
@@ -129,7 +129,7 @@ class Frontier:
         folder = self._crawl.layout.stage("candidates", "pages")
         limits = PageLimits(name="limits", path=storage.join(folder, "limits.parquet"))
         if read_marker(folder, limits.name) is None:
-            pages.write(limits.path, ((0, image) for image in [*self._bad, *beyond]))
+            page_tables.write(limits.path, ((0, image) for image in [*self._bad, *beyond]))
             mark(folder, limits)
         return limits.path
 

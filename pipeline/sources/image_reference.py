@@ -82,7 +82,7 @@ _LESSER: Final = re.compile(
 
 
 def references(
-    attributes: Attributes, sources: list[srcset.Candidate], formats: Collection[str] = FORMATS
+    attributes: Attributes, sources: list[srcset.ImageCandidate], formats: Collection[str] = FORMATS
 ) -> list[str]:
     """Return what an element may show, best first: of usable formats by their names, placeholders last.
 
@@ -104,7 +104,7 @@ def references(
     return sorted(urls, key=lambda url: 2 * is_placeholder(url) + _is_unusable(url, formats))
 
 
-def candidates(attributes: Attributes, *, is_lazy: bool) -> list[srcset.Candidate]:
+def candidates(attributes: Attributes, *, is_lazy: bool) -> list[srcset.ImageCandidate]:
     """Return what the srcset of an element and its lazy kin list; `is_lazy` looks into all attributes."""
     lazy = _listed(attributes.get(name) for name in LAZY_SRCSET)
     listed = [
@@ -117,7 +117,7 @@ def candidates(attributes: Attributes, *, is_lazy: bool) -> list[srcset.Candidat
     return listed
 
 
-def _listed(values: Iterable[str | None]) -> list[srcset.Candidate]:
+def _listed(values: Iterable[str | None]) -> list[srcset.ImageCandidate]:
     """Return the candidates of some lists; a width that a template leaves open is that of its descriptor."""
     found = (c for value in values if value for c in srcset.parse(value))
     filled = (c._replace(url=_filled(c.url, [c.width] if c.width else [])) for c in found)

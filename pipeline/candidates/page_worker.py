@@ -22,9 +22,9 @@ from pipeline.http.fetch_url import Outcome
 from pipeline.images.headers import FORMATS
 from pipeline.options import FetchOptions
 from pipeline.reasons import REASONS
-from pipeline.sources import html, pages, sitemap
+from pipeline.sources import page_images, page_tables, sitemap
 from pipeline.sources.links import links
-from pipeline.sources.pages import unavailable
+from pipeline.sources.page_tables import unavailable
 from pipeline.sources.records import Image, bad_record
 
 TRIES: Final = 2
@@ -41,7 +41,7 @@ _MAX_INDEXES: Final = 3  # sitemaps in indexes in indexes; the protocol has one 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundLink:
     """Something to be fetched."""
 
     url: str
@@ -61,7 +61,7 @@ def is_sitemap(row: dict[str, object]) -> bool:
 
 def judge(
     row: dict[str, object], outcome: Outcome, depth: int, formats: Collection[str] = FORMATS
-) -> tuple[list[Image], list[Found]]:
+) -> tuple[list[Image], list[FoundLink]]:
     """Return the images of what one row of PAGE_ROWS was answered with, and what to fetch after it.
 
     depth: how far links are followed; formats: those of images that are taken. A page that cannot be had is
@@ -73,7 +73,7 @@ def judge(
         leaves = elsewhere and here > 0 and kind == "page"  # a link's target: --depth stays inside the site
         if REASONS[outcome.reason].transient and tries + 1 < TRIES and not leaves:
             target = outcome.final_url if elsewhere else url
-            again = Found(url=target, kind=kind, depth=here, tries=tries + 1, page_url=url, any_site=True)
+            again = FoundLink(url=target, kind=kind, depth=here, tries=tries + 1, page_url=url, any_site=True)
             return [], [again]
         return [unavailable(url, f"{outcome.reason}: {outcome.detail}".removesuffix(": "))], []
     if kind != "page":
@@ -84,12 +84,12 @@ def judge(
             return [unavailable(url, "not a sitemap")], []
     if problem := _no_page(outcome.content_type, outcome.body):
         return [unavailable(url, f"not a page: {problem}")], []
-    images = list(html.images(outcome.body, outcome.final_url, outcome.content_type, (), formats))
+    images = list(page_images.images(outcome.body, outcome.final_url, outcome.content_type, (), formats))
     if here >= depth:
         return images, []
     targets = links(outcome.body, outcome.final_url, outcome.content_type)
     return images, [
-        Found(url=target, kind="page", depth=here + 1, page_url=outcome.final_url) for target in targets
+        FoundLink(url=target, kind="page", depth=here + 1, page_url=outcome.final_url) for target in targets
     ]
 
 
@@ -106,14 +106,16 @@ def _no_page(content_type: str, body: bytes) -> str:
     return (media_type or content_type.strip() or "no Content-Type, and the bytes are not HTML")[:100]
 
 
-def _listed(url: str, found: sitemap.Sitemap, kind: str, depth: int) -> tuple[list[Image], list[Found]]:
+def _listed(url: str, found: sitemap.Sitemap, kind: str, depth: int) -> tuple[list[Image], list[FoundLink]]:
     """Return what a sitemap lists. One that the user named may list other sites, as an index of many does."""
     images = [bad_record(f"sitemap: {found.problem}", url)] if found.problem else []
     if found.kind == "pages":
-        below = [Found(url=one, kind="page", page_url=url, any_site=kind == "source") for one in found.urls]
+        below = [
+            FoundLink(url=one, kind="page", page_url=url, any_site=kind == "source") for one in found.urls
+        ]
     elif depth + 1 < _MAX_INDEXES:
         below = [
-            Found(url=one, kind="sitemap", depth=depth + 1, page_url=url, any_site=kind == "source")
+            FoundLink(url=one, kind="sitemap", depth=depth + 1, page_url=url, any_site=kind == "source")
             for one in found.urls
         ]
     else:
@@ -159,14 +161,14 @@ class PagesWorker:
     def _fetch(self, state: _State, task: PageUnit, attempt: str, store: kept.Kept) -> FetchedPages:
         unit = schemas.read_table(task.path)
         images: list[tuple[int, Image]] = []
-        found: list[tuple[int, Found]] = []
+        found: list[tuple[int, FoundLink]] = []
         judged = sorted(self._fetched(state, unit, store), key=lambda one: one[0])
         for position, its_images, its_found in judged:
             images += ((position, image) for image in its_images)
             found += ((position, one) for one in its_found)
         # Another attempt may see other pages; the files that count are those that the marker names.
         base = storage.join(self.folder, task.name) + attempt
-        pages.write(f"{base}.images.parquet", images)
+        page_tables.write(f"{base}.images.parquet", images)
         rows = (
             (position, one.url, one.kind, one.depth, one.tries, one.page_url, one.any_site)
             for position, one in found
@@ -179,7 +181,7 @@ class PagesWorker:
 
     def _fetched(
         self, state: _State, unit: pa.Table, store: kept.Kept
-    ) -> Iterator[tuple[int, list[Image], list[Found]]]:
+    ) -> Iterator[tuple[int, list[Image], list[FoundLink]]]:
         rows = {row["position"]: row for row in unit.to_pylist()}
         shares = {row["site"]: share(row["lanes"]) for row in rows.values()}
         for record in store.records:
@@ -193,7 +195,7 @@ class PagesWorker:
                     _keep(store, position, outcome)
                 yield position, *self._judged(rows[position], outcome)
 
-    def _judged(self, row: dict[str, object], outcome: Outcome) -> tuple[list[Image], list[Found]]:
+    def _judged(self, row: dict[str, object], outcome: Outcome) -> tuple[list[Image], list[FoundLink]]:
         try:
             return judge(row, outcome, self.depth, self.formats)
         except Exception as error:  # noqa: BLE001 - one page must not end a unit: it is counted
@@ -206,7 +208,7 @@ def _keep(store: kept.Kept, position: int, outcome: Outcome) -> None:
     store.add(header, zstandard.compress(outcome.body, 1))
 
 
-def _kept_answer(record: kept.Record, store: kept.Kept) -> Outcome:
+def _kept_answer(record: kept.KeptRecord, store: kept.Kept) -> Outcome:
     known = {name: record.header[name] for name in _KEPT}
     body = zstandard.decompress(store.body(record.place))
     return Outcome(url="", body=body, elapsed=0.0, address="", retry_after=None, **known)

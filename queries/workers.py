@@ -18,7 +18,6 @@ from pipeline import storage
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.steps import results_in
 from queries import ngrams, pageviews, partitions, titles, wikitext
-from queries.corpus import Block, Encoder
 from queries.parts import (
     RANKED_PAIRS,
     BlockBigrams,
@@ -33,7 +32,8 @@ from queries.parts import (
     ViewedTitles,
     ViewsFile,
 )
-from queries.wikipedia import Site, read_pages
+from queries.token_blocks import TokenBlock, TokenEncoder
+from queries.wikipedia import Wiki, read_pages
 
 _PAGES_PER_FILE: Final = 1_000_000
 
@@ -62,7 +62,7 @@ class EncodeWorker:
     """Turn a piece of the dump into blocks of text, and list its pages."""
 
     folder: str
-    site: Site
+    site: Wiki
     language: str
     partitions: int
 
@@ -73,7 +73,7 @@ class EncodeWorker:
     def run(self, judge: titles.Judge, task: DumpPiece) -> EncodedPiece:
         """Write words-*, stream-* and pages-*."""
         files = _PieceFiles(self, task.name)
-        encoder = Encoder()
+        encoder = TokenEncoder()
         for page in read_pages(task, files.damage.append):
             if page.redirect is not None:
                 files.add_page(page.title, page.redirect, "redirect")
@@ -123,7 +123,7 @@ class _PieceFiles:
         self.page_files.append(path)
         self._pages = []
 
-    def add_block(self, block: Block) -> None:
+    def add_block(self, block: TokenBlock) -> None:
         count, number = self.worker.partitions, len(self.blocks)
         partition = partitions.of_strings(block.words, count)
         table = pa.table([block.words, block.counts], ngrams.WORD_COUNTS)
@@ -244,11 +244,11 @@ class _Counted:
         """Occurrences of all words."""
         self.files = files
 
-    def pairs(self, partition: int) -> Iterator[ngrams.Pairs]:
+    def pairs(self, partition: int) -> Iterator[ngrams.Bigrams]:
         """Yield the counted bigrams of one partition."""
         for path in self.files:
             for table in partitions.read_one(path, partition, self.partitions):
-                yield ngrams.Pairs(table["pair"].to_numpy(), table["count"].to_numpy())
+                yield ngrams.Bigrams(table["pair"].to_numpy(), table["count"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,7 +342,7 @@ class ResolveWorker:
     encoded: str
     """Folder of the encoded pieces; "" without a dump."""
     partitions: int
-    site: Site
+    site: Wiki
     language: str
 
     def open(self) -> _Viewed:
