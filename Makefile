@@ -6,7 +6,7 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: installs demo demo-full test fuzz lint bench clean help
+.PHONY: engines installs demo demo-full test fuzz lint bench clean help
 
 help:
 	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test       run every test"
 	@echo "make fuzz       the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
 	@echo "make lint       ruff and mypy"
+	@echo "make engines    fetch Beam's runners and compare every job on them with a run on this machine"
 	@echo "make bench      the benchmarks of docs/benchmarks.md (long)"
 	@echo "Each installs what it needs first; no network is needed but the package index."
 
@@ -31,6 +32,11 @@ test: $(READY)
 
 fuzz: $(READY)
 	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py
+
+# Every job on Prism, Flink and Spark, as far as their files can be had, compared with a run on this machine.
+engines: $(READY)
+	$(BIN)/python -m bench.engines
+	$(BIN)/python -m bench.cluster
 
 # The wheel with each extra in clean environments.
 installs:

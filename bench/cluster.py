@@ -1,16 +1,14 @@
 """Run every job on Flink, Spark, Prism or Beam's portable job service, and compare with a local run.
 
-    python -m bench.cluster --runner flink --at beam-runners-flink-2.0-job-server-2.77.0.jar
-    python -m bench.cluster --runner spark --at beam-runners-spark-3-job-server-2.77.0.jar
-    python -m bench.cluster --runner prism --at prism
-    python -m bench.cluster --runner portable
+    python -m bench.engines
     python -m bench.cluster
+    python -m bench.cluster --runner flink --at beam-runners-flink-2.0-job-server-2.77.0.jar
 
 The Python code runs in four processes of a worker pool (EXTERNAL), as on the nodes of a cluster; Flink and
 Spark run inside their job servers unless a flag names a master. Without --runner all that are here are run,
-and for each that is not, a line says what is missing: its file is named by --at or in the environment. Other
-flags go to Beam, such as --flink_master. Prints one line of JSON a runner; exit code 1 if a file differs or a
-job failed.
+and for each that is not, a line says what is missing: `bench.engines` fetches its file, or --at or the
+environment names it. Other flags go to Beam, such as --flink_master. Prints one line of JSON a runner; exit
+code 1 if a file differs or a job failed.
 """
 
 import argparse
@@ -24,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from bench import engines
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build
 from tests import pool
@@ -37,6 +36,8 @@ class Kind(NamedTuple):
 
     variable: str
     """Of the environment, with the path of the file that it needs; empty if it needs none."""
+    pattern: str
+    """Of the file in .engines/."""
     file: str
     flags: tuple[str, ...]
     needs_java: bool
@@ -44,18 +45,18 @@ class Kind(NamedTuple):
 
 KINDS: Final = {
     "flink": Kind(
-        "OPENWIT_FLINK_JAR", "Beam's Flink job server, a .jar",
+        "OPENWIT_FLINK_JAR", "beam-runners-flink-*.jar", "Beam's Flink job server, a .jar",
         ("--runner=FlinkRunner", "--flink_job_server_jar={file}", f"--parallelism={PROCESSES}",
          f"--sdk_worker_parallelism={PROCESSES}"), True,
     ),
     "spark": Kind(
-        "OPENWIT_SPARK_JAR", "Beam's Spark job server, a .jar",
+        "OPENWIT_SPARK_JAR", "beam-runners-spark-*.jar", "Beam's Spark job server, a .jar",
         ("--runner=SparkRunner", "--spark_job_server_jar={file}",
          f"--sdk_worker_parallelism={PROCESSES}"), True,
     ),
-    "prism": Kind("OPENWIT_PRISM", "Beam's Prism, a program", ("--runner=PrismRunner",
+    "prism": Kind("OPENWIT_PRISM", "prism", "Beam's Prism, a program", ("--runner=PrismRunner",
                   "--prism_location={file}"), False),
-    "portable": Kind("", "", pool.PORTABLE, False),
+    "portable": Kind("", "", "", pool.PORTABLE, False),
 }  # fmt: skip
 
 
@@ -64,9 +65,13 @@ def file_of(name: str, given: str = "") -> str:
     kind = KINDS[name]
     if not kind.variable:
         return ""
-    path = given or os.environ.get(kind.variable, "")
+    fetched = [str(path) for path in engines.FOLDER.glob(kind.pattern)]
+    path = given or os.environ.get(kind.variable, "") or max(fetched, default="")
     if not path:
-        raise ValueError(f"{kind.file} is needed: give its path with --at or in {kind.variable}")
+        raise ValueError(
+            f"{kind.file} is needed: fetch it by `make engines`, or give its path with --at or in "
+            f"{kind.variable}"
+        )
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     if kind.needs_java and not shutil.which("java"):

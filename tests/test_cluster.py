@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cluster
+from bench import cluster, engines
 from pipeline.cli_runtime import stoppable
 from pipeline.demo.server import Server
 from pipeline.flow.parts import Part
@@ -45,8 +45,10 @@ def web(small_web: Server) -> Server:
     return small_web
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["flink", "spark", "prism"])
+# Prism is one program, and its jobs take seconds.
+@pytest.mark.parametrize(
+    "name", ["prism", *(pytest.param(name, marks=pytest.mark.slow) for name in ("flink", "spark"))]
+)
 def test_every_job_gives_the_same_files_on(name: str, web: Server, tmp_path: Path) -> None:
     try:
         file = cluster.file_of(name)
@@ -58,6 +60,7 @@ def test_every_job_gives_the_same_files_on(name: str, web: Server, tmp_path: Pat
 
 def test_what_a_runner_lacks_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OPENWIT_FLINK_JAR", raising=False)
+    monkeypatch.setattr(engines, "FOLDER", tmp_path / "none")
     with pytest.raises(ValueError, match=r"Flink job server.* --at or in OPENWIT_FLINK_JAR"):
         cluster.file_of("flink")
     monkeypatch.setenv("OPENWIT_PRISM", str(tmp_path / "prism"))
@@ -68,6 +71,23 @@ def test_what_a_runner_lacks_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="java is not installed"):
         cluster.file_of("spark", str(tmp_path / "prism"))
+
+
+def test_what_cannot_be_fetched_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "FOLDER", tmp_path / "engines")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert engines.main([]) == 0 and engines.main(["prism"]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said[0] == "prism: left out, go is not installed" == said[-1]
+    assert {line.partition(":")[0] for line in said} == {"prism", "flink", "spark"}
+    # Whoever serves another module under the same version is found out.
+    go = tmp_path / "go"
+    go.write_text(f'#!{sys.executable}\nprint(\'{{"Sum": "h1:another="}}\')\n')
+    go.chmod(0o755)
+    with pytest.raises(ValueError, match="has the hash h1:another="):
+        engines.prism("2.77.0")
 
 
 @pytest.fixture

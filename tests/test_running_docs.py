@@ -64,7 +64,7 @@ def test_other_programs_commands_are_of_the_versions_that_are_pinned() -> None:
     versions = set(re.findall(r"--flink_version (\S+)", TEXT))
     assert versions <= set(FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS)
     starts = {line.split()[0] for line in LINES if line not in OWN}
-    assert starts == {"gcloud", "docker", "python"}
+    assert starts == {"gcloud", "docker", "python", "make"}
     images = set(re.findall(r"us-central1-docker\S+", TEXT))
     assert images == {"us-central1-docker.pkg.dev/my-project/openwit/worker:1", "us-central1-docker.pkg.dev"}
 

@@ -132,3 +132,6 @@ def quiet_beam() -> None:
     # It logs the traceback of what a task raised; the exception itself comes back and says what to do.
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam.runners.worker.worker_pool_main").setLevel(logging.ERROR)
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(
+        logging.ERROR
+    )  # says that a server ends
