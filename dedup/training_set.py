@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import dropped_samples, finished, patterns, storage, untrusted, urls
+from pipeline import checked_manifest, dropped_samples, patterns, storage, untrusted, urls
 from pipeline.data import webdataset
 from pipeline.data.descriptors import Descriptors, unpack
 from pipeline.parquet import BoundedFile
@@ -44,7 +44,7 @@ def find(path: str) -> TrainingSet:
     root = path.rstrip("/")
     manifest_path = storage.join(root, "manifest.json")
     if storage.exists(manifest_path):
-        manifest = finished.of(root, whole=False)
+        manifest = checked_manifest.of(root, whole=False)
         # Only what the manifest lists exists: a stopped job may have left other files.
         shards = [storage.join(root, "shards", shard["name"]) for shard in manifest["shards"]]
         if not shards:
@@ -114,7 +114,7 @@ def _dropped_keys(shard: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4)
 def _dropped(root: str, manifest: storage.FileInfo) -> dropped_samples.Dropped:
-    return dropped_samples.of_run(root, finished.of(root, whole=False))
+    return dropped_samples.of_run(root, checked_manifest.of(root, whole=False))
 
 
 def _described(parquet: str, batch: int) -> Iterator[StoredDescriptors]:

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import config as parser
 from pipeline import (
+    checked_manifest,
     extend,
-    finished,
     hashlist,
     manifest,
     outcome,
@@ -26,6 +25,7 @@ from pipeline import (
     storage,
     tombstones,
 )
+from pipeline import config as parser
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.http.user_agent import NO_CONTACT
 from pipeline.lock import lock
@@ -73,13 +73,13 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)
-    prints = run_folder.fingerprints(semantics, inputs)
+    fingerprints = run_folder.fingerprints(semantics, inputs)
     if options.extend:
         extend.check(options, inputs, semantics)
     changed: list[restart.Change] = []
     lost: restart.Loss | None = None
     if not options.extend:
-        changed, lost = what_changed(layout, options, inputs, prints, semantics)
+        changed, lost = what_changed(layout, options, inputs, fingerprints, semantics)
     refused = restart.refusal(changed, lost) if lost and not options.restart else ""
     contact = missing_contact(options, pieces, layout)
     if note := preview.without_captions(pieces, options):
@@ -98,21 +98,21 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         if unfinished := tombstones.pending(layout.root):
             raise ValueError(unfinished)
         if options.extend:
-            return add(options, beam_flags, pieces, len(queries), inputs, prints, semantics, console)
+            return add(options, beam_flags, pieces, len(queries), inputs, fingerprints, semantics, console)
         layout = prepare(layout, options, inputs, changed, lost, console)
         manifest.write_json(pilot.path_of(layout), {"read": len(pieces), "all": len(whole)})
-        return begin(layout, options, beam_flags, pieces, queries, prints, semantics, console)
+        return begin(layout, options, beam_flags, pieces, queries, fingerprints, semantics, console)
 
 
 def begin(
     layout: Layout, options: CrawlConfig, beam_flags: tuple[str, ...], pieces: list[Any], queries: list[str],
-    prints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
+    fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
 ) -> int:  # fmt: skip
     """Write down the configuration and the queries, and run the stages."""
     storage.write_bytes(layout.config, repeating(options).encode())
     if not storage.exists(layout.queries):
         querylist.save(layout.queries, queries)
-    return run_stages(options, beam_flags, layout, pieces, len(queries), prints, semantics, console)
+    return run_stages(options, beam_flags, layout, pieces, len(queries), fingerprints, semantics, console)
 
 
 def repeating(options: CrawlConfig) -> str:
@@ -134,7 +134,7 @@ def repeating(options: CrawlConfig) -> str:
 
 def add(
     options: CrawlConfig, beam_flags: tuple[str, ...], pieces: list[Any], queries: int,
-    inputs: list[storage.FileInfo], prints: dict[str, str], semantics: dict[str, dict[str, Any]],
+    inputs: list[storage.FileInfo], fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]],
     console: Console,
 ) -> int:  # fmt: skip
     """Extend a finished run by the pieces of its new sources."""
@@ -142,7 +142,7 @@ def add(
 
     part, parts = extend.begin(options, inputs, semantics)
     base = Base(part, parts)
-    return run_stages(options, beam_flags, part, pieces, queries, prints, semantics, console, base)
+    return run_stages(options, beam_flags, part, pieces, queries, fingerprints, semantics, console, base)
 
 
 def check_paths(options: CrawlConfig) -> None:
@@ -168,7 +168,7 @@ def what_changed(
     layout: Layout,
     options: CrawlConfig,
     inputs: list[storage.FileInfo],
-    prints: dict[str, str],
+    fingerprints: dict[str, str],
     semantics: dict[str, dict[str, Any]],
 ) -> tuple[list[restart.Change], restart.Loss | None]:
     """Return the options that are not those of the run, and what beginning anew costs, None if nothing is.
@@ -177,7 +177,7 @@ def what_changed(
     """
     if sources := run_folder.changed_inputs(layout, inputs):
         raise ValueError(extend.advice(layout, sources))
-    stage = run_folder.first_changed_stage(layout, prints)
+    stage = run_folder.first_changed_stage(layout, fingerprints)
     changed = restart.changes(run_folder.begun_options(layout), semantics) if stage else []
     extend.refuse_change(layout, retry=options.retry_failed, changed="; ".join(map(str, changed)))
     if stage == "finish" and run_folder.read_json(layout.stage("fetch", "removed.stage")):
@@ -188,7 +188,7 @@ def what_changed(
     if stage:
         return changed, restart.loss(layout, stage)
     if options.restart and run_folder.is_done(layout, "finish"):
-        counts = finished.of(layout.root)["counts"]
+        counts = checked_manifest.of(layout.root)["counts"]
         found = outcome.worst(counts)
         if not counts["samples"] and found is not None:
             empty = "candidates" if found[0].stage == "candidates" else "fetch"
@@ -303,7 +303,7 @@ def prepare(
 
 def run_stages(
     options: CrawlConfig, beam_flags: tuple[str, ...], layout: Layout, pieces: list[Any], queries: int,
-    prints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
+    fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
     base: Any = None,
 ) -> int:  # fmt: skip
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
@@ -333,7 +333,7 @@ def run_stages(
         "candidates": lambda: candidates(job, runner, pieces),
         "select": lambda: select(job, runner),
         "fetch": lambda: fetch(job, runner),
-        "finish": lambda: complete(job, runner, prints, semantics),
+        "finish": lambda: complete(job, runner, fingerprints, semantics),
     }
     for number, stage in enumerate(run_folder.STAGES):
         if not run_folder.is_done(layout, stage):
@@ -341,7 +341,7 @@ def run_stages(
                 raise ValueError(
                     f"--stage {options.stage} needs the stage {stage}, which is not done in {layout.root}"
                 )
-            run_folder.begin(layout, stage, prints[stage], semantics[stage])
+            run_folder.begin(layout, stage, fingerprints[stage], semantics[stage])
             run_folder.finish_stage(layout, stages[stage]())
         if options.stage == stage and stage != run_folder.STAGES[-1]:
             done, after = ", ".join(run_folder.STAGES[: number + 1]), run_folder.STAGES[number + 1]
@@ -353,7 +353,7 @@ def run_stages(
 
 
 def complete(
-    job: Any, runner: Any, prints: dict[str, str], semantics: dict[str, dict[str, Any]]
+    job: Any, runner: Any, fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]]
 ) -> run_folder.Stage:  # fmt: skip
     """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
     from pipeline import report
@@ -364,12 +364,12 @@ def complete(
 
     found = finish(job, runner)
     if job.base is None:
-        manifest.write(job.layout, job.config, found, prints, semantics)
+        manifest.write(job.layout, job.config, found, fingerprints, semantics)
     else:
         sources = list(map(publishing.public, job.config.source))
         read = {name: value for name, value in semantics["candidates"].items() if name in extend.HOW_READ}
         entry = {"source": sources, "sources": read}
-        publish(job, found, {**entry, "fingerprints": prints})
+        publish(job, found, {**entry, "fingerprints": fingerprints})
     problems = manifest.stray_shards(job.layout)
     problems += manifest.verify_shards(job.layout, {f"{shard.name}.tar" for shard in found.shards})
     if problems:
@@ -384,7 +384,7 @@ def complete(
 
 def judge_result(console: Console, layout: Layout, formats: set[str]) -> int:
     """Say what should not be as it is; return 1 for a run without a sample, else 0."""
-    counts = finished.of(layout.root)["counts"]
+    counts = checked_manifest.of(layout.root)["counts"]
     if empty := outcome.nothing(counts):
         console.print(Text.assemble(("failed", "red"), f" {empty}"), soft_wrap=True)
         return 1

@@ -10,8 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline import (
+    checked_manifest,
+    dropped_samples,
+    extend,
+    finished_set,
+    manifest,
+    schemas,
+    storage,
+    tombstones,
+)
 from pipeline import config as parser
-from pipeline import dropped_samples, extend, finished, finished_set, manifest, schemas, storage, tombstones
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.finished_set import FinishedSet
 from pipeline.flow.parts import Part
@@ -57,7 +66,7 @@ def main(argv: Sequence[str], prog: str = "openwit compact") -> int:
 def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
     """Write the new shards, then all that speaks of them, then the manifest."""
     source, target = Layout(options.run.rstrip("/")), Layout(options.out.rstrip("/"))
-    found = finished.of(source.root)
+    found = checked_manifest.of(source.root)
     if message := tombstones.pending(source.root) or extend.interrupted(source.root):
         raise ValueError(message)
     stamp = storage.join(target.work, "compacted.json")
@@ -125,7 +134,7 @@ class CompactWorker:
     def open(self) -> FinishedSet:
         """Load what the run says of all its samples."""
         layout = Layout(self.source)
-        return finished_set.load(layout, finished.of(layout.root))
+        return finished_set.load(layout, checked_manifest.of(layout.root))
 
     def run(self, state: FinishedSet, task: Part) -> Shard:
         """Write NNNNN.tar, NNNNN.parquet and NNNNN_stats.json, if anything is left of it."""

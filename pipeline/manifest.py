@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, finished, pilot, publishing, run_folder, schemas, storage
+from pipeline import checked_manifest, config, pilot, publishing, run_folder, schemas, storage
 from pipeline.balance import EVERYTHING
 from pipeline.fetch.parts import Round
 from pipeline.flow.parts import Part
@@ -215,7 +215,7 @@ def rejected_files(layout: Layout, found: dict[str, Any]) -> list[str]:
 
 
 def write(
-    layout: Layout, options: CrawlConfig, found: NewSet, prints: dict[str, str],
+    layout: Layout, options: CrawlConfig, found: NewSet, fingerprints: dict[str, str],
     semantics: dict[str, dict[str, Any]],
 ) -> None:  # fmt: skip
     """Publish manifest.json, after all that it names."""
@@ -231,7 +231,7 @@ def write(
         {
             "format": "openwit run", "format_version": 1,
             "configuration": publishing.publishable(config.effective(options)),
-            "semantics": semantics, "fingerprints": prints,
+            "semantics": semantics, "fingerprints": fingerprints,
             "versions": versions(), "seed": options.seed,
             "crawled": {"first": first, "last": last},
             "counts": counts_of(
@@ -275,7 +275,7 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
 
 
 def _shards(layout: Layout) -> list[dict[str, Any]]:
-    found = finished.read(layout.published)
+    found = checked_manifest.read(layout.published)
     return found["shards"] if found is not None else []
 
 

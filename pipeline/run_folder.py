@@ -229,11 +229,11 @@ def changed_inputs(layout: Layout, inputs: list[storage.FileInfo]) -> list[str]:
     return lines + [f"{path} has changed" for path in now if path in before and before[path] != now[path]]
 
 
-def first_changed_stage(layout: Layout, prints: dict[str, str]) -> str:
+def first_changed_stage(layout: Layout, fingerprints: dict[str, str]) -> str:
     """Return the first stage that was begun under another fingerprint, or ""."""
     for stage in STAGES:
         begun = read_json(layout.stage(stage, _BEGUN))
-        if begun is not None and begun["fingerprint"] != prints[stage]:
+        if begun is not None and begun["fingerprint"] != fingerprints[stage]:
             return stage
     return ""
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import checked_manifest, extend, lock, run_folder, storage
 from pipeline import config as parser
-from pipeline import extend, finished, lock, run_folder, storage
 from pipeline.cli_runtime import guarded
 from pipeline.flow import heartbeat
 from pipeline.options.presets import last
@@ -62,7 +62,7 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     steps = read_steps(storage.join(work, STATE))
     if steps is None and not storage.exists(layout.manifest):
         raise ValueError(f"{root} holds no run (there is no work/{STATE} in it)")
-    found = finished.read(layout.root)
+    found = checked_manifest.read(layout.root)
     replaces = run_folder.current(root).replaces
     complete = (found is not None and not layout.extension and not replaces) or storage.exists(
         storage.join(root, "report.json")

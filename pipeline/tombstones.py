@@ -143,7 +143,7 @@ def pending(root: str) -> str:
     return f"a takedown was interrupted; finish it with: openwit takedown --run {root}"
 
 
-def save(root: str, stones: Tombstones) -> None:
+def save(root: str, tombstones: Tombstones) -> None:
     """Publish a run's tombstones."""
-    text = json.dumps(stones.to_json(), indent=1) + "\n"
+    text = json.dumps(tombstones.to_json(), indent=1) + "\n"
     storage.write_bytes(storage.join(root, FILE), text.encode())

@@ -7,8 +7,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.text import Text
 
+from pipeline import (
+    checked_manifest,
+    dropped_samples,
+    extend,
+    finished_set,
+    manifest,
+    schemas,
+    storage,
+    tombstones,
+)
 from pipeline import config as parser
-from pipeline import dropped_samples, extend, finished, finished_set, manifest, schemas, storage, tombstones
 from pipeline.cli_runtime import guarded
 from pipeline.report.statements import count
 from pipeline.run_folder import Layout
@@ -41,7 +50,7 @@ def verify(layout: Layout) -> int:
     for problem in problems:
         console.print(Text.assemble(("wrong", "red"), f" {problem}"), soft_wrap=True)
     if not problems:
-        found = finished.of(layout.root)
+        found = checked_manifest.of(layout.root)
         console.print(
             f"{layout.root}: {count(len(found['shards']), 'shard')}, "
             f"{count(found['counts']['samples'], 'sample')}; every hash and count is as in the manifest"
@@ -58,7 +67,7 @@ def problems_of(layout: Layout) -> list[str]:
 
 def accounting(layout: Layout) -> list[str]:
     """Return what does not add up between the rows in the files and the manifest's counts."""
-    found = finished.of(layout.root)
+    found = checked_manifest.of(layout.root)
     counts, problems = found["counts"], []
     state = finished_set.load(layout, found)
     captions = samples = 0
@@ -88,7 +97,7 @@ def balanced(layout: Layout) -> list[str]:
 
     What was dropped stays dropped even where a takedown has made room for it.
     """
-    found = finished.of(layout.root)
+    found = checked_manifest.of(layout.root)
     state, problems = finished_set.load(layout, found), []
     has_room = bool(tombstones.load(layout.root))
     for shard in state.shards:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.demo.server import Server
-from pipeline.plan import expected, model, published
+from pipeline.plan import expected, prediction, published_yields
 from pipeline.plan.cli import main
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import implied_mfu, training
 from pipeline.plan.yields import PilotPairs, of_run, smoothed
 from tests import crawling
 
-RATES = tomllib.loads((Path(model.__file__).parent / "rates.toml").read_text())
+RATES = tomllib.loads((Path(prediction.__file__).parent / "rates.toml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_sites_that_a_sample_shows_foretell_how_much_is_reached_in_time() -> Non
 
 
 def test_the_drawn_pilot_agrees_with_what_was_published() -> None:
-    balance = published.balance(500_000)
+    balance = published_yields.balance(500_000)
     scale = 1.6e9 / balance.samples
     matched = balance.matched * scale
     assert matched.sum() == pytest.approx(5.6e9, rel=0.1)
@@ -144,7 +144,7 @@ def test_a_run_is_foretold_from_itself(crawled: Path) -> None:
     config = PlanConfig(
         run=str(crawled), pieces=int(found.pieces), per_query=manifest["configuration"]["per_query"]
     )
-    scale = model.scale_of(found, config)
+    scale = prediction.scale_of(found, config)
     assert scale.samples == pytest.approx(manifest["counts"]["samples"], rel=0.02)
     assert scale.tried == pytest.approx(sum(r["images"] for r in manifest["rounds"]), rel=0.05)
     assert scale.fetched_bytes == pytest.approx(sum(r["bytes"] for r in manifest["rounds"]), rel=0.05)
@@ -157,9 +157,9 @@ def test_stages_are_bound_by_what_is_slowest(crawled: Path) -> None:
     few = PlanConfig(pieces=1000, workers=1, cores=1, host_delay=0, request_seconds=0.001)
     slow = PlanConfig(pieces=1000, workers=1, cores=1, host_delay=0, request_seconds=60.0)
     polite = PlanConfig(pieces=1000, workers=100, cores=8, host_delay=10)
-    scale = model.scale_of(found, few)
+    scale = prediction.scale_of(found, few)
     for config, bound in ((few, "cores"), (slow, "requests in flight"), (polite, "politeness")):
-        fetch = model.stages(scale, "warc", config, RATES)[2]
+        fetch = prediction.stages(scale, "warc", config, RATES)[2]
         assert (fetch.name, fetch.bound) == ("fetch", bound)
 
 

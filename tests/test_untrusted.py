@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import beam_job
-from pipeline import finished, progress, schemas, tombstones, untrusted
+from pipeline import checked_manifest, progress, schemas, tombstones, untrusted
 from pipeline.fetch.parts import Fetched
 from pipeline.lock import Holder
 from pipeline.run_folder import Layout
@@ -109,12 +109,12 @@ NOT_NAMES = [
 @pytest.mark.parametrize("whole", [True, False])
 def test_only_digits_are_names_of_shards(tmp_path: Path, name: Any, whole: bool) -> None:
     layout = finished_run.build(tmp_path / "run", ["a dog"])
-    assert finished.of(layout.root, whole=whole)["shards"][0]["name"] == "00000.tar"
+    assert checked_manifest.of(layout.root, whole=whole)["shards"][0]["name"] == "00000.tar"
     found = json.loads(Path(layout.manifest).read_text())
     found["shards"][0]["name"] = name
     Path(layout.manifest).write_text(json.dumps(found))
     with pytest.raises(ValueError, match=r"shards\[0\].name is not the name of a shard"):
-        finished.read(layout.root, whole=whole)
+        checked_manifest.read(layout.root, whole=whole)
 
 
 @given(st.data())
@@ -127,7 +127,7 @@ def test_no_damage_to_a_manifest_is_anything_but_a_value_error(data: Any) -> Non
         "shards": [{"name": "0.tar", "samples": 1, "bytes": 1, "sha256": "0" * 64,
                     "parquet_sha256": "0" * 64}],
     }  # fmt: skip
-    assert finished.check(json.loads(json.dumps(whole)), "p") == whole
+    assert checked_manifest.check(json.loads(json.dumps(whole)), "p") == whole
     place: Any = whole
     while True:
         keys = list(place) if isinstance(place, dict) else list(range(len(place)))
@@ -139,7 +139,7 @@ def test_no_damage_to_a_manifest_is_anything_but_a_value_error(data: Any) -> Non
         break
     for needed in (True, False):
         try:
-            finished.check(whole, "p", whole=needed)
+            checked_manifest.check(whole, "p", whole=needed)
         except ValueError as error:
             assert str(error).startswith("p is not the manifest of a run of openwit: ")
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import dropped_samples, finished, patterns, storage, untrusted
+from pipeline import checked_manifest, dropped_samples, patterns, storage, untrusted
 from pipeline.dropped_samples import Dropped
 from pipeline.images.headers import SUFFIXES
 from train import image_transforms, tar
@@ -194,7 +194,7 @@ def _list(name: str) -> tuple[list[CountedShard], Dropped]:
     """
     folder = not name.endswith((".tar", ".gz", ".tgz", "}"))
     if folder and storage.exists(storage.join(name, "manifest.json")):
-        manifest = finished.of(name, whole=False)
+        manifest = checked_manifest.of(name, whole=False)
         listed = [
             CountedShard(storage.join(name, "shards", shard["name"]), shard.get("samples", -1))
             for shard in manifest["shards"]

@@ -152,11 +152,15 @@ def without_credentials(image: Image) -> Image:
 
 
 def judge_image(
-    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None = None, prior: Prior = NO_PAGE
+    image: Image,
+    source: str,
+    judge: CaptionJudge,
+    tombstones: Tombstones | None = None,
+    prior: Prior = NO_PAGE,
 ) -> Iterator[tuple[tuple[object, ...], bool]]:
     """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
     image = without_credentials(image)
-    if stones and (stones.has_url(image.url) or stones.has_url(image.page_url)):
+    if tombstones and (tombstones.has_url(image.url) or tombstones.has_url(image.page_url)):
         for _ in image.texts or [""]:
             yield _rejected("", Image(""), "", "taken_down", ""), False
         return
@@ -196,11 +200,11 @@ def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) ->
 
 
 def judged(
-    image: Image, source: str, judge: CaptionJudge, stones: Tombstones | None, prior: Prior
+    image: Image, source: str, judge: CaptionJudge, tombstones: Tombstones | None, prior: Prior
 ) -> list[tuple[tuple[object, ...], bool]]:
     """Return the rows of `judge_image`; whatever goes wrong becomes their reason."""
     try:
-        return list(judge_image(image, source, judge, stones, prior))
+        return list(judge_image(image, source, judge, tombstones, prior))
     except Exception as error:  # noqa: BLE001 - one image must not end a file: it is counted
         detail = f"{type(error).__name__}: {error}"
         captions = [clean(text) for _, text in image.texts] or [""]
@@ -224,7 +228,7 @@ def judge_piece(
     source: str,
     judge: CaptionJudge,
     max_captions: int,
-    stones: Tombstones | None = None,
+    tombstones: Tombstones | None = None,
 ) -> PieceTables:
     """Return the tables of a piece; within it, captions are already deduplicated and capped."""
     rows: dict[bool, list[tuple[object, ...]]] = {True: [], False: []}
@@ -233,7 +237,7 @@ def judge_piece(
     seen = 0
     for image, prior in _with_priors(images, judge):
         seen += 1
-        for row, accepted in judged(image, source, judge, stones, prior):
+        for row, accepted in judged(image, source, judge, tombstones, prior):
             rows[accepted].append(row)
             if len(rows[accepted]) >= _BATCH_ROWS:
                 tables[accepted].append(schemas.to_table(rows[accepted], columns[accepted]))
@@ -249,8 +253,8 @@ def judge_piece(
 
 
 class _State:
-    def __init__(self, judge: CaptionJudge, stones: Tombstones) -> None:
-        self.judge, self.stones = judge, stones
+    def __init__(self, judge: CaptionJudge, tombstones: Tombstones) -> None:
+        self.judge, self.tombstones = judge, tombstones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +291,7 @@ class CandidatesWorker:
         images = read(task.piece, self.sources, self.formats)
         if self.honour_pages:
             images = map(refuse_reserved, images)
-        tables = judge_piece(images, task.piece.source, state.judge, self.max_captions, state.stones)
+        tables = judge_piece(images, task.piece.source, state.judge, self.max_captions, state.tombstones)
         base = storage.join(self.folder, task.name)
         schemas.write_table(f"{base}.parquet", tables.accepted)
         schemas.write_table(f"{base}.rejected.parquet", tables.rejected)

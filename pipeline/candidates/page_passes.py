@@ -86,7 +86,7 @@ class Frontier:
 
     def __init__(self, crawl: Crawl) -> None:
         self._crawl = crawl
-        self._stones: Tombstones = tombstones.load(crawl.layout.root)
+        self._tombstones: Tombstones = tombstones.load(crawl.layout.root)
         self._seen: set[bytes] = set()
         self._by_site: Counter[str] = Counter()
         self._total = 0
@@ -108,7 +108,7 @@ class Frontier:
             if not one.any_site and urls.site(one.page_url) != site:
                 continue
             is_again = one.tries and one.url == one.page_url
-            if (identity in self._seen and not is_again) or self._stones.has_url(url):
+            if (identity in self._seen and not is_again) or self._tombstones.has_url(url):
                 continue
             is_new = identity not in self._seen
             self._seen.add(identity)

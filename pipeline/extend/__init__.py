@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+from pipeline import checked_manifest, manifest, restart, run_folder, schemas, storage
 from pipeline import config as parser
-from pipeline import finished, manifest, restart, run_folder, schemas, storage
 from pipeline.options import CrawlConfig, SourceOptions
 from pipeline.options.presets import ALL, last
 from pipeline.run_folder import EXTENSIONS, Layout, read_json
@@ -30,7 +30,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
     root = last(argv, "--extend").rstrip("/")
     if not root:
         return list(argv)
-    found = finished.of(root)
+    found = checked_manifest.of(root)
     if not storage.exists(Layout(root).queries):
         raise ValueError(_no_work(Layout(root)))
     flags = ["--out", root]
@@ -81,7 +81,7 @@ def _read_base(part: Layout) -> dict[str, Any]:
     kinds = {"manifest": dict, "inputs": list, "sources": list, "semantics": dict}
     if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in kinds.items()):
         raise ValueError(f"{path} is damaged: remove {part.work} to give that extension up")
-    finished.check(found["manifest"], path)
+    checked_manifest.check(found["manifest"], path)
     return found
 
 
@@ -103,7 +103,7 @@ def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[
             raise ValueError(interrupted(root))
         return
     _check_run(root, options)
-    refuse_differences(finished.of(root).get("semantics", {}), semantics)
+    refuse_differences(checked_manifest.of(root).get("semantics", {}), semantics)
     _refuse_known(root, inputs)
 
 
@@ -131,7 +131,7 @@ def begin(
         recorded = [list(info) for info in inputs]
         manifest.write_json(part.stage("candidates", "inputs.list"), recorded)
         value = {
-            "manifest": finished.of(root), "inputs": recorded,
+            "manifest": checked_manifest.of(root), "inputs": recorded,
             "sources": list(options.source), "semantics": semantics,
         }  # fmt: skip
         manifest.write_json(path, value)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import finished, run_folder, schemas, storage
+from pipeline import checked_manifest, run_folder, schemas, storage
 from pipeline.crawl import Crawl
 from pipeline.fetch.parts import Restored
 from pipeline.fetch.units import worth_retrying
@@ -112,7 +112,7 @@ def restore(crawl: Crawl, fetched: Rounds) -> None:
     """
     layout = crawl.layout
     key = "uid" if crawl.config.dedup == "off" else "sha256"
-    tables = [_restore_shard(layout, shard["name"]) for shard in finished.of(layout.root)["shards"]]
+    tables = [_restore_shard(layout, shard["name"]) for shard in checked_manifest.of(layout.root)["shards"]]
     places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
     staged = _Places(places, key)
     merged = [schemas.read_table(one.path, ["uid", "sha256"]) for one in fetched.rounds[-1].merged]

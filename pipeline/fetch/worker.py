@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import balance, hashlist, schemas, storage, tombstones
+from pipeline import balance, hashlist, schemas, storage
 from pipeline.fetch.lanes import deadline, share
 from pipeline.fetch.parts import Fetched, Unit
 from pipeline.fetch.unit_log import UnitLog
@@ -41,6 +41,8 @@ from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
+from pipeline.tombstones import Tombstones
+from pipeline.tombstones import load as load_tombstones
 
 _EDITED: Final = -1
 """In a row's place: the file of the images that a scorer changed."""
@@ -102,20 +104,20 @@ class Refused:
     """What may not be stored: what --hash-list names, and what was taken down."""
 
     listed: hashlist.HashList = field(default_factory=hashlist.HashList)
-    stones: tombstones.Tombstones = field(default_factory=tombstones.Tombstones)
+    tombstones: Tombstones = field(default_factory=Tombstones)
 
     def answer(self, outcome: Outcome, sha256: bytes) -> tuple[str, str]:
         """Return why the bytes of an answer are refused, reason and detail, or ("", "")."""
         if kind := self.listed.of_bytes(outcome.body, sha256):
             return "hash_listed", kind
-        is_gone = self.stones.has_url(outcome.final_url) or self.stones.images.of_bytes(b"", sha256)
+        is_gone = self.tombstones.has_url(outcome.final_url) or self.tombstones.images.of_bytes(b"", sha256)
         return ("taken_down" if is_gone else ""), ""
 
     def picture(self, phash: str) -> tuple[str, str]:
         """Return why a picture is refused, however it is encoded, or ("", "")."""
         if kind := self.listed.of_picture(phash):
             return "hash_listed", kind
-        return ("taken_down" if self.stones.images.of_picture(phash) else ""), ""
+        return ("taken_down" if self.tombstones.images.of_picture(phash) else ""), ""
 
 
 def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: Refused) -> _Row:
@@ -208,8 +210,8 @@ class _State:
         self.decoder = Decoder(worker.images)
         self.scorer = load(worker.scorer) if worker.scorer else None
         self.keep_if = KeepIf.parse(worker.keep_if) if worker.keep_if else None
-        stones = tombstones.load(worker.root) if worker.root else tombstones.Tombstones()
-        self.refused = Refused(hashlist.load(worker.hash_list), stones)
+        tombstones = load_tombstones(worker.root) if worker.root else Tombstones()
+        self.refused = Refused(hashlist.load(worker.hash_list), tombstones)
         # Several DoFns of a process share it; the last one to let go ends the thread and the child.
         weakref.finalize(self, _close, self.loop, self.decoder)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded
-from pipeline.plan import model
+from pipeline.plan import prediction
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import Training, check, training
 from pipeline.plan.yields import Yields, of_run
@@ -37,18 +37,18 @@ def plan(options: PlanConfig, console: Console) -> int:
         sys.stdout.write(parser.to_toml(parser.effective(options)))
         console.print_json(data={"rates": rates, "prices": prices})
         return 0
-    waits = sum(model.starts(options, rates).values())  # what is unknown is told before the arithmetic
+    waits = sum(prediction.starts(options, rates).values())  # what is unknown is told before the arithmetic
     if options.model:
         check(options.model, options.gpu, rates["gpu"])
     found = yields_of(options)
-    scale = model.scale_of(found, options)
-    done = model.stages(scale, found.format, options, rates)
+    scale = prediction.scale_of(found, options)
+    done = prediction.stages(scale, found.format, options, rates)
     taught = None
     if options.model:
         taught = training(
             options.model, scale.samples, options.epochs, options.gpu, options.mfu, rates["gpu"]
         )
-    cost = model.money(scale, done, taught.gpu_days if taught else 0.0, options, prices)
+    cost = prediction.money(scale, done, taught.gpu_days if taught else 0.0, options, prices)
     result = {**summary(scale, done, taught, cost, options, waits), "currency": prices["currency"]}
     show(output(), options, result)
     if options.out:
@@ -79,14 +79,14 @@ def yields_of(options: PlanConfig) -> Yields:
     """Return a pilot's yields, or those of published figures."""
     if options.run:
         return of_run(options.run)
-    from pipeline.plan.published import common_crawl
+    from pipeline.plan.published_yields import common_crawl
 
     return common_crawl(options.queries)
 
 
 def summary(
-    scale: model.Scale, done: list[model.PlannedStage], taught: Training | None, cost: dict[str, float],
-    options: PlanConfig, waits: float,
+    scale: prediction.Scale, done: list[prediction.PlannedStage], taught: Training | None,
+    cost: dict[str, float], options: PlanConfig, waits: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the prediction as JSON; `waits`: seconds that all jobs of a runner take to start."""
     from pipeline.plan.expected import politeness
@@ -100,9 +100,9 @@ def summary(
             stage.name: {"core_hours": stage.core_hours, "wall_hours": stage.wall_hours, "bound": stage.bound}
             for stage in done
         },
-        "jobs": {"starts": sum(model.jobs(options).values()), "hours": waits / model.HOUR},
+        "jobs": {"starts": sum(prediction.jobs(options).values()), "hours": waits / prediction.HOUR},
         "politeness_hours": {
-            share: seconds / model.HOUR
+            share: seconds / prediction.HOUR
             for share, seconds in politeness(scale.sites, options.host_delay).items()
         },
         "training": None if taught is None else {

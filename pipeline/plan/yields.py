@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import finished, run_folder, schemas, storage
+from pipeline import checked_manifest, run_folder, schemas, storage
 from pipeline.balance import I64
 from pipeline.options.sources import format_of
 from pipeline.run_folder import Layout, read_json
@@ -58,7 +58,7 @@ class Yields:
 def of_run(root: str) -> Yields:
     """Return the yields of a finished run; ValueError if it is not finished, or empty."""
     layout = Layout(root)
-    manifest = finished.read(root)
+    manifest = checked_manifest.read(root)
     if manifest is not None and manifest.get("extensions"):
         raise ValueError(f"{root} has been extended; take a run that was not, such as a pilot (--sample)")
     if manifest is None or not all(run_folder.is_done(layout, stage) for stage in run_folder.STAGES):

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import finished, finished_set, schemas, storage
+from pipeline import checked_manifest, finished_set, schemas, storage
 from pipeline.finished_set import FinishedSet
 from pipeline.manifest import rejected_files
 from pipeline.report import balance, network, rejects, samples, thumbnails
@@ -53,7 +53,7 @@ class Collected:
 
 def collect(layout: Layout) -> Collected:
     """Read a run that has a manifest; ValueError if it has none."""
-    manifest = finished.read(layout.published)
+    manifest = checked_manifest.read(layout.published)
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
     summary, state = samples.Summary(), finished_set.load(layout, manifest)

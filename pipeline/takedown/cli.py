@@ -12,18 +12,8 @@ import pyarrow as pa
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
+from pipeline import checked_manifest, extend, finished_set, hashlist, manifest, run_folder, schemas, storage
 from pipeline import config as parser
-from pipeline import (
-    extend,
-    finished,
-    finished_set,
-    hashlist,
-    manifest,
-    run_folder,
-    schemas,
-    storage,
-    tombstones,
-)
 from pipeline.cli_runtime import guarded
 from pipeline.flow import kept
 from pipeline.lock import lock
@@ -31,7 +21,9 @@ from pipeline.report.statements import count
 from pipeline.run_folder import Layout, read_json
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import output, terminal
-from pipeline.tombstones import PENDING, Tombstones
+from pipeline.tombstones import PENDING, Tombstones, request
+from pipeline.tombstones import load as load_tombstones
+from pipeline.tombstones import save as save_tombstones
 
 Several = UseAppendAction[tuple[str, ...]]
 
@@ -67,7 +59,7 @@ class TakedownConfig:
 
     def request(self) -> Tombstones:
         """Return what is asked for, as digests."""
-        return tombstones.request(
+        return request(
             url=self.url, domain=self.domain, sha256=self.sha256, phash=self.phash,
             distance=self.phash_distance,
         )  # fmt: skip
@@ -83,10 +75,10 @@ def main(argv: Sequence[str], prog: str = "openwit takedown") -> int:
 
 def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     """Finish what was interrupted, then do what is asked for."""
-    finished = storage.exists(layout.manifest)
-    if not finished and not storage.exists(layout.work):
+    is_finished = storage.exists(layout.manifest)
+    if not is_finished and not storage.exists(layout.work):
         raise ValueError(f"{layout.root} holds no run")
-    is_known = finished or run_folder.current(layout.root).replaces
+    is_known = is_finished or run_folder.current(layout.root).replaces
     if is_known and storage.exists(layout.stage("finish")) and not run_folder.is_done(layout, "finish"):
         raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
     if message := extend.interrupted(layout.root):
@@ -96,8 +88,8 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     asked = options.request()
     _check_reports(options.overlap)
     if options.check:
-        stones = expanded(layout, tombstones.load(layout.root) | asked)
-        _, samples = removed(layout, stones)
+        tombstones = expanded(layout, load_tombstones(layout.root) | asked)
+        _, samples = removed(layout, tombstones)
         output().print(f"{count(samples, 'sample')} would be removed. Nothing was written.")
         return 0
     # What was typed, which the lock would note, names what is to be forgotten.
@@ -109,9 +101,9 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
             apply(layout, unfinished)
             console.print("Finished the takedown that was interrupted.")
         if asked:
-            stones = expanded(layout, tombstones.load(layout.root) | asked)
-            counts, samples = removed(layout, stones)
-            apply(layout, write_down(layout, stones, counts, options.overlap))
+            tombstones = expanded(layout, load_tombstones(layout.root) | asked)
+            counts, samples = removed(layout, tombstones)
+            apply(layout, write_down(layout, tombstones, counts, options.overlap))
             output().print(
                 f"{count(samples, 'sample')} removed from {layout.root}; "
                 "what was named is refused from now on",
@@ -120,7 +112,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
     return 0
 
 
-def expanded(layout: Layout, stones: Tombstones) -> Tombstones:
+def expanded(layout: Layout, tombstones: Tombstones) -> Tombstones:
     """Return the tombstones with every image of the run that they mean, and every copy of its bytes.
 
     An image is found by its URL, its page, where it was redirected, its bytes or its look.
@@ -130,19 +122,19 @@ def expanded(layout: Layout, stones: Tombstones) -> Tombstones:
     uids: set[str] = set()
     for path in paths:
         table = _identities(path)
-        gone = tables.hits(table, stones) | tables.image_hits(table, stones)
+        gone = tables.hits(table, tombstones) | tables.image_hits(table, tombstones)
         uids.update(_hex(value) for value in table["uid"].filter(pa.array(gone)).to_pylist())
     uids.discard("")  # of rejected rows without a valid URL
-    stones |= Tombstones(urls=frozenset(uids))
+    tombstones |= Tombstones(urls=frozenset(uids))
     digests: set[bytes] = set()
     for path in paths:
         table = _identities(path)
         if "sha256" in table.column_names:
-            found = table["sha256"].filter(pa.array(tables.hits(table, stones))).to_pylist()
+            found = table["sha256"].filter(pa.array(tables.hits(table, tombstones))).to_pylist()
             digests.update(bytes.fromhex(_hex(value)) for value in found if value)
-    if not digests - stones.images.sha256:
-        return stones
-    return expanded(layout, stones | Tombstones(images=hashlist.HashList(sha256=frozenset(digests))))
+    if not digests - tombstones.images.sha256:
+        return tombstones
+    return expanded(layout, tombstones | Tombstones(images=hashlist.HashList(sha256=frozenset(digests))))
 
 
 def _identities(path: str) -> pa.Table:
@@ -158,20 +150,20 @@ def _hex(value: bytes | str) -> str:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def removed(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any] | None, int]:
+def removed(layout: Layout, tombstones: Tombstones) -> tuple[dict[str, Any] | None, int]:
     """Return the plan for a finished set, {counts, shards}, and how many samples it loses."""
     if not storage.exists(layout.manifest):
         return None, 0
-    counts, shards = published.planned_counts(layout, stones)
-    before = finished.of(layout.root)["counts"]["samples"]
+    counts, shards = published.planned_counts(layout, tombstones)
+    before = checked_manifest.of(layout.root)["counts"]["samples"]
     return {"counts": counts, "shards": shards}, before - counts["samples"]
 
 
 def write_down(
-    layout: Layout, stones: Tombstones, plan: dict[str, Any] | None, overlap: Sequence[str]
+    layout: Layout, tombstones: Tombstones, plan: dict[str, Any] | None, overlap: Sequence[str]
 ) -> dict[str, Any]:
     """Publish what is about to be done: from here on the takedown will be finished, whatever happens."""
-    pending = {"tombstones": stones.to_json(), "published": plan, "overlap": list(overlap)}
+    pending = {"tombstones": tombstones.to_json(), "published": plan, "overlap": list(overlap)}
     manifest.write_json(storage.join(layout.root, PENDING), pending)
     return pending
 
@@ -185,8 +177,8 @@ def _read_pending(layout: Layout) -> dict[str, Any] | None:
     try:
         Tombstones.from_json(found["tombstones"])
         if (plan := found["published"]) is not None:
-            finished.check_names(plan["shards"], path)
-            finished.check_counts(plan["counts"], path)
+            checked_manifest.check_names(plan["shards"], path)
+            checked_manifest.check_counts(plan["counts"], path)
             plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
         reports = [str(folder) for folder in found["overlap"]]
     except (KeyError, TypeError) as error:
@@ -204,25 +196,25 @@ def _check_reports(folders: Sequence[str]) -> None:
 
 def apply(layout: Layout, pending: dict[str, Any]) -> None:
     """Do what was written down; doing it again, wholly or from the middle, gives the same files."""
-    stones = Tombstones.from_json(pending["tombstones"])
-    tombstones.save(layout.root, stones)
+    tombstones = Tombstones.from_json(pending["tombstones"])
+    save_tombstones(layout.root, tombstones)
     plan = pending["published"]
     for part in extend.layouts(layout.root):
         if storage.exists(part.work):
             _forget_finish(part, is_finished=plan is not None)
-            work.scrub(part, stones)
+            work.scrub(part, tombstones)
     if plan is not None:
-        state = finished_set.load(layout, finished.of(layout.root))
-        shards = [published.scrub_shard(state, name, stones) for name in plan["shards"]]
+        state = finished_set.load(layout, checked_manifest.of(layout.root))
+        shards = [published.scrub_shard(state, name, tombstones) for name in plan["shards"]]
         taken_down = plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
-        published.scrub_rejected(layout, stones, taken_down)
-        published.scrub_manifest(layout, stones, shards, plan["counts"])
+        published.scrub_rejected(layout, tombstones, taken_down)
+        published.scrub_manifest(layout, tombstones, shards, plan["counts"])
         if storage.exists(storage.join(layout.root, "report")):
             from pipeline import report  # draws
 
             report.write(layout)
     for folder in pending["overlap"]:
-        _scrub_overlap(folder.rstrip("/"), stones)
+        _scrub_overlap(folder.rstrip("/"), tombstones)
     storage.remove_tree(storage.join(layout.root, PENDING))
 
 
@@ -234,9 +226,9 @@ def _forget_finish(layout: Layout, *, is_finished: bool) -> None:
     run_folder.forget_files(layout, "finish")
 
 
-def _scrub_overlap(folder: str, stones: Tombstones) -> None:
+def _scrub_overlap(folder: str, tombstones: Tombstones) -> None:
     """Remove rows from an overlap report's tables; its page goes, and the same command makes it anew."""
     for path in tables.find_files(folder, ".parquet"):
-        tables.rewrite(path, stones)
+        tables.rewrite(path, tombstones)
     for name in ("index.html", "report.json"):
         storage.remove_tree(storage.join(folder, name))

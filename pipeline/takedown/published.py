@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import dropped_samples, finished, finished_set, manifest, run_folder, schemas, storage
+from pipeline import checked_manifest, dropped_samples, finished_set, manifest, run_folder, schemas, storage
 from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
 from pipeline.run_folder import Layout
@@ -21,23 +21,23 @@ from pipeline.tombstones import Tombstones
 _ACCOUNT = f"candidates/{REASON}"
 
 
-def scrub_shard(state: FinishedSet, name: str, stones: Tombstones) -> dict[str, Any]:
+def scrub_shard(state: FinishedSet, name: str, tombstones: Tombstones) -> dict[str, Any]:
     """Rewrite a shard, NNNNN.tar, without what was taken down; return its entry for the manifest."""
     shard = storage.stem(name)
     table = state.table(shard)
-    left = table.filter(pa.array(~tables.hits(table, stones)))
+    left = table.filter(pa.array(~tables.hits(table, tombstones)))
     [entry] = manifest.shard_entries([state.rewrite(shard, left, state.folder)])
     return entry
 
 
-def scrub_rejected(layout: Layout, stones: Tombstones, taken_down: int) -> None:
+def scrub_rejected(layout: Layout, tombstones: Tombstones, taken_down: int) -> None:
     """Remove rejected rows; one file accounts for those `taken_down` that no other row stands for."""
     own = storage.join(layout.rejected, "taken_down.parquet")
     accounted = 0
     for path in storage.list_files(layout.rejected, ".parquet"):
         if path == own:
             continue
-        tables.rewrite(path, stones)
+        tables.rewrite(path, tombstones)
         accounted += _reclassified(schemas.read_table(path, ["stage", "reason", "candidates"])).get(
             _ACCOUNT, 0
         )
@@ -51,15 +51,15 @@ def _reclassified(rows: pa.Table) -> dict[str, int]:
     return {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
 
 
-def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], list[str]]:
+def planned_counts(layout: Layout, tombstones: Tombstones) -> tuple[dict[str, Any], list[str]]:
     """Return the manifest's counts as they will be, and the names of the shards that hold something."""
-    found = finished.of(layout.root)
+    found = checked_manifest.of(layout.root)
     counts, touched = found["counts"], []
     state = finished_set.load(layout, found)
     captions = samples = 0
     for shard in state.shards:
         table = state.table(shard, ["key", "uid", "url", "page_url", "captions"])
-        gone = tables.hits(table, stones)
+        gone = tables.hits(table, tombstones)
         if gone.any():
             touched.append(f"{shard}.tar")
         table = table.filter(pa.array(state.stays(shard, table) & ~gone))
@@ -68,7 +68,7 @@ def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], 
     rejected = manifest.by_stage_and_reason(counts)
     for path in manifest.rejected_files(layout, found):
         rows = schemas.read_table(path)
-        rows = rows.filter(pa.array(tables.hits(rows, stones)))
+        rows = rows.filter(pa.array(tables.hits(rows, tombstones)))
         for key, count in _reclassified(rows).items():
             rejected[key] -= count
     rejected[_ACCOUNT] = 0
@@ -77,16 +77,16 @@ def planned_counts(layout: Layout, stones: Tombstones) -> tuple[dict[str, Any], 
 
 
 def scrub_manifest(
-    layout: Layout, stones: Tombstones, shards: list[dict[str, Any]], counts: dict[str, Any]
+    layout: Layout, tombstones: Tombstones, shards: list[dict[str, Any]], counts: dict[str, Any]
 ) -> None:
     """Publish dropped.parquet, sizes.json, query_counts.parquet and, last, the manifest."""
-    found = finished.of(layout.root)
+    found = checked_manifest.of(layout.root)
     new = {shard["name"]: shard for shard in shards}
     found["shards"] = [new.get(shard["name"], shard) for shard in found["shards"]]
     sizes = {shard["name"]: shard["samples"] for shard in found["shards"]}
     manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
     if storage.exists(storage.join(layout.root, dropped_samples.FILE)):
-        tables.rewrite(storage.join(layout.root, dropped_samples.FILE), stones)
+        tables.rewrite(storage.join(layout.root, dropped_samples.FILE), tombstones)
     found["counts"] = counts
     found["queries"] |= _scrub_query_counts(layout, found)
     manifest.write_json(layout.manifest, found)

@@ -48,24 +48,24 @@ def columns_of(path: str) -> list[str]:
         return list(pq.ParquetFile(file).schema_arrow.names)
 
 
-def hits(table: pa.Table, stones: Tombstones) -> Mask:
+def hits(table: pa.Table, tombstones: Tombstones) -> Mask:
     """Return which rows are of an image or a page that was taken down, by whatever columns name it."""
     mask = np.zeros(len(table), bool)
     if "uid" in table.column_names:
-        mask |= _among(table["uid"], lambda value: _hex(value) in stones.urls)
+        mask |= _among(table["uid"], lambda value: _hex(value) in tombstones.urls)
     for name in URL_COLUMNS:
         if name in table.column_names:
-            mask |= _among(table[name], stones.has_url)
+            mask |= _among(table[name], tombstones.has_url)
     return mask
 
 
-def image_hits(table: pa.Table, stones: Tombstones) -> Mask:
+def image_hits(table: pa.Table, tombstones: Tombstones) -> Mask:
     """Return which rows are of a picture that was taken down, by their columns sha256 and phash."""
     mask = np.zeros(len(table), bool)
     if "sha256" in table.column_names:
-        mask |= _among(table["sha256"], lambda value: _raw(value) in stones.images.sha256)
-    if "phash" in table.column_names and stones.images.phashes:
-        mask |= _among(table["phash"], lambda value: bool(stones.images.of_picture(value)))
+        mask |= _among(table["sha256"], lambda value: _raw(value) in tombstones.images.sha256)
+    if "phash" in table.column_names and tombstones.images.phashes:
+        mask |= _among(table["phash"], lambda value: bool(tombstones.images.of_picture(value)))
     return mask
 
 
@@ -84,12 +84,12 @@ def _raw(value: bytes | str) -> bytes:
     return value if isinstance(value, bytes) else bytes.fromhex(value)
 
 
-def without(table: pa.Table, mask: Mask, stones: Tombstones) -> pa.Table:
+def without(table: pa.Table, mask: Mask, tombstones: Tombstones) -> pa.Table:
     """Return the other rows; what their details tell of the removed ones goes too."""
     table = table.filter(pa.array(~mask))
     if "detail" not in table.column_names:
         return table
-    silent = [text for text in table["detail"].unique().to_pylist() if text and _tells(text, stones)]
+    silent = [text for text in table["detail"].unique().to_pylist() if text and _tells(text, tombstones)]
     if not silent:
         return table
     told = pc.is_in(table["detail"], value_set=pa.array(silent))
@@ -98,9 +98,10 @@ def without(table: pa.Table, mask: Mask, stones: Tombstones) -> pa.Table:
     return table.set_column(index, table.schema.field("detail"), blank)
 
 
-def _tells(text: str, stones: Tombstones) -> bool:
+def _tells(text: str, tombstones: Tombstones) -> bool:
     return any(
-        word in stones.urls or ("//" in word and stones.has_url(word)) for word in _NAMED.findall(text)
+        word in tombstones.urls or ("//" in word and tombstones.has_url(word))
+        for word in _NAMED.findall(text)
     )
 
 
@@ -127,7 +128,7 @@ def taken_down_rows(candidates: int) -> pa.Table:
     return schemas.to_table(rows, schemas.REJECTED_ROWS)
 
 
-def rewrite(path: str, stones: Tombstones) -> pa.Table | None:
+def rewrite(path: str, tombstones: Tombstones) -> pa.Table | None:
     """Remove the hits from a Parquet file; return the removed rows, or None if nothing had to change.
 
     Column types, metadata and the order of rows stay.
@@ -137,9 +138,9 @@ def rewrite(path: str, stones: Tombstones) -> pa.Table | None:
         return None
     looked_at: list[str] = [name for name in ("uid", "detail", *URL_COLUMNS) if name in names]
     narrow = schemas.read_table(path, looked_at)
-    mask = hits(narrow, stones)
-    if not mask.any() and without(narrow, mask, stones).equals(narrow):
+    mask = hits(narrow, tombstones)
+    if not mask.any() and without(narrow, mask, tombstones).equals(narrow):
         return None
     table = schemas.read_table(path)
-    schemas.write_table(path, without(table, mask, stones))
+    schemas.write_table(path, without(table, mask, tombstones))
     return table.filter(pa.array(mask))

@@ -32,22 +32,22 @@ from pipeline.tombstones import Tombstones
 _BLOB: Final = re.compile(r"[\w-]+/[\w@-]+", re.ASCII)  # round-0/00000-0000@ATTEMPT, in the staging folder
 
 
-def scrub(layout: Layout, stones: Tombstones) -> None:
+def scrub(layout: Layout, tombstones: Tombstones) -> None:
     """Remove all rows and images of what was taken down from RUN/work."""
     parts = parts_of(layout)
     _remove_leftovers(layout, parts)
     for part in parts:
         if isinstance(part, JudgedPiece):
-            _candidates(part, stones)
+            _candidates(part, tombstones)
         elif isinstance(part, Fetched):
-            _fetched(layout, part, stones)
-            _scrub_log(part.log, stones)
+            _fetched(layout, part, tombstones)
+            _scrub_log(part.log, tombstones)
         else:
             for path in filter(storage.exists, tables.named_in(part)):
                 if isinstance(part, Samples | Merged):
-                    _recount(layout, part, stones)
-                tables.rewrite(path, stones)
-    _kept(layout, stones)
+                    _recount(layout, part, tombstones)
+                tables.rewrite(path, tombstones)
+    _kept(layout, tombstones)
     _sum_counts(layout)
     storage.remove_tree(storage.join(layout.work, "workers.log"))  # which may hold anything
 
@@ -69,12 +69,12 @@ def _remove_leftovers(layout: Layout, parts: list[Part]) -> None:
             storage.remove_tree(path)
 
 
-def _candidates(piece: JudgedPiece, stones: Tombstones) -> None:
+def _candidates(piece: JudgedPiece, tombstones: Tombstones) -> None:
     """Turn rows of a piece into `taken_down` ones: it says how many candidates there must be."""
     accepted, rejected = schemas.read_table(piece.path), schemas.read_table(piece.rejects)
-    gone = tables.hits(accepted, stones)
-    old = tables.hits(rejected, stones)
-    rest = tables.without(rejected, old, stones)
+    gone = tables.hits(accepted, tombstones)
+    old = tables.hits(rejected, tombstones)
+    rest = tables.without(rejected, old, tombstones)
     if not gone.any() and rest.equals(rejected):
         return
     taken = pc.equal(rest["reason"], tables.REASON).to_numpy()
@@ -86,10 +86,10 @@ def _candidates(piece: JudgedPiece, stones: Tombstones) -> None:
     schemas.write_table(piece.path, accepted.filter(pa.array(~gone)))
 
 
-def _fetched(layout: Layout, unit: Fetched, stones: Tombstones) -> None:
+def _fetched(layout: Layout, unit: Fetched, tombstones: Tombstones) -> None:
     """Overwrite the images of a fetched unit where they are staged, then forget their rows."""
     table = schemas.read_table(unit.path, ["uid", "final_url", "blob", "offset", "length"])
-    gone = table.filter(pa.array(tables.hits(table, stones)))
+    gone = table.filter(pa.array(tables.hits(table, tombstones)))
     places: dict[str, list[tuple[int, int]]] = {}
     for blob, offset, length in zip(
         *(gone[n].to_pylist() for n in ("blob", "offset", "length")), strict=True
@@ -104,7 +104,7 @@ def _fetched(layout: Layout, unit: Fetched, stones: Tombstones) -> None:
         staged = storage.join(layout.staging, f"{blob}.blob")
         if storage.exists(staged):
             overwrite(staged, ranges)
-    tables.rewrite(unit.path, stones)
+    tables.rewrite(unit.path, tombstones)
 
 
 def kept_images(layout: Layout) -> list[str]:
@@ -117,7 +117,7 @@ def kept_images(layout: Layout) -> list[str]:
     ]
 
 
-def _kept(layout: Layout, stones: Tombstones) -> None:
+def _kept(layout: Layout, tombstones: Tombstones) -> None:
     """Forget what unfinished units have kept of it. Pages, which name many images, are fetched again."""
     images = set(kept_images(layout))
     for path in tables.find_files(layout.work, kept.SUFFIX):
@@ -126,8 +126,8 @@ def _kept(layout: Layout, stones: Tombstones) -> None:
             continue
         before = kept.headers(path)
         table = tables.kept_rows(before)
-        mask = tables.hits(table, stones)
-        details = iter(tables.without(table, mask, stones)["detail"].to_pylist())
+        mask = tables.hits(table, tombstones)
+        details = iter(tables.without(table, mask, tombstones)["detail"].to_pylist())
         after = [
             None if is_gone else {**header, "detail": next(details)}
             for header, is_gone in zip(before, mask.tolist(), strict=True)
@@ -147,10 +147,10 @@ def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
                 sink.write(bytes(length))
 
 
-def _recount(layout: Layout, part: Samples | Merged, stones: Tombstones) -> None:
+def _recount(layout: Layout, part: Samples | Merged, tombstones: Tombstones) -> None:
     """Write the counts by query of a samples file, or of a merged one, as they will be."""
     table = schemas.read_table(part.path, ["uid", "url", "page_url", "matched"])
-    gone = tables.hits(table, stones)
+    gone = tables.hits(table, tombstones)
     if not gone.any():
         return
     queries = read_vector(part.counts).shape[1]
@@ -180,10 +180,10 @@ def _sum(layout: Layout, path: str, counts: list[str], number: int) -> None:
         write_vector(path, np.stack([read_vector(one) for one in counts]).sum(axis=0, dtype=np.int64))
 
 
-def _scrub_log(path: str, stones: Tombstones) -> None:
+def _scrub_log(path: str, tombstones: Tombstones) -> None:
     """Take hosts out of a unit's log."""
     rows = [json.loads(line) for line in storage.read_bytes(path).decode().splitlines()]
-    named = [row for row in rows if stones.has_host(str(row.get("site", "")))]
+    named = [row for row in rows if tombstones.has_host(str(row.get("site", "")))]
     for row in named:
         row["site"] = ""
     if named:
