@@ -212,11 +212,11 @@ def as_json(one: Conclusion) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def found_by(one: Conclusion, matches: pa.Table, column: str) -> set[str]:
+def found_by(conclusion: Conclusion, matches: pa.Table, column: str) -> set[str]:
     """Return the examples of a set that `hashes` or `learned` finds at its threshold."""
-    own = matches.filter(pc.and_(pc.equal(matches["dataset"], one.dataset.name), matches["verified"]))
+    own = matches.filter(pc.and_(pc.equal(matches["dataset"], conclusion.dataset.name), matches["verified"]))
     pairs = zip(own["example_id"].to_pylist(), own[column].to_pylist(), strict=True)
-    return {name for name, value in pairs if value is not None and round(value, 4) >= one.threshold}
+    return {name for name, value in pairs if value is not None and round(value, 4) >= conclusion.threshold}
 
 
 def recall_at(similarities: Mapping[str, Sequence[float]], threshold: float) -> dict[str, float]:

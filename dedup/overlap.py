@@ -63,7 +63,7 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
     """Return the training set and the identity of all inputs; ValueError where something is missing."""
     from pipeline.data import evalsets
 
-    found = training_set.find(config.run)
+    training = training_set.find(config.run)
     eval_files: set[str] = set()
     for one in config.sets:
         listed = evalsets.listing(one.path)
@@ -81,8 +81,8 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
     if config.thresholds:
         contamination.read_thresholds(config.thresholds, [one.name for one in config.sets])
     return (
-        found,
-        [storage.file_info(p) for p in found.shards],
+        training,
+        [storage.file_info(p) for p in training.shards],
         [storage.file_info(p) for p in sorted(eval_files)],
     )
 

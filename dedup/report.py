@@ -128,15 +128,15 @@ def _shown(matches: pa.Table, name: str, shown: int) -> str:
     return f"{shown:,} pairs{spread}."
 
 
-def numbers(one: Conclusion) -> dict[str, Any]:
+def numbers(conclusion: Conclusion) -> dict[str, Any]:
     """Return what the page counts with at any threshold: examples with a verified match, best first."""
-    data = one.dataset
+    data = conclusion.dataset
     rows = np.flatnonzero(np.isfinite(data.similarity))
     rows = rows[np.argsort(-data.similarity[rows], kind="stable")]
     return {
         "name": data.name,
         "examples": len(data.example_ids),
-        "threshold": round(one.threshold * _SCALE),
+        "threshold": round(conclusion.threshold * _SCALE),
         "similarity": np.rint(data.similarity[rows] * _SCALE).astype(int).tolist(),
         "correct": None if data.correct is None else data.correct[rows].astype(int).tolist(),
         "right": None if data.correct is None else int(data.correct.sum()),
@@ -153,15 +153,15 @@ def _places(files: ExampleIndex) -> dict[Place, tuple[int, int, str]]:
 
 
 def _cards(
-    one: Conclusion,
+    conclusion: Conclusion,
     table: pa.Table,
     pictures: dict[Place, bytes],
     places: dict[Place, tuple[int, int, str]],
     files: ExampleIndex,
 ) -> Iterator[dict[str, Any]]:
     correct = (
-        dict(zip(one.dataset.example_ids, one.dataset.correct.tolist(), strict=True))
-        if one.dataset.correct is not None
+        dict(zip(conclusion.dataset.example_ids, conclusion.dataset.correct.tolist(), strict=True))
+        if conclusion.dataset.correct is not None
         else {}
     )
     rows = table.to_pylist()
@@ -185,10 +185,10 @@ def _digits(similarity: float | None) -> str:
     return "" if similarity is None else f"{similarity:.4f}"
 
 
-def sites(matches: pa.Table, one: Conclusion) -> list[tuple[str, int]]:
+def sites(matches: pa.Table, conclusion: Conclusion) -> list[tuple[str, int]]:
     """Return the sites that the overlapping training images of a set came from, most images first."""
-    mask = pc.and_(pc.equal(matches["dataset"], one.dataset.name), matches["verified"])
-    own = matches.filter(pc.and_(mask, pc.greater_equal(matches["similarity"], one.threshold - 1e-6)))
+    mask = pc.and_(pc.equal(matches["dataset"], conclusion.dataset.name), matches["verified"])
+    own = matches.filter(pc.and_(mask, pc.greater_equal(matches["similarity"], conclusion.threshold - 1e-6)))
     found = dict(zip(own["uid"].to_pylist(), own["url"].to_pylist(), strict=True))
     counts: Counter[str] = Counter()
     for url in found.values():

@@ -440,8 +440,8 @@ def show_plan(
 
 def show_result(console: Console, layout: Layout, seconds: float) -> None:
     """Print the final table."""
-    found = run_folder.read_json(layout.manifest)
-    counts = found["counts"]
+    stored = run_folder.read_json(layout.manifest)
+    counts = stored["counts"]
     # Not as the table's title, which would be folded to its width.
     console.print(layout.root, style="italic", highlight=False, soft_wrap=True, markup=False)
     table = Table()
@@ -456,12 +456,12 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
             table.add_row(stage, f"- {reason}", f"{number:,}")
     table.add_row("finish", "captions in shards", f"{counts['captions']:,}", style="bold")
     table.add_row("", "samples in shards", f"{counts['samples']:,}", style="bold")
-    for number, (what, value) in enumerate(pilot.lines(found["pilot"]) if found.get("pilot") else []):
+    for number, (what, value) in enumerate(pilot.lines(stored["pilot"]) if stored.get("pilot") else []):
         table.add_row("pilot" if not number else "", what, value, style="cyan")
     console.print(table)
-    for note in notes(layout, found):
+    for note in notes(layout, stored):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
-    where = [("shards", f"{len(found['shards'])} in {layout.shards}"), ("rejected rows", layout.rejected),
+    where = [("shards", f"{len(stored['shards'])} in {layout.shards}"), ("rejected rows", layout.rejected),
              ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
              ("time", f"{seconds:,.1f} s")]  # fmt: skip
     for name, value in where:

@@ -66,7 +66,7 @@ def main(argv: Sequence[str], prog: str = "openwit compact") -> int:
 def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
     """Write the new shards, then all that speaks of them, then the manifest."""
     source, target = Layout(options.run.rstrip("/")), Layout(options.out.rstrip("/"))
-    found = checked_manifest.of(source.root)
+    stored = checked_manifest.of(source.root)
     if message := tombstones.pending(source.root) or extend.interrupted(source.root):
         raise ValueError(message)
     stamp = storage.join(target.work, "compacted.json")
@@ -74,11 +74,11 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
         raise ValueError(f"{target.root} is not empty; choose another --out")
     with lock(target.work):
         begun = read_json(stamp)
-        if begun is not None and begun != found["shards"]:
+        if begun is not None and begun != stored["shards"]:
             raise ValueError(f"{source.root} has changed since {target.root} was begun; choose another --out")
-        manifest.write_json(stamp, found["shards"])
-        shards = _write_shards(options, beam_flags, source, target, found)
-        _write_rest(source, target, found, shards)
+        manifest.write_json(stamp, stored["shards"])
+        shards = _write_shards(options, beam_flags, source, target, stored)
+        _write_rest(source, target, stored, shards)
     problems = problems_of(target)
     if problems:
         raise RuntimeError(f"the new shards do not match their manifest: {problems[0]}")
@@ -86,8 +86,8 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
 
     report.write(target)
     output().print(
-        f"{target.root}: {count(len(shards), 'shard')}, {count(found['counts']['samples'], 'sample')}, as in "
-        f"{source.root} "
+        f"{target.root}: {count(len(shards), 'shard')}, {count(stored['counts']['samples'], 'sample')}, "
+        f"as in {source.root} "
         "without those that were dropped",
         highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip

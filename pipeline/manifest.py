@@ -215,14 +215,14 @@ def rejected_files(layout: Layout, found: dict[str, Any]) -> list[str]:
 
 
 def write(
-    layout: Layout, options: CrawlConfig, found: NewSet, fingerprints: dict[str, str],
+    layout: Layout, options: CrawlConfig, new_set: NewSet, fingerprints: dict[str, str],
     semantics: dict[str, dict[str, Any]],
 ) -> None:  # fmt: skip
     """Publish manifest.json, after all that it names."""
     candidates = run_folder.done(layout, Candidates)
     rounds = run_folder.done(layout, Rounds).rounds
-    shards = shard_entries(found.shards)
-    first, last = found.crawled
+    shards = shard_entries(new_set.shards)
+    first, last = new_set.crawled
     yields = None
     if options.sample < 1:
         yields = pilot.yields(read_json(pilot.path_of(layout)), candidates, rounds, shards)
@@ -235,12 +235,12 @@ def write(
             "versions": versions(), "seed": options.seed,
             "crawled": {"first": first, "last": last},
             "counts": counts_of(
-                candidates.candidates, found.captions, found.samples, found.rejected
+                candidates.candidates, new_set.captions, new_set.samples, new_set.rejected
             ),
-            "rejected_sampled": found.rejected_sampled, "images_seen": candidates.images,
+            "rejected_sampled": new_set.rejected_sampled, "images_seen": candidates.images,
             "rounds": round_entries(rounds),
-            "queries": found.queries,
-            "near_duplicates": found.near_duplicates and found.near_duplicates.entry(),
+            "queries": new_set.queries,
+            "near_duplicates": new_set.near_duplicates and new_set.near_duplicates.entry(),
             "shards": shards,
             "pilot": yields,
         },
@@ -275,8 +275,8 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
 
 
 def _shards(layout: Layout) -> list[dict[str, Any]]:
-    found = checked_manifest.read(layout.published)
-    return found["shards"] if found is not None else []
+    manifest = checked_manifest.read(layout.published)
+    return manifest["shards"] if manifest is not None else []
 
 
 def stray_shards(layout: Layout) -> list[str]:

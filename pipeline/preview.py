@@ -142,15 +142,15 @@ def needs_contact(pieces: list[Piece], config: CrawlConfig) -> bool:
     return requires_contact(itertools.islice(references, LOOKED_AT), config.fetch.allow_network)
 
 
-def expectations(found: Preview, config: CrawlConfig, root: str) -> list[tuple[str, str]]:
+def expectations(preview: Preview, config: CrawlConfig, root: str) -> list[tuple[str, str]]:
     """Return (what, how much) rows: samples, time under the sites' rates, disk."""
-    expected = found.expected
+    expected = preview.expected
     if expected is None:
         return [("samples", "not known before the sources are read; `--sample` makes a pilot")]
     rows = [("samples", f"at most {expected:,}, if every image is still there and none is a repeat")]
     if config.queries != ALL:
         rows[0] = ("samples", f"{rows[0][1]}; --per-query {config.per_query:,} may leave more out")
-    rows.append(("time", _time(found, expected, config)))
+    rows.append(("time", _time(preview, expected, config)))
     stored = expected * _STORED_BYTES * (config.images.image_size / 256) ** 2
     free = _free(root)
     space = f"about {size(stored)} of shards, and as much again while they are made"
@@ -158,13 +158,13 @@ def expectations(found: Preview, config: CrawlConfig, root: str) -> list[tuple[s
     return rows
 
 
-def _time(found: Preview, expected: int, config: CrawlConfig) -> str:
+def _time(preview: Preview, expected: int, config: CrawlConfig) -> str:
     """Return how long the busiest site takes at its rate, by its share of the first images."""
-    sites = Counter(map(_site, found.hosts))
+    sites = Counter(map(_site, preview.hosts))
     slowest, images = 0.0, 0
     for site, seen in sites.most_common(20):
-        share = expected * seen // max(len(found.hosts), 1)
-        if share * site_delay(site, config.fetch) > slowest and (seen > 1 or len(found.hosts) < LOOKED_AT):
+        share = expected * seen // max(len(preview.hosts), 1)
+        if share * site_delay(site, config.fetch) > slowest and (seen > 1 or len(preview.hosts) < LOOKED_AT):
             slowest, images = share * site_delay(site, config.fetch), share
     if not slowest:
         return "no site's rate is in the way"
@@ -196,12 +196,12 @@ def _free(root: str) -> int | None:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def verdicts(found: Preview) -> str:
+def verdicts(preview: Preview) -> str:
     """Return which share of the captions is taken, and why others are not."""
-    if not found.captions:
+    if not preview.captions:
         return "none was looked at: the sources are of the web, and are read when the run begins"
-    share = found.accepted / found.captions
-    others = ", ".join(f"{reason} {number:,}" for reason, number in found.reasons.most_common(_REASONS))
-    return f"{share:.0%} of the first {found.captions:,} match and are taken" + (
+    share = preview.accepted / preview.captions
+    others = ", ".join(f"{reason} {number:,}" for reason, number in preview.reasons.most_common(_REASONS))
+    return f"{share:.0%} of the first {preview.captions:,} match and are taken" + (
         f"; not the others: {others}" if others else ""
     )

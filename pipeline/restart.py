@@ -88,12 +88,12 @@ def loss(layout: Layout, stage: str) -> Loss:
     """Return what would go if a run began anew from `stage`."""
     later = run_folder.STAGES[run_folder.STAGES.index(stage) :]
     stages = tuple(name for name in later if run_folder.is_done(layout, name))
-    found = run_folder.read_json(Layout(layout.root).manifest)
+    manifest = run_folder.read_json(Layout(layout.root).manifest)
     pieces = 0
     if stage == run_folder.STAGES[0] and not stages:
         pieces = MarkerReader(layout.stage(stage)).read().done
     images = tried(layout) if stage != "finish" else 0
-    return Loss(stage, found["counts"]["samples"] if found else 0, images, stages, pieces)
+    return Loss(stage, manifest["counts"]["samples"] if manifest else 0, images, stages, pieces)
 
 
 def tried(layout: Layout) -> int:

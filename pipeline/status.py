@@ -62,9 +62,9 @@ def state_of(root: str, now: float) -> dict[str, Any]:
     steps = read_steps(storage.join(work, STATE))
     if steps is None and not storage.exists(layout.manifest):
         raise ValueError(f"{root} holds no run (there is no work/{STATE} in it)")
-    found = checked_manifest.read(layout.root)
+    manifest = checked_manifest.read(layout.root)
     replaces = run_folder.current(root).replaces
-    complete = (found is not None and not layout.extension and not replaces) or storage.exists(
+    complete = (manifest is not None and not layout.extension and not replaces) or storage.exists(
         storage.join(root, "report.json")
     )
     holder, alive = lock.holder(Layout(root).work if layout.extension else work)
@@ -82,7 +82,7 @@ def state_of(root: str, now: float) -> dict[str, Any]:
         "launcher": None if holder is None else {**asdict(holder), "alive": alive},
         "command": command,
         "stages_done": finished_stages,
-        "steps": rows, "counts": found["counts"] if found else None,
+        "steps": rows, "counts": manifest["counts"] if manifest else None,
     }  # fmt: skip
 
 

@@ -50,10 +50,10 @@ def verify(layout: Layout) -> int:
     for problem in problems:
         console.print(Text.assemble(("wrong", "red"), f" {problem}"), soft_wrap=True)
     if not problems:
-        found = checked_manifest.of(layout.root)
+        stored = checked_manifest.of(layout.root)
         console.print(
-            f"{layout.root}: {count(len(found['shards']), 'shard')}, "
-            f"{count(found['counts']['samples'], 'sample')}; every hash and count is as in the manifest"
+            f"{layout.root}: {count(len(stored['shards']), 'shard')}, "
+            f"{count(stored['counts']['samples'], 'sample')}; every hash and count is as in the manifest"
         )
     return 1 if problems else 0
 
@@ -67,9 +67,9 @@ def problems_of(layout: Layout) -> list[str]:
 
 def accounting(layout: Layout) -> list[str]:
     """Return what does not add up between the rows in the files and the manifest's counts."""
-    found = checked_manifest.of(layout.root)
-    counts, problems = found["counts"], []
-    state = finished_set.load(layout, found)
+    stored = checked_manifest.of(layout.root)
+    counts, problems = stored["counts"], []
+    state = finished_set.load(layout, stored)
     captions = samples = 0
     for shard in state.shards:
         table = state.table(shard, ["key", "captions"])
@@ -84,8 +84,8 @@ def accounting(layout: Layout) -> list[str]:
         problems.append(f"the set has {samples} samples, the manifest says {counts['samples']}")
     if counts["candidates"] != counts["captions"] + counts["rejected"]:
         problems.append("candidates are not captions and rejected rows together")
-    if not found["rejected_sampled"]:
-        files = manifest.rejected_files(layout, found)
+    if not stored["rejected_sampled"]:
+        files = manifest.rejected_files(layout, stored)
         rows = sum(sum(schemas.read_table(path, ["candidates"])["candidates"].to_pylist()) for path in files)
         if rows != counts["rejected"]:
             problems.append(f"rejected/ holds {rows} candidates, the manifest says {counts['rejected']}")
@@ -97,8 +97,8 @@ def balanced(layout: Layout) -> list[str]:
 
     What was dropped stays dropped even where a takedown has made room for it.
     """
-    found = checked_manifest.of(layout.root)
-    state, problems = finished_set.load(layout, found), []
+    stored = checked_manifest.of(layout.root)
+    state, problems = finished_set.load(layout, stored), []
     has_room = bool(tombstones.load(layout.root))
     for shard in state.shards:
         table = state.table(shard, ["key", "uid", "query_ids", "matched_query_ids"])

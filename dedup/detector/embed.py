@@ -155,17 +155,17 @@ class EmbedPlan:
 
 def plan(config: DetectorEmbedConfig, detector: str) -> EmbedPlan:
     """Return the files to write; they are named by what they are made from."""
-    found = training_set.find(config.run)
+    training = training_set.find(config.run)
     shards = []
-    for shard in found.shards:
+    for shard in training.shards:
         name = _name(detector, [storage.file_info(shard)], shard)
-        shards.append(Task(storage.join(config.out, "shards", name), shard, found.is_run))
+        shards.append(Task(storage.join(config.out, "shards", name), shard, training.is_run))
     sets = []
     for one in config.sets:
         files = [storage.file_info(file) for file in evalsets.files_of(one.path)]
         name = _name(detector, [*files, [view._asdict() for view in VIEWS]], one.name)
         sets.append(Task(storage.join(config.out, "eval", name), one.path, is_set=True))
-    return EmbedPlan(training=found, shards=shards, sets=sets)
+    return EmbedPlan(training=training, shards=shards, sets=sets)
 
 
 def _name(detector: str, made_from: list[Any], label: str) -> str:

@@ -30,14 +30,14 @@ def arguments(argv: Sequence[str]) -> list[str]:
     root = last(argv, "--extend").rstrip("/")
     if not root:
         return list(argv)
-    found = checked_manifest.of(root)
+    stored = checked_manifest.of(root)
     if not storage.exists(Layout(root).queries):
         raise ValueError(_no_work(Layout(root)))
     flags = ["--out", root]
-    takes_all = found["configuration"]["queries"] == ALL
+    takes_all = stored["configuration"]["queries"] == ALL
     flags += ["--queries", ALL if takes_all else Layout(root).queries]
     known = dict(parser.fields(CrawlConfig))
-    for name, value in found["configuration"].items():
+    for name, value in stored["configuration"].items():
         if name in known and name not in _NOT_TAKEN_OVER and value is not None and value != "":
             repeated = hasattr(known[name].type, "__metadata__")
             flags += parser.flag(name, value, argv, repeated=repeated)

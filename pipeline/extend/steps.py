@@ -192,11 +192,11 @@ def publish(crawl: Crawl, found: NewSet, entry: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _publish_dropped(crawl: Crawl, found: NewSet) -> None:
+def _publish_dropped(crawl: Crawl, new_set: NewSet) -> None:
     """Add the rows of this extension to those of earlier ones; a reader of the old manifest skips them."""
     assert crawl.base is not None
     path = storage.join(crawl.layout.root, dropped_samples.FILE)
     before = dropped_samples.rows(crawl.layout.root, crawl.layout.extension - 1)
-    tables = [schemas.read_table(file) for file in found.dropped_rows]
+    tables = [schemas.read_table(file) for file in new_set.dropped_rows]
     table = pa.concat_tables([before, *tables])
     schemas.write_table(path, table.sort_by([("shard", "ascending"), ("key", "ascending")]))

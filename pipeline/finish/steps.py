@@ -166,11 +166,11 @@ def _rejected(this: _Finish) -> Step:
 
 def _plan_rejected(this: _Finish) -> Work:
     layout, last = this.crawl.layout, this.last
-    found = run_folder.done(layout, Candidates)
+    candidates = run_folder.done(layout, Candidates)
     selected = run_folder.done(layout, Selected)
     fetched = run_folder.done(layout, Rounds)
     rejects = {
-        "candidates": [piece.rejects for piece in found.pieces],
+        "candidates": [piece.rejects for piece in candidates.pieces],
         "select": [
             *(one.rejects for one in selected.deduplicated), *(one.rejects for one in selected.samples),
             *(one.rejects for one in this.untried),

@@ -45,19 +45,19 @@ class Scale:
     """Images asked of each of the pilot's sites, float64 [sites]."""
 
 
-def scale_of(found: Yields, config: PlanConfig) -> Scale:
+def scale_of(yields: Yields, config: PlanConfig) -> Scale:
     """Scale a pilot up to --pieces or --pairs; ValueError if no number of pieces gives so many samples."""
-    balance, arrives = found.balance, found.arrived / found.tried
+    balance, arrives = yields.balance, yields.arrived / yields.tried
     # Of what arrives, some merges with the same bytes under another URL.
     expected_here = expected.kept(balance, 1.0, config.per_query, arrives)
-    survives = min(1.0, found.samples / expected_here) if found.per_query == config.per_query else 1.0
+    survives = min(1.0, yields.samples / expected_here) if yields.per_query == config.per_query else 1.0
     reached = 1.0
     # How much of the sites is reached in time depends on how much is asked of them, and that on how much
     # arrives; a few turns settle it.
     for _ in range(_TURNS):
         share = arrives * reached
-        times: float | None = config.pieces / found.pieces if config.pieces else expected.pieces_for(
-            balance, found.novelty, config.per_query, share * survives, config.pairs
+        times: float | None = config.pieces / yields.pieces if config.pieces else expected.pieces_for(
+            balance, yields.novelty, config.per_query, share * survives, config.pairs
         )  # fmt: skip
         if times is None:
             raise ValueError(
@@ -65,7 +65,7 @@ def scale_of(found: Yields, config: PlanConfig) -> Scale:
                 f"{config.per_query}, of which {share:.0%} arrive: use more queries, a larger --per-query, "
                 "or more --rounds"
             )
-        growth = expected.growth(times, found.novelty)
+        growth = expected.growth(times, yields.novelty)
         tried = expected.kept(balance, growth, config.per_query * max(config.headroom, 1 / share))
         sites = balance.sites * (tried / balance.samples)
         before = reached
@@ -75,12 +75,12 @@ def scale_of(found: Yields, config: PlanConfig) -> Scale:
     assert times is not None
     samples = expected.kept(balance, growth, config.per_query, arrives * reached) * survives
     return Scale(
-        pieces=times * found.pieces, source_bytes=times * found.source_bytes,
-        candidates=times * found.candidates, rows=times * found.rows, distinct=growth * balance.samples,
+        pieces=times * yields.pieces, source_bytes=times * yields.source_bytes,
+        candidates=times * yields.candidates, rows=times * yields.rows, distinct=growth * balance.samples,
         tried=tried, reached=reached, samples=samples,
-        fetched_bytes=tried * reached * found.fetched_bytes / found.tried,
-        stored_bytes=samples * found.stored_bytes / found.samples,
-        shuffled_bytes=times * found.rows * found.row_bytes, sites=sites,
+        fetched_bytes=tried * reached * yields.fetched_bytes / yields.tried,
+        stored_bytes=samples * yields.stored_bytes / yields.samples,
+        shuffled_bytes=times * yields.rows * yields.row_bytes, sites=sites,
     )  # fmt: skip
 
 

@@ -186,17 +186,17 @@ def _bars(axes: Axes, left: np.ndarray, width: np.ndarray, counts: np.ndarray) -
     _short_axis(axes.yaxis)
 
 
-def words(found: SampleFigures) -> str:
+def words(figures: SampleFigures) -> str:
     """Return the captions by their number of words."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        last = int(np.flatnonzero(found.by_words).max(initial=8)) + 1
+        last = int(np.flatnonzero(figures.by_words).max(initial=8)) + 1
         places = np.arange(last)
-        _bars(axes, places - 0.5, np.ones(last), found.by_words[:last])
-        axes.set_xlim(0.5 if not found.by_words[0] else -0.5, last - 0.5)
+        _bars(axes, places - 0.5, np.ones(last), figures.by_words[:last])
+        axes.set_xlim(0.5 if not figures.by_words[0] else -0.5, last - 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        full = len(found.by_words) - 1
+        full = len(figures.by_words) - 1
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{full}+" if v == full else f"{v:g}"))
         axes.set_xlabel("words in a caption")
         axes.set_ylabel("captions")
@@ -204,17 +204,17 @@ def words(found: SampleFigures) -> str:
     return draw(paint, "Captions by their number of words", "words")
 
 
-def sides(found: SampleFigures, stored: int) -> str:
+def sides(figures: SampleFigures, stored: int) -> str:
     """Return the images by their shorter side as served; `stored` is the side that the shards hold."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        filled = np.flatnonzero(found.by_side)
+        filled = np.flatnonzero(figures.by_side)
         low, high = int(np.log2(max(filled.min(), 1))), int(np.log2(max(filled.max(), 1))) + 1
         low = min(low, high - 3)
         edges = 2.0 ** np.linspace(low, high, _SIDES_PER_OCTAVE * (high - low) + 1)
-        of_bin = np.searchsorted(edges, np.arange(len(found.by_side)), side="right") - 1
-        counts = np.bincount(np.maximum(of_bin, 0), found.by_side, minlength=len(edges))[: len(edges) - 1]
+        of_bin = np.searchsorted(edges, np.arange(len(figures.by_side)), side="right") - 1
+        counts = np.bincount(np.maximum(of_bin, 0), figures.by_side, minlength=len(edges))[: len(edges) - 1]
         axes.set_xscale("log", base=2)
         _bars(axes, edges[:-1], np.diff(edges), counts)
         axes.set_xlim(edges[0], edges[-1])
@@ -229,18 +229,18 @@ def sides(found: SampleFigures, stored: int) -> str:
     return draw(paint, "Images by their shorter side as served", "sides")
 
 
-def aspects(found: SampleFigures) -> str:
+def aspects(figures: SampleFigures) -> str:
     """Return the images by width over height."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         middle = ASPECT_OCTAVES * ASPECTS_PER_OCTAVE
         reach = (
-            int(np.abs(np.flatnonzero(found.by_aspect) + 0.5 - middle).max(initial=ASPECTS_PER_OCTAVE)) + 1
+            int(np.abs(np.flatnonzero(figures.by_aspect) + 0.5 - middle).max(initial=ASPECTS_PER_OCTAVE)) + 1
         )
         first, last = max(0, middle - reach), min(2 * middle, middle + reach)
         edges = np.arange(first - middle, last - middle + 1) / ASPECTS_PER_OCTAVE
-        _bars(axes, edges[:-1], np.diff(edges), found.by_aspect[first:last])
+        _bars(axes, edges[:-1], np.diff(edges), figures.by_aspect[first:last])
         axes.set_xlim(edges[0], edges[-1])
         ratios = [(1, 8), (1, 4), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (8, 1)]
         shown = [(w, h) for w, h in ratios if edges[0] <= math.log2(w / h) <= edges[-1]]
@@ -324,12 +324,12 @@ def _duration(seconds: float) -> str:
     return f"{1000 * seconds:g} ms" if seconds < 1 else f"{seconds:g} s"
 
 
-def sites(found: SampleFigures) -> str:
+def sites(figures: SampleFigures) -> str:
     """Return the running share of the samples over the sites, the largest first."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        counts = np.sort(found.sites["samples"].to_numpy())[::-1]
+        counts = np.sort(figures.sites["samples"].to_numpy())[::-1]
         running = np.cumsum(counts) / counts.sum()
         places = np.unique(np.geomspace(1, len(counts), 300).round().astype(int))
         axes.plot(places, running[places - 1], color=_ONE)

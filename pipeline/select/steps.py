@@ -47,14 +47,14 @@ def _deduplicate(crawl: Crawl) -> Step:
     return Shuffle(label="deduplicate", folder=folder, plan=plan, shuffler=shuffler)
 
 
-def _partitions(crawl: Crawl, found: Candidates) -> int:
-    return crawl.partitions(found.rows + (known_rows(crawl.base) if crawl.base else 0))
+def _partitions(crawl: Crawl, candidates: Candidates) -> int:
+    return crawl.partitions(candidates.rows + (known_rows(crawl.base) if crawl.base else 0))
 
 
 def _plan_deduplicate(crawl: Crawl) -> Work:
-    found = run_folder.done(crawl.layout, Candidates)
-    partitions = _partitions(crawl, found)
-    files = gather(((piece.path, piece.rows) for piece in found.pieces), SLICE_ROWS * partitions)
+    candidates = run_folder.done(crawl.layout, Candidates)
+    partitions = _partitions(crawl, candidates)
+    files = gather(((piece.path, piece.rows) for piece in candidates.pieces), SLICE_ROWS * partitions)
     known = known_samples(crawl.base) if crawl.base else []
     return Work(tasks=[*files, *known], partitions=partitions)
 

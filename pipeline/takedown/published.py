@@ -53,9 +53,9 @@ def _reclassified(rows: pa.Table) -> dict[str, int]:
 
 def planned_counts(layout: Layout, tombstones: Tombstones) -> tuple[dict[str, Any], list[str]]:
     """Return the manifest's counts as they will be, and the names of the shards that hold something."""
-    found = checked_manifest.of(layout.root)
-    counts, touched = found["counts"], []
-    state = finished_set.load(layout, found)
+    stored = checked_manifest.of(layout.root)
+    counts, touched = stored["counts"], []
+    state = finished_set.load(layout, stored)
     captions = samples = 0
     for shard in state.shards:
         table = state.table(shard, ["key", "uid", "url", "page_url", "captions"])
@@ -66,7 +66,7 @@ def planned_counts(layout: Layout, tombstones: Tombstones) -> tuple[dict[str, An
         samples += len(table)
         captions += int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
     rejected = manifest.by_stage_and_reason(counts)
-    for path in manifest.rejected_files(layout, found):
+    for path in manifest.rejected_files(layout, stored):
         rows = schemas.read_table(path)
         rows = rows.filter(pa.array(tables.hits(rows, tombstones)))
         for key, count in _reclassified(rows).items():
@@ -80,16 +80,16 @@ def scrub_manifest(
     layout: Layout, tombstones: Tombstones, shards: list[dict[str, Any]], counts: dict[str, Any]
 ) -> None:
     """Publish dropped.parquet, sizes.json, query_counts.parquet and, last, the manifest."""
-    found = checked_manifest.of(layout.root)
+    stored = checked_manifest.of(layout.root)
     new = {shard["name"]: shard for shard in shards}
-    found["shards"] = [new.get(shard["name"], shard) for shard in found["shards"]]
-    sizes = {shard["name"]: shard["samples"] for shard in found["shards"]}
+    stored["shards"] = [new.get(shard["name"], shard) for shard in stored["shards"]]
+    sizes = {shard["name"]: shard["samples"] for shard in stored["shards"]}
     manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
     if storage.exists(storage.join(layout.root, dropped_samples.FILE)):
         tables.rewrite(storage.join(layout.root, dropped_samples.FILE), tombstones)
-    found["counts"] = counts
-    found["queries"] |= _scrub_query_counts(layout, found)
-    manifest.write_json(layout.manifest, found)
+    stored["counts"] = counts
+    stored["queries"] |= _scrub_query_counts(layout, stored)
+    manifest.write_json(layout.manifest, stored)
 
 
 def _scrub_query_counts(layout: Layout, found: dict[str, Any]) -> dict[str, int]:

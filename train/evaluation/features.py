@@ -115,19 +115,19 @@ def _encode(encoder: Encoder, pixels: list[Pixels]) -> tuple[Floats, Floats]:
     return features, embeddings
 
 
-def write(path: str, found: Features, key: str) -> None:
+def write(path: str, features: Features, key: str) -> None:
     """Publish features under the key of what they were made from."""
     table = pa.table(
         {
-            "example_id": found.example_ids,
-            "label": found.labels,
-            "several_classes": found.several,
-            "group": found.groups,
-            "captions": pa.array([list(some) for some in found.captions], pa.list_(pa.string())),
-            "features": _vectors(found.features),
-            "embedding": _vectors(found.embeddings),
+            "example_id": features.example_ids,
+            "label": features.labels,
+            "several_classes": features.several,
+            "group": features.groups,
+            "captions": pa.array([list(some) for some in features.captions], pa.list_(pa.string())),
+            "features": _vectors(features.features),
+            "embedding": _vectors(features.embeddings),
         }
-    ).replace_schema_metadata({"openwit_key": key, "openwit_unreadable": json.dumps(found.unreadable)})
+    ).replace_schema_metadata({"openwit_key": key, "openwit_unreadable": json.dumps(features.unreadable)})
     with storage.atomic_output(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=_ROWS)
 

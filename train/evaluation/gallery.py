@@ -18,19 +18,19 @@ _TOP: Final = 5
 
 
 def draw(
-    path: str, found: Features, logits: Scores, known: Classes, truth: Bools, count: int, seed: int
+    path: str, features: Features, logits: Scores, known: Classes, truth: Bools, count: int, seed: int
 ) -> list[dict[str, Any]]:
     """Return up to `count` examples in a random order that the seed decides: picture, label, top classes."""
-    rows = np.random.default_rng([seed, len(found)]).permutation(len(found))[:count]
-    files = sets.files_of_examples(path, [found.example_ids[row] for row in rows])
+    rows = np.random.default_rng([seed, len(features)]).permutation(len(features))[:count]
+    files = sets.files_of_examples(path, [features.example_ids[row] for row in rows])
     chances = softmax(logits[rows])
     cards = []
     for row, chance, best in zip(rows, chances, top(chances, min(_TOP, chances.shape[1])), strict=True):
         names = [known.names[one] for one in np.flatnonzero(truth[row])]
         cards.append(
             {
-                "id": found.example_ids[row],
-                "picture": thumbnail(files.get(found.example_ids[row], b"")),
+                "id": features.example_ids[row],
+                "picture": thumbnail(files.get(features.example_ids[row], b"")),
                 "label": ", ".join(names),
                 "right": bool(truth[row, best[0]]) if names else None,
                 "top": [(known.names[one], float(chance[one]), bool(truth[row, one])) for one in best],

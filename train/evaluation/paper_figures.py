@@ -163,26 +163,27 @@ def _mark(x: float, y: float, span: Interval, *, series: int, title: str, shape:
     return ChartPoint(x, y, span[0], span[1], series, shape, title)
 
 
-def _shift(one: Result, suffix: str) -> Chart:
+def _shift(result: Result, suffix: str) -> Chart:
     references = [
         ChartPoint(source, shifted, series=-1, shape="small", title="reference model")
-        for source, shifted in one.detail["references"]
+        for source, shifted in result.detail["references"]
     ]
-    predictors = one.detail["predictors"]
+    predictors = result.detail["predictors"]
     marks = [
         _mark(row["source_acc1"], row["acc1"], row["acc1_interval"], series=number % SERIES,
              shape="star" if row["predictor"] == "zero-shot" else "dot",
              title=f"{row['predictor']}: source {percent(row['source_acc1'])}, here {percent(row['acc1'])}")
         for number, row in enumerate(predictors)
     ]  # fmt: skip
-    line = one.detail["line"]
+    line = result.detail["line"]
     lines = []
     if line is not None:
         at = np.linspace(0.005, 0.995, 200)
         on = 1 / (1 + np.exp(-(line["slope"] * np.log(at / (1 - at)) + line["offset"])))
         lines = [(list(zip(at.tolist(), on.tolist(), strict=True)), -1, False)]
     return scatter(
-        f"{one.dataset}{suffix}", f"accuracy on {one.detail['source']}", f"accuracy on {one.dataset}",
+        f"{result.dataset}{suffix}",
+        f"accuracy on {result.detail['source']}", f"accuracy on {result.dataset}",
         references + marks, lines=lines, logits=True,
         note="Logit axes. Dashed: no loss." + (" Line: reference models." if line else ""),
         legend=[(number % SERIES, row["predictor"]) for number, row in enumerate(predictors)],

@@ -54,14 +54,14 @@ class Fitting:
                                [self.train.example_ids[row] for row in rows], self.config.seed)  # fmt: skip
         return rows[~held], rows[held]
 
-    def _targets(self, found: Features, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _targets(self, features: Features, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         index = {label: number for number, label in enumerate(self.known.labels)}
-        if strange := sorted({found.labels[row] for row in rows} - set(index)):
+        if strange := sorted({features.labels[row] for row in rows} - set(index)):
             raise ValueError(
                 f"the images to fit on for {self.dataset} have the class {strange[0]!r}, which is not "
                 "among its classes; name them all with --classes"
             )
-        return np.array([index[found.labels[row]] for row in rows], np.int64)
+        return np.array([index[features.labels[row]] for row in rows], np.int64)
 
     @cached_property
     def targets(self) -> npt.NDArray[np.int64]:

@@ -86,9 +86,9 @@ def metric_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def main_name(one: Result) -> str:
+def main_name(result: Result) -> str:
     """Return a result's main metric in words, with the real count of shots that some classes have not."""
-    name, curve = metric_name(one.main), one.detail.get("curve")
+    name, curve = metric_name(result.main), result.detail.get("curve")
     short = curve and curve[-1]["per_class"] < curve[-1]["shots"]
     return f"{name} ({curve[-1]['per_class']:.3g} per class)" if curve and short else name
 

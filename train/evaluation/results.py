@@ -80,16 +80,16 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def predictions(found: Features, logits: Scores, classes: Classes, truth: Bools) -> pa.Table:
+def predictions(features: Features, logits: Scores, classes: Classes, truth: Bools) -> pa.Table:
     """Return PREDICTIONS of a set, a row for each example; those that cannot be decoded come last."""
     first = top(logits, 1)[:, 0]
-    probability = softmax(logits)[np.arange(len(found)), first]
+    probability = softmax(logits)[np.arange(len(features)), first]
     labelled = truth.any(axis=1)
-    right = truth[np.arange(len(found)), first]
-    none = len(found.unreadable)
+    right = truth[np.arange(len(features)), first]
+    none = len(features.unreadable)
     columns = [
-        pa.array([*found.example_ids, *(one.example_id for one in found.unreadable)]),
-        pa.array([*found.labels, *(one.label for one in found.unreadable)]),
+        pa.array([*features.example_ids, *(one.example_id for one in features.unreadable)]),
+        pa.array([*features.labels, *(one.label for one in features.unreadable)]),
         pa.array([*(classes.labels[one] for one in first), *[""] * none]),
         pa.array([*right.tolist(), *[False] * none], mask=np.append(~labelled, np.ones(none, np.bool_))),
         pa.array(np.append(probability, np.zeros(none)).astype(np.float32)),

@@ -177,13 +177,13 @@ def _as_mapped(clean: Features, known: Classes, class_map: ClassMap) -> Features
     return kept
 
 
-def _accuracy(encoded: EncodedModel, logits: Logits, found: Features, names: list[str]) -> Accuracy:
+def _accuracy(encoded: EncodedModel, logits: Logits, features: Features, names: list[str]) -> Accuracy:
     """Return the share of labelled examples that are right: an exact interval, over draws Student's t."""
-    rows = labelled(found)
+    rows = labelled(features)
     if not len(rows):
         raise ValueError("no example of the source has a class of the shifted set")
     index = {label: number for number, label in enumerate(names)}
-    targets = np.array([index[found.labels[row]] for row in rows])
+    targets = np.array([index[features.labels[row]] for row in rows])
     shares = [float((top(one[rows], 1)[:, 0] == targets).mean()) for one in logits]
     value = float(np.mean(shares))
     correct = round(value * len(rows))

@@ -92,7 +92,7 @@ def _score(
     name: str,
     logits: Scores,
     truth: Bools,
-    found: Features,
+    features: Features,
     rows: npt.NDArray[np.int64],
 ) -> ScoredMetrics:
     config, main = encoded.config, encoded.config.main_metric(name)
@@ -104,7 +104,7 @@ def _prompts(
     encoded: EncodedModel,
     name: str,
     truth: Bools,
-    found: Features,
+    features: Features,
     rows: npt.NDArray[np.int64],
     best: ScoredMetrics,
 ) -> dict[str, Any]:
@@ -131,25 +131,25 @@ def _prompts(
 
 
 def _beside(
-    encoded: EncodedModel, theirs: dict[str, bool], found: Features, logits: Scores, truth: Bools,
+    encoded: EncodedModel, theirs: dict[str, bool], features: Features, logits: Scores, truth: Bools,
     rows: npt.NDArray[np.int64],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the comparison on the labelled examples that the other predictions hold."""
-    own = np.array([row for row in rows if found.example_ids[row] in theirs])
+    own = np.array([row for row in rows if features.example_ids[row] in theirs])
     ours = truth[own, logits[own].argmax(axis=1)]
-    right = np.array([theirs[found.example_ids[row]] for row in own])
-    labels = [found.labels[row] for row in own]
+    right = np.array([theirs[features.example_ids[row]] for row in own])
+    labels = [features.labels[row] for row in own]
     return compare.beside(ours, right, labels, encoded.config.confidence, encoded.config.seed)
 
 
 def scored_subsets(
-    encoded: EncodedModel, name: str, task: str, logits: Scores, truth: Bools, found: Features
+    encoded: EncodedModel, name: str, task: str, logits: Scores, truth: Bools, features: Features
 ) -> list[Result]:
     """Return the results of a set's --subset files."""
     main = encoded.config.main_metric(name)
     out = []
-    for subset in _subsets(encoded, name, found):
-        scored = _score(encoded, name, logits, truth, found, subset.rows)
+    for subset in _subsets(encoded, name, features):
+        scored = _score(encoded, name, logits, truth, features, subset.rows)
         out.append(
             Result(
                 dataset=subset.name, model=encoded.name, task=task, metrics=scored.metrics,
@@ -159,8 +159,8 @@ def scored_subsets(
     return out
 
 
-def _subsets(encoded: EncodedModel, name: str, found: Features) -> list[ExampleSubset]:
-    place = {example_id: row for row, example_id in enumerate(found.example_ids)}
+def _subsets(encoded: EncodedModel, name: str, features: Features) -> list[ExampleSubset]:
+    place = {example_id: row for row, example_id in enumerate(features.example_ids)}
     subsets = []
     for value in encoded.config.subset:
         own, equals, path = value.partition("=")
@@ -169,11 +169,13 @@ def _subsets(encoded: EncodedModel, name: str, found: Features) -> list[ExampleS
         path = path if equals else value
         ids = evalsets.read_lines(path)
         # With --limit the rest of a subset is not evaluated; otherwise every id must be there.
-        known = place.keys() | {one.example_id for one in found.unreadable}
+        known = place.keys() | {one.example_id for one in features.unreadable}
         strange = [one for one in ids if one not in known]
         if strange and not encoded.config.limit:
             raise ValueError(f"{path}: {len(strange)} ids are not in {name}, such as {strange[0]!r}")
-        rows = np.array(sorted({place[one] for one in ids if one in place} & set(labelled(found).tolist())))
+        rows = np.array(
+            sorted({place[one] for one in ids if one in place} & set(labelled(features).tolist()))
+        )
         if not len(rows):
             raise ValueError(f"{path} names no labelled example of {name}")
         parts = PurePosixPath(path)
