@@ -85,14 +85,11 @@ class Runner:
         these may become more from one command to the next.
         """
         step = Tasks(label=label, folder=folder, plan=partial(_given, tasks, seconds), worker=worker)
-        with self.watch(label, folder, len(tasks), Work(tasks=tasks).images):
-            done = {result.name: result for result in (step.results(kind) if step.is_done else [])}
-            if not {task.name for task in tasks} <= done.keys():
-                if self.is_local:
-                    local.run(self.pool, step, plan(step), self.at_once)
-                else:
-                    self.beam.run([step])
-                done = {result.name: result for result in step.results(kind)}
+        names = {task.name for task in tasks}
+        if step.is_done and not names <= {result.name for result in step.results(kind)}:
+            step.reopen()
+        self.run([step])
+        done = {result.name: result for result in step.results(kind)}
         return [done[task.name] for task in tasks]
 
 

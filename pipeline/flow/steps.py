@@ -57,6 +57,10 @@ class Step:
         """Return whether all of the step's files are there."""
         return storage.exists(storage.join(self.folder, self.marker))
 
+    def reopen(self) -> None:
+        """Let a finished step be one that is not: its tasks have become more."""
+        storage.remove_tree(storage.join(self.folder, self.marker))
+
     def results(self, kind: type[P]) -> list[P]:
         """Return the results of a finished step, sorted by the names of its tasks."""
         return results_in(self.folder, kind)
