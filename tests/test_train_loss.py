@@ -76,6 +76,11 @@ def expected_gradients() -> tuple[float, dict[str, Tensor]]:
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def assert_same_gradient(found: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    """Compare within 1e-5 of the largest value: terms are added in another order, each rounded by its size."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()), msg=name)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 4, 8])
 def test_gradient_cache_equals_the_full_batch_including_the_scale(accumulate: int) -> None:
     loss, expected = expected_gradients()
@@ -86,7 +91,7 @@ def test_gradient_cache_equals_the_full_batch_including_the_scale(accumulate: in
     assert value.item() == pytest.approx(loss, abs=1e-6)
     assert model.logit_scale.grad.item() == pytest.approx(expected["logit_scale"].item(), rel=1e-5)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        assert_same_gradient(parameter.grad, expected[name], name)
 
 
 def _no_autocast():  # type: ignore[no-untyped-def]
@@ -151,7 +156,7 @@ def test_ranks_together_equal_one_process(ranks: int, accumulate: int, processes
         assert result["loss"].item() == pytest.approx(loss, abs=1e-6)
         assert result["pairs"] == {1: 0, 2: 0, 4: 2}[ranks]
         for name, gradient in result["gradients"].items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+            assert_same_gradient(gradient, expected[name], name)
 
 
 def test_equals_open_clips_loss() -> None:
