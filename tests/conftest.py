@@ -21,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep what imports leave from being searched for garbage: a fifth of collecting, a twentieth of running."""
+    """Keep imported objects from being searched for garbage: a fifth of collecting, a twentieth of a run."""
     gc.disable()
     try:
         return (yield)

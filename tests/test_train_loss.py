@@ -77,7 +77,7 @@ def expected_gradients() -> tuple[float, dict[str, Tensor]]:
 
 
 def assert_same_gradient(found: torch.Tensor, expected: torch.Tensor, name: str) -> None:
-    """Compare within 1e-5 of the largest value: terms are added in another order, each rounded by its size."""
+    """Compare within 1e-5 of the largest value: terms are added in another order, and rounded by size."""
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()), msg=name)
 
 
