@@ -96,8 +96,9 @@ def test_on_photographs_accuracy_is_scikit_learns_within_a_tenth_of_a_point():
         name="m", path="", model=eval_models.model(), tokenizer=eval_models.tokenizer(), device=CPU,
         precision="fp32", fingerprint="",
     )  # fmt: skip
-    train = encode(encoder, sets.examples(str(CLOTHING / "train"), 400), 64, 2)
-    test = encode(encoder, sets.examples(str(CLOTHING / "validation")), 64, 2)
+    with sets.decoders(encoder.size, 2) as decoders:
+        train = encode(encoder, "train", sets.examples(str(CLOTHING / "train"), 400), 64, decoders)
+        test = encode(encoder, "test", sets.examples(str(CLOTHING / "validation")), 64, decoders)
     names = sorted(set(train.labels))
     targets, wanted = (np.array([names.index(one) for one in part.labels]) for part in (train, test))
     for c in (0.01, 1.0):

@@ -9,6 +9,7 @@ from pipeline import schemas
 from pipeline.cli import main
 from pipeline.flow.markers import read_vector
 from pipeline.run_folder import Layout, done
+from pipeline.stages import Candidates, Selected
 
 
 @pytest.mark.parametrize(
@@ -31,13 +32,12 @@ def test_real_archives_become_accounted_candidates(sample_data: Path, tmp_path: 
         "--out", str(out), "--lang", "any", "--stage", "candidates",
     ]  # fmt: skip
     assert main(argv) == 0
-    summary = done(Layout(str(out)), "candidates")
-    assert summary is not None
-    assert summary["candidates"] == summary["rows"] + sum(summary["reasons"].values())
-    tables = [pq.read_table(path) for path in summary["rejected"]]
-    assert sum(len(table) for table in tables) == sum(summary["reasons"].values())
+    summary = done(Layout(str(out)), Candidates)
+    assert summary.candidates == summary.rows + sum(summary.reasons.values())
+    tables = [pq.read_table(piece.rejects) for piece in summary.pieces]
+    assert sum(len(table) for table in tables) == sum(summary.reasons.values())
     if name.endswith((".warc.gz", "sample2.warc.wat.gz")):
-        assert summary["images"] > 0
+        assert summary.images > 0
 
 
 def test_ten_thousand_real_texts_on_half_a_million_queries(sample_data: Path, tmp_path: Path) -> None:
@@ -49,16 +49,15 @@ def test_ten_thousand_real_texts_on_half_a_million_queries(sample_data: Path, tm
     assert main([*argv, "--stage", "candidates"]) == 0
     assert main([*argv, "--stage", "select"]) == 0
     layout = Layout(str(out))
-    found, selected = done(layout, "candidates"), done(layout, "select")
-    assert found is not None and selected is not None
-    assert found["candidates"] == 10_000
-    rejected = sum(found["reasons"].values()) + sum(selected["reasons"].values())
-    rows = sum(r["rows"] for r in selected["samples"])
+    found, selected = done(layout, Candidates), done(layout, Selected)
+    assert found.candidates == 10_000
+    rejected = sum(found.reasons.values()) + sum(selected.reasons.values())
+    rows = sum(samples.rows for samples in selected.samples)
     assert rows + rejected == 10_000
     matched = read_vector(layout.stage("select", "round-0", "counts"))[0]
-    tables = [schemas.read_table(r["path"]) for r in selected["samples"]]
+    tables = [schemas.read_table(samples.path) for samples in selected.samples]
     pairs = sum(len(set(ids)) for table in tables for ids in table["matched"].to_pylist())
     assert int(matched.sum()) <= pairs, "a query counts once a sample"
     # Most English texts of the web match: the published rule, with case, leaves 4.2% of these unmatched.
-    assert found["reasons"].get("no_match", 0) < 500
+    assert found.reasons.get("no_match", 0) < 500
     assert 7 < pairs / rows < 25

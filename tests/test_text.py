@@ -241,7 +241,7 @@ def lines(block: str) -> list[str]:
 def test_dropped(reason: str, text: str) -> None:
     assert clean(text) == text
     assert check(text, RULES) == reason
-    assert REASONS[reason].stage == "candidates"
+    assert REASONS[reason].stages == ("candidates",)
 
 
 KEPT = """
