@@ -37,6 +37,8 @@ class Proxy:
     seen: list[tuple[str, str, int]] = field(default_factory=list)
     """(method, path, status) of every request; status 0 for an answer that was lost."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    writing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the store decides a conditional write, which is atomic on S3."""
 
     def statuses(self) -> Counter[int]:
         """Return how many requests ended in each status."""
@@ -92,7 +94,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.direct, timeout=60)
-        with contextlib.closing(upstream):
+        # moto looks whether there is an object, then writes it: of two writers at once both could be first.
+        is_conditional = "If-None-Match" in self.headers
+        with contextlib.closing(upstream), self.proxy.writing if is_conditional else contextlib.nullcontext():
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in ("transfer-encoding", "content-length", "expect", "connection"):

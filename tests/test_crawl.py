@@ -96,15 +96,15 @@ def test_merged_images_are_traced_and_their_captions_united(web: Server, whole: 
         assert set(row["captions"]) <= by_bytes[row["sha256"]]
 
 
-def test_each_query_keeps_exactly_what_it_may(small_web: Server, tmp_path: Path) -> None:
+def test_each_query_keeps_exactly_what_it_may(web: Server, tmp_path: Path) -> None:
     """With rounds enough, each query has the k smallest priorities of all that can be fetched.
 
     Without merging and placeholders, which depend on what else was fetched.
     """
     alone = ("--workers", "1", "--dedup", "off", "--placeholder-captions", "0")
-    whole = crawl(small_web.web, tmp_path / "whole", *alone)
+    whole = crawl(web.web, tmp_path / "whole", *alone)
     capped = crawl(
-        small_web.web, tmp_path / "capped", "--per-query", "4", "--headroom", "1", "--rounds", "9", *alone
+        web.web, tmp_path / "capped", "--per-query", "4", "--headroom", "1", "--rounds", "9", *alone
     )
     assert len(manifest(capped)["rounds"]) > 1, "what failed in the first round is made up for in another"
     queries = querylist.load(str(capped / "work" / "queries.parquet"))
