@@ -13,9 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import processes, storage
+from pipeline.fetch.parts import Round
+from pipeline.fetch.steps import remove_staging
 from pipeline.flow import kept
 from pipeline.flow.markers import commit, finished, read_marker
 from pipeline.flow.parts import Part
+from pipeline.run_folder import Layout
+from pipeline.stages import Rounds
 
 RECORDS = [({"key": f"{n:032x}", "detail": "é\ud800" * n}, bytes([n]) * (n * 50)) for n in range(6)]
 
@@ -176,3 +180,15 @@ def test_a_worker_of_an_object_store_keeps_what_it_has_when_its_launcher_is_stop
     processes._ask_to_end([child.pid])  # as `kill` does, which would end the store as well
     assert child.wait() == 143
     assert read(bucket) == [("x", b"body")]
+
+
+def test_the_staged_images_of_all_attempts_go(tmp_path: Path) -> None:
+    """Of two attempts at a unit the first marker counts; the other one's blob is no result's file."""
+    layout = Layout(str(tmp_path))
+    for name in ("0@first", "0@second"):
+        storage.write_bytes(storage.join(layout.round(0), f"{name}.blob"), b"jpeg")
+        storage.write_bytes(storage.join(layout.round(0), f"{name}.parquet"), b"rows")
+    one = Round(name="0", units=(), merged=(), images=0, bytes=0, reasons={})
+    remove_staging(layout, Rounds(rounds=(one,)))
+    left = storage.list_files(layout.round(0))
+    assert [path.rpartition("/")[2] for path in left] == ["0@first.parquet", "0@second.parquet"]

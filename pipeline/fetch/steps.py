@@ -42,6 +42,7 @@ def _round(crawl: Crawl, number: int) -> Round:
 def remove_staging(layout: Layout, fetched: Rounds) -> None:
     """Remove the staged images of a verified run; their rows stay, and a note that the images went."""
     storage.write_bytes(layout.stage("fetch", "removed.stage"), b"true")
-    for unit in fetched.units:
-        storage.remove_tree(unit.blob)
+    for number in range(len(fetched.rounds)):
+        for path in storage.list_files(layout.round(number), ".blob"):  # of all attempts
+            storage.remove_tree(path)
     forget_restored(layout)
