@@ -107,8 +107,8 @@ class ExampleFiles(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescribedExamples(Part):
-    """Described examples of a set; row and offset in their table are places in the other files."""
+class _Described(Part):
+    """Examples, described; row and offset in their table are places in the other files."""
 
     examples: Annotated[str, File(EXAMPLES)]
     images: Blob
@@ -116,24 +116,19 @@ class DescribedExamples(Part):
     hashes: Blob
     """uint8 [compared * views, 32], .npy."""
     colours: Blob
-    """int16 [compared * views, 256], .npy; not whitened."""
+    """[compared * views, 256], .npy."""
     compared: int
     """Examples that are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExampleIndex(Part):
-    """All examples of all sets; row and offset in their table are places in the other files."""
+class DescribedExamples(_Described):
+    """Described examples of a set; colours are int16, not whitened."""
 
-    examples: Annotated[str, File(EXAMPLES)]
-    images: Blob
-    """JPEGs, one after the other."""
-    hashes: Blob
-    """uint8 [compared * views, 32], .npy."""
-    colours: Blob
-    """int8 [compared * views, 256], .npy: `search.quantised`."""
-    compared: int
-    """Examples that are."""
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleIndex(_Described):
+    """All examples of all sets; colours are int8: `search.quantised`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ class DumpPiece(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class TextBlock(Part):
-    """A `corpus.Block` as files."""
+    """A `token_blocks.TokenBlock` as files."""
 
     words: Annotated[str, File(WORD_COUNTS)]
     """By partition; word i + 1 of the stream is in row i."""

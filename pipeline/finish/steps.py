@@ -109,7 +109,7 @@ def _balance(this: _Finish) -> Step:
 
 
 def _plan_balance(this: _Finish) -> Work:
-    return Work(tasks=results_in(this.merged, NearMerged if this.near else Merged))
+    return Work(tasks=results_in(this.merged, Merged))
 
 
 def _mix(this: _Finish) -> Step:
