@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pipeline.config import deciding, texts_of
+from pipeline.config import texts_of
+from pipeline.options.fields import deciding
 
 CONFIGS: Final = {
     "queries": "queries.options:QueriesConfig",

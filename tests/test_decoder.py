@@ -262,3 +262,14 @@ def test_every_hostile_file_has_the_outcome_it_deserves() -> None:
             if outcome.reason not in allowed:
                 wrong.append((entry["file"], entry["strict"]["out"], outcome.reason, outcome.detail))
     assert wrong == []
+
+
+def test_the_child_loads_no_command_and_no_file_system() -> None:
+    """It starts once a process and again after each crash: half of its time was the command's parser."""
+    modules = "pipeline.images.child, pipeline.images.process, pipeline.images.pixels"
+    code = f"import sys, {modules}; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-P", "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "pipeline.options.images" in loaded.split()
+    assert not {"tyro", "rich", "fsspec", "pyarrow", "asyncio"} & set(loaded.split())

@@ -7,8 +7,9 @@ from typing import Any, Final, Literal, get_args
 import tyro
 
 from pipeline.captions.text import TextRules
-from pipeline.config import decides, deciding, effective
+from pipeline.config import effective
 from pipeline.options.fetch import FetchOptions, UnitLimits
+from pipeline.options.fields import decides, deciding
 from pipeline.options.images import ImageOptions
 from pipeline.options.sources import SourceOptions
 

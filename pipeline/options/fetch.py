@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 
 from tyro.conf import UseAppendAction
 
-from pipeline.config import decides
+from pipeline.options.fields import decides
 
 OptOut = Literal[
     "robots-alias",

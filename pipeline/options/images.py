@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from pipeline.config import decides
 from pipeline.images.headers import FORMATS, WEB_FORMATS
+from pipeline.options.fields import decides
 
 ResizeMode = Literal["shorter", "longer", "square", "keep"]
 
