@@ -13,6 +13,7 @@ from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded, job_name, worker_log
+from pipeline.flow import beam_options
 from pipeline.report.statements import count
 from pipeline.terminal import output, terminal
 
@@ -33,6 +34,8 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     console = console or terminal()
     started = time.monotonic()
     training, inputs, eval_inputs = overlap.prepare(config)
+    read = (file.path for file in (*inputs, *eval_inputs))
+    beam_options.require_shared(beam_flags, [config.out, *read, config.detector])
     if config.check:
         show_plan(console, config, inputs, eval_inputs)
         return 0

@@ -27,6 +27,7 @@ from pipeline import (
 )
 from pipeline import config as parser
 from pipeline.cli_runtime import guarded, job_name, worker_log
+from pipeline.flow import beam_options
 from pipeline.http.user_agent import NO_CONTACT
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
@@ -70,6 +71,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     layout = run_folder.current(options.out.rstrip("/"))
     whole = sources.plan(options.source, options.sources)
     pieces = pilot.sample(whole, options.sample, options.seed)
+    read = (piece.path for piece in pieces)
+    beam_options.require_shared(beam_flags, [options.out, *read, options.drop, options.hash_list])
     inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)

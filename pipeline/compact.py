@@ -23,6 +23,7 @@ from pipeline import (
 from pipeline import config as parser
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.finished_set import FinishedSet
+from pipeline.flow import beam_options
 from pipeline.flow.parts import Part
 from pipeline.lock import lock
 from pipeline.manifest import Shard
@@ -67,6 +68,7 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
     """Write the new shards, then all that speaks of them, then the manifest."""
     source, target = Layout(options.run.rstrip("/")), Layout(options.out.rstrip("/"))
     stored = checked_manifest.of(source.root)
+    beam_options.require_shared(beam_flags, [source.root, target.root])
     if message := tombstones.pending(source.root) or extend.interrupted(source.root):
         raise ValueError(message)
     stamp = storage.join(target.work, "compacted.json")

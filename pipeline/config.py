@@ -1,16 +1,14 @@
 """One parser for the command line and TOML: options are the fields of frozen dataclasses.
 
-A TOML file holds the same options, at its top level or in a table named after the command; flags win over it.
-An unknown key or flag is refused with the nearest valid name.
+A TOML file holds the same options, at its top level or in a table named after the command, and Beam's flags
+in the table [beam]; what is typed wins. An unknown key or flag is refused with the nearest valid name.
 """
 
 import ast
-import contextlib
 import copy
 import dataclasses
 import difflib
 import inspect
-import io
 import json
 import sys
 import textwrap
@@ -107,7 +105,7 @@ def parse(
     arguments = list(argv)
     if "--help" in arguments or "-h" in arguments:
         _print_help(config_class, prog, () if "--help" in arguments else common)
-    toml_flags, from_toml = _take_config(arguments, config_class, prog.split()[-1], beam)
+    toml_flags, from_toml = _take_config(arguments, config_class, prog, beam)
     arguments = _join_repeated([*toml_flags, *arguments], config_class)
     try:
         _refuse_misspelt(arguments, config_class, beam, others or {})
@@ -119,7 +117,11 @@ def parse(
         )
         if rest:
             _refuse_several(arguments, rest, config_class)
-            check_beam_flags(rest, [f"--{name.replace('_', '-')}" for name, _ in fields(config_class)], beam)
+            check_flags(rest, [f"--{name.replace('_', '-')}" for name, _ in fields(config_class)], beam)
+        if from_toml or rest:
+            from pipeline.flow import beam_options
+
+            beam_options.check((*from_toml, *rest))
     except ValueError as error:
         usage_error(prog, str(error))
     return config, (*from_toml, *rest)
@@ -139,7 +141,7 @@ def _refuse_misspelt(
         if (instead := others.get(flag.removeprefix("--").replace("-", "_"))) is not None:
             raise ValueError(f"{flag} is an option of another tool; here it is {instead}")
     if unknown:
-        check_beam_flags(unknown, [f"--{name}" for name in names], beam)
+        check_flags(unknown, [f"--{name}" for name in names], beam)
 
 
 def _ask_for_required(arguments: Sequence[str], config_class: type, prog: str) -> None:
@@ -198,30 +200,34 @@ def usage_error(prog: str, message: str) -> NoReturn:
 
 
 def _take_config(
-    arguments: list[str], config_class: type, command: str, beam: bool
+    arguments: list[str], config_class: type, prog: str, beam: bool
 ) -> tuple[list[str], list[str]]:
     """Remove `--config FILE` from the arguments and return the file's flags: openwit's, and Beam's."""
     for index, argument in enumerate(arguments):
         if argument == "--config" or argument.startswith("--config="):
             path = argument.partition("=")[2] or (arguments[index + 1] if index + 1 < len(arguments) else "")
             if not path:
-                usage_error(command, "--config needs the path of a TOML file")
+                usage_error(prog, "--config needs the path of a TOML file")
             del arguments[index : index + (1 if "=" in argument else 2)]
             try:
                 values = tomllib.loads(storage.read_bytes(path).decode("utf-8-sig"))
-                return _flags_of(values, config_class, command, path, arguments, beam)
+                return _flags_of(values, config_class, prog.split()[-1], path, arguments, beam)
             except (FileNotFoundError, IsADirectoryError) as error:
-                usage_error(command, told(error))
+                usage_error(prog, told(error))
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
-                usage_error(command, f"{path}: {error}")
+                usage_error(prog, f"{path}: {error}")
     return [], []
 
 
 def _flags_of(
     values: dict[str, Any], config_class: type, command: str, path: str, arguments: list[str], beam: bool
 ) -> tuple[list[str], list[str]]:
-    beam_values = values.pop("beam", {}) if beam else {}
+    beam_values = values.pop("beam", {})
     tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    for name in tables:
+        meant = difflib.get_close_matches(name, [command, "beam"], n=1, cutoff=0.7)
+        if meant and name not in meant:
+            raise ValueError(f"unknown table [{name}]; did you mean [{meant[0]}]?")
     own = {name: value for name, value in values.items() if name not in tables} | tables.get(command, {})
     valid = dict(fields(config_class))
     flags: list[str] = []
@@ -230,8 +236,13 @@ def _flags_of(
         if name not in valid:
             raise ValueError(f"unknown option {key!r}{nearest(name, sorted(valid))}")
         flags += flag(name, value, arguments, repeated=hasattr(valid[name].type, "__metadata__"))
-    extra = [f"--{key}={value}" for key, value in beam_values.items() if value is not False]
-    return flags, [flag.removesuffix("=True") for flag in extra]
+    if not (beam and beam_values):
+        return flags, []
+    from pipeline.flow import beam_options
+
+    extra = beam_options.of_table(beam_values)
+    check_flags(extra, (), beam)
+    return flags, extra
 
 
 def flag(name: str, value: Any, arguments: Sequence[str] = (), *, repeated: bool = False) -> list[str]:
@@ -249,28 +260,18 @@ def flag(name: str, value: Any, arguments: Sequence[str] = (), *, repeated: bool
     return [part for item in value for part in (given, str(item))] if repeated else [given, *map(str, value)]
 
 
-def check_beam_flags(rest: Sequence[str], valid: Sequence[str], beam: bool) -> None:
+def check_flags(rest: Sequence[str], valid: Sequence[str], beam: bool) -> None:
     """Refuse flags that neither openwit nor Beam knows; Beam itself would only warn and drop them."""
     unknown = [argument.partition("=")[0] for argument in rest if argument.startswith("-")]
     stray = [] if rest[0].startswith("-") else [rest[0]]
-    known = [*valid, *(_beam_flags() if beam and not stray else ())]
+    known = list(valid)
+    if beam and not stray:
+        from pipeline.flow import beam_options
+
+        known += beam_options.known()
     for name in [*stray, *unknown]:
         if name not in known:
             raise ValueError(f"unknown option {name}{nearest(name, known)}")
-
-
-def _beam_flags() -> list[str]:
-    """Return every flag that this version of Beam and its installed runners define."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
-    except ImportError as error:
-        raise ValueError(f"Beam flags need Beam: pip install 'openwit[crawl]' ({error})") from error
-    parser = _BeamArgumentParser()
-    for options in PipelineOptions.__subclasses__():
-        with contextlib.suppress(Exception):  # two options classes may define the same flag
-            options._add_argparse_args(parser)
-    return sorted(flag for flag in parser._option_string_actions if flag.startswith("--"))
 
 
 def effective(config: Any) -> dict[str, Any]:

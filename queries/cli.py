@@ -12,6 +12,7 @@ from rich.text import Text
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded, job_name, worker_log
+from pipeline.flow import beam_options
 from pipeline.terminal import output, terminal
 from queries.options import QueriesConfig
 
@@ -33,6 +34,7 @@ def run(config: QueriesConfig, beam_flags: Sequence[str] = (), console: Console 
     console = console or terminal()
     started = time.monotonic()
     found = find_inputs(config)
+    beam_options.require_shared(beam_flags, [config.out, *(file.path for file in found.files)])
     if config.check:
         show_plan(console, config, found)
         return 0

@@ -1,7 +1,8 @@
-"""docs/running.md: every command is complete, and openwit's own parser takes it."""
+"""docs/running.md: every command and file of options is complete, and openwit's own parser takes it."""
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "running.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line]
+FILES = dict(re.findall(r"^```toml\n# (\S+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 OWN = [line for line in LINES if re.match(r"(nohup )?(openwit|python beam_job\.py) ", line)]
 
 
@@ -27,10 +29,16 @@ def parsed(line: str) -> tuple[str, object, tuple[str, ...]]:
     return name, options, flags
 
 
-@pytest.mark.parametrize("line", OWN)
-def test_every_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work where the document's files of options are."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.toml").write_text('queries = "q"\nsource = ["s"]\nout = "run"\n')
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+
+
+@pytest.mark.parametrize("line", OWN)
+def test_every_command_parses(line: str) -> None:
     _, _, flags = parsed(line)
     if not flags:
         return
@@ -43,12 +51,23 @@ def test_every_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert given - negated <= set(known), "Beam reads every flag, with a value of its type"
 
 
+def test_every_table_is_that_of_a_command() -> None:
+    assert len(FILES) == TEXT.count("```toml"), "each begins with its name"
+    used = {}
+    for line in OWN:
+        if name := re.search(r"--config (\S+)", line):
+            job, _, flags = parsed(line)
+            used.setdefault(name[1], set()).update({job, *(["beam"] if flags else [])})
+    assert used == {name: set(tomllib.loads(text)) for name, text in FILES.items()}
+
+
 def test_every_job_is_shown_on_every_cluster() -> None:
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
     shown: set[tuple[str, str]] = set()
     for line in OWN:
-        if "run.toml" not in line:
-            runner = re.search(r"--runner (\S+)", line)
-            shown.add((parsed(line)[0], runner[1] if runner else ""))
+        name, _, flags = parsed(line)
+        shown.add((name, PipelineOptions(list(flags)).view_as(StandardOptions).runner or ""))
     for runner in ("", "DataflowRunner", "FlinkRunner"):
         assert {(job, runner) for job in ("queries", "crawl", "overlap")} <= shown
     spark = {job for job, runner in shown if runner in ("SparkRunner", "PortableRunner")}
@@ -65,7 +84,7 @@ def test_other_programs_commands_are_of_the_versions_that_are_pinned() -> None:
     assert versions <= set(FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS)
     starts = {line.split()[0] for line in LINES if line not in OWN}
     assert starts == {"gcloud", "docker", "python", "make"}
-    images = set(re.findall(r"us-central1-docker\S+", TEXT))
+    images = set(re.findall(r"us-central1-docker[^\s\"]+", TEXT))
     assert images == {"us-central1-docker.pkg.dev/my-project/openwit/worker:1", "us-central1-docker.pkg.dev"}
 
 

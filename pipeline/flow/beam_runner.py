@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import storage
+from pipeline.flow import beam_options
 from pipeline.flow.beam_graphs import Steps
 from pipeline.flow.beam_job_server import runner_of
 from pipeline.flow.local import stderr_to
@@ -33,15 +34,23 @@ class BeamRunner:
         named += [flag.removeprefix("--runner=") for flag in self.flags if flag.startswith("--runner=")]
         return all(name in ("DirectRunner", "FnApiRunner") for name in named)
 
+    @property
+    def is_on_dataflow(self) -> bool:
+        """Return whether Google's Dataflow does the work."""
+        return beam_options.runs_on_dataflow(self.flags)
+
     def options(self, tasks: int) -> PipelineOptions:
         """Return the pipeline options for a job whose first step has so many tasks.
 
         FnApiRunner is named because plain DirectRunner tries to download another engine. One task gains
-        nothing from processes, which cost two seconds to start.
+        nothing from processes, which cost two seconds to start. On Dataflow Beam would send the main module
+        along, of which workers need nothing.
         """
         flags = list(self.flags)
         if self.name and not any(flag.startswith("--job_name") for flag in flags):
             flags.append(f"--job_name={self.name}")
+        if self.is_on_dataflow:
+            flags.insert(0, "--no_save_main_session")
         if self._is_here:
             processes = min(self.workers, tasks)
             mode = "multi_processing" if processes > 1 else "in_memory"
@@ -60,12 +69,11 @@ class BeamRunner:
             if step.is_known:
                 plan(step)
         options = self.options(max(len(work.tasks), work.partitions))
-        on_dataflow = options.view_as(StandardOptions).runner == "DataflowRunner"
-        if on_dataflow:  # says where the job can be looked at
+        if self.is_on_dataflow:  # says where the job can be looked at
             logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
         pipeline = beam.Pipeline(runner=runner_of(options, self.flags), options=options)
         _ = pipeline | Steps(tuple(steps))
-        with _followed(steps, watch), stderr_to("" if on_dataflow else self.log):
+        with _followed(steps, watch), stderr_to("" if self.is_on_dataflow else self.log):
             self._wait(pipeline)
 
     def _wait(self, pipeline: beam.Pipeline) -> None:
