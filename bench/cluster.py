@@ -2,7 +2,7 @@
 
     python -m bench.engines
     python -m bench.cluster
-    python -m bench.cluster --runner flink --at beam-runners-flink-2.0-job-server-2.77.0.jar
+    python -m bench.cluster --runner flink --at .engines/beam-runners-flink-1.19-2.62.0.jar
 
 The Python code runs in four processes of a worker pool (EXTERNAL), as on the nodes of a cluster; Flink and
 Spark run inside their job servers unless a flag names a master. Without --runner all that are here are run,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,40 @@ def test_what_cannot_be_fetched_is_left_out_and_said(
     go.chmod(0o755)
     with pytest.raises(ValueError, match="has the hash h1:another="):
         engines.prism("2.77.0")
+
+
+# Of Maven's goals knows copy-dependencies alone, which finds these jars.
+MAVEN = """#!{python}
+import pathlib, sys
+goal, where, *_ = sys.argv[5:]
+if goal != "dependency:copy-dependencies":
+    sys.exit("no such artifact")
+folder = pathlib.Path(where.partition("=")[2])
+folder.mkdir()
+for name in ("one", "two" * 30):
+    (folder / f"{{name}}.jar").write_text(name)
+"""
+
+
+def test_where_there_is_no_job_server_libraries_are_made_into_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    maven = tmp_path / "mvn"
+    maven.write_text(MAVEN.format(python=sys.executable))
+    maven.chmod(0o755)
+    monkeypatch.setattr(engines, "FOLDER", tmp_path / "engines")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert engines.main(["flink"]) == 1
+    assert "flink: left out" in capfd.readouterr().err, "these are not the jars whose digest is known"
+    found = engines.CLASS_PATHS["flink"]._replace(digest=engines.digest(tmp_path / "engines/flink"))
+    monkeypatch.setitem(engines.CLASS_PATHS, "flink", found)
+    assert engines.main(["flink"]) == 0
+    jar = Path(capfd.readouterr().out.split()[-1])
+    assert list(engines.FOLDER.glob(cluster.KINDS["flink"].pattern)) == [jar]
+    lines = zipfile.ZipFile(jar).read("META-INF/MANIFEST.MF").split(b"\r\n")
+    assert max(map(len, lines)) <= 70 and b"Main-Class: " + found.main.encode() in lines
+    (at,) = (number for number, line in enumerate(lines) if line.startswith(b"Class-Path: "))
+    assert lines[at] + lines[at + 1][1:] == b"Class-Path: flink/one.jar flink/" + b"two" * 30 + b".jar"
 
 
 @pytest.fixture
