@@ -39,8 +39,8 @@ REASONS: Final[dict[str, Reason]] = {
         camera_setting="the text is a camera's default name or exposure settings",
         boilerplate="the text is a template of the page, not about the image",
         repetitive="the text repeats itself",
-        language="improbable in the wanted language; the detail has the probable one and its score",
         no_match="no query occurs in the text",
+        language="a match, but improbable in the wanted language; the detail has the likeliest and its score",
         opt_out_page="the page reserves its images: meta robots, meta tdm-reservation or X-Robots-Tag",
     ),
     # What dedupe, balance and the caption cap leave out.

@@ -136,7 +136,7 @@ class _Match(beam.DoFn):
     def process(self, one: Candidate) -> Iterator[Any]:
         """Yield the accepted caption, or a rejected row."""
         image = Image(one.url, ((one.kind, one.text),), one.page_url, page_lang=one.page_lang)
-        [(row, accepted)] = judged(image, "", self._judge, None, self._judge.prior([image]))
+        [(row, accepted)] = judged(image, "", self._judge, None, self._judge.page([image]))
         schema = schemas.CAPTION_ROWS if accepted else schemas.REJECTED_ROWS
         found: dict[str, Any] = dict(zip(schema.names, row, strict=True))
         if accepted:

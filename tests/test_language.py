@@ -15,7 +15,7 @@ from bench import language as measured
 from pipeline.candidates.judge import CaptionJudge, judge_piece
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, Identifier, Prior, decide, model_path
-from pipeline.captions.match import MatchAll
+from pipeline.captions.match import MatchAll, Matcher
 from pipeline.options import TextRules
 from pipeline.sources import Image
 
@@ -146,6 +146,29 @@ def test_plain_english_is_not_refused_for_its_top_label() -> None:
         verdict = judge("en").judge(text)
         assert (verdict.reason, verdict.lang) == ("language", "de")
         assert verdict.detail == f"de {verdict.lang_score:.4f}", "label and score of what is refused"
+
+
+def test_the_language_is_told_last_of_what_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    evidence = Identifier.evidence
+
+    def noted(identifier: Identifier, text: str) -> language.Evidence | None:
+        asked.append(text)
+        return evidence(identifier, text)
+
+    monkeypatch.setattr(Identifier, "evidence", noted)
+    texts = ("Ein Hund am Strand", "Ein Haus am See", "a dog", "IMG_0001.JPG")
+    images = [Image(f"https://a.test/{i}.jpg", (("alt", text),), "https://a.test/") for i, text in
+              enumerate(texts)]  # fmt: skip
+    strict = CaptionJudge(Matcher(["dog", "strand"]), TextRules(), Identifier(), "en", False)
+    rejected = judge_piece(iter(images), "s", strict, 16).rejected
+    reasons = dict(zip(rejected["caption"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+    assert reasons == {texts[0]: "language", texts[1]: "no_match", texts[3]: "file_name"}
+    page = " ".join(texts[:3])
+    assert asked == [texts[0], page, texts[2]], "of the page once, of no text that something else refuses"
+    asked.clear()
+    judge_piece(iter(images[1:2]), "s", strict, 16)
+    assert asked == [], "nor of a page without a match"
 
 
 def test_a_page_decides_where_a_caption_does_not(identifier: Identifier) -> None:

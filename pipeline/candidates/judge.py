@@ -5,8 +5,10 @@ hash, so that later stages read any range of hashes by the Parquet row groups' s
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import NamedTuple
 
 import orjson
@@ -29,6 +31,9 @@ _BATCH_ROWS = 50_000
 _CACHE_ENTRIES = 100_000
 _PAGE_IMAGES = 200  # of a page that are looked at together
 
+Page = Callable[[], Prior]
+"""What the page of a caption says of its language, found when it is first asked for."""
+
 
 class Verdict(NamedTuple):
     """What becomes of one text: the caption with its matches, or a reason."""
@@ -41,19 +46,28 @@ class Verdict(NamedTuple):
     lang_score: float
 
 
+def no_page() -> Prior:
+    """Return the prior of a caption that stands alone."""
+    return NO_PAGE
+
+
 @dataclass(slots=True)
 class _Text:
     """What is known of a text whatever its page is."""
 
     caption: str
     reason: str = ""
-    evidence: Evidence | None = None
     matched: list[int] | None = None
     """Queries, once they were looked for."""
+    evidence: tuple[Evidence | None] | None = None
+    """Of its language, once it was looked for."""
 
 
 class CaptionJudge:
-    """Clean, filter, identify and match captions; equal texts are read once while the memory lasts.
+    """Clean, filter, match and identify captions; equal texts are read once while the memory lasts.
+
+    The first rule that refuses a caption is its reason. The language is told last, of captions that match:
+    it costs more than all the other rules.
 
     lang: the wanted language, or "any". Without an identifier no language is told.
     """
@@ -78,31 +92,39 @@ class CaptionJudge:
         matched = self._matcher.match("") if self._empty else []
         return Verdict("", "" if matched else "no_caption", "", matched, "", 0.0)
 
-    def prior(self, images: Sequence[Image]) -> Prior:
+    def page(self, images: Sequence[Image]) -> Page:
         """Return what the page of these images says of their captions' language."""
-        if self._identifier is None:
-            return NO_PAGE
-        read = (self._read(text) for image in images for _, text in image.texts)
-        captions = self._identifier.of_page(text.caption for text in read if not text.reason)
-        return language.page_prior(images[0].page_lang, images[0].page_url, captions)
+        first = images[0]
+        alone = len(images) == 1 and len(first.texts) < 2 and not first.page_lang and not first.page_url
+        return no_page if self._identifier is None or alone else cache(partial(self._prior, images))
 
-    def judge(self, text: str, prior: Prior = NO_PAGE) -> Verdict:
+    def _prior(self, images: Sequence[Image]) -> Prior:
+        assert self._identifier is not None
+        try:
+            read = (self._read(text) for image in images for _, text in image.texts)
+            captions = self._identifier.of_page(text.caption for text in read if not text.reason)
+            return language.page_prior(images[0].page_lang, images[0].page_url, captions)
+        except Exception:  # noqa: BLE001 - the image that cannot be read is counted when its turn comes
+            return NO_PAGE
+
+    def judge(self, text: str, page: Page = no_page) -> Verdict:
         """Return the verdict on one text of a page."""
         read = self._read(text)
         if read.reason:
             return Verdict(read.caption, read.reason, "", [], "", 0.0)
-        lang, score, detail = "", 0.0, ""
-        if self._identifier is not None:
-            lang, score, wanted = UNDETERMINED, 0.0, 0.0
-            if read.evidence is not None:
-                lang, score, wanted = language.decide(read.evidence, prior, self._wanted)
-            detail = f"{lang} {score:.4f}"
-            if self._wanted and wanted < language.IN_USE.improbable:
-                return Verdict(read.caption, "language", detail, [], lang, score)
         if read.matched is None:
             read.matched = self._matcher.match(read.caption)
         if not read.matched:
-            return Verdict(read.caption, "no_match", detail, [], lang, score)
+            return Verdict(read.caption, "no_match", "", [], "", 0.0)
+        if self._identifier is None:
+            return Verdict(read.caption, "", "", read.matched, "", 0.0)
+        if read.evidence is None:
+            read.evidence = (self._identifier.evidence(read.caption),)
+        lang, score, wanted = UNDETERMINED, 0.0, 0.0
+        if read.evidence[0] is not None:
+            lang, score, wanted = language.decide(read.evidence[0], page(), self._wanted)
+        if self._wanted and wanted < language.IN_USE.improbable:
+            return Verdict(read.caption, "language", f"{lang} {score:.4f}", [], lang, score)
         return Verdict(read.caption, "", "", read.matched, lang, score)
 
     def _read(self, text: str) -> _Text:
@@ -121,10 +143,7 @@ class CaptionJudge:
             caption = mask_contacts(caption)
         if not caption:
             return _Text("", "no_caption")
-        if reason := check(caption, self._rules):
-            return _Text(caption, reason)
-        evidence = None if self._identifier is None else self._identifier.evidence(caption)
-        return _Text(caption, "", evidence)
+        return _Text(caption, check(caption, self._rules) or "")
 
 
 class PieceTables(NamedTuple):
@@ -156,7 +175,7 @@ def judge_image(
     source: str,
     judge: CaptionJudge,
     tombstones: Tombstones | None = None,
-    prior: Prior = NO_PAGE,
+    page: Page = no_page,
 ) -> Iterator[tuple[tuple[object, ...], bool]]:
     """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
     image = without_credentials(image)
@@ -179,7 +198,7 @@ def judge_image(
             yield _rejected(uid, image, caption, reason, detail), False
         return
     for kind, text in image.texts:
-        verdict = judge.judge(text, prior)
+        verdict = judge.judge(text, page)
         if verdict.reason == "no_caption" and kind == "caption":
             verdict = judge.without_text
         if verdict.reason:
@@ -200,27 +219,24 @@ def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) ->
 
 
 def judged(
-    image: Image, source: str, judge: CaptionJudge, tombstones: Tombstones | None, prior: Prior
+    image: Image, source: str, judge: CaptionJudge, tombstones: Tombstones | None, page: Page
 ) -> list[tuple[tuple[object, ...], bool]]:
     """Return the rows of `judge_image`; whatever goes wrong becomes their reason."""
     try:
-        return list(judge_image(image, source, judge, tombstones, prior))
+        return list(judge_image(image, source, judge, tombstones, page))
     except Exception as error:  # noqa: BLE001 - one image must not end a file: it is counted
         detail = f"{type(error).__name__}: {error}"
         captions = [clean(text) for _, text in image.texts] or [""]
         return [(_rejected("", image, text, "internal_error", detail), False) for text in captions]
 
 
-def _with_priors(images: Iterator[Image], judge: CaptionJudge) -> Iterator[tuple[Image, Prior]]:
+def _with_pages(images: Iterator[Image], judge: CaptionJudge) -> Iterator[tuple[Image, Page]]:
     """Yield images with what their page says of its language; sources give the images of a page together."""
-    for page, group in itertools.groupby(images, lambda image: image.page_url):
-        while several := list(itertools.islice(group, _PAGE_IMAGES if page else 1)):
-            try:
-                prior = judge.prior(several)
-            except Exception:  # noqa: BLE001 - the image that cannot be read is counted when its turn comes
-                prior = NO_PAGE
+    for url, group in itertools.groupby(images, operator.attrgetter("page_url")):
+        while several := list(itertools.islice(group, _PAGE_IMAGES if url else 1)):
+            page = judge.page(several)
             for image in several:
-                yield image, prior
+                yield image, page
 
 
 def judge_piece(
@@ -235,9 +251,9 @@ def judge_piece(
     columns = {True: schemas.CAPTION_ROWS, False: schemas.REJECTED_ROWS}
     tables: dict[bool, list[pa.Table]] = {True: [], False: []}
     seen = 0
-    for image, prior in _with_priors(images, judge):
+    for image, page in _with_pages(images, judge):
         seen += 1
-        for row, accepted in judged(image, source, judge, tombstones, prior):
+        for row, accepted in judged(image, source, judge, tombstones, page):
             rows[accepted].append(row)
             if len(rows[accepted]) >= _BATCH_ROWS:
                 tables[accepted].append(schemas.to_table(rows[accepted], columns[accepted]))

@@ -14,6 +14,7 @@ measurements, on captions that the weights were not fitted to.
 
 import importlib.util
 import re
+import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 _INSTALL: Final = "run pip install 'openwit[crawl]', or use --lang any to keep every language"
 _LABEL: Final = "__label__"
 _LATIN: Final = re.compile(r"[a-zß-öø-ɏḀ-ỿ]")
+_ASCII_OTHERS: Final = bytes(set(range(128)) - set(string.ascii_letters.encode()))
 _TOP: Final = 5  # labels asked for; a call for all of them takes four times as long
 _LABELS: Final = 176
 _LEAST: Final = 1e-7  # no model of 1 MB is surer than that
@@ -152,11 +154,14 @@ def page_prior(page_lang: str, page_url: str, captions: Evidence | None, weights
 
 def decide(evidence: Evidence, prior: Prior, wanted: str = "") -> Decision:
     """Return the posterior of a caption's language; probabilities rounded to 4 decimals."""
+    known, unknown = prior
     weights = {
-        name: evidence.of(name) * prior.known.get(name, prior.other)
-        for name in dict.fromkeys((*evidence.likely, *prior.known, wanted))
-        if name
+        name: (likelihood if evidence.latin else evidence.of(name)) * known.get(name, unknown)
+        for name, likelihood in evidence.likely.items()
     }
+    for name in (*known, wanted):
+        if name and name not in weights:
+            weights[name] = evidence.of(name) * known.get(name, unknown)
     total = sum(weights.values())
     best = max(weights, key=weights.__getitem__)
     return Decision(best, round(weights[best] / total, 4), round(weights.get(wanted, 0.0) / total, 4))
@@ -192,9 +197,13 @@ class Identifier:
         """
         # The model reads one line; lone surrogates cannot be encoded for it.
         line = " ".join(text.lower().split())
-        if not line.isascii():
+        if line.isascii():
+            letters = len(line.encode().translate(None, _ASCII_OTHERS))
+            latin = letters > 0
+        else:
             line = line.encode("utf-8", "ignore").decode()
-        letters = sum(map(str.isalpha, line))
+            letters = sum(map(str.isalpha, line))
+            latin = _LATIN.search(line) is not None
         if not letters:
             return None
         labels, scores = self._model.predict(line, k=_TOP)
@@ -204,7 +213,6 @@ class Identifier:
             label.removeprefix(_LABEL): max(score, _LEAST) ** power
             for label, score in zip(labels, scores, strict=True)
         }
-        latin = _LATIN.search(line) is not None
         return Evidence(likely, max(_LEAST, min(rest, *scores)) ** power, latin)
 
     def of_page(self, captions: Iterable[str]) -> Evidence | None:
