@@ -24,7 +24,7 @@ demo: $(DEMO)
 demo-full: $(DEMO)
 	$(BIN)/openwit demo --full --out runs/demo-full
 
-# Each process of the tests has a core: more threads of torch would only wait for each other (2.3 times as long).
+# Torch has one thread in each process of the tests: more would only wait for each other (2.3 times as long).
 # In the order of their names, since of the long tests some are alone in a file and would come last.
 # An empty PYTHONDONTWRITEBYTECODE lets pytest keep the assertions that it has rewritten: 15 seconds a process.
 test: $(READY)
