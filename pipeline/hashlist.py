@@ -12,7 +12,10 @@ import numpy.typing as npt
 from pipeline import storage
 
 DISTANCE: Final = 31
-"""Bits of 256 up to which two pictures count as one: `pipeline.near.groups.RADIUS`, with the reason."""
+"""Bits of 256 up to which two pictures count as one: `pipeline.near.groups.RADIUS`, with the reason.
+
+For PDQ it is what Meta advises.
+"""
 MAX_DISTANCE: Final = 90
 """Unrelated pictures differ in 128 bits on average, with a standard deviation of 8: above this, all match."""
 
@@ -20,11 +23,15 @@ _HEX: Final = re.compile(r"[0-9a-f]+")
 _KINDS: Final = {32: "md5", 64: "sha256"}
 
 
-def phash_bytes(digits: str) -> bytes:
+def look_bytes(digits: str) -> bytes:
     """Return the 32 bytes of a perceptual hash of 64 hex digits; ValueError for anything else."""
     if len(digits) != 64 or not _HEX.fullmatch(digits.lower()):
         raise ValueError(f"a perceptual hash has 64 hex digits, not {digits!r}")
     return bytes.fromhex(digits)
+
+
+Looks = tuple[tuple[bytes, int], ...]
+"""Perceptual hashes of 32 bytes, each with the bits up to which a picture counts as it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +40,23 @@ class HashList:
 
     sha256: frozenset[bytes] = frozenset()
     md5: frozenset[bytes] = frozenset()
-    phashes: tuple[tuple[bytes, int], ...] = ()
-    _bits: npt.NDArray[np.uint8] = field(init=False, repr=False, compare=False)
-    _radii: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+    phashes: Looks = ()
+    pdqs: Looks = ()
+    _tables: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
-        """Lay the perceptual hashes out for comparison: uint8 [n, 32]."""
-        raw = b"".join(value for value, _ in self.phashes)
-        object.__setattr__(self, "_bits", np.frombuffer(raw, np.uint8).reshape(-1, 32))
-        object.__setattr__(self, "_radii", np.array([radius for _, radius in self.phashes], np.int64))
+        """Lay the perceptual hashes out for comparison: by kind uint8 [n, 32] and distances [n]."""
+        tables = {
+            kind: (
+                np.frombuffer(b"".join(value for value, _ in looks), np.uint8).reshape(-1, 32),
+                np.array([radius for _, radius in looks], np.int64),
+            )
+            for kind, looks in (("phash", self.phashes), ("pdq", self.pdqs))
+            if looks
+        }
+        object.__setattr__(self, "_tables", tables)
 
     def of_bytes(self, data: bytes, sha256: bytes) -> str:
         """Return which kind of hash lists these bytes, or ""."""
@@ -51,46 +66,55 @@ class HashList:
             return "md5"
         return ""
 
-    def of_picture(self, phash: str) -> str:
+    def of_picture(self, phash: str, pdq: str = "") -> str:
         """Return the kind of hash and the distance if a picture is near a listed one, or "".
 
-        phash: 64 hex digits, or "" for none.
+        phash, pdq: 64 hex digits, or "" for none.
         """
-        if not len(self._bits) or not phash:
-            return ""
-        own = np.frombuffer(bytes.fromhex(phash), np.uint8)
-        distances = np.bitwise_count(self._bits ^ own).sum(axis=1, dtype=np.int64)
-        near = np.flatnonzero(distances <= self._radii)
-        return f"phash, {distances[near].min()} bits away" if len(near) else ""
+        for kind, digits in (("phash", phash), ("pdq", pdq)):
+            if digits and kind in self._tables:
+                bits, radii = self._tables[kind]
+                own = np.frombuffer(bytes.fromhex(digits), np.uint8)
+                distances = np.bitwise_count(bits ^ own).sum(axis=1, dtype=np.int64)
+                near = np.flatnonzero(distances <= radii)
+                if len(near):
+                    return f"{kind}, {distances[near].min()} bits away"
+        return ""
 
 
 def parse(lines: Iterable[str], name: str) -> HashList:
     """Read one hash a line; ValueError names a line that is none, or a list without any.
 
     A line is `HEX`, of 64 digits for SHA-256 and 32 for MD5, what follows it being a file name as sha256sum
-    and md5sum write it; or `sha256 HEX`, `md5 HEX`, or `phash HEX [DISTANCE]`. `#` begins a comment.
+    and md5sum write it; or `sha256 HEX`, `md5 HEX`, `phash HEX [DISTANCE]`, or `pdq HEX [DISTANCE]`.
+    `#` begins a comment.
     """
     exact: dict[str, set[bytes]] = {"sha256": set(), "md5": set()}
-    phashes: dict[bytes, int] = {}
+    looks: dict[str, dict[bytes, int]] = {"phash": {}, "pdq": {}}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].lower().replace(",", " ").split()
         if not words:
             continue
-        kind, *rest = words if words[0] in ("sha256", "md5", "phash") else (_kind(words[0]), *words)
+        kind, *rest = words if words[0] in exact | looks else (_kind(words[0]), *words)
         try:
-            if kind == "phash":
+            if kind in looks:
                 radius = int(rest[1]) if len(rest) > 1 else DISTANCE
-                phashes[phash_bytes(rest[0])] = check_distance(radius)
+                looks[kind][look_bytes(rest[0])] = check_distance(radius)
             elif kind in exact and rest and _kind(rest[0]) == kind:
                 exact[kind].add(bytes.fromhex(rest[0]))
             else:
-                raise ValueError("neither 64 hex digits (SHA-256) nor 32 (MD5), nor `phash HEX DISTANCE`")
+                raise ValueError(
+                    "not 64 hex digits (SHA-256), 32 (MD5), `pdq HEX DISTANCE`, or `phash HEX DISTANCE`"
+                )
         except (ValueError, IndexError) as error:
             raise ValueError(f"{name}, line {number}: {error}: {line.strip()[:80]!r}") from None
-    if not phashes and not any(exact.values()):
+    if not any(exact.values()) and not any(looks.values()):
         raise ValueError(f"{name} lists no hash")
     return HashList(
-        sha256=frozenset(exact["sha256"]), md5=frozenset(exact["md5"]), phashes=tuple(sorted(phashes.items()))
+        sha256=frozenset(exact["sha256"]),
+        md5=frozenset(exact["md5"]),
+        phashes=tuple(sorted(looks["phash"].items())),
+        pdqs=tuple(sorted(looks["pdq"].items())),
     )
 
 

@@ -98,7 +98,7 @@ def request(
         if len(digest) != 64 or digest.strip("0123456789abcdef"):
             raise ValueError(f"a SHA-256 has 64 hex digits, not {value!r}")
         digests.append(bytes.fromhex(digest))
-    looks = {hashlist.phash_bytes(value): hashlist.check_distance(distance) for value in phash}
+    looks = {hashlist.look_bytes(value): hashlist.check_distance(distance) for value in phash}
     return Tombstones(
         urls=frozenset(urls.uid(twin) for one in url for twin in _twins(urls.canonical(one))),
         domains=frozenset(domain_digest(_domain(name)) for name in domain),

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +17,7 @@ from pipeline import hashlist, tombstones
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.hashlist import HashList
+from pipeline.images.pdq import pdq
 from pipeline.takedown import work
 from pipeline.takedown.cli import main as takedown
 from pipeline.tombstones import Tombstones
@@ -353,23 +356,29 @@ def test_of_two_distances_the_larger_counts() -> None:
 def test_a_hash_list_refuses_before_anything_is_stored(web: Server, finished: Path, tmp_path: Path) -> None:
     import hashlib
 
+    def body_of(row: dict[str, Any]) -> bytes:
+        site = row["url"].split("/")[2]
+        name = next(info.name for info in web.web.sites if info.address == site)
+        return (web.web.folder / "sites" / name / urlsplit(row["url"]).path.lstrip("/")).read_bytes()
+
     exact, look = samples(finished)[:2]
-    third = next(r for r in samples(finished)[2:] if r["url"].endswith(".jpg"))
-    site = third["url"].split("/")[2]
-    name = next(info.name for info in web.web.sites if info.address == site)
-    body = (web.web.folder / "sites" / name / urlsplit(third["url"]).path.lstrip("/")).read_bytes()
+    third, fourth = [r for r in samples(finished)[2:] if r["url"].endswith(".jpg")][:2]
+    body = body_of(third)
     assert hashlib.sha256(body).hexdigest() == third["sha256"]
+    shown = cv2.imdecode(np.frombuffer(body_of(fourth), np.uint8), cv2.IMREAD_COLOR_RGB)
     near = bytearray(bytes.fromhex(look["phash"]))
     near[31] ^= 0b111
     lines = [f"# known\nsha256 {exact['sha256']}", f"phash {near.hex()} 3",
-             f"{hashlib.md5(body).hexdigest()}  third.jpg"]  # fmt: skip
+             f"{hashlib.md5(body).hexdigest()}  third.jpg",
+             f"pdq {pdq(np.asarray(shown, np.uint8)).digits}"]  # fmt: skip
     (tmp_path / "list.txt").write_text("\n".join(lines))
     run = crawl(web.web, tmp_path / "run", *OPTIONS, "--hash-list", str(tmp_path / "list.txt"))
     details = {r["uid"]: r["detail"] for r in rejected(run) if r["reason"] == "hash_listed"}
     assert details[exact["uid"]] == "sha256" and details[third["uid"]] == "md5"
     assert details[look["uid"]] == "phash, 3 bits away"
-    assert not {exact["uid"], look["uid"], third["uid"]} & {row["uid"] for row in samples(run)}
-    for row in (exact, look, third):
+    assert details[fourth["uid"]].startswith("pdq, ")
+    assert not {row["uid"] for row in (exact, look, third, fourth)} & {row["uid"] for row in samples(run)}
+    for row in (exact, look, third, fourth):
         assert not traces(
             run, [row["sha256"].encode(), bytes.fromhex(row["sha256"]), *jpegs(finished, row["uid"])]
         )
@@ -378,7 +387,8 @@ def test_a_hash_list_refuses_before_anything_is_stored(web: Server, finished: Pa
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [("xyz", "list.txt, line 2"), ("phash 12", "64 hex digits"), ("phash " + "0" * 64 + " 200", "90 bits"),
-     ("md5 " + "0" * 64, "neither"), ("sha256", "line 2")],
+     ("md5 " + "0" * 64, "not 64 hex digits"), ("sha256", "line 2"),
+     ("pdq 12", "64 hex digits")],
 )  # fmt: skip
 def test_a_bad_line_of_a_hash_list_is_named(line: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):

@@ -113,9 +113,9 @@ class Refused:
         is_gone = self.tombstones.has_url(outcome.final_url) or self.tombstones.images.of_bytes(b"", sha256)
         return ("taken_down" if is_gone else ""), ""
 
-    def picture(self, phash: str) -> tuple[str, str]:
+    def picture(self, phash: str, pdq: str) -> tuple[str, str]:
         """Return why a picture is refused, however it is encoded, or ("", "")."""
-        if kind := self.listed.of_picture(phash):
+        if kind := self.listed.of_picture(phash, pdq):
             return "hash_listed", kind
         return ("taken_down" if self.tombstones.images.of_picture(phash) else ""), ""
 
@@ -135,7 +135,7 @@ def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: R
     if processed is not None and processed.reason == "decode_crash":
         processed = decoder.process(outcome.body)  # whoever ends processes may have ended that one first
     if processed is not None:
-        row.reason, row.detail = refused.picture(processed.phash)
+        row.reason, row.detail = refused.picture(processed.phash, processed.pdq)
     if processed is None or row.reason:
         row.outcome = row.outcome._replace(final_url="")
         return row
@@ -207,11 +207,12 @@ class _State:
 
     def __init__(self, worker: "FetchWorker") -> None:
         self.loop = FetchLoop(worker.fetch)
-        self.decoder = Decoder(worker.images)
         self.scorer = load(worker.scorer) if worker.scorer else None
         self.keep_if = KeepIf.parse(worker.keep_if) if worker.keep_if else None
         tombstones = load_tombstones(worker.root) if worker.root else Tombstones()
         self.refused = Refused(hashlist.load(worker.hash_list), tombstones)
+        process = "process_with_pdq" if self.refused.listed.pdqs else "process"
+        self.decoder = Decoder(worker.images, function=f"pipeline.images.process:{process}")
         # Several DoFns of a process share it; the last one to let go ends the thread and the child.
         weakref.finalize(self, _close, self.loop, self.decoder)
 

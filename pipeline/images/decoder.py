@@ -73,4 +73,6 @@ def _parse(fields: dict[str, Any], jpeg: bytes) -> Processed:
         raise ValueError("neither a reason nor an image")
     if not result.reason and len(bytes.fromhex(result.descriptor)) != PACKED_BYTES:
         raise ValueError("no descriptor")
+    if any(len(bytes.fromhex(digits)) not in (0, 32) for digits in (result.phash, result.pdq)):
+        raise ValueError("a hash of another length")
     return result

@@ -8,6 +8,7 @@ afresh, so only the pixels of the source survive: no metadata, no trailer, no se
 """
 
 import math
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import cv2
@@ -29,11 +30,15 @@ from pipeline.images.decode import (
     whole_jpeg,
 )
 from pipeline.images.headers import jpeg_markers, sniff
+from pipeline.images.pdq import LEAST_QUALITY, pdq
 from pipeline.options.images import MAX_JPEG_SIDE, ImageOptions
 
 _AREA_FROM: Final = 1.4
 """Ratio from which averaging areas comes nearer to Lanczos than cubic interpolation; below, it blurs."""
 _MAX_DETAIL: Final = 200
+_PDQ_SIDE: Final = 256
+"""Least shorter side that PDQ is computed at: 6 bits of 256 from the full decode, at most 14, as from 512; at
+128 it is 9, at most 22 (150 photographs of BSDS500, enlarged threefold)."""
 
 
 class Processed(NamedTuple):
@@ -56,6 +61,8 @@ class Processed(NamedTuple):
     """0 to 100, how much detail the thumbnail has: `pipeline.data.descriptors.quality`."""
     descriptor: str = ""
     """Hexadecimal digits of `pipeline.data.descriptors.pack`, of the stored picture without its border."""
+    pdq: str = ""
+    """64 hexadecimal digits, of `process_with_pdq`, unless the picture has too little detail for it."""
 
 
 def process(data: bytes, options: ImageOptions) -> Processed:
@@ -63,11 +70,23 @@ def process(data: bytes, options: ImageOptions) -> Processed:
 
     Whatever the decoders raise becomes a reason. MemoryError is raised when memory runs out after decoding.
     """
+    return _process(data, options, with_pdq=False)
+
+
+def process_with_pdq(data: bytes, options: ImageOptions) -> Processed:
+    """Return what `process` does, and the PDQ hash of the whole picture: 3 to 10 ms more.
+
+    What is stored stays the same. A large JPEG is decoded scaled for the hash, too.
+    """
+    return _process(data, options, with_pdq=True)
+
+
+def _process(data: bytes, options: ImageOptions, *, with_pdq: bool) -> Processed:
     name = ""
     try:
         name = sniff(data)
         format_of(data, options)
-        decoded = _decode_jpeg(data, options) if name == "jpeg" else _decode_other(data, name, options)
+        decoded = _decode(data, options)
     except BadImage as refused:
         return Processed(reason=refused.reason, detail=refused.detail[:_MAX_DETAIL], format=name)
     orientation = exif.orientation(decoded.tags)
@@ -96,7 +115,20 @@ def process(data: bytes, options: ImageOptions) -> Processed:
         phash=sign_hash(luma).hex(),
         quality=quality(luma),
         descriptor=_descriptor(small).hex(),
+        pdq=_pdq(data, decoded, options) if with_pdq else "",
     )
+
+
+def _pdq(data: bytes, decoded: Decoded, options: ImageOptions) -> str:
+    """Return the PDQ hash of the whole picture, decoded again where that was below what the hash needs."""
+    if min(decoded.extent) < min(_PDQ_SIDE, decoded.width, decoded.height):
+        decoded = _decode(data, replace(options, resize_mode="square", image_size=_PDQ_SIDE))
+    columns, rows = map(int, decoded.extent)
+    rgb = decoded.rgb[:rows, :columns]
+    if decoded.conversion is not None:
+        rgb = decoded.conversion.pixels(rgb)
+    found = pdq(exif.upright(rgb, exif.orientation(decoded.tags)))
+    return found.digits if found.quality >= LEAST_QUALITY else ""
 
 
 def _descriptor(stored: Pixels) -> bytes:
@@ -173,6 +205,11 @@ def _centre(rgb: Pixels) -> Pixels:
     side = min(rgb.shape[:2])
     top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
     return rgb[top : top + side, left : left + side]
+
+
+def _decode(data: bytes, options: ImageOptions) -> Decoded:
+    name = sniff(data)
+    return _decode_jpeg(data, options) if name == "jpeg" else _decode_other(data, name, options)
 
 
 def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:

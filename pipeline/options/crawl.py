@@ -92,7 +92,8 @@ class CrawlConfig:
     """Parquet file whose column uid names samples that must not be in the set."""
     hash_list: str = decides("fetch", default="")
     """File of hashes of images that must not be stored, one a line: `sha256 HEX`, `md5 HEX` (as sha256sum and
-    md5sum write them too), or `phash HEX [DISTANCE]`. Looked at before anything is written."""
+    md5sum write them too), `pdq HEX [DISTANCE]` as safety organisations exchange it, or
+    `phash HEX [DISTANCE]`. Looked at before anything is written."""
     seed: int = decides("select", default=0)
     """Decides which samples a query keeps, and their order."""
 
