@@ -64,7 +64,7 @@ def ours(shard: Path, size: int, crop: str) -> Iterator[int]:
 
     cache = Cache()
     sampler = Sampler(shard_sources.resolve([str(shard)], (), (), (), cache), 0, 100_000)
-    shape = Shape(batch=50, ranks=1, rank=0, accumulate=1, epoch_samples=sampler.epoch_samples)
+    shape = Shape(batch=50, ranks=1, rank=0, accumulate=1, epochs=sampler.epochs)
     vocabulary = installed_vocabulary()
     tokenizer = Tokenizer.load(vocabulary) if vocabulary else Tokenizer([])
     pieces = Pieces(sampler, shape, tokenizer, size, crop, cache)  # type: ignore[arg-type]

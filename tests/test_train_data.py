@@ -190,7 +190,7 @@ def test_drop_and_keep_by_uid(tmp_path: Path, form: str) -> None:
     ]:
         found = resolve(tmp_path, name, **options)
         sampler = Sampler(found, 0, 100)
-        assert sorted(numbers(found, sampler, 0, range(sampler.epoch_samples), tmp_path)) == sorted(expected)
+        assert sorted(numbers(found, sampler, 0, range(sampler.epochs[0]), tmp_path)) == sorted(expected)
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match="no column uid; it has id"):
         resolve(tmp_path, name, drop=[str(tmp_path / "bad.parquet")])
@@ -299,7 +299,7 @@ def fake(counts: list[int], weight: float = 1.0) -> ShardSource:
 @pytest.mark.parametrize("window", [3, 10, 1000])
 def test_an_epoch_takes_every_sample_once_in_another_order(window: int) -> None:
     sampler = Sampler([fake([5, 1, 9]), fake([4])], 1, window)
-    orders = [[sampler.locate(epoch, p) for p in range(sampler.epoch_samples)] for epoch in range(2)]
+    orders = [[sampler.locate(epoch, p) for p in range(sampler.epochs[0])] for epoch in range(2)]
     everything = {(0, s, p) for s, n in enumerate([5, 1, 9]) for p in range(n)} | {
         (1, 0, p) for p in range(4)
     }
@@ -314,7 +314,7 @@ def test_an_epoch_takes_every_sample_once_in_another_order(window: int) -> None:
 
 def test_weights_are_passes_of_each_epoch() -> None:
     sampler = Sampler([fake([10, 10], 0.5), fake([7], 3)], 0, 8)
-    assert sampler.epoch_samples == 10 + 21
+    assert sampler.epochs[0] == 10 + 21
     epochs = [[sampler.locate(epoch, p) for p in range(31)] for epoch in range(2)]
     for order in epochs:
         assert Counter(s for s, _, _ in order) == {0: 10, 1: 21}
@@ -332,7 +332,7 @@ def test_every_window_mixes_the_sources_in_proportion() -> None:
 
 def test_replacements_come_from_the_same_window() -> None:
     sampler = Sampler([fake([50] * 20)], 0, 100)
-    assert sampler.windows == 10
+
     for position in range(0, 1000, 37):
         found = {sampler.replacement(3, position, attempt) for attempt in range(1, 20)}
         assert {p // 100 for p in found} == {position // 100} and len(found) > 5
@@ -352,9 +352,7 @@ def pieces(
     found: list[ShardSource], tmp_path: Path, batch: int, ranks: int = 1, rank: int = 0, accumulate: int = 1
 ) -> data.Pieces:
     sampler = Sampler(found, 0, 20)
-    shape = data.Shape(
-        batch=batch, ranks=ranks, rank=rank, accumulate=accumulate, epoch_samples=sampler.epoch_samples
-    )
+    shape = data.Shape(batch=batch, ranks=ranks, rank=rank, accumulate=accumulate, epochs=sampler.epochs)
     return data.Pieces(sampler, shape, tokenizer(), 32, "paper", cache(tmp_path))
 
 
@@ -436,11 +434,11 @@ def test_bad_samples_are_replaced_and_counted(tmp_path: Path) -> None:
 
 def test_batches_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="not a multiple of 3 processes"):
-        data.Shape(batch=8, ranks=3, rank=0, accumulate=1, epoch_samples=100)
+        data.Shape(batch=8, ranks=3, rank=0, accumulate=1, epochs=(100,))
     with pytest.raises(ValueError, match="fewer than one --batch-size of 8"):
-        data.Shape(batch=8, ranks=1, rank=0, accumulate=1, epoch_samples=7)
-    shape = data.Shape(batch=32_768, ranks=8, rank=0, accumulate=2, epoch_samples=10**6)
-    assert (shape.micro, shape.piece, shape.pieces, shape.epoch_steps) == (2048, 256, 16, 30)
+        data.Shape(batch=8, ranks=1, rank=0, accumulate=1, epochs=(7,))
+    shape = data.Shape(batch=32_768, ranks=8, rank=0, accumulate=2, epochs=(10**6,))
+    assert (shape.micro, shape.piece, shape.pieces, shape.epoch_steps) == (2048, 256, 16, (30,))
 
 
 # ---- pictures

@@ -145,6 +145,35 @@ def test_resuming_in_the_middle_of_an_epoch_is_exact(run: Path, tmp_path: Path) 
     assert losses[0] == losses[1]
 
 
+def test_a_run_that_is_balanced_online_resumes_exactly(run: Path, tmp_path: Path) -> None:
+    for index, (first, size) in enumerate([(0, 20), (20, 24), (44, 20)]):
+        numbers = range(first, first + size)
+        rows = {
+            "uid": [f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}{number:016x}" for number in numbers],
+            "matched_query_ids": pa.array([[number % 4] for number in numbers], pa.list_(pa.int32())),
+        }
+        pq.write_table(pa.table(rows), run / "shards" / f"{index:05d}.parquet")
+    counts = {"query_id": pa.array(range(4), pa.int32()), "query": list(train_shards.COLOURS)}
+    pq.write_table(pa.table(counts), run / "query_counts.parquet")
+    given = {"balance": 8, "epochs": 5, "max_steps": None, "checkpoint_every": 3, "keep_checkpoints": 9}
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    first = fit(config(run, whole, **given))
+    setup = prepared(config(run, tmp_path / "other", **given))
+    epochs = setup.sampler.epochs
+    assert len(epochs) == 5 and len(set(epochs)) > 1 and 16 <= min(epochs) <= max(epochs) <= 48
+    assert first.steps == first.planned == sum(samples // 16 for samples in epochs)
+    assert lines(whole)[-1]["epoch"] == 5
+    shutil.copytree(whole, halved)
+    for path in (halved / "checkpoints").glob("step-*"):
+        if path.name != "step-00000003":
+            shutil.rmtree(path)
+    (halved / "checkpoints" / "latest").write_text("step-00000003")
+    assert fit(config(run, halved, resume=True, workers=1, **given)).loss == first.loss
+    assert equal(weights(whole), weights(halved))
+    with pytest.raises(ValueError, match=r"balance \(was 8, is 9\)"):
+        fit(config(run, halved, resume=True, **given | {"balance": 9}))
+
+
 def test_two_runs_are_alike_and_seeds_differ(run: Path, tmp_path: Path) -> None:
     for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
         fit(config(run, tmp_path / name, max_steps=3, seed=seed))

@@ -21,12 +21,14 @@ from train.options import ExportConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
     from train.distributed import World
+    from train.shard_sources import ShardSource
     from train.training_run import Setup, TrainingResult
 
 C = TypeVar("C", bound=RunConfig)
 Training = tuple[Callable[[C, "World"], "Setup"], Callable[[C], "TrainingResult"]]
 """What prepares a run, and what does it."""
 
+_EPOCHS = 4  # whose samples the plan lists
 _ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 """Errors that are of the path given."""
 NEEDED = "train"
@@ -133,6 +135,12 @@ def fail_to_write(prog: str, error: OSError) -> int:
     return 2 if error.errno in _ELSEWHERE else 1
 
 
+def _listed(source: "ShardSource") -> str:
+    """Return the samples of an epoch, or of the first ones where each has others."""
+    shares = [f"{source.share(epoch):,}" for epoch in range(min(source.epochs, _EPOCHS))]
+    return ", ".join(shares) + (", ..." if source.epochs > _EPOCHS else "")
+
+
 def _print_plan(setup: "Setup") -> None:
     table = Table("source", "shards", "samples", "weight", "an epoch takes", "left out", title="plan")
     for source in setup.sampler.sources:
@@ -141,7 +149,7 @@ def _print_plan(setup: "Setup") -> None:
             f"{len(source.shards):,}",
             f"{source.count:,}",
             f"{source.weight:g}",
-            f"{source.share:,}",
+            _listed(source),
             escape(source.left_out) or "nothing",
         )
     console = output()

@@ -76,8 +76,11 @@ class ClipTrainer(Trainer[Batch]):
 
     def own_metrics(self, batch: Batch) -> dict[str, Any]:
         """Return what only CLIP's training has to say of a step."""
+        shape = self.setup.shape
+        epoch, inside = shape.epoch_of(self.step)
+        steps = shape.epoch_steps[min(epoch, len(shape.epoch_steps) - 1)]
         return {
-            "epoch": round(self.step / self.setup.shape.epoch_steps, 3),
+            "epoch": round(epoch + inside / steps, 3),
             "scale": float(self.model.logit_scale.detach().exp()),
             "equal_captions": count_equal_pairs(batch.captions),
         }

@@ -1,7 +1,9 @@
 """Feed batches to the device: workers decode pieces of batches, the main process sends them ahead."""
 
+import bisect
 import functools
 import hashlib
+import itertools
 import signal
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +36,8 @@ class Shape:
     ranks: int
     rank: int
     accumulate: int
-    epoch_samples: int
+    epochs: tuple[int, ...]
+    """Samples of each epoch; the last number holds for those that follow."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided."""
@@ -43,9 +46,9 @@ class Shape:
                 f"--batch-size {self.batch} is not a multiple of {self.ranks} processes x --accumulate "
                 f"{self.accumulate}"
             )
-        if self.epoch_samples < self.batch:
+        if min(self.epochs) < self.batch:
             raise ValueError(
-                f"an epoch has {self.epoch_samples:,} samples, fewer than one --batch-size of {self.batch:,}"
+                f"an epoch has {min(self.epochs):,} samples, fewer than one --batch-size of {self.batch:,}"
             )
 
     @property
@@ -63,10 +66,22 @@ class Shape:
         """Return the pieces of this rank's part of a step."""
         return self.micro // self.piece * self.accumulate
 
-    @property
-    def epoch_steps(self) -> int:
-        """Return the steps of an epoch; samples that fill no whole batch have their turn in other epochs."""
-        return self.epoch_samples // self.batch
+    @functools.cached_property
+    def epoch_steps(self) -> tuple[int, ...]:
+        """Return each epoch's steps; samples that fill no whole batch have their turn in other epochs."""
+        return tuple(samples // self.batch for samples in self.epochs)
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(self.epoch_steps))
+
+    def epoch_of(self, step: int) -> tuple[int, int]:
+        """Return the epoch of a step, and how many steps of the epoch are before it."""
+        epoch = bisect.bisect_right(self._ends, step)
+        if epoch < len(self._ends):
+            return epoch, step - (self._ends[epoch - 1] if epoch else 0)
+        more, inside = divmod(step - self._ends[-1], self.epoch_steps[-1])
+        return epoch + more, inside
 
 
 class BatchPiece(NamedTuple):
@@ -134,7 +149,7 @@ class SampleDataset(Dataset[P], Generic[P, B]):
     def first(self, item: int) -> tuple[int, int]:
         """Return the epoch of a piece, and the position in it of the piece's first sample."""
         step, index = divmod(item, self.shape.pieces)
-        epoch, step = divmod(step, self.shape.epoch_steps)
+        epoch, step = self.shape.epoch_of(step)
         share = self.shape.batch // self.shape.ranks
         return epoch, step * self.shape.batch + self.shape.rank * share + index * self.shape.piece
 

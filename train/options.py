@@ -1,7 +1,7 @@
 """The options of any training run, of `openwit train` and `openwit export`; importing this needs no torch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -122,8 +122,8 @@ class RunConfig(ABC):
         return Recipe(**{name: published[name] if v is None else v for name, v in given.items()})
 
     @abstractmethod
-    def planned_steps(self, epoch_steps: int) -> int:
-        """Return the steps of the whole run, given those of an epoch."""
+    def planned_steps(self, epoch_steps: Sequence[int]) -> int:
+        """Return the steps of the whole run, given those of each epoch; the last holds for later ones."""
 
     def compiles(self, device: str) -> bool:
         """Return whether to compile on this type of device."""
@@ -144,6 +144,7 @@ class TrainConfig(RunConfig):
     recipes = RECIPES
     semantic = (
         *RunConfig.semantic, "epochs", "max_steps", "beta1", "beta2", "eps", "crop", "enlarge",
+        "balance",
     )  # fmt: skip
 
     model: Model = "ViT-B-32"
@@ -170,6 +171,9 @@ class TrainConfig(RunConfig):
     quick-gelu. Most of open_clip's own weights need gelu."""
     crop: Literal["paper", "crop", "random-resized"] = "paper"
     """paper: shorter side to N, then N x N; crop: N x N as stored; random-resized: 90 to 100% of the area."""
+    balance: int | None = None
+    """Draw anew for each epoch: a sample is taken for a query with probability BALANCE over the samples that
+    contain the query (MetaCLIP's online balance). Crawl the run with a larger --per-query."""
     enlarge: bool = False
     """Accept shards whose pictures are smaller than the model's resolution."""
     vocab: str = ""
@@ -178,13 +182,16 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         super().__post_init__()
-        self.refuse_not_positive("epochs", "max_steps")
+        self.refuse_not_positive("epochs", "max_steps", "balance")
+        if self.balance and self.weights:
+            raise ValueError("--balance says how much of each --shards an epoch takes, and so does --weights")
         if self.resume and self.init_from:
             raise ValueError("--resume continues a run and --init-from starts one: give one of them")
 
-    def planned_steps(self, epoch_steps: int) -> int:
+    def planned_steps(self, epoch_steps: Sequence[int]) -> int:
         """Return the steps of all epochs, or --max-steps if those are fewer."""
-        steps = self.recipe().epochs * epoch_steps
+        epochs = self.recipe().epochs
+        steps = sum(epoch_steps[:epochs]) + max(0, epochs - len(epoch_steps)) * epoch_steps[-1]
         return min(steps, self.max_steps) if self.max_steps else steps
 
 

@@ -35,15 +35,21 @@ class ClipSetup(training_run.Setup):
 
     def recorded(self) -> dict[str, Any]:
         """Return what a checkpoint says of the run that wrote it."""
-        return self.effective() | {"epoch_samples": self.sampler.epoch_samples}
+        epochs = self.sampler.epochs
+        return self.effective() | {"epoch_samples": epochs[0] if len(epochs) == 1 else epochs}
 
     def summary(self) -> str:
         """Return the plan in a sentence."""
         return (
             f"{self.config.model} at {self.architecture.image_size} pixels, {self.tokenizer.vocab_size:,} "
-            f"tokens; {self.shape.epoch_steps:,} steps an epoch, {self.steps:,} in all, {self.warmup:,} of "
-            f"warm-up; micro-batches of {self.shape.micro:,} on each of {self.shape.ranks} processes"
+            f"tokens; {_span(self.shape.epoch_steps)} steps an epoch, {self.steps:,} in all, {self.warmup:,} "
+            f"of warm-up; micro-batches of {self.shape.micro:,} on each of {self.shape.ranks} processes"
         )
+
+
+def _span(numbers: tuple[int, ...]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def prepare(config: TrainConfig, world: World) -> ClipSetup:
@@ -52,7 +58,10 @@ def prepare(config: TrainConfig, world: World) -> ClipSetup:
     start = _start(config) if config.init_from else None
     sources, tokenizer = None, None
     if world.rank == 0:
-        sources = training_run.find_sources(config, cache)
+        draws = config.balance and shard_sources.Draws(
+            cap=config.balance, seed=config.seed, epochs=config.recipe().epochs
+        )
+        sources = training_run.find_sources(config, cache, draws=draws or None)
         for source in sources:
             shard_sources.refuse_useless(source, cache)
         tokenizer = (

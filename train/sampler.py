@@ -1,10 +1,11 @@
 """Which sample stands where: a pure function of the seed, the epoch and the position in it.
 
 Each source is an endless stream: pass after pass over its shards, each pass in another order of shards. An
-epoch takes the next `weight` passes' worth, so that half an epoch's share is the other half next time. The
-epoch is cut into windows; each takes its proportional, consecutive part of every stream, and is shuffled as a
-whole. So a batch mixes all sources and many shards, while reading touches few shards at a time. Nothing
-depends on the number of ranks or workers: each takes its exact share, and a run resumes at any step.
+epoch takes the next `weight` passes' worth, so that half an epoch's share is the other half next time; of a
+source that is balanced online, it takes the epoch's own draw. The epoch is cut into windows; each takes its
+proportional, consecutive part of every stream, and is shuffled as a whole. So a batch mixes all sources and
+many shards, while reading touches few shards at a time. Nothing depends on the number of ranks or workers:
+each takes its exact share, and a run resumes at any step.
 """
 
 import bisect
@@ -33,11 +34,10 @@ class Sampler:
 
     def __init__(self, sources: Sequence[ShardSource], seed: int, window: int) -> None:
         self.sources, self.seed, self.window = sources, seed, window
-        self.epoch_samples = sum(source.share for source in sources)
-        self.windows = max(1, round(self.epoch_samples / window))
-        self._starts = [
-            sum(source.share * k // self.windows for source in sources) for k in range(self.windows + 1)
-        ]
+        planned = max((source.epochs for source in sources), default=1)
+        self.epochs = tuple(sum(source.share(epoch) for source in sources) for epoch in range(planned))
+        """Samples of each epoch; the last number holds for those that follow."""
+        self._starts = functools.lru_cache(maxsize=3)(self._make_starts)
         self._window = functools.lru_cache(maxsize=3)(self._make_window)
         self._order = functools.lru_cache(maxsize=2 * len(sources))(self._make_order)
 
@@ -47,49 +47,68 @@ class Sampler:
 
     def locate(self, epoch: int, position: int) -> tuple[int, int, int]:
         """Return source, shard and place in the shard of the sample at a position of an epoch."""
-        number = bisect.bisect_right(self._starts, position) - 1
-        window, inside = self._window(epoch, number), position - self._starts[number]
+        starts = self._starts(epoch)
+        number = bisect.bisect_right(starts, position) - 1
+        window, inside = self._window(epoch, number), position - starts[number]
         return int(window.source[inside]), int(window.shard[inside]), int(window.place[inside])
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """Return another position of the same window, to stand in for a bad sample."""
-        number = bisect.bisect_right(self._starts, position) - 1
-        start, stop = self._starts[number : number + 2]
+        starts = self._starts(epoch)
+        number = bisect.bisect_right(starts, position) - 1
+        start, stop = starts[number : number + 2]
         return int(self.random(epoch, position, attempt).integers(start, stop))
 
     def random(self, epoch: int, position: int, attempt: int = 0) -> np.random.Generator:
         """Return the random numbers of one sample: its crop and its choice of caption."""
         return np.random.default_rng([self.seed, _SAMPLE, epoch, position, attempt])
 
+    def _make_starts(self, epoch: int) -> list[int]:
+        """Return the position at which each window of an epoch starts, and the epoch's end."""
+        shares = [source.share(epoch) for source in self.sources]
+        windows = max(1, round(sum(shares) / self.window))
+        return [sum(share * k // windows for share in shares) for k in range(windows + 1)]
+
     def _make_order(self, source: int, turn: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return a pass's order of shards, and where each starts in the pass."""
-        counts = np.array([shard.count for shard in self.sources[source].shards], np.int64)
+        counts = self.sources[source].counts(turn)
         order = np.random.default_rng([self.seed, _ORDER, source, turn]).permutation(len(counts))
         return order, np.concatenate([[0], np.cumsum(counts[order])])
 
     def _stream(self, source: int, start: int, stop: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return shard and place of the samples `start` to `stop` of a source's endless stream."""
         count = self.sources[source].count
-        shards, places = [], []
-        for turn in range(start // count, -(-stop // count)):
-            order, starts = self._order(source, turn)
-            first, last = max(start - turn * count, 0), min(stop - turn * count, count)
-            begin, end = np.searchsorted(starts, [first, last - 1], side="right") - 1
-            for slot in range(begin, end + 1):
-                shard = int(order[slot])
-                low, high = max(first - starts[slot], 0), min(last, starts[slot + 1]) - starts[slot]
-                kept = self.sources[source].shards[shard].kept
-                places.append(np.arange(low, high, dtype=np.int32) if kept is None else kept[low:high])
-                shards.append(np.full(high - low, shard, np.int32))
+        parts = [
+            self._pass(source, turn, max(start - turn * count, 0), min(stop - turn * count, count))
+            for turn in range(start // count, -(-stop // count))
+        ]
         empty = [np.empty(0, np.int32)]
-        return np.concatenate(shards or empty), np.concatenate(places or empty)
+        shards, places = zip(*parts, strict=True) if parts else (empty, empty)
+        return np.concatenate(shards), np.concatenate(places)
+
+    def _pass(
+        self, source: int, turn: int, first: int, last: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return shard and place of the samples `first` to `last` of a pass over a source."""
+        shards, places = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+        order, starts = self._order(source, turn)
+        begin, end = np.searchsorted(starts, [first, last - 1], side="right") - 1
+        for slot in range(begin, end + 1):
+            shard = int(order[slot])
+            low, high = max(first - starts[slot], 0), min(last, starts[slot + 1]) - starts[slot]
+            places.append(self.sources[source].places(shard, turn, low, high))
+            shards.append(np.full(len(places[-1]), shard, np.int32))
+        return np.concatenate(shards), np.concatenate(places)
 
     def _make_window(self, epoch: int, number: int) -> Window:
-        parts = []
+        parts, windows = [], len(self._starts(epoch)) - 1
         for index, source in enumerate(self.sources):
-            base = epoch * source.share
-            start, stop = (base + source.share * k // self.windows for k in (number, number + 1))
-            shards, places = self._stream(index, start, stop)
+            share = source.share(epoch)
+            start, stop = (share * k // windows for k in (number, number + 1))
+            if source.balance:
+                shards, places = self._pass(index, epoch, start, stop)
+            else:
+                shards, places = self._stream(index, epoch * share + start, epoch * share + stop)
             parts.append((np.full(len(places), index, np.int32), shards, places))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         order = np.random.default_rng([self.seed, _WINDOW, epoch, number]).permutation(len(columns[0]))

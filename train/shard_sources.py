@@ -9,7 +9,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pipeline import checked_manifest, dropped_samples, patterns, storage, untrusted
 from pipeline.dropped_samples import Dropped
 from pipeline.images.headers import SUFFIXES
-from train import image_transforms, tar
+from train import image_transforms, online_balance, tar
 from train.cache import Cache
+from train.online_balance import OnlineBalance
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class ShardSource:
     weight: float = 1.0
     left_out: str = ""
     """What of its shards cannot be trained on, in words."""
+    balance: OnlineBalance | None = None
+    """Which samples each epoch takes, where they are drawn anew."""
 
     @property
     def count(self) -> int:
@@ -59,9 +62,24 @@ class ShardSource:
         return sum(shard.count for shard in self.shards)
 
     @property
-    def share(self) -> int:
+    def epochs(self) -> int:
+        """Return after how many epochs nothing new is to be said of them."""
+        return len(self.balance.sizes) if self.balance else 1
+
+    def share(self, epoch: int) -> int:
         """Return how many samples an epoch takes."""
-        return round(self.count * self.weight)
+        return int(self.counts(epoch).sum()) if self.balance else round(self.count * self.weight)
+
+    def counts(self, turn: int) -> NDArray[np.int64]:
+        """Return how many samples of each shard a pass takes, int64 [shards]."""
+        if self.balance:
+            return self.balance.of_epoch(turn)
+        return np.array([shard.count for shard in self.shards], np.int64)
+
+    def places(self, shard: int, turn: int, low: int, high: int) -> NDArray[np.int32]:
+        """Return the places in a shard of the samples `low` to `high` that a pass takes of it."""
+        kept = self.balance.drawn(shard, turn) if self.balance else self.shards[shard].kept
+        return np.arange(low, high, dtype=np.int32) if kept is None else kept[low:high]
 
 
 class Subset:
@@ -148,9 +166,19 @@ class Seen:
         return "; ".join([*said, *([self.damage] if self.damage else [])])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Say how samples are drawn anew in each epoch."""
+
+    cap: int
+    """Samples that an epoch draws for a query, on average, where more contain it."""
+    seed: int
+    epochs: int
+
+
 def resolve(
     shards: Sequence[str], weights: Sequence[float], drop: Sequence[str], keep: Sequence[str], cache: Cache,
-    *, captions: bool = True,
+    *, captions: bool = True, draws: Draws | None = None,
 ) -> list[ShardSource]:  # fmt: skip
     """Return the sources that `--shards` names, every sample counted; ValueError if one has none.
 
@@ -183,8 +211,30 @@ def resolve(
             )
         if left_out:
             log.warning("--shards %s: left out: %s", name, left_out)
-        sources.append(source)
+        sources.append(replace(source, balance=_balance(source, draws)) if draws else source)
     return sources
+
+
+def _balance(source: ShardSource, draws: Draws) -> OnlineBalance:
+    """Return which samples each epoch draws of a run; ValueError for what is no run of openwit."""
+    counts = storage.join(source.name, "query_counts.parquet")
+    if not storage.exists(counts):
+        raise ValueError(
+            f"--balance draws by queries, and --shards {source.name} has no query_counts.parquet: "
+            "give the folder of a finished run of openwit"
+        )
+    with storage.open_input(counts) as file:
+        table = pq.read_table(file, columns=["query_id", "query"])
+    if not table["query_id"].equals(pa.chunked_array([pa.array(range(len(table)), pa.int32())])):
+        raise ValueError(f"{counts}: its query ids are not 0, 1, 2, ...")
+    found = online_balance.of_shards(
+        [storage.sibling(shard.path, ".parquet") for shard in source.shards],
+        [shard.kept for shard in source.shards], table["query"].to_pylist(), draws.cap,
+        seed=draws.seed, epochs=draws.epochs,
+    )  # fmt: skip
+    if not found.sizes.sum(axis=1).all():
+        raise ValueError(f"--shards {source.name}: none of its samples contains a query that it knows")
+    return found
 
 
 def _list(name: str) -> tuple[list[CountedShard], Dropped]:

@@ -88,11 +88,11 @@ def cache_of(config: RunConfig) -> Cache:
 
 
 def find_sources(
-    config: RunConfig, cache: Cache, *, captions: bool = True
+    config: RunConfig, cache: Cache, *, captions: bool = True, draws: shard_sources.Draws | None = None
 ) -> list[shard_sources.ShardSource]:
     """Find and count the samples, those with captions if they are wanted; ValueError if there are none."""
     return shard_sources.resolve(
-        config.shards, config.weights, config.drop, config.keep, cache, captions=captions
+        config.shards, config.weights, config.drop, config.keep, cache, captions=captions, draws=draws
     )
 
 
@@ -100,7 +100,7 @@ def shape_of(config: RunConfig, sampler: Sampler, world: World) -> Shape:
     """Divide the steps over the processes; ValueError if it cannot be."""
     return Shape(
         batch=config.recipe().batch_size, ranks=world.ranks, rank=world.rank, accumulate=config.accumulate,
-        epoch_samples=sampler.epoch_samples,
+        epochs=sampler.epochs,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The options of `openwit detector train` and `openwit detector embed`; importing this needs no torch."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -56,7 +57,7 @@ class DetectorTrainConfig(RunConfig):
             raise ValueError("--background must be at least 16 images")
         evalsets.parse_all(self.eval)
 
-    def planned_steps(self, epoch_steps: int) -> int:
+    def planned_steps(self, epoch_steps: Sequence[int]) -> int:
         """Return the steps in which so many samples are seen, however many an epoch has."""
         return max(1, (self.samples or SAMPLES[self.model]) // self.recipe().batch_size)
 

@@ -47,7 +47,7 @@ class DetectorSetup(training_run.Setup):
         return (
             f"{self.config.model} at {a.side} pixels, {a.dims} numbers, {forward_flops(a) / 1e6:,.0f} MFLOP "
             f"an image; {self.steps:,} steps of {batch:,} pairs, "
-            f"{self.steps * batch / self.sampler.epoch_samples:,.1f} epochs, {self.warmup:,} steps of warm-up"
+            f"{self.steps * batch / self.sampler.epochs[0]:,.1f} epochs, {self.warmup:,} steps of warm-up"
         )
 
 
@@ -128,7 +128,7 @@ def thumbnails(setup: DetectorSetup, count: int) -> augment.Pixels:
     sampler, side = setup.sampler, setup.architecture.side
     pieces = AugmentedPairs(sampler, setup.shape, setup.cache, side)
     found = []
-    for position in range(min(count, sampler.epoch_samples)):
+    for position in range(min(count, sampler.epochs[0])):
         rgb = pieces.original(position)
         if rgb is not None:
             found.append(squeeze(inner(rgb), side))
