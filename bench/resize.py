@@ -2,11 +2,15 @@
 
     python -m bench.resize                        # seeded pictures of 640x480 and 1600x1200
     python -m bench.resize --images 'photos/*.jpg'
+    python -m bench.resize --detail 'photos/*.jpg'    # how near the results come to Lanczos, by ratio
 
 All make the shorter side 256 and encode JPEG at the same quality. "Pillow" is the usual full decode and
 Lanczos; "full decode, area" is what img2dataset does by default (cv2.imdecode, INTER_AREA, cv2.imencode),
 without its other work. Ours also checks the headers and computes the perceptual hash; the last row adds what
 the child process costs, its CPU time included.
+
+--detail resizes photographs by several ratios, as they are and cut to even sides, without encoding, and
+compares with Pillow's Lanczos reduction of the full decode (PSNR, the mean over the photographs).
 """
 
 import argparse
@@ -17,20 +21,23 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from bench.tables import show
+from pipeline.images.decode import Pixels
 from pipeline.images.decoder import Decoder
-from pipeline.images.process import process
+from pipeline.images.process import decode_jpeg, process, resize, target
 from pipeline.options import ImageOptions
 
 REPEATS = 5
+RATIOS = (1.1, 1.25, 1.5, 1.75, 1.875, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 8)
 OPTIONS = ImageOptions()
 
 
@@ -98,13 +105,58 @@ def measure(label: str, files: Sequence[bytes]) -> list[Row]:
     return [Row(label, name, 1 / s, 1e3 * s, size[name] / 1e3) for name, s in best.items()]
 
 
+def detail(files: Sequence[bytes]) -> list[tuple[str, ...]]:
+    """Return a line for each ratio: decibels and milliseconds, ours and the full decode's, odd and even."""
+    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
+    lines = []
+    for ratio in RATIOS:
+        cells = [f"{ratio:g}"]
+        for even in (False, True):
+            found = [_compared(picture, ratio, even) for picture in pictures]
+            decibels, seconds = np.mean([one[0] for one in found], 0), np.median([one[1] for one in found], 0)
+            cells += [f"{value:.1f}" for value in decibels] + [f"{1e3 * value:.2f}" for value in seconds]
+        lines.append(tuple(cells))
+    return lines
+
+
+def resized(data: bytes, options: ImageOptions, size: tuple[int, int]) -> Pixels:
+    """Return what the crawl makes of a JPEG, before it is encoded."""
+    decoded = decode_jpeg(data, options)
+    return resize(decoded.rgb, decoded.extent, *size)
+
+
+def _compared(picture: Pixels, ratio: float, even: bool) -> tuple[list[float], list[float]]:
+    """Return PSNR and CPU seconds of ours and of a full decode with area averaging."""
+    height, width = (side - side % 2 * even for side in picture.shape[:2])
+    buffer = io.BytesIO()
+    Image.fromarray(picture[:height, :width]).save(buffer, "JPEG", quality=92, subsampling="4:2:0")
+    data = buffer.getvalue()
+    short = round(min(height, width) / ratio)
+    options = ImageOptions(image_size=short, min_side=1)
+    size = target(width, height, options)
+    reference = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")).resize(size, Image.Resampling.LANCZOS)
+    ways: tuple[Callable[[], Pixels], ...] = (
+        lambda: resized(data, options, size),
+        lambda: cv2.resize(simplejpeg.decode_jpeg(data, "RGB"), size, interpolation=cv2.INTER_AREA),
+    )
+    decibels, seconds = [], []
+    for way in ways:
+        start = time.process_time()
+        result = way()
+        seconds.append(time.process_time() - start)
+        error = np.mean((result.astype(float) - np.asarray(reference, float)) ** 2)
+        decibels.append(float(10 * np.log10(255**2 / error)))
+    return decibels, seconds
+
+
 def in_child(files: Sequence[bytes]) -> float:
     """Return CPU seconds an image of parent and child together, of a child that is warm (Linux)."""
     with Decoder(OPTIONS) as child:
         best = float("inf")
         for _ in range(1 + REPEATS):  # the first also waits for the child's start
-            assert child._child is not None
-            clock = (~child._child.pid << 3) | 2  # the kernel's CPU clock of another process
+            process_of_child = child._child._child
+            assert process_of_child is not None
+            clock = (~process_of_child.pid << 3) | 2  # the kernel's CPU clock of another process
             before = time.process_time(), time.clock_gettime(clock)
             for data in files:
                 child.process(data)
@@ -117,9 +169,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", help="a glob of JPEG files instead of seeded pictures")
     parser.add_argument("--count", type=int, default=40, help="pictures of each size (default 40)")
+    parser.add_argument("--detail", metavar="GLOB", help="measure detail instead of speed, on JPEG files")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
+    if arguments.detail:
+        paths = sorted(glob.glob(arguments.detail, recursive=True))[: arguments.count]  # noqa: PTH207
+        ours_and_area = ("openwit dB", "area dB", "openwit ms", "area ms")
+        columns = ("ratio", *ours_and_area, *(f"even: {name}" for name in ours_and_area))
+        show("detail kept", columns, detail([Path(path).read_bytes() for path in paths]))
+        return
     if arguments.images:
         paths = sorted(glob.glob(arguments.images, recursive=True))[: arguments.count]  # noqa: PTH207
         if not paths:

@@ -2,7 +2,7 @@
 
 `process` runs inside the decoding child (`pipeline.images.decoder`), which bounds its time and memory; what a
 header tells is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
-(libjpeg-turbo's m/8 factors), to the smallest size that is not under the target, and resized from there.
+(libjpeg-turbo's m/8 factors), where that costs next to no detail, and resized from there.
 Pillow takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded
 afresh, so only the pixels of the source survive: no metadata, no trailer, no second file in the first.
 """
@@ -33,8 +33,14 @@ from pipeline.images.headers import jpeg_markers, sniff
 from pipeline.images.pdq import LEAST_QUALITY, pdq
 from pipeline.options.images import MAX_JPEG_SIDE, ImageOptions
 
-_AREA_FROM: Final = 1.4
-"""Ratio from which averaging areas comes nearer to Lanczos than cubic interpolation; below, it blurs."""
+_BLUR_FROM: Final = 1.25
+"""Ratio from which pixels that cubic interpolation passes over would alias: they are blurred before."""
+_AREA_FROM: Final = 3.0
+"""Ratio from which averaging areas costs less and comes as near to Lanczos."""
+_FINE: Final = 1.75
+"""Ratio that has to be left to resize after a scaled decode, whose own filter is sharp but not smooth."""
+_NEAR: Final = (1.05, 1.25)
+"""Ratios that may be left after 5/8 and 6/8 as well, which keep more than the picture needs."""
 _MAX_DETAIL: Final = 200
 _PDQ_SIDE: Final = 256
 """Least shorter side that PDQ is computed at: 6 bits of 256 from the full decode, at most 14, as from 512; at
@@ -91,14 +97,14 @@ def _process(data: bytes, options: ImageOptions, *, with_pdq: bool) -> Processed
         return Processed(reason=refused.reason, detail=refused.detail[:_MAX_DETAIL], format=name)
     orientation = exif.orientation(decoded.tags)
     width, height = decoded.width, decoded.height
-    small = _resize(decoded.rgb, decoded.extent, *_target(width, height, options))
+    small = resize(decoded.rgb, decoded.extent, *target(width, height, options))
     if options.resize_mode == "square":
         small = _centre(small)
     luma_from, extent = decoded.rgb, decoded.extent
     if decoded.conversion is not None:
         # After resizing: a tenth of the pixels, and half a grey level at most edges from doing it before.
         small = decoded.conversion.pixels(small)
-        luma_from = _resize(luma_from, extent, min(width, SIDE), min(height, SIDE))
+        luma_from = resize(luma_from, extent, min(width, SIDE), min(height, SIDE))
         luma_from, extent = decoded.conversion.pixels(luma_from), luma_from.shape[1::-1]
     small = exif.upright(small, orientation)
     luma = exif.upright(luma_thumbnail(luma_from, extent), orientation)
@@ -146,7 +152,7 @@ def luma_thumbnail(rgb: Pixels, extent: tuple[float, float] | None = None) -> Pi
     """
     height, width = rgb.shape[:2]
     luma = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-    luma = _resize(luma, extent or (width, height), min(width, SIDE), min(height, SIDE))
+    luma = resize(luma, extent or (width, height), min(width, SIDE), min(height, SIDE))
     if luma.shape != (SIDE, SIDE):  # what is too short; areas are averaged only where both sides shrink
         luma = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
     return luma
@@ -167,12 +173,12 @@ def encode_jpeg(rgb: Pixels, jpeg_quality: int) -> bytes:
 def _check_size(width: int, height: int, options: ImageOptions) -> None:
     """Refuse an original by its size, and one that no JPEG could hold."""
     check_size(width, height, options)
-    if max(_target(width, height, options)) > MAX_JPEG_SIDE:
+    if max(target(width, height, options)) > MAX_JPEG_SIDE:
         size = f"{width} x {height} pixels"
         raise BadImage("too_many_pixels", f"{size}; a JPEG has at most {MAX_JPEG_SIDE} a side")
 
 
-def _target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
+def target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
     """Return width and height after resizing, before the crop of `square`; never above the original."""
     if options.resize_mode == "keep":
         return width, height
@@ -185,17 +191,20 @@ def _target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
 
 def _least(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
     """Return the size that a scaled decode must not go under: enough for the result and for the hash."""
-    target_width, target_height = _target(width, height, options)
+    target_width, target_height = target(width, height, options)
     return max(target_width, min(width, SIDE)), max(target_height, min(height, SIDE))
 
 
-def _resize(pixels: Pixels, extent: tuple[float, float], width: int, height: int) -> Pixels:
+def resize(pixels: Pixels, extent: tuple[float, float], width: int, height: int) -> Pixels:
     """Resize the first `extent` columns and rows of `pixels` to `width` x `height`."""
     columns, rows = extent
     if pixels.shape[:2] == (height, width) == (rows, columns):
         return pixels
     ratio = max(columns / width, rows / height)
     method = cv2.INTER_AREA if ratio >= _AREA_FROM else cv2.INTER_CUBIC
+    if _BLUR_FROM <= ratio < _AREA_FROM:
+        sigma = 0.4 * math.sqrt(ratio * ratio - 1)
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (2 * round(2 * sigma) + 1,) * 2, sigma), np.uint8)
     # Factors instead of a size: the fraction of the last column and row must not stretch the picture.
     resized = cv2.resize(pixels, None, fx=width / columns, fy=height / rows, interpolation=method)
     return np.asarray(resized, np.uint8)[:height, :width]
@@ -209,10 +218,11 @@ def _centre(rgb: Pixels) -> Pixels:
 
 def _decode(data: bytes, options: ImageOptions) -> Decoded:
     name = sniff(data)
-    return _decode_jpeg(data, options) if name == "jpeg" else _decode_other(data, name, options)
+    return decode_jpeg(data, options) if name == "jpeg" else _decode_other(data, name, options)
 
 
-def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:
+def decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:
+    """Decode a JPEG, scaled down as far as costs no detail; BadImage."""
     markers = jpeg_markers(data, options.max_scans)
     check_scans(markers, options)
     try:
@@ -251,10 +261,13 @@ def _decode_other(data: bytes, name: str, options: ImageOptions) -> Decoded:
 def _eighths(width: int, height: int, least: tuple[int, int]) -> int:
     """Return the m of the m/8 at which a JPEG is decoded to no less than `least`.
 
-    libjpeg-turbo has SIMD code for 1, 2, 4 and 8 only. 7 costs more than decoding in full and resizing from
-    there; 5 and 6 save that much of the resizing.
+    The smallest that loses less than 1 dB against a full decode of photographs (docs/benchmarks.md): one that
+    leaves nothing to resize, or enough. libjpeg-turbo has SIMD code for 1, 2, 4 and 8 only. 7 costs more than
+    decoding in full and resizing from there; 5 and 6 save that much of the resizing.
     """
     for eighths in (1, 2, 3, 4, 5, 6):
-        if math.ceil(width * eighths / 8) >= least[0] and math.ceil(height * eighths / 8) >= least[1]:
+        size = width * eighths / 8, height * eighths / 8
+        left = min(size[0] / least[0], size[1] / least[1])
+        if left >= _FINE or size == least or (eighths >= 5 and _NEAR[0] <= left <= _NEAR[1]):
             return eighths
     return 8
