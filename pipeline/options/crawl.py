@@ -47,9 +47,11 @@ class CrawlConfig:
     out: str
     """Folder of the run. A run that stopped is continued by the same command."""
     preset: str = ""
-    """Options of another tool's recipe, over which those that are given win. img2dataset: --queries all, and
-    --min-side, --max-aspect, --min-bytes and the refusal of animations off too, --quality 95. Robots.txt and
-    opt-outs are honoured, and bytes, pixels and time bounded, under every preset."""
+    """The published filters of another recipe, over which options that are given win: img2dataset (every
+    row), clip (Radford 2021), metaclip (Xu 2023), laion400m (Schuhmann 2021), coyo (COYO-700M), cc12m
+    (Changpinyo 2021), align (Jia 2021), datacomp-basic (Gadre 2023). clip and metaclip need --queries, the
+    others take all captions. What needs a model of words or pictures is left out; docs/presets.md has each.
+    Robots.txt and opt-outs are honoured, and bytes, pixels and time bounded, under every preset."""
     restart: bool = False
     """Let a changed option begin the run anew, which fetches images again; a finished set stays as it is
     until the new one is verified. A finished run without a sample is begun anew whatever changed."""
