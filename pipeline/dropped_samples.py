@@ -33,8 +33,11 @@ ROWS: Final = pa.schema(
 class Dropped:
     """What of each shard is no part of the set."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table | None = None) -> None:
         """Take rows (shard, key) that are sorted by shard; 20 bytes of memory for each."""
+        self._places: dict[str, tuple[int, int]] = {}
+        if table is None:  # no array is made: Arrow would import pandas, where it is installed, to make one
+            return
         runs = pc.run_end_encode(table["shard"].combine_chunks())
         places = itertools.pairwise([0, *runs.run_ends.to_pylist()])
         self._keys = table["key"].combine_chunks()
@@ -42,8 +45,10 @@ class Dropped:
 
     def keys(self, shard: str) -> frozenset[str]:
         """Return the keys of a shard, NNNNN or NNNNN.tar, that are dropped."""
-        start, end = self._places.get(storage.stem(shard), (0, 0))
-        return frozenset(self._keys.slice(start, end - start).to_pylist())
+        place = self._places.get(storage.stem(shard))
+        if place is None:
+            return frozenset()
+        return frozenset(self._keys.slice(place[0], place[1] - place[0]).to_pylist())
 
     def stays(self, shard: str, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Return which of a shard's keys are part of the set, bool [keys]."""
@@ -51,7 +56,7 @@ class Dropped:
         return np.array([key not in gone for key in keys], bool)
 
 
-NOTHING: Final = Dropped(ROWS.empty_table())
+NOTHING: Final = Dropped()
 
 
 def load(root: str, extensions: int) -> Dropped:

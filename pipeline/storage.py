@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from fsspec.core import url_to_fs
-
 from pipeline.storage_retry import retried
 
 _READ_AHEAD: Final = 8 << 20  # bytes; s3fs itself would read 50 MiB for the footer of a Parquet file
@@ -81,6 +79,8 @@ def file_system(path: str) -> tuple[Any, str]:
 
     Remote listings are not cached: what they are for is to see what other processes have written.
     """
+    from fsspec.core import url_to_fs  # imports asyncio; no help text needs it
+
     if is_local(path):
         return url_to_fs(path)  # type: ignore[no-any-return]
     if path.startswith(("http://", "https://")):

@@ -40,6 +40,20 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_help_of_no_command_loads_what_only_its_work_needs() -> None:
+    code = (
+        "import sys, beam_job\n"
+        "for name in beam_job.COMMANDS:\n"
+        "    try: beam_job.main([name, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'apache_beam', 'aiohttp', 'cv2', 'fsspec', 'google.cloud.storage', 'pandas', 'torch'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)))"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("loaded []"), done.stdout[-200:]
+
+
 @pytest.mark.parametrize(
     ("argv", "code"), [(["--version"], 0), (["crwal"], 2), (["status", "--run", "/nowhere"], 2), ([], 0)]
 )

@@ -33,7 +33,7 @@ from pipeline.images.headers import jpeg_markers, sniff
 from pipeline.images.pdq import LEAST_QUALITY, pdq
 from pipeline.options.images import MAX_JPEG_SIDE, ImageOptions
 
-_BLUR_FROM: Final = 1.25
+_BLUR_FROM: Final = 1.3
 """Ratio from which pixels that cubic interpolation passes over would alias: they are blurred before."""
 _AREA_FROM: Final = 3.0
 """Ratio from which averaging areas costs less and comes as near to Lanczos."""
