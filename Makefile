@@ -66,8 +66,8 @@ $(DEMO): pyproject.toml constraints.txt
 
 $(READY): $(DEMO)
 	$(PIP) --editable ".[all,s3,gcp,test]"
-	# The peer that weights are compared with; its own requirements include torchvision, which the tests do without.
-	$(PIP) --no-deps open_clip_torch
+	# The peers that weights and scores are compared with; they require torchvision, which the tests do without.
+	$(PIP) --no-deps open_clip_torch clip-benchmark
 	@touch $(READY)
 
 clean:

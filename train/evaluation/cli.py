@@ -81,7 +81,7 @@ def _show_plan(config: EvalConfig, console: Console) -> None:
         given = config.for_set("templates", one.name)
         chosen = prompts.read(given) if given else prompts.for_set(one.name)
         table.add_row(
-            f"{one.name} prompts", given or "by the set's name", f"{len(chosen.ensemble)}, {chosen.single!r}"
+            f"{one.name} prompts", given or _origin(one.name), f"{len(chosen.ensemble)}, {chosen.single!r}"
         )
     for option in ("classes", "class_map", "subset", "compare", "features"):
         for value in getattr(config, option):
@@ -95,6 +95,16 @@ def _show_plan(config: EvalConfig, console: Console) -> None:
     console.print(table)
     console.print("Nothing was written.")
     sys.stdout.write(parser.to_toml(parser.effective(config)))
+
+
+def _origin(name: str) -> str:
+    """Return where the prompts of a set are from that are not given."""
+    from train.evaluation import known_sets
+
+    known = known_sets.find(name)
+    if known_sets.published(name):
+        return known_sets.source()
+    return f"openwit's own for {known.title}" if known else "openwit's generic ones"
 
 
 def _show_result(done: "Evaluation", console: Console, seconds: float) -> None:

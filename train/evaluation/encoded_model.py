@@ -12,7 +12,7 @@ from pipeline.data import evalsets
 from pipeline.data.evalsets import Example
 from pipeline.images.decode import named
 from pipeline.images.pixels import PixelDecoder
-from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
+from train.evaluation import classes, corruptions, features, known_sets, prompts, sets, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features, Floats
 from train.evaluation.models import Encoder
@@ -148,6 +148,8 @@ class EncodedModel:
             labels += self.features(name, "train").labels
         numbered = () if path else self.numbered(name)
         known = classes.of(name, labels, path, several=self.several(name), numbered=numbered)
+        if not path and not numbered and (names := known_sets.class_names(name, known.labels)):
+            return Classes(known.labels, list(names))
         # Where digits are what is shown, their names are the right ones.
         if classes.are_codes(known.names) and not prompts.are_digits(name):
             prompt = prompts.fill(self.prompts(name).single, known.names[0])

@@ -146,6 +146,7 @@ def measures(logits: Scores, truth: Bools, *, ranked: bool = True) -> dict[str, 
     if logits.shape[1] > 5:
         five = hits(logits, truth, 5)
         found["acc5"] = lambda w: share(five, w)
+        found["mean_top1_top5"] = lambda w: (share(first, w) + share(five, w)) / 2
     found["mean_per_class_recall"] = mean_per_class(predicted(logits), truth)
     if ranked:
         exclusive = bool((truth.sum(axis=1) <= 1).all())

@@ -11,9 +11,10 @@ import tyro
 from pipeline.config import named
 from pipeline.data import evalsets
 from pipeline.data.evalsets import EvalSet
+from train.evaluation import known_sets
 
 Task = Literal["zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias"]
-Metric = Literal["acc1", "acc5", "mean_per_class_recall", "roc_auc", "map11"]
+Metric = Literal["acc1", "acc5", "mean_top1_top5", "mean_per_class_recall", "roc_auc", "map11"]
 Corruption = Literal["noise", "blur", "fog", "snow", "jpeg"]
 LEVELS: Final = (1, 2, 3, 4, 5)
 FitSplit = Literal["train", "validation"]
@@ -53,11 +54,13 @@ class EvalConfig:
     classes: Several = ()
     """Class names, FILE for all sets or NAME=FILE: a line each, or the set's label, a tab and the name."""
     templates: Several = ()
-    """Prompts, FILE for all sets or NAME=FILE: one per line, {} for the class; by default chosen by the set's
-    name from openwit's own."""
+    """Prompts, FILE for all sets or NAME=FILE: one per line, {} for the class. By default those published for
+    a set of that name, where clip-benchmark is installed (pip install --no-deps clip-benchmark), else
+    openwit's own; generic ones for other sets."""
     metric: Several = ()
-    """Main metric, for all sets or NAME=METRIC: acc1, acc5, mean_per_class_recall, roc_auc, or map11 (labels
-    may then hold several classes, separated by |)."""
+    """Main metric, for all sets or NAME=METRIC: acc1, acc5, mean_top1_top5, mean_per_class_recall, roc_auc,
+    or map11 (labels may then hold several classes, separated by |). By default the paper's (table 9) for its
+    sets, told by their whole names, else acc1."""
     subset: Several = ()
     """Score these examples apart as well, for zeroshot and linear-probe: FILE or NAME=FILE with an example_id
     a line, such as the clean/NAME.txt of `openwit overlap`. May be given several times."""
@@ -202,8 +205,8 @@ class EvalConfig:
         return last
 
     def main_metric(self, name: str) -> str:
-        """Return a set's main metric: the one that tables and figures show."""
-        return self.for_set("metric", name) or "acc1"
+        """Return a set's main metric, which tables and figures show: the paper's for its sets, else acc1."""
+        return self.for_set("metric", name) or known_sets.metric(name)
 
     def fits(self, name: str) -> bool:
         """Return whether probes are fitted for a set."""

@@ -2,14 +2,15 @@
 
 The paper's findings behind the lists: "a photo of a {}." beats the bare name; saying what kind of thing a set
 is about helps ("a type of pet"), quotes around text to be read, "a satellite photo of" for aerial images; and
-an ensemble over many contexts beats any one of them. The sentences are openwit's own selection.
+an ensemble over many contexts beats any one of them. `train.evaluation.known_sets` has the published prompts;
+the sentences here are openwit's own selection.
 """
 
-import re
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
 from pipeline.data import evalsets
+from train.evaluation import known_sets
 
 BARE: Final = "{}"
 
@@ -38,65 +39,72 @@ def _of_kind(kind: str) -> Prompts:
 
 GENERIC: Final = Prompts("a photo of a {}.", _PHOTOS)
 
-_DIGITS: Final = "mnist|svhn|digit"
-# Part of a set's name in lower-case letters and digits: its prompts. The first that is found counts.
-_KINDS: Final[tuple[tuple[str, Prompts], ...]] = (
-    ("pet", _of_kind("a type of pet")),
-    ("food", _of_kind("a type of food")),
-    ("flower", _of_kind("a type of flower")),
-    ("aircraft", _of_kind("a type of aircraft")),
-    ("bird", _of_kind("a type of bird")),
-    ("cloth|fashion|deepfashion", _of_kind("a type of clothing")),
-    ("stanfordcars|^cars", Prompts("a photo of a {}.", tuple(
+_SATELLITE: Final = Prompts("a satellite photo of {}.", tuple(
+    f"{start} of {article}{{}}." for start in ("a satellite photo", "an aerial view", "a view from above")
+    for article in ("", "a ")
+))  # fmt: skip
+_NUMBERS: Final = Prompts('a photo of the number: "{}".', (
+    'a photo of the number: "{}".', 'the number "{}".', 'a photo of the digit "{}".', '"{}".',
+    'a handwritten "{}".',
+))  # fmt: skip
+_DOING: Final = Prompts("a photo of a person doing {}.", tuple(
+    f"a {medium} of {who} {verb}{{}}." for medium in ("photo", "video", "demonstration")
+    for who in ("a person", "someone") for verb in ("", "doing ", "during ")
+))  # fmt: skip
+_OWN: Final[dict[str, Prompts]] = {
+    "Oxford-IIIT Pets": _of_kind("a type of pet"),
+    "Food101": _of_kind("a type of food"),
+    "Flowers102": _of_kind("a type of flower"),
+    "FGVC Aircraft": _of_kind("a type of aircraft"),
+    "Birdsnap": _of_kind("a type of bird"),
+    "Stanford Cars": Prompts("a photo of a {}.", tuple(
         f"a photo of {start} {{}}{end}." for start in ("a", "the", "my") for end in ("", ", a type of car")
-    ))),
-    ("eurosat|resisc|satellite|aerial", Prompts("a satellite photo of {}.", tuple(
-        f"{start} of {article}{{}}." for start in ("a satellite photo", "an aerial view", "a view from above")
-        for article in ("", "a ")
-    ))),
-    (_DIGITS, Prompts('a photo of the number: "{}".', (
-        'a photo of the number: "{}".', 'the number "{}".', 'a photo of the digit "{}".', '"{}".',
-        'a handwritten "{}".',
-    ))),
-    ("ocr|renderedsst|sst2|text|iiit", Prompts('an image with the text "{}".', (
-        'an image with the text "{}".', 'a photo of the word "{}".', 'the text "{}".', '"{}".',
-    ))),
-    ("gtsrb|trafficsign", Prompts('a photo of a "{}" traffic sign.', tuple(
+    )),
+    "EuroSAT": _SATELLITE, "RESISC45": _SATELLITE, "MNIST": _NUMBERS, "SVHN": _NUMBERS,
+    "GTSRB": Prompts('a photo of a "{}" traffic sign.', tuple(
         f'{start} of {article} "{{}}" traffic sign.' for start in ("a photo", "a large photo", "a close-up")
         for article in ("a", "the")
-    ))),
-    ("dtd|texture", Prompts("a photo of a {} texture.", tuple(
+    )),
+    "DTD": Prompts("a photo of a {} texture.", tuple(
         f"a photo of {article} {{}} {noun}." for article in ("a", "the")
         for noun in ("texture", "pattern", "surface", "thing")
-    ))),
-    ("ucf|kinetics|hmdb|action", Prompts("a photo of a person doing {}.", tuple(
-        f"a {medium} of {who} {verb}{{}}." for medium in ("photo", "video", "demonstration")
-        for who in ("a person", "someone") for verb in ("", "doing ", "during ")
-    ))),
-    ("fer2013|emotion|expression", Prompts("a photo of a {} looking face.", (
+    )),
+    "UCF101": _DOING, "Kinetics700": _DOING,
+    "FER2013": Prompts("a photo of a {} looking face.", (
         "a photo of a {} looking face.", "a photo of a face that looks {}.",
         "a photo of a person who is {}.", "a portrait of someone feeling {}.",
-    ))),
-    ("country|geoloc", Prompts("a photo taken in {}.", (
+    )),
+    "Country211": Prompts("a photo taken in {}.", (
         "a photo taken in {}.", "a photo from {}.", "a photo that I took while visiting {}.",
         "a street in {}.", "a photo showing the country of {}.",
-    ))),
-    ("pcam|camelyon|histo|patholog", Prompts("a microscope image of {}.", (
+    )),
+    "PatchCamelyon": Prompts("a microscope image of {}.", (
         "a microscope image of {}.", "this is a histopathology slide of {}.", "a stained tissue with {}.",
-    ))),
-    ("hateful|meme", Prompts("a {} meme.", ("a {} meme.", "an image of a {} meme.", "this meme is {}."))),
-)  # fmt: skip
+    )),
+    "Hateful Memes": Prompts("a {} meme.", ("a {} meme.", "an image of a {} meme.", "this meme is {}.")),
+    "Rendered SST2": Prompts("a {} review of a movie.", ("a {} review of a movie.",)),
+    "CLEVR Counts": Prompts("a picture of {} objects.", ("a picture of {} objects.",)),
+    "KITTI Distance": Prompts(BARE, (BARE,)),
+}  # fmt: skip
+"""By the title of a known set: openwit's own, where no package has the published ones."""
 
 
 def for_set(name: str) -> Prompts:
-    """Return the prompts of a set by its name, the generic ones where it says nothing."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return next((prompts for pattern, prompts in _KINDS if re.search(pattern, plain)), GENERIC)
+    """Return the prompts of a set: the published ones of a known set, or openwit's own; else generic ones.
+
+    The single prompt is the generic one where the published prompts hold it, else the first of them.
+    """
+    if found := known_sets.published(name):
+        single = GENERIC.single if GENERIC.single in found.prompts else found.prompts[0]
+        return Prompts(single, found.prompts)
+    known = known_sets.find(name)
+    return _OWN.get(known.title, GENERIC) if known else GENERIC
 
 
 def are_digits(name: str) -> bool:
-    """Return whether a set's name says that digits are what its pictures show."""
-    return bool(re.search(_DIGITS, name.lower()))
+    """Return whether digits are what the pictures of a set of this name show."""
+    known = known_sets.find(name)
+    return known is not None and known.title in ("MNIST", "SVHN")
 
 
 def read(path: str) -> Prompts:

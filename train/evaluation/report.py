@@ -15,7 +15,8 @@ from train.evaluation.options import EvalConfig, Task
 from train.evaluation.results import Result
 
 METRIC_NAMES: Final = {
-    "acc1": "accuracy", "acc5": "top-5 accuracy", "mean_per_class_recall": "mean per class",
+    "acc1": "accuracy", "acc5": "top-5 accuracy",
+    "mean_top1_top5": "mean of top-1 and top-5", "mean_per_class_recall": "mean per class",
     "roc_auc": "ROC AUC", "map11": "11-point mAP", "image_retrieval_recall@5": "text to image R@5",
 }  # fmt: skip
 
