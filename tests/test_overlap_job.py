@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from dedup import distortions
+from dedup import distortions, overlap
 from dedup.cli import main
+from dedup.options import OverlapConfig
+from dedup.training_set import TrainingSet
+from pipeline.flow.steps import write_results
 from pipeline.images.process import process
 from pipeline.options import ImageOptions
 from pipeline.shards import read_shard
+from pipeline.storage import FileInfo
 from tests.rows import checked_results
 from tests.scenes import jpeg, sample, scene, uid_of, write_folder, write_run
 from tests.test_images import png_header
@@ -163,6 +167,46 @@ def test_thresholds_change_the_result_without_another_search(made, tmp_path):
     finally:
         shutil.rmtree(made.out)
         shutil.copytree(tmp_path / "x/out", made.out, copy_function=shutil.copy2)
+
+
+ALL = {"sample", "whitening", "evaluation sets", "index"}
+
+
+@pytest.mark.parametrize(
+    ("options", "inputs", "steps"),
+    [
+        ({"floor": 0.5, "planted": 3, "seed": 1, "text": True, "decontaminate": ("e",)}, {}, set()),
+        ({"min_quality": 30}, {}, {"evaluation sets", "index"}),
+        ({"eval": ("f=pictures",)}, {}, {"evaluation sets", "index"}),
+        ({}, {"eval_inputs": "another version"}, {"evaluation sets", "index"}),
+        ({}, {"inputs": "another version"}, ALL),
+    ],
+)
+def test_each_option_touches_its_own_steps(options, inputs, steps):
+    made = []
+    for more, versions in (({}, {}), (options, inputs)):
+        config = OverlapConfig(**{"run": "shards", "eval": ("e=pictures",), "out": "out", **more})
+        files = {
+            name: [FileInfo(f"{name}-{n}", 9, versions.get(name, "")) for n in range(3)]
+            for name in ("inputs", "eval_inputs")
+        }
+        training = TrainingSet([], False, "")
+        made.append(
+            overlap._Steps(overlap.OverlapJob(config=config, training=training, runner=None, **files))
+        )
+    before, after = ({step.label: step.folder for step in one._all} for one in made)
+    assert {label for label in before if before[label] != after[label]} == steps
+
+
+def test_sets_that_are_joined_are_not_described_again(tmp_path):
+    job = overlap.OverlapJob(
+        config=OverlapConfig(run="shards", eval=("e=pictures",), out=str(tmp_path)), runner=None,
+        training=TrainingSet([], False, ""), inputs=[], eval_inputs=[],
+    )  # fmt: skip
+    first = overlap._Steps(job)
+    assert {step.label for step in first._all} == ALL
+    write_results(first.index.folder, [])
+    assert {step.label for step in overlap._Steps(job)._all} == ALL - {"evaluation sets"}
 
 
 def test_the_same_command_gives_the_same_files(made):

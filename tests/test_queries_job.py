@@ -178,6 +178,26 @@ def test_a_changed_option_reruns_from_the_step_it_touches(
     assert min(counts) == 5
 
 
+@pytest.mark.parametrize(
+    ("changed", "steps"),
+    [
+        ({"workers": 3, "keep_work": True}, set()),
+        ({"min_count": 5}, {"words", "bigrams", "rank bigrams"}),
+        ({"min_bigram_count": 5}, {"rank bigrams"}),
+        ({"min_views": 5}, {"titles"}),
+        ({"size": 50}, {"rank bigrams", "titles"}),
+        ({"lang": "de"}, {"encode", "words", "bigrams", "rank bigrams", "page views", "redirects", "titles"}),
+    ],
+)
+def test_each_option_touches_its_own_steps(changed: dict[str, Any], steps: set[str]) -> None:
+    folders = []
+    for options in ({}, changed):
+        config = QueriesConfig(out="q.parquet", wikipedia=("dump",), **options)
+        made = job._Steps(config, inputs.Inputs([], [], []), 10, wikipedia.Wiki(), [])
+        folders.append({step.label: step.folder for step in [*made.of_dump, *made.of_views]})
+    assert {label for label, folder in folders[0].items() if folders[1][label] != folder} == steps
+
+
 def test_a_size_that_is_too_small_is_told_before_the_dump_is_read(
     tmp_path: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
