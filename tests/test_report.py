@@ -10,7 +10,9 @@ import sys
 import warnings
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import querylist, report, untrusted
-from pipeline.report import collect, funnel, network, numbers, page, statements
+from pipeline.report import collect, figures, funnel, network, numbers, page, statements
 from pipeline.report.samples import RepeatedTexts, sites_of
 from pipeline.report.totals import Totals
 from pipeline.run_folder import Layout
@@ -44,6 +46,7 @@ HOSTILE = (
     "x" * 9_000,
     "犬と猫 🐕‍🦺 كلب",
 )
+_COUNTED = ("by_words", "by_side", "by_aspect")
 # Arrow and JSON hold no lone surrogates: what reaches a shard has none.
 TEXTS = tuple(text.encode("utf-8", "replace").decode() for text in HOSTILE)
 
@@ -350,6 +353,39 @@ def test_figures_keep_to_the_policy_and_to_themselves(collected: collect.Collect
         assert set(used) <= set(ids)
     assert len(ids) == len(set(ids))
     assert all("#0000f" not in svg for svg in drawn.values()), "every colour is a variable of the page"
+
+
+@pytest.mark.parametrize("times", [1, 1_234_567])
+def test_every_text_of_a_figure_has_room(
+    collected: collect.Collected, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Also where numbers have as many digits as they can."""
+    drawn = []
+    original = figures.Figure
+
+    def noted(**options: Any) -> figures.Figure:
+        drawn.append(original(**options))
+        return drawn[-1]
+
+    monkeypatch.setattr(figures, "Figure", noted)
+    shown, crawl, balance = collected.samples, collected.network, collected.balance
+    larger = replace(
+        collected,
+        samples=replace(shown, **{name: getattr(shown, name) * times for name in _COUNTED}),
+        balance=replace(balance, curves={
+            name: curve._replace(counts=[times * count for count in curve.counts])
+            for name, curve in balance.curves.items()
+        }),
+        network=replace(
+            crawl, latency=[times * count for count in crawl.latency],
+            pace=[(start, *(times * value for value in row)) for start, *row in crawl.pace],
+        ),
+    )  # fmt: skip
+    page.drawings(larger)
+    assert len(drawn) == 8
+    for figure in drawn:
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert 0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height, figure.axes[0].get_ylabel()
 
 
 def test_texts_are_shown_as_what_they_are() -> None:

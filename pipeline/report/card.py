@@ -1,5 +1,6 @@
 """The dataset card: README.md with the metadata that the Hugging Face Hub reads, from the manifest."""
 
+import functools
 import json
 import posixpath
 from collections.abc import Iterable
@@ -26,16 +27,8 @@ def size_category(samples: int) -> str:
 
 def render(manifest: Manifest, root: str, languages: Iterable[str], words: int | None) -> str:
     """Return README.md of the run in folder `root`; languages as found in the shards, most first."""
-    environment = jinja2.Environment(
-        autoescape=False,  # noqa: S701 - Markdown; what is not ours goes through `code` or `yaml`
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters["yaml"] = _yaml
-    environment.globals["count"] = statements.count
-    template = environment.from_string(Path(__file__).with_name("card.md").read_text(encoding="utf-8"))
     signals = manifest["configuration"].get("opt_out")
-    return template.render(
+    return _template().render(
         name=plain(posixpath.basename(root.rstrip("/"))), manifest=manifest, counts=manifest["counts"],
         words=words, is_balanced=statements.is_balanced(manifest),
         size_category=size_category(manifest["counts"]["samples"]),
@@ -46,6 +39,18 @@ def render(manifest: Manifest, root: str, languages: Iterable[str], words: int |
         personal=statements.personal(manifest), limitations=statements.limitations(manifest),
         rights=statements.rights(), takedown=statements.takedown(manifest),
     )  # fmt: skip
+
+
+@functools.cache  # it is compiled once
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=False,  # noqa: S701 - Markdown; what is not ours goes through `code` or `yaml`
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["yaml"] = _yaml
+    environment.globals["count"] = statements.count
+    return environment.from_string(Path(__file__).with_name("card.md").read_text(encoding="utf-8"))
 
 
 def plain(name: str) -> str:

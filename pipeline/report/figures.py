@@ -40,6 +40,7 @@ _STYLE: Final = {
     "axes.facecolor": "none", "axes.titlesize": 10.5, "axes.unicode_minus": False,
 }  # fmt: skip
 _SIZE: Final = (4.9, 3.1)  # inches of 72 units: one column of a telephone
+_LEFT, _RIGHT, _BOTTOM, _TOP, _LINE_HEIGHT = 54, 18, 35, 8, 15  # units; left of the axes is room for 1.25M
 _SIDES_PER_OCTAVE: Final = 4
 _SVG: Final = "{http://www.w3.org/2000/svg}"
 _DROPPED: Final = frozenset({"font", "font-family", "font-variant", "font-stretch", "font-style"})
@@ -53,10 +54,19 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def draw(paint: Callable[[Figure], None], label: str, name: str) -> str:
-    """Return an SVG element with what `paint` draws; `label` is read aloud, `name` keeps its ids apart."""
+def draw(paint: Callable[[Figure], None], label: str, name: str, *, lines: int = 0) -> str:
+    """Return an SVG element with what `paint` draws; `label` is read aloud, `name` keeps its ids apart.
+
+    lines: of text above the axes.
+    """
+    width, height = (72 * inches for inches in _SIZE)
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):  # type: ignore[dict-item]
-        figure = Figure(figsize=_SIZE, dpi=72, layout="constrained")
+        figure = Figure(figsize=_SIZE, dpi=72)
+        # Labels have a known size; a layout that measures them takes as long as the drawing.
+        figure.subplots_adjust(
+            left=_LEFT / width, right=1 - _RIGHT / width, bottom=_BOTTOM / height,
+            top=1 - (_TOP + _LINE_HEIGHT * lines) / height, hspace=0.17,
+        )  # fmt: skip
         paint(figure)
         sink = io.StringIO()
         # Not savefig, which draws everything once more beforehand, to no effect here.
@@ -141,7 +151,9 @@ def counts_per_query(balance: Balance) -> str:
         axes.set_ylabel("samples per query")
         _legend(axes)
 
-    return draw(paint, "Samples per query, sorted from the rarest to the most frequent query", "counts")
+    return draw(
+        paint, "Samples per query, sorted from the rarest to the most frequent query", "counts", lines=3
+    )
 
 
 def _decades(axes: Axes, top: float) -> None:
@@ -175,9 +187,8 @@ def running_share(balance: Balance) -> str:
         axes.set_ylabel("share of all samples up to there")
         _legend(axes)
 
-    return draw(
-        paint, "Running share of samples over the queries, from the rarest to the most frequent", "share"
-    )
+    label = "Running share of samples over the queries, from the rarest to the most frequent"
+    return draw(paint, label, "share", lines=3)
 
 
 def _bars(axes: Axes, left: np.ndarray, width: np.ndarray, counts: np.ndarray) -> None:
@@ -226,7 +237,7 @@ def sides(figures: SampleFigures, stored: int) -> str:
         axes.set_xlabel("shorter side as served, pixels")
         axes.set_ylabel("images")
 
-    return draw(paint, "Images by their shorter side as served", "sides")
+    return draw(paint, "Images by their shorter side as served", "sides", lines=1)
 
 
 def aspects(figures: SampleFigures) -> str:
@@ -284,7 +295,7 @@ def pace(network: CrawlFigures) -> str:
             axes.yaxis.set_major_locator(MaxNLocator(3))
             _short_axis(axes.yaxis)
 
-    return draw(paint, "Images answered a second, and requests under way, over time", "pace")
+    return draw(paint, "Images answered a second, and requests under way, over time", "pace", lines=1)
 
 
 def _time_unit(seconds: float) -> tuple[str, int]:
@@ -317,7 +328,7 @@ def latency(network: CrawlFigures) -> str:
         axes.set_xlabel("time from request to last byte")
         axes.set_ylabel("images")
 
-    return draw(paint, "Images by the time that their answer took", "latency")
+    return draw(paint, "Images by the time that their answer took", "latency", lines=1)
 
 
 def _duration(seconds: float) -> str:
