@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dedup.decode_images import decode_jpeg
+from dedup.training_set import read_described
 from pipeline import balance, querylist
 from pipeline.captions.text import clean
 from pipeline.cli import main
@@ -178,6 +179,17 @@ def test_descriptors_are_kept_beside_the_images(whole: Path) -> None:
         later = describe(views.thumbnail(views.inner(rgb))[None])
         assert np.unpackbits(kept.hashes ^ later.hashes).sum() <= 24, "this is another picture's descriptor"
         assert np.unpackbits(kept.mirrored_hashes ^ later.mirrored_hashes).sum() <= 24
+
+
+def test_images_may_be_described_later(small_web: Server, capped: Path, tmp_path: Path) -> None:
+    """The tars are the same; overlap decodes the images where no descriptors are kept."""
+    later = crawl(small_web.web, tmp_path / "run", *CAPPED, "--workers", "1", "--describe", "later")
+    paths = sorted((capped / "shards").glob("*.tar"))
+    for path in paths:
+        other = later / "shards" / path.name
+        assert other.read_bytes() == path.read_bytes()
+        assert read_described(str(path), 10) is not None and read_described(str(other), 10) is None
+    assert paths and verify(["--run", str(later)]) == 0
 
 
 def test_an_older_webdataset_reads_them_too(whole: Path, tmp_path: Path) -> None:

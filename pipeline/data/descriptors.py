@@ -191,6 +191,10 @@ PACKED_BYTES: Final = 32 + 32 + 2 * COLOUR_TERMS + 1
 """Of one image, as a run's shards and staging keep it."""
 
 
+NOT_DESCRIBED: Final = bytes(PACKED_BYTES)
+"""Stands in staging for the descriptors of an image that is to be described later."""
+
+
 def pack(descriptors: Descriptors) -> list[bytes]:
     """Return each image's descriptors as bytes: hash, mirrored hash, colours (little-endian), quality."""
     parts = (

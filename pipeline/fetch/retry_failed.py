@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline import checked_manifest, run_folder, schemas, storage
 from pipeline.crawl import Crawl
+from pipeline.data.descriptors import NOT_DESCRIBED
 from pipeline.fetch.parts import Restored
 from pipeline.fetch.units import worth_retrying
 from pipeline.flow.markers import mark, read_vector, write_json, write_vector
@@ -112,7 +113,9 @@ def restore(crawl: Crawl, fetched: Rounds) -> None:
     """
     layout = crawl.layout
     key = "uid" if crawl.config.dedup == "off" else "sha256"
-    tables = [_restore_shard(layout, shard["name"]) for shard in checked_manifest.of(layout.root)["shards"]]
+    described = crawl.config.images.describe == "now"
+    shards = [shard["name"] for shard in checked_manifest.of(layout.root)["shards"]]
+    tables = [_restore_shard(layout, name, described) for name in shards]
     places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
     staged = _Places(places, key)
     merged = [schemas.read_table(one.path, ["uid", "sha256"]) for one in fetched.rounds[-1].merged]
@@ -137,12 +140,14 @@ _PLACES: Final = pa.schema(
 )
 
 
-def _restore_shard(layout: Layout, name: str) -> pa.Table:
+def _restore_shard(layout: Layout, name: str, described: bool) -> pa.Table:
     """Write a shard's images and descriptors as a blob; return where each is."""
     tar = storage.join(layout.shards, name)
     stem = storage.stem(name)
-    rows = schemas.read_table(storage.sibling(tar, ".parquet"), ["uid", "sha256", "descriptor"])
-    uids, digests, descriptors = (rows[column].to_pylist() for column in rows.column_names)
+    columns = ["uid", "sha256", *(["descriptor"] if described else [])]
+    rows = schemas.read_table(storage.sibling(tar, ".parquet"), columns)
+    uids, digests, *stored = (rows[column].to_pylist() for column in rows.column_names)
+    descriptors = stored[0] if described else [NOT_DESCRIBED] * len(rows)
     places: list[tuple[Any, ...]] = []
     folder = layout.stage("fetch", _RESTORED)
     restored = Restored(name=stem, blob=storage.join(folder, f"{stem}.blob"))

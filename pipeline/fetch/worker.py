@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import balance, hashlist, schemas, storage
+from pipeline.data.descriptors import NOT_DESCRIBED
 from pipeline.fetch.lanes import deadline, share
 from pipeline.fetch.parts import Fetched, Unit
 from pipeline.fetch.unit_log import UnitLog
@@ -325,5 +326,5 @@ class FetchWorker:
                 else:
                     sink.write(store.body(place))
                 assert row.processed is not None, "a row without a reason was decoded"
-                sink.write(bytes.fromhex(row.processed.descriptor))
+                sink.write(bytes.fromhex(row.processed.descriptor) or NOT_DESCRIBED)
         return places

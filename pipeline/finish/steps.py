@@ -129,6 +129,7 @@ def _shards(this: _Finish) -> Step:
     layout = this.crawl.layout
     worker = WriteWorker(
         folder=layout.shards, staging=layout.staging, samples_per_shard=this.crawl.config.samples_per_shard,
+        described=this.crawl.config.images.describe == "now",
     )  # fmt: skip
     plan = partial(_plan_shards, this)
     return Tasks(label="shards", folder=this.folder("shards"), plan=plan, worker=worker)

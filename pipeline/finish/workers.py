@@ -195,6 +195,8 @@ class WriteWorker:
     folder: str  # RUN/shards
     staging: str
     samples_per_shard: int
+    described: bool = True
+    """Whether the images were described as they were fetched."""
 
     def open(self) -> None:
         """Load nothing."""
@@ -217,7 +219,8 @@ class WriteWorker:
         with storage.atomic_output(f"{base}.tar") as path:
             tar = write_shard(Path(path), samples)
         # Only in the Parquet file: KEY.json holds what people read.
-        rows = rows.append_column("descriptor", pa.array(descriptors, pa.binary(PACKED_BYTES)))
+        if self.described:
+            rows = rows.append_column("descriptor", pa.array(descriptors, pa.binary(PACKED_BYTES)))
         return describe_shard(base, task.name, rows, tar)
 
 

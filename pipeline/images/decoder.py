@@ -29,6 +29,7 @@ class Decoder:
         function: str = "pipeline.images.process:process",
     ) -> None:
         self._child = Child(function, options, memory_bytes=memory_bytes, seconds=seconds)
+        self._descriptor_bytes = PACKED_BYTES if options.describe == "now" else 0
         self._child.start()
 
     def process(self, data: bytes) -> Processed:
@@ -38,7 +39,7 @@ class Decoder:
         except ChildFailedError as failure:
             return Processed(reason=failure.reason, detail=failure.detail)
         try:
-            return _parse(fields, jpeg)
+            return _parse(fields, jpeg, self._descriptor_bytes)
         except ValueError as error:
             self._child.replace()
             return Processed(reason="decode_crash", detail=f"an answer that is not a result: {error}")
@@ -58,7 +59,7 @@ class Decoder:
         self.close()
 
 
-def _parse(fields: dict[str, Any], jpeg: bytes) -> Processed:
+def _parse(fields: dict[str, Any], jpeg: bytes, descriptor_bytes: int) -> Processed:
     """Return a result after checking every field's type and the reason; ValueError for anything else."""
     defaults = Processed()._asdict()
     del defaults["jpeg"]
@@ -71,7 +72,7 @@ def _parse(fields: dict[str, Any], jpeg: bytes) -> Processed:
     result = Processed(jpeg=jpeg, **fields)
     if (result.reason not in REASONS) if result.reason else not jpeg.startswith(b"\xff\xd8\xff"):
         raise ValueError("neither a reason nor an image")
-    if not result.reason and len(bytes.fromhex(result.descriptor)) != PACKED_BYTES:
+    if not result.reason and len(bytes.fromhex(result.descriptor)) != descriptor_bytes:
         raise ValueError("no descriptor")
     if any(len(bytes.fromhex(digits)) not in (0, 32) for digits in (result.phash, result.pdq)):
         raise ValueError("a hash of another length")

@@ -66,7 +66,8 @@ class Processed(NamedTuple):
     quality: int = 0
     """0 to 100, how much detail the thumbnail has: `pipeline.data.descriptors.quality`."""
     descriptor: str = ""
-    """Hexadecimal digits of `pipeline.data.descriptors.pack`, of the stored picture without its border."""
+    """Hexadecimal digits of `pipeline.data.descriptors.pack`, of the stored picture without its border; empty
+    where it is to be described later."""
     pdq: str = ""
     """64 hexadecimal digits, of `process_with_pdq`, unless the picture has too little detail for it."""
 
@@ -120,7 +121,7 @@ def _process(data: bytes, options: ImageOptions, *, with_pdq: bool) -> Processed
         exif=exif.as_json(decoded.tags) if options.keep_exif else "",
         phash=sign_hash(luma).hex(),
         quality=quality(luma),
-        descriptor=_descriptor(small).hex(),
+        descriptor=_descriptor(small).hex() if options.describe == "now" else "",
         pdq=_pdq(data, decoded, options) if with_pdq else "",
     )
 

@@ -7,6 +7,7 @@ from pipeline.images.headers import FORMATS, WEB_FORMATS
 from pipeline.options.fields import decides
 
 ResizeMode = Literal["shorter", "longer", "square", "keep"]
+Describe = Literal["now", "later"]
 
 MAX_JPEG_SIDE: Final = 65_500
 """libjpeg's JPEG_MAX_DIMENSION."""
@@ -34,6 +35,9 @@ class ImageOptions:
     """Most scans of a JPEG; encoders write up to 18, and each costs a pass over all the pixels."""
     quality: int = 90
     """JPEG quality of the stored image."""
+    describe: Describe = "now"
+    """now: keep beside each image what `openwit overlap` compares; later: leave that to overlap, which then
+    decodes every stored image, and spare a sixth of the time in decoding."""
     formats: tuple[str, ...] = decides("candidates", "fetch", default=WEB_FORMATS)
     """Formats taken, told from the content, never from a name or a header of the server; bmp, tiff and ppm
     can be added."""
@@ -49,6 +53,8 @@ class ImageOptions:
         if self.resize_mode not in get_args(ResizeMode):
             modes = ", ".join(get_args(ResizeMode))
             raise ValueError(f"resize_mode must be one of {modes}, not {self.resize_mode!r}")
+        if self.describe not in get_args(Describe):
+            raise ValueError(f"describe must be now or later, not {self.describe!r}")
         if self.min_side < 0 or self.min_bytes < 0 or self.max_scans < 1:
             raise ValueError("min_side and min_bytes must not be negative, and max_scans must be positive")
         if not self.max_aspect >= 1:
