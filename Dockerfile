@@ -21,10 +21,14 @@ COPY dedup dedup
 COPY train train
 RUN pip install --no-cache-dir --constraint constraints.txt ".[crawl,overlap,gcp,s3]" && pip check
 
+# Beam's boot program would make a virtual environment for each worker, below /opt, where only root can.
+ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1
+
 # Outside the sources, all that a worker imports is there.
-WORKDIR /home/worker
 RUN useradd --create-home --home-dir /home/worker --uid 10001 worker && rm -rf /openwit
-USER 10001
+WORKDIR /home/worker
+ARG WORKER=10001
+USER ${WORKER}
 RUN python -c "import pipeline.cli, pipeline.compact, pipeline.crawl, pipeline.report, pipeline.flow.beam_graphs, pipeline.takedown.cli, queries.job, dedup.overlap, gcsfs, s3fs"
 
 ENTRYPOINT ["/opt/apache/beam/boot"]

@@ -6,7 +6,7 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: engines installs demo demo-full test fuzz lint bench clean help
+.PHONY: engines image installs demo demo-full test fuzz lint bench clean help
 
 help:
 	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make fuzz       the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
 	@echo "make lint       ruff and mypy"
 	@echo "make engines    fetch Beam's runners and compare every job on them with a run on this machine"
+	@echo "make image      follow the Dockerfile in a fresh root of Debian, and crawl with the worker in it"
 	@echo "make bench      the benchmarks of docs/benchmarks.md (long)"
 	@echo "Each installs what it needs first; no network is needed but the package index."
 
@@ -37,6 +38,10 @@ fuzz: $(READY)
 engines: $(READY)
 	$(BIN)/python -m bench.engines
 	$(BIN)/python -m bench.cluster
+
+# The worker image's lines without a container engine; needs root, debootstrap and Go.
+image: $(READY)
+	$(BIN)/python -m bench.image
 
 # The wheel with each extra in clean environments.
 installs:

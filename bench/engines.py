@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / ".engines"
 
-_PRISM: Final = "github.com/apache/beam/sdks/v2"
+_MODULE: Final = "github.com/apache/beam/sdks/v2"
 _SUMS: Final = {"2.77.0": "h1:RsC61pHEvtySEHAURQyP/+CVOJm/hy5hewuG9JF0+Ow="}
 """Of the module, as Go's checksum database has it, by Beam's version."""
 JOB_SERVERS: Final = {
@@ -86,13 +86,24 @@ def _output(command: Sequence[str], **environment: str) -> str:
 
 
 def prism(version: str) -> Path:
-    """Build Prism of a version of Beam from its Go module, whose hash is compared before."""
-    module = f"{_PRISM}@v{version}"
+    """Build Prism of a version of Beam."""
+    return _of_go("go/cmd/prism", version)
+
+
+def boot(version: str) -> Path:
+    """Build the program that starts Python workers in Beam's images."""
+    return _of_go("python/container", version)
+
+
+def _of_go(package: str, version: str) -> Path:
+    """Build a program of Beam's Go module, whose hash is compared before."""
+    module = f"{_MODULE}@v{version}"
     found = json.loads(_output(["go", "mod", "download", "-json", module]))["Sum"]
     if found != _SUMS.get(version, found):
         raise ValueError(f"{module} has the hash {found}, not {_SUMS[version]}")
-    _output(["go", "install", f"{_PRISM}/go/cmd/prism@v{version}"], GOBIN=str(FOLDER))
-    return FOLDER / "prism"
+    FOLDER.mkdir(exist_ok=True)
+    _output(["go", "install", f"{_MODULE}/{package}@v{version}"], GOBIN=str(FOLDER))
+    return FOLDER / package.rpartition("/")[2]
 
 
 def _maven(goal: str, *arguments: str) -> None:

@@ -21,6 +21,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
+from bench import image
 from pipeline import extras
 from pipeline.candidates.parts import PieceTask
 from pipeline.cli_runtime import job_name
@@ -382,9 +383,12 @@ def test_the_image_has_what_a_worker_needs() -> None:
     for text in ((ROOT / "Dockerfile").read_text(), RUNNING):
         assert f"BEAM_SDK={sdk}@sha256:" in text, "the worker's Beam is the launcher's"
     assert re.fullmatch(r"python:3\.11[\w.-]*@sha256:[0-9a-f]{64}", base[1])
-    users = [number for number, word in enumerate(words) if word[0] == "USER"]
-    last = words[users[-1]][1]
-    assert last.isdigit() and int(last) > 0, "Kubernetes sees by the number that it is not root"
+    assert [word for word in words if word[0] == "USER"] == [["USER", "${WORKER}"]]
+    (worker,) = (word[1] for word in words if word[0] == "ARG" and word[1].startswith("WORKER="))
+    assert re.fullmatch("WORKER=[1-9][0-9]*", worker), "Kubernetes sees by the number that it is not root"
+    assert ["ENV", "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1"] in words, "else workers write below /opt"
+    home = words.index(["WORKDIR", "/home/worker"])
+    assert any("useradd" in word for word in words[:home]), "else the home would be root's"
     assert ["ENTRYPOINT", '["/opt/apache/beam/boot"]'] in words and boot[2] == "/opt/apache/beam"
     copied = {name for word in words if word[0] == "COPY" and word is not boot for name in word[1:-1]}
     assert all((ROOT / name).exists() for name in copied)
@@ -406,6 +410,24 @@ def test_the_image_has_what_a_worker_needs() -> None:
     )
     # Not among those: what else this environment happens to have.
     subprocess.run([sys.executable, "-c", HIDE + tried, ",".join(hidden)], check=True, cwd=ROOT)
+
+
+def test_the_image_is_followed_without_an_engine(tmp_path: Path) -> None:
+    """All but its programs, which `make image` runs: where files go, who the user is, what begins."""
+    (tmp_path / "boot").touch()
+    found = image.Image(tmp_path / "root", tmp_path / "boot")
+    lines = image.instructions((ROOT / "Dockerfile").read_text())
+    for name, rest in lines:
+        if name != "RUN":
+            found.follow(name, rest)
+    assert {name for name, _ in lines} >= {"RUN", "COPY", "USER", "ENV"}
+    assert (found.user, found.folder, found.entry) == ("10001", "/home/worker", ["/opt/apache/beam/boot"])
+    assert (found.root / "opt/apache/beam/boot").exists()
+    assert (found.root / "openwit/pipeline/cli.py").exists() and (found.root / "openwit/beam_job.py").exists()
+    command = found.command(["python", "-V"], A="b c")
+    assert "--userspec=10001:10001" in command and "A=b c" in command
+    with pytest.raises(ValueError, match=r"VOLUME, which bench/image\.py does not follow"):
+        found.follow("VOLUME", "/data")
 
 
 def modules_of(project: dict[str, Any], extra: str) -> set[str]:
