@@ -24,6 +24,7 @@ from pipeline.periodic import every
 
 log = logging.getLogger(__name__)
 
+_BEGUN: Final = time.time()  # before this process holds any lock
 _BEAT: Final = 20.0  # seconds
 _SILENT: Final = 120.0  # seconds, several beats and what the clocks of two machines may differ
 _LOCAL_TRIES: Final = 10  # 0.1 s apart: `openwit status` holds the lock for an instant
@@ -51,6 +52,8 @@ class Holder:
         """Return whether this machine knows that the holder, one of its processes, has ended."""
         if self.host != socket.gethostname():
             return False
+        if self.pid == os.getpid():  # a container that was started again has its name and number
+            return self.started < _BEGUN
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
