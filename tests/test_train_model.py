@@ -141,6 +141,30 @@ def test_initial_weights_have_the_papers_spread_and_follow_the_seed() -> None:
     assert all(torch.isfinite(v).all() for v in resnet.state_dict().values())
 
 
+def test_initial_weights_are_drawn_as_open_clip_draws_them() -> None:
+    open_clip = train_peers.open_clip()
+    wide = replace(SMALL_VIT, vision_width=256, text_width=256, vocab_size=900)
+    ours = CLIP(wide).initialise(0).state_dict()
+    torch.manual_seed(0)
+    theirs = open_clip.CLIP(
+        wide.embed_dim,
+        {"image_size": wide.image_size, "patch_size": wide.patch_size, "width": 256, "head_width": 64,
+         "layers": wide.vision_layers},
+        {"context_length": wide.context_length, "vocab_size": 900, "width": 256, "heads": 4,
+         "layers": wide.text_layers},
+        quick_gelu=True,
+    ).state_dict()  # fmt: skip
+    assert ours.keys() == theirs.keys() - {"attn_mask"}
+    for name, value in ours.items():
+        assert value.shape == theirs[name].shape
+        if value.numel() < 4096:  # a normalisation, a bias, the scale
+            assert value.std(correction=0) == pytest.approx(theirs[name].std(correction=0).item(), rel=0.3)
+        else:
+            assert value.std().item() == pytest.approx(theirs[name].std().item(), rel=0.03), name
+            # Uniform and normal draws differ in their tails.
+            assert value.abs().max().item() == pytest.approx(theirs[name].abs().max().item(), rel=0.25), name
+
+
 def test_scale_is_clamped_to_one_and_a_hundred() -> None:
     model = CLIP(SMALL_VIT).initialise(0)
     for value, expected in [(9.0, MAX_SCALE), (-1.0, 0.0), (2.0, 2.0)]:

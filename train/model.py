@@ -141,10 +141,13 @@ class VisionTransformer(nn.Module):
         return self.features(x) @ self.proj
 
     def initialise(self) -> None:
-        """Draw embeddings and projection by width, the blocks as the text tower's."""
+        """Draw embeddings and projection by width; blocks by PyTorch's defaults, as OpenAI's code does."""
         for parameter in [self.class_embedding, self.positional_embedding, self.proj]:
             nn.init.normal_(parameter, std=self.proj.shape[0] ** -0.5)
-        self.transformer.initialise()
+        for block in self.transformer.resblocks:
+            assert isinstance(block, Block)
+            nn.init.xavier_uniform_(block.attn.in_proj_weight)  # of nn.MultiheadAttention
+            nn.init.zeros_(block.attn.out_proj.bias)
 
 
 class CLIP(nn.Module):
@@ -192,7 +195,7 @@ class CLIP(nn.Module):
         return self.encode_image(images), self.encode_text(text), self.logit_scale.exp()
 
     def initialise(self, seed: int) -> "CLIP":
-        """Draw the paper's initial weights from `seed`; return the model."""
+        """Draw initial weights from `seed` as OpenAI's code does, where the paper leaves them open."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for module in self.modules():
