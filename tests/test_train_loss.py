@@ -114,6 +114,12 @@ def test_gradient_cache_counts_batch_statistics_once() -> None:
 TOGETHER = [(1, 1), (2, 1), (4, 1), (2, 4)]  # ranks, accumulate
 
 
+def _fork_ranks(_: int, folder: str) -> None:
+    """Start the ranks from a process that has imported torch and has no threads: once, not by each of them."""
+    ranks = max(ranks for ranks, _ in TOGETHER)
+    mp.start_processes(_process_main, (folder,), nprocs=ranks, start_method="fork")
+
+
 def _process_main(rank: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
@@ -144,7 +150,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     for ranks, accumulate in TOGETHER:
         (folder / f"{ranks}-{accumulate}").mkdir()
-    mp.spawn(_process_main, (str(folder),), nprocs=max(ranks for ranks, _ in TOGETHER))
+    mp.spawn(_fork_ranks, (str(folder),))
     return folder
 
 
