@@ -115,7 +115,7 @@ TOGETHER = [(1, 1), (2, 1), (4, 1), (2, 4)]  # ranks, accumulate
 
 
 def _fork_ranks(_: int, folder: str) -> None:
-    """Start the ranks from a process that has imported torch and has no threads: once, not by each of them."""
+    """Start the ranks from a process that has imported torch for all of them and has no threads."""
     ranks = max(ranks for ranks, _ in TOGETHER)
     mp.start_processes(_process_main, (folder,), nprocs=ranks, start_method="fork")
 
