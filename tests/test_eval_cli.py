@@ -15,6 +15,7 @@ import beam_job
 from dedup.contamination import read_predictions
 from tests import eval_models, train_peers, train_shards
 from tests.browser import chromium
+from train.evaluation import fewshot
 from train.image_transforms import evaluation_image, normalise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -308,6 +309,30 @@ def test_retrieval_equals_a_plain_count(place, tmp_path):
         found = [(similar[:, text] > similar[owner[text], text]).sum() < k for text in range(len(texts))]
         assert row[f"image_retrieval_recall@{k}"] == pytest.approx(np.mean(found), abs=1e-6)
     assert (row["images"], row["captions"]) == (24, 48)
+
+
+def test_one_report_holds_robustness_retrieval_and_probes(place, tmp_path):
+    table = pq.read_table(place / "faces.parquet")
+    pq.write_table(table.select(["image", "caption"]), tmp_path / "pairs.parquet")
+    eval_models.colours(tmp_path / "shifted", 6, first=700)
+    tasks = ("zeroshot", "robustness", "retrieval", "few-shot", "linear-probe")
+    assert run("--checkpoint", f"m={place / 'imported'}", "--out", tmp_path / "out", "--gallery", 0,
+               "--data", f"colours={place / 'test'}", "--data", f"shifted={tmp_path / 'shifted'}",
+               "--data", f"pairs={tmp_path / 'pairs.parquet'}", "--train", f"colours={place / 'train'}",
+               "--shots", 1, 2, "--draws", 2,
+               *(part for task in tasks for part in ("--task", task))) == 0  # fmt: skip
+    found = results(tmp_path / "out")
+    assert {(name, task) for name, _, task in found} == {
+        ("colours", "zeroshot"), ("shifted", "zeroshot"), ("shifted", "robustness"), ("pairs", "retrieval"),
+        ("colours", "few-shot"), ("colours", "linear-probe"),
+    }  # fmt: skip
+    few, full = (found["colours", "m", task]["metrics"] for task in ("few-shot", "linear-probe"))
+    zero_shot = found["colours", "m", "zeroshot"]["metrics"]["acc1"]
+    # Ten images a class, all fitted on in the end: the full probe is the curve's last point.
+    curve = [(1.0, few["acc1_1_shot"]), (2.0, few["acc1_2_shot"]), (10.0, full["acc1"])]
+    expected = fewshot.shots_to_match(zero_shot, curve)
+    assert few.get("shots_to_match_zero_shot") == (expected and pytest.approx(expected))
+    assert full["acc1"] > few["acc1_2_shot"] or expected is None or expected <= 2
 
 
 def test_superclasses_are_scored_both_ways_and_against_reference_models(place, tmp_path):

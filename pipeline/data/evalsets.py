@@ -359,7 +359,7 @@ def _of_parquet(path: str) -> Iterator[Example]:
         if image is not None and not isinstance(image, bytes):
             raise ValueError(f"{path}: the column image holds {type(image).__name__}, not bytes")
         caption, several = _captions(row.get("caption"))
-        label, several_classes = label_of(row["label"], f"{path}, row {row_number}")
+        label, several_classes = label_of(row.get("label"), f"{path}, row {row_number}")
         yield Example(
             f"{stem}/{row_number}", image or b"", label, caption,
             _text(row.get("group")), several, several_classes,
@@ -371,9 +371,10 @@ def _rows_of(path: str) -> Iterator[dict[str, Any]]:
         try:
             reader = BoundedFile(file)
             names = set(reader.schema.names)
-            if missing := {"image", "label"} - names:
+            if "image" not in names or not {"label", "caption"} & names:
+                missing = "image" if "image" not in names else "label"
                 raise ValueError(
-                    f"no column {sorted(missing)[0]!r}; an evaluation set has image (bytes) and label"
+                    f"no column {missing!r}; an evaluation set has image (bytes), and label or caption"
                 )
             columns = [name for name in ("image", "label", "caption", "group") if name in names]
             for group in range(reader.metadata.num_row_groups):

@@ -27,8 +27,8 @@ def shots(drawn: Sequence[npt.NDArray[np.int64]], count: int) -> npt.NDArray[np.
 def shots_to_match(target: float, curve: Sequence[tuple[float, float]]) -> float | None:
     """Return the shots at which a curve of (shots, accuracy) first reaches `target`, log-linear in between.
 
-    None: never up to the last. The first value already reached is a bound from above (figure 7 interpolates
-    the same way).
+    None: never up to the last. The first value already reached is a bound from above. Figure 7 interpolates
+    the same way, and its last point is the probe on all examples.
     """
     points = sorted(curve)
     if not points:

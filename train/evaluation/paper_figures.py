@@ -115,7 +115,7 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
     shots = sorted({row["shots"] for one in own for row in one.detail["curve"]})
     # Zero shots have no logarithm: they stand one doubling left of the first.
     zero = min(shots) / 2
-    series, stars, rows = [], [], []
+    series, stars, rows, beyond = [], [], [], set()
     for number, one in enumerate(own):
         marks = [
             ChartPoint(row["shots"], row["mean"], row["low"], row["high"], number % SERIES, "dot",
@@ -128,7 +128,10 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
             value, needed = one.detail["zero_shot"], one.detail["shots_to_match"]
             stars.append(ChartPoint(zero, value, None, None, number % SERIES, "star",
                               f"{one.dataset}, zero-shot: {percent(value)}"))  # fmt: skip
-            rows.append(BarRow(one.dataset, needed if needed is not None else float(max(shots)), None, None))
+            if needed is None:
+                needed = one.detail.get("all_examples", float(max(shots)))
+                beyond.add(needed)
+            rows.append(BarRow(one.dataset, needed, None, None))
     ticks = [(float(count), str(count)) for count in shots]
     charts = [
         curves(f"Few-shot probes{suffix}", "labelled examples of a class", "main metric", series,
@@ -136,10 +139,10 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
                note="Bars: Student's t over draws. Stars: zero-shot.")
     ]  # fmt: skip
     if rows:
-        least, most = float(min(shots)), float(max(shots))
+        least = float(min(shots))
 
         def text(value: float) -> str:
-            bound = "≥ " if value >= most else "≤ " if value <= least else ""
+            bound = "> " if value in beyond else "≤ " if value <= least else ""
             return f"{bound}{value:.2g}"
 
         charts.append(

@@ -233,7 +233,11 @@ def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
     detail: dict[str, Any] = {"curve": curve}
     if zero_shot is not None:
         detail["zero_shot"] = zero_shot.value
-        needed = fewshot.shots_to_match(zero_shot.value, [(one["per_class"], one["mean"]) for one in curve])
+        points = [(one["per_class"], one["mean"]) for one in curve]
+        if "linear-probe" in config.task:
+            points.append(_full_point(fitting, main, rows, truth))
+            detail["all_examples"] = points[-1][0]
+        needed = fewshot.shots_to_match(zero_shot.value, points)
         detail["shots_to_match"] = needed
         if needed is not None:
             values["shots_to_match_zero_shot"] = needed
@@ -242,6 +246,16 @@ def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
         dataset=fitting.dataset, model=fitting.model, task="few-shot", metrics=values, intervals=spans,
         main=last, detail=detail,
     )  # fmt: skip
+
+
+def _full_point(
+    fitting: Fitting, main: str, rows: npt.NDArray[np.int64], truth: Bools
+) -> tuple[float, float]:
+    """Return figure 7's last point: examples of a class that the full probe is fitted on, and its value."""
+    fitted, _ = fitting.full
+    logits = fitted.logits(fitting.test.features[rows])
+    value = metrics.measures(logits, truth, ranked=main in metrics.RANKED)[main](None)
+    return (len(fitting.targets) + len(fitting._held[1])) / len(set(fitting.targets.tolist())), value
 
 
 def publish_draws(path: str, fittings: list[Fitting]) -> None:

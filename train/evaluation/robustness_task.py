@@ -15,6 +15,7 @@ from train.evaluation.metrics import Scores, top
 from train.evaluation.probe_tasks import Fitting
 from train.evaluation.results import Result
 from train.evaluation.robustness import ClassMap
+from train.evaluation.zeroshot_task import for_retrieval
 
 
 class Shift(NamedTuple):
@@ -46,7 +47,8 @@ Logits = Sequence[Scores]
 def run(encoded: EncodedModel, fitting: Fitting | None) -> list[Result]:
     """Return a result for each shifted set; `fitting`: the source's probes, None where nothing is fitted."""
     config = encoded.config
-    source, *names = (one.name for one in config.sets)
+    source, *others = (one.name for one in config.sets)
+    names = [name for name in others if not for_retrieval(encoded, name)]
     known = encoded.classes(source)
     baseline = robustness.read_baseline(config.baseline) if config.baseline else {}
     found: list[Result] = []

@@ -30,11 +30,11 @@ class ExampleSubset(NamedTuple):
 
 def run(encoded: EncodedModel, others: dict[str, dict[str, dict[str, bool]]]) -> list[Result]:
     """Return the zero-shot results of every set; `others`: predictions by their name, set and example."""
-    names = [one.name for one in encoded.config.sets if not _for_retrieval(encoded, one.name)]
+    names = [one.name for one in encoded.config.sets if not for_retrieval(encoded, one.name)]
     return [result for name in names for result in _one(encoded, name, others)]
 
 
-def _for_retrieval(encoded: EncodedModel, name: str) -> bool:
+def for_retrieval(encoded: EncodedModel, name: str) -> bool:
     """Return whether a set has captions and no classes, beside others in a run that measures both."""
     found = encoded.features(name)
     classless = not any(found.labels) and not encoded.config.for_set("classes", name)
