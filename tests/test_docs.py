@@ -84,6 +84,15 @@ def test_every_case_of_safety_has_a_test() -> None:
     assert all(f'"I{number}-' in ids for number in range(1, 25))
 
 
+def test_every_test_that_shows_the_papers_sections_exists() -> None:
+    rows = [line for line in (ROOT / "docs" / "paper.md").read_text().splitlines() if line[:2] == "| "][2:]
+    for row in rows:
+        _, _, _, command, shown, *_ = row.split("|")
+        assert not command.strip() or shown.strip(), row
+        for file, name in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", shown):
+            assert f"def {name}" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
 def test_every_reason_is_documented() -> None:
     lines = ["# Why a candidate is not in the shards", "",
              "Each row of `rejected/` has one of these words. A transient reason is tried again in the next "
