@@ -5,6 +5,7 @@ nearest <figure>), and og:image. An element's texts are its alt and title and th
 og:image:alt, or else og:title. Which URL it is of those that the element offers: `sources.reference`.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -58,6 +59,7 @@ class Page(NamedTuple):
     problem: str
 
 
+@functools.lru_cache(maxsize=1)  # a page is searched for images, then for links
 def parse(data: bytes, page_url: str, content_type: str = "") -> Page:
     """Decode and parse a page, bounded in size and time; never raises."""
     data = data[:MAX_HTML]
