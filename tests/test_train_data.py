@@ -523,3 +523,14 @@ def test_normalise_is_clips() -> None:
 def test_evaluation_image_is_the_centre() -> None:
     pixels, encoded = picture(64, 32, "PNG")
     assert np.array_equal(image_transforms.evaluation_image(encoded, 32), pixels[:, 16:48])
+
+
+@pytest.mark.parametrize(("width", "height"), [(690, 60), (60, 690), (500, 375), (97, 61)])
+def test_evaluation_image_has_torchvisions_size_before_the_crop(width: int, height: int) -> None:
+    pixels, encoded = picture(width, height, "PNG")
+    short = min(width, height)
+    wide, high = int(336 * width / short), int(336 * height / short)  # of torchvision's Resize
+    left, top = round((wide - 336) / 2), round((high - 336) / 2)  # of its CenterCrop
+    resized = Image.fromarray(pixels).resize((wide, high), Image.Resampling.BICUBIC)
+    expected = np.asarray(resized.crop((left, top, left + 336, top + 336)))
+    assert np.array_equal(image_transforms.evaluation_image(encoded, 336), expected)

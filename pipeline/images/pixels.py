@@ -213,8 +213,7 @@ def centre(data: bytes, side: int) -> Pixels:
     orientation = exif.orientation(opened.tags)
     if orientation > 1:
         image = Image.fromarray(exif.upright(np.asarray(image), orientation))
-    scale = side / min(image.size)
-    width, height = (max(side, int(length * scale)) for length in image.size)
+    width, height = (side * length // min(image.size) for length in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)
     if width * height > _LONG * side * side:
         columns, rows = image.width / width, image.height / height
