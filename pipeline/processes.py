@@ -16,12 +16,12 @@ from typing import Final
 _PATIENCE: Final = 5.0  # seconds
 
 
-def descendants() -> list[int]:
-    """Return the ids of all processes below this one; [] where the system does not tell."""
+def descendants(of: int = 0) -> list[int]:
+    """Return the ids of all processes below one, by default this one; [] where the system does not tell."""
     children: dict[int, list[int]] = defaultdict(list)
     for pid, parent in _processes():
         children[parent].append(pid)
-    found, level = list[int](), [os.getpid()]
+    found, level = list[int](), [of or os.getpid()]
     while level:
         level = [child for pid in level for child in children[pid]]
         found += level

@@ -5,10 +5,13 @@ and leaves durable files with a marker written last, so that running it again sk
 in openwit imports Beam, but for beam_runner.py and beam_job_server.py.
 """
 
+import functools
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -17,7 +20,8 @@ from apache_beam.utils.shared import Shared
 from pipeline import storage
 from pipeline.balance import I64, largest, smallest, thresholds
 from pipeline.flow.markers import dump, load, read_vector, write_vector
-from pipeline.flow.parts import Counted, only
+from pipeline.flow.parts import Counted, Part, only
+from pipeline.flow.spill import Range, Spill, SpillWorker, ranges_of, read_slices, spill_folder
 from pipeline.flow.steps import (
     Shuffle,
     Step,
@@ -87,12 +91,41 @@ def _reduce(group: tuple[int, Iterable[bytes]], shuffler: Shuffler, folder: str)
     return 0, dump(reduce_partition(shuffler, folder, *group), folder)
 
 
+def _hash(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()[:32]
+
+
+def _spilled(
+    line: str, task: Part, shuffler: Any, folder: str, partitions: int = 1
+) -> Iterator[tuple[int, str]]:
+    """Write the slices of the task in a line; yield each partition and where its slices lie."""
+    worker = SpillWorker(folder=spill_folder(folder), shuffler=shuffler, partitions=partitions)
+    for partition, ranges in ranges_of([worker.run(None, Spill(name=_hash(line), task=task))]).items():
+        yield partition, json.dumps(ranges)
+
+
+def _ranges(lines: Iterable[str]) -> list[Range]:
+    return sorted((path, start, stop) for line in lines for path, start, stop in json.loads(line))
+
+
+def _spill(line: str, shuffler: Shuffler, folder: str) -> Iterator[tuple[int, str]]:
+    partitions, _, task = line.partition(" ")
+    yield from _spilled(line, load(task, folder), shuffler, folder, int(partitions))
+
+
+def _reduce_spilled(group: tuple[int, Iterable[str]], shuffler: Shuffler, folder: str) -> tuple[int, str]:
+    slices = read_slices(_ranges(group[1]))
+    return 0, dump(reduce_partition(shuffler, folder, group[0], slices), folder)
+
+
 def _nothing(_: object) -> tuple[int, str]:
     return 0, ""
 
 
-def _write_results(group: tuple[int, Iterable[str]], folder: str) -> str:
+def _write_results(group: tuple[int, Iterable[str]], folder: str, is_spilled: bool) -> str:
     write_results(folder, (load(line, folder) for line in group[1] if line))
+    if is_spilled:
+        storage.remove_tree(spill_folder(folder))
     return folder
 
 
@@ -104,6 +137,7 @@ class Collect(beam.PTransform):
     """
 
     folder: str
+    is_spilled: bool = False
 
     def expand(self, given: Any) -> beam.PCollection:  # two collections: Beam has no type for that
         before, results = given
@@ -112,7 +146,7 @@ class Collect(beam.PTransform):
             (results, nothing)  # a step without tasks ends, too
             | beam.Flatten()
             | beam.GroupByKey()
-            | "Write" >> beam.Map(_write_results, self.folder).with_output_types(str)
+            | "Write" >> beam.Map(_write_results, self.folder, self.is_spilled).with_output_types(str)
         )
 
 
@@ -135,21 +169,29 @@ class RunTasks(beam.PTransform):
 
 @dataclass
 class RunShuffle(beam.PTransform):
-    """Split the tables of a step's tasks and reduce each partition; slices cross the shuffle as bytes."""
+    """Split the tables of a step's tasks and reduce each partition.
+
+    Slices cross the shuffle as bytes; or lie in files, and where they lie crosses it.
+    """
 
     step: Shuffle
     is_planned: bool
+    is_spilled: bool
 
     def expand(self, before: beam.PCollection) -> beam.PCollection:
         step = self.step
+        split, item, reduce = (
+            (_spill, tuple[int, str], _reduce_spilled) if self.is_spilled
+            else (_split, tuple[int, bytes], _reduce)
+        )  # fmt: skip
         results = (
             before
             | Plan(step, self.is_planned)
-            | "Split" >> beam.FlatMap(_split, step.shuffler, step.folder).with_output_types(tuple[int, bytes])
+            | "Split" >> beam.FlatMap(split, step.shuffler, step.folder).with_output_types(item)
             | "Group" >> beam.GroupByKey()
-            | "Reduce" >> beam.Map(_reduce, step.shuffler, step.folder).with_output_types(tuple[int, str])
+            | "Reduce" >> beam.Map(reduce, step.shuffler, step.folder).with_output_types(tuple[int, str])
         )
-        return (before, results) | Collect(step.folder)
+        return (before, results) | Collect(step.folder, self.is_spilled)
 
 
 class _SumVectors(beam.CombineFn):
@@ -181,16 +223,54 @@ def _load_counts(line: str, folder: str) -> np.ndarray:
     return read_vector(_counted(line, folder).counts)
 
 
+def _with_chunk(line: str, folder: str) -> tuple[int, str]:
+    return int(_hash(line), 16) % 16, _counted(line, folder).counts
+
+
+def _sum_files(group: tuple[int, Iterable[str]], prefix: str) -> tuple[int, str]:
+    path = f"{prefix}{group[0]}"
+    write_vector(path, functools.reduce(np.add, map(read_vector, sorted(group[1]))))
+    return 0, path
+
+
+def _second(pair: tuple[int, str]) -> str:
+    return pair[1]
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Split a task's head pairs by bucket, as a shuffler does its tables."""
+
+    counter: Counter
+    counts: np.ndarray
+    rank: str
+
+    def split(self, task: Counted, _: int) -> Iterator[tuple[int, bytes]]:
+        query, priority = self.counter.pairs(task, self.counts[0], read_vector(self.rank))
+        bucket = query % _BUCKETS
+        order = np.argsort(bucket, kind="stable")
+        query, priority, bucket = query[order], priority[order], bucket[order]
+        starts = np.flatnonzero(np.append(True, bucket[1:] != bucket[:-1])[: len(bucket)])
+        for start, stop in itertools.pairwise([*starts.tolist(), len(bucket)]):
+            yield int(bucket[start]), query[start:stop].tobytes() + priority[start:stop].tobytes()
+
+
 def _head_slices(
     line: str, counts: np.ndarray, counter: Counter, rank: str, folder: str
 ) -> Iterator[tuple[int, bytes]]:
-    query, priority = counter.pairs(_counted(line, folder), counts[0], read_vector(rank))
-    bucket = query % _BUCKETS
-    order = np.argsort(bucket, kind="stable")
-    query, priority, bucket = query[order], priority[order], bucket[order]
-    starts = np.flatnonzero(np.append(True, bucket[1:] != bucket[:-1])[: len(bucket)])
-    for start, stop in itertools.pairwise([*starts.tolist(), len(bucket)]):
-        yield int(bucket[start]), query[start:stop].tobytes() + priority[start:stop].tobytes()
+    yield from _Heads(counter, counts, rank).split(_counted(line, folder), _BUCKETS)
+
+
+def _spill_heads(
+    line: str, counts: str, counter: Counter, rank: str, folder: str
+) -> Iterator[tuple[int, str]]:
+    yield from _spilled(line, _counted(line, folder), _Heads(counter, read_vector(counts), rank), folder)
+
+
+def _smallest_spilled(group: tuple[int, Iterable[str]], rank: str) -> "_BucketHeads":
+    combine = _Smallest(rank)
+    found = functools.reduce(combine.add_input, read_slices(_ranges(group[1])), combine.create_accumulator())
+    return group[0], combine.extract_output(found)
 
 
 def _pairs_of(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -228,57 +308,98 @@ class _Smallest(beam.CombineFn):
         return largest(*_pairs_of(self._merge(parts)))
 
 
-_Heads = tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]  # a bucket and its `balance.largest`
+_BucketHeads = tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]  # a bucket and its `balance.largest`
 
 
-def _write_thresholds(_: object, heads: list[_Heads], sums: list[np.ndarray], rank: str, folder: str) -> str:
+def _write_thresholds(
+    _: object, heads: list[_BucketHeads], sums: list[np.ndarray | str], rank: str, folder: str
+) -> str:
     ranks = read_vector(rank)
     [counts] = sums or [np.zeros((1, len(ranks)), np.int64)]  # not a single task
+    if isinstance(counts, str):
+        counts = read_vector(counts)
     none = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint64))
     query, found, priority = map(np.concatenate, zip(none, *(found for _, found in heads), strict=True))
     table = thresholds(query, found, priority, counts[0], ranks)
     write_vector(storage.join(folder, "counts"), counts)
     write_vector(storage.join(folder, "thresholds"), table)
+    if sums and isinstance(sums[0], str):
+        storage.remove_tree(spill_folder(folder))
     return folder
 
 
 @dataclass
 class RunThresholds(beam.PTransform):
-    """Sum the tasks' counts and find each query's threshold at its rank; writes `counts` and `thresholds`."""
+    """Sum the tasks' counts and find each query's threshold at its rank; writes `counts` and `thresholds`.
+
+    Vectors and pairs cross the shuffle as such; or lie in files, and where they lie crosses it.
+    """
 
     step: Thresholds
     is_planned: bool
+    is_spilled: bool
 
     def expand(self, before: beam.PCollection) -> beam.PCollection:
         step, rank = self.step, rank_path(self.step)
         tasks = before | Plan(step, self.is_planned)
+        counts, heads = self._through_files(tasks) if self.is_spilled else self._through_shuffle(tasks)
+        given = beam.pvalue.AsList(heads), beam.pvalue.AsList(counts)
+        return before | "Write" >> beam.Map(_write_thresholds, *given, rank, step.folder)
+
+    def _through_shuffle(self, tasks: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        step, rank = self.step, rank_path(self.step)
         counts = (
             tasks
             | "LoadCounts" >> beam.Map(_load_counts, step.folder)
             | "SumCounts" >> beam.CombineGlobally(_SumVectors()).with_fanout(16).without_defaults()
         )
+        given = beam.pvalue.AsSingleton(counts), step.counter, rank, step.folder
         heads = (
             tasks
-            | "HeadPairs"
-            >> beam.FlatMap(
-                _head_slices, beam.pvalue.AsSingleton(counts), step.counter, rank, step.folder
-            ).with_output_types(tuple[int, bytes])
+            | "HeadPairs" >> beam.FlatMap(_head_slices, *given).with_output_types(tuple[int, bytes])
             | "Smallest" >> beam.CombinePerKey(_Smallest(rank))
         )
-        given = beam.pvalue.AsList(heads), beam.pvalue.AsList(counts)
-        return before | "Write" >> beam.Map(_write_thresholds, *given, rank, step.folder)
+        return counts, heads
+
+    def _through_files(self, tasks: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        step, rank = self.step, rank_path(self.step)
+        counts = tasks | "Chunk" >> beam.Map(_with_chunk, step.folder).with_output_types(tuple[int, str])
+        for name in ("chunk", "total"):
+            prefix = storage.join(spill_folder(step.folder), name)
+            counts = (
+                counts
+                | f"Group_{name}" >> beam.GroupByKey()
+                | f"Sum_{name}" >> beam.Map(_sum_files, prefix).with_output_types(tuple[int, str])
+            )
+        counts = counts | "Path" >> beam.Map(_second).with_output_types(str)
+        given = beam.pvalue.AsSingleton(counts), step.counter, rank, step.folder
+        heads = (
+            tasks
+            | "HeadPairs" >> beam.FlatMap(_spill_heads, *given).with_output_types(tuple[int, str])
+            | "Group" >> beam.GroupByKey()
+            | "Smallest" >> beam.Map(_smallest_spilled, rank)
+        )
+        return counts, heads
 
 
-_GRAPHS: Final[dict[type[Step], Any]] = {
-    Tasks: RunTasks, Shuffle: RunShuffle, Thresholds: RunThresholds
-}  # fmt: skip
+def _graph(step: Step, *, is_planned: bool, is_spilled: bool) -> beam.PTransform:
+    if isinstance(step, Shuffle):
+        return RunShuffle(step, is_planned, is_spilled)
+    if isinstance(step, Thresholds):
+        return RunThresholds(step, is_planned, is_spilled)
+    return RunTasks(step, is_planned)
 
 
 @dataclass
 class Steps(beam.PTransform):
-    """Do steps one after the other: each begins when the files of the one before are there."""
+    """Do steps one after the other: each begins when the files of the one before are there.
+
+    is_spilled: what is shuffled goes through files, for runners that hold all values of a group in memory;
+    Flink's refuses one of more than some MB, too (github.com/apache/beam/issues/18848 and 20655).
+    """
 
     steps: tuple[Step, ...]
+    is_spilled: bool = False
 
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
         done = start | beam.Impulse()
@@ -286,7 +407,7 @@ class Steps(beam.PTransform):
             is_planned = step.is_known or not number
             if is_planned:  # its plan may be as long as its list of tasks, and has done what it is for
                 step = replace(step, plan=_planned)
-            done = done | step.label >> _GRAPHS[type(step)](step, is_planned)
+            done = done | step.label >> _graph(step, is_planned=is_planned, is_spilled=self.is_spilled)
         return done
 
 

@@ -72,7 +72,8 @@ class BeamRunner:
         if self.is_on_dataflow:  # says where the job can be looked at
             logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
         pipeline = beam.Pipeline(runner=runner_of(options, self.flags), options=options)
-        _ = pipeline | Steps(tuple(steps))
+        is_spilled = not (self._is_here or self.is_on_dataflow)
+        _ = pipeline | Steps(tuple(steps), is_spilled)
         with _followed(steps, watch), stderr_to("" if self.is_on_dataflow else self.log):
             self._wait(pipeline)
 

@@ -25,7 +25,7 @@ from pipeline import storage
 from pipeline.balance import I64, U64, largest, smallest, thresholds
 from pipeline.flow.markers import finished, read_vector, write_vector
 from pipeline.flow.parts import Counted, Part, only
-from pipeline.flow.spill import Range, Slices, Spill, SpillWorker, ranges_of, read_slices
+from pipeline.flow.spill import Range, Slices, Spill, SpillWorker, ranges_of, read_slices, spill_folder
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, rank_path, write_results
 from pipeline.flow.worker import Counter, Shuffler, Worker, partition_name, reduce_partition, run_task
 from pipeline.processes import end_with_parent
@@ -172,11 +172,7 @@ def run(pool: Pool, step: Step, work: Work, at_once: int) -> None:
         return
     write_results(step.folder, results)
     if isinstance(step, Shuffle):
-        storage.remove_tree(_spill_folder(step))
-
-
-def _spill_folder(step: Shuffle) -> str:
-    return f"{step.folder}.spill"
+        storage.remove_tree(spill_folder(step.folder))
 
 
 def _run_tasks(
@@ -212,7 +208,7 @@ def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Pa
             results = pool.run([partial(_reduce_whole, shuffler, folder, work.tasks)])
             return [result for result in results if result is not None]
         return list(done.values())
-    spill = _spill_folder(step)
+    spill = spill_folder(step.folder)
     tasks = [Spill(name=f"{number:06d}", task=task) for number, task in enumerate(work.tasks)]
     spiller = SpillWorker(folder=spill, shuffler=shuffler, partitions=work.partitions)
     slices = ranges_of([only(one, Slices) for one in _run_tasks(pool, spill, tasks, spiller)])

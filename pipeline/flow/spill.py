@@ -1,4 +1,4 @@
-"""An external shuffle for one machine: rows are split once, and lie on disk by partition until their turn."""
+"""An external shuffle: rows are split once, and lie in files by partition until their turn."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,9 +19,14 @@ _READ_AT_ONCE = 64
 """Slices; each may be in a file of its own, and a process has some 1,000 descriptors."""
 
 
+def spill_folder(folder: str) -> str:
+    """Return where the slices of a step lie that has a folder."""
+    return f"{folder}.spill"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spill(Part):
-    """A task to be split; on this machine alone, so that it is never written down."""
+    """A task to be split; it is never written down."""
 
     task: Any
 
