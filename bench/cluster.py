@@ -12,17 +12,18 @@ code 1 if a file differs or a job failed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench import engines
+from bench import engines, standalone
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build
 from tests import pool
@@ -79,20 +80,36 @@ def file_of(name: str, given: str = "") -> str:
     return path
 
 
-def compare(name: str, file: str, more: Sequence[str], root: Path, web: Web) -> dict[str, object]:
+@contextlib.contextmanager
+def started(
+    name: str, folder: Path, *, file: str = "", is_standalone: bool = False
+) -> Iterator[tuple[tuple[str, ...], standalone.Standalone | None]]:
+    """Start a worker pool, and a cluster of several processes if asked to; yield the flags that use them.
+
+    Their files go into `folder`; `file` is what the runner needs, found by `file_of` unless given.
+    """
+    flags = [flag.format(file=file or file_of(name)) for flag in KINDS[name].flags]
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(pool.listening(folder))
+        stack.enter_context(pool.processes(PROCESSES))
+        nodes = None
+        if is_standalone:
+            nodes = stack.enter_context(standalone.cluster(name, folder / f"cluster-{name}"))
+        yield (*flags, *pool.flags(port), *(nodes.flags if nodes else ())), nodes
+
+
+def compare(name: str, flags: Sequence[str], root: Path, web: Web) -> dict[str, object]:
     """Run every job on a runner and, where that has not been done, locally; return what came of it."""
-    flags = tuple(flag.format(file=file) for flag in KINDS[name].flags)
     differing, seconds = list[str](), dict[str, float]()
-    with pool.listening(root) as port, pool.processes(PROCESSES):
-        for job in COMMANDS:
-            if not (root / "local" / f"{job}.done").exists():
-                run(job, root, web, root / "local", "--workers", "1")
-                (root / "local" / f"{job}.done").touch()
-            start = time.monotonic()
-            run(job, root, web, root / name, *flags, *pool.flags(port), *more)
-            seconds[job] = round(time.monotonic() - start, 1)
-            found, expected = written(job, root / name), written(job, root / "local")
-            differing += [f"{job}: {part}" for part in expected if found[part] != expected[part]]
+    for job in COMMANDS:
+        if not (root / "local" / f"{job}.done").exists():
+            run(job, root, web, root / "local", "--workers", "1")
+            (root / "local" / f"{job}.done").touch()
+        start = time.monotonic()
+        run(job, root, web, root / name, *flags)
+        seconds[job] = round(time.monotonic() - start, 1)
+        found, expected = written(job, root / name), written(job, root / "local")
+        differing += [f"{job}: {part}" for part in expected if found[part] != expected[part]]
     return {"bench": "cluster", "runner": name, "seconds": seconds, "differing": differing}
 
 
@@ -103,6 +120,9 @@ def main() -> int:
     )
     parser.add_argument("--runner", choices=list(KINDS), help="by default every one that is here")
     parser.add_argument("--at", default="", help="path of the file that --runner needs")
+    parser.add_argument(
+        "--standalone", action="store_true", help="start a cluster of --runner, flink or spark, for it"
+    )
     given, more = parser.parse_known_args()
     if given.at and not given.runner:
         parser.error("--at goes with --runner")
@@ -117,7 +137,8 @@ def main() -> int:
                 except ValueError as error:
                     sys.stderr.write(f"{name}: skipped, {error}\n")
                     continue
-                result = compare(name, file, more, root, server.web)
+                with started(name, root, file=file, is_standalone=given.standalone) as (flags, _):
+                    result = compare(name, (*flags, *more), root, server.web)
                 print(json.dumps(result), flush=True)
                 failed |= bool(result["differing"])
     return 1 if failed else 0

@@ -65,7 +65,7 @@ CLASS_PATHS: Final = {
     ),
 }  # fmt: skip
 # Of Java's own packages that both look into, closed since Java 17.
-_OPENED: Final = (
+OPENED: Final = (
     "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.util",
     "java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch", "sun.nio.cs", "sun.security.action",
     "sun.util.calendar",
@@ -156,7 +156,7 @@ def _project(artifacts: Sequence[str]) -> str:
 def _manifest(main: str, folder: Path) -> Iterator[bytes]:
     """Yield the lines of a manifest, none of which may be longer than 72 bytes."""
     jars = " ".join(f"{folder.name}/{jar.name}" for jar in sorted(folder.glob("*.jar")))
-    opened = " ".join(f"java.base/{package}" for package in _OPENED)
+    opened = " ".join(f"java.base/{package}" for package in OPENED)
     attributes = {"Manifest-Version": "1.0", "Main-Class": main, "Class-Path": jars, "Add-Opens": opened}
     for name, value in attributes.items():
         line = f"{name}: {value}".encode()

@@ -2,17 +2,18 @@
 
     python -m bench.kills [--kills 100] [--seed 0] [--job crawl --job pages ...]
 
-A small web is served on loopback. Five jobs on it are done once undisturbed: a crawl of its pages in a WARC
-file, one that fetches the pages itself from a sitemap, `--retry-failed` on a run whose sites were put off,
-`--extend` of a run of half of the images by the others, and a takedown. Then each is started again, in turn,
-from the same state, and killed with SIGKILL, all its processes at once, after a random time; the same command
-goes on in the same folder until it comes to its end, when every shard, row and count must be that of the
-undisturbed one. After --kills kills a table of what was hit and one line of JSON are printed. Exit code 1 if
-anything ended otherwise. Processes are forked from one that has imported everything, so that a kill hits the
-work and not the start.
+A small web is served on loopback. Six jobs on it are done once undisturbed: a crawl of its pages in a WARC
+file, one that fetches the pages itself from a sitemap, one that looks for near-duplicates, `--retry-failed`
+on a run whose sites were put off, `--extend` of a run of half of the images by the others, and a takedown.
+Then each is started again, in turn, from the same state, and killed with SIGKILL, all its processes at once,
+after a random time; the same command goes on in the same folder until it comes to its end, when every shard,
+row and count must be that of the undisturbed one. After --kills kills a table of what was hit and one line of
+JSON are printed. Exit code 1 if anything ended otherwise. Processes are forked from one that has imported
+everything, so that a kill hits the work and not the start.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -43,14 +44,14 @@ from pipeline.takedown.cli import main as takedown
 from tests.crawling import arguments, contents, samples, settle
 
 _OPTIONS = (
-    "--workers", "1", "--per-query", "3", "--headroom", "1", "--rounds", "2", "--unit-images", "15",
+    "--workers", "1", "--per-query", "3", "--headroom", "1", "--rounds", "3", "--unit-images", "15",
     "--partition-rows", "100", "--samples-per-shard", "20", "--piece-bytes", "4000",
 )  # fmt: skip
 _PUT_OFF = ("--host-delay", "0.02", "--unit-seconds", "0.04")
 """Two images of a site in a round: what is left is for --retry-failed."""
 
 _MOST = 6  # kills of one job, then it may end: a machine that is busier than at first would never let it
-JOBS = ("crawl", "pages", "retry", "extend", "takedown")
+JOBS = ("crawl", "pages", "near", "retry", "extend", "takedown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,8 @@ class Job:
 
     name: str
     out: Path
-    command: Callable[[], int]
+    command: Callable[..., int]
+    """Takes flags for Beam; returns the exit code."""
     before: Path | None = None
     """State of the folder before the command."""
     seconds: float = 0.0
@@ -112,11 +114,15 @@ def undisturbed(web: Web, folder: Path, names: Sequence[str]) -> Iterator[Job]:
     assert life(lambda: crawl([*without_source(argv), "--source", first]), None) == 0
     out.rename(folder / "half")
     victim = sorted(samples(folder / "put-off"), key=lambda row: row["uid"])[0]["url"]
-    commands: dict[str, Callable[[], int]] = {
-        "crawl": lambda: crawl(argv),
-        "pages": lambda: crawl([*without_source(argv), *pages]),
-        "retry": lambda: crawl([*argv, "--rounds", "1", "--retry-failed"]),
-        "extend": lambda: crawl(["--extend", str(out), "--source", second]) if is_to_extend(out) else 0,
+    near = ("--dedup", "near", "--dedup-limit", "1")
+    commands: dict[str, Callable[..., int]] = {
+        "crawl": lambda *more: crawl([*argv, *more]),
+        "pages": lambda *more: crawl([*without_source(argv), *pages, *more]),
+        "near": lambda *more: crawl([*argv, *near, *more]),
+        "retry": lambda *more: crawl([*argv, "--rounds", "1", "--retry-failed", *more]),
+        "extend": lambda *more: (
+            crawl(["--extend", str(out), "--source", second, *more]) if is_to_extend(out) else 0
+        ),
         "takedown": lambda: takedown(["--run", str(out), "--url", victim]),
     }
     for name in names:
@@ -186,8 +192,13 @@ def repeat(
     raise AssertionError("a cycle has no end")
 
 
-def life(command: Callable[[], int], seconds: float | None) -> int | None:
-    """Do it in a process group of its own; return the exit code, or None if it was killed after `seconds`."""
+def life(
+    command: Callable[[], int], seconds: float | None, strike: Callable[[int], bool] | None = None
+) -> int | None:
+    """Do it in a process group of its own; return the exit code, or None if it was killed after `seconds`.
+
+    strike: called then with the group's id instead, to kill something else; returns whether it was this.
+    """
     child = os.fork()
     if not child:
         os.setsid()
@@ -199,12 +210,21 @@ def life(command: Callable[[], int], seconds: float | None) -> int | None:
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
+            with contextlib.suppress(ProcessLookupError):  # a job server that it would have ended at its exit
+                kill_group(child)
             return os.waitstatus_to_exitcode(status)
         if deadline is not None and time.monotonic() >= deadline:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return None
+            deadline = None
+            if (strike or kill_group)(child):
+                os.waitpid(child, 0)
+                return None
         time.sleep(0.002)
+
+
+def kill_group(group: int) -> bool:
+    """Kill all processes of a group."""
+    os.killpg(group, signal.SIGKILL)
+    return True
 
 
 def stage_of(job: Job) -> str:

@@ -5,19 +5,23 @@
 Rows are synthetic with a web-like shape and the worst of it: URLs repeat and one has a hundredth of all
 captions (a million of 10^8); sites have a heavy tail and one has a fifth of the images (eleven million); each
 caption has seven queries by Zipf's law, and one query is in every caption. Each size runs in a process of its
-own, so that its peak memory is its own.
+own, so that its peak memory is its own. With --runner it runs on that runner of `bench.cluster`, and what is
+printed is of all its processes: the CPU seconds together, and the peak memory of the largest Python process
+and of the largest other one.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from bench import cluster, usage
 
 QUERIES = 500_000
 FILE_ROWS = 250_000
@@ -82,8 +86,8 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
     return files
 
 
-def measure(rows: int, folder: Path) -> dict[str, object]:
-    """Run select once in this process and return its cost."""
+def measure(rows: int, folder: Path, name: str, *, is_standalone: bool) -> dict[str, object]:
+    """Run select once, in this process or on a runner of that name, and return its cost."""
     from pipeline import querylist, run_folder
     from pipeline.candidates.parts import JudgedPiece
     from pipeline.crawl import Crawl
@@ -111,40 +115,53 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     run_folder.finish_stage(
         layout, Candidates(pieces=pieces, images=rows, candidates=rows, rows=rows, reasons={})
     )
-    started, cpu = time.monotonic(), time.process_time()
-    found = select(job, Runner(workers=1))
-    units = units_of(job, 0)
-    return {
-        "rows": rows,
-        "samples": found.count,
-        "selected": sum(unit.images for unit in units),
-        "cpu_s": time.process_time() - cpu,
-        "wall_s": time.monotonic() - started,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    with contextlib.ExitStack() as stack:
+        flags: tuple[str, ...] = ()
+        if name:
+            flags, _ = stack.enter_context(cluster.started(name, folder, is_standalone=is_standalone))
+        started, cpu = time.monotonic(), usage.cpu_seconds()
+        with usage.peaks() as peaks:
+            found = select(job, Runner(workers=1, flags=flags))
+        units = units_of(job, 0)
+        return {
+            "rows": rows,
+            "samples": found.count,
+            "selected": sum(unit.images for unit in units),
+            "cpu_s": usage.cpu_seconds() - cpu,
+            "wall_s": time.monotonic() - started,
+            "peak_mb": peaks["python"],
+            **({"other_peak_mb": peaks["other"]} if name else {}),
+        }
 
 
 def main() -> None:
     """Measure each size in a fresh process and print a table and JSON."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    arguments.add_argument("--runner", choices=list(cluster.KINDS), default="", help="of Beam")
+    arguments.add_argument("--standalone", action="store_true", help="on a cluster of several processes")
     arguments.add_argument("--out", type=Path, help="also write the figures here")
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.one:
-        print(json.dumps(measure(options.rows[0], Path(options.one))))
+        found = measure(options.rows[0], Path(options.one), options.runner, is_standalone=options.standalone)
+        print(json.dumps(found))
         return
     results = []
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "files.json").write_text(json.dumps(write_candidates(Path(folder), rows)))
             command = [sys.executable, "-m", "bench.select_rows", "--rows", str(rows), "--one", folder]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            command += ["--runner", options.runner] if options.runner else []
+            command += ["--standalone"] if options.standalone else []
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         results.append(json.loads(output.splitlines()[-1]))
         one = results[-1]
+        java = f" (Java {one['other_peak_mb']:.0f})" if options.runner else ""
         print(
             f"{rows:>12,} rows  {one['cpu_s']:8.1f} CPU s  {one['cpu_s'] / rows * 1e6:6.2f} us/row  "
-            f"{one['peak_mb']:7.0f} MB peak  {one['selected']:>10,} of {one['samples']:,} samples selected"
+            f"{one['peak_mb']:7.0f} MB peak{java}  "
+            f"{one['selected']:>10,} of {one['samples']:,} samples selected"
         )
     import pyarrow
 

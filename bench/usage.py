@@ -1,5 +1,6 @@
 """What a command and all that it starts costs: CPU time, wall time, peak memory."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -7,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from pipeline.processes import descendants
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _SAMPLE_S: Final = 0.25
@@ -57,6 +60,46 @@ def measure(
         tail = "" if log == Path(os.devnull) else log.read_text("utf-8", "replace")[-2000:]
         raise RuntimeError(f"{command[0]} ended with status {code}\n{tail}")
     return Usage(_children_s() - before, wall, memory.peak_mb)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process, of those below it, and of those of them that have ended."""
+    ticks = 0
+    for pid in (os.getpid(), *descendants()):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))  # own and of children, as user and in the kernel
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def peaks() -> Iterator[dict[str, float]]:
+    """Yield the MB of the largest `python` process and of the largest `other` one, known after the block.
+
+    Of this process and those below it, as far as they live for a second.
+    """
+    found = {"python": 0.0, "other": 0.0}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while True:
+            is_last = ended.wait(1)
+            for pid in (os.getpid(), *descendants()):
+                with contextlib.suppress(OSError, StopIteration):
+                    kind = "python" if b"python" in Path(f"/proc/{pid}/cmdline").read_bytes() else "other"
+                    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                    kilobytes = int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+                    found[kind] = max(found[kind], kilobytes / 1024)
+            if is_last:
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _children_s() -> float:

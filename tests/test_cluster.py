@@ -56,7 +56,9 @@ def test_every_job_gives_the_same_files_on(name: str, web: Server, tmp_path: Pat
     except ValueError as error:
         pytest.skip(str(error))
     write_inputs(tmp_path, web.web)
-    assert cluster.compare(name, file, (), tmp_path, web.web)["differing"] == []
+    with cluster.started(name, tmp_path, file=file) as (flags, _):
+        assert cluster.compare(name, flags, tmp_path, web.web)["differing"] == []
+    assert not list(tmp_path.rglob("*.spill")), "what was shuffled through files is gone with its step"
 
 
 def test_what_a_runner_lacks_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
