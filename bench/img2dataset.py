@@ -31,7 +31,7 @@ import tarfile
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +110,7 @@ def run_ours(
     stage: str = "all",
     rounds: int = 1,
     per_query: int = 1_000_000,
+    flags: tuple[str, ...] = (),
 ) -> Usage:
     queries = out.parent / "queries.txt"
     queries.write_text("\n".join(WORDS))
@@ -117,9 +118,20 @@ def run_ours(
         sys.executable, "beam_job.py", "crawl", "--queries", str(queries), "--source", str(source),
         "--out", str(out), "--stage", stage, "--image-size", "256", "--resize-mode", "shorter",
         "--quality", "95", "--lang", "any", "--per-query", str(per_query), "--rounds", str(rounds),
-        "--workers", "2", "--samples-per-shard", "1000", "--allow-network", "127.0.0.0/8",
+        "--workers", "2", "--samples-per-shard", "1000", "--allow-network", "127.0.0.0/8", *flags,
     ]  # fmt: skip
     return measure(command, certificates, log)
+
+
+def run_ours_later(source: Path, out: Path, log: Path, certificates: dict[str, str]) -> Usage:
+    return run_ours(source, out, log, certificates, flags=("--describe", "later"))
+
+
+TOOLS: dict[str, Callable[[Path, Path, Path, dict[str, str]], Usage]] = {
+    "img2dataset 1.47": run_peer,
+    "openwit": run_ours,
+    "openwit --describe later": run_ours_later,
+}
 
 
 def inspect(tars: list[Path], originals: dict[str, bytes]) -> Output:
@@ -167,8 +179,8 @@ def compare(scheme: str, sizes: list[int], pictures: list[bytes], folder: Path, 
             originals = {url: pictures[i % len(pictures)] for i, url in enumerate(addresses)}
             source = folder / f"{scheme}-{size}.parquet"
             write_list(source, addresses)
-            for tool, run in (("img2dataset 1.47", run_peer), ("openwit", run_ours)):
-                out = folder / f"{scheme}-{size}-{tool.partition(' ')[0]}"
+            for tool, run in TOOLS.items():
+                out = folder / f"{scheme}-{size}-{tool.replace(' ', '-')}"
                 usage = run(source, out, Path(f"{out}.log"), certificates)
                 output = inspect(sorted(out.rglob("*.tar")), originals)
                 if output.images != size:

@@ -97,19 +97,22 @@ def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
     first = parts[0]
     links = first.find(b'"Links":[')
     head = first.find(b'"HTML-Metadata":{"Head":{', 0, max(links, 0))
+    said = [first[: max(links, 0)].lower()]
     if head >= 0 and first[links - 2 : links] == b"},":
-        edges = [first[head:links]]  # as Common Crawl writes it: headers, all of Head, then the links
+        # As Common Crawl writes it: headers, all of Head, then the links; so Head is among what was said.
+        edges, of_head = [first[head:links]], [said[0][head:]]
     else:
         edges = parts if len(parts) == 1 else [first, parts[-1]]  # at least not between two images
-    said = [edge.lower() for edge in (first[: max(links, 0)], *edges)]
+        of_head = [edge.lower() for edge in edges]
+        said += of_head
     if any(b'"Base":' in edge for edge in edges) or any(word in text for text in said for word in _RESERVING):
         raise LookupError
     stated = _HEADER_LANGUAGE.findall(said[0])
     is_told = len(stated) < 2 and b"" not in stated  # not repeated, no list, no escapes
-    if not is_told or (head < 0 and any(b"content-language" in text for text in said[1:])):
+    if not is_told or (head < 0 and any(b"content-language" in text for text in of_head)):
         raise LookupError
     header = stated[0].decode("utf-8", "replace") if stated else ""
-    if not any(word in text for text in said[1:] for word in _USED_METAS):
+    if not any(word in text for text in of_head for word in _USED_METAS):
         return [], header
     found = [match for edge in edges for match in _METAS.finditer(edge)]
     if len(found) != 1 or sum(edge.count(b'"Metas":') for edge in edges) != 1:
