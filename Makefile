@@ -32,7 +32,7 @@ test: $(READY)
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)
-	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py
+	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_sanitized.py
 
 # Every job on Prism, Flink and Spark, as far as their files can be had, compared with a run on this machine.
 engines: $(READY)
@@ -57,7 +57,7 @@ bench: $(READY)
 	$(BIN)/python -m bench
 
 # What the demo needs and no more; pip says how far it is.
-$(DEMO): pyproject.toml constraints.txt
+$(DEMO): pyproject.toml constraints.txt $(wildcard dedup/*.c pipeline/captions/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "openwit needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
@@ -76,4 +76,4 @@ $(READY): $(DEMO)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) runs dist
+	rm -rf $(VENV) runs dist build *.egg-info

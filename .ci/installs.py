@@ -18,10 +18,12 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TOPS = ("pipeline", "queries", "dedup", "train")
 COMMANDS = ("queries", "crawl", "status", "verify", "compact", "takedown", "overlap", "detector train",
             "detector embed", "plan", "train", "eval", "export", "demo")  # fmt: skip
 DRAW = """
@@ -251,6 +253,31 @@ def gcp(one: Environment, port: int) -> None:
 DONE = {"crawl": crawl, "": core, "overlap": overlap, "s3": s3, "gcp": gcp, "train": train, "all": everything}
 
 
+def built(base: Path, work: Path) -> Path:
+    """Build the wheel with the C modules, and once more as on a machine without a compiler, without them."""
+    run([sys.executable, "-m", "venv", str(base / "build")], work)
+    pip = [str(base / "build/bin/python"), "-m", "pip", "--disable-pip-version-check"]
+    gcc = shutil.which("gcc")
+    modules = [file.stem for top in TOPS for file in (ROOT / top).rglob("*.c")] if gcc else []
+    for folder, compiler, wanted in (("plain", "/nonexistent", []), ("dist", gcc or "gcc", modules)):
+        source = (
+            base / folder / "source"
+        )  # anew each time: setuptools keeps what it has built beside the source
+        source.mkdir(parents=True)
+        for name in (*TOPS, "beam_job.py", "pyproject.toml", "README.md", "LICENSE"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, source / name)
+        argv = [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(base / folder), str(source)]
+        run(argv, work, env={"CC": compiler})
+        (wheel,) = (base / folder).glob("openwit-*.whl")
+        with zipfile.ZipFile(wheel) as members:
+            held = [Path(name).name.partition(".")[0] for name in members.namelist() if name.endswith(".so")]
+        if sorted(held) != sorted(wanted):
+            sys.exit(f"the wheel that {compiler} built holds {held}, not {wanted}")
+    shutil.rmtree(base / "build")
+    return wheel
+
+
 def main(wanted: list[str]) -> None:
     """Build the wheel, and try each installation; ends with 1 at the first thing that is wrong."""
     started = time.monotonic()
@@ -258,11 +285,7 @@ def main(wanted: list[str]) -> None:
         base = Path(temporary)
         work = base / "empty"
         work.mkdir()
-        run([sys.executable, "-m", "venv", str(base / "build")], work)
-        pip = [str(base / "build/bin/python"), "-m", "pip", "--disable-pip-version-check"]
-        run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(base / "dist"), str(ROOT)], work)
-        (wheel,) = (base / "dist").glob("openwit-*.whl")
-        shutil.rmtree(base / "build")
+        wheel = built(base, work)
         with served(work) as port:
             for extra, check in DONE.items():
                 if wanted and extra and extra not in {"crawl", *wanted}:

@@ -1,31 +1,41 @@
-"""Queries per second and exactness of the search, beside faiss, on one core.
+"""Pictures per second and exactness of the search, beside faiss, on one core.
 
-    python -m bench.overlap_search [--references 10000 100000 1000000 20000000]
+    python -m bench.overlap_search [--references 10000 100000 1000000 20000000] [--avx2] [--photos GLOB ...]
 
-Hashes are random with planted copies; references are memory-mapped from a file, as in the job. "scan" is the
-search by hashes, "search" the whole of it with both mirrorings and the similarity of what is left. faiss's
-IndexBinaryMultiHash is exact up to radius 31 with 16 bits a hash and one flip. Float vectors of a learned
-detector are compared with faiss's IndexFlatIP at 100,000.
+A picture is searched for as it is and mirrored. Hashes are random with planted copies, the mirrored ones
+differ by the odd bits and six more, as those of photographs; references are memory-mapped from a file, as in
+the job. "Scan" is the search by hashes at radius 100, for which faiss is called once for each of both.
+"Second look" is what the similarity of a pair within the radius costs, at radius 103: as many random pairs
+lie within that as photographs' within 100; one in 30 stays, as of photographs. "Plain" is the route without
+the C kernel. --avx2 takes AVX-512 from the kernel, not from faiss. Of globs of photographs the hits are
+compared with those of the plain route, each photograph against all views of all. faiss's
+IndexBinaryMultiHash is exact up to radius 31 with 16 bits a hash and one flip. A learned detector's vectors
+are compared with faiss's IndexFlatIP at 100,000.
 """
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import faiss
 import numpy as np
 
 from bench.tables import show
 from dedup import search
-from dedup.search import References, Whitening
-from pipeline.data.descriptors import Descriptors
+from dedup.search import References, Whitening, quantised
+from pipeline.data import views
+from pipeline.data.descriptors import Descriptors, describe, mirrored_descriptors, take
 
 SEARCH_LIMIT = 1_000_000  # references for which colours are made as well: 256 bytes each
 MULTIHASH_LIMIT = 1_000_000  # its tables take some 400 bytes a reference
-SECONDS = 4.0
+SECONDS = 2.0
 
 
 def rate(function: Callable[[int], Any]) -> float:
@@ -66,62 +76,162 @@ def of_faiss(answer: tuple[Any, Any, Any]) -> set[tuple[int, int]]:
     )
 
 
+def mirror_images(hashes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the hashes with their odd bits turned and six more, the mean of 4,281 photographs."""
+    bits = np.unpackbits(hashes ^ 0x55, axis=1)
+    for row in bits:
+        row[rng.integers(0, 256, 6)] ^= 1
+    return np.packbits(bits, axis=1)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Search without the C kernel."""
+    kernels, search._kernels = search._kernels, None
+    try:
+        yield
+    finally:
+        search._kernels = kernels
+
+
 def hashes(count: int) -> Iterator[tuple[str, ...]]:
     """Measure one size; yield the table's rows."""
     rng = np.random.default_rng(count)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "hashes.npy"
-        made = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, 32))
-        for start in range(0, count, 1 << 20):
-            part = made[start : start + (1 << 20)]
-            part[:] = rng.integers(0, 256, part.shape, dtype=np.uint8)
-        made.flush()
-        references = np.load(path, mmap_mode="r")
+        references = made(Path(folder) / "hashes.npy", count, rng)
         queries = planted(references, 512, rng)
+        whitening, centres = Whitening(np.zeros(256, np.float32), np.ones(256, np.float32)), centred(rng)
+        described = Descriptors(
+            queries, mirror_images(queries, rng), centres(len(queries)), np.full(len(queries), 100, np.uint8)
+        )
+        colours = centres(count if count <= SEARCH_LIMIT else 0).astype(np.int8)
+        both = np.stack([described.hashes, described.mirrored_hashes])
         flat = faiss.IndexBinaryFlat(256)
         flat.add(references)
-        some = 64 if count <= 1_000_000 else 8
-        exact = triples(search.within(queries[:some], references, search.RADIUS)) == of_faiss(
-            flat.range_search(queries[:some], search.RADIUS + 1)
+
+        def scan(n: int) -> search.Pairs:
+            some = References(references, colours, 1)
+            return search.candidates(take(described, slice(0, n)), some, None, 0.0, search.RADIUS)
+
+        def peer(n: int) -> list[Any]:
+            return [flat.range_search(one[:n], search.RADIUS + 1) for one in both]
+
+        found, few = scan(8), peer(8)
+        exact = all(
+            set(zip(found.query[mine].tolist(), found.reference[mine].tolist(), strict=True)) == of_faiss(one)
+            for mine, one in zip((~found.mirrored, found.mirrored), few, strict=True)
         )
-        for radius in (31, search.RADIUS):
-            row = {
-                "openwit scan": rate(lambda n, r=radius: search.within(queries[:n], references, r)),
-                "faiss BinaryFlat": rate(lambda n, r=radius: flat.range_search(queries[:n], r + 1)),
-                "faiss MultiHash": multi_hash(references, queries, count) if radius == 31 else None,
-                "openwit search": whole(references, queries, count) if radius == search.RADIUS else None,
-            }
-            cells = [
-                "–" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
-                for value in row.values()
-            ]
-            yield f"{count:,}", str(radius), *cells, "yes" if exact else "NO"
+        looks = [math.nan, math.nan]
+        if count <= SEARCH_LIMIT:
+            exact &= same_hits(described, References(references, colours, 1), whitening)
+            looks = second_looks(
+                take(described, slice(0, 256)), References(references, colours, 1), whitening
+            )
+        ours, theirs = rate(scan), rate(peer)
+        yield (
+            f"{count:,}", f"{ours:,.1f}", f"{theirs:,.1f}", f"{ours / theirs:.1f}",
+            f"{2 * count * ours / 1e6:,.0f}",
+            *("–" if math.isnan(look) else f"{look:,.0f}" for look in looks),
+            "–" if count > MULTIHASH_LIMIT else f"{multi_hash(references, queries):,.1f}",
+            "yes" if exact else "NO",
+        )  # fmt: skip
 
 
-def multi_hash(references: np.ndarray, queries: np.ndarray, count: int) -> float | None:
-    if count > MULTIHASH_LIMIT:
-        return None
+def same_hits(described: Descriptors, references: References, whitening: Whitening) -> bool:
+    """Search with and without the kernel."""
+    fast = search.search(described, references, whitening)
+    with plain():
+        slow = search.search(described, references, whitening)
+    return all(np.array_equal(one, other) for one, other in zip(fast, slow, strict=True))
+
+
+def second_looks(described: Descriptors, references: References, whitening: Whitening) -> list[float]:
+    """Return nanoseconds a pair with and without the kernel, of the fastest of five rounds."""
+    radius, floor = 103, search.FLOOR
+    vectors = np.stack([whitening.apply(one.colours) for one in (described, mirrored_descriptors(described))])
+    pairs = search.candidates(described, references, None, 0.0, radius)
+
+    def second() -> None:
+        left = search.candidates(described, references, vectors, floor, radius)
+        search._similarity(left, vectors, references.colours)
+
+    spent = {"first": math.inf, "both": math.inf, "plain": math.inf}
+    for _ in range(5):
+        for name, function in (
+            ("first", lambda: search.candidates(described, references, None, 0.0, radius)),
+            ("both", second),
+            ("plain", lambda: search._similarity(pairs, vectors, references.colours)),
+        ):
+            start = time.process_time()
+            function()
+            spent[name] = min(spent[name], time.process_time() - start)
+    count = max(1, len(pairs.query))
+    return [1e9 * (spent["both"] - spent["first"]) / count, 1e9 * spent["plain"] / count]
+
+
+def made(path: Path, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random hashes, mapped from a file."""
+    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, 32))
+    for start in range(0, count, 1 << 20):
+        part = written[start : start + (1 << 20)]
+        part[:] = rng.integers(0, 256, part.shape, dtype=np.uint8)
+    written.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def centred(rng: np.random.Generator) -> Callable[[int], np.ndarray]:
+    """Return a maker of colours around one of 30 centres."""
+    centres = rng.normal(0, 15, (30, 256))
+
+    def make(count: int) -> np.ndarray:
+        colours = np.empty((count, 256), np.int16)
+        for start in range(0, count, 1 << 16):
+            part = colours[start : start + (1 << 16)]
+            part[:] = np.clip(
+                centres[rng.integers(0, 30, len(part))] + rng.normal(0, 5, part.shape), -127, 127
+            )
+        return colours
+
+    return make
+
+
+def multi_hash(references: np.ndarray, queries: np.ndarray) -> float:
     index = faiss.IndexBinaryMultiHash(256, 16, 16)
     index.nflip = 1
     index.add(references)
     return rate(lambda n: index.range_search(queries[:n], 32))
 
 
-def whole(references: np.ndarray, queries: np.ndarray, count: int) -> float | None:
-    if count > SEARCH_LIMIT:
-        return None
-    rng = np.random.default_rng(1)
-    colours = rng.integers(-40, 41, (count, 256), dtype=np.int8)
-    whitening = Whitening(np.zeros(256, np.float32), np.full(256, 100, np.float32))
-    vectors = rng.integers(-200, 200, (len(queries), 256)).astype(np.int16)
-    described = Descriptors(queries, queries[::-1].copy(), vectors, np.full(len(queries), 100, np.uint8))
-
-    def run(n: int) -> search.Hits:
-        return search.search(
-            Descriptors(*(part[:n] for part in described)), References(references, colours, 1), whitening
-        )
-
-    return rate(run)
+def photographs(patterns: list[str]) -> None:
+    """Compare hits, and time, with and without the kernel."""
+    pictures = [
+        views.inner(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
+        for pattern in patterns
+        for path in sorted(Path().glob(pattern))
+    ]
+    queries = describe(np.stack([views.thumbnail(rgb) for rgb in pictures]))
+    whitening = Whitening.fit(queries.colours)
+    shown = [describe(views.thumbnails(rgb)) for rgb in pictures]
+    references = References(
+        np.concatenate([one.hashes for one in shown]),
+        np.ascontiguousarray(quantised(whitening.apply(np.concatenate([one.colours for one in shown])))),
+        len(views.VIEWS),
+    )
+    compared = 2 * len(queries.hashes) * len(references.hashes)
+    pairs = len(search.candidates(queries, references, None, 0.0, search.RADIUS).query)
+    spent = []
+    for route in (nullcontext, plain):
+        with route():
+            start = time.process_time()
+            hits = search.search(queries, references, whitening)
+            spent.append((time.process_time() - start, hits))
+    (fast, hits), (slow, expected) = spent
+    same = all(np.array_equal(a, b) for a, b in zip(hits, expected, strict=True))
+    print(
+        f"{len(pictures):,} photographs: {compared:,} pairs, {pairs:,} within the radius, "
+        f"{pairs / compared:.2e} of them; {len(hits.query):,} hits, "
+        f"{'the same' if same else 'OTHERS'} without the kernel; {fast:.2f} CPU s, without {slow:.2f}"
+    )
 
 
 def floats() -> tuple[str, ...]:
@@ -137,7 +247,7 @@ def floats() -> tuple[str, ...]:
     ours = rate(lambda n: search.cosines(queries[:n], references, 0.6))
     theirs = rate(lambda n: index.range_search(queries[:n], 0.6))
     said = "yes" if same else "NO"
-    return "100,000 x 256 floats", "cosine 0.6", f"{ours:,.0f}", f"{theirs:,.0f}", "–", "–", said
+    return "100,000 x 256 floats", f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.1f}", *"––––", said
 
 
 def main() -> None:
@@ -145,15 +255,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--references", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 20_000_000])
+    parser.add_argument("--avx2", action="store_true", help="use what processors without AVX-512 do")
+    parser.add_argument("--photos", nargs="*", default=[], help="globs of photographs to compare hits on")
     args = parser.parse_args()
     search.use_one_thread()
+    if args.avx2:
+        scan = search._kernels.scan
+        search._kernels = SimpleNamespace(LEVEL=1, scan=lambda *given: scan(*given, 1))
+    level = {1: "AVX2", 2: "AVX-512"}.get(getattr(search._kernels, "LEVEL", 0), "no kernel")
     show(
-        f"queries/s/core; faiss {faiss.__version__} ({faiss.get_compile_options().strip()})",
-        ("references", "radius", "openwit scan", "faiss BinaryFlat", "faiss MultiHash 16x16",
-         "openwit search", "same as faiss"),
+        f"pictures/s/core, {level}; faiss {faiss.__version__} ({faiss.get_compile_options().strip()})",
+        ("references", "openwit scan", "faiss BinaryFlat", "ratio", "million pairs/s",
+         "second look, ns a pair", "plain", "MultiHash, radius 31", "same"),
         [*(row for count in args.references for row in hashes(count)), floats()],
         texts=0,
     )  # fmt: skip
+    if args.photos:
+        photographs(args.photos)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,7 @@ class MatchWorker:
     def open(self) -> MatchState:
         """Map the index, once a process."""
         _one_thread()
+        search.warn_without_kernel()
         texts, files = None, joined(self.index)
         if self.text_threshold is not None:
             texts = TextIndex(texts_of(schemas.read_table(files.examples)), self.text_threshold)

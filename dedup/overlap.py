@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from dedup import contamination, index, match_shards, report, training_set
+from dedup import contamination, index, match_shards, report, search, training_set
 from dedup.contamination import Conclusion
 from dedup.near_captions import PARAMETERS
 from dedup.options import OverlapConfig
@@ -97,6 +97,7 @@ def check_output(out: str) -> None:
 def run(job: OverlapJob) -> dict[str, Any]:
     """Run the steps that are not done and publish the result; return what report.json holds."""
     check_output(job.out)
+    search.warn_without_kernel()
     config = job.config
     steps = _Steps(job)
     steps.run(job.runner)

@@ -140,6 +140,124 @@ def test_search_without_queries_or_references():
     assert len(search.search(descriptors.describe(pictures(3, 2)), empty, whitening).query) == 0
 
 
+kernel = pytest.mark.skipif(search._kernels is None, reason="the kernel is not built, or there is no AVX2")
+LEVELS = range(1, 1 + getattr(search._kernels, "LEVEL", 0))
+
+
+def mirror_image(hashes: np.ndarray, moved: int, rng: np.random.Generator) -> np.ndarray:
+    """Return hashes with the odd bits turned and some more, as mirroring leaves them."""
+    bits = np.unpackbits(hashes ^ 0x55, axis=1)
+    for row in bits:
+        row[rng.integers(0, 256, moved)] ^= 1
+    return np.packbits(bits, axis=1)
+
+
+@kernel
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32), st.integers(0, 5), st.sampled_from([0, 1, 63, 64, 65, 129, 385, 768, 900]),
+    st.sampled_from([-1, 0, 6, 300]), st.sampled_from([0, 1, 100, 128, 254, None]), st.booleans(),
+)  # fmt: skip
+def test_the_kernel_finds_what_brute_force_finds(seed, queries, references, moved, radius, second):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 256, (references, 32), np.uint8)
+    hashes = rng.integers(0, 256, (queries, 32), np.uint8)
+    if queries and references:  # copies, opposites, and distances of 0 and 256
+        hashes[0], rows[-1], rows[references // 2] = rows[0], ~rows[0], 0
+    mirrored = None if moved < 0 else mirror_image(hashes, moved, rng) if moved < 300 else ~hashes
+    both = [hashes] if mirrored is None else [hashes, mirrored]
+    distances = np.array([np.bitwise_count(one[:, None] ^ rows).sum(2, dtype=int) for one in both])
+    if radius is None:  # a tie with the radius
+        radius = int(
+            np.append(distances[distances <= 254], 90)[rng.integers(0, 1 + (distances <= 254).sum())]
+        )
+    weights = rng.integers(-32767, 32768, (2, queries, 256)).astype(np.int16)
+    colours = rng.integers(-128, 128, (references, 256)).astype(np.int8)
+    products = np.array(
+        [w.astype(np.int64) @ colours.T.astype(np.int64) for w in weights[: len(both)]]
+    ).reshape(distances.shape)
+    least = np.sort(products.ravel())[-(products.size // 3 + 1) :][:1] if products.size else np.zeros(1)
+    least = np.repeat(least, 257).astype(np.int32)  # a tie with what a pair needs
+    near = distances <= radius
+    if second:
+        near &= products >= least[0]
+    expected = {(int(q), int(r), int(distances[m, q, r]), int(m)) for m, q, r in np.argwhere(near)}
+    given = (weights, colours, least) if second else (None, None, None)
+    for level in LEVELS:
+        packed = search._kernels.scan(hashes, mirrored, rows, radius, *given, level)
+        found = np.frombuffer(packed, search._PAIR)[["query", "reference", "distance", "mirrored"]].tolist()
+        assert set(found) == expected and len(found) == len(expected)
+
+
+@kernel
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.booleans(), st.integers(1, 4), st.booleans())
+def test_hits_are_the_same_with_and_without_the_kernel(seed, extreme, per_example, tie):
+    rng = np.random.default_rng(seed)
+    thumbs = pictures(40 * per_example, seed)
+    noise = np.random.default_rng(seed).integers(-60, 61, (30, 64, 64, 3))
+    altered = np.clip(thumbs[:30].astype(int) + noise, 0, 255).astype(np.uint8)
+    altered[::2] = altered[::2, :, ::-1]
+    queries = descriptors.describe(altered)
+    whitening = Whitening.fit(descriptors.describe(pictures(100, seed + 1)).colours)
+    references = references_of(thumbs, whitening, per_example)
+    if extreme:
+        some = rng.integers(-128, 128, references.colours.shape).astype(np.int8)
+        references = references._replace(
+            colours=np.where(rng.random(some.shape) < 0.3, some, references.colours)
+        )
+    floor = 0.2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_kernels", None)
+        slow = search.search(queries, references, whitening, floor=floor)
+        if tie and len(slow.similarity):
+            floor = float(np.median(slow.similarity))
+            floor = float(slow.similarity[np.abs(slow.similarity - floor).argmin()])
+            slow = search.search(queries, references, whitening, floor=floor)
+    fast = search.search(queries, references, whitening, floor=floor)
+    for one, other in zip(fast, slow, strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+
+
+@kernel
+def test_the_kernel_refuses_what_does_not_fit_together():
+    scan, rows = search._kernels.scan, np.zeros((4, 32), np.uint8)
+    weights, colours, least = (
+        np.zeros((2, 4, 256), np.int16),
+        np.zeros((4, 256), np.int8),
+        np.zeros(257, np.int32),
+    )
+    assert len(scan(rows, rows, rows, 9, weights, colours, least)) == 2 * 4 * 4 * 16
+    for wrong in (
+        (rows.ravel()[1:], rows, rows, 9, weights, colours, least),
+        (rows, rows[1:], rows, 9, weights, colours, least),
+        (rows, rows, rows.ravel()[:-1], 9, weights, colours, least),
+        (rows, rows, rows, -1, weights, colours, least),
+        (rows, rows, rows, 255, weights, colours, least),
+        (rows, rows, rows, 9, weights[:1], colours, least),
+        (rows, rows, rows, 9, weights.view(np.uint8).ravel()[1:], colours, least),
+        (rows, rows, rows, 9, weights, colours[1:], least),
+        (rows, rows, rows, 9, weights, None, least),
+        (rows, rows, rows, 9, weights, colours, least[1:]),
+        (rows, rows, rows, 9, weights, colours, None),
+        (rows, rows, rows, 9, None, None, None, 0),
+        (rows, rows, rows, 9, None, None, None, 9),
+        (rows[:, ::2], rows, rows, 9, None, None, None),
+    ):
+        with pytest.raises(ValueError, match=r"\w"):
+            scan(*wrong)
+
+
+def test_a_line_says_when_the_kernel_is_missing(monkeypatch, caplog):
+    monkeypatch.setattr(search, "_kernels", None)
+    search.warn_without_kernel()
+    assert "without a C compiler" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(search, "_kernels", object())
+    search.warn_without_kernel()
+    assert not caplog.text
+
+
 def test_whitening_commutes_with_mirroring():
     found = descriptors.describe(pictures(40, 5))
     whitening = Whitening.fit(found.colours)

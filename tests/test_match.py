@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.captions import match
 from pipeline.captions.match import Matcher, tokens
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text"
@@ -99,8 +100,57 @@ def brute_force(queries: list[str], text: str) -> list[int]:
 def test_matcher_equals_brute_force(queries: list[str], text: str) -> None:
     matcher = Matcher(queries)
     assert matcher.match(text) == brute_force(queries, text)
-    assert matcher.match_tokens(tokens(text)) == matcher.match(text)
     assert matcher.dead == [i for i, query in enumerate(queries) if not tokens(query)]
+
+
+def in_python(queries: list[str]) -> Matcher:
+    """Return the matcher of an installation without the C module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(match, "_match", None)
+        return Matcher(queries)
+
+
+# What the C module reads byte by byte: every ASCII character, runs of joiners, and letters of several bytes.
+edges = st.text(
+    st.sampled_from([*map(chr, range(128)), *"--''__..", "é", "日", "™", "\u0345", "\ud800"]), max_size=40
+)
+
+
+@given(st.lists(phrase | edges | any_text, max_size=12), phrase | edges | any_text)
+@example(["a-b", "-", "a"], "--a---b-'' a-b")
+@example(["a " * 3000, "a"], "a " * 3000)
+def test_the_c_module_and_python_answer_alike(queries: list[str], text: str) -> None:
+    ours, plain = Matcher(queries), in_python(queries)
+    for one in (text, *queries, f"{text} {' '.join(queries)}"):
+        assert ours.match(one) == plain.match(one)
+    assert ours.dead == plain.dead
+
+
+@pytest.mark.skipif(match._match is None, reason="the C module is not built")
+def test_the_c_module_refuses_what_is_no_text() -> None:
+    index = match._match.Index(["a b", "", "a"])
+    assert index.match("A b") == [0, 2]
+    for wrong in (b"a", None, 1):
+        with pytest.raises(TypeError):
+            index.match(wrong)
+        with pytest.raises(TypeError):
+            match._match.Index([wrong])
+    with pytest.raises(TypeError):
+        match._match.Index(("a",))
+    with pytest.raises(TypeError):
+        match._match.Index(["a"], more=1)
+    with pytest.raises(UnicodeEncodeError):
+        index.match("\ud800")
+
+
+def test_a_line_says_when_python_matches(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(match, "_match", None)
+    match.warn_without_module()
+    assert "without a C compiler" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(match, "_match", object())
+    match.warn_without_module()
+    assert not caplog.text
 
 
 small = st.lists(st.sampled_from("ab.")).map(" ".join)

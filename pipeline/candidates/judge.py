@@ -18,7 +18,7 @@ from pipeline import querylist, schemas, storage, urls
 from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, UNDETERMINED, Evidence, Identifier, Prior
-from pipeline.captions.match import MatchAll, Matcher
+from pipeline.captions.match import MatchAll, Matcher, warn_without_module
 from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.http import named
 from pipeline.options import FetchOptions, SourceOptions, TextRules
@@ -296,6 +296,7 @@ class CandidatesWorker:
         named.configure(self.fetch)
         identifier = Identifier()
         queries = querylist.load(self.queries)
+        warn_without_module()
         matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
         judge = CaptionJudge(
             matcher, self.rules, identifier, self.lang, self.mask, self.sources.empty_captions

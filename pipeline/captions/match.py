@@ -3,12 +3,21 @@
 The rule is MetaCLIP's substring rule (Xu et al. 2023, arXiv 2309.16671, section 3.2): surround both text and
 query by spaces, give punctuation spaces of its own, and ask whether the one contains the other. Because that
 rule is about whole tokens, "the query occurs" means exactly "its tokens follow each other in the text", and a
-dict of token n-grams answers it for all queries at once.
+dict of token n-grams answers it for all queries at once. `_match.c` does that in C, with the same answers;
+where it is not built, Python does.
 """
 
+import logging
 import unicodedata
 from collections.abc import Sequence
 from typing import Final
+
+try:
+    from pipeline.captions import _match
+except ImportError:
+    _match = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 # MetaCLIP's seven marks, then the signs that tell names apart: C++ from C, C# from C, AT&T from "at t".
 _MARKS: Final = ",.;:?!`" + "#$%&+=@"
@@ -94,9 +103,7 @@ def tokens(text: str) -> list[str]:
         raw = text.encode().translate(_ASCII_TABLE)
         spaced = raw.decode()
     else:
-        visible = text.translate(_IGNORABLE)
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
-        spaced = folded.translate(_BOUNDARIES)
+        spaced = _folded(text)
         raw = spaced.encode()
     special = raw.translate(None, _PLAIN)
     if not special:
@@ -110,6 +117,21 @@ def tokens(text: str) -> list[str]:
     return [word for token in words if (word := token.strip(_JOINERS))]
 
 
+def _folded(text: str) -> str:
+    """Return a text with its invisible characters deleted, case folded, and boundaries as spaces."""
+    visible = text.translate(_IGNORABLE)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
+    return folded.translate(_BOUNDARIES)
+
+
+def warn_without_module() -> None:
+    """Log a line where Python does the work of the C module."""
+    if _match is None:
+        log.warning(
+            "captions are matched in Python, a sixth as fast: openwit was installed without a C compiler"
+        )
+
+
 class MatchAll:
     """Take every text for a match of query 0, where no list of queries is wanted."""
 
@@ -119,46 +141,53 @@ class MatchAll:
 
 
 class Matcher:
-    """An exact index over queries: which of them occur in a text as consecutive tokens.
-
-    One dict holds every query, as its tokens joined by spaces, and every proper prefix of one. A match is
-    extended by the next token only while it is such a prefix, so nearly all look-ups are of single words.
-    """
+    """An exact index over queries: which of them occur in a text as consecutive tokens."""
 
     dead: list[int]
     """Ids of the queries without any token; they match nothing."""
 
     def __init__(self, queries: Sequence[str]) -> None:
-        self.dead = []
+        joined = [" ".join(tokens(query)) for query in queries]
+        self.dead = [query_id for query_id, words in enumerate(joined) if not words]
+        self._index = None if _match is None else _match.Index(joined)
+        self._dict = _DictIndex(joined) if self._index is None else None
+
+    def match(self, text: str) -> list[int]:
+        """Return the ids of the queries that occur in `text`, ascending, each once."""
+        if self._index is not None:
+            return self._index.match(text if text.isascii() else _folded(text))
+        assert self._dict is not None
+        return self._dict.match(text)
+
+
+class _DictIndex:
+    """The index in Python.
+
+    One dict holds every query, as its tokens joined by spaces, and every proper prefix of one. A match is
+    extended by the next token only while it is such a prefix, so nearly all look-ups are of single words.
+    """
+
+    def __init__(self, queries: list[str]) -> None:
         # The value is id << 1 | is_prefix, and -1 for what is only a prefix (-1 >> 1 is no id, -1 & 1 is 1).
         self._codes: dict[str, int] = {}
         # Queries that normalise alike share the id of the first one, which leads to the others.
         self._twins: dict[int, list[int]] = {}
         codes = self._codes
-        longer: list[list[str]] = []
         for query_id, query in enumerate(queries):
-            words = tokens(query)
-            if not words:
-                self.dead.append(query_id)
-                continue
-            code = codes.setdefault(" ".join(words), query_id << 1)
-            if code >> 1 != query_id:
-                self._twins.setdefault(code >> 1, []).append(query_id)
-            if len(words) > 1:
-                longer.append(words)
-        for words in longer:
-            prefix = words[0]
-            codes[prefix] = codes.get(prefix, -1) | 1
-            for word in words[1:-1]:
-                prefix = f"{prefix} {word}"
+            if query:
+                code = codes.setdefault(query, query_id << 1)
+                if code >> 1 != query_id:
+                    self._twins.setdefault(code >> 1, []).append(query_id)
+        for query in queries:
+            end = query.find(" ")
+            while end >= 0:
+                prefix = query[:end]
                 codes[prefix] = codes.get(prefix, -1) | 1
+                end = query.find(" ", end + 1)
 
     def match(self, text: str) -> list[int]:
         """Return the ids of the queries that occur in `text`, ascending, each once."""
-        return self.match_tokens(tokens(text))
-
-    def match_tokens(self, words: Sequence[str]) -> list[int]:
-        """Return the ids of the queries that occur in `words` (as made by `tokens`), ascending, each once."""
+        words = tokens(text)
         get = self._codes.get
         hits: list[int] = []
         for start, code in enumerate(map(get, words), 1):

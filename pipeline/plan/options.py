@@ -21,6 +21,8 @@ class PlanConfig:
     headroom: float = 1.25
     """As in the crawl: how many times --per-query is asked for at first."""
 
+    eval_images: int = 0
+    """Images of evaluation sets that `openwit overlap` looks for in the result; 0: it is not planned."""
     workers: int = 16
     """Worker machines."""
     cores: int = 4
@@ -37,7 +39,7 @@ class PlanConfig:
     """As in the crawl: seconds that a site has in a round; what it cannot give by the last one is missing."""
     runner: str = ""
     """As in the crawl, such as DataflowRunner: a cluster takes time to start each job. A crawl has one for
-    the candidates, one to select, one per round and one to finish."""
+    the candidates, one to select, one per round and one to finish; the overlap analysis has two."""
     https_share: float = 0.95
     """Share of the images behind https."""
 
@@ -66,7 +68,7 @@ class PlanConfig:
         for name in ("per_query", "queries", "workers", "cores", "max_inflight", "gpus", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("pairs", "pieces", "epochs", "host_delay", "request_seconds"):
+        for name in ("pairs", "pieces", "epochs", "eval_images", "host_delay", "request_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 <= self.https_share <= 1 or not 0 <= self.mfu <= 1:

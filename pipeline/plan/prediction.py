@@ -85,8 +85,9 @@ def scale_of(yields: Yields, config: PlanConfig) -> Scale:
 
 
 def jobs(config: PlanConfig) -> dict[str, int]:
-    """Return how many jobs each stage of a crawl is on a Beam runner; a round without a unit is none."""
-    return {"candidates": 1, "select": 1, "fetch": config.rounds, "finish": 1}
+    """Return how many jobs each stage is on a Beam runner; a round without a unit is none."""
+    crawl = {"candidates": 1, "select": 1, "fetch": config.rounds, "finish": 1}
+    return {**crawl, "overlap": 2} if config.eval_images else crawl
 
 
 def starts(config: PlanConfig, rates: dict[str, Any]) -> dict[str, float]:
@@ -103,7 +104,7 @@ def starts(config: PlanConfig, rates: dict[str, Any]) -> dict[str, float]:
 
 
 def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -> list[PlannedStage]:
-    """Return what each stage of the crawl takes, in order."""
+    """Return what each stage of the crawl takes, in order, and the overlap analysis if it is planned."""
     cores = config.workers * config.cores
     parse = rates["candidates"].get(f"{form}_s_per_mb", 0.0) * scale.source_bytes / 1e6
     https = config.https_share
@@ -115,6 +116,8 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
         "fetch": image_ms * 1e-3 * scale.tried * scale.reached,
         "finish": rates["finish"]["image_ms"] * 1e-3 * scale.samples,
     }
+    if config.eval_images:
+        cpu["overlap"] = overlap_seconds(scale.samples, config.eval_images, rates["overlap"])
     result = []
     waits = starts(config, rates)
     for name, seconds in cpu.items():
@@ -134,6 +137,12 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
             PlannedStage(name, (each * cores + seconds) / HOUR, (waits[name] + bounds[bound]) / HOUR, bound)
         )
     return result
+
+
+def overlap_seconds(samples: float, examples: float, rate: dict[str, float]) -> float:
+    """Return the core seconds of the search of samples, each mirrored as well, among all views of examples."""
+    pairs = 2 * samples * examples * rate["views"]
+    return pairs * (1 / rate["pairs_per_s"] + rate["share"] * rate["second_look_ns"] * 1e-9)
 
 
 def money(

@@ -1,0 +1,116 @@
+"""Give a C module what strangers might, and check its answers: `python -m tests.sanitized FILE.so ROUNDS`.
+
+`tests/test_sanitized.py` runs it with modules that were built with sanitizers, which end the process at the
+first byte read or written outside, and at undefined arithmetic.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from pipeline.captions.match import _DictIndex, tokens
+
+
+def load(path: Path) -> ModuleType:
+    """Return the module in a file, under the name that its source has."""
+    loader = importlib.machinery.ExtensionFileLoader(path.stem, str(path))
+    spec = importlib.util.spec_from_loader(path.stem, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def search(module: ModuleType, rng: np.random.Generator) -> None:
+    """Search for random hashes, at random addresses; then with arguments of wrong sizes."""
+    queries, count, radius = rng.integers(0, 9), rng.integers(0, 1000), int(rng.integers(0, 255))
+    room = np.frombuffer(rng.bytes((2 * queries + count) * 32 + 7), np.uint8)[rng.integers(0, 8) :]
+    hashes, mirrored, rows = (
+        room[first * 32 : last * 32].reshape(-1, 32)
+        for first, last in ((0, queries), (queries, 2 * queries), (2 * queries, 2 * queries + count))
+    )
+    weights = rng.integers(-32768, 32768, (2, queries, 256)).astype(np.int16)
+    colours = rng.integers(-128, 128, (count, 256)).astype(np.int8)
+    least = rng.integers(-(2**20), 2**20, 257).astype(np.int32)
+    for level in range(1, module.LEVEL + 1):
+        found = np.frombuffer(
+            module.scan(hashes, mirrored, rows, radius, weights, colours, least, level), "i8, i4, i2, i2"
+        ).tolist()
+        expected = set()
+        for flag, one in enumerate((hashes, mirrored)):
+            distance = np.bitwise_count(one[:, None] ^ rows).sum(2, dtype=int)
+            products = weights[flag].astype(int) @ colours.T.astype(int)
+            near = np.argwhere((distance <= radius) & (products >= least[distance]))
+            expected |= {(int(r), int(q), int(distance[q, r]), flag) for q, r in near}
+        assert set(found) == expected and len(found) == len(expected)
+    arguments = [hashes, mirrored, rows, radius, weights, colours, least, module.LEVEL]
+    for _ in range(5):
+        wrong = list(arguments)
+        place = rng.integers(0, len(wrong))
+        wrong[place] = (
+            int(rng.integers(-(2**31), 2**31)) if place in (3, 7) else rng.bytes(rng.integers(0, 2000))
+        )
+        try:
+            module.scan(*wrong)
+        except ValueError:
+            continue
+        assert place in (3, 7) or len(wrong[place]) == arguments[place].nbytes
+
+
+_CHARACTERS = [*map(chr, range(128)), *"aaabbb    --''__..", "é", "日", "\U0001f415", "\udc80"]
+
+
+def match(module: ModuleType, rng: np.random.Generator) -> None:
+    """Match random texts, some longer than what the module keeps on its stack, and what is no text."""
+
+    def text(most: int) -> str:
+        return "".join(
+            _CHARACTERS[place] for place in rng.integers(0, len(_CHARACTERS), rng.integers(0, most))
+        )
+
+    queries = [text(30) for _ in range(rng.integers(0, 40))]
+    sound = [" ".join(tokens(query)) for query in queries] if rng.random() < 0.7 else queries
+    try:
+        index = module.Index(sound)
+    except UnicodeEncodeError:
+        assert any("\udc80" in query for query in sound)
+        return
+    plain = _DictIndex(sound) if sound is not queries else None
+    for most in (5, 60, 1500):
+        given = text(most) + " " + " ".join(queries[: rng.integers(0, 3)])
+        if "\udc80" in given and rng.random() < 0.5:
+            try:
+                index.match(given)
+            except UnicodeEncodeError:
+                continue
+            raise AssertionError(given)
+        given = " ".join(tokens(given)) if not given.isascii() else given
+        found = index.match(given)
+        assert plain is None or found == plain.match(given), (sound, given)
+    for wrong in (None, b"a", 3):
+        try:
+            index.match(wrong)
+        except TypeError:
+            continue
+        raise AssertionError(wrong)
+
+
+CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {"_kernels": search, "_match": match}
+
+
+def main(file: str, rounds: str) -> None:
+    """Try a module so many times."""
+    path = Path(file)
+    module = load(path)
+    for number in range(int(rounds)):
+        CHECKS[path.stem](module, np.random.default_rng(number))
+    sys.stdout.write(f"{rounds} rounds\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
