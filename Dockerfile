@@ -32,6 +32,6 @@ RUN useradd --create-home --home-dir /home/worker --uid 10001 worker && rm -rf /
 WORKDIR /home/worker
 ARG WORKER=10001
 USER ${WORKER}
-RUN python -c "import pipeline.captions._match, pipeline.cli, pipeline.compact, pipeline.crawl, pipeline.report, pipeline.flow.beam_graphs, pipeline.takedown.cli, queries.job, dedup.overlap, gcsfs, s3fs"
+RUN python -c "import pipeline.cli, pipeline.compact, pipeline.crawl, pipeline.report, pipeline.flow.beam_graphs, pipeline.takedown.cli, queries.job, dedup.overlap, gcsfs, s3fs"
 
 ENTRYPOINT ["/opt/apache/beam/boot"]

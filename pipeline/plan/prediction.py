@@ -140,7 +140,7 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
 
 
 def overlap_seconds(samples: float, examples: float, rate: dict[str, float]) -> float:
-    """Return the core seconds of the search of samples, each mirrored as well, among all views of examples."""
+    """Return the core seconds of the search of samples, each mirrored as well, among all views."""
     pairs = 2 * samples * examples * rate["views"]
     return pairs * (1 / rate["pairs_per_s"] + rate["share"] * rate["second_look_ns"] * 1e-9)
 
