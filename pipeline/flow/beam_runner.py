@@ -3,9 +3,11 @@
 import contextlib
 import itertools
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -16,6 +18,14 @@ from pipeline.flow.beam_graphs import Steps
 from pipeline.flow.beam_job_server import runner_of
 from pipeline.flow.local import stderr_to
 from pipeline.flow.steps import Step, Watch, is_planned, plan, watched
+
+_NOTHING_SENT: Final = ("--no_save_main_session", "--experiments=disable_logging_submission_environment")
+_TOLD: Final = re.compile("navigate to https://| is in state |JOB_MESSAGE_")
+"""In Dataflow's notes: where a job can be looked at, how it is, and what it says."""
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or bool(_TOLD.search(record.getMessage()))
 
 
 @dataclass(frozen=True)
@@ -43,15 +53,16 @@ class BeamRunner:
         """Return the pipeline options for a job whose first step has so many tasks.
 
         FnApiRunner is named because plain DirectRunner tries to download another engine. One task gains
-        nothing from processes, which cost two seconds to start. On Dataflow Beam would send the main module
-        along, of which workers need nothing.
+        nothing from processes, which cost two seconds to start. Elsewhere workers need nothing of this
+        process: neither its main module nor the list of its packages, which takes a second a job and a place
+        that launcher and workers share.
         """
         flags = list(self.flags)
         if self.name and not any(flag.startswith("--job_name") for flag in flags):
             flags.append(f"--job_name={self.name}")
-        if self.is_on_dataflow:
-            flags.insert(0, "--no_save_main_session")
-        if self._is_here:
+        if not self._is_here:
+            flags[:0] = _NOTHING_SENT
+        else:
             processes = min(self.workers, tasks)
             mode = "multi_processing" if processes > 1 else "in_memory"
             own = [f"--direct_running_mode={mode}", f"--direct_num_workers={max(processes, 1)}"]
@@ -69,8 +80,11 @@ class BeamRunner:
             if step.is_known:
                 plan(step)
         options = self.options(max(len(work.tasks), work.partitions))
-        if self.is_on_dataflow:  # says where the job can be looked at
-            logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
+        if self.is_on_dataflow:
+            for name in ("internal.apiclient", "dataflow_runner"):
+                told = logging.getLogger(f"apache_beam.runners.dataflow.{name}")
+                told.setLevel(logging.INFO)
+                told.addFilter(_is_told)
         pipeline = beam.Pipeline(runner=runner_of(options, self.flags), options=options)
         is_spilled = not (self._is_here or self.is_on_dataflow)
         _ = pipeline | Steps(tuple(steps), is_spilled)
