@@ -33,6 +33,7 @@ def write_run(folder: Path, count: int) -> None:
     from PIL import Image
 
     from pipeline import config, manifest, run_folder, schemas
+    from pipeline.checked_manifest import Crawled, Manifest, ManifestRound, ManifestShard
     from pipeline.fetch.parts import Fetched, Round
     from pipeline.options import CrawlConfig
     from pipeline.run_folder import Layout
@@ -44,7 +45,7 @@ def write_run(folder: Path, count: int) -> None:
     picture = io.BytesIO()
     Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(picture, "JPEG", quality=90)
     vocabulary = np.array([f"word{n}" for n in range(50_000)])
-    shards: list[dict[str, Any]] = []
+    shards: list[ManifestShard] = []
     for number in range(-(-count // SHARD)):
         name, rows = f"{number:05d}", min(SHARD, count - number * SHARD)
         keys = [f"{name}{index:04d}" for index in range(rows)]
@@ -71,7 +72,10 @@ def write_run(folder: Path, count: int) -> None:
         schemas.write_table(f"{layout.shards}/{name}.parquet", table)
         tar = folder / "shards" / f"{name}.tar"
         write_shard(tar, (Sample(key, picture.getvalue(), "text", b"{}") for key in keys))
-        shards.append({"name": tar.name, "samples": rows, "bytes": 0, "sha256": "", "parquet_sha256": ""})
+        digest = "0" * 64  # nothing here is verified
+        shards.append(
+            ManifestShard(name=tar.name, samples=rows, bytes=0, sha256=digest, parquet_sha256=digest)
+        )
         write_logs(folder, number, site)
     units = tuple(
         Fetched(
@@ -94,13 +98,13 @@ def write_run(folder: Path, count: int) -> None:
         f"{folder}/query_counts.parquet", [f"query {n}" for n in range(QUERIES)], 20_000, matched=ones,
         untried=0 * ones, kept_present=np.stack([ones, ones]),
     )  # fmt: skip
-    found = {
-        "configuration": config.effective(CrawlConfig(queries="q", source=("s",), out=str(folder))),
-        "versions": {"openwit": ""}, "seed": 0, "crawled": {"first": None, "last": None}, "shards": shards,
-        "counts": manifest.counts_of(count, count, count, {}), "queries": totals, "rejected_sampled": False,
-        "rounds": [{"images": count, "bytes": 0, "reasons": {"": count}}],
-    }  # fmt: skip
-    manifest.write_json(layout.manifest, found)
+    found = Manifest(
+        configuration=config.effective(CrawlConfig(queries="q", source=("s",), out=str(folder))),
+        versions={"openwit": ""}, seed=0, crawled=Crawled(first=None, last=None), shards=tuple(shards),
+        counts=manifest.counts_of(count, count, count, {}), queries=totals, rejected_sampled=False,
+        rounds=(ManifestRound(images=count, bytes=0, reasons={"": count}),),
+    )  # fmt: skip
+    manifest.write(layout.manifest, found)
 
 
 def write_logs(folder: Path, shard: int, site: Any) -> None:

@@ -44,12 +44,12 @@ def find(path: str) -> TrainingSet:
     root = path.rstrip("/")
     manifest_path = storage.join(root, "manifest.json")
     if storage.exists(manifest_path):
-        manifest = checked_manifest.of(root, whole=False)
+        run = checked_manifest.shards_of(root)
         # Only what the manifest lists exists: a stopped job may have left other files.
-        shards = [storage.join(root, "shards", shard["name"]) for shard in manifest["shards"]]
+        shards = [storage.join(root, "shards", shard.name) for shard in run.shards]
         if not shards:
             raise ValueError(f"{root} is a run without shards; `openwit crawl --out {root}` continues it")
-        return TrainingSet(shards, True, str((manifest.get("crawled") or {}).get("last") or ""))
+        return TrainingSet(shards, True, (run.crawled and run.crawled.last) or "")
     if storage.exists(storage.join(root, "work")):
         raise ValueError(f"{root} is a run that is not finished; `openwit crawl --out {root}` continues it")
     shards = patterns.find(path, ".tar")
@@ -114,7 +114,7 @@ def _dropped_keys(shard: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4)
 def _dropped(root: str, manifest: storage.FileInfo) -> dropped_samples.Dropped:
-    return dropped_samples.of_run(root, checked_manifest.of(root, whole=False))
+    return dropped_samples.load(root, len(checked_manifest.shards_of(root).extensions))
 
 
 def _described(parquet: str, batch: int) -> Iterator[StoredDescriptors]:

@@ -1,184 +1,348 @@
-"""Read the manifest of a finished run as anybody may have written it: only what has its form is let in.
+"""The manifest of a finished run as dataclasses, and the one codec that reads and writes it.
 
-Names of shards become paths that commands read, hash and write anew, so they are digits and .tar.
+Anybody may have written a manifest, so only what has its form is let in. Names of shards become paths that
+commands read, hash and write anew, so they are digits and .tar.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from pipeline import storage, untrusted
+from pipeline.publishing import Value
 from pipeline.reasons import REASONS
 from pipeline.run_folder import STAGES
 
 SHARD_NAME: Final = re.compile(r"[0-9]{1,18}\.tar", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_MOST: Final = 2**63
+_ERROR: Final = re.compile(r"(.*?)(?: - at (?:`key` in )?`\$\.?(.*)`)?", re.DOTALL)
 
-Form = Callable[[Any, str], None]
-"""Raises ValueError that names a place unless the value there has the form."""
-
-
-def _a(what: str, holds: Callable[[Any], bool]) -> Form:
-    def form(value: Any, place: str) -> None:
-        if not holds(value):
-            raise ValueError(f"{place or 'it'} is not {what}")
-
-    return form
+Count = Annotated[int, Meta(ge=0)]
+M = TypeVar("M")
 
 
-def _object(required: dict[str, Form], optional: dict[str, Form] | None = None) -> Form:
-    known = required | (optional or {})
+@dataclass(frozen=True, kw_only=True)
+class ListedShard:
+    """A shard by its name, as a reader of the images needs it."""
 
-    def form(value: Any, place: str) -> None:
-        _dict(value, place)
-        prefix = f"{place}." if place else ""
-        for name in required.keys() - value.keys():
-            raise ValueError(f"{prefix}{name} is missing")
-        for name in known.keys() & value.keys():
-            known[name](value[name], f"{prefix}{name}")
+    name: str
+    """NNNNN.tar"""
+    samples: Count | None = None
+    """None where they are not counted."""
 
-    return form
-
-
-def _each(inner: Form, key: Callable[[str], bool] | None = None) -> Form:
-    """Return the form of an object of any names, or of those for which `key` holds."""
-
-    def form(value: Any, place: str) -> None:
-        _dict(value, place)
-        for name, item in value.items():
-            if key is not None and not key(name):
-                raise ValueError(f"{place} has {name!r}, which this version of openwit does not know")
-            inner(item, f"{place}.{name}")
-
-    return form
+    def __post_init__(self) -> None:
+        """Refuse what is no name, such as a path: ValueError."""
+        if not SHARD_NAME.fullmatch(self.name):
+            raise ValueError("name is not the name of a shard, digits and .tar")
 
 
-def _list(inner: Form) -> Form:
-    def form(value: Any, place: str) -> None:
-        if not isinstance(value, list):
-            raise ValueError(f"{place} is not a list")
-        for index, item in enumerate(value):
-            inner(item, f"{place}[{index}]")
+@dataclass(frozen=True, kw_only=True)
+class ManifestShard(ListedShard):
+    """A shard whose files can be verified."""
 
-    return form
+    samples: Count
+    bytes: Count
+    sha256: str
+    parquet_sha256: str
 
-
-def _or_none(inner: Form) -> Form:
-    def form(value: Any, place: str) -> None:
-        if value is not None:
-            inner(value, place)
-
-    return form
-
-
-def _is_scalar(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool | int | float)
+    def __post_init__(self) -> None:
+        """Refuse what is no name or hash: ValueError."""
+        super().__post_init__()
+        for name in ("sha256", "parquet_sha256"):
+            if not _DIGEST.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name} is not a SHA-256 in hex")
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and SHARD_NAME.fullmatch(value) is not None
+@dataclass(frozen=True, kw_only=True)
+class Crawled:
+    """First and last moment of fetching, ISO 8601; None for a run without samples."""
+
+    first: str | None
+    last: str | None
 
 
-_dict: Final = _a("an object", lambda v: isinstance(v, dict))
-_text: Final = _a("a text", lambda v: isinstance(v, str))
-_count: Final = _a("a count", lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < _MOST)
-_integer: Final = _a("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
-_bool: Final = _a("true or false", lambda v: isinstance(v, bool))
-_digest: Final = _a("a SHA-256 in hex", lambda v: isinstance(v, str) and bool(_DIGEST.fullmatch(v)))
-_option: Final = _a(
-    "an option's value", lambda v: _is_scalar(v) or (isinstance(v, list) and all(map(_is_scalar, v)))
-)
-_name: Final = _a("the name of a shard, digits and .tar", _is_name)
-_crawled: Final = _object({"first": _or_none(_text), "last": _or_none(_text)})
-_extensions: Final = _list(_object({"source": _list(_text)}))
-_counts: Final = _object(
-    {
-        **dict.fromkeys(("candidates", "captions", "samples", "rejected"), _count),
-        "rejected_by_stage": _each(_each(_count, REASONS.__contains__), STAGES.__contains__),
-    }
-)
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What became of the candidates: each is a caption of a sample, or rejected."""
 
-_PART: Final = _object(
-    {"shards": _list(_object({"name": _name}, {"samples": _count}))},
-    {"crawled": _crawled, "extensions": _list(_dict)},
-)
-_WHOLE: Final = _object(
-    {
-        "shards": _list(
-            _object({"name": _name, "samples": _count, "bytes": _count, "sha256": _digest,
-                     "parquet_sha256": _digest})
-        ),
-        "configuration": lambda value, place: (
-            _each(_option)(value, place),
-            _object({"queries": _text, "per_query": _count, "source": _list(_text)})(value, place),
-        )[0],
-        "seed": _integer, "crawled": _crawled, "rejected_sampled": _bool,
-        "counts": _counts,
-        "queries": _each(_count),
-        "rounds": _list(_object({"images": _count, "bytes": _count, "reasons": _each(_count)})),
-    },
-    {
-        "semantics": _object(dict.fromkeys(STAGES, _dict)), "versions": _each(_text), "images_seen": _count,
-        "extensions": _extensions, "pilot": _or_none(_dict),
-        "near_duplicates": _or_none(
-            _object(
-                {
-                    **dict.fromkeys(("removed", "images", "groups"), _count),
-                    "sites": _list(_object({"site": _text, "removed": _count, "images": _count})),
-                }
-            )
-        ),
-    },
-)  # fmt: skip
+    candidates: Count
+    captions: Count
+    samples: Count
+    rejected: Count
+    rejected_by_stage: dict[str, dict[str, Count]]
+    """Candidates by stage, then by reason."""
+
+    def __post_init__(self) -> None:
+        """Refuse stages and reasons that are not in the closed sets: ValueError."""
+        for stage, reasons in self.rejected_by_stage.items():
+            _refuse_unknown("rejected_by_stage", {stage}, STAGES)
+            _refuse_unknown(f"rejected_by_stage.{stage}", reasons, REASONS)
+
+    @property
+    def by_stage_and_reason(self) -> dict[str, int]:
+        """Return rejected candidates by "stage/reason"."""
+        return {
+            f"{stage}/{reason}": count
+            for stage, reasons in self.rejected_by_stage.items()
+            for reason, count in reasons.items()
+        }
 
 
-def read(root: str, *, whole: bool = True) -> dict[str, Any] | None:
-    """Return a run's manifest, None if it has none; ValueError if it is not one that openwit writes.
+def _refuse_unknown(place: str, names: Any, known: Any) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{place} has {name!r}, which this version of openwit does not know")
 
-    whole: ask for everything that a command on runs needs; False for the list of shards alone, each with its
-    samples where they are counted, which is what a reader of the images needs.
-    """
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestRound:
+    """What came of a round of fetching."""
+
+    images: Count
+    bytes: Count
+    reasons: dict[str, Count]
+
+    @property
+    def good(self) -> int:
+        """Return how many images arrived as good ones."""
+        return self.reasons.get("", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryTotals:
+    """How many queries there are, have a match, keep all that they may, and lack what could be tried."""
+
+    queries: Count = 0
+    matched: Count = 0
+    full: Count = 0
+    short: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteRemoval:
+    """How much of a site is removed."""
+
+    site: str
+    images: Count
+    removed: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearDuplicates:
+    """What `--dedup near` has taken out of a set."""
+
+    pairs: Count = 0
+    beyond: Count = 0
+    """Different hashes that were not compared, since too many share a band."""
+    images: Count
+    """Before."""
+    removed: Count
+    groups: Count
+    largest_group: Count = 0
+    sites: tuple[SiteRemoval, ...]
+    """Those that lose images, the ones that lose most first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """How many pieces of a source a pilot has read, and how many there are."""
+
+    read: Count
+    all: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeSource:
+    """What all pieces would give at a pilot's rates: an upper bound."""
+
+    candidates: Count
+    tries: Count
+    samples: Count
+    received_bytes: Count
+    stored_bytes: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotYields:
+    """What one piece of a pilot gave, and which share each step kept; a share of nothing is None."""
+
+    pieces: Pieces
+    candidates_per_piece: float
+    matched_share: float | None
+    fetched_share: float | None
+    kept_share: float | None
+    received_bytes_per_try: float | None
+    stored_bytes_per_sample: float | None
+    whole: WholeSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """What `--extend` added to a run, and what it dropped."""
+
+    source: tuple[str, ...]
+    sources: dict[str, Value] = field(default_factory=dict)
+    """Options of how they were read."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    samples: Count = 0
+    captions: Count = 0
+    candidates: Count = 0
+    dropped: Count = 0
+    dropped_captions: Count = 0
+    rounds: Count = 0
+    shards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardList:
+    """The part of a manifest that a reader of the images needs."""
+
+    shards: tuple[ListedShard, ...]
+    crawled: Crawled | None = None
+    extensions: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a shard that is named twice: ValueError."""
+        _refuse_twice(self.shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that manifest.json says; what runs of older versions do not say has a default."""
+
+    format: str = "openwit run"
+    format_version: int = 1
+    configuration: dict[str, Value]
+    """Options by name, without what is private."""
+    semantics: dict[str, dict[str, Value]] = field(default_factory=dict)
+    """By stage the options that decide its result."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seed: int
+    crawled: Crawled
+    counts: Counts
+    rejected_sampled: bool
+    images_seen: Count = 0
+    rounds: tuple[ManifestRound, ...]
+    queries: QueryTotals
+    near_duplicates: NearDuplicates | None = None
+    shards: tuple[ManifestShard, ...]
+    pilot: PilotYields | None = None
+    extensions: tuple[Extension, ...] = ()
+    compacted: bool = False
+    others: dict[str, Any] = field(default_factory=dict)
+    """What a later version may have added: it is written as it was read."""
+
+    def __post_init__(self) -> None:
+        """Refuse what commands on runs could not work with: ValueError."""
+        _refuse_twice(self.shards)
+        for name, is_one in _NEEDED.items():
+            if name not in self.configuration:
+                raise ValueError(f"configuration.{name} is missing")
+            if not is_one(self.configuration[name]):
+                raise ValueError(f"configuration.{name} is not a value of --{name.replace('_', '-')}")
+        if self.semantics:
+            _refuse_unknown("semantics", self.semantics, STAGES)
+
+    @property
+    def per_query(self) -> int:
+        """Return how many samples a query contributes at most."""
+        value = self.configuration["per_query"]
+        assert isinstance(value, int)
+        return value
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """Return the sources that the run was begun with."""
+        value = self.configuration["source"]
+        assert isinstance(value, tuple)
+        return value  # type: ignore[return-value]  # checked above
+
+
+def _refuse_twice(shards: tuple[ListedShard, ...]) -> None:
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ValueError("shards names a shard twice")
+
+
+_NEEDED: Final[dict[str, Callable[[Value], bool]]] = {
+    "queries": lambda value: isinstance(value, str),
+    "per_query": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+    "source": lambda value: isinstance(value, tuple) and all(isinstance(path, str) for path in value),
+}
+_FIELDS: Final = frozenset(one.name for one in dataclasses.fields(Manifest)) - {"others"}
+
+
+def read(root: str) -> Manifest | None:
+    """Return a run's manifest, None if it has none; ValueError if it is not one that openwit writes."""
     path = storage.join(root, "manifest.json")
     found = untrusted.read_json(path)
     if found is None and not storage.exists(path):
         return None
-    return check(found, path, whole=whole)
+    return decode(found, path)
 
 
-def of(root: str, *, whole: bool = True) -> dict[str, Any]:
+def of(root: str) -> Manifest:
     """Return a run's manifest, as `read`; ValueError also where there is none."""
-    found = read(root, whole=whole)
+    found = read(root)
     if found is None:
-        raise ValueError(
-            f"{root} is not a finished run (it has no manifest.json): finish it with its command"
-        )
+        raise ValueError(_unfinished(root))
     return found
 
 
-def check(found: Any, path: str, *, whole: bool = True) -> dict[str, Any]:
-    """Return a manifest's value if it is one; ValueError that names the first place that is not."""
+def shards_of(root: str) -> ShardList:
+    """Return what a run's manifest says of its shards; ValueError if that is not there, or not usable."""
+    path = storage.join(root, "manifest.json")
+    found = untrusted.read_json(path)
+    if found is None and not storage.exists(path):
+        raise ValueError(_unfinished(root))
+    return decode_shards(found, path)
+
+
+def _unfinished(root: str) -> str:
+    return f"{root} is not a finished run (it has no manifest.json): finish it with its command"
+
+
+def decode(value: Any, path: str) -> Manifest:
+    """Return the manifest that a JSON value is; ValueError that names the first place that is not."""
+    if not isinstance(value, dict):
+        return _converted(value, Manifest, path)
+    others = {name: one for name, one in value.items() if name not in _FIELDS}
+    return _converted({**value, "others": others}, Manifest, path)
+
+
+def decode_shards(value: Any, path: str) -> ShardList:
+    """Return the part of a manifest that lists its shards; ValueError as `decode`."""
+    return _converted(value, ShardList, path)
+
+
+def encode(manifest: Manifest) -> dict[str, Any]:
+    """Return the JSON object of a manifest; a run that was not extended or compacted does not say so."""
+    found = dataclasses.asdict(manifest)
+    others = found.pop("others")
+    for name in ("extensions", "compacted"):
+        if not found[name]:
+            del found[name]
+    return {**found, **others}
+
+
+def _converted(value: Any, kind: type[M], path: str) -> M:
     try:
-        (_WHOLE if whole else _PART)(found, "")
-        names = [shard["name"] for shard in found["shards"]]
-        if len(set(names)) < len(names):
-            raise ValueError("shards names a shard twice")
-    except ValueError as error:
-        raise ValueError(f"{path} is not the manifest of a run of openwit: {error}") from None
-    manifest: dict[str, Any] = found
-    return manifest
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path} is not the manifest of a run of openwit: {told(error)}") from None
 
 
-def check_counts(counts: Any, path: str) -> None:
-    """Raise ValueError unless a value is what a manifest says of candidates, captions and samples."""
-    try:
-        _counts(counts, "counts")
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def check_names(names: Any, path: str) -> list[str]:
-    """Return names of shards that a file lists; ValueError if one is no such name."""
-    if not isinstance(names, list) or not all(map(_is_name, names)):
-        raise ValueError(f"{path} must list shards as digits and .tar")
-    return names
+def told(error: msgspec.ValidationError) -> str:
+    """Return what msgspec says of a value, after the place where it is."""
+    found = _ERROR.fullmatch(str(error))
+    assert found is not None
+    what, place = found[1], found[2] or ""
+    if what.startswith(("Expected", "Object", "Invalid")):
+        return f"{place or 'it'}: {what[0].lower()}{what[1:]}"
+    return f"{place}.{what}" if place else what  # of __post_init__, which names the field

@@ -26,6 +26,7 @@ from pipeline import (
     tombstones,
 )
 from pipeline import config as parser
+from pipeline.checked_manifest import Extension, Manifest
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
 from pipeline.http.user_agent import NO_CONTACT
@@ -33,6 +34,7 @@ from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
 from pipeline.options.crawl import COMMON
 from pipeline.progress import ShowProgress, size
+from pipeline.publishing import StageOptions
 from pipeline.report.statements import count
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
@@ -109,7 +111,7 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
 
 def begin(
     layout: Layout, options: CrawlConfig, beam_flags: tuple[str, ...], pieces: list[Any], queries: list[str],
-    fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
+    fingerprints: dict[str, str], semantics: StageOptions, console: Console,
 ) -> int:  # fmt: skip
     """Write down the configuration and the queries, and run the stages."""
     storage.write_bytes(layout.config, repeating(options).encode())
@@ -137,7 +139,7 @@ def repeating(options: CrawlConfig) -> str:
 
 def add(
     options: CrawlConfig, beam_flags: tuple[str, ...], pieces: list[Any], queries: int,
-    inputs: list[storage.FileInfo], fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]],
+    inputs: list[storage.FileInfo], fingerprints: dict[str, str], semantics: StageOptions,
     console: Console,
 ) -> int:  # fmt: skip
     """Extend a finished run by the pieces of its new sources."""
@@ -172,7 +174,7 @@ def what_changed(
     options: CrawlConfig,
     inputs: list[storage.FileInfo],
     fingerprints: dict[str, str],
-    semantics: dict[str, dict[str, Any]],
+    semantics: StageOptions,
 ) -> tuple[list[restart.Change], restart.Loss | None]:
     """Return the options that are not those of the run, and what beginning anew costs, None if nothing is.
 
@@ -191,9 +193,9 @@ def what_changed(
     if stage:
         return changed, restart.loss(layout, stage)
     if options.restart and run_folder.is_done(layout, "finish"):
-        counts = checked_manifest.of(layout.root)["counts"]
+        counts = checked_manifest.of(layout.root).counts
         found = outcome.worst(counts)
-        if not counts["samples"] and found is not None:
+        if not counts.samples and found is not None:
             empty = "candidates" if found[0].stage == "candidates" else "fetch"
             return [], restart.loss(layout, empty)
     return [], None
@@ -263,7 +265,7 @@ def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:
     return infos
 
 
-def with_contents(options: CrawlConfig, queries: list[str]) -> dict[str, dict[str, Any]]:
+def with_contents(options: CrawlConfig, queries: list[str]) -> StageOptions:
     """Return the semantic options, with the contents of the files that they name in place of paths."""
     semantics = options.semantics()
     semantics["candidates"]["queries"] = xxhash.xxh3_128_hexdigest(
@@ -306,7 +308,7 @@ def prepare(
 
 def run_stages(
     options: CrawlConfig, beam_flags: tuple[str, ...], layout: Layout, pieces: list[Any], queries: int,
-    fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]], console: Console,
+    fingerprints: dict[str, str], semantics: StageOptions, console: Console,
     base: Any = None,
 ) -> int:  # fmt: skip
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
@@ -356,7 +358,7 @@ def run_stages(
 
 
 def complete(
-    job: Any, runner: Any, fingerprints: dict[str, str], semantics: dict[str, dict[str, Any]]
+    job: Any, runner: Any, fingerprints: dict[str, str], semantics: StageOptions
 ) -> run_folder.Stage:  # fmt: skip
     """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
     from pipeline import report
@@ -367,12 +369,12 @@ def complete(
 
     found = finish(job, runner)
     if job.base is None:
-        manifest.write(job.layout, job.config, found, fingerprints, semantics)
+        made = manifest.of_crawl(job.layout, job.config, found, fingerprints, semantics)
+        manifest.write(job.layout.manifest, made)
     else:
-        sources = list(map(publishing.public, job.config.source))
         read = {name: value for name, value in semantics["candidates"].items() if name in extend.HOW_READ}
-        entry = {"source": sources, "sources": read}
-        publish(job, found, {**entry, "fingerprints": fingerprints})
+        sources = tuple(map(publishing.public, job.config.source))
+        publish(job, found, Extension(source=sources, sources=read, fingerprints=fingerprints))
     problems = manifest.stray_shards(job.layout)
     problems += manifest.verify_shards(job.layout, {f"{shard.name}.tar" for shard in found.shards})
     if problems:
@@ -387,7 +389,7 @@ def complete(
 
 def judge_result(console: Console, layout: Layout, formats: set[str]) -> int:
     """Say what should not be as it is; return 1 for a run without a sample, else 0."""
-    counts = checked_manifest.of(layout.root)["counts"]
+    counts = checked_manifest.of(layout.root).counts
     if empty := outcome.nothing(counts):
         console.print(Text.assemble(("failed", "red"), f" {empty}"), soft_wrap=True)
         return 1
@@ -443,48 +445,46 @@ def show_plan(
 
 def show_result(console: Console, layout: Layout, seconds: float) -> None:
     """Print the final table."""
-    stored = run_folder.read_json(layout.manifest)
-    counts = stored["counts"]
+    stored = checked_manifest.of(layout.root)
+    counts = stored.counts
     # Not as the table's title, which would be folded to its width.
     console.print(layout.root, style="italic", highlight=False, soft_wrap=True, markup=False)
     table = Table()
     for name, justify in (("stage", "left"), ("what", "left"), ("count", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_row("candidates", "captions found", f"{counts['candidates']:,}")
+    table.add_row("candidates", "captions found", f"{counts.candidates:,}")
     for stage, reasons in sorted(
-        counts["rejected_by_stage"].items(), key=lambda item: run_folder.STAGES.index(item[0])
+        counts.rejected_by_stage.items(), key=lambda item: run_folder.STAGES.index(item[0])
     ):
         # Zero stands for images that are gone while their captions live on in the one they were merged into.
         for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
             table.add_row(stage, f"- {reason}", f"{number:,}")
-    table.add_row("finish", "captions in shards", f"{counts['captions']:,}", style="bold")
-    table.add_row("", "samples in shards", f"{counts['samples']:,}", style="bold")
-    for number, (what, value) in enumerate(pilot.lines(stored["pilot"]) if stored.get("pilot") else []):
+    table.add_row("finish", "captions in shards", f"{counts.captions:,}", style="bold")
+    table.add_row("", "samples in shards", f"{counts.samples:,}", style="bold")
+    for number, (what, value) in enumerate(pilot.lines(stored.pilot) if stored.pilot else []):
         table.add_row("pilot" if not number else "", what, value, style="cyan")
     console.print(table)
     for note in notes(layout, stored):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
-    where = [("shards", f"{len(stored['shards'])} in {layout.shards}"), ("rejected rows", layout.rejected),
+    where = [("shards", f"{len(stored.shards)} in {layout.shards}"), ("rejected rows", layout.rejected),
              ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
              ("time", f"{seconds:,.1f} s")]  # fmt: skip
     for name, value in where:
         console.print(f"{name:<14} {value}", highlight=False, soft_wrap=True, markup=False)
 
 
-def notes(layout: Layout, found: dict[str, Any]) -> list[str]:
+def notes(layout: Layout, stored: Manifest) -> list[str]:
     """Return what a person should know beside the counts of a manifest, and do."""
     result = []
-    if found.get("pilot"):
+    if stored.pilot:
         result.append(f"`openwit plan --run {layout.root}` takes repeats and the cap on queries into account")
-    if near := found.get("near_duplicates"):
-        most = ", ".join(
-            f"{row['site']} {row['removed']:,} of {row['images']:,}" for row in near["sites"][:3]
-        )
+    if near := stored.near_duplicates:
+        most = ", ".join(f"{row.site} {row.removed:,} of {row.images:,}" for row in near.sites[:3])
         result.append(
-            f"near-duplicates: {near['removed']:,} of {near['images']:,} images are merged into "
-            f"{near['groups']:,} others{f'; most of {most}' if most else ''}"
+            f"near-duplicates: {near.removed:,} of {near.images:,} images are merged into "
+            f"{near.groups:,} others{f'; most of {most}' if most else ''}"
         )
-    if late := found["counts"]["rejected_by_stage"].get("fetch", {}).get("deferred", 0):
+    if late := stored.counts.rejected_by_stage.get("fetch", {}).get("deferred", 0):
         result.append(
             f"{late:,} captions stand at images of sites that were slower than --unit-seconds and --rounds "
             "allow: the same command with --retry-failed asks for them"

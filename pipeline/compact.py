@@ -7,8 +7,8 @@ left are left out.
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 from pipeline import (
     checked_manifest,
@@ -21,6 +21,7 @@ from pipeline import (
     tombstones,
 )
 from pipeline import config as parser
+from pipeline.checked_manifest import Manifest, ManifestShard
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.finished_set import FinishedSet
 from pipeline.flow import beam_options
@@ -75,10 +76,10 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
     if storage.exists(target.root) and not storage.exists(stamp) and storage.list_files(target.root):
         raise ValueError(f"{target.root} is not empty; choose another --out")
     with lock(target.work):
-        begun = read_json(stamp)
-        if begun is not None and begun != stored["shards"]:
+        begun, listed = read_json(stamp), [asdict(shard) for shard in stored.shards]
+        if begun is not None and begun != listed:
             raise ValueError(f"{source.root} has changed since {target.root} was begun; choose another --out")
-        manifest.write_json(stamp, stored["shards"])
+        manifest.write_json(stamp, listed)
         shards = _write_shards(options, beam_flags, source, target, stored)
         _write_rest(source, target, stored, shards)
     problems = problems_of(target)
@@ -88,7 +89,7 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
 
     report.write(target)
     output().print(
-        f"{target.root}: {count(len(shards), 'shard')}, {count(stored['counts']['samples'], 'sample')}, "
+        f"{target.root}: {count(len(shards), 'shard')}, {count(stored.counts.samples, 'sample')}, "
         f"as in {source.root} "
         "without those that were dropped",
         highlight=False, soft_wrap=True, markup=False,
@@ -97,32 +98,33 @@ def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
 
 
 def _write_shards(
-    options: CompactConfig, beam_flags: tuple[str, ...], source: Layout, target: Layout, found: dict[str, Any]
-) -> list[dict[str, Any]]:
+    options: CompactConfig, beam_flags: tuple[str, ...], source: Layout, target: Layout, stored: Manifest
+) -> tuple[ManifestShard, ...]:
     """Write the shards of which something is left; return their entries for the manifest."""
     from pipeline.flow.runner import Runner
 
     worker = CompactWorker(source=source.root, folder=target.shards)
-    tasks = [Part(name=storage.stem(shard["name"])) for shard in found["shards"]]
+    tasks = [Part(name=storage.stem(shard.name)) for shard in stored.shards]
     runner = Runner(
         flags=beam_flags, workers=options.workers, log=worker_log(target.work),
         name=job_name("compact", target.root),
     )  # fmt: skip
     written = runner.tasks("shards", storage.join(target.work, "shards"), tasks, worker, Shard)
-    return manifest.shard_entries(shard for shard in written if shard.samples)
+    return tuple(shard.entry for shard in written if shard.samples)
 
 
-def _write_rest(source: Layout, target: Layout, found: dict[str, Any], shards: list[dict[str, Any]]) -> None:
+def _write_rest(
+    source: Layout, target: Layout, stored: Manifest, shards: tuple[ManifestShard, ...]
+) -> None:  # fmt: skip
     """Copy what stays as it is, and publish the manifest last."""
     for name in _COPIED:
         if storage.exists(storage.join(source.root, name)):
             storage.copy_file(storage.join(source.root, name), storage.join(target.root, name))
-    for path in manifest.rejected_files(source, found):
+    for path in manifest.rejected_files(source, stored):
         storage.copy_file(path, storage.join(target.rejected, posixpath.basename(path)))
     schemas.write_table(storage.join(target.root, dropped_samples.FILE), dropped_samples.ROWS.empty_table())
-    sizes = {shard["name"]: shard["samples"] for shard in shards}
-    manifest.write_json(storage.join(target.shards, "sizes.json"), sizes)
-    manifest.write_json(target.manifest, {**found, "shards": shards, "compacted": True})
+    manifest.write_sizes(target, shards)
+    manifest.write(target.manifest, replace(stored, shards=shards, compacted=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,11 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import msgspec
 import tyro
 
 from pipeline import storage
+from pipeline.publishing import Value
 from pipeline.terminal import complaint, told
 
 C = TypeVar("C")
@@ -274,18 +276,39 @@ def check_flags(rest: Sequence[str], valid: Sequence[str], beam: bool) -> None:
             raise ValueError(f"unknown option {name}{nearest(name, known)}")
 
 
-def effective(config: Any) -> dict[str, Any]:
+def effective(config: Any) -> dict[str, Value]:
     """Return every option's value by name, nested option classes flattened."""
-    values: dict[str, Any] = {}
+    values: dict[str, Value] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values |= effective(value) if dataclasses.is_dataclass(value) else {field.name: value}
     return values
 
 
-def defaults(config_class: type) -> dict[str, Any]:
+def from_effective(config_class: type[C], values: Mapping[str, Value]) -> C:
+    """Return the options of which `effective` gave the values; other names are skipped.
+
+    ValueError for values that are not those of the options.
+    """
+    try:
+        return msgspec.convert(_nested(config_class, values), config_class)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _nested(config_class: type, values: Mapping[str, Value]) -> dict[str, Any]:
+    hints = typing.get_type_hints(config_class)
+    nested = {
+        name: _nested(kind, values)
+        for name, kind in hints.items()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    }
+    return {name: values[name] for name in hints if name in values} | nested
+
+
+def defaults(config_class: type) -> dict[str, Value]:
     """Return the default of every option that has one, by name."""
-    found = {}
+    found: dict[str, Value] = {}
     for name, field in fields(config_class):
         if field.default_factory is not dataclasses.MISSING:
             found[name] = field.default_factory()
@@ -294,7 +317,7 @@ def defaults(config_class: type) -> dict[str, Any]:
     return found
 
 
-def to_toml(values: dict[str, Any]) -> str:
+def to_toml(values: Mapping[str, Value]) -> str:
     """Return TOML that `--config` reads back; options that are not set are left out."""
     lines = []
     for name, value in values.items():

@@ -7,7 +7,7 @@ never between.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -62,11 +62,6 @@ NOTHING: Final = Dropped()
 def load(root: str, extensions: int) -> Dropped:
     """Return what a run's first so many `extensions` dropped."""
     return Dropped(rows(root, extensions, ["shard", "key", "extension"])) if extensions else NOTHING
-
-
-def of_run(root: str, manifest: dict[str, Any]) -> Dropped:
-    """Return what is dropped of a finished run; nothing for one that was never extended."""
-    return load(root, len(manifest.get("extensions", [])))
 
 
 def rows(root: str, extensions: int, columns: list[str] | None = None) -> pa.Table:

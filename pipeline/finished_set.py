@@ -8,7 +8,6 @@ say which queries keep a sample now, for the column query_ids is of the time whe
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -16,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import balance, dropped_samples, querylist, schemas, storage
+from pipeline.checked_manifest import Manifest
 from pipeline.manifest import Shard, describe_shard
 from pipeline.run_folder import Layout
 from pipeline.shards import read_shard, write_shard
@@ -81,15 +81,15 @@ class FinishedSet:
         return describe_shard(base, shard, rows, tar)
 
 
-def load(layout: Layout, manifest: dict[str, Any]) -> FinishedSet:
+def load(layout: Layout, manifest: Manifest) -> FinishedSet:
     """Return the set of a finished run."""
     table = schemas.read_table(layout.query_counts)
     known = "threshold" in table.column_names  # not in runs of older versions
     return FinishedSet(
-        folder=layout.shards, shards=tuple(storage.stem(shard["name"]) for shard in manifest["shards"]),
-        hashes=balance.query_hashes(querylist.normalised(table["query"].to_pylist()), manifest["seed"]),
+        folder=layout.shards, shards=tuple(storage.stem(shard.name) for shard in manifest.shards),
+        hashes=balance.query_hashes(querylist.normalised(table["query"].to_pylist()), manifest.seed),
         thresholds=table["threshold"].to_numpy() if known else None,
-        dropped=dropped_samples.of_run(layout.root, manifest),
+        dropped=dropped_samples.load(layout.root, len(manifest.extensions)),
     )  # fmt: skip
 
 

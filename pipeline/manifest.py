@@ -6,18 +6,27 @@ import platform
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import checked_manifest, config, pilot, publishing, run_folder, schemas, storage
 from pipeline.balance import EVERYTHING
+from pipeline.checked_manifest import (
+    Counts,
+    Crawled,
+    Manifest,
+    ManifestRound,
+    ManifestShard,
+    NearDuplicates,
+    QueryTotals,
+)
 from pipeline.fetch.parts import Round
 from pipeline.flow.parts import Part
 from pipeline.options import CrawlConfig
+from pipeline.publishing import StageOptions
 from pipeline.reasons import REASONS
-from pipeline.run_folder import Layout, read_json
+from pipeline.run_folder import Layout
 from pipeline.shards import ShardFile, read_shard
 from pipeline.stages import Candidates, Rounds
 
@@ -37,33 +46,10 @@ class Shard(Part):
     sha256: str
     parquet_sha256: str
 
-
-class SiteRemoval(NamedTuple):
-    """How much of a site is removed; fields only."""
-
-    site: str
-    images: int
-    removed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NearDuplicates:
-    """What `--dedup near` has taken out of a set."""
-
-    pairs: int
-    beyond: int
-    """Different hashes that were not compared, since too many share a band."""
-    images: int
-    """Before."""
-    removed: int
-    groups: int
-    largest_group: int
-    sites: tuple[SiteRemoval, ...]
-    """Those that lose images, the ones that lose most first."""
-
-    def entry(self) -> dict[str, Any]:
-        """Return what the manifest says."""
-        return {**asdict(self), "sites": [site._asdict() for site in self.sites]}
+    @property
+    def entry(self) -> ManifestShard:
+        """Return what the manifest says of it."""
+        return ManifestShard(**{**asdict(self), "name": f"{self.name}.tar"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +67,9 @@ class NewSet:
     dropped_captions: int
     dropped_rows: tuple[str, ...]
     """Tables of them."""
-    queries: dict[str, int]
-    """Totals of query_counts.parquet."""
+    queries: QueryTotals
     near_duplicates: NearDuplicates | None
-    crawled: tuple[str | None, str | None]
-    """First and last moment, ISO 8601."""
+    crawled: Crawled
 
 
 def versions() -> dict[str, str]:
@@ -112,7 +96,18 @@ def write_json(path: str, value: object) -> None:
     storage.write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
-def counts_of(candidates: int, captions: int, samples: int, rejected: dict[str, int]) -> dict[str, Any]:
+def write(path: str, manifest: Manifest) -> None:
+    """Publish a manifest, after all that it names."""
+    write_json(path, checked_manifest.encode(manifest))
+
+
+def write_sizes(layout: Layout, shards: Iterable[ManifestShard]) -> None:
+    """Publish sizes.json: the samples of each shard by its name, as other readers of shards take them."""
+    sizes = {shard.name: shard.samples for shard in shards}
+    write_json(storage.join(layout.shards, "sizes.json"), sizes)
+
+
+def counts_of(candidates: int, captions: int, samples: int, rejected: dict[str, int]) -> Counts:
     """Return the manifest's counts; RuntimeError if a candidate is lost or counted twice.
 
     rejected: candidates by "stage/reason".
@@ -128,19 +123,9 @@ def counts_of(candidates: int, captions: int, samples: int, rejected: dict[str, 
             f"the counts do not add up: {candidates} candidates, but {captions} captions in shards and "
             f"{total} rejected; please report this, and keep the run's work/ folder"
         )
-    return {
-        "candidates": candidates, "captions": captions, "samples": samples, "rejected": total,
-        "rejected_by_stage": by_stage,
-    }  # fmt: skip
-
-
-def by_stage_and_reason(counts: dict[str, Any]) -> dict[str, int]:
-    """Return a manifest's counts of rejected candidates by "stage/reason"."""
-    return {
-        f"{stage}/{reason}": count
-        for stage, reasons in counts["rejected_by_stage"].items()
-        for reason, count in reasons.items()
-    }
+    return Counts(
+        candidates=candidates, captions=captions, samples=samples, rejected=total, rejected_by_stage=by_stage
+    )
 
 
 def write_query_counts(
@@ -152,7 +137,7 @@ def write_query_counts(
     untried: np.ndarray,
     kept_present: np.ndarray,
     thresholds: np.ndarray | None = None,
-) -> dict[str, int]:
+) -> QueryTotals:
     """Publish query_counts.parquet and return its totals.
 
     short: what a query lacks although there was more to try, min(per_query - kept, untried); untried: matched
@@ -174,17 +159,10 @@ def write_query_counts(
         }
     )  # fmt: skip
     schemas.write_table(path, table)
-    return {
-        "queries": len(queries),
-        "matched": int((matched > 0).sum()),
-        "full": int((kept == per_query).sum()),
-        "short": int((short > 0).sum()),
-    }
-
-
-def shard_entries(shards: Iterable[Shard]) -> list[dict[str, Any]]:
-    """Return what the manifest says of shards."""
-    return [{**asdict(shard), "name": f"{shard.name}.tar"} for shard in shards]
+    return QueryTotals(
+        queries=len(queries), matched=int((matched > 0).sum()), full=int((kept == per_query).sum()),
+        short=int((short > 0).sum()),
+    )  # fmt: skip
 
 
 def describe_shard(base: str, name: str, rows: pa.Table, tar: ShardFile) -> Shard:
@@ -199,14 +177,14 @@ def describe_shard(base: str, name: str, rows: pa.Table, tar: ShardFile) -> Shar
     return Shard(name=name, samples=len(rows), bytes=tar.bytes, sha256=tar.sha256, parquet_sha256=parquet)
 
 
-def round_entries(rounds: Iterable[Round]) -> list[dict[str, Any]]:
+def round_entries(rounds: Iterable[Round]) -> tuple[ManifestRound, ...]:
     """Return what the manifest says of rounds of fetching."""
-    return [{"images": one.images, "bytes": one.bytes, "reasons": one.reasons} for one in rounds]
+    return tuple(ManifestRound(images=one.images, bytes=one.bytes, reasons=one.reasons) for one in rounds)
 
 
-def rejected_files(layout: Layout, found: dict[str, Any]) -> list[str]:
+def rejected_files(layout: Layout, manifest: Manifest) -> list[str]:
     """Return the files of rejected rows that count; an unfinished extension may have left others."""
-    count = len(found.get("extensions", []))
+    count = len(manifest.extensions)
     return [
         path
         for path in storage.list_files(layout.rejected, ".parquet")
@@ -214,36 +192,24 @@ def rejected_files(layout: Layout, found: dict[str, Any]) -> list[str]:
     ]
 
 
-def write(
+def of_crawl(
     layout: Layout, options: CrawlConfig, new_set: NewSet, fingerprints: dict[str, str],
-    semantics: dict[str, dict[str, Any]],
-) -> None:  # fmt: skip
-    """Publish manifest.json, after all that it names."""
+    semantics: StageOptions,
+) -> Manifest:  # fmt: skip
+    """Return the manifest of a run that was not extended."""
     candidates = run_folder.done(layout, Candidates)
     rounds = run_folder.done(layout, Rounds).rounds
-    shards = shard_entries(new_set.shards)
-    first, last = new_set.crawled
+    shards = tuple(shard.entry for shard in new_set.shards)
     yields = None
     if options.sample < 1:
-        yields = pilot.yields(read_json(pilot.path_of(layout)), candidates, rounds, shards)
-    write_json(
-        layout.manifest,
-        {
-            "format": "openwit run", "format_version": 1,
-            "configuration": publishing.publishable(config.effective(options)),
-            "semantics": semantics, "fingerprints": fingerprints,
-            "versions": versions(), "seed": options.seed,
-            "crawled": {"first": first, "last": last},
-            "counts": counts_of(
-                candidates.candidates, new_set.captions, new_set.samples, new_set.rejected
-            ),
-            "rejected_sampled": new_set.rejected_sampled, "images_seen": candidates.images,
-            "rounds": round_entries(rounds),
-            "queries": new_set.queries,
-            "near_duplicates": new_set.near_duplicates and new_set.near_duplicates.entry(),
-            "shards": shards,
-            "pilot": yields,
-        },
+        yields = pilot.yields(pilot.pieces_read(layout), candidates, rounds, shards)
+    return Manifest(
+        configuration=publishing.publishable(config.effective(options)), semantics=semantics,
+        fingerprints=fingerprints, versions=versions(), seed=options.seed, crawled=new_set.crawled,
+        counts=counts_of(candidates.candidates, new_set.captions, new_set.samples, new_set.rejected),
+        rejected_sampled=new_set.rejected_sampled, images_seen=candidates.images,
+        rounds=round_entries(rounds), queries=new_set.queries, near_duplicates=new_set.near_duplicates,
+        shards=shards, pilot=yields,
     )  # fmt: skip
 
 
@@ -254,12 +220,12 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
     """
     problems: list[str] = []
     for shard in _shards(layout):
-        if names is not None and shard["name"] not in names:
+        if names is not None and shard.name not in names:
             continue
-        tar = storage.join(layout.shards, shard["name"])
+        tar = storage.join(layout.shards, shard.name)
         parquet = storage.sibling(tar, ".parquet")
         wrong = []
-        for path, expected in ((tar, shard["sha256"]), (parquet, shard["parquet_sha256"])):
+        for path, expected in ((tar, shard.sha256), (parquet, shard.parquet_sha256)):
             if not storage.exists(path):
                 wrong.append(f"{path} is missing")
             elif storage.sha256_file(path) != expected:
@@ -269,19 +235,19 @@ def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[
             keys = schemas.read_table(parquet, ["key"])["key"].to_pylist()
             with storage.open_input(tar) as file:
                 inside = [sample.key for sample in read_shard(file)]
-            if keys != inside or len(keys) != shard["samples"]:
-                problems.append(f"{tar} and {parquet} do not hold the same {shard['samples']} keys")
+            if keys != inside or len(keys) != shard.samples:
+                problems.append(f"{tar} and {parquet} do not hold the same {shard.samples} keys")
     return problems
 
 
-def _shards(layout: Layout) -> list[dict[str, Any]]:
+def _shards(layout: Layout) -> tuple[ManifestShard, ...]:
     manifest = checked_manifest.read(layout.published)
-    return manifest["shards"] if manifest is not None else []
+    return manifest.shards if manifest is not None else ()
 
 
 def stray_shards(layout: Layout) -> list[str]:
     """Return what is wrong with the names in the folder of the shards; [] if nothing."""
-    stems = {storage.stem(shard["name"]) for shard in _shards(layout)}
+    stems = {storage.stem(shard.name) for shard in _shards(layout)}
     return [
         f"{path} is not in the manifest"
         for kind in (".tar", ".parquet")

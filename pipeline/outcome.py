@@ -1,8 +1,8 @@
 """What a user should know of a run's counts: nothing arrived, or one reason took most of a stage."""
 
 from collections.abc import Iterable
-from typing import Any
 
+from pipeline.checked_manifest import Counts
 from pipeline.reasons import USUAL, USUAL_OF_PAGES, remedy
 from pipeline.report.funnel import Cause, FunnelStep, funnel
 from pipeline.report.statements import count
@@ -10,7 +10,7 @@ from pipeline.report.statements import count
 _MOST = 0.5  # of what enters a stage
 
 
-def warnings(counts: dict[str, Any], formats: Iterable[str]) -> list[str]:
+def warnings(counts: Counts, formats: Iterable[str]) -> list[str]:
     """Return a sentence for each reason that took most of a stage and should not; formats: of the sources."""
     usual = USUAL_OF_PAGES if {*formats} & {"wat", "warc", "html", "pages"} else USUAL
     return [
@@ -22,9 +22,9 @@ def warnings(counts: dict[str, Any], formats: Iterable[str]) -> list[str]:
     ]
 
 
-def nothing(counts: dict[str, Any]) -> str:
+def nothing(counts: Counts) -> str:
     """Return why a finished run has no sample and what to do about it, or "" if it has one."""
-    if counts["samples"]:
+    if counts.samples:
         return ""
     found = worst(counts)
     if found is None:
@@ -32,12 +32,12 @@ def nothing(counts: dict[str, Any]) -> str:
     step, cause = found
     then = "" if cause.transient else f". With --restart the same command begins anew from {step.stage}"
     return (
-        f"nothing arrived: {cause.captions:,} of {count(counts['candidates'], 'candidate')} "
-        f"{'is' if counts['candidates'] == 1 else 'are'} {cause.reason}: {remedy(cause.reason)}{then}"
+        f"nothing arrived: {cause.captions:,} of {count(counts.candidates, 'candidate')} "
+        f"{'is' if counts.candidates == 1 else 'are'} {cause.reason}: {remedy(cause.reason)}{then}"
     )
 
 
-def worst(counts: dict[str, Any]) -> tuple[FunnelStep, Cause] | None:
+def worst(counts: Counts) -> tuple[FunnelStep, Cause] | None:
     """Return the reason that took most of all candidates, with its stage; None if nothing was rejected."""
     causes = [(step, cause) for step in funnel(counts) for cause in step.causes if cause.captions]
     return max(causes, key=lambda item: item[1].captions, default=None)

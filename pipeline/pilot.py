@@ -5,9 +5,10 @@ from typing import Any
 
 import xxhash
 
+from pipeline.checked_manifest import ManifestShard, Pieces, PilotYields, WholeSource
 from pipeline.fetch.parts import Round
 from pipeline.progress import size
-from pipeline.run_folder import Layout
+from pipeline.run_folder import Layout, read_json
 from pipeline.stages import Candidates
 
 FILE = "source.list"  # in work/candidates: how many pieces the source has, and how many of them are read
@@ -16,6 +17,11 @@ FILE = "source.list"  # in work/candidates: how many pieces the source has, and 
 def path_of(layout: Layout) -> str:
     """Return where the numbers of pieces are noted."""
     return layout.stage("candidates", FILE)
+
+
+def pieces_read(layout: Layout) -> Pieces:
+    """Return the numbers of pieces that were noted."""
+    return Pieces(**read_json(path_of(layout)))
 
 
 def sample(pieces: list[Any], share: float, seed: int) -> list[Any]:
@@ -28,43 +34,39 @@ def sample(pieces: list[Any], share: float, seed: int) -> list[Any]:
 
 
 def yields(
-    pieces: dict[str, int],
-    candidates: Candidates,
-    rounds: Sequence[Round],
-    shards: list[dict[str, Any]],
-) -> dict[str, Any]:
+    pieces: Pieces, candidates: Candidates, rounds: Sequence[Round], shards: Sequence[ManifestShard]
+) -> PilotYields:
     """Return what one piece gave, which shares each step kept, and the same rates over all pieces.
 
-    pieces: {"read", "all"}; shards: as in the manifest. A share
-    of nothing is null. The extrapolation is linear, an upper bound: more pieces repeat each other's URLs, and
-    the cap on a query leaves more out.
+    The extrapolation is linear, an upper bound: more pieces repeat each other's URLs, and the cap on a query
+    leaves more out.
     """
     tries = sum(one.images for one in rounds)
     arrived = sum(one.reasons.get("", 0) for one in rounds)
     received = sum(one.bytes for one in rounds)
-    samples, stored = (sum(shard[name] for shard in shards) for name in ("samples", "bytes"))
-    factor = pieces["all"] / pieces["read"]
-    return {
-        "pieces": pieces,
-        "candidates_per_piece": candidates.candidates / pieces["read"],
-        "matched_share": _share(candidates.rows, candidates.candidates),
-        "fetched_share": _share(arrived, tries),
-        "kept_share": _share(samples, arrived),
-        "received_bytes_per_try": _share(received, tries),
-        "stored_bytes_per_sample": _share(stored, samples),
-        "whole": {
-            "candidates": round(candidates.candidates * factor), "tries": round(tries * factor),
-            "samples": round(samples * factor), "received_bytes": round(received * factor),
-            "stored_bytes": round(stored * factor),
-        },
-    }  # fmt: skip
+    samples, stored = sum(shard.samples for shard in shards), sum(shard.bytes for shard in shards)
+    factor = pieces.all / pieces.read
+    return PilotYields(
+        pieces=pieces,
+        candidates_per_piece=candidates.candidates / pieces.read,
+        matched_share=_share(candidates.rows, candidates.candidates),
+        fetched_share=_share(arrived, tries),
+        kept_share=_share(samples, arrived),
+        received_bytes_per_try=_share(received, tries),
+        stored_bytes_per_sample=_share(stored, samples),
+        whole=WholeSource(
+            candidates=round(candidates.candidates * factor), tries=round(tries * factor),
+            samples=round(samples * factor), received_bytes=round(received * factor),
+            stored_bytes=round(stored * factor),
+        ),
+    )  # fmt: skip
 
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+def lines(found: PilotYields) -> list[tuple[str, str]]:
     """Return (what, value) rows for the final table of a pilot."""
 
     def percent(share: float | None) -> str:
@@ -73,18 +75,18 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     def average(count: float | None) -> str:
         return "" if count is None else size(count)
 
-    whole = found["whole"]
+    whole = found.whole
     return [
-        ("pieces read", f"{found['pieces']['read']:,} of {found['pieces']['all']:,}"),
-        ("captions a piece", f"{found['candidates_per_piece']:,.1f}"),
-        ("matched, of captions", percent(found["matched_share"])),
-        ("fetched, of tries", percent(found["fetched_share"])),
-        ("kept, of fetched", percent(found["kept_share"])),
-        ("received a try", average(found["received_bytes_per_try"])),
-        ("stored a sample", average(found["stored_bytes_per_sample"])),
-        ("whole source, at most: captions", f"{whole['candidates']:,}"),
-        ("tries", f"{whole['tries']:,}"),
-        ("samples", f"{whole['samples']:,}"),
-        ("received", size(whole["received_bytes"])),
-        ("stored", size(whole["stored_bytes"])),
+        ("pieces read", f"{found.pieces.read:,} of {found.pieces.all:,}"),
+        ("captions a piece", f"{found.candidates_per_piece:,.1f}"),
+        ("matched, of captions", percent(found.matched_share)),
+        ("fetched, of tries", percent(found.fetched_share)),
+        ("kept, of fetched", percent(found.kept_share)),
+        ("received a try", average(found.received_bytes_per_try)),
+        ("stored a sample", average(found.stored_bytes_per_sample)),
+        ("whole source, at most: captions", f"{whole.candidates:,}"),
+        ("tries", f"{whole.tries:,}"),
+        ("samples", f"{whole.samples:,}"),
+        ("received", size(whole.received_bytes)),
+        ("stored", size(whole.stored_bytes)),
     ]

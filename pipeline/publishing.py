@@ -3,8 +3,14 @@
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, urlencode
+
+Scalar = str | int | float | bool | None
+Value = Scalar | tuple[Scalar, ...]
+"""An option's value, as JSON and TOML have it."""
+StageOptions = dict[str, dict[str, Value]]
+"""By stage the options that decide its result."""
 
 _WEB: Final = ("http://", "https://", "@http://", "@https://")
 _SIGNING: Final = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-obs-")
@@ -34,17 +40,17 @@ def _signs(name: str) -> bool:
     return name in _SECRET or name.startswith(_SIGNING)
 
 
-def publishable(options: Mapping[str, Any]) -> dict[str, Any]:
+def publishable(options: Mapping[str, Value]) -> dict[str, Value]:
     """Return options by name as files that are published may hold them."""
     return {name: _published(name, value, options) for name, value in options.items()}
 
 
-def left_out(options: Mapping[str, Any]) -> list[str]:
+def left_out(options: Mapping[str, Value]) -> list[str]:
     """Return the options of which `publishable` holds less, by name."""
     return [name for name, value in options.items() if _published(name, value, options) != value]
 
 
-def _published(name: str, value: Any, options: Mapping[str, Any]) -> Any:
+def _published(name: str, value: Value, options: Mapping[str, Value]) -> Value:
     if name == "contact":
         return value if options.get("publish_contact") else ""
     if isinstance(value, str):

@@ -1,16 +1,13 @@
 """What a changed option costs a run: which options changed, what would go, and what to type."""
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from pipeline import run_folder
+from pipeline import checked_manifest, run_folder
 from pipeline.progress import MarkerReader
+from pipeline.publishing import StageOptions, Value
 from pipeline.report.statements import count
 from pipeline.run_folder import Layout
-
-Semantics = Mapping[str, Mapping[str, Any]]
-"""Semantic options by stage, as `CrawlConfig.semantics` returns them."""
 
 FILES: Final = frozenset(("queries", "drop", "hash_list"))  # told by their contents
 
@@ -45,7 +42,9 @@ class Loss(NamedTuple):
         return bool(self.samples or self.images or self.stages or self.pieces)
 
 
-def changes(before: Semantics, now: Semantics, *, without: frozenset[str] = frozenset()) -> list[Change]:
+def changes(
+    before: StageOptions, now: StageOptions, *, without: frozenset[str] = frozenset()
+) -> list[Change]:
     """Return the options that differ, of the stages that were begun; `without`: those that do not count."""
     old = dict(_typed({stage: before[stage] for stage in before}, without))
     new = dict(_typed({stage: now[stage] for stage in now if stage in before}, without))
@@ -56,28 +55,28 @@ def changes(before: Semantics, now: Semantics, *, without: frozenset[str] = froz
     ]
 
 
-def _typed(semantics: Semantics, without: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """Yield (option as typed, value); JSON's types alone, as markers hold them."""
-    flat: dict[str, Any] = {}
-    for options in json.loads(json.dumps({s: dict(o) for s, o in semantics.items()})).values():
+def _typed(semantics: StageOptions, without: frozenset[str]) -> Iterator[tuple[str, Value]]:
+    """Yield (option as typed, value)."""
+    flat: dict[str, Value] = {}
+    for options in semantics.values():
         flat |= options  # a later stage's value is the whole one
     for name, value in flat.items():
         if name not in without:
             yield f"--{name.replace('_', '-')}", value
 
 
-def _shown(option: str, old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
+def _shown(option: str, old: Mapping[str, Value], new: Mapping[str, Value]) -> tuple[str, str]:
     if option.removeprefix("--").replace("-", "_") in FILES:
         given = [bool(side.get(option)) for side in (old, new)]
         return ("", "") if all(given) else (_value(given[0]), _value(given[1]))
     return _value(old.get(option)), _value(new.get(option))
 
 
-def _value(value: Any) -> str:
+def _value(value: Value) -> str:
     """Return a value as it would be typed."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     if value is None or value == "":
         return "none"
@@ -88,12 +87,12 @@ def loss(layout: Layout, stage: str) -> Loss:
     """Return what would go if a run began anew from `stage`."""
     later = run_folder.STAGES[run_folder.STAGES.index(stage) :]
     stages = tuple(name for name in later if run_folder.is_done(layout, name))
-    manifest = run_folder.read_json(Layout(layout.root).manifest)
+    manifest = checked_manifest.read(layout.root)
     pieces = 0
     if stage == run_folder.STAGES[0] and not stages:
         pieces = MarkerReader(layout.stage(stage)).read().done
     images = tried(layout) if stage != "finish" else 0
-    return Loss(stage, manifest["counts"]["samples"] if manifest else 0, images, stages, pieces)
+    return Loss(stage, manifest.counts.samples if manifest else 0, images, stages, pieces)
 
 
 def tried(layout: Layout) -> int:

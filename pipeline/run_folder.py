@@ -10,8 +10,11 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
+
 from pipeline import storage, untrusted
 from pipeline.flow.parts import Part, decode, encode, only
+from pipeline.publishing import StageOptions, Value
 
 STAGES = ("candidates", "select", "fetch", "finish")
 EXTENSIONS = "extensions"
@@ -199,7 +202,7 @@ def publish_next(layout: Layout) -> Layout:
     return old
 
 
-def fingerprints(options: dict[str, dict[str, Any]], inputs: list[storage.FileInfo]) -> dict[str, str]:
+def fingerprints(options: StageOptions, inputs: list[storage.FileInfo]) -> dict[str, str]:
     """Return each stage's fingerprint, hex; `options` holds the semantic options by stage."""
     upstream = _digest([SCHEMA_VERSION, [list(info) for info in inputs]])
     found = {}
@@ -232,21 +235,41 @@ def changed_inputs(layout: Layout, inputs: list[storage.FileInfo]) -> list[str]:
 def first_changed_stage(layout: Layout, fingerprints: dict[str, str]) -> str:
     """Return the first stage that was begun under another fingerprint, or ""."""
     for stage in STAGES:
-        begun = read_json(layout.stage(stage, _BEGUN))
-        if begun is not None and begun["fingerprint"] != fingerprints[stage]:
+        begun = _begun(layout, stage)
+        if begun is not None and begun.fingerprint != fingerprints[stage]:
             return stage
     return ""
 
 
-def begun_options(layout: Layout) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Begun:
+    """What is noted when a stage begins."""
+
+    fingerprint: str
+    options: dict[str, Value]
+
+
+def _begun(layout: Layout, stage: str) -> _Begun | None:
+    path = layout.stage(stage, _BEGUN)
+    try:
+        return msgspec.convert(read_json(path), _Begun | None)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def begun_options(layout: Layout) -> StageOptions:
     """Return the semantic options under which stages were begun, by stage."""
-    found = {stage: read_json(layout.stage(stage, _BEGUN)) for stage in STAGES}
-    return {stage: begun["options"] for stage, begun in found.items() if begun is not None}
+    found = {stage: _begun(layout, stage) for stage in STAGES}
+    return {stage: begun.options for stage, begun in found.items() if begun is not None}
 
 
 def seed(layout: Layout) -> int:
     """Return the seed of a run whose select was begun."""
-    return int(read_json(layout.stage("select", _BEGUN))["options"]["seed"])
+    begun = _begun(layout, "select")
+    assert begun is not None
+    found = begun.options["seed"]
+    assert isinstance(found, int)
+    return found
 
 
 def discard_from(layout: Layout, stage: str) -> None:
@@ -276,7 +299,7 @@ def forget_files(layout: Layout, stage: str) -> None:
             storage.remove_tree(path)
 
 
-def begin(layout: Layout, stage: str, fingerprint: str, options: dict[str, Any]) -> None:
+def begin(layout: Layout, stage: str, fingerprint: str, options: dict[str, Value]) -> None:
     """Record under which fingerprint a stage's files are written."""
     path = layout.stage(stage, _BEGUN)
     if not storage.exists(path):

@@ -82,7 +82,7 @@ def state_of(root: str, now: float) -> dict[str, Any]:
         "launcher": None if holder is None else {**asdict(holder), "alive": alive},
         "command": command,
         "stages_done": finished_stages,
-        "steps": rows, "counts": manifest["counts"] if manifest else None,
+        "steps": rows, "counts": asdict(manifest.counts) if manifest else None,
     }  # fmt: skip
 
 

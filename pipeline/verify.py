@@ -52,8 +52,8 @@ def verify(layout: Layout) -> int:
     if not problems:
         stored = checked_manifest.of(layout.root)
         console.print(
-            f"{layout.root}: {count(len(stored['shards']), 'shard')}, "
-            f"{count(stored['counts']['samples'], 'sample')}; every hash and count is as in the manifest"
+            f"{layout.root}: {count(len(stored.shards), 'shard')}, "
+            f"{count(stored.counts.samples, 'sample')}; every hash and count is as in the manifest"
         )
     return 1 if problems else 0
 
@@ -68,7 +68,7 @@ def problems_of(layout: Layout) -> list[str]:
 def accounting(layout: Layout) -> list[str]:
     """Return what does not add up between the rows in the files and the manifest's counts."""
     stored = checked_manifest.of(layout.root)
-    counts, problems = stored["counts"], []
+    counts, problems = stored.counts, []
     state = finished_set.load(layout, stored)
     captions = samples = 0
     for shard in state.shards:
@@ -78,17 +78,17 @@ def accounting(layout: Layout) -> list[str]:
             problems.append(f"{dropped_samples.FILE} names samples that are not in {shard}.tar")
         captions += sum(map(len, table["captions"].filter(pa.array(stays)).to_pylist()))
         samples += int(stays.sum())
-    if captions != counts["captions"]:
-        problems.append(f"the shards hold {captions} captions, the manifest says {counts['captions']}")
-    if samples != counts["samples"]:
-        problems.append(f"the set has {samples} samples, the manifest says {counts['samples']}")
-    if counts["candidates"] != counts["captions"] + counts["rejected"]:
+    if captions != counts.captions:
+        problems.append(f"the shards hold {captions} captions, the manifest says {counts.captions}")
+    if samples != counts.samples:
+        problems.append(f"the set has {samples} samples, the manifest says {counts.samples}")
+    if counts.candidates != counts.captions + counts.rejected:
         problems.append("candidates are not captions and rejected rows together")
-    if not stored["rejected_sampled"]:
+    if not stored.rejected_sampled:
         files = manifest.rejected_files(layout, stored)
         rows = sum(sum(schemas.read_table(path, ["candidates"])["candidates"].to_pylist()) for path in files)
-        if rows != counts["rejected"]:
-            problems.append(f"rejected/ holds {rows} candidates, the manifest says {counts['rejected']}")
+        if rows != counts.rejected:
+            problems.append(f"rejected/ holds {rows} candidates, the manifest says {counts.rejected}")
     return problems
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import config, manifest, run_folder, schemas, storage
+from pipeline.checked_manifest import Crawled, Manifest, ManifestRound, ManifestShard
 from pipeline.fetch.parts import Fetched, Round
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.http.fetch_url import Outcome
@@ -28,10 +29,10 @@ def build(
 ) -> Layout:  # fmt: skip
     """Write shards of one sample a caption, rejected rows with the same texts, counts, logs, manifest."""
     layout = Layout(str(folder))
-    shards = [
+    shards = tuple(
         _shard(layout, number, captions[start : start + per_shard], url, len(queries))
         for number, start in enumerate(range(0, len(captions), per_shard))
-    ]
+    )
     rejected = [("0" * 32, url, text, url, "candidates", "language", text, 1) for text in captions]
     rejected += [("0" * 32, url, text, url, "fetch", "robots_disallow", text, 1) for text in captions]
     schemas.write_table(f"{layout.rejected}/a.parquet", schemas.to_table(rejected, schemas.REJECTED_ROWS))
@@ -44,20 +45,18 @@ def build(
     settings = CrawlConfig(queries="q.txt", source=("pages.warc.gz",), out=layout.root, **options)
     count, moment = len(captions), MOMENT.isoformat() if captions else None
     by_reason = {"candidates/language": count, "fetch/robots_disallow": count} if count else {}
-    manifest.write_json(
-        layout.manifest,
-        {
-            "configuration": config.effective(settings), "versions": {"openwit": "0"}, "seed": 0,
-            "crawled": {"first": moment, "last": moment},
-            "counts": manifest.counts_of(3 * count, count, count, by_reason),
-            "rejected_sampled": False, "images_seen": 3 * count, "queries": totals, "shards": shards,
-            "rounds": [{"images": 2 * count, "bytes": 9 * count, "reasons": {"": count}}],
-        },
+    rounds = (ManifestRound(images=2 * count, bytes=9 * count, reasons={"": count}),)
+    found = Manifest(
+        configuration=config.effective(settings), versions={"openwit": "0"}, seed=0,
+        crawled=Crawled(first=moment, last=moment),
+        counts=manifest.counts_of(3 * count, count, count, by_reason), rejected_sampled=False,
+        images_seen=3 * count, queries=totals, shards=shards, rounds=rounds,
     )  # fmt: skip
+    manifest.write(layout.manifest, found)
     return layout
 
 
-def _shard(layout: Layout, number: int, captions: Sequence[str], url: str, queries: int) -> dict[str, Any]:
+def _shard(layout: Layout, number: int, captions: Sequence[str], url: str, queries: int) -> ManifestShard:
     name, count = f"{number:05d}", len(captions)
     keys = [f"{name}{index:04d}" for index in range(count)]
     pictures = [jpeg(scene(index % 5, 96, 128)) for index in range(count)]
@@ -84,10 +83,10 @@ def _shard(layout: Layout, number: int, captions: Sequence[str], url: str, queri
         }
     )  # fmt: skip
     schemas.write_table(f"{base}.parquet", table)
-    return {
-        "name": f"{name}.tar", "samples": count, "bytes": tar.bytes, "sha256": tar.sha256,
-        "parquet_sha256": storage.sha256_file(f"{base}.parquet"),
-    }  # fmt: skip
+    return ManifestShard(
+        name=f"{name}.tar", samples=count, bytes=tar.bytes, sha256=tar.sha256,
+        parquet_sha256=storage.sha256_file(f"{base}.parquet"),
+    )  # fmt: skip
 
 
 def _log(layout: Layout, sites: Sequence[str], count: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import report
+from pipeline import checked_manifest, report
 from pipeline.report import card, croissant, statements
 from pipeline.run_folder import Layout
 from tests import finished_run
@@ -129,7 +129,7 @@ def test_each_option_changes_its_sentence(
     found = json.loads(Path(layout.manifest).read_text())
     assert set(options) <= set(found["configuration"]), "an option that the manifest does not have"
     found["configuration"] |= options
-    text = card.render(found, layout.root, ["en"], 2)
+    text = card.render(checked_manifest.decode(found, "p"), layout.root, ["en"], 2)
     assert there in text and not_there not in body(text)
 
 
@@ -137,7 +137,7 @@ def test_names_of_folders_and_files_stay_text(tmp_path: Path) -> None:
     layout = finished_run.build(tmp_path / "x: [y]\n---\n# <script>", ["a dog"])
     found = json.loads(Path(layout.manifest).read_text())
     found["configuration"] |= {"source": ["/home/me/`<b>`\n# x.parquet"], "lang": "`en`\n---"}
-    text = card.render(found, layout.root, ["en", "no: [yes]", "zh"], None)
+    text = card.render(checked_manifest.decode(found, "p"), layout.root, ["en", "no: [yes]", "zh"], None)
     assert metadata(text)["pretty_name"] == "x_ _y__---__ _script_"
     assert metadata(text)["language"] == ["en", "zh"]
     assert "<script" not in text and "\n# x.parquet" not in text and "/home/me" not in text
@@ -147,7 +147,9 @@ def test_names_of_folders_and_files_stay_text(tmp_path: Path) -> None:
 def test_language_codes_are_strings_also_where_yaml_has_other_ideas(tmp_path: Path) -> None:
     layout = finished_run.build(tmp_path / "run", ["a dog"])
     found = json.loads(Path(layout.manifest).read_text())
-    assert metadata(card.render(found, layout.root, ["no", "en"], 1))["language"] == ["no", "en"]
+    assert metadata(card.render(checked_manifest.decode(found, "p"), layout.root, ["no", "en"], 1))[
+        "language"
+    ] == ["no", "en"]
 
 
 @pytest.mark.parametrize(
@@ -211,8 +213,8 @@ def test_the_croissant_is_responsible(run: Path) -> None:
         "dataCollectionTimeFrame", "dataPreprocessingProtocol", "dataLimitations", "dataBiases",
         "personalSensitiveInformation", "dataUseCases", "dataReleaseMaintenancePlan",
     }  # fmt: skip
-    assert rai["dataLimitations"] == statements.limitations(manifest(run))
-    out = sum(number for _, _, number in statements.opt_outs(manifest(run)))
+    assert rai["dataLimitations"] == statements.limitations(checked_manifest.of(str(run)))
+    out = sum(number for _, _, number in statements.opt_outs(checked_manifest.of(str(run))))
     assert f"{out:,} of them because a site or page opted out" in rai["dataCollectionMissingData"]
     columns = {one["name"] for one in next(r for r in found["recordSet"] if r["@id"] == "samples")["field"]}
     assert columns <= set(samples(run)[0]), "a column that the shards do not have"
@@ -225,6 +227,4 @@ def test_runs_without_samples_have_both(tmp_path: Path) -> None:
     assert metadata(Path(layout.card).read_text())["size_categories"] == ["n<1K"]
     assert "No candidate was left out for one." in Path(layout.card).read_text()
     assert not mlcroissant.Dataset(jsonld=layout.croissant).metadata.ctx.issues.errors
-    assert "dateCreated" not in croissant.build(
-        Layout(layout.root), json.loads(Path(layout.manifest).read_text())
-    )
+    assert "dateCreated" not in croissant.build(layout, checked_manifest.of(layout.root))

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import schemas
+from pipeline.checked_manifest import SiteRemoval
 from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Work
-from pipeline.manifest import SiteRemoval
 from pipeline.near import groups
 from pipeline.near.groups import BandShuffler, Member
 from pipeline.near.parts import EDGES, NearPairs
@@ -200,7 +200,7 @@ def test_equal_hashes_share_the_edges_of_the_first():
 
 def test_removals_are_never_silent():
     found = {"u0": ["u1", "u2"]}
-    sites = [SiteRemoval("shop.com", 4, 2)]
+    sites = [SiteRemoval(site="shop.com", images=4, removed=2)]
     groups.check_share(5, found, sites)
     with pytest.raises(
         ValueError, match=r"2 of 5 images would be removed.*shop.com \(2 of 4\).*of 3, is around u0"

@@ -10,11 +10,14 @@ from typing import get_args
 import pytest
 
 import beam_job
+from pipeline import checked_manifest
+from pipeline.checked_manifest import Crawled, Manifest, ManifestShard, QueryTotals
 from pipeline.demo import labelled_sets, run
 from pipeline.demo.draw import COLOURS
 from pipeline.demo.evalsets import PER_CLASS
 from pipeline.demo.run import EVALUATION_SETS as SETS
 from pipeline.demo.web import load
+from pipeline.manifest import counts_of
 from tests import eval_models
 from tests.crawling import manifest, samples
 from train.evaluation.options import Task
@@ -92,6 +95,16 @@ def planted_copies_are_found_all_and_only(out: Path) -> None:
     assert {one["likeness"] for one in truth if one["like"]} == {"same_scene", "same_logo"}
 
 
+def write_manifest(path: Path, digest: str, samples: int) -> None:
+    shard = ManifestShard(name="0.tar", samples=samples, bytes=0, sha256=digest, parquet_sha256=digest)
+    found = Manifest(
+        configuration={"queries": "q", "per_query": 1, "source": ("s",)}, seed=0, shards=(shard,),
+        crawled=Crawled(first=None, last=None), counts=counts_of(samples, samples, samples, {}),
+        rejected_sampled=False, rounds=(), queries=QueryTotals(),
+    )  # fmt: skip
+    path.write_text(json.dumps(checked_manifest.encode(found)))
+
+
 def test_a_second_run_does_not_train_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +112,7 @@ def test_a_second_run_does_not_train_on(
     monkeypatch.setattr("train.cli.main", lambda argv: asked.append(list(argv)) or 0)
     (tmp_path / "run").mkdir()
     manifest = tmp_path / "run" / "manifest.json"
-    manifest.write_text(json.dumps({"shards": [{"sha256": "ab", "samples": 300}]}))
+    write_manifest(manifest, "a" * 64, 300)
     web = SimpleNamespace(folder=tmp_path / "web")
 
     def minutes(**options: object) -> list[str]:
@@ -117,7 +130,7 @@ def test_a_second_run_does_not_train_on(
     assert "trained before, for 1 min; 1 min more" in capfd.readouterr().err
     assert minutes(full=True) == []
     (tmp_path / "model").mkdir()
-    manifest.write_text(json.dumps({"shards": [{"sha256": "cd", "samples": 40}]}))
+    write_manifest(manifest, "c" * 64, 40)
     assert minutes() == ["1.0"], "of another dataset, another model"
     assert asked[0][asked[0].index("--batch-size") + 1] == "20", "a set of 40 fills no batch of 128"
     assert not (tmp_path / "model").exists()

@@ -16,7 +16,7 @@ import pytest
 import webdataset
 
 from dedup import training_set
-from pipeline import balance, dropped_samples, finished_set, schemas, urls
+from pipeline import balance, checked_manifest, dropped_samples, finished_set, schemas, urls
 from pipeline import manifest as manifest_module
 from pipeline.captions.match import tokens
 from pipeline.cli import main
@@ -164,6 +164,10 @@ def run(base: Path, tmp_path: Path) -> Path:
     return out
 
 
+def times_extended(run: Path) -> int:
+    return len(manifest(run).get("extensions", []))
+
+
 def stop(*_: object) -> None:
     raise RuntimeError("stopped here")
 
@@ -181,7 +185,7 @@ def grown(web: Server, base: Path, parts: list[Path], tmp_path_factory: pytest.T
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest_module, "counts_of", stop)  # the last step but the manifest itself
         assert main(extension(out, parts[1:2])) != 0
-    gone = dropped_samples.of_run(str(out), manifest(out))
+    gone = dropped_samples.load(str(out), times_extended(out))
     there = [
         gone.stays(shard["name"], keys_of(out, shard["name"])).sum() for shard in manifest(out)["shards"]
     ]
@@ -214,7 +218,7 @@ def test_a_grown_run_is_the_run_over_all_sources(
 
 def wanted_spelling(run: Path, row: dict[str, Any]) -> str:
     """Return another URL of a sample's bytes, one that its queries would keep."""
-    state = finished_set.load(Layout(str(run)), manifest(run))
+    state = finished_set.load(Layout(str(run)), checked_manifest.of(str(run)))
     assert state.thresholds is not None
     ids = row["matched_query_ids"]
     for number in range(10_000):
@@ -283,7 +287,7 @@ def test_without_merging_it_is_the_run_over_all_sources_too(
 
 
 def test_readers_leave_out_what_was_dropped(grown: Path, tmp_path: Path) -> None:
-    gone = dropped_samples.of_run(str(grown), manifest(grown))
+    gone = dropped_samples.load(str(grown), times_extended(grown))
     expected = [row for row in samples(grown) if row["key"] not in gone.keys(row["key"][:5])]
     assert len(expected) == manifest(grown)["counts"]["samples"] < len(samples(grown))
     [source] = shard_sources.resolve([str(grown)], (), (), (), Cache(tmp_path / "cache"))
@@ -310,7 +314,7 @@ def test_compacted_shards_are_those_of_the_set(grown: Path, tmp_path: Path) -> N
         assert compact(["--run", str(grown), "--out", str(folder)]) == 0
     assert shard_bytes(out) == shard_bytes(again) and manifest(out)["counts"] == manifest(grown)["counts"]
     is_whole(out)
-    gone = dropped_samples.of_run(str(grown), manifest(grown))
+    gone = dropped_samples.load(str(grown), times_extended(grown))
     kept = [row for row in samples(grown) if row["key"] not in gone.keys(row["key"][:5])]
     tars = [str(path) for path in sorted((out / "shards").glob("*.tar"))]
     found = list(webdataset.WebDataset(tars, shardshuffle=False))
@@ -328,7 +332,7 @@ def scrubbed(grown: Path, tmp_path: Path) -> tuple[Path, list[Row]]:
     """The grown run without a sample that it had dropped and one of an extension; and what these were."""
     run = shutil.copytree(grown, tmp_path / "run")
     relocate(grown, run)
-    gone = dropped_samples.of_run(str(run), manifest(run))
+    gone = dropped_samples.load(str(run), times_extended(run))
     rows = [row for row in samples(run) if row["url"].startswith("http://")]
     old = next(row for row in rows if row["key"] in gone.keys(row["key"][:5]))
     new = next(row for row in reversed(rows) if row["key"] not in gone.keys(row["key"][:5]))
@@ -512,7 +516,7 @@ def test_a_reader_sees_the_extensions_that_the_manifest_counts(tmp_path: Path) -
         ("u3", "000010000", "00001", "over_cap", 1, 2),
     ]  # fmt: skip
     schemas.write_table(str(tmp_path / dropped_samples.FILE), schemas.to_table(rows, dropped_samples.ROWS))
-    found = [dropped_samples.of_run(str(tmp_path), {"extensions": [{}] * count}) for count in range(3)]
+    found = [dropped_samples.load(str(tmp_path), count) for count in range(3)]
     assert [sorted(one.keys("00000.tar")) for one in found] == [
         [], ["000000001"], ["000000001", "000000004"]
     ]  # fmt: skip

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import config, outcome, publishing, reasons, run_folder
+from pipeline.checked_manifest import Counts
 from pipeline.cli import main
 from pipeline.options import CrawlConfig, presets
 from pipeline.status import main as status
@@ -258,9 +259,12 @@ def test_what_takes_most_of_a_stage_is_warned_of(
     assert "67% of what entered fetch is http_gone" in capfd.readouterr().err
 
 
-def counts(number: int, **rejected: dict[str, int]) -> dict[str, Any]:
-    left = number - sum(sum(stage.values()) for stage in rejected.values())
-    return {"candidates": number, "samples": left, "rejected_by_stage": rejected}
+def counts(number: int, **rejected: dict[str, int]) -> Counts:
+    gone = sum(sum(stage.values()) for stage in rejected.values())
+    left = number - gone
+    return Counts(
+        candidates=number, captions=left, samples=left, rejected=gone, rejected_by_stage=rejected
+    )  # fmt: skip
 
 
 def test_what_is_usual_for_pages_is_no_news() -> None:

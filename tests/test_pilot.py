@@ -1,10 +1,12 @@
 """A pilot: a sample of the pieces, its yields, and what they mean for the whole source."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from pipeline import pilot
+from pipeline.checked_manifest import ManifestShard, Pieces
 from pipeline.cli import main
 from pipeline.demo.server import Server
 from pipeline.fetch.parts import Round
@@ -31,14 +33,21 @@ def candidates(found: int, rows: int) -> Candidates:
     return Candidates(pieces=(), images=found, candidates=found, rows=rows, reasons={})
 
 
+def shard(number: int, samples: int, size: int) -> ManifestShard:
+    digest = "0" * 64
+    return ManifestShard(
+        name=f"{number}.tar", samples=samples, bytes=size, sha256=digest, parquet_sha256=digest
+    )
+
+
 def test_yields_are_rates_and_the_whole_is_in_proportion() -> None:
     rounds = [
         Round(name="0", units=(), merged=(), images=80, bytes=8000, reasons={"": 50, "http_gone": 30}),
         Round(name="1", units=(), merged=(), images=20, bytes=2000, reasons={"": 10, "timeout": 10}),
     ]
-    shards = [{"samples": 30, "bytes": 600}, {"samples": 15, "bytes": 300}]
-    found = pilot.yields({"read": 2, "all": 500}, candidates(1000, 250), rounds, shards)
-    assert found == {
+    shards = [shard(0, 30, 600), shard(1, 15, 300)]
+    found = pilot.yields(Pieces(read=2, all=500), candidates(1000, 250), rounds, shards)
+    assert asdict(found) == {
         "pieces": {"read": 2, "all": 500}, "candidates_per_piece": 500.0, "matched_share": 0.25,
         "fetched_share": 0.6, "kept_share": 0.75, "received_bytes_per_try": 100.0,
         "stored_bytes_per_sample": 20.0,
@@ -53,8 +62,8 @@ def test_yields_are_rates_and_the_whole_is_in_proportion() -> None:
 
 
 def test_a_pilot_that_finds_nothing_has_no_shares() -> None:
-    found = pilot.yields({"read": 1, "all": 9}, candidates(0, 0), [], [])
-    assert found["matched_share"] is found["fetched_share"] is found["kept_share"] is None
+    found = pilot.yields(Pieces(read=1, all=9), candidates(0, 0), [], [])
+    assert found.matched_share is found.fetched_share is found.kept_share is None
     assert dict(pilot.lines(found))["fetched, of tries"] == ""
 
 

@@ -244,12 +244,14 @@ def _list(name: str) -> tuple[list[CountedShard], Dropped]:
     """
     folder = not name.endswith((".tar", ".gz", ".tgz", "}"))
     if folder and storage.exists(storage.join(name, "manifest.json")):
-        manifest = checked_manifest.of(name, whole=False)
+        run = checked_manifest.shards_of(name)
         listed = [
-            CountedShard(storage.join(name, "shards", shard["name"]), shard.get("samples", -1))
-            for shard in manifest["shards"]
+            CountedShard(
+                storage.join(name, "shards", shard.name), -1 if shard.samples is None else shard.samples
+            )
+            for shard in run.shards
         ]
-        return listed, dropped_samples.of_run(name, manifest)
+        return listed, dropped_samples.load(name, len(run.extensions))
     if folder and storage.exists(storage.join(name, "shards")):
         raise ValueError(f"--shards {name}: the run has no manifest.json; finish it with `openwit crawl`")
     paths = patterns.find(name, ".tar")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.console import Console
 
+from pipeline import checked_manifest, storage
 from pipeline import config as parser
-from pipeline import storage
+from pipeline.checked_manifest import ManifestShard
 from pipeline.data.architectures import RECIPES
 from pipeline.terminal import Terminal, output
 from pipeline.verify import main as verify_main
@@ -154,7 +155,8 @@ def train(web: "Web", out: Path, options: DemoConfig) -> int:
     """Train a tiny model on the shards just built and measure it on drawings that are not among them."""
     from train.cli import main as train_main
 
-    wanted = {"minutes": options.minutes, "seed": options.seed, "shards": _shards(out)}
+    hashes = [shard.sha256 for shard in _shards(out)]  # which say what was trained on
+    wanted = {"minutes": options.minutes, "seed": options.seed, "shards": hashes}
     done = _done(out).get("train")
     if done == wanted:
         return _said(f"trained before, for {options.minutes:g} min; --fresh begins again")
@@ -164,7 +166,7 @@ def train(web: "Web", out: Path, options: DemoConfig) -> int:
         _said(f"trained before, for {done['minutes']:g} min; {more:g} min more")
     elif done:  # on another dataset
         shutil.rmtree(out / "model", ignore_errors=True)
-    samples = sum(shard["samples"] for shard in _manifest(out)["shards"])
+    samples = sum(shard.samples for shard in _shards(out))
     root = logging.getLogger()
     before = root.handlers[:], root.level
     try:
@@ -231,14 +233,8 @@ def _said(text: str) -> int:
     return 0
 
 
-def _shards(out: Path) -> list[str]:
-    """Return the hashes of the shards, which say what was trained on."""
-    return [shard["sha256"] for shard in _manifest(out)["shards"]]
-
-
-def _manifest(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "run" / "manifest.json").read_bytes())
-    return found
+def _shards(out: Path) -> tuple[ManifestShard, ...]:
+    return checked_manifest.of(str(out / "run")).shards
 
 
 def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> None:

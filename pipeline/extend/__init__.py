@@ -1,14 +1,18 @@
 """`openwit crawl --extend RUN`: what may be added to a finished run, and how that begins."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+import msgspec
+
 from pipeline import checked_manifest, manifest, restart, run_folder, schemas, storage
 from pipeline import config as parser
+from pipeline.checked_manifest import Manifest
 from pipeline.options import CrawlConfig, SourceOptions
 from pipeline.options.presets import ALL, last
+from pipeline.publishing import StageOptions
 from pipeline.run_folder import EXTENSIONS, Layout, read_json
 from pipeline.stages import Rounds
 
@@ -34,10 +38,10 @@ def arguments(argv: Sequence[str]) -> list[str]:
     if not storage.exists(Layout(root).queries):
         raise ValueError(_no_work(Layout(root)))
     flags = ["--out", root]
-    takes_all = stored["configuration"]["queries"] == ALL
+    takes_all = stored.configuration["queries"] == ALL
     flags += ["--queries", ALL if takes_all else Layout(root).queries]
     known = dict(parser.fields(CrawlConfig))
-    for name, value in stored["configuration"].items():
+    for name, value in stored.configuration.items():
         if name in known and name not in _NOT_TAKEN_OVER and value is not None and value != "":
             repeated = hasattr(known[name].type, "__metadata__")
             flags += parser.flag(name, value, argv, repeated=repeated)
@@ -67,43 +71,52 @@ def interrupted(root: str) -> str:
     part = under_way(root)
     if part is None:
         return ""
-    sources = " ".join(f"--source {path}" for path in _read_base(part)["sources"])
+    sources = " ".join(f"--source {path}" for path in _read_base(part).sources)
     return (
         f"an extension of this run is not finished; finish it with: openwit crawl --extend {root} {sources} "
         f"(or remove {part.work} to give it up)"
     )
 
 
-def _read_base(part: Layout) -> dict[str, Any]:
-    """Return what the extension noted when it began: manifest, inputs, sources, semantics."""
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    """What an extension notes when it begins."""
+
+    manifest: dict[str, Any]
+    """Of the run before it, as JSON."""
+    inputs: tuple[storage.FileInfo, ...]
+    sources: tuple[str, ...]
+    semantics: StageOptions
+
+
+def _read_base(part: Layout) -> _Base:
     path = storage.join(part.work, _BASE)
-    found = read_json(path)
-    kinds = {"manifest": dict, "inputs": list, "sources": list, "semantics": dict}
-    if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in kinds.items()):
-        raise ValueError(f"{path} is damaged: remove {part.work} to give that extension up")
-    checked_manifest.check(found["manifest"], path)
-    return found
+    try:
+        return msgspec.convert(read_json(path), _Base)
+    except msgspec.ValidationError as error:
+        what = checked_manifest.told(error)
+        raise ValueError(
+            f"{path} is damaged ({what}): remove {part.work} to give that extension up"
+        ) from None
 
 
 @lru_cache(maxsize=1)
-def manifest_before(part: Layout) -> dict[str, Any]:
+def manifest_before(part: Layout) -> Manifest:
     """Return the manifest of a run as it was before an extension began."""
-    found: dict[str, Any] = _read_base(part)["manifest"]
-    return found
+    return checked_manifest.decode(_read_base(part).manifest, storage.join(part.work, _BASE))
 
 
-def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]) -> None:
+def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: StageOptions) -> None:
     """Raise ValueError for what stands against an extension, or against continuing the one under way."""
     root = options.out.rstrip("/")
     part = under_way(root)
     if part is not None:
         base = _read_base(part)
-        recorded = [list(info) for info in inputs]
-        if recorded != base["inputs"] or json.loads(json.dumps(semantics)) != base["semantics"]:
+        if base.inputs != tuple(inputs) or base.semantics != semantics:
             raise ValueError(interrupted(root))
         return
     _check_run(root, options)
-    refuse_differences(checked_manifest.of(root).get("semantics", {}), semantics)
+    refuse_differences(checked_manifest.of(root).semantics, semantics)
     _refuse_known(root, inputs)
 
 
@@ -115,7 +128,7 @@ def publishing(root: str) -> str:
 
 
 def begin(
-    options: CrawlConfig, inputs: list[storage.FileInfo], semantics: dict[str, dict[str, Any]]
+    options: CrawlConfig, inputs: list[storage.FileInfo], semantics: StageOptions
 ) -> tuple[Layout, tuple[Layout, ...]]:
     """Begin an extension, or continue the one that is under way, after `check`.
 
@@ -130,11 +143,11 @@ def begin(
         storage.copy_file(storage.join(root, "query_counts.parquet"), counts)
         recorded = [list(info) for info in inputs]
         manifest.write_json(part.stage("candidates", "inputs.list"), recorded)
-        value = {
-            "manifest": checked_manifest.of(root), "inputs": recorded,
-            "sources": list(options.source), "semantics": semantics,
-        }  # fmt: skip
-        manifest.write_json(path, value)
+        base = _Base(
+            manifest=checked_manifest.encode(checked_manifest.of(root)), inputs=tuple(inputs),
+            sources=options.source, semantics=semantics,
+        )  # fmt: skip
+        manifest.write_json(path, asdict(base))
     manifest_before.cache_clear()
     manifest_before(part)
     return part, before
@@ -174,7 +187,7 @@ def _no_work(part: Layout) -> str:
     )
 
 
-def refuse_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_differences(before: StageOptions, now: StageOptions) -> None:
     """Raise ValueError that names the options that decide the content and are not those of the run.
 
     How sources are read may differ: the added ones may be of another format.

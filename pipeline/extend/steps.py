@@ -1,13 +1,13 @@
 """Drive what is particular to `--extend`: what the run has already, what it drops, and their publication."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import dropped_samples, extend, manifest, querylist, run_folder, schemas, storage
+from pipeline.checked_manifest import Crawled, Extension, Manifest, QueryTotals
 from pipeline.crawl import Crawl, add_counts, add_vectors
 from pipeline.extend.parts import Known, Stored, StoredShard
 from pipeline.extend.workers import DropWorker, StoredCountWorker, StoredWorker
@@ -28,14 +28,14 @@ class Base:
     """Where the run and its earlier extensions worked, in order."""
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """Return the manifest of the run before the extension."""
         return extend.manifest_before(self.part)
 
     @property
     def next_shard(self) -> int:
         """Return the number of the first shard to add."""
-        numbers = [int(storage.stem(shard["name"])) for shard in self.manifest["shards"]]
+        numbers = [int(storage.stem(shard.name)) for shard in self.manifest.shards]
         return max(numbers, default=-1) + 1
 
 
@@ -53,7 +53,7 @@ def stored_samples(crawl: Crawl) -> list[Step]:
 
 def _plan_stored(crawl: Crawl) -> Work:
     assert crawl.base is not None
-    names = [storage.stem(shard["name"]) for shard in crawl.base.manifest["shards"]]
+    names = [storage.stem(shard.name) for shard in crawl.base.manifest.shards]
     shards = crawl.layout.shards
     return Work(tasks=[StoredShard(name=n, rows=storage.join(shards, f"{n}.parquet")) for n in names])
 
@@ -117,7 +117,7 @@ def _plan_drop(crawl: Crawl) -> Work:
     return Work(tasks=stored_of(crawl))
 
 
-def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: np.ndarray) -> dict[str, int]:
+def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: np.ndarray) -> QueryTotals:
     """Publish query_counts.parquet; where a run is extended, its own counts are added.
 
     counts: `untried` of the new samples, `kept_present` of the whole set.
@@ -138,10 +138,10 @@ def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: 
     )  # fmt: skip
 
 
-def publish(crawl: Crawl, found: NewSet, entry: dict[str, Any]) -> None:
+def publish(crawl: Crawl, found: NewSet, entry: Extension) -> None:
     """Publish an extension: its dropped samples, its counts and, last, the manifest that names its shards.
 
-    `entry`: what the manifest says of the extension beside its figures. Doing it again writes the same.
+    `entry`: what the manifest says of the extension, without its figures. Doing it again writes the same.
     """
     base, layout = crawl.base, crawl.layout
     assert base is not None
@@ -151,45 +151,33 @@ def publish(crawl: Crawl, found: NewSet, entry: dict[str, Any]) -> None:
     counts_file = layout.stage("finish", "query_counts.parquet")
     storage.copy_file(counts_file, layout.query_counts)
     read, fetched = run_folder.done(layout, Candidates), run_folder.done(layout, Rounds)
-    added = manifest.shard_entries(found.shards)
-    shards = [*before["shards"], *added]
-    sizes = {shard["name"]: shard["samples"] for shard in shards}
-    manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
-    counts = before["counts"]
-    crawled = [
-        before["crawled"]["first"],
-        before["crawled"]["last"],
-        *found.crawled,
-    ]
-    moments = sorted(moment for moment in crawled if moment)
-    rejected = add_counts([manifest.by_stage_and_reason(counts), found.rejected])
-    manifest.write_json(
-        layout.manifest,
-        {
-            **before,
-            "counts": manifest.counts_of(
-                counts["candidates"] + read.candidates,
-                counts["captions"] - found.dropped_captions + found.captions,
-                counts["samples"] - found.dropped + found.samples,
-                rejected,
-            ),
-            "crawled": {"first": min(moments, default=None), "last": max(moments, default=None)},
-            "rejected_sampled": before["rejected_sampled"] or found.rejected_sampled,
-            "images_seen": before["images_seen"] + read.images,
-            "rounds": before["rounds"] + manifest.round_entries(fetched.rounds),
-            "queries": found.queries,
-            "shards": shards,
-            "extensions": [
-                *before.get("extensions", []),
-                {
-                    **entry, "versions": manifest.versions(), "samples": found.samples,
-                    "captions": found.captions, "candidates": read.candidates,
-                    "dropped": found.dropped, "dropped_captions": found.dropped_captions,
-                    "rounds": len(fetched.rounds), "shards": [shard["name"] for shard in added],
-                },
-            ],
-        },
+    added = tuple(shard.entry for shard in found.shards)
+    shards = (*before.shards, *added)
+    manifest.write_sizes(layout, shards)
+    periods = (before.crawled, found.crawled)
+    counts = manifest.counts_of(
+        before.counts.candidates + read.candidates,
+        before.counts.captions - found.dropped_captions + found.captions,
+        before.counts.samples - found.dropped + found.samples,
+        add_counts([before.counts.by_stage_and_reason, found.rejected]),
+    )
+    whole = replace(
+        entry, versions=manifest.versions(), samples=found.samples, captions=found.captions,
+        candidates=read.candidates, dropped=found.dropped, dropped_captions=found.dropped_captions,
+        rounds=len(fetched.rounds), shards=tuple(shard.name for shard in added),
     )  # fmt: skip
+    grown = replace(
+        before, counts=counts,
+        crawled=Crawled(
+            first=min((p.first for p in periods if p.first), default=None),
+            last=max((p.last for p in periods if p.last), default=None),
+        ),
+        rejected_sampled=before.rejected_sampled or found.rejected_sampled,
+        images_seen=before.images_seen + read.images,
+        rounds=(*before.rounds, *manifest.round_entries(fetched.rounds)), queries=found.queries,
+        shards=shards, extensions=(*before.extensions, whole),
+    )  # fmt: skip
+    manifest.write(layout.manifest, grown)
 
 
 def _publish_dropped(crawl: Crawl, new_set: NewSet) -> None:

@@ -114,8 +114,8 @@ def restore(crawl: Crawl, fetched: Rounds) -> None:
     layout = crawl.layout
     key = "uid" if crawl.config.dedup == "off" else "sha256"
     described = crawl.config.images.describe == "now"
-    shards = [shard["name"] for shard in checked_manifest.of(layout.root)["shards"]]
-    tables = [_restore_shard(layout, name, described) for name in shards]
+    shards = checked_manifest.of(layout.root).shards
+    tables = [_restore_shard(layout, shard.name, described) for shard in shards]
     places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
     staged = _Places(places, key)
     merged = [schemas.read_table(one.path, ["uid", "sha256"]) for one in fetched.rounds[-1].merged]

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline import manifest, run_folder, storage
+from pipeline.checked_manifest import Crawled
 from pipeline.crawl import Crawl, add_counts, add_vectors
 from pipeline.extend.parts import DroppedSamples
 from pipeline.extend.steps import drop, write_query_counts
@@ -77,8 +78,7 @@ def finish(crawl: Crawl, runner: Runner) -> NewSet:
     runner.run([_balance(this), _mix(this), shards, *dropped, _untried(this), rejected])
     written = shards.results(Shard)
     if crawl.base is None:
-        sizes = {f"{shard.name}.tar": shard.samples for shard in written}
-        manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+        manifest.write_sizes(layout, (shard.entry for shard in written))
     samples, gone = this.balanced, _dropped(this)
     queries = crawl.queries.queries
     counts = {
@@ -97,7 +97,9 @@ def finish(crawl: Crawl, runner: Runner) -> NewSet:
         dropped_rows=tuple(one.path for one in gone),
         queries=write_query_counts(crawl, counts, read_vector(this.thresholds)),
         near_duplicates=near.duplicates if near else None,
-        crawled=(min((p[0] for p in periods), default=None), max((p[1] for p in periods), default=None)),
+        crawled=Crawled(
+            first=min((p[0] for p in periods), default=None), last=max((p[1] for p in periods), default=None)
+        ),
     )
 
 
@@ -222,7 +224,7 @@ def _shares(this: _Finish) -> dict[str, float]:
     crawl = this.crawl
     found = run_folder.done(crawl.layout, Candidates)
     selected = run_folder.done(crawl.layout, Selected)
-    candidates = found.candidates + (crawl.base.manifest["counts"]["candidates"] if crawl.base else 0)
+    candidates = found.candidates + (crawl.base.manifest.counts.candidates if crawl.base else 0)
     mode = crawl.config.rejected or ("all" if candidates <= _ALL_REJECTED_UP_TO else "sample")
     if mode == "all":
         return {}

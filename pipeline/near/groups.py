@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schemas, storage
+from pipeline.checked_manifest import SiteRemoval
 from pipeline.fetch.parts import Merged
 from pipeline.flow.worker import partition_name
-from pipeline.manifest import SiteRemoval
 from pipeline.near.parts import EDGES, NearPairs
 
 BANDS: Final = 16

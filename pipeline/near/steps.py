@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline import schemas, storage
+from pipeline.checked_manifest import NearDuplicates, SiteRemoval
 from pipeline.crawl import Crawl
 from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
-from pipeline.manifest import NearDuplicates, SiteRemoval
 from pipeline.near import groups as near
 from pipeline.near.parts import (
     GROUPS,

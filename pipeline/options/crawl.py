@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import tyro
 
@@ -12,6 +12,7 @@ from pipeline.options.fetch import FetchOptions, UnitLimits
 from pipeline.options.fields import decides, deciding
 from pipeline.options.images import ImageOptions
 from pipeline.options.sources import SourceOptions
+from pipeline.publishing import StageOptions
 
 Stage = Literal["all", "candidates", "select", "fetch", "finish"]
 
@@ -156,10 +157,10 @@ class CrawlConfig:
         if self.keep_if and not self.scorer:
             raise ValueError("--keep-if needs a --scorer that gives the scores")
 
-    def semantics(self) -> dict[str, dict[str, Any]]:
+    def semantics(self) -> StageOptions:
         """Return by stage the options that change its result; the others are outside the fingerprints."""
         values = effective(self)
-        found: dict[str, dict[str, Any]] = {stage: {} for stage in get_args(Stage)[1:]}
+        found: StageOptions = {stage: {} for stage in get_args(Stage)[1:]}
         for stage, name, told in deciding(CrawlConfig):
             found[stage][name] = told(values[name])
         return found

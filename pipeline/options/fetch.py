@@ -25,9 +25,13 @@ OPT_OUTS: Final[tuple[OptOut, ...]] = get_args(OptOut)
 _LEAST_HELD_BYTES: Final = 500 << 10  # a robots.txt must fit as well (RFC 9309, section 2.5)
 
 
-def _of_pages(opt_out: tuple[str, ...]) -> list[str]:
+def _of_pages(opt_out: tuple[str, ...]) -> tuple[str, ...]:
     """Return the opt-outs that are looked for while sources are read."""
-    return [name for name in opt_out if name == "page"]
+    return tuple(name for name in opt_out if name == "page")
+
+
+def _in_order(opt_out: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(opt_out))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ class FetchOptions:
     """Share of names without any answer above which the crawl stops, if even example.com gets none."""
     max_held_bytes: int = 256 << 20
     """Bytes of bodies held in one process, read or waiting to be decoded."""
-    opt_out: tuple[OptOut, ...] = decides(default=OPT_OUTS, candidates=_of_pages, fetch=sorted)
+    opt_out: tuple[OptOut, ...] = decides(default=OPT_OUTS, candidates=_of_pages, fetch=_in_order)
     """Opt-outs honoured beside robots.txt. Leaving one out takes what its owner reserved: have a licence."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pipeline import checked_manifest, run_folder, schemas, storage
 from pipeline.balance import I64
+from pipeline.checked_manifest import Manifest
 from pipeline.options.sources import format_of
 from pipeline.run_folder import Layout, read_json
 from pipeline.select.workers import SampleQueryPairs
@@ -59,7 +60,7 @@ def of_run(root: str) -> Yields:
     """Return the yields of a finished run; ValueError if it is not finished, or empty."""
     layout = Layout(root)
     manifest = checked_manifest.read(root)
-    if manifest is not None and manifest.get("extensions"):
+    if manifest is not None and manifest.extensions:
         raise ValueError(f"{root} has been extended; take a run that was not, such as a pilot (--sample)")
     if manifest is None or not all(run_folder.is_done(layout, stage) for stage in run_folder.STAGES):
         raise ValueError(f"{root} is not a finished run: finish it with the command that began it")
@@ -68,23 +69,22 @@ def of_run(root: str) -> Yields:
         run_folder.done(layout, Selected),
         run_folder.done(layout, Rounds),
     )
-    balance = balance_of([samples.path for samples in select.samples], manifest["queries"]["queries"])
-    if not balance.samples or not manifest["counts"]["samples"]:
+    balance = balance_of([samples.path for samples in select.samples], manifest.queries.queries)
+    if not balance.samples or not manifest.counts.samples:
         raise ValueError(f"{root} has no samples to learn from: try a larger share, or other queries")
-    shards = [storage.join(layout.shards, shard["name"]) for shard in manifest["shards"]]
+    shards = [storage.join(layout.shards, shard.name) for shard in manifest.shards]
     parquet = sum(storage.file_info(storage.sibling(path, ".parquet")).size for path in shards)
-    rounds = manifest["rounds"]
     return Yields(
-        pieces=len(candidates.pieces), source_bytes=source_bytes(layout), format=piece_format(layout),
-        candidates=candidates.candidates, rows=candidates.rows,
+        pieces=len(candidates.pieces), source_bytes=source_bytes(layout),
+        format=piece_format(layout, manifest), candidates=candidates.candidates, rows=candidates.rows,
         novelty=novelty([piece.path for piece in candidates.pieces]),
-        tried=sum(r["images"] for r in rounds),
-        arrived=sum(r["reasons"].get("", 0) for r in rounds),
-        fetched_bytes=sum(r["bytes"] for r in rounds), samples=manifest["counts"]["samples"],
-        stored_bytes=sum(shard["bytes"] for shard in manifest["shards"]) + parquet,
+        tried=sum(one.images for one in manifest.rounds),
+        arrived=sum(one.good for one in manifest.rounds),
+        fetched_bytes=sum(one.bytes for one in manifest.rounds), samples=manifest.counts.samples,
+        stored_bytes=sum(shard.bytes for shard in manifest.shards) + parquet,
         row_bytes=sum(storage.file_info(path).size for path in shuffled(candidates, select, fetch))
         / candidates.rows,
-        per_query=manifest["configuration"]["per_query"], balance=balance,
+        per_query=manifest.per_query, balance=balance,
     )  # fmt: skip
 
 
@@ -148,8 +148,8 @@ def source_bytes(layout: Layout) -> int:
     return sum(max(0, size) for _, size, _ in read_json(layout.stage("candidates", "inputs.list")) or [])
 
 
-def piece_format(layout: Layout) -> str:
+def piece_format(layout: Layout, manifest: Manifest) -> str:
     """Return the format of the sources: as it was given, or of the first one's name."""
-    given = read_json(layout.manifest)["configuration"].get("source_format", "auto")
+    given = manifest.configuration.get("source_format", "auto")
     inputs = read_json(layout.stage("candidates", "inputs.list")) or [["", 0, ""]]
     return str(given) if given != "auto" else format_of(str(inputs[0][0])) or "html"

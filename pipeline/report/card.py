@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import jinja2
 
+from pipeline.checked_manifest import Manifest
 from pipeline.report import statements
 from pipeline.report.funnel import funnel
-from pipeline.report.statements import Manifest
 
 _SIZES: Final = (
     (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
@@ -27,15 +27,16 @@ def size_category(samples: int) -> str:
 
 def render(manifest: Manifest, root: str, languages: Iterable[str], words: int | None) -> str:
     """Return README.md of the run in folder `root`; languages as found in the shards, most first."""
-    signals = manifest["configuration"].get("opt_out")
+    known = "opt_out" in manifest.configuration  # not in runs of older versions
+    signals = statements.options_of(manifest).fetch.opt_out
     return _template().render(
-        name=plain(posixpath.basename(root.rstrip("/"))), manifest=manifest, counts=manifest["counts"],
+        name=plain(posixpath.basename(root.rstrip("/"))), manifest=manifest, counts=manifest.counts,
         words=words, is_balanced=statements.is_balanced(manifest),
-        size_category=size_category(manifest["counts"]["samples"]),
+        size_category=size_category(manifest.counts.samples),
         languages=[one for one in languages if one.isascii() and one.isalpha()][:_MOST_LANGUAGES],
         collection=statements.collection(manifest), preprocessing=statements.preprocessing(manifest),
-        steps=funnel(manifest["counts"]), opt_outs=statements.opt_outs(manifest),
-        honoured=None if signals is None else ", ".join(map(statements.code, signals)) or "none",
+        steps=funnel(manifest.counts), opt_outs=statements.opt_outs(manifest),
+        honoured=(", ".join(map(statements.code, signals)) or "none") if known else None,
         personal=statements.personal(manifest), limitations=statements.limitations(manifest),
         rights=statements.rights(), takedown=statements.takedown(manifest),
     )  # fmt: skip

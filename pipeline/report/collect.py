@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import checked_manifest, finished_set, schemas, storage
+from pipeline.checked_manifest import Manifest
 from pipeline.finished_set import FinishedSet
 from pipeline.manifest import rejected_files
 from pipeline.report import balance, network, rejects, samples, thumbnails
@@ -41,7 +42,7 @@ class ShownSample:
 class Collected:
     """All that the report and the card say of a run."""
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     steps: list[FunnelStep]
     samples: samples.SampleFigures
     balance: Balance
@@ -66,10 +67,10 @@ def collect(layout: Layout) -> Collected:
     pictured = _pictures(layout, wanted, counts)
     return Collected(
         manifest=manifest,
-        steps=funnel(manifest["counts"]),
+        steps=funnel(manifest.counts),
         samples=found,
-        balance=balance.read(counts, manifest["configuration"]["per_query"]),
-        network=network.read(layout, len(manifest.get("extensions", []))),
+        balance=balance.read(counts, manifest.per_query),
+        network=network.read(layout, len(manifest.extensions)),
         gallery=[pictured[key] for _, key in shown],
         extremes=[
             (measure, [(one.value, pictured[one.key]) for one in rows]) for measure, rows in found.extremes

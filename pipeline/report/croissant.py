@@ -9,10 +9,13 @@ import posixpath
 from typing import Any, Final
 
 from pipeline import storage
+from pipeline.checked_manifest import Manifest
 from pipeline.report import statements
 from pipeline.report.card import plain
-from pipeline.report.statements import Manifest
 from pipeline.run_folder import Layout
+
+Node = dict[str, Any]
+"""A JSON-LD object."""
 
 _CONTEXT: Final = {
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
@@ -63,15 +66,15 @@ _QUERY_COLUMNS: Final = {
 }  # fmt: skip
 
 
-def build(layout: Layout, manifest: Manifest) -> dict[str, Any]:
+def build(layout: Layout, manifest: Manifest) -> Node:
     """Return croissant.json of a finished run."""
-    counts = manifest["counts"]
-    found: dict[str, Any] = {
+    counts = manifest.counts
+    found: Node = {
         "@context": _CONTEXT, "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": plain(posixpath.basename(layout.root.rstrip("/"))),
-        "description": f"{statements.count(counts['samples'], 'image')} with "
-        f"{statements.count(counts['captions'], 'caption')} from the web, collected by openwit.",
+        "description": f"{statements.count(counts.samples, 'image')} with "
+        f"{statements.count(counts.captions, 'caption')} from the web, collected by openwit.",
         "license": {
             "@type": "sc:CreativeWork", "name": "Rights of the owners", "description": statements.rights(),
         },
@@ -80,21 +83,21 @@ def build(layout: Layout, manifest: Manifest) -> dict[str, Any]:
         "recordSet": _records(manifest),
         **_responsible(manifest),
     }  # fmt: skip
-    if manifest["crawled"]["last"]:
-        found["dateCreated"] = found["datePublished"] = manifest["crawled"]["last"][:10]
+    if manifest.crawled.last:
+        found["dateCreated"] = found["datePublished"] = manifest.crawled.last[:10]
     return found
 
 
-def _files(layout: Layout, manifest: Manifest) -> list[dict[str, Any]]:
-    files: list[dict[str, Any]] = []
-    for shard in manifest["shards"]:
-        name = storage.stem(shard["name"])
+def _files(layout: Layout, manifest: Manifest) -> list[Node]:
+    files: list[Node] = []
+    for shard in manifest.shards:
+        name = storage.stem(shard.name)
         tar, parquet = f"shards/{name}.tar", f"shards/{name}.parquet"
-        size = {"contentSize": f"{shard['bytes']} B"}
-        files.append(_file(f"{name}.tar", tar, "application/x-tar", shard["sha256"]) | size)
-        files.append(_file(f"{name}.parquet", parquet, "application/x-parquet", shard["parquet_sha256"]))
-    if manifest["shards"]:
-        inside = [{"@id": shard["name"]} for shard in manifest["shards"]]
+        size = {"contentSize": f"{shard.bytes} B"}
+        files.append(_file(f"{name}.tar", tar, "application/x-tar", shard.sha256) | size)
+        files.append(_file(f"{name}.parquet", parquet, "application/x-parquet", shard.parquet_sha256))
+    if manifest.shards:
+        inside = [{"@id": shard.name} for shard in manifest.shards]
         files.append(_file_set("images", "image/jpeg", "*.jpg") | {"containedIn": inside})
         files.append(_file_set("rows", "application/x-parquet", "shards/*.parquet"))  # in this very folder
     counts = layout.query_counts
@@ -104,25 +107,25 @@ def _files(layout: Layout, manifest: Manifest) -> list[dict[str, Any]]:
     return files
 
 
-def _file(name: str, path: str, kind: str, sha256: str) -> dict[str, Any]:
+def _file(name: str, path: str, kind: str, sha256: str) -> Node:
     return {
         "@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": path, "encodingFormat": kind,
         "sha256": sha256,
     }  # fmt: skip
 
 
-def _file_set(name: str, kind: str, pattern: str) -> dict[str, Any]:
+def _file_set(name: str, kind: str, pattern: str) -> Node:
     return {"@type": "cr:FileSet", "@id": name, "name": name, "encodingFormat": kind, "includes": pattern}
 
 
-def _records(manifest: Manifest) -> list[dict[str, Any]]:
+def _records(manifest: Manifest) -> list[Node]:
     file = {"fileObject": {"@id": "query_counts.parquet"}}
     queries = [
         _field("queries", name, kind, text, file | {"extract": {"column": name}})
         for name, (kind, text) in _QUERY_COLUMNS.items()
     ]
     found = [_record_set("queries", "query_id", "What each query matched and kept.", queries)]
-    if not manifest["shards"]:
+    if not manifest.shards:
         return found
     key = {"fileSet": {"@id": "images"}, "extract": {"fileProperty": "filename"},
            "transform": {"regex": r"^([0-9]+)\.jpg$"}}  # fmt: skip
@@ -143,33 +146,32 @@ def _records(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _record_set(name: str, key: str, text: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
+def _record_set(name: str, key: str, text: str, fields: list[Node]) -> Node:
     return {
         "@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/{key}"},
         "description": text, "field": fields,
     }  # fmt: skip
 
 
-def _column(name: str) -> dict[str, Any]:
+def _column(name: str) -> Node:
     return {"fileSet": {"@id": "rows"}, "extract": {"column": name}}
 
 
-def _field(record_set: str, name: str, kind: str, text: str, source: dict[str, Any]) -> dict[str, Any]:
+def _field(record_set: str, name: str, kind: str, text: str, source: Node) -> Node:
     return {
         "@type": "cr:Field", "@id": f"{record_set}/{name}", "name": name, "description": text,
         "dataType": kind, "source": source,
     }  # fmt: skip
 
 
-def _responsible(manifest: Manifest) -> dict[str, Any]:
+def _responsible(manifest: Manifest) -> Node:
     """Return the fields of the Croissant RAI vocabulary 1.0 that a manifest can fill."""
-    counts = manifest["counts"]
-    crawled = manifest["crawled"]
+    counts, crawled = manifest.counts, manifest.crawled
     left_out = sum(number for _, _, number in statements.opt_outs(manifest))
-    fields: dict[str, Any] = {
+    fields: Node = {
         "dataCollection": " ".join(statements.collection(manifest)),
         "dataCollectionType": ["Web Scraping"],
-        "dataCollectionMissingData": f"{counts['rejected']:,} of {counts['candidates']:,} candidates are not "
+        "dataCollectionMissingData": f"{counts.rejected:,} of {counts.candidates:,} candidates are not "
         f"in the set, {left_out:,} of them because a site or page opted out; rejected/ has the reasons.",
         "dataCollectionRawData": "Web pages, and the images that they refer to: "
         + ", ".join(statements.code(name) for name in statements.sources(manifest)) + ".",
@@ -180,6 +182,6 @@ def _responsible(manifest: Manifest) -> dict[str, Any]:
         "dataUseCases": ["Contrastive training of image and text encoders, and research on it."],
         "dataReleaseMaintenancePlan": statements.takedown(manifest),
     }  # fmt: skip
-    if crawled["first"]:
-        fields["dataCollectionTimeFrame"] = [crawled["first"], crawled["last"]]
+    if crawled.first:
+        fields["dataCollectionTimeFrame"] = [crawled.first, crawled.last]
     return {f"rai:{name}": value for name, value in fields.items()}

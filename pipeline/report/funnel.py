@@ -1,7 +1,8 @@
 """From candidates to samples: what each stage let through, and why not the rest."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from pipeline.checked_manifest import Counts
 from pipeline.reasons import REASONS
 from pipeline.run_folder import STAGES
 
@@ -28,14 +29,14 @@ class FunnelStep(NamedTuple):
     causes: list[Cause]
 
 
-def funnel(counts: dict[str, Any]) -> list[FunnelStep]:
+def funnel(counts: Counts) -> list[FunnelStep]:
     """Return the stages in order from the manifest's counts, causes by falling count."""
-    entered, steps = counts["candidates"], []
+    entered, steps = counts.candidates, []
     for stage in STAGES:
-        found = counts["rejected_by_stage"].get(stage, {})
+        found = counts.rejected_by_stage.get(stage, {})
         causes = [
             Cause(
-                reason, count, count / max(counts["candidates"], 1), count / max(entered, 1),
+                reason, count, count / max(counts.candidates, 1), count / max(entered, 1),
                 *_explained(reason),
             )
             for reason, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))

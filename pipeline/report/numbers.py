@@ -47,7 +47,7 @@ class Site(NamedTuple):
 
 def opt_out_costs(run: Collected) -> list[OptOut]:
     """Return the signals that were honoured, in the order of the stages, the costliest first."""
-    final = run.manifest["counts"]["captions"]
+    final = run.manifest.counts.captions
     by_reason = run.network.failures.group_by("reason").aggregate([("site", "count_distinct")])
     sites = dict(
         zip(by_reason["reason"].to_pylist(), by_reason["site_count_distinct"].to_pylist(), strict=True)
@@ -112,8 +112,8 @@ def as_json(run: Collected) -> dict[str, Any]:
         for measure, rows in run.extremes
     }
     return {
-        "format": "openwit report", "format_version": 1, "crawled": run.manifest["crawled"],
-        "counts": run.manifest["counts"],
+        "format": "openwit report", "format_version": 1, "crawled": asdict(run.manifest.crawled),
+        "counts": asdict(run.manifest.counts),
         "funnel": [
             step._asdict() | {"causes": [cause._asdict() for cause in step.causes]} for step in run.steps
         ],
@@ -133,7 +133,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "repeated_captions": found.repeated,
         "extremes": extremes,
         "gallery": [one.row["key"] for one in run.gallery],
-        "rounds": run.manifest["rounds"],
+        "rounds": [asdict(one) for one in run.manifest.rounds],
         "crawl": {
             "units": network.units, "requests": network.requests,
             "statuses": dict(sorted(network.statuses.items())),

@@ -5,19 +5,21 @@ never as links, and a content security policy lets nothing run but the page's ow
 """
 
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from pipeline import safe_html
+from pipeline.checked_manifest import ManifestRound
 from pipeline.reasons import REASONS
 from pipeline.report import figures
 from pipeline.report.collect import Collected
 from pipeline.report.funnel import is_opt_out
 from pipeline.report.network import quantile
 from pipeline.report.numbers import Site, busiest, opt_out_costs
-from pipeline.report.statements import count, is_balanced
+from pipeline.report.statements import count, is_balanced, options_of, timeframe
 
 _SECTIONS: Final = {
     "funnel": "Funnel", "opt-outs": "Opt-outs", "balance": "Balance", "content": "Content",
@@ -67,7 +69,7 @@ def render(run: Collected, root: str) -> str:
         Path(__file__).parent,
         {"percent": percent, "size": size, "seconds": seconds, "data_url": safe_html.data_url},
         count=count, is_opt_out=is_opt_out, name=posixpath.basename(root.rstrip("/")),
-        is_balanced=balanced, manifest=run.manifest, counts=run.manifest["counts"],
+        is_balanced=balanced, manifest=run.manifest, counts=run.manifest.counts,
         found=found, balance=run.balance,
         reasons=REASONS, gallery=run.gallery, rejected=list(run.rejected.items()),
         sections=[item for item in _SECTIONS.items() if _has(run, item[0])],
@@ -82,7 +84,7 @@ def render(run: Collected, root: str) -> str:
             (measure.title, measure.unit, [(_value(value), picture) for value, picture in rows])
             for measure, rows in run.extremes
         ],
-        outcomes=outcomes(run.manifest["rounds"]),
+        outcomes=outcomes(run.manifest.rounds),
     )  # fmt: skip
 
 
@@ -120,24 +122,24 @@ def stage_text(run: Collected, stage: str) -> str:
     if stage == "candidates":
         return _STAGES[stage] + (" and match a query" if balanced else "")
     if stage == "finish":
-        merged = run.manifest["configuration"]["dedup"] != "off"
+        merged = options_of(run.manifest).dedup != "off"
         done = ["merging equal images"] * merged + ["the exact balance"] * balanced
         return f"{_STAGES[stage]}, after {' and '.join(done)}" if done else _STAGES[stage]
     return _STAGES[stage]
 
 
-def outcomes(rounds: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
+def outcomes(rounds: Sequence[ManifestRound]) -> list[tuple[str, list[int]]]:
     """Return each outcome with its images by round, good ones first, then by falling count."""
-    words = {reason for one in rounds for reason in one["reasons"]}
-    rows = [(word, [one["reasons"].get(word, 0) for one in rounds]) for word in words]
+    words = {reason for one in rounds for reason in one.reasons}
+    rows = [(word, [one.reasons.get(word, 0) for one in rounds]) for word in words]
     return sorted(rows, key=lambda row: (row[0] != "", -sum(row[1]), row[0]))
 
 
 def drawings(run: Collected) -> dict[str, str]:
     """Return the figures for which there is something to draw, and "" for the others."""
     found, balance, network = run.samples, run.balance, run.network
-    configuration = run.manifest["configuration"]
-    stored = configuration["image_size"] if configuration["resize_mode"] != "keep" else 0
+    images = options_of(run.manifest).images
+    stored = images.image_size if images.resize_mode != "keep" else 0
     made = dict.fromkeys(("counts", "share", "words", "sides", "aspects", "sites", "pace", "latency"), "")
     if balance.queries > 1 and is_balanced(run.manifest):
         made |= {"counts": figures.counts_per_query(balance), "share": figures.running_share(balance)}
@@ -199,24 +201,20 @@ def middle(counts: np.ndarray) -> int:
 def lead(run: Collected) -> str:
     """Return the run in a sentence."""
     found, manifest, balance = run.samples, run.manifest, run.balance
-    crawled = manifest["crawled"]
-    when = ""
-    if crawled["first"]:
-        first, last = crawled["first"][:10], crawled["last"][:10]
-        when = f", crawled on {first}" if first == last else f", crawled from {first} to {last}"
-    candidates = count(manifest["counts"]["candidates"], "candidate")
+    when = timeframe(manifest)
+    candidates = count(manifest.counts.candidates, "candidate")
     queries = f" for {balance.present:,} of {count(balance.queries, 'query', 'queries')}"
     return (
         f"{count(found.samples, 'image')} with {count(found.captions, 'caption')} from "
         f"{count(len(found.sites), 'site')}, chosen among {candidates}"
-        f"{queries if is_balanced(manifest) else ''}{when}."
+        f"{queries if is_balanced(manifest) else ''}{f', crawled {when}' if when else ''}."
     )
 
 
 def tiles(run: Collected) -> list[tuple[str, str]]:
     """Return the numbers to see first."""
-    found, balance, counts = run.samples, run.balance, run.manifest["counts"]
-    stored = sum(shard["bytes"] for shard in run.manifest["shards"])
+    found, balance, counts = run.samples, run.balance, run.manifest.counts
+    stored = sum(shard.bytes for shard in run.manifest.shards)
     return [
         _tile(found.samples, "sample: an image, its captions", "samples, each an image with its captions"),
         _tile(found.captions, "caption"),
@@ -224,8 +222,8 @@ def tiles(run: Collected) -> list[tuple[str, str]]:
         *([(percent(balance.present / max(balance.queries, 1)), "of the queries are in the set")]
           if is_balanced(run.manifest) else []),
         _tile(len(found.sites), "site"),
-        (percent(counts["captions"] / max(counts["candidates"], 1)), "of the candidates are in the set"),
-        (size(stored), f"in {count(len(run.manifest['shards']), 'shard')}"),
+        (percent(counts.captions / max(counts.candidates, 1)), "of the candidates are in the set"),
+        (size(stored), f"in {count(len(run.manifest.shards), 'shard')}"),
     ]  # fmt: skip
 
 
@@ -266,12 +264,11 @@ def words_text(run: Collected) -> str:
 
 def crawl_text(run: Collected) -> str:
     """Return how much was asked for, and how it was answered."""
-    network, rounds = run.network, run.manifest["rounds"]
-    tried = sum(one["images"] for one in rounds)
-    good = sum(one["reasons"].get("", 0) for one in rounds)
+    network, rounds = run.network, run.manifest.rounds
+    tried, good = sum(one.images for one in rounds), sum(one.good for one in rounds)
     text = (
         f"{count(tried, 'image')} tried in {count(len(rounds), 'round')}, {good:,} of them good "
-        f"({percent(good / max(tried, 1))}); {size(sum(one['bytes'] for one in rounds))} received."
+        f"({percent(good / max(tried, 1))}); {size(sum(one.bytes for one in rounds))} received."
     )
     if not network.units:
         return f"{text} The logs of the fetched units are not there any more."

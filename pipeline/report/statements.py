@@ -2,13 +2,16 @@
 
 import json
 import posixpath
-from collections.abc import Mapping
-from typing import Any
 
-from pipeline import querylist
+from pipeline import config, querylist
+from pipeline.checked_manifest import Manifest
+from pipeline.options import CrawlConfig, ImageOptions
 from pipeline.report.funnel import funnel, is_opt_out
 
-Manifest = Mapping[str, Any]
+
+def options_of(manifest: Manifest) -> CrawlConfig:
+    """Return the options of a run; ValueError if its configuration is not one of this version."""
+    return config.from_effective(CrawlConfig, manifest.configuration)
 
 
 def code(value: object) -> str:
@@ -24,84 +27,85 @@ def count(number: int, one: str, many: str = "") -> str:
 
 def is_balanced(manifest: Manifest) -> bool:
     """Return whether there was a query list, so that counts of queries mean something."""
-    return bool(manifest["configuration"]["per_query"] < querylist.NO_CAP)
+    return manifest.per_query < querylist.NO_CAP
 
 
 def sources(manifest: Manifest) -> list[str]:
     """Return the sources' names without their folders, which are the crawler's own."""
-    added = [path for extension in manifest.get("extensions", []) for path in extension["source"]]
-    paths = [*manifest["configuration"]["source"], *added]
+    added = [path for extension in manifest.extensions for path in extension.source]
+    paths = [*manifest.source, *added]
     return [posixpath.basename(path.rstrip("/")) or path for path in paths]
 
 
 def collection(manifest: Manifest) -> list[str]:
     """Return how the samples were found and fetched."""
-    options, counts, rounds = manifest["configuration"], manifest["counts"], manifest["rounds"]
-    tried = sum(one["images"] for one in rounds)
-    good = sum(one["reasons"].get("", 0) for one in rounds)
+    rounds = manifest.rounds
+    tried, good = sum(one.images for one in rounds), sum(one.good for one in rounds)
+    sample = options_of(manifest).sample
     said = [
-        f"{count(counts['candidates'], 'candidate')}, each a text beside a reference to an image, from "
+        f"{count(manifest.counts.candidates, 'candidate')}, each a text beside a reference to an image, from "
         + ", ".join(code(name) for name in sources(manifest))
         + ".",
         *_matching(manifest),
         f"{count(tried, 'image')} asked for in {count(len(rounds), 'round')}; {good:,} good ones arrived.",
     ]
-    if manifest["crawled"]["first"]:
+    if manifest.crawled.first:
         said.append(f"They were fetched {timeframe(manifest)}.")
-    if options["sample"] < 1:
-        said.append(f"It is a pilot: only a hash sample of {options['sample']:g} of the sources was read.")
+    if sample < 1:
+        said.append(f"It is a pilot: only a hash sample of {sample:g} of the sources was read.")
     return said
 
 
 def _matching(manifest: Manifest) -> list[str]:
-    queries, per_query = manifest["queries"], manifest["configuration"]["per_query"]
+    queries = manifest.queries
     if not is_balanced(manifest):
         return ["No query list was given: every text is taken."]
     return [
-        f"A text is taken if it contains one of {count(queries['queries'], 'query', 'queries')}, compared by "
-        f"whole words; {count(queries['matched'], 'query', 'queries')} matched something.",
-        f"Each query contributes at most {count(per_query, 'sample')}, those of the smallest hash of seed, "
-        "URL and query. A sample is in the set if one of its queries keeps it.",
+        f"A text is taken if it contains one of {count(queries.queries, 'query', 'queries')}, compared by "
+        f"whole words; {count(queries.matched, 'query', 'queries')} matched something.",
+        f"Each query contributes at most {count(manifest.per_query, 'sample')}, those of the smallest hash "
+        "of seed, URL and query. A sample is in the set if one of its queries keeps it.",
     ]
 
 
 def timeframe(manifest: Manifest) -> str:
     """Return the days of the crawl, UTC; "" for a run without samples."""
-    crawled = manifest["crawled"]
-    if not crawled["first"]:
+    crawled = manifest.crawled
+    if not crawled.first or not crawled.last:
         return ""
-    first, last = crawled["first"][:10], crawled["last"][:10]
+    first, last = crawled.first[:10], crawled.last[:10]
     return f"on {first}" if first == last else f"from {first} to {last}"
 
 
 def preprocessing(manifest: Manifest) -> list[str]:
     """Return which filters were on, and what was done to texts and images."""
-    options = manifest["configuration"]
+    options = options_of(manifest)
+    text, images = options.text, options.images
     said = [
         "Texts: entities decoded, Unicode normalised to NFC, control characters and repeated white space "
         "removed.",
-        f"Texts of {options['min_chars']} to {options['max_chars']:,} characters and of "
-        f"{options['min_words']} to {options['max_words']:,} words.",
-        _when(options["lang"] != "any", f"Texts that are improbable as {code(options['lang'])} by fastText's "
+        f"Texts of {text.min_chars} to {text.max_chars:,} characters and of "
+        f"{text.min_words} to {text.max_words:,} words.",
+        _when(options.lang != "any", f"Texts that are improbable as {code(options.lang)} by fastText's "
               "lid.176 and by what their page says are left out; the most probable language is in `lang`."),
-        _when(options["file_names"], "No file names, addresses or identifiers as texts."),
-        _when(options["camera_settings"], "No camera settings as texts."),
-        _when(options["boilerplate"], "No boilerplate texts of pages."),
-        _when(options["max_repetition"] < 1,
-              f"No text of which more than {options['max_repetition']:.0%} repeats itself."),
-        _when(options["shared_captions"],
-              f"No text that stands at more than {options['shared_captions']} images."),
-        _when(options["mask_contacts"], "Mail addresses and telephone numbers in texts are masked."),
-        f"Images: formats {', '.join(options['formats'])}; shorter side of at least {options['min_side']} "
-        f"pixels; longer side of at most {options['max_aspect']:g} times that; at most "
-        f"{options['max_pixels']:,} pixels; from {options['min_bytes']:,} to {options['max_bytes']:,} bytes.",
-        _when(options["dedup"] != "off", "Images of the same bytes are one sample with the texts of all."),
-        _when(options["placeholder_captions"], "No image that stands under "
-              f"{options['placeholder_captions']} or more texts that share few words."),
-        _when(options["scorer"], f"Scores by {code(options['scorer'])}" + (
-            f", kept where {code(options['keep_if'])}." if options["keep_if"] else ".")),
-        _when(options["drop"], "Samples listed in a file given with --drop are left out."),
-        _stored(options),
+        _when(text.file_names, "No file names, addresses or identifiers as texts."),
+        _when(text.camera_settings, "No camera settings as texts."),
+        _when(text.boilerplate, "No boilerplate texts of pages."),
+        _when(text.max_repetition < 1,
+              f"No text of which more than {text.max_repetition:.0%} repeats itself."),
+        _when(options.shared_captions,
+              f"No text that stands at more than {options.shared_captions} images."),
+        _when(options.mask_contacts, "Mail addresses and telephone numbers in texts are masked."),
+        f"Images: formats {', '.join(images.formats)}; shorter side of at least {images.min_side} pixels; "
+        f"longer side of at most {images.max_aspect:g} times that; at most {images.max_pixels:,} pixels; "
+        f"from {images.min_bytes:,} to {options.fetch.max_bytes:,} bytes.",
+        _when(options.dedup != "off", "Images of the same bytes are one sample with the texts of all."),
+        _when(options.placeholder_captions, "No image that stands under "
+              f"{options.placeholder_captions} or more texts that share few words."),
+        _when(options.scorer, f"Scores by {code(options.scorer)}" + (
+            f", kept where {code(options.keep_if)}." if options.keep_if else ".")),
+        _when(options.drop, "Samples listed in a file given with --drop are left out."),
+        _stored(images),
     ]  # fmt: skip
     return [sentence for sentence in said if sentence]
 
@@ -110,21 +114,21 @@ def _when(on: object, sentence: str) -> str:
     return sentence if on else ""
 
 
-def _stored(options: Mapping[str, Any]) -> str:
+def _stored(options: ImageOptions) -> str:
     how = {
-        "shorter": f"with a shorter side of at most {options['image_size']} pixels",
-        "longer": f"with a longer side of at most {options['image_size']} pixels",
-        "square": f"as squares of at most {options['image_size']} pixels, cut from the centre",
+        "shorter": f"with a shorter side of at most {options.image_size} pixels",
+        "longer": f"with a longer side of at most {options.image_size} pixels",
+        "square": f"as squares of at most {options.image_size} pixels, cut from the centre",
         "keep": "in their own size",
-    }[options["resize_mode"]]
-    return f"Stored as JPEG of quality {options['quality']}, {how}, never enlarged, without metadata."
+    }[options.resize_mode]
+    return f"Stored as JPEG of quality {options.quality}, {how}, never enlarged, without metadata."
 
 
 def opt_outs(manifest: Manifest) -> list[tuple[str, str, int]]:
     """Return (reason, meaning, texts left out) of what was honoured in this crawl."""
     return [
         (cause.reason, cause.meaning, cause.captions)
-        for step in funnel(manifest["counts"])
+        for step in funnel(manifest.counts)
         for cause in step.causes
         if is_opt_out(cause.reason)
     ]
@@ -132,9 +136,9 @@ def opt_outs(manifest: Manifest) -> list[tuple[str, str, int]]:
 
 def personal(manifest: Manifest) -> list[str]:
     """Return what personal data may be there."""
-    options = manifest["configuration"]
-    masked = "are masked" if options["mask_contacts"] else "are not masked"
-    exif = "is kept in the column `exif`" if options["keep_exif"] else "is not kept"
+    options = options_of(manifest)
+    masked = "are masked" if options.mask_contacts else "are not masked"
+    exif = "is kept in the column `exif`" if options.images.keep_exif else "is not kept"
     return [
         "Images, texts and URLs come from public web pages and may show or name persons; nothing was done to "
         "find or to blur them.",
@@ -144,20 +148,18 @@ def personal(manifest: Manifest) -> list[str]:
 
 def limitations(manifest: Manifest) -> list[str]:
     """Return what users must know, as far as the configuration tells."""
-    options, said = manifest["configuration"], []
+    options, said = options_of(manifest), []
     said.append("The texts are what pages say beside an image. Nobody has checked that they describe it.")
-    if not options["keep_if"]:
+    if not options.keep_if:
         said.append(
             "No classifier has looked at the images: violent, sexual or hateful content may be among them."
         )
-    if options["lang"] != "any":
-        said.append(
-            f"Texts that were not taken for {code(options['lang'])}, short ones above all, are missing."
-        )
+    if options.lang != "any":
+        said.append(f"Texts that were not taken for {code(options.lang)}, short ones above all, are missing.")
     said.append(f"{follows(manifest)}; it represents neither the web nor the world.")
-    if options["dedup"] == "exact":
+    if options.dedup == "exact":
         said.append("Only images of the same bytes are merged; near-duplicates remain.")
-    if not options["drop"]:
+    if not options.drop:
         said.append(
             "Images of evaluation sets that are on the web may be in it; `openwit overlap` finds them."
         )
@@ -181,7 +183,7 @@ def rights() -> str:
 
 def takedown(manifest: Manifest) -> str:
     """Return how to have something removed."""
-    contact = manifest["configuration"]["contact"]
+    contact = manifest.configuration.get("contact")
     whom = f"Write to {contact}."
     if not contact:
         whom = "No contact is published with this set: whoever publishes it should name one here."

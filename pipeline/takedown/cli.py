@@ -5,15 +5,17 @@ repeated; a takedown that was killed is finished by the next one. The file names
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from pipeline import checked_manifest, extend, finished_set, hashlist, manifest, run_folder, schemas, storage
 from pipeline import config as parser
+from pipeline.checked_manifest import Counts
 from pipeline.cli_runtime import guarded
 from pipeline.flow import kept
 from pipeline.lock import lock
@@ -150,41 +152,73 @@ def _hex(value: bytes | str) -> str:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def removed(layout: Layout, tombstones: Tombstones) -> tuple[dict[str, Any] | None, int]:
-    """Return the plan for a finished set, {counts, shards}, and how many samples it loses."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a takedown makes of a finished set."""
+
+    counts: Counts
+    """Of the manifest as it will be."""
+    shards: tuple[str, ...]
+    """NNNNN.tar that are written again."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no plan: ValueError."""
+        if not all(map(checked_manifest.SHARD_NAME.fullmatch, self.shards)):
+            raise ValueError("shards must be digits and .tar")
+        if tables.REASON not in self.counts.rejected_by_stage.get("candidates", {}):
+            raise ValueError(f"counts has no candidates that are {tables.REASON}")
+
+    @property
+    def taken_down(self) -> int:
+        """Return how many candidates are taken down, with those of before."""
+        return self.counts.rejected_by_stage["candidates"][tables.REASON]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """What is written down before anything is done, in RUN/takedown.json."""
+
+    tombstones: dict[str, Any]
+    """As `Tombstones.to_json` returns it."""
+    published: Plan | None
+    """None where no set is finished."""
+    overlap: tuple[str, ...]
+    """Folders of reports."""
+
+
+def removed(layout: Layout, tombstones: Tombstones) -> tuple[Plan | None, int]:
+    """Return the plan for a finished set and how many samples it loses."""
     if not storage.exists(layout.manifest):
         return None, 0
     counts, shards = published.planned_counts(layout, tombstones)
-    before = checked_manifest.of(layout.root)["counts"]["samples"]
-    return {"counts": counts, "shards": shards}, before - counts["samples"]
+    before = checked_manifest.of(layout.root).counts.samples
+    return Plan(counts=counts, shards=tuple(shards)), before - counts.samples
 
 
-def write_down(
-    layout: Layout, tombstones: Tombstones, plan: dict[str, Any] | None, overlap: Sequence[str]
-) -> dict[str, Any]:
+def write_down(layout: Layout, tombstones: Tombstones, plan: Plan | None, overlap: Sequence[str]) -> Pending:
     """Publish what is about to be done: from here on the takedown will be finished, whatever happens."""
-    pending = {"tombstones": tombstones.to_json(), "published": plan, "overlap": list(overlap)}
-    manifest.write_json(storage.join(layout.root, PENDING), pending)
+    pending = Pending(tombstones=tombstones.to_json(), published=plan, overlap=tuple(overlap))
+    manifest.write_json(storage.join(layout.root, PENDING), asdict(pending))
     return pending
 
 
-def _read_pending(layout: Layout) -> dict[str, Any] | None:
+def _read_pending(layout: Layout) -> Pending | None:
     """Return what an interrupted takedown wrote down, None if there is none; ValueError for anything else."""
     path = storage.join(layout.root, PENDING)
     found = read_json(path)
     if found is None:
         return None
     try:
-        Tombstones.from_json(found["tombstones"])
-        if (plan := found["published"]) is not None:
-            checked_manifest.check_names(plan["shards"], path)
-            checked_manifest.check_counts(plan["counts"], path)
-            plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
-        reports = [str(folder) for folder in found["overlap"]]
-    except (KeyError, TypeError) as error:
+        pending = msgspec.convert(found, Pending)
+        Tombstones.from_json(pending.tombstones)
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{path} is not what `openwit takedown` writes: {checked_manifest.told(error)}"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not what `openwit takedown` writes ({error})") from None
-    _check_reports(reports)
-    return {**found, "overlap": reports}
+    _check_reports(pending.overlap)
+    return pending
 
 
 def _check_reports(folders: Sequence[str]) -> None:
@@ -194,26 +228,25 @@ def _check_reports(folders: Sequence[str]) -> None:
             raise ValueError(f"{folder} is not the folder of an `openwit overlap` report")
 
 
-def apply(layout: Layout, pending: dict[str, Any]) -> None:
+def apply(layout: Layout, pending: Pending) -> None:
     """Do what was written down; doing it again, wholly or from the middle, gives the same files."""
-    tombstones = Tombstones.from_json(pending["tombstones"])
+    tombstones = Tombstones.from_json(pending.tombstones)
     save_tombstones(layout.root, tombstones)
-    plan = pending["published"]
+    plan = pending.published
     for part in extend.layouts(layout.root):
         if storage.exists(part.work):
             _forget_finish(part, is_finished=plan is not None)
             work.scrub(part, tombstones)
     if plan is not None:
         state = finished_set.load(layout, checked_manifest.of(layout.root))
-        shards = [published.scrub_shard(state, name, tombstones) for name in plan["shards"]]
-        taken_down = plan["counts"]["rejected_by_stage"]["candidates"][tables.REASON]
-        published.scrub_rejected(layout, tombstones, taken_down)
-        published.scrub_manifest(layout, tombstones, shards, plan["counts"])
+        shards = [published.scrub_shard(state, name, tombstones) for name in plan.shards]
+        published.scrub_rejected(layout, tombstones, plan.taken_down)
+        published.scrub_manifest(layout, tombstones, shards, plan.counts)
         if storage.exists(storage.join(layout.root, "report")):
             from pipeline import report  # draws
 
             report.write(layout)
-    for folder in pending["overlap"]:
+    for folder in pending.overlap:
         _scrub_overlap(folder.rstrip("/"), tombstones)
     storage.remove_tree(storage.join(layout.root, PENDING))
 

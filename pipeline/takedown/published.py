@@ -3,13 +3,14 @@
 Keys keep their numbers.
 """
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import checked_manifest, dropped_samples, finished_set, manifest, run_folder, schemas, storage
+from pipeline.checked_manifest import Counts, Manifest, ManifestShard, QueryTotals
 from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
 from pipeline.run_folder import Layout
@@ -21,13 +22,12 @@ from pipeline.tombstones import Tombstones
 _ACCOUNT = f"candidates/{REASON}"
 
 
-def scrub_shard(state: FinishedSet, name: str, tombstones: Tombstones) -> dict[str, Any]:
+def scrub_shard(state: FinishedSet, name: str, tombstones: Tombstones) -> ManifestShard:
     """Rewrite a shard, NNNNN.tar, without what was taken down; return its entry for the manifest."""
     shard = storage.stem(name)
     table = state.table(shard)
     left = table.filter(pa.array(~tables.hits(table, tombstones)))
-    [entry] = manifest.shard_entries([state.rewrite(shard, left, state.folder)])
-    return entry
+    return state.rewrite(shard, left, state.folder).entry
 
 
 def scrub_rejected(layout: Layout, tombstones: Tombstones, taken_down: int) -> None:
@@ -51,10 +51,10 @@ def _reclassified(rows: pa.Table) -> dict[str, int]:
     return {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
 
 
-def planned_counts(layout: Layout, tombstones: Tombstones) -> tuple[dict[str, Any], list[str]]:
+def planned_counts(layout: Layout, tombstones: Tombstones) -> tuple[Counts, list[str]]:
     """Return the manifest's counts as they will be, and the names of the shards that hold something."""
     stored = checked_manifest.of(layout.root)
-    counts, touched = stored["counts"], []
+    counts, touched = stored.counts, []
     state = finished_set.load(layout, stored)
     captions = samples = 0
     for shard in state.shards:
@@ -65,55 +65,54 @@ def planned_counts(layout: Layout, tombstones: Tombstones) -> tuple[dict[str, An
         table = table.filter(pa.array(state.stays(shard, table) & ~gone))
         samples += len(table)
         captions += int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
-    rejected = manifest.by_stage_and_reason(counts)
+    rejected = counts.by_stage_and_reason
     for path in manifest.rejected_files(layout, stored):
         rows = schemas.read_table(path)
         rows = rows.filter(pa.array(tables.hits(rows, tombstones)))
         for key, count in _reclassified(rows).items():
             rejected[key] -= count
     rejected[_ACCOUNT] = 0
-    rejected[_ACCOUNT] = counts["candidates"] - captions - sum(rejected.values())
-    return manifest.counts_of(counts["candidates"], captions, samples, rejected), touched
+    rejected[_ACCOUNT] = counts.candidates - captions - sum(rejected.values())
+    return manifest.counts_of(counts.candidates, captions, samples, rejected), touched
 
 
 def scrub_manifest(
-    layout: Layout, tombstones: Tombstones, shards: list[dict[str, Any]], counts: dict[str, Any]
+    layout: Layout, tombstones: Tombstones, shards: list[ManifestShard], counts: Counts
 ) -> None:
     """Publish dropped.parquet, sizes.json, query_counts.parquet and, last, the manifest."""
     stored = checked_manifest.of(layout.root)
-    new = {shard["name"]: shard for shard in shards}
-    stored["shards"] = [new.get(shard["name"], shard) for shard in stored["shards"]]
-    sizes = {shard["name"]: shard["samples"] for shard in stored["shards"]}
-    manifest.write_json(storage.join(layout.shards, "sizes.json"), sizes)
+    new = {shard.name: shard for shard in shards}
+    stored = replace(
+        stored, shards=tuple(new.get(shard.name, shard) for shard in stored.shards), counts=counts
+    )
+    manifest.write_sizes(layout, stored.shards)
     if storage.exists(storage.join(layout.root, dropped_samples.FILE)):
         tables.rewrite(storage.join(layout.root, dropped_samples.FILE), tombstones)
-    stored["counts"] = counts
-    stored["queries"] |= _scrub_query_counts(layout, stored)
-    manifest.write_json(layout.manifest, stored)
+    manifest.write(layout.manifest, replace(stored, queries=_scrub_query_counts(layout, stored)))
 
 
-def _scrub_query_counts(layout: Layout, found: dict[str, Any]) -> dict[str, int]:
+def _scrub_query_counts(layout: Layout, stored: Manifest) -> QueryTotals:
     """Count samples by query anew, from the shards and what is left of the work folder."""
     path = storage.join(layout.root, "query_counts.parquet")
     old = schemas.read_table(path)
     matched, present, short = (old[name].to_numpy().copy() for name in ("matched", "present", "short"))
-    kept_now, present_now = _kept_present(layout, found, len(old))
-    untried = None if found.get("extensions") else _untried(layout, len(old))
+    kept_now, present_now = _kept_present(layout, stored, len(old))
+    untried = None if stored.extensions else _untried(layout, len(old))
     if untried is None:  # of what was not fetched, what was taken down is not known or not told apart
         matched -= present - present_now
         untried = old["untried"].to_numpy() if "untried" in old.column_names else short
     else:
         matched = read_vector(storage.join(layout.tried(0), "counts"))[0]
     return manifest.write_query_counts(
-        path, old["query"].to_pylist(), found["configuration"]["per_query"],
+        path, old["query"].to_pylist(), stored.per_query,
         matched=matched, untried=untried, kept_present=np.stack([kept_now, present_now]),
         thresholds=old["threshold"].to_numpy() if "threshold" in old.column_names else None,
     )  # fmt: skip
 
 
-def _kept_present(layout: Layout, found: dict[str, Any], queries: int) -> tuple[np.ndarray, np.ndarray]:
+def _kept_present(layout: Layout, stored: Manifest, queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Return how many samples of the shards each query keeps, and how many contain it: int64 [Q] each."""
-    totals, state = np.zeros((2, queries), np.int64), finished_set.load(layout, found)
+    totals, state = np.zeros((2, queries), np.int64), finished_set.load(layout, stored)
     for shard in state.shards:
         table = state.rows(shard, ["key", "uid", "query_ids", "matched_query_ids"])
         for row, name in enumerate(("query_ids", "matched_query_ids")):
