@@ -106,7 +106,10 @@ class WhiteningWorker:
         return found
 
     def run(self, sampled: list[npt.NDArray[np.int16]], task: Joining) -> FittedWhitening:
-        """Return mean and deviation; no file but the marker."""
+        """Return mean and deviation of the sampled colours, int16 [k, 256] each; no file but the marker.
+
+        ValueError for fewer than two images.
+        """
         colours = np.concatenate(sampled)
         if len(colours) < 2:
             raise ValueError(

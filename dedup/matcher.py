@@ -93,7 +93,7 @@ class ImageMatcher:
         return found
 
     def search(self, described: Descriptors) -> tuple[npt.NDArray[np.int64], Hits]:
-        """Return which of the described images have enough detail, and the candidates among them."""
+        """Return which of n described images have enough detail, int64 [m], and the candidates among them."""
         rows = np.flatnonzero(described.qualities >= self.min_quality)
         self.counts["low_information"] += len(described.qualities) - len(rows)
         hits = search.search(take(described, rows), self.index.references, self.whitening, floor=self.floor)

@@ -72,7 +72,7 @@ class Sketcher:
         return found
 
     def minhash(self, digest: U32) -> MinHash:
-        """Return datasketch's object for a digest."""
+        """Return datasketch's object for a digest, uint32 [permutations]."""
         return MinHash(
             num_perm=PERMUTATIONS,
             seed=SEED,

@@ -52,7 +52,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, colours: npt.NDArray[np.int16]) -> "Whitening":
-        """Fit to a sample, int16 [n, 256]."""
+        """Fit to a sample, int16 [n, 256]; ValueError for too few."""
         if len(colours) < 2:
             raise ValueError(f"{len(colours)} images are too few to fit a whitening to")
         mean = colours.mean(axis=0, dtype=np.float64)
@@ -69,7 +69,7 @@ class Whitening:
 
 
 def quantised(vectors: F32) -> npt.NDArray[np.int8]:
-    """Store unit vectors in 8 bits; a cosine changes by 0.001 (standard deviation of the rounding)."""
+    """Store unit vectors [n, d] in 8 bits; a cosine changes by 0.001 (standard deviation of the rounding)."""
     return np.asarray(np.clip(np.rint(vectors * _QUANTUM), -127, 127), np.int8)
 
 
@@ -153,7 +153,7 @@ def search(
     floor: float = FLOOR,
     radius: int = RADIUS,
 ) -> Hits:
-    """Return the pairs with a similarity of at least `floor`, each query as it is and mirrored."""
+    """Return the pairs [m] with a similarity of at least `floor`, each of n queries as it is and mirrored."""
     found = []
     for start in range(0, len(queries.hashes), _BATCH):
         batch = take(queries, slice(start, start + _BATCH))

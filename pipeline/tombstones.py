@@ -127,7 +127,7 @@ def _domain(name: str) -> str:
 
 
 def load(root: str) -> Tombstones:
-    """Return a run's tombstones; none if nothing was ever taken down."""
+    """Return a run's tombstones, none if nothing was ever taken down; ValueError for a damaged file."""
     path = storage.join(root, FILE)
     found = untrusted.read_json(path, _MAX_JSON)
     try:

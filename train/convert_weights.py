@@ -78,7 +78,7 @@ def to_hf(state: State) -> State:
 
 
 def from_hf(state: State) -> State:
-    """Rename the weights of Hugging Face's CLIPModel as ours."""
+    """Rename the weights of Hugging Face's CLIPModel as ours; ValueError for one that it has not."""
     names = {theirs: ours for ours, theirs in _HF_NAMES.items()}
     renamed: State = {}
     for name, value in state.items():
@@ -105,7 +105,7 @@ def from_hf(state: State) -> State:
 
 
 def to_native(state: State) -> State:
-    """Recognise any of the layouts and return the weights under our names, as float32."""
+    """Return the weights of any of the layouts under our names, as float32; ValueError for others."""
     state = {name.removeprefix("module."): value for name, value in state.items()}
     if "text_model.final_layer_norm.weight" in state:
         state = from_hf(state)

@@ -160,7 +160,10 @@ class SampleDataset(Dataset[P], Generic[P, B]):
         read: Callable[[OpenShard, int, np.random.Generator, str], S],
         counts: Counter[str],
     ) -> S:
-        """Return what `read` makes of the sample at a position; a bad one is counted and another one read."""
+        """Return what `read` makes of the sample at a position; a bad one is counted and another one read.
+
+        ValueError after many bad ones in a row.
+        """
         at, path = position, ""
         for attempt in range(_ATTEMPTS):
             source, shard, place = self.sampler.locate(epoch, at)
@@ -312,7 +315,7 @@ def _assemble(loader: Iterator[P], pieces: SampleDataset[P, B], device: torch.de
 
 
 def to_device(pixels: list[Tensor], device: torch.device) -> Tensor:
-    """Join pieces on the device; from pinned memory the copies do not wait."""
+    """Join pieces [k, ...] on the device, as [n, ...]; from pinned memory the copies do not wait."""
     if device.type == "cpu":
         return torch.cat(pixels)
     joined = torch.empty((sum(map(len, pixels)), *pixels[0].shape[1:]), dtype=torch.uint8, device=device)

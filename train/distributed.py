@@ -44,7 +44,10 @@ class World:
 
 
 def join(wanted: str) -> World:
-    """Join the processes that torchrun started, or be alone; `wanted`: the device, auto, cuda or cpu."""
+    """Join the processes that torchrun started, or be alone; `wanted`: the device, auto, cuda or cpu.
+
+    ValueError for a device that is not there.
+    """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available() if wanted == "auto" else wanted == "cuda"

@@ -36,7 +36,7 @@ def _frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def backward(model: nn.Module, batches: Sequence[MicroBatch], autocast: Autocast) -> Tensor:
-    """Add the gradient of the loss over all micro-batches (of all ranks) to the parameters; return the loss.
+    """Add the gradient of the loss over all ranks' micro-batches to the parameters; return the loss [].
 
     `model(images, text)` gives features and scale, as CLIP does; wrapped for data parallelism, the ranks
     synchronise once. Batch norms see micro-batches: a ResNet's gradients are not quite the full batch's.

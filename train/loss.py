@@ -89,7 +89,7 @@ class _ContrastiveLoss(torch.autograd.Function):
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Return the global batch's loss, the same on every rank.
+    """Return the global batch's loss, the same on every rank; ValueError for other shapes.
 
     `image`, `text`: unit vectors [B, E] of this rank, float32, pair i on row i of both, B equal on all ranks;
     `scale`: the logits' factor. The mean of the ranks' gradients, as of DDP, is the global loss's gradient.

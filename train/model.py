@@ -45,7 +45,7 @@ class QuickGELU(nn.Module):
     """Approximate GELU as the released models do."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x * sigmoid(1.702 x)."""
+        """Return x * sigmoid(1.702 x), of any shape [...]."""
         return x * torch.sigmoid(1.702 * x)
 
 

@@ -46,7 +46,10 @@ class PackedText:
 
 
 def pack(ids: Tensor, lengths: Tensor, buckets: int = BUCKETS) -> PackedText:
-    """Lay out captions given as one row of token ids [T] and their lengths [B]; both integer, on the CPU."""
+    """Lay out captions given as one row of token ids [T] and their lengths [B]; both integer, on the CPU.
+
+    ValueError for lengths that do not add up to the tokens.
+    """
     sizes = lengths.numpy().astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)])
     if not len(sizes) or sizes.min() < 1 or starts[-1] != len(ids):

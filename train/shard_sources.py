@@ -94,7 +94,7 @@ class Subset:
         return self._drop is not None or self._keep is not None
 
     def taken(self, uids: Sequence[str]) -> NDArray[np.int32]:
-        """Return the places of the uids that are taken."""
+        """Return the places of the uids that are taken, int32 [k]."""
         wanted = np.ones(len(uids), bool)
         asked = np.array(uids, dtype="S64")
         if self._drop is not None:

@@ -104,7 +104,7 @@ class Trainer(ABC, Generic[B]):
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16)
 
     def train_step(self, batch: B) -> Tensor:
-        """Take one step and return its loss, still on the device."""
+        """Take one step and return its loss [], still on the device."""
         p = self.setup
         rate = learning_rate(self.step, p.steps, p.recipe.lr, p.warmup)
         for group in self.optimizer.param_groups:

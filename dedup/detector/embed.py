@@ -213,7 +213,10 @@ def read_described(table: pa.Table) -> Described:
 
 
 def neighbours(config: DetectorEmbedConfig, files: EmbedPlan, device: torch.device) -> int:
-    """Search every set through all shards and write neighbours.parquet; return the number of rows."""
+    """Search every set through all shards and write neighbours.parquet; return the number of rows.
+
+    ValueError if no image of the sets can be compared.
+    """
     sets = [schemas.read_table(task.path) for task in files.sets]
     kept = [table.filter(pc.greater_equal(table["quality"], MIN_QUALITY)) for table in sets]
     if not sum(map(len, kept)):
@@ -256,7 +259,7 @@ def rows_of(path: str) -> int:
 
 
 def load(config: DetectorEmbedConfig) -> LearnedDetector:
-    """Return the detector on the device that was asked for."""
+    """Return the detector on the device that was asked for; ValueError where there is no such device."""
     cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here")

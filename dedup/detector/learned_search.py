@@ -131,7 +131,7 @@ class LearnedJoinWorker:
         return arrays
 
     def run(self, arrays: list[npt.NDArray[np.float16]], task: Joining) -> LearnedIndex:
-        """Write vectors.npy and biases.npy."""
+        """Write vectors.npy [n, dims] and biases.npy [n], from the rows' pieces: float16 [k, dims] each."""
         whole = np.concatenate(arrays)
         vectors, biases = (storage.join(self.folder, name) for name in ("vectors.npy", "biases.npy"))
         _save(vectors, np.ascontiguousarray(whole[:, :-1]))

@@ -157,7 +157,7 @@ class OnPairs(nn.Module):
         self.register_buffer("scale", torch.tensor(1 / TEMPERATURE), persistent=False)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map two batches of pixels, row i showing one image, to their vectors and the logits' factor."""
+        """Map two batches of pixels, row i showing one image, to vectors [B, d] and the logits' factor []."""
         vectors = self.network(torch.cat([first, second]))
         a, b = vectors[: len(first)], vectors[len(first) :]
         self.last = (a.detach(), b.detach())

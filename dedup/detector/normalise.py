@@ -32,7 +32,7 @@ class Normaliser:
 
     @classmethod
     def fit(cls, vectors: F32) -> "Normaliser":
-        """Fit to descriptors of a sample, unit vectors [m, d]."""
+        """Fit to descriptors of a sample, unit vectors [m, d]; ValueError for too few."""
         if len(vectors) <= NEAREST:
             raise ValueError(f"{len(vectors)} images are too few for a background sample")
         mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)

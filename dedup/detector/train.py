@@ -103,7 +103,10 @@ class DetectorTrainer(Trainer[PairBatch]):
 
 
 def proxy_accuracy(first: Tensor, second: Tensor) -> float:
-    """Return how often each of B images' first view is nearest to its own second one, and the reverse."""
+    """Return how often each of B images' first view is nearest to its own second one, and the reverse.
+
+    first, second: vectors [B, d], row i of both of image i.
+    """
     similarity = first.float() @ second.float().T
     own = torch.arange(len(first), device=first.device)
     right = (similarity.argmax(1) == own).float() + (similarity.argmax(0) == own).float()
@@ -122,6 +125,8 @@ def forward_flops(architecture: DetectorArchitecture) -> int:
 
 def thumbnails(setup: DetectorSetup, count: int) -> augment.Pixels:
     """Return squeezed images of the training set, the first `count` in training order, as they are stored.
+
+    ValueError if none can be decoded.
 
     uint8 [n, side, side, 3]; fewer if so many cannot be decoded.
     """
@@ -168,7 +173,10 @@ def write_detector(path: str, network: DetectorNetwork, setup: DetectorSetup, st
 
 
 def unseen_pairs(path: str, side: int) -> tuple[Tensor, Tensor]:
-    """Return two views of each photograph of a set: uint8 [n, side, side, 3] twice."""
+    """Return two views of each photograph of a set: uint8 [n, side, side, 3] twice.
+
+    ValueError for fewer than two that can be decoded.
+    """
     views: list[tuple[augment.Pixels, augment.Pixels]] = []
     for number, example in enumerate(evalsets.read(path)):
         if len(views) == _PROXY:

@@ -43,7 +43,7 @@ _DECIMALS: Final = 3
 
 
 def low_frequencies(luma: Luma) -> Coefficients:
-    """Return the low-frequency block of the orthonormal two-dimensional DCT-II.
+    """Return the low-frequency block of the orthonormal two-dimensional DCT-II; ValueError for other shapes.
 
     `luma` is [..., 64, 64]; the result is float64 [..., 16, 16], vertical frequency first, rounded to 0.001.
     """
@@ -82,7 +82,7 @@ def sign_hash(luma: Luma) -> bytes:
 
 
 def hamming(a: bytes, b: bytes) -> int:
-    """Return the number of different bits of two hashes of equal length."""
+    """Return the number of different bits of two hashes; ValueError unless they are of one length."""
     if len(a) != len(b):
         raise ValueError(f"hashes of {len(a)} and {len(b)} bytes cannot be compared")
     return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count()
@@ -178,7 +178,7 @@ ODD_TERMS: Final = np.concatenate([at[:, 1] % 2 == 1 for at in (_LUMA_AT, _CHROM
 
 
 def mirrored_descriptors(descriptors: Descriptors) -> Descriptors:
-    """Return the descriptors of the left-right mirrored images."""
+    """Return the descriptors of the left-right mirrored images, [n] as the given ones."""
     return Descriptors(
         descriptors.mirrored_hashes,
         descriptors.hashes,
@@ -196,7 +196,7 @@ NOT_DESCRIBED: Final = bytes(PACKED_BYTES)
 
 
 def pack(descriptors: Descriptors) -> list[bytes]:
-    """Return each image's descriptors as bytes: hash, mirrored hash, colours (little-endian), quality."""
+    """Return the descriptors of n images as bytes: hash, mirrored hash, colours (little-endian), quality."""
     parts = (
         descriptors.hashes,
         descriptors.mirrored_hashes,
@@ -207,7 +207,7 @@ def pack(descriptors: Descriptors) -> list[bytes]:
 
 
 def unpack(packed: list[bytes]) -> Descriptors:
-    """Return what `pack` packed; ValueError for anything of another length."""
+    """Return what `pack` packed, descriptors of n images; ValueError for anything of another length."""
     if any(len(one) != PACKED_BYTES for one in packed):
         raise ValueError(f"a descriptor is {PACKED_BYTES} bytes")
     rows = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, PACKED_BYTES)
@@ -221,7 +221,7 @@ def unpack(packed: list[bytes]) -> Descriptors:
 
 
 def take(descriptors: Descriptors, rows: slice | npt.NDArray[np.int64]) -> Descriptors:
-    """Return the descriptors of some images."""
+    """Return the descriptors of some images: `rows`, int64 [k] or a slice of the n."""
     return Descriptors(
         descriptors.hashes[rows],
         descriptors.mirrored_hashes[rows],

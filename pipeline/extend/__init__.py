@@ -29,7 +29,8 @@ _NOT_TAKEN_OVER: Final = frozenset(
 def arguments(argv: Sequence[str]) -> list[str]:
     """Return the arguments of `openwit crawl`, after those that follow from --extend if it is given.
 
-    The run's own options come first, so that what is typed wins, and can be compared.
+    The run's own options come first, so that what is typed wins, and can be compared. ValueError for a run
+    that is not finished, or whose work folder is gone.
     """
     root = last(argv, "--extend").rstrip("/")
     if not root:

@@ -41,7 +41,7 @@ def is_placeholder(captions: list[str], limit: int) -> bool:
 
 @lru_cache(maxsize=2)
 def dropped_uids(path: str) -> frozenset[bytes]:
-    """Return the uids of a `--drop` file: Parquet with a column uid of 32 hex digits."""
+    """Return the uids of a `--drop` file: Parquet with a column uid of 32 hex digits, else ValueError."""
     if not path:
         return frozenset()
     table = schemas.read_table(path)

@@ -31,6 +31,8 @@ _RESTORED: Final = "restored"
 def reopen(crawl: Crawl) -> int | None:
     """Make a finished run one that has a round to go; return how many images that will try.
 
+    ValueError for a run that cannot have one.
+
     0 leaves everything as it is; None stands for a run that is not finished and only has to be continued, or
     whose last `--retry-failed` did all but say so.
     """

@@ -16,7 +16,10 @@ Bools = npt.NDArray[np.bool_]
 
 
 def error_rates(correct: Bools, groups: Sequence[str], confidence: float) -> list[dict[str, Any]]:
-    """Return for each group, in order of name: examples, error rate and its exact interval."""
+    """Return for each group, in order of name: examples, error rate and its exact interval.
+
+    correct: bool [n]; groups: those of the n examples.
+    """
     rows = []
     for group in sorted(set(groups)):
         own = correct[np.array(groups) == group]

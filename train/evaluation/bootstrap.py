@@ -45,7 +45,7 @@ def replicates(measure: Measure, n: int, seed: int, count: int = REPLICATES) -> 
 
 
 def percentile(values: Replicates, confidence: float) -> Interval:
-    """Return the middle share of replicates, those without a value left out."""
+    """Return the middle share of replicates [r], those without a value left out."""
     values = values[np.isfinite(values)]
     if not len(values):
         return Interval(float("nan"), float("nan"))
@@ -54,7 +54,7 @@ def percentile(values: Replicates, confidence: float) -> Interval:
 
 
 def clustered(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], seed: int) -> Replicates:
-    """Return replicates of the mean of values whose clusters (an image's captions) are drawn together."""
+    """Return replicates [r] of the mean of values [n]; clusters [n] (an image's captions) go together."""
     sums, sizes = np.bincount(clusters, values), np.bincount(clusters)
     return replicates(
         lambda w: float((w @ sums) / (w @ sizes)) if w is not None else float(values.mean()), len(sums), seed

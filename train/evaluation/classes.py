@@ -35,6 +35,8 @@ def read_lines(path: str) -> list[str]:
 def read(path: str, found: Iterable[str]) -> Classes:
     """Return the classes of a file: lines of `name`, or `label`, a tab and `name`; in the order of lines.
 
+    ValueError for a file without classes, or with one twice.
+
     Where the set's labels (`found`) are the numbers of lines, counted from 0, lines may be names alone.
     """
     pairs = [line.strip().partition("\t")[::2] for line in evalsets.read_lines(path)]
@@ -59,6 +61,8 @@ def of(
     name: str, labels: Iterable[str], path: str, *, several: bool = False, numbered: Sequence[str] = ()
 ) -> Classes:
     """Return the classes of a set with these labels: from a file, else from the labels themselves.
+
+    ValueError for a file that names not all of them.
 
     numbered: what the labels 0, 1, ... are called, where the set says so; used where its labels are numbers.
     """

@@ -31,7 +31,10 @@ STRENGTHS: Final[dict[Corruption, tuple[float, ...]]] = {
 
 
 def corrupt(pixels: Pixels, kind: Corruption, level: int, seed: int, example_id: str) -> Pixels:
-    """Return a corrupted copy of uint8 [N, N, 3]; the same arguments give the same picture."""
+    """Return a corrupted copy of uint8 [N, N, 3]; the same arguments give the same picture.
+
+    ValueError for a level that is not 1 to 5.
+    """
     if level not in range(1, 6):
         raise ValueError(f"levels are 1 to 5, not {level}")
     digest = hashlib.blake2b(f"{seed}/{kind}/{example_id}".encode(), digest_size=8).digest()

@@ -168,12 +168,12 @@ class EncodedModel:
         return prompts.read(path) if path else prompts.for_set(name)
 
     def classifier(self, name: str, known: Classes, templates: tuple[str, ...], kind: str = "") -> Floats:
-        """Return the zero-shot classifier of classes, kept under classifiers/MODEL/NAME.safetensors."""
+        """Return the zero-shot classifier [C, d], kept under classifiers/MODEL/NAME.safetensors."""
         path = storage.join(self.config.out, "classifiers", file_name(self.name), f"{name}{kind}.safetensors")
         return zeroshot.classifier(self.encoder, known.labels, known.names, templates, path)
 
     def zero_shot(self, name: str, kind: Literal["", ".class-name", ".single-template"] = "") -> Floats:
-        """Return a set's zero-shot logits with the ensemble, the bare class names, or a single template."""
+        """Return a set's zero-shot logits [n, C] with the ensemble, the bare class names, or one template."""
         given = self.prompts(name)
         lists = {"": given.ensemble, ".class-name": (prompts.BARE,), ".single-template": (given.single,)}
         weights = self.classifier(name, self.classes(name), lists[kind], kind)
@@ -197,5 +197,5 @@ def _change(corruption: tuple[Corruption, int] | None, seed: int) -> sets.Change
 
 
 def labelled(found: Features) -> np.ndarray:
-    """Return the rows of examples that have a label: int64."""
+    """Return the rows of examples that have a label: int64 [k]."""
     return np.flatnonzero([bool(label) for label in found.labels])

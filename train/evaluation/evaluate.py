@@ -49,7 +49,10 @@ class Evaluation:
 
 
 def run(config: EvalConfig, watch: EncodingWatch) -> Evaluation:
-    """Evaluate, and write results.json, report.html, and what else was asked for."""
+    """Evaluate, and write results.json, report.html, and what else was asked for.
+
+    ValueError for two models of one name.
+    """
     done = Evaluation(config=config, watch=watch)
     for source in models.sources(config.checkpoint):
         encoder = models.load(source, config)

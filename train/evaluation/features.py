@@ -52,7 +52,7 @@ class Features:
         return len(self.example_ids)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Features":
-        """Return some of the examples, in the order of `rows`."""
+        """Return some of the examples, in the order of `rows`, int64 [k]."""
         return Features(
             example_ids=[self.example_ids[row] for row in rows], labels=[self.labels[row] for row in rows],
             groups=[self.groups[row] for row in rows], captions=[self.captions[row] for row in rows],

@@ -11,7 +11,7 @@ Targets = npt.NDArray[np.int64]
 
 
 def draw(targets: Targets, classes: int, most: int, seed: int, number: int) -> list[npt.NDArray[np.int64]]:
-    """Return for each class the rows of draw `number`, up to `most`, in the order in which they are taken.
+    """Return for each class the rows of draw `number`, int64 [up to most], in the order they are taken.
 
     k shots are the first k of each class: a draw's larger samples hold its smaller ones.
     """
@@ -20,7 +20,7 @@ def draw(targets: Targets, classes: int, most: int, seed: int, number: int) -> l
 
 
 def shots(drawn: Sequence[npt.NDArray[np.int64]], count: int) -> npt.NDArray[np.int64]:
-    """Return the rows of `count` shots of each class; of a class with fewer examples all of them."""
+    """Return the rows, int64 [k], of `count` shots of each class; of a class with fewer all of them."""
     return np.concatenate([rows[:count] for rows in drawn])
 
 

@@ -20,7 +20,10 @@ _TOP: Final = 5
 def draw(
     path: str, features: Features, logits: Scores, known: Classes, truth: Bools, count: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return up to `count` examples in a random order that the seed decides: picture, label, top classes."""
+    """Return up to `count` of n examples in a random order that the seed decides: picture, label, classes.
+
+    logits: [n, C]; truth: bool [n, C].
+    """
     rows = np.random.default_rng([seed, len(features)]).permutation(len(features))[:count]
     files = sets.files_of_examples(path, [features.example_ids[row] for row in rows])
     chances = softmax(logits[rows])

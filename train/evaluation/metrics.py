@@ -42,7 +42,7 @@ def hits(scores: Scores, truth: Bools, count: int) -> Bools:
 
 
 def share(correct: Bools, weights: Weights | None = None) -> float:
-    """Return the share of correct examples."""
+    """Return the share of correct examples: bool [n], weights float64 [n]."""
     return float(np.average(correct, weights=weights))
 
 
@@ -71,7 +71,7 @@ def predicted(scores: Scores) -> Bools:
 
 
 def roc_auc(scores: Scores, truth: Bools) -> Measure:
-    """Return the area under the ROC curve, each class against the rest, averaged over classes with both.
+    """Return the area under the ROC curve [n, C], each class against the rest, averaged over those with both.
 
     Equal scores count half. `scores` are probabilities where classes exclude each other.
     """
@@ -101,7 +101,7 @@ def roc_auc(scores: Scores, truth: Bools) -> Measure:
 
 
 def map11(scores: Scores, truth: Bools) -> Measure:
-    """Return PASCAL VOC 2007's mean average precision: the best precision at 11 levels of recall.
+    """Return PASCAL VOC 2007's mean average precision of [n, C]: the best precision at 11 levels of recall.
 
     Precision counts whole runs of equal scores, so that it does not depend on the order of examples.
     """
@@ -137,7 +137,7 @@ def softmax(logits: Scores) -> npt.NDArray[np.float64]:
 
 
 def measures(logits: Scores, truth: Bools, *, ranked: bool = True) -> dict[str, Measure]:
-    """Return every metric of a set, ready to be weighted; `ranked`: those that sort each class as well.
+    """Return every metric of [n, C], ready to be weighted; `ranked`: those that sort each class as well.
 
     Classes exclude each other unless some example has several; then ROC AUC ranks logits, not probabilities.
     """

@@ -65,7 +65,7 @@ class Fitting:
 
     @cached_property
     def targets(self) -> npt.NDArray[np.int64]:
-        """Return the classes of the rows to fit on: int64; ValueError if they are one class alone."""
+        """Return the classes of the rows to fit on: int64 [n]; ValueError if they are one class alone."""
         found = self._targets(self.train, self._parts[0])
         shown = set(found.tolist())
         if len(shown) < 2:
@@ -135,7 +135,7 @@ class Fitting:
             return both.probe(both.fit(choice.c)), choice
 
     def drawn(self, number: int) -> list[npt.NDArray[np.int64]]:
-        """Return a draw: for each class places in `targets`, in the order in which they are taken."""
+        """Return a draw: for each class places in `targets`, int64 [k], in the order they are taken."""
         return fewshot.draw(self.targets, len(self.known.labels), max(self.shots), self.config.seed, number)
 
     def example_ids(self, number: int) -> dict[str, list[str]]:
@@ -165,7 +165,10 @@ class Fitting:
 
 
 def validation_rows(labels: list[str], example_ids: list[str], seed: int) -> npt.NDArray[np.bool_]:
-    """Return bool [n]: a fifth of each class, those of smallest hash, but never a class's only example."""
+    """Return bool [n]: a fifth of each class, those of smallest hash, but never a class's only example.
+
+    ValueError if every class has only one.
+    """
     order = sorted(
         range(len(labels)),
         key=lambda row: hashlib.blake2b(f"{seed}/{example_ids[row]}".encode(), digest_size=8).digest(),
@@ -182,7 +185,10 @@ def validation_rows(labels: list[str], example_ids: list[str], seed: int) -> npt
 
 
 def probe_result(fitting: Fitting, zero_shot: Result | None) -> tuple[Result, npt.NDArray[np.float64], Bools]:
-    """Return a set's probe result with the logits and truth of all examples, beside zero-shot's if known."""
+    """Return a set's probe result, beside zero-shot's if known, with logits [n, C] and truth [n, C] of all.
+
+    ValueError for a set without labels.
+    """
     found, config = fitting.test, fitting.config
     main = config.main_metric(fitting.dataset)
     fitted, choice = fitting.full

@@ -81,7 +81,10 @@ def finite(value: Any) -> Any:
 
 
 def predictions(features: Features, logits: Scores, classes: Classes, truth: Bools) -> pa.Table:
-    """Return PREDICTIONS of a set, a row for each example; those that cannot be decoded come last."""
+    """Return PREDICTIONS of a set, a row for each example; those that cannot be decoded come last.
+
+    logits: [n, C]; truth: bool [n, C].
+    """
     first = top(logits, 1)[:, 0]
     probability = softmax(logits)[np.arange(len(features)), first]
     labelled = truth.any(axis=1)

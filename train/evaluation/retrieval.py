@@ -20,6 +20,8 @@ def ranks(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return ranks from 0: of each image's best caption [n], and of each caption's image [m].
 
+    ValueError if an image has no caption.
+
     `images` [n, E] and `texts` [m, E] are unit vectors, `owner` int64 [m] the image of each caption; each
     image has one at least. Of equal similarities the right one comes last: a tie is never a success.
     """

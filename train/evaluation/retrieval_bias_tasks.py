@@ -14,7 +14,7 @@ from train.evaluation.results import Result
 
 
 def run_retrieval(encoded: EncodedModel) -> list[Result]:
-    """Return recall at 1, 5 and 10 in both directions for every set with captions."""
+    """Return recall at 1, 5 and 10 in both directions for every set with captions; ValueError without any."""
     names = [one.name for one in encoded.config.sets if any(encoded.features(one.name).captions)]
     if not names:
         raise ValueError("retrieval needs captions: .txt or .json in shards, a column caption in Parquet")

@@ -94,12 +94,12 @@ class LogitLine(NamedTuple):
     """Pearson's correlation of the logits."""
 
     def predict(self, source: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return the accuracy on the shifted set that accuracies on the source predict."""
+        """Return the accuracy on the shifted set, float64 [n], that accuracies [n] on the source predict."""
         return 1 / (1 + np.exp(-(self.slope * logit(source) + self.offset)))
 
 
 def logit(accuracy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return log(p / (1 - p)), the ends moved in a little."""
+    """Return log(p / (1 - p)) of shares [n], the ends moved in a little."""
     p = np.clip(np.asarray(accuracy, np.float64), _EDGE, 1 - _EDGE)
     return np.log(p / (1 - p))
 

@@ -22,7 +22,9 @@ class ScoredMetrics(NamedTuple):
 
 
 def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int) -> ScoredMetrics:
-    """Return every metric of labelled examples.
+    """Return every metric of n labelled examples; ValueError for a `main` that the classes are too few for.
+
+    logits: [n, C]; truth: bool [n, C].
 
     Shares of examples have exact intervals, the others bootstrap percentiles.
     """
@@ -49,12 +51,12 @@ def score(logits: Scores, truth: Bools, main: str, confidence: float, seed: int)
 
 
 def main_only(logits: Scores, truth: Bools, main: str, seed: int) -> tuple[float, Replicates]:
-    """Return the main metric and its replicates, paired with those of `score`."""
+    """Return the main metric of [n, C] logits and its replicates, paired with those of `score`."""
     measure = measures(logits, truth, ranked=main in RANKED)[main]
     count = bootstrap.RANKED_REPLICATES if main in RANKED else bootstrap.REPLICATES
     return measure(None), bootstrap.replicates(measure, len(logits), seed, count)
 
 
 def difference(a: Replicates, b: Replicates, confidence: float) -> Interval:
-    """Return the interval of a difference of two predictors on the same examples, replicates paired."""
+    """Return the interval of a difference of two predictors on the same examples, replicates [r] paired."""
     return bootstrap.percentile(np.asarray(a - b), confidence)

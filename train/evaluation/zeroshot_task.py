@@ -145,7 +145,7 @@ def _beside(
 def scored_subsets(
     encoded: EncodedModel, name: str, task: str, logits: Scores, truth: Bools, features: Features
 ) -> list[Result]:
-    """Return the results of a set's --subset files."""
+    """Return the results of a set's --subset files, of its logits [n, C] and truth, bool [n, C]."""
     main = encoded.config.main_metric(name)
     out = []
     for subset in _subsets(encoded, name, features):
