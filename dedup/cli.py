@@ -3,18 +3,18 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dedup.findings import Findings
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
-from pipeline.report.statements import count
+from pipeline.formats import count, p_value
 from pipeline.terminal import output, terminal
 
 
@@ -65,29 +65,29 @@ def show_plan(
     sys.stdout.write(parser.to_toml(parser.effective(config)))
 
 
-def notes(summary: dict[str, Any]) -> list[str]:
+def notes(found: Findings) -> list[str]:
     """Return what to know of the table beside its numbers: what could not be decoded or measured."""
     from pipeline.images.decode import Unreadable, named  # imports Pillow
 
     lines = []
-    for one in summary["datasets"]:
-        if lost := [Unreadable(x["example_id"], "", x["reason"]) for x in one["unreadable_examples"]]:
-            whole = one["examples"] + len(lost)
+    for one in found.datasets:
+        if lost := [Unreadable(x.example_id, "", x.reason) for x in one.unreadable_examples]:
+            are = "are" if len(lost) > 1 else "is"
             lines.append(
-                f"{one['name']}: {len(lost):,} of {whole:,} images cannot be decoded and are left out of "
-                f"everything: {named(lost)}"
+                f"{one.name}: {len(lost):,} of {count(one.examples + len(lost), 'image')} cannot be decoded "
+                f"and {are} left out of everything: {named(lost)}"
             )
-        if one["recall_note"]:
-            lines.append(f"{one['name']}: the recall could not be measured: {one['recall_note']}")
-    if unreadable := summary["counts"].get("unreadable", 0):
-        lost = [Unreadable(x["key"], "", x["reason"]) for x in summary["unreadable"]]
+        if one.recall_note:
+            lines.append(f"{one.name}: the recall could not be measured: {one.recall_note}")
+    if unreadable := found.counts.get("unreadable", 0):
+        lost = [Unreadable(x.key, "", x.reason) for x in found.unreadable]
         lines.append(
             f"{count(unreadable, 'training image')} cannot be decoded and not be compared: {named(lost)}"
         )
     return lines
 
 
-def show_result(console: Console, config: OverlapConfig, summary: dict[str, Any], seconds: float) -> None:
+def show_result(console: Console, config: OverlapConfig, found: Findings, seconds: float) -> None:
     """Print the final table."""
     # Not as the table's title, which would be folded to its width.
     console.print(config.out, style="italic", highlight=False, soft_wrap=True, markup=False)
@@ -95,22 +95,22 @@ def show_result(console: Console, config: OverlapConfig, summary: dict[str, Any]
     table.add_column("evaluation set")
     for name in ("examples", "overlap", "contamination", "All - Clean", "p (corrected)", "recall"):
         table.add_column(name, justify="right")
-    for one in summary["datasets"]:
-        recall = one["recall"].get("mixed")
+    for one in found.datasets:
+        recall = one.recall.get("mixed")
         table.add_row(
-            one["name"], f"{one['examples']:,}", f"{one['overlap']:,}", f"{one['contamination']:.2%}",
-            "" if one["delta"] is None else f"{100 * one['delta']:+.2f}",
-            "" if one["p_bonferroni"] is None else f"{one['p_bonferroni']:.2g}",
-            "" if recall is None else f"{recall:.0%}", style="bold red" if one["significant"] else "",
+            one.name, f"{one.examples:,}", f"{one.overlap:,}", f"{one.contamination:.2%}",
+            "" if one.delta is None else f"{100 * one.delta:+.2f}",
+            "" if one.p_bonferroni is None else p_value(one.p_bonferroni),
+            "" if recall is None else f"{recall:.0%}", style="bold red" if one.significant else "",
         )  # fmt: skip
     console.print(table)
-    for line in notes(summary):
+    for line in notes(found):
         console.print(Text(line, "yellow"), soft_wrap=True)
     out = config.out.rstrip("/")
     where = [("report", storage.join(out, "index.html")), ("matches", storage.join(out, "matches.parquet"))]
     if config.decontaminate:
         where.append(
-            ("drop", f"{storage.join(out, 'drop.parquet')} ({summary['dropped']:,} training images)")
+            ("drop", f"{storage.join(out, 'drop.parquet')} ({count(found.dropped or 0, 'training image')})")
         )
     where.append(("time", f"{seconds:,.1f} s"))
     for name, value in where:

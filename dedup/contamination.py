@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,6 @@ from dedup.parts import MATCHES
 from dedup.statistics import ALPHA, Comparison
 from pipeline import schemas, untrusted
 from pipeline.images.decode import Unreadable, named
-
-_SWEEP_STEPS: Final = 13
 
 
 def ranked(found: pa.Table, neighbours: int) -> pa.Table:
@@ -118,9 +116,9 @@ def unreadable_of(examples: pa.Table) -> list[Unreadable]:
 def read_predictions(
     path: str, name: str, ids: list[str], unreadable: Collection[str] = ()
 ) -> tuple[npt.NDArray[np.bool_], list[str]]:
-    """Return whether each example was classified correctly, and labels; ValueError if any is missing.
+    """Return whether each of n examples was classified correctly, bool [n], and labels.
 
-    Of those that are `unreadable` nothing is read.
+    Of those that are `unreadable` nothing is read. ValueError if any other is missing.
     """
     table = schemas.read_table(path)
     if missing := {"example_id", "correct"} - set(table.column_names):
@@ -185,31 +183,6 @@ def conclude(
             )
         )  # fmt: skip
     return conclusions
-
-
-def as_json(one: Conclusion) -> dict[str, Any]:
-    """Return a set's entry in report.json."""
-    c, data = one.comparison, one.dataset
-    low, high = c.interval or (None, None)
-    delta_low, delta_high = c.delta_interval or (None, None)
-    steps = [round(float(step), 4) for step in np.linspace(one.threshold, 1, _SWEEP_STEPS)]
-    return {
-        "name": data.name, "examples": c.examples, "overlap": c.overlap, "contamination": c.contamination,
-        "contamination_low": c.contamination_interval.low,
-        "contamination_high": c.contamination_interval.high,
-        "acc_all": c.acc_all, "acc_overlap": c.acc_overlap, "acc_clean": c.acc_clean, "delta": c.delta,
-        "p_value": c.p_value, "p_bonferroni": one.p_bonferroni, "p_holm": one.p_holm, "fisher_p": c.fisher_p,
-        "ci_low": low, "ci_high": high, "delta_low": delta_low, "delta_high": delta_high,
-        "significant": one.significant, "threshold": round(one.threshold, 6),
-        "smallest_detectable": c.detectable,
-        "acc_clean_stratified": c.stratified.accuracy, "stratified_share": c.stratified.covered,
-        "unreadable": len(data.unreadable),
-        "unreadable_examples": [
-            {"example_id": one.example_id, "reason": one.reason} for one in data.unreadable
-        ],
-        "low_information": data.low_information,
-        "sweep": [point._asdict() for point in statistics.sweep(data.similarity, data.correct, steps)],
-    }  # fmt: skip
 
 
 def found_by(conclusion: Conclusion, matches: pa.Table, column: str) -> set[str]:

@@ -8,17 +8,26 @@ import datetime
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from dedup import contamination, index, match_shards, report, search, training_set
+from dedup import contamination, findings, index, match_shards, report, search, training_set
 from dedup.contamination import Conclusion
+from dedup.findings import (
+    DetectorFindings,
+    Detectors,
+    Findings,
+    SetTexts,
+    TextFindings,
+    UnreadableTraining,
+)
 from dedup.near_captions import PARAMETERS
 from dedup.options import OverlapConfig
 from dedup.parts import FOUND, FoundCopies, Joining, MatchedShard, PlantedCopies, TrainingShard
@@ -94,7 +103,7 @@ def check_output(out: str) -> None:
         raise ValueError(f"{root} is not empty and holds no overlap report; choose another --out")
 
 
-def run(job: OverlapJob) -> dict[str, Any]:
+def run(job: OverlapJob) -> Findings:
     """Run the steps that are not done and publish the result; return what report.json holds."""
     check_output(job.out)
     search.warn_without_kernel()
@@ -107,8 +116,8 @@ def run(job: OverlapJob) -> dict[str, Any]:
         contamination.unreadable_of(examples.filter(pc.equal(examples["dataset"], one.name)))
     results, planted = _match(job, steps)
     columns = [name for name in FOUND.names if name != "preview"]
-    found = pa.concat_tables([schemas.read_table(result.found, columns) for result in results])
-    matches = contamination.ranked(found, config.neighbours)
+    pairs = pa.concat_tables([schemas.read_table(result.found, columns) for result in results])
+    matches = contamination.ranked(pairs, config.neighbours)
     predictions = dict(named(config.predictions, "predictions"))
     thresholds = (
         contamination.read_thresholds(config.thresholds, [s.name for s in config.sets])
@@ -118,18 +127,19 @@ def run(job: OverlapJob) -> dict[str, Any]:
     concluded = contamination.conclude(
         contamination.datasets(examples, matches, predictions), thresholds, config.floor, config.tests
     )
-    summary = _summary(job, concluded, planted, results)
-    if config.detector:
-        _add_detectors(summary, concluded, matches, planted, steps.thresholds)
-    _publish(job, concluded, matches, summary)
-    _publish_texts(job, results, summary)
-    page = report.render(summary, concluded, matches, results, files, config.gallery)
+    detectors = _detectors(concluded, matches, planted, steps.thresholds) if config.detector else {}
+    found = replace(
+        _found(job, concluded, planted, results, detectors),
+        dropped=_publish(job, concluded, matches), text=_publish_texts(job, results),
+    )  # fmt: skip
+    page = report.render(found, concluded, matches, results, files, config.gallery)
     storage.write_bytes(storage.join(job.out, "index.html"), page.encode())
     # Last: it is what a finished analysis is known by.
     storage.write_bytes(
-        storage.join(job.out, "report.json"), (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode()
+        storage.join(job.out, "report.json"),
+        (json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n").encode(),
     )
-    return summary
+    return found
 
 
 def _sampled(job: OverlapJob) -> list[storage.FileInfo]:
@@ -233,27 +243,27 @@ def _plan_sample(chosen: list[storage.FileInfo]) -> Work:
     return Work(tasks=[TrainingShard(name=f"{n:02d}", path=info.path) for n, info in enumerate(chosen)])
 
 
-def _add_detectors(
-    summary: dict[str, Any], concluded: list[Conclusion], matches: pa.Table,
-    planted: dict[str, FoundCopies], thresholds: str,
-) -> None:  # fmt: skip
-    """Add to each set's entry what the hashes and the learned detector found on their own."""
+def _detectors(
+    concluded: list[Conclusion], matches: pa.Table, planted: dict[str, FoundCopies], thresholds: str
+) -> dict[str, Detectors]:
+    """Return by set what the hashes and the learned detector found on their own."""
     from dedup.detector import learned_search
 
-    own = learned_search.read_thresholds(thresholds)
-    for entry, one in zip(summary["datasets"], concluded, strict=True):
-        found = {by: contamination.found_by(one, matches, by) for by in ("hashes", "learned")}
-        copies = planted[one.dataset.name]
-        similarities = {"hashes": copies.hashes, "learned": copies.learned}
-        entry["detectors"] = {
-            by: {
-                "overlap": len(found[by]),
-                "alone": len(found[by] - found["hashes" if by == "learned" else "learned"]),
-                "recall": contamination.recall_at(similarities[by], one.threshold),
-            }
-            for by in found
-        }
-        entry["detectors"]["learned"]["own_threshold"] = own.get(one.dataset.name)
+    own, result = learned_search.read_thresholds(thresholds), {}
+    for one in concluded:
+        name, copies = one.dataset.name, planted[one.dataset.name]
+        hashes, learned = (contamination.found_by(one, matches, by) for by in ("hashes", "learned"))
+        result[name] = Detectors(
+            hashes=DetectorFindings(
+                overlap=len(hashes), alone=len(hashes - learned),
+                recall=contamination.recall_at(copies.hashes, one.threshold),
+            ),
+            learned=DetectorFindings(
+                overlap=len(learned), alone=len(learned - hashes),
+                recall=contamination.recall_at(copies.learned, one.threshold), own_threshold=own.get(name),
+            ),
+        )  # fmt: skip
+    return result
 
 
 def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str, FoundCopies]]:
@@ -285,41 +295,35 @@ def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str
     return matched, {name: copies.get(name, FoundCopies(name="")) for name in sets}
 
 
-def _summary(
-    job: OverlapJob,
-    concluded: list[Conclusion],
-    planted: dict[str, FoundCopies],
-    results: list[MatchedShard],
-) -> dict[str, Any]:
+def _found(
+    job: OverlapJob, concluded: list[Conclusion], planted: dict[str, FoundCopies],
+    results: list[MatchedShard], detectors: dict[str, Detectors],
+) -> Findings:  # fmt: skip
     config = job.config
     published = dict(named(config.published, "published"))
-    datasets = []
-    for one in concluded:
-        name = one.dataset.name
-        entry = contamination.as_json(one)
-        copies = planted[name]
-        entry["recall"] = contamination.recall_at(copies.either, one.threshold)
-        entry["planted"] = len(copies.either.get("mixed", ()))
-        entry["published"] = published.get(name)
-        entry["published_after_crawl"] = _is_after(published.get(name), job.training.last_fetch)
-        entry["recall_note"] = copies.note or None
-        datasets.append(entry)
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    for result in results:
+        counts.update(result.counts)
     lost = [
-        {"shard": info.path, "key": key, "reason": reason}
+        UnreadableTraining(shard=info.path, key=key, reason=reason)
         for info, result in zip(job.inputs, results, strict=True)
         for key, reason in result.unreadable
     ]
-    for result in results:
-        for word, count in result.counts.items():
-            counts[word] = counts.get(word, 0) + count
-    return {
-        "datasets": datasets,
-        "training_set": config.run, "shards": len(job.inputs), "counts": dict(sorted(counts.items())),
-        "unreadable": lost[:_NAMED],
-        "declared_sets": config.tests, "floor": config.floor, "min_quality": config.min_quality,
-        "last_fetch": job.training.last_fetch or None, "seed": config.seed, "text": None,
-    }  # fmt: skip
+    return Findings(
+        datasets=tuple(
+            findings.of_set(
+                one, planted[name], published=published.get(name),
+                published_after_crawl=_is_after(published.get(name), job.training.last_fetch),
+                detectors=detectors.get(name),
+            )
+            for one in concluded
+            for name in [one.dataset.name]
+        ),
+        training_set=config.run, shards=len(job.inputs), counts=dict(sorted(counts.items())),
+        unreadable=tuple(lost[:_NAMED]), declared_sets=config.tests, floor=config.floor,
+        min_quality=config.min_quality, last_fetch=job.training.last_fetch or None, seed=config.seed,
+        text=None,
+    )  # fmt: skip
 
 
 def _is_after(published: str | None, last_fetch: str) -> bool | None:
@@ -329,9 +333,8 @@ def _is_after(published: str | None, last_fetch: str) -> bool | None:
     return datetime.date.fromisoformat(published) > datetime.datetime.fromisoformat(last_fetch).date()
 
 
-def _publish(
-    job: OverlapJob, concluded: list[Conclusion], matches: pa.Table, summary: dict[str, Any]
-) -> None:
+def _publish(job: OverlapJob, concluded: list[Conclusion], matches: pa.Table) -> int | None:
+    """Write the matches, the lists of examples and what to drop; return how many images that is."""
     schemas.write_table(storage.join(job.out, "matches.parquet"), matches)
     for one in concluded:
         ids = one.dataset.example_ids
@@ -346,17 +349,17 @@ def _publish(
             matches, [one for one in concluded if one.dataset.name in job.config.decontaminate]
         )
         schemas.write_table(path, table)
-        summary["dropped"] = len(table)
-    else:
-        storage.remove_tree(path)  # one of an earlier run would not belong to this report
+        return len(table)
+    storage.remove_tree(path)  # one of an earlier run would not belong to this report
+    return None
 
 
-def _publish_texts(job: OverlapJob, results: list[MatchedShard], summary: dict[str, Any]) -> None:
-    """Write text_matches.parquet and add to the summary how many texts of each set have a near caption."""
+def _publish_texts(job: OverlapJob, results: list[MatchedShard]) -> TextFindings | None:
+    """Write text_matches.parquet; return how many texts of each set have a near caption, if it is asked."""
     path = storage.join(job.out, "text_matches.parquet")
     if not job.config.text:
         storage.remove_tree(path)
-        return
+        return None
     falling = [(name, "descending" if name in ("kind", "jaccard") else "ascending")
                for name in ("dataset", "kind", "text", "jaccard", "uid", "caption")]  # fmt: skip
     table = pa.concat_tables([schemas.read_table(result.texts) for result in results]).sort_by(falling)
@@ -367,13 +370,15 @@ def _publish_texts(job: OverlapJob, results: list[MatchedShard], summary: dict[s
     for dataset, kind, text in zip(*columns, strict=True):
         found.setdefault((dataset, kind), set()).add(text)
         pairs[dataset, kind] = pairs.get((dataset, kind), 0) + 1
-    sets = [
-        {"name": one.name, "kind": kind, "texts": len(found.get((one.name, kind), ())),
-         "pairs": pairs.get((one.name, kind), 0)}
+    sets = tuple(
+        SetTexts(
+            name=one.name, kind=kind, texts=len(found.get((one.name, kind), ())),
+            pairs=pairs.get((one.name, kind), 0),
+        )
         for one in job.config.sets
         for kind in ("caption", "prompt")
-    ]  # fmt: skip
-    summary["text"] = {"threshold": job.config.text_threshold, "sketch": PARAMETERS, "datasets": sets}
+    )  # fmt: skip
+    return TextFindings(threshold=job.config.text_threshold, sketch=PARAMETERS, datasets=sets)
 
 
 def drop_table(matches: pa.Table, concluded: list[Conclusion]) -> pa.Table:

@@ -46,7 +46,13 @@
     return { overlap, share, accClean, accOverlap: overlap ? hits / overlap : null, delta: set.right / set.examples - accClean };
   };
 
-  const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(value && value < 0.01 ? 2 : 1) + "%");
+  const percent = (value) => { // as pipeline/formats.py
+    if (value === null || value === undefined) return "–";
+    const share = 100 * value;
+    if (share === 0 || share === 100) return `${share}%`;
+    if (share > 99.9) return "> 99.9%";
+    return share >= 1 ? `${share.toFixed(1)}%` : share < 0.01 ? "< 0.01%" : `${Number(share.toPrecision(2))}%`;
+  };
   const points = (value) => {
     if (value === null || value === undefined) return "–";
     const text = (100 * value).toFixed(2);

@@ -6,7 +6,7 @@ text only, and a content security policy lets nothing run but the page's own scr
 
 import base64
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from dedup import index
 from dedup.contamination import Conclusion
 from dedup.decode_images import decode_jpeg, preview
+from dedup.figures import figure
+from dedup.findings import Findings, SetFindings
 from dedup.parts import ExampleIndex, MatchedShard
 from pipeline import safe_html, schemas, urls
-from pipeline.figure import figure, p_value, percent, points
-from pipeline.report.statements import count
+from pipeline.formats import count, p_value, percent, points
 
 _SITES: Final = 12
 _SCALE: Final = 10_000  # similarities travel as whole ten-thousandths
@@ -60,7 +61,7 @@ def chosen(matches: pa.Table, name: str, count: int) -> pa.Table:
 
 
 def render(
-    summary: dict[str, Any], concluded: list[Conclusion], matches: pa.Table, results: list[MatchedShard],
+    found: Findings, concluded: list[Conclusion], matches: pa.Table, results: list[MatchedShard],
     files: ExampleIndex, gallery: int,
 ) -> str:  # fmt: skip
     """Return the page."""
@@ -87,31 +88,31 @@ def render(
     ]
     return safe_html.render(
         Path(__file__).parent, {"percent": percent, "points": points, "p": p_value},
-        summary=summary, sets=list(zip(summary["datasets"], sets, strict=True)),
-        worst=worst(summary["datasets"]), answer=answer(summary["datasets"]),
-        panels=figure(summary["datasets"]),
+        found=found, sets=list(zip(found.datasets, sets, strict=True)), worst=worst(found.datasets),
+        answer=answer(found.datasets),
+        panels=figure(found.datasets),
     )  # fmt: skip
 
 
-def worst(entries: list[dict[str, Any]]) -> int:
+def worst(entries: Sequence[SetFindings]) -> int:
     """Return which set overlaps most, by its share of examples: the one that the page opens on."""
-    return max(range(len(entries)), key=lambda n: (entries[n]["contamination"], entries[n]["overlap"]))
+    return max(range(len(entries)), key=lambda n: (entries[n].contamination, entries[n].overlap))
 
 
-def answer(entries: list[dict[str, Any]]) -> str:
+def answer(entries: Sequence[SetFindings]) -> str:
     """Return in a sentence or two how much of the sets the training set holds, and whether it matters."""
-    one, overlapping = entries[worst(entries)], sum(entry["overlap"] > 0 for entry in entries)
+    one, overlapping = entries[worst(entries)], sum(entry.overlap > 0 for entry in entries)
     if not overlapping:
         return f"None of it: no training image shows an example of {_sets(len(entries))}."
-    low, high = percent(one["contamination_low"]), percent(one["contamination_high"])
+    low, high = percent(one.contamination_low), percent(one.contamination_high)
     among = f", the most of {len(entries)} sets; overlap in {overlapping}" if len(entries) > 1 else ""
     found = (
-        f"{one['overlap']:,} of the {count(one['examples'], 'example')} of {one['name']}, "
-        f"{percent(one['contamination'])} (95% interval {low} to {high}){among}."
+        f"{one.overlap:,} of the {count(one.examples, 'example')} of {one.name}, "
+        f"{percent(one.contamination)} (95% interval {low} to {high}){among}."
     )
-    if all(entry["p_value"] is None for entry in entries):
+    if all(entry.p_value is None for entry in entries):
         return found
-    gained = [entry["name"] for entry in entries if entry["significant"]]
+    gained = [entry.name for entry in entries if entry.significant]
     return f"{found} The overlap raises accuracy significantly on {', '.join(gained) or 'no set'}."
 
 

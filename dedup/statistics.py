@@ -80,7 +80,10 @@ NOT_STRATIFIED: Final = Stratified(None, 0.0)
 
 
 def stratified_clean(correct: Flags, overlap: Flags, labels: Sequence[str]) -> Stratified:
-    """Return Clean's accuracy on Overlap's mix of classes: Overlap may hold easier classes than the rest."""
+    """Return Clean's accuracy on Overlap's mix of classes: Overlap may hold easier classes than the rest.
+
+    correct, overlap: bool [n]; labels: the classes of the n examples.
+    """
     if not overlap.any():
         return NOT_STRATIFIED
     _, label = np.unique(np.asarray(labels), return_inverse=True)
@@ -134,7 +137,8 @@ def compare(
     """Return the comparison of one evaluation set.
 
     `overlap` and `correct` are bool [n], `labels` the classes of the n examples; `tests` is the number of
-    evaluation sets that were declared, by which the smallest detectable effect is corrected.
+    evaluation sets that were declared, by which the smallest detectable effect is corrected. ValueError for
+    other lengths.
     """
     n, k = len(overlap), int(overlap.sum())
     share = k / n if n else 0.0
@@ -170,7 +174,8 @@ def compare(
     return Comparison(**found)  # type: ignore[arg-type]
 
 
-class SweepPoint(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class SweepPoint:
     """The comparison at one threshold."""
 
     threshold: float
@@ -182,9 +187,17 @@ class SweepPoint(NamedTuple):
 def sweep(
     similarity: npt.NDArray[np.float64], correct: Flags | None, thresholds: Sequence[float]
 ) -> list[SweepPoint]:
-    """Return contamination and All - Clean at each threshold; similarity is -inf where there is no match."""
+    """Return contamination and All - Clean at each threshold.
+
+    similarity: float64 [n], -inf where there is no match; correct: bool [n].
+    """
     points = []
     for threshold in thresholds:
         found = compare(similarity >= threshold, correct)
-        points.append(SweepPoint(threshold, found.overlap, found.contamination, found.delta))
+        points.append(
+            SweepPoint(
+                threshold=threshold, overlap=found.overlap, contamination=found.contamination,
+                delta=found.delta,
+            )
+        )  # fmt: skip
     return points

@@ -29,13 +29,13 @@ from pipeline import config as parser
 from pipeline.checked_manifest import Extension, Manifest
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
+from pipeline.formats import count, size
 from pipeline.http.user_agent import NO_CONTACT
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
 from pipeline.options.crawl import COMMON
-from pipeline.progress import ShowProgress, size
+from pipeline.progress import ShowProgress
 from pipeline.publishing import StageOptions
-from pipeline.report.statements import count
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
 
@@ -59,7 +59,10 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
 
 
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:
-    """Run the stages that are asked for and not done; return 0 when the run is complete, 1 if it is empty."""
+    """Run the stages that are asked for and not done; return 0 when the run is complete, 1 if it is empty.
+
+    ValueError for options that cannot be done, or that would change what the run has already.
+    """
     from pipeline import preview, sources  # their readers are in the crawl extra
     from pipeline.http import named
 
@@ -311,7 +314,10 @@ def run_stages(
     fingerprints: dict[str, str], semantics: StageOptions, console: Console,
     base: Any = None,
 ) -> int:  # fmt: skip
-    """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended."""
+    """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended.
+
+    ValueError for a --stage before which another one is not done.
+    """
     from pipeline.candidates.steps import candidates
     from pipeline.crawl import Crawl
     from pipeline.fetch import retry_failed

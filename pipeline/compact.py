@@ -26,9 +26,9 @@ from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.finished_set import FinishedSet
 from pipeline.flow import beam_options
 from pipeline.flow.parts import Part
+from pipeline.formats import count
 from pipeline.lock import lock
 from pipeline.manifest import Shard
-from pipeline.report.statements import count
 from pipeline.run_folder import Layout, read_json
 from pipeline.terminal import output, terminal
 from pipeline.verify import problems_of
@@ -66,7 +66,10 @@ def main(argv: Sequence[str], prog: str = "openwit compact") -> int:
 
 
 def compact(options: CompactConfig, beam_flags: tuple[str, ...]) -> int:
-    """Write the new shards, then all that speaks of them, then the manifest."""
+    """Write the new shards, then all that speaks of them, then the manifest.
+
+    ValueError for a run that is not finished, and for an --out that holds something else.
+    """
     source, target = Layout(options.run.rstrip("/")), Layout(options.out.rstrip("/"))
     stored = checked_manifest.of(source.root)
     beam_options.require_shared(beam_flags, [source.root, target.root])

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from pipeline.checked_manifest import Counts
+from pipeline.formats import count
 from pipeline.reasons import USUAL, USUAL_OF_PAGES, remedy
 from pipeline.report.funnel import Cause, FunnelStep, funnel
-from pipeline.report.statements import count
 
 _MOST = 0.5  # of what enters a stage
 

@@ -7,7 +7,7 @@ import xxhash
 
 from pipeline.checked_manifest import ManifestShard, Pieces, PilotYields, WholeSource
 from pipeline.fetch.parts import Round
-from pipeline.progress import size
+from pipeline.formats import size
 from pipeline.run_folder import Layout, read_json
 from pipeline.stages import Candidates
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline import storage, urls
 from pipeline.foreign_text import DAMAGED
+from pipeline.formats import count, size
 from pipeline.http.rate_limit import site_delay
 from pipeline.http.user_agent import requires_contact
 from pipeline.options import CrawlConfig
 from pipeline.options.presets import ALL
-from pipeline.progress import size
-from pipeline.report.statements import count
 from pipeline.sources import Image, Piece, columns, read, sitemap
 from pipeline.sources.inputs import is_web
 

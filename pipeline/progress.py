@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from pipeline import storage, untrusted
 from pipeline.flow import heartbeat, kept
+from pipeline.formats import duration, size
 from pipeline.periodic import every
 from pipeline.run_folder import STAGES
 
@@ -160,24 +161,6 @@ def bar_line(
             break
         text += f" · {part}"
     return done, total, text
-
-
-def size(count: float) -> str:
-    """Return bytes as people read them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people read it."""
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"
 
 
 def event(kind: str, step: StepProgress, tally: Tally, rate: float, left: float | None) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from pipeline import checked_manifest, run_folder
+from pipeline.formats import count
 from pipeline.progress import MarkerReader
 from pipeline.publishing import StageOptions, Value
-from pipeline.report.statements import count
 from pipeline.run_folder import Layout
 
 FILES: Final = frozenset(("queries", "drop", "hash_list"))  # told by their contents

@@ -15,6 +15,7 @@ from typing import Final
 import jinja2
 import markupsafe
 
+from pipeline.formats import count
 from pipeline.untrusted import visible
 
 _SHARED: Final = Path(__file__).parent
@@ -48,6 +49,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         loader=jinja2.FileSystemLoader([folder, _SHARED]),
     )  # fmt: skip
     environment.filters |= {"number": "{:,}".format, "visible": visible}
+    environment.globals["count"] = count
     return environment
 
 

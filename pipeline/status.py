@@ -15,9 +15,9 @@ from pipeline import checked_manifest, extend, lock, run_folder, storage
 from pipeline import config as parser
 from pipeline.cli_runtime import guarded
 from pipeline.flow import heartbeat
+from pipeline.formats import count, duration, size
 from pipeline.options.presets import last
-from pipeline.progress import STATE, MarkerReader, Pace, StepProgress, Tally, duration, read_steps, size
-from pipeline.report.statements import count
+from pipeline.progress import STATE, MarkerReader, Pace, StepProgress, Tally, read_steps
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
 
@@ -56,7 +56,7 @@ def status(options: StatusConfig) -> int:
 
 
 def state_of(root: str, now: float) -> dict[str, Any]:
-    """Return a run's state at the moment `now` (s since 1970), as `--json` prints it."""
+    """Return a run's state at `now` (s since 1970), as `--json` prints it; ValueError if there is no run."""
     layout = extend.under_way(root) or Layout(root)
     work = layout.work if storage.exists(storage.join(layout.work, STATE)) else root
     steps = read_steps(storage.join(work, STATE))

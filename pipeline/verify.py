@@ -19,7 +19,7 @@ from pipeline import (
 )
 from pipeline import config as parser
 from pipeline.cli_runtime import guarded
-from pipeline.report.statements import count
+from pipeline.formats import count
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
 

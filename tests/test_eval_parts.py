@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import xml.etree.ElementTree as ET
 from itertools import pairwise
 
 import numpy as np
@@ -242,23 +243,28 @@ def test_difficulty_by_class_is_correlated():
 # ---- figures
 
 
-def test_axes_map_ends_to_ends_and_bars_reach_zero():
-    axis = charts.Axis((1, 100), (0, 200), np.log)
-    assert (axis(1), axis(10), axis(100)) == (0, 100, 200)
-    rows = [charts.BarRow("a", 0.1, 0.05, 0.2), charts.BarRow("b", -0.2, None, float("nan"))]
-    chart = charts.bars("t", "x", rows)
-    assert [bar.label for bar in chart.bars] == ["a", "b"]
-    assert chart.bars[0].x == chart.zero == chart.bars[1].x + chart.bars[1].width
-    assert chart.bars[0].low < chart.bars[0].high and chart.bars[1].low == chart.bars[1].high
+def drawn(chart: charts.Chart) -> tuple[list[str], list[str]]:
+    """Return the texts of a chart, and those that a mouse finds at its marks."""
+    root = ET.fromstring(chart.svg)
+    return [one.text for one in root.iter("text")], [one.text for one in root.iter("title")]
+
+
+def test_bars_have_their_values_and_names_that_nothing_is_made_of():
+    rows = [
+        charts.BarRow("b $\\frac$", -0.2, None, float("nan")), charts.BarRow("a\0<i>", 0.1, 0.05, 0.2)
+    ]  # fmt: skip
+    texts, marks = drawn(charts.bars("t", "x", rows))
+    assert marks == ["a[U+0000]<i>: +10.00", "b $\\frac$: -20.00"], "the largest first"
+    assert {"a[U+0000]<i>", "b $\\frac$", "+10.00", "-20.00", "0", "x"} <= {*texts}
     assert charts.round_step(1.0) == 0.2 and charts.round_step(0.07) == 0.02
 
 
 def test_labels_of_a_logit_axis_do_not_touch():
-    marks = [charts.ChartPoint(0.02, 0.001), charts.ChartPoint(0.249, 0.12)]
+    marks = [charts.ChartPoint(0.02, 0.001, title="p"), charts.ChartPoint(0.249, 0.12)]
     chart = charts.scatter("t", "x", "y", marks, logits=True)
-    for ticks, pixels in ((chart.x_ticks, 44), (chart.y_ticks, 16)):
-        assert len(ticks) >= 3
-        assert all(abs(a.at - b.at) >= pixels for a, b in pairwise(ticks))
+    texts, titles = drawn(chart)
+    assert titles == ["p"] and len([text for text in texts if text.endswith("%")]) >= 6
+    assert charts._apart([0.0, 0.5, 1.0, 1.4, 3.0], 1.0) == [0, 2, 4]
 
 
 def test_zero_shot_against_probes_over_sets():
@@ -274,8 +280,8 @@ def test_zero_shot_against_probes_over_sets():
     assert found.r == pytest.approx(expected.statistic)
     assert found.r_interval == pytest.approx(tuple(expected.confidence_interval(0.9)))
     gaps, both = paper_figures.probe(rows, "")
-    assert [bar.label for bar in gaps.bars] == ["1", "4", "3", "0", "2"], "the largest gain first"
-    assert len(both.points) == 5 and "over 5 sets" in both.note
+    assert [title[0] for title in drawn(gaps)[1]] == ["1", "4", "3", "0", "2"], "the largest gain first"
+    assert len(drawn(both)[1]) == 5 and "over 5 sets" in both.note
 
 
 def test_error_over_compute_has_a_point_for_each_model():
@@ -289,14 +295,14 @@ def test_error_over_compute_has_a_point_for_each_model():
              for model, (_, accuracy) in values.items()}  # fmt: skip
     gflops = {model: flops for model, (flops, _) in values.items()}
     (chart,) = paper_figures.compute(zero, gflops, means)
-    small, medium, large = chart.points
-    assert medium.x - small.x == pytest.approx(large.x - medium.x, abs=0.2), "a decade is a decade"
-    assert small.y < medium.y < large.y, "less error is further down"
-    # Bars are 2 points of error upwards and 1 downwards; the models are 20 points apart.
-    assert large.low - large.y == pytest.approx((large.y - medium.y) / 20, abs=0.2)
-    assert large.y - large.high == pytest.approx((large.y - medium.y) / 10, abs=0.2)
+    dots = [g for g in ET.fromstring(chart.svg).iter("g") if g.find("title") is not None]
+    assert next(g.find("title").text for g in dots) == "small: 50.0% at 0.25 GFLOPs"
+    small, medium, large = ([float(next(g.iter("use")).get(one)) for one in "xy"] for g in dots)
+    assert medium[0] - small[0] == pytest.approx(large[0] - medium[0], abs=0.2), "a decade is a decade"
+    assert small[1] < medium[1] < large[1], "less error is further down"
     assert [name for _, name in chart.legend] == list(values)
-    assert [tick.label for tick in chart.x_ticks][::3] == ["0.2", "2", "20"]
+    texts = drawn(chart)[0]
+    assert [texts[0], "2" in texts, "20" in texts] == ["0.2", True, True]
     (alike,) = paper_figures.compute(zero, {"small": 0.022, "large": 0.022}, means)
-    assert [tick.label for tick in alike.x_ticks] == ["0.02", "0.05"], "two checkpoints of one model"
+    assert drawn(alike)[0][:2] == ["0.02", "0.05"], "two checkpoints of one model"
     assert paper_figures.compute(zero[:2], {"small": 0.25}, means) == [], "one model has no curve"

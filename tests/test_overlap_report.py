@@ -1,16 +1,20 @@
 """The report in a real browser: inert whatever the web put into it, and usable by keyboard."""
 
 import json
+import re
 import time
+import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dedup import contamination, decode_images, report
+from dedup import contamination, decode_images, figures, findings, report
 from dedup.contamination import Dataset
-from dedup.parts import EXAMPLES, FOUND, MATCHES, ExampleIndex, MatchedShard
-from pipeline import figure, schemas
+from dedup.findings import Findings, SetFindings
+from dedup.parts import EXAMPLES, FOUND, MATCHES, ExampleIndex, FoundCopies, MatchedShard
+from pipeline import formats, schemas
 from tests.browser import chromium
 from tests.scenes import jpeg, scene
 
@@ -28,7 +32,7 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
     jpegs = [jpeg(scene(n, 96, 128)) for n in range(3)]
     (folder / "images.bin").write_bytes(b"".join(jpegs))
     offsets = np.cumsum([0, *map(len, jpegs)])
-    rows, found, datasets = [], [], []
+    rows, pairs, datasets = [], [], []
     preview = decode_images.preview(scene(9, 96, 128))
     rng = np.random.default_rng(0)
     for number in range(sets):
@@ -46,34 +50,25 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
             text = HOSTILE[n % len(HOSTILE)]
             checked = (similarity[n], True, "", 20, 0.9, "whole", False)
             by = (similarity[n], None)  # hashes, learned
-            found.append((name, ids[n], f"uid{n}", text, *checked, text, "s", f"{n}", *by, preview))
+            pairs.append((name, ids[n], f"uid{n}", text, *checked, text, "s", f"{n}", *by, preview))
     schemas.write_table(str(folder / "examples.parquet"), schemas.to_table(rows, EXAMPLES))
-    table = schemas.to_table(found, FOUND)
+    table = schemas.to_table(pairs, FOUND)
     schemas.write_table(str(folder / "found.parquet"), table)
     matches = contamination.ranked(table, 5)
     assert matches.schema == MATCHES
     concluded = contamination.conclude(datasets, {"set-00": 0.5}, 0.35, sets)
-    entries = [
-        contamination.as_json(one)
-        | {
-            "recall": {"mixed": 0.9},
-            "recall_note": "",
-            "planted": 10,
-            "published": None,
-            "published_after_crawl": None,
-        }
-        for one in concluded
-    ]
-    summary = {
-        "datasets": entries, "training_set": HOSTILE[0], "shards": 1, "counts": {"images": 5}, "floor": 0.35,
-        "declared_sets": sets, "min_quality": 25, "last_fetch": None, "seed": 0, "text": None,
-    }  # fmt: skip
+    copies = FoundCopies(name="", either={"mixed": (1.0,) * 9 + (-1.0,)})
+    found = Findings(
+        datasets=tuple(findings.of_set(one, copies) for one in concluded), training_set=HOSTILE[0], shards=1,
+        counts={"images": 5}, unreadable=(), declared_sets=sets, floor=0.35, min_quality=25, last_fetch=None,
+        seed=0, text=None,
+    )  # fmt: skip
     files = ExampleIndex(
         name="", examples=str(folder / "examples.parquet"), images=str(folder / "images.bin"), hashes="",
         colours="", compared=examples,
     )  # fmt: skip
     matched = MatchedShard(name="", found=str(folder / "found.parquet"), texts="", counts={}, unreadable=())
-    return report.render(summary, concluded, matches, [matched], files, gallery)
+    return report.render(found, concluded, matches, [matched], files, gallery)
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +166,8 @@ def test_the_slider_counts_as_the_report_does(page_file, tmp_path):
             expected = one.comparison
             overlap, contaminated, delta = shown(page)
             assert overlap == f"{expected.overlap} of 120"
-            assert contaminated == figure.percent(expected.contamination)
-            assert delta == figure.points(expected.delta)
+            assert contaminated == formats.percent(expected.contamination)
+            assert delta == formats.points(expected.delta)
         assert page.problems() == []
 
 
@@ -267,37 +262,71 @@ def test_it_opens_on_the_set_that_overlaps_most_and_its_first_line_is_the_answer
         )
 
 
-def test_the_answer_says_what_was_found_and_tested():
-    clean = {
-        "name": "clean", "examples": 100, "overlap": 0, "contamination": 0.0, "contamination_low": 0.0,
-        "contamination_high": 0.036, "p_value": None, "significant": None,
+def found_of(name: str, **known: object) -> SetFindings:
+    nothing = dict.fromkeys(
+        ("acc_all", "acc_overlap", "acc_clean", "delta", "p_value", "p_bonferroni", "p_holm", "fisher_p",
+         "ci_low", "ci_high", "delta_low", "delta_high", "significant", "smallest_detectable",
+         "acc_clean_stratified", "published", "published_after_crawl", "recall_note")
+    )  # fmt: skip
+    counts = {
+        "examples": 100, "overlap": 0, "contamination": 0.0, "contamination_low": 0.0,
+        "contamination_high": 0.036, "threshold": 0.5, "stratified_share": 0.0, "unreadable": 0,
+        "unreadable_examples": (), "low_information": 0, "sweep": (), "recall": {}, "planted": 0,
     }  # fmt: skip
-    leak = clean | {"name": "leak", "examples": 1, "overlap": 1, "contamination": 1.0, "significant": True}
+    return SetFindings(name=name, **(nothing | counts | known))
+
+
+def test_the_answer_says_what_was_found_and_tested():
+    clean = found_of("clean")
+    leak = found_of("leak", examples=1, overlap=1, contamination=1.0, significant=True)
     assert report.answer([clean]) == "None of it: no training image shows an example of the set."
     assert report.answer([clean] * 2).endswith("an example of any of the 2 sets.")
-    assert report.answer([leak]) == "1 of the 1 example of leak, 100.0% (95% interval 0.0% to 3.6%)."
-    tested = [clean, leak | {"p_value": 0.001}]
+    assert report.answer([leak]) == "1 of the 1 example of leak, 100% (95% interval 0% to 3.6%)."
+    tested = [clean, replace(leak, p_value=0.001)]
     assert report.worst(tested) == 1
     assert report.answer(tested).endswith(
         "the most of 2 sets; overlap in 1. The overlap raises accuracy significantly on leak."
     )
-    assert report.answer([leak | {"p_value": 0.2, "significant": False}]).endswith("on no set.")
+    assert report.answer([replace(leak, p_value=0.2, significant=False)]).endswith("on no set.")
 
 
 def test_the_figure_places_marks_where_its_axes_say():
-    entry = {
-        "name": "x", "contamination": 0.1, "acc_overlap": 0.7, "acc_clean": 0.6, "ci_low": 0.5,
-        "ci_high": 0.8, "delta": 0.01, "delta_low": -0.01, "delta_high": 0.02, "p_value": 0.03,
-        "significant": False,
-    }  # fmt: skip
-    left, right = figure.figure([entry, {**entry, "p_value": None}])
-    for panel, value in ((left, 0.1), (right, 0.01)):
-        [mark] = panel.marks
-        assert mark.kind == "weak" and mark.top < mark.y < mark.bottom
-        upper = next(t for t in panel.y_ticks if t.label == f"{100 * value:+.2f}" or t is panel.y_ticks[-1])
-        share = (panel.zero - mark.y) / (panel.zero - upper.at)
-        assert share == pytest.approx(value / (float(upper.label) / 100), abs=0.01)
-    assert figure.figure([{**entry, "p_value": None}]) == []
+    tested = {"ci_low": 0.5, "ci_high": 0.8, "delta_low": -0.01, "delta_high": 0.02, "acc_clean": 0.6}
+    sets = [
+        found_of("a<b $x$", contamination=0.1, acc_overlap=0.7, delta=0.01, p_value=0.03, **tested),
+        found_of("none", contamination=0.05, acc_overlap=0.6, delta=0.0, p_value=0.5, **tested),
+        found_of("untested", contamination=0.9),
+    ]
+    for panel, value in zip(figures.figure(sets), (0.1, 0.01), strict=True):
+        root = ET.fromstring(panel.svg)
+        marks = {g.find("title").text: g for g in root.iter("g") if g.find("title") is not None}
+        assert list(marks) == [
+            f"a<b $x$: 10.0% overlap, {100 * value:+.2f} points", "none: 5.0% overlap, 0 points"
+        ]  # fmt: skip
+        high, zero = (float(next(mark.iter("use")).get("y")) for mark in marks.values())
+        assert "var(--weak)" in ET.tostring(next(iter(marks.values())), encoding="unicode")
+        labels = {
+            text.text: float(re.search(r"translate\([-\d.]+ ([-\d.]+)\)|$", text.get("transform", ""))[1]
+                             or text.get("y"))
+            for text in root.iter("text") if re.fullmatch(r"0|[-+]\d+\.\d\d", text.text)
+        }  # fmt: skip
+        top = max(labels, key=float)
+        share = (zero - high) / (labels["0"] - labels[top])
+        assert share == pytest.approx(value / (float(top) / 100), abs=0.01)
+    assert figures.figure(sets[2:]) == []
+
+
+def test_numbers_are_read_as_they_are_meant():
+    assert [formats.percent(v) for v in (0, 1, 0.5, 0.9995, 0.0001, 0.00001, None)] == [
+        "0%", "100%", "50.0%", "> 99.9%", "0.01%", "< 0.01%", "–"
+    ]  # fmt: skip
+    assert [formats.p_value(v) for v in (0.0, 5e-324, 1e-9, 0.04, None)] == [
+        "< 1e-300", "< 1e-300", "1e-09", "0.040", "–"
+    ]  # fmt: skip
+    assert (
+        formats.count(1, "image") == "1 image" and formats.count(2000, "query", "queries") == "2,000 queries"
+    )
+    assert [formats.size(v) for v in (999, 1e3, 2.5e9, 3e15)] == ["999 B", "1.0 kB", "2.5 GB", "3.0 PB"]
 
 
 def test_sites_are_counted_by_registrable_domain():

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import querylist, report, untrusted
-from pipeline.report import collect, figures, funnel, network, numbers, page, statements
+from pipeline import charts, querylist, report, untrusted
+from pipeline.formats import count
+from pipeline.report import collect, funnel, network, numbers, page
 from pipeline.report.samples import RepeatedTexts, sites_of
 from pipeline.report.totals import Totals
 from pipeline.run_folder import Layout
@@ -175,7 +176,7 @@ def test_small_runs_have_a_report(tmp_path: Path, captions: tuple[str, ...]) -> 
         warnings.simplefilter("error")
         report.write(layout)
     text = (tmp_path / "run/report/index.html").read_text()
-    assert f"</bdi>: {statements.count(len(captions), 'image-text sample')}</h1>" in text
+    assert f"</bdi>: {count(len(captions), 'image-text sample')}</h1>" in text
     assert ("No sample is in the set" in text) == (not captions)
     shutil.rmtree(tmp_path / "run/work")  # a set that was moved without it
     shutil.rmtree(tmp_path / "run/rejected")
@@ -361,13 +362,13 @@ def test_every_text_of_a_figure_has_room(
 ) -> None:
     """Also where numbers have as many digits as they can."""
     drawn = []
-    original = figures.Figure
+    original = charts.Figure
 
-    def noted(**options: Any) -> figures.Figure:
+    def noted(**options: Any) -> charts.Figure:
         drawn.append(original(**options))
         return drawn[-1]
 
-    monkeypatch.setattr(figures, "Figure", noted)
+    monkeypatch.setattr(charts, "Figure", noted)
     shown, crawl, balance = collected.samples, collected.network, collected.balance
     larger = replace(
         collected,

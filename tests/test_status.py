@@ -25,18 +25,8 @@ from pipeline.demo.server import Server
 from pipeline.flow import heartbeat
 from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner
-from pipeline.progress import (
-    MarkerReader,
-    Notes,
-    Pace,
-    ShowProgress,
-    StepProgress,
-    Tally,
-    bar_line,
-    describe,
-    duration,
-    size,
-)
+from pipeline.formats import duration, size
+from pipeline.progress import MarkerReader, Notes, Pace, ShowProgress, StepProgress, Tally, bar_line, describe
 from pipeline.status import main as status
 from pipeline.status import state_of
 from tests.crawling import arguments, contents, manifest, settle

@@ -12,7 +12,7 @@ from dedup.detector.options import DetectorEmbedConfig, DetectorTrainConfig
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded
-from pipeline.report.statements import count
+from pipeline.formats import count
 from pipeline.terminal import output, terminal
 from train.cli import Training, train
 

@@ -1,42 +1,45 @@
 """Draw a training run's loss and accuracy as one SVG file."""
 
 import json
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import NamedTuple
 
-_WIDTH, _HEIGHT, _MARGIN = 640, 280, 48
-_INK: Final = {"loss": "#4a6fa5", "accuracy": "#1a7f45"}
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from pipeline.charts import ONE, THREE, percent_axis, picture
+from pipeline.formats import short
 
 
-def svg(lines: list[str]) -> str:
+class _Logged(NamedTuple):
+    """What a line of metrics.jsonl says."""
+
+    samples: int
+    loss: float
+    accuracy: float
+
+
+def svg(lines: Sequence[str]) -> str:
     """Return the picture of metrics.jsonl's lines: loss on the left axis, proxy accuracy on the right."""
-    rows: list[dict[str, Any]] = [
-        row for row in map(json.loads, lines) if "loss" in row and "accuracy" in row
-    ]
-    most = max((row["samples"] for row in rows), default=1)
-    tallest = max((row["loss"] for row in rows), default=1.0) or 1.0
-    right, bottom = _WIDTH - _MARGIN, _HEIGHT - _MARGIN
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="Loss and proxy accuracy over photographs seen" font-family="system-ui, sans-serif" '
-        f'font-size="12" fill="#6a7280">',
-        f'<path d="M{_MARGIN} 16V{bottom}H{right}V16" fill="none" stroke="#9aa4b5"/>',
-    ]
-    for name, top in (("loss", tallest), ("accuracy", 1.0)):
-        points = " ".join(
-            f"{_MARGIN + (right - _MARGIN) * row['samples'] / most:.1f},"
-            f"{bottom - (bottom - 16) * row[name] / top:.1f}"
-            for row in rows
-        )
-        ink = _INK[name]
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{ink}" stroke-width="2"/>')
-        x, anchor = (_MARGIN - 6, "end") if name == "loss" else (right + 6, "start")
-        parts.append(f'<text x="{x}" y="20" text-anchor="{anchor}" fill="{ink}">{top:.3g}</text>')
-        parts.append(f'<text x="{x}" y="{bottom}" text-anchor="{anchor}" fill="{ink}">0</text>')
-        label = f"{name} {rows[-1][name]:.3f}" if rows else name
-        parts.append(
-            f'<text x="{_MARGIN + 10 + 160 * (name == "accuracy")}" y="12" fill="{ink}">{label}</text>'
-        )
-    parts.append(
-        f'<text x="{right}" y="{bottom + 20}" text-anchor="end">{most:,} photographs seen</text></svg>\n'
-    )
-    return "\n".join(parts)
+    found = map(json.loads, lines)
+    rows = [_Logged(row["samples"], row["loss"], row["accuracy"]) for row in found if row.keys() >= _KEYS]
+
+    def paint(figure: Figure) -> None:
+        left = figure.subplots()
+        right = left.twinx()
+        seen = [row.samples for row in rows]
+        left.plot(seen, [row.loss for row in rows], color=ONE)
+        right.plot(seen, [row.accuracy for row in rows], color=THREE)
+        left.set_ylim(bottom=0)
+        right.set_ylim(0, 1)
+        right.grid(visible=False)
+        percent_axis(right.yaxis)
+        left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        left.set_xlabel("photographs seen")
+        left.set_ylabel(f"loss, {rows[-1].loss:.3f} at the end" if rows else "loss", color=ONE)
+        right.set_ylabel(f"accuracy, {rows[-1].accuracy:.3f} at the end" if rows else "accuracy", color=THREE)
+
+    return picture(paint, "Loss and proxy accuracy over photographs seen", size=(8.0, 3.5))
+
+
+_KEYS = {*_Logged._fields}

@@ -5,15 +5,13 @@ then unrelated pictures would hold identical patches, and a near-duplicate searc
 """
 
 import io
-import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageOps
+from PIL import Image, ImageChops, ImageDraw
 
 from pipeline.demo.subjects import SUBJECTS, Pen, shade
 
@@ -200,18 +198,6 @@ def placeholder(width: int = 320, height: int = 240) -> Image.Image:
     pen.line((8, height - 9, width - 9, 8), fill=(190, 190, 190), width=2)
     pen.text((width // 2, height // 2), "image not available", fill=(90, 90, 90), anchor="mm", font_size=24)
     return image
-
-
-def contact_sheet(
-    images: Sequence[Image.Image], columns: int, cell: tuple[int, int] = (160, 120)
-) -> Image.Image:
-    """Return the pictures, cropped to `cell` (width, height), in rows of `columns`."""
-    rows = math.ceil(len(images) / columns)
-    sheet = Image.new("RGB", (columns * cell[0], rows * cell[1]), (255, 255, 255))
-    for index, image in enumerate(images):
-        tile = ImageOps.fit(image, cell, Image.Resampling.LANCZOS)
-        sheet.paste(tile, (index % columns * cell[0], index // columns * cell[1]))
-    return sheet
 
 
 def _jitter(colour: RGB, rng: np.random.Generator, amount: int) -> RGB:

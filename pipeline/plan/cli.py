@@ -13,6 +13,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded
+from pipeline.formats import size
 from pipeline.plan import prediction
 from pipeline.plan.options import PlanConfig
 from pipeline.plan.training import Training, check, training
@@ -150,12 +151,3 @@ def show(console: Console, options: PlanConfig, result: dict[str, Any]) -> None:
     for name, value in result["cost"].items():
         table.add_row(f"cost of {name}", f"{value:,.0f} {result['currency']}", "")
     console.print(table)
-
-
-def size(value: float) -> str:
-    """Return bytes in a unit that people read."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if value < 1000:
-            return f"{value:,.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} PB"

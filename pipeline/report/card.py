@@ -10,6 +10,7 @@ from typing import Any, Final
 import jinja2
 
 from pipeline.checked_manifest import Manifest
+from pipeline.formats import count
 from pipeline.report import statements
 from pipeline.report.funnel import funnel
 
@@ -50,7 +51,7 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["yaml"] = _yaml
-    environment.globals["count"] = statements.count
+    environment.globals["count"] = count
     return environment.from_string(Path(__file__).with_name("card.md").read_text(encoding="utf-8"))
 
 

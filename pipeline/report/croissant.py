@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pipeline import storage
 from pipeline.checked_manifest import Manifest
+from pipeline.formats import count
 from pipeline.report import statements
 from pipeline.report.card import plain
 from pipeline.run_folder import Layout
@@ -73,8 +74,8 @@ def build(layout: Layout, manifest: Manifest) -> Node:
         "@context": _CONTEXT, "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": plain(posixpath.basename(layout.root.rstrip("/"))),
-        "description": f"{statements.count(counts.samples, 'image')} with "
-        f"{statements.count(counts.captions, 'caption')} from the web, collected by openwit.",
+        "description": f"{count(counts.samples, 'image')} with "
+        f"{count(counts.captions, 'caption')} from the web, collected by openwit.",
         "license": {
             "@type": "sc:CreativeWork", "name": "Rights of the owners", "description": statements.rights(),
         },

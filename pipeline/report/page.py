@@ -13,13 +13,14 @@ import numpy as np
 
 from pipeline import safe_html
 from pipeline.checked_manifest import ManifestRound
+from pipeline.formats import count, percent, seconds, size
 from pipeline.reasons import REASONS
 from pipeline.report import figures
 from pipeline.report.collect import Collected
 from pipeline.report.funnel import is_opt_out
 from pipeline.report.network import quantile
 from pipeline.report.numbers import Site, busiest, opt_out_costs
-from pipeline.report.statements import count, is_balanced, options_of, timeframe
+from pipeline.report.statements import is_balanced, options_of, timeframe
 
 _SECTIONS: Final = {
     "funnel": "Funnel", "opt-outs": "Opt-outs", "balance": "Balance", "content": "Content",
@@ -34,31 +35,6 @@ _STAGES: Final = {
 }
 _ROWS: Final = 12
 _WEBTEXT_BYTES: Final = 40e9
-
-
-def percent(share: float) -> str:
-    """Return a share in percent, two digits where it is small."""
-    value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f}%"
-    if value > 99.9:  # never say all where it is not
-        return "> 99.9%"
-    return f"{value:.1f}%" if value >= 1 else ("< 0.01%" if value < 0.01 else f"{value:.2g}%")
-
-
-def size(count: float) -> str:
-    """Return bytes in decimal units."""
-    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= one:
-            return f"{count / one:.3g} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def seconds(value: float | None) -> str:
-    """Return a duration, a dash for none."""
-    if value is None:
-        return "–"
-    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
 def render(run: Collected, root: str) -> str:
@@ -77,7 +53,7 @@ def render(run: Collected, root: str) -> str:
         steps=[(step, stage_text(run, step.stage)) for step in run.steps],
         opt_outs=opt_out_costs(run), balance_text=balance_text(run), words_text=words_text(run),
         crawl_text=crawl_text(run), sites=shown, sites_text=sites_text(run, shown),
-        figures={name: safe_html.trusted(svg) for name, svg in drawings(run).items()}, titles=titles(run),
+        figures=drawings(run), titles=titles(run),
         languages=_shares(found.languages), formats=_shares(found.formats), sources=_shares(found.sources),
         by_captions=_numbered(found.by_captions), by_queries=_numbered(found.by_queries),
         extremes=[

@@ -5,6 +5,7 @@ import posixpath
 
 from pipeline import config, querylist
 from pipeline.checked_manifest import Manifest
+from pipeline.formats import count
 from pipeline.options import CrawlConfig, ImageOptions
 from pipeline.report.funnel import funnel, is_opt_out
 
@@ -18,11 +19,6 @@ def code(value: object) -> str:
     """Return a value as Markdown code, whatever is in it."""
     text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
     return "`" + text.replace("`", "'").replace("\n", " ") + "`"
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def is_balanced(manifest: Manifest) -> bool:

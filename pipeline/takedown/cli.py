@@ -18,8 +18,8 @@ from pipeline import config as parser
 from pipeline.checked_manifest import Counts
 from pipeline.cli_runtime import guarded
 from pipeline.flow import kept
+from pipeline.formats import count
 from pipeline.lock import lock
-from pipeline.report.statements import count
 from pipeline.run_folder import Layout, read_json
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import output, terminal
@@ -76,7 +76,7 @@ def main(argv: Sequence[str], prog: str = "openwit takedown") -> int:
 
 
 def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
-    """Finish what was interrupted, then do what is asked for."""
+    """Finish what was interrupted, then do what is asked for; ValueError where that cannot be done."""
     is_finished = storage.exists(layout.manifest)
     if not is_finished and not storage.exists(layout.work):
         raise ValueError(f"{layout.root} holds no run")

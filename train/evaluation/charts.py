@@ -1,92 +1,56 @@
-"""The paper's figures as shapes to draw: scales, ticks, points with intervals, lines and bars, in pixels."""
+"""The kinds of charts that the paper's figures are: bars, shares against shares, curves."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from pipeline.figure import Tick, percent, points
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from scipy.special import expit, logit
+
+from pipeline.charts import INK, SERIES, SIZE, SOFT, draw, explain, words
+from pipeline.formats import percent, points
 
 Span = tuple[float, float]
 
+_LEAST: Final = 0.005  # share whose logit is drawn; that of 0 is nowhere
+_MARKERS: Final = {"dot": ("o", 5.5), "small": ("o", 3.0), "star": ("*", 10.0)}
 
-class Point(NamedTuple):
-    """A mark with an interval upwards and downwards; fields only."""
 
-    x: float
-    y: float
-    high: float
-    low: float
-    series: int
-    shape: str
-    """dot, star, or small for references."""
+class Chart(NamedTuple):
+    """One figure; fields only."""
+
     title: str
+    note: str
+    svg: Markup
+    legend: list[tuple[int, str]]
+    """Series and its name, where there are several."""
 
 
-class Path(NamedTuple):
-    """A line; fields only."""
-
-    points: str
-    """As SVG's polyline takes them."""
-    series: int
-    dashed: bool
-
-
-class Bar(NamedTuple):
-    """A horizontal bar from zero, with an interval; fields only."""
+class BarRow(NamedTuple):
+    """A bar to draw; fields only."""
 
     label: str
-    y: float
+    value: float
+    low: float | None
+    high: float | None
+
+
+class ChartPoint(NamedTuple):
+    """A point to draw, in values; fields only."""
+
     x: float
-    width: float
-    low: float
-    high: float
-    value: str
-    better: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """One figure."""
-
-    title: str
-    x_label: str
-    y_label: str = ""
-    note: str = ""
-    width: int = 460
-    height: int = 340
-    left: int = 72
-    right: int = 30
-    top: int = 14
-    bottom: int = 46
-    x_ticks: list[Tick] = field(default_factory=list)
-    y_ticks: list[Tick] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)
-    bars: list[Bar] = field(default_factory=list)
-    zero: float | None = None
-    """Where a bar chart's zero is."""
-    legend: list[tuple[int, str]] = field(default_factory=list)
-
-
-class Axis:
-    """Map values to pixels, linearly after `transform`."""
-
-    def __init__(self, span: Span, pixels: Span, transform: Callable[[float], float] = float) -> None:
-        self.transform, self._pixels = transform, pixels
-        self._low, self._high = transform(span[0]), transform(span[1])
-
-    def __call__(self, value: float) -> float:
-        """Return the place of a value, one beyond the ends moved to them."""
-        share = (self.transform(value) - self._low) / ((self._high - self._low) or 1)
-        low, high = self._pixels
-        return round(low + min(max(share, -0.02), 1.02) * (high - low), 1)
-
-
-def logit(p: float) -> float:
-    """Return log(p / (1 - p)) of a share, its ends moved in."""
-    p = min(max(p, 0.005), 0.995)
-    return math.log(p / (1 - p))
+    y: float
+    low: float | None = None
+    high: float | None = None
+    series: int = 0
+    shape: str = "dot"
+    """dot, star, or small for references."""
+    title: str = ""
 
 
 def round_step(extent: float, parts: int = 5) -> float:
@@ -95,6 +59,165 @@ def round_step(extent: float, parts: int = 5) -> float:
         return 1.0
     power = 10 ** math.floor(math.log10(extent / parts))
     return float(next(m * power for m in (1, 2, 5, 10) if m * power >= extent / parts - 1e-12))
+
+
+def bars(title: str, x_label: str, rows: Sequence[BarRow], text: Callable[[float], str] = points,
+         tick: Callable[[float], str] = points, note: str = "") -> Chart:  # fmt: skip
+    """Return horizontal bars, the largest first, with their intervals."""
+    rows = sorted(rows, key=lambda row: -row.value)
+    ends = [0.0, *_known([value for row in rows for value in (row.value, row.low, row.high)])]
+    step = round_step(max(max(ends) - min(ends), 0.02), 4)
+    span = (math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step or step)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x")
+        for place, row in enumerate(rows):
+            colour = SERIES[0] if row.value >= 0 else SERIES[1]
+            (bar,) = axes.barh(place, row.value, height=0.62, color=colour, alpha=0.75)
+            explain(bar, f"{row.label}: {text(row.value)}")
+            if row.low is not None and row.high is not None:
+                axes.hlines(place, *_finite((row.low, row.high), row.value), color=INK, linewidth=1.2)
+            axes.text(1.02, place, text(row.value), transform=axes.get_yaxis_transform(), va="center")
+        axes.axvline(0, color=SOFT, linewidth=1)
+        axes.set_yticks(range(len(rows)), [words(row.label, 22) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(span)
+        _ticks(axes.xaxis, _steps(span), tick)
+        axes.set_xlabel(words(x_label))
+
+    height = 0.75 + 0.27 * len(rows)
+    return _chart(title, f"{x_label} by set", paint, note=note, size=(SIZE[0], height))
+
+
+def scatter(title: str, x_label: str, y_label: str, marks: Sequence[ChartPoint], *, note: str = "",
+            line: Sequence[tuple[float, float]] = (), logits: bool = False,
+            legend: Sequence[tuple[int, str]] = ()) -> Chart:  # fmt: skip
+    """Return shares against shares on axes of one span, with the diagonal, and a line through the rest."""
+    span = _share_span(_known([v for mark in marks for v in (mark.x, mark.y, mark.low, mark.high)]))
+    transform = _logit if logits else np.asarray
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="x")
+        if logits:
+            axes.set_xscale("function", functions=(_logit, expit))
+            axes.set_yscale("function", functions=(_logit, expit))
+        axes.plot(span, span, color=SOFT, linewidth=1, linestyle=(0, (5, 4)))
+        axes.plot([x for x, _ in line], [y for _, y in line], color=SOFT, linewidth=1.5)
+        _paint(axes, marks)
+        axes.set_xlim(span)
+        axes.set_ylim(span)
+        places = transform(np.array(_steps(span)))
+        for axis, least in ((axes.xaxis, 0.14), (axes.yaxis, 0.08)):
+            _ticks(axis, [_steps(span)[n] for n in _apart(places, least * np.ptp(transform(span)))], percent)
+        axes.set_xlabel(words(x_label))
+        axes.set_ylabel(words(y_label))
+
+    return _chart(title, f"{y_label} over {x_label}", paint, note=note, legend=legend, size=(SIZE[0], 3.5))
+
+
+def curves(title: str, x_label: str, y_label: str, series: Sequence[tuple[str, Sequence[ChartPoint]]],
+           x_values: Sequence[tuple[float, str]], *, log: bool = False, note: str = "",
+           extra: Sequence[ChartPoint] = ()) -> Chart:  # fmt: skip
+    """Return lines of shares over `x_values` (value, label): name, points; `extra`: lone marks.
+
+    Lines of one name share a colour and an entry in the legend.
+    """
+    everything = [mark for _, marks in series for mark in marks] + list(extra)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        if log:
+            axes.set_xscale("log", base=2)
+        for _, marks in series:
+            if marks:
+                axes.plot([m.x for m in marks], [m.y for m in marks], color=_colour(marks[0].series),
+                          linewidth=1.5)  # fmt: skip
+        _paint(axes, everything)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks([value for value, _ in x_values], [label for _, label in x_values])
+        _share_axis(axes, everything)
+        axes.set_xlabel(words(x_label))
+        axes.set_ylabel(words(y_label))
+
+    legend = list(dict.fromkeys((marks[0].series, name) for name, marks in series if marks))
+    return _chart(title, f"{y_label} over {x_label}", paint, note=note, legend=legend)
+
+
+def against_compute(rows: Sequence[tuple[str, float, float, float, float]]) -> Chart:
+    """Return the mean error of models (name, GFLOPs of an image, error, low, high) over compute."""
+    places = [row[1] for row in rows]
+    decades = range(math.floor(math.log10(min(places))) - 1, math.ceil(math.log10(max(places))) + 2)
+    grid = [m * 10.0**power for power in decades for m in (1, 2, 5)]
+    # From a round number below the least to one above the most: both ends carry a label.
+    ends = (max(v for v in grid if v <= min(places)), min(v for v in grid if v > max(places)))
+    ticks = [value for value in grid if ends[0] <= value <= ends[1]]
+    marks = [
+        ChartPoint(
+            flops, error, low, high, number % len(SERIES), "dot",
+            f"{name}: {percent(error)} at {flops:.3g} GFLOPs",
+        )
+        for number, (name, flops, error, low, high) in enumerate(rows)
+    ]  # fmt: skip
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        _paint(axes, marks)
+        axes.set_xlim(ends)
+        apart = _apart(np.log(ticks), 0.1 * math.log(ends[1] / ends[0]))
+        _ticks(axes.xaxis, [ticks[n] for n in apart], "{:g}".format)
+        _share_axis(axes, marks)
+        axes.set_xlabel("GFLOPs of an image's forward pass")
+        axes.set_ylabel("error")
+
+    return _chart(
+        "Mean zero-shot error over compute", "error over the GFLOPs of an image's forward pass", paint,
+        note="One minus the mean main metric, as in the paper's figure 9.",
+        legend=[(number % len(SERIES), row[0]) for number, row in enumerate(rows)],
+    )  # fmt: skip
+
+
+def _chart(title: str, what: str, paint: Callable[[Figure], None], *, note: str = "",
+           legend: Sequence[tuple[int, str]] = (), size: tuple[float, float] = SIZE) -> Chart:  # fmt: skip
+    svg = draw(paint, words(f"{title}: {what}", 300), size=size)
+    return Chart(title, note, svg, list(legend))
+
+
+def _paint(axes: Axes, marks: Sequence[ChartPoint]) -> None:
+    for mark in marks:
+        colour, (marker, side) = _colour(mark.series), _MARKERS[mark.shape]
+        low, high = _finite((mark.low, mark.high), mark.y)
+        if low != high:
+            axes.vlines(mark.x, low, high, color=colour, linewidth=1.2)
+        (dot,) = axes.plot([mark.x], [mark.y], marker, color=colour, markersize=side, markeredgewidth=0)
+        if mark.title:
+            explain(dot, mark.title)
+
+
+def _colour(series: int) -> str:
+    return SOFT if series < 0 else SERIES[series % len(SERIES)]
+
+
+def _finite(ends: tuple[float | None, float | None], middle: float) -> Span:
+    """Return the ends of an interval, or what is in its middle for an end that is not known."""
+    low, high = (middle if end is None or not math.isfinite(end) else end for end in ends)
+    return low, high
+
+
+def _share_axis(axes: Axes, marks: Sequence[ChartPoint]) -> None:
+    """Let the y axis hold all marks, between round shares."""
+    span = _share_span(_known([v for mark in marks for v in (mark.y, mark.low, mark.high)]))
+    axes.set_ylim(span)
+    _ticks(axes.yaxis, _steps(span), percent)
+
+
+def _ticks(axis: Axis, values: Sequence[float], text: Callable[[float], str]) -> None:
+    axis.set_major_locator(FixedLocator(values))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(round(value, 10))))
 
 
 def _share_span(values: Sequence[float]) -> Span:
@@ -110,144 +233,21 @@ def _steps(span: Span) -> list[float]:
     return [round(n * step, 10) for n in range(first, math.floor(span[1] / step + 1e-9) + 1)]
 
 
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
-
-
-class BarRow(NamedTuple):
-    """A bar to draw; fields only."""
-
-    label: str
-    value: float
-    low: float | None
-    high: float | None
-
-
-def bars(title: str, x_label: str, rows: Sequence[BarRow], text: Callable[[float], str] = points,
-         tick: Callable[[float], str] = points, note: str = "") -> Chart:  # fmt: skip
-    """Return horizontal bars, the largest first, with their intervals."""
-    rows = sorted(rows, key=lambda row: -row.value)
-    ends = [0.0, *_known([value for row in rows for value in (row.value, row.low, row.high)])]
-    step = round_step(max(max(ends) - min(ends), 0.02), 4)
-    span = (math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step or step)
-    chart = Chart(
-        title=title, x_label=x_label, note=note, height=52 + 26 * len(rows) + 14, left=150, right=62, top=8
-    )
-    x = Axis(span, (chart.left, chart.width - chart.right))
-    for number, row in enumerate(rows):
-        low, high = (row.value if end is None or not math.isfinite(end) else end for end in row[2:])
-        start, end = sorted((x(0), x(row.value)))
-        chart.bars.append(
-            Bar(row.label, chart.top + 26 * number + 4, start, round(end - start, 1), x(low), x(high),
-                text(row.value), row.value >= 0)
-        )  # fmt: skip
-    chart.x_ticks.extend(Tick(x(value), tick(value)) for value in _steps(span))
-    object.__setattr__(chart, "zero", x(0))
-    return chart
-
-
-class ChartPoint(NamedTuple):
-    """A point to draw, in values; fields only."""
-
-    x: float
-    y: float
-    low: float | None = None
-    high: float | None = None
-    series: int = 0
-    shape: str = "dot"
-    title: str = ""
-
-
-def scatter(title: str, x_label: str, y_label: str, marks: Sequence[ChartPoint], *, note: str = "",
-            lines: Sequence[tuple[Sequence[tuple[float, float]], int, bool]] = (), diagonal: bool = True,
-            logits: bool = False, legend: Sequence[tuple[int, str]] = ()) -> Chart:  # fmt: skip
-    """Return shares against shares on axes of one span; `lines`: points, series, dashed."""
-    chart = Chart(title=title, x_label=x_label, y_label=y_label, note=note, legend=list(legend))
-    values = _known([v for mark in marks for v in (mark.x, mark.y, mark.low, mark.high)])
-    span = _share_span(values)
-    transform = logit if logits else float
-    x = Axis(span, (chart.left, chart.width - chart.right), transform)
-    y = Axis(span, (chart.height - chart.bottom, chart.top), transform)
-    ticks = _steps(span)
-    chart.x_ticks.extend(_apart([Tick(x(value), percent(value)) for value in ticks], 44))
-    chart.y_ticks.extend(_apart([Tick(y(value), percent(value)) for value in ticks], 16))
-    if diagonal:
-        chart.paths.append(Path(f"{x(span[0])},{y(span[0])} {x(span[1])},{y(span[1])}", -1, True))
-    for line, series, dashed in lines:
-        inside = [(a, b) for a, b in line if span[0] <= a <= span[1] and span[0] <= b <= span[1]]
-        chart.paths.append(Path(" ".join(f"{x(a)},{y(b)}" for a, b in inside), series, dashed))
-    chart.points.extend(_points(marks, x, y))
-    return chart
-
-
-def _apart(ticks: Sequence[Tick], pixels: float) -> list[Tick]:
-    """Return the ticks whose labels do not touch: logits bring high shares close together."""
-    kept: list[Tick] = []
-    for tick in ticks:
-        if not kept or abs(tick.at - kept[-1].at) >= pixels:
-            kept.append(tick)
+def _apart(places: Sequence[float] | np.ndarray, least: float) -> list[int]:
+    """Return which of some ticks have labels that do not touch: logits bring high shares close together."""
+    kept: list[int] = []
+    for number, place in enumerate(places):
+        if not kept or place - places[kept[-1]] >= least:
+            kept.append(number)
     return kept
 
 
-def _points(marks: Sequence[ChartPoint], x: Axis, y: Axis) -> list[Point]:
-    found = []
-    for mark in marks:
-        low, high = (mark.y if v is None or not math.isfinite(v) else v for v in (mark.low, mark.high))
-        found.append(Point(x(mark.x), y(mark.y), y(high), y(low), mark.series, mark.shape, mark.title))
-    return found
+def _logit(share: Any) -> Any:
+    return logit(np.clip(share, _LEAST, 1 - _LEAST))
 
 
-def curves(title: str, x_label: str, y_label: str, series: Sequence[tuple[str, Sequence[ChartPoint], bool]],
-           x_values: Sequence[tuple[float, str]], *, log: bool = False, note: str = "",
-           extra: Sequence[ChartPoint] = ()) -> Chart:  # fmt: skip
-    """Return lines of shares over `x_values` (value, label): name, points, dashed; `extra`: lone marks.
-
-    Lines of one name share a colour and an entry in the legend.
-    """
-    chart = Chart(title=title, x_label=x_label, y_label=y_label, note=note)
-    transform = math.log if log else float
-    places = [value for value, _ in x_values]
-    x = Axis((min(places), max(places)), (chart.left + 14, chart.width - chart.right - 10), transform)
-    everything = [mark for _, marks, _ in series for mark in marks] + list(extra)
-    span = _share_span(_known([v for mark in everything for v in (mark.y, mark.low, mark.high)]))
-    y = Axis(span, (chart.height - chart.bottom, chart.top))
-    chart.x_ticks.extend(Tick(x(value), label) for value, label in x_values)
-    chart.y_ticks.extend(Tick(y(value), percent(value)) for value in _steps(span))
-    for _, marks, dashed in series:
-        if marks:
-            chart.paths.append(Path(" ".join(f"{x(m.x)},{y(m.y)}" for m in marks), marks[0].series, dashed))
-            chart.points.extend(_points(marks, x, y))
-    chart.points.extend(_points(extra, x, y))
-    chart.legend.extend(dict.fromkeys((marks[0].series, name) for name, marks, _ in series if marks))
-    return chart
-
-
-def against_compute(rows: Sequence[tuple[str, float, float, float, float]]) -> Chart:
-    """Return the mean error of models (name, GFLOPs of an image, error, low, high) over compute."""
-    places = [row[1] for row in rows]
-    decades = range(math.floor(math.log10(min(places))) - 1, math.ceil(math.log10(max(places))) + 2)
-    grid = [m * 10.0**power for power in decades for m in (1, 2, 5)]
-    # From a round number below the least to one above the most: both ends carry a label.
-    ends = (max(v for v in grid if v <= min(places)), min(v for v in grid if v > max(places)))
-    chart = Chart(
-        title="Mean zero-shot error over compute", x_label="GFLOPs of an image's forward pass",
-        y_label="error", note="One minus the mean main metric, as in the paper's figure 9.",
-    )  # fmt: skip
-    x = Axis(ends, (chart.left + 10, chart.width - chart.right - 10), math.log)
-    span = _share_span(_known([v for row in rows for v in row[2:]]))
-    y = Axis(span, (chart.height - chart.bottom, chart.top))
-    ticks = [value for value in grid if ends[0] <= value <= ends[1]]
-    chart.x_ticks.extend(Tick(x(value), f"{value:g}") for value in ticks)
-    chart.y_ticks.extend(Tick(y(value), percent(value)) for value in _steps(span))
-    marks = [
-        ChartPoint(
-            flops, error, low, high, number % 8, "dot", f"{name}: {percent(error)} at {flops:.3g} GFLOPs"
-        )
-        for number, (name, flops, error, low, high) in enumerate(rows)
-    ]
-    chart.points.extend(_points(marks, x, y))
-    chart.legend.extend((number % 8, row[0]) for number, row in enumerate(rows))
-    return chart
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def finite(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from scipy import stats
 
-from pipeline.figure import percent, points
+from pipeline.formats import percent, points
 from pipeline.intervals import Interval
 from train.evaluation.bootstrap import of_correlation
 from train.evaluation.charts import BarRow, Chart, ChartPoint, against_compute, bars, curves, finite, scatter
@@ -123,7 +123,7 @@ def few_shot(own: Sequence[Result], suffix: str) -> list[Chart]:
                  f"{percent(row['mean'])}")
             for row in one.detail["curve"]
         ]  # fmt: skip
-        series.append((one.dataset, marks, False))
+        series.append((one.dataset, marks))
         if "zero_shot" in one.detail:
             value, needed = one.detail["zero_shot"], one.detail["shots_to_match"]
             stars.append(ChartPoint(zero, value, None, None, number % SERIES, "star",
@@ -179,15 +179,15 @@ def _shift(result: Result, suffix: str) -> Chart:
         for number, row in enumerate(predictors)
     ]  # fmt: skip
     line = result.detail["line"]
-    lines = []
+    through: list[tuple[float, float]] = []
     if line is not None:
         at = np.linspace(0.005, 0.995, 200)
         on = 1 / (1 + np.exp(-(line["slope"] * np.log(at / (1 - at)) + line["offset"])))
-        lines = [(list(zip(at.tolist(), on.tolist(), strict=True)), -1, False)]
+        through = list(zip(at.tolist(), on.tolist(), strict=True))
     return scatter(
         f"{result.dataset}{suffix}",
         f"accuracy on {result.detail['source']}", f"accuracy on {result.dataset}",
-        references + marks, lines=lines, logits=True,
+        references + marks, line=through, logits=True,
         note="Logit axes. Dashed: no loss." + (" Line: reference models." if line else ""),
         legend=[(number % SERIES, row["predictor"]) for number, row in enumerate(predictors)],
     )  # fmt: skip
@@ -209,7 +209,7 @@ def _levels(corrupted: Sequence[Result], predictor: str, suffix: str) -> Chart |
                  f"({points(row['acc1'] - row['source_acc1'])})")
             for detail, row in own
         ]  # fmt: skip
-        series.append((kind, marks, False))
+        series.append((kind, marks))
     if not series:
         return None
     title = f"Corruptions of {corrupted[0].detail['source']}: {predictor}{suffix}"

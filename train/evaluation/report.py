@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, get_args
 import numpy as np
 
 from pipeline import safe_html
-from pipeline.figure import percent, points
+from pipeline.formats import percent, points
 from pipeline.intervals import Interval
 from train.evaluation import paper_figures
 from train.evaluation.charts import Chart

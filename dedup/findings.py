@@ -1,0 +1,187 @@
+"""What an overlap analysis found, as report.json, the page and the final table say it.
+
+The fields stand in the order of report.json.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from dedup import statistics
+from dedup.contamination import Conclusion, recall_at
+from dedup.parts import FoundCopies
+from dedup.statistics import SweepPoint
+
+_SWEEP_STEPS: Final = 13
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableExample:
+    """An example that cannot be decoded."""
+
+    example_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorFindings:
+    """What the hashes or the learned detector found on their own."""
+
+    overlap: int
+    alone: int
+    """Examples that the other one did not find."""
+    recall: dict[str, float]
+    own_threshold: float | None = None
+    """Of the learned detector, on its own scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detectors:
+    """The two ways of finding copies, beside each other."""
+
+    hashes: DetectorFindings
+    learned: DetectorFindings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFindings:
+    """What was found of one evaluation set; accuracies are None without predictions."""
+
+    name: str
+    examples: int
+    overlap: int
+    contamination: float
+    """Share of the examples that overlap, with Wilson's 95% interval."""
+    contamination_low: float
+    contamination_high: float
+    acc_all: float | None
+    acc_overlap: float | None
+    acc_clean: float | None
+    delta: float | None
+    """All - Clean."""
+    p_value: float | None
+    p_bonferroni: float | None
+    p_holm: float | None
+    fisher_p: float | None
+    ci_low: float | None
+    """99.5% interval of Overlap's accuracy, and the same as All - Clean."""
+    ci_high: float | None
+    delta_low: float | None
+    delta_high: float | None
+    significant: bool | None
+    threshold: float
+    smallest_detectable: float | None
+    acc_clean_stratified: float | None
+    stratified_share: float
+    unreadable: int
+    unreadable_examples: tuple[UnreadableExample, ...]
+    low_information: int
+    sweep: tuple[SweepPoint, ...]
+    recall: dict[str, float]
+    """By distortion the share of planted copies that were found."""
+    planted: int
+    published: str | None
+    """Date, as it was given."""
+    published_after_crawl: bool | None
+    recall_note: str | None
+    """Why the recall could not be measured."""
+    detectors: Detectors | None = None
+    """None without a learned detector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableTraining:
+    """A training image that cannot be decoded."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetTexts:
+    """How many texts of a set stand near a training caption."""
+
+    name: str
+    kind: str
+    """caption or prompt"""
+    texts: int
+    pairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFindings:
+    """What the comparison of texts found."""
+
+    threshold: float
+    """Jaccard similarity."""
+    sketch: Mapping[str, Any]
+    """Its parameters."""
+    datasets: tuple[SetTexts, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that report.json says."""
+
+    datasets: tuple[SetFindings, ...]
+    training_set: str
+    shards: int
+    counts: dict[str, int]
+    unreadable: tuple[UnreadableTraining, ...]
+    """Some of the training images that cannot be decoded."""
+    declared_sets: int
+    floor: float
+    min_quality: float
+    last_fetch: str | None
+    seed: int
+    text: TextFindings | None
+    """None where texts were not compared."""
+    dropped: int | None = None
+    """Training images in drop.parquet; None where none was asked for."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return report.json; what was not asked for is not in it."""
+        found = asdict(self)
+        for entry in found["datasets"]:
+            if entry["detectors"] is None:
+                del entry["detectors"]
+            else:
+                del entry["detectors"]["hashes"]["own_threshold"]
+        if self.dropped is None:
+            del found["dropped"]
+        return found
+
+
+def of_set(
+    one: Conclusion, copies: FoundCopies, *, published: str | None = None,
+    published_after_crawl: bool | None = None, detectors: Detectors | None = None,
+) -> SetFindings:  # fmt: skip
+    """Return what was found of a set at its threshold."""
+    c, data = one.comparison, one.dataset
+    low, high = c.interval or (None, None)
+    delta_low, delta_high = c.delta_interval or (None, None)
+    return SetFindings(
+        name=data.name, examples=c.examples, overlap=c.overlap, contamination=c.contamination,
+        contamination_low=c.contamination_interval.low, contamination_high=c.contamination_interval.high,
+        acc_all=c.acc_all, acc_overlap=c.acc_overlap, acc_clean=c.acc_clean, delta=c.delta,
+        p_value=c.p_value, p_bonferroni=one.p_bonferroni, p_holm=one.p_holm, fisher_p=c.fisher_p,
+        ci_low=low, ci_high=high, delta_low=delta_low, delta_high=delta_high, significant=one.significant,
+        threshold=round(one.threshold, 6), smallest_detectable=c.detectable,
+        acc_clean_stratified=c.stratified.accuracy, stratified_share=c.stratified.covered,
+        unreadable=len(data.unreadable),
+        unreadable_examples=tuple(
+            UnreadableExample(example_id=lost.example_id, reason=lost.reason) for lost in data.unreadable
+        ),
+        low_information=data.low_information,
+        sweep=tuple(statistics.sweep(data.similarity, data.correct, _steps(one.threshold))),
+        recall=recall_at(copies.either, one.threshold), planted=len(copies.either.get("mixed", ())),
+        published=published, published_after_crawl=published_after_crawl,
+        recall_note=copies.note or None, detectors=detectors,
+    )  # fmt: skip
+
+
+def _steps(threshold: float) -> Sequence[float]:
+    return [round(float(step), 4) for step in np.linspace(threshold, 1, _SWEEP_STEPS)]
