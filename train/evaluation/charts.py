@@ -224,7 +224,8 @@ def _share_span(values: Sequence[float]) -> Span:
     """Return a span of round shares that holds the values."""
     low, high = min(values), max(values)
     step = round_step(max(high - low, 0.02))
-    return max(0.0, math.floor(low / step) * step), min(1.0, math.ceil(high / step) * step)
+    least, most = max(0.0, math.floor(low / step) * step), min(1.0, math.ceil(high / step) * step)
+    return (least, most) if least < most else (max(0.0, least - step), min(1.0, most + step))
 
 
 def _steps(span: Span) -> list[float]:
