@@ -87,7 +87,8 @@ def test_the_sweep_finds_the_peak_to_an_eighth_of_a_decade():
     )
     near = sorted(abs(np.log10(c / choice.c)) for c in choice.tried)[1]
     assert near == pytest.approx(0.125, abs=1e-3)
-    assert choice.tried[choice.c] == problem.accuracy(problem.fit(choice.c))
+    again = problem.fit(choice.c)
+    assert choice.tried[choice.c] == problem.accuracy(again) and np.array_equal(choice.parameters, again)
 
 
 @pytest.mark.skipif(not CLOTHING.exists(), reason="needs the sample data beside the checkout")

@@ -44,6 +44,8 @@ class Choice(NamedTuple):
     c: float
     tried: dict[float, float]
     """Validation accuracy by C, in rising order of C."""
+    parameters: "Parameters"
+    """Those of the best C."""
 
 
 Parameters = npt.NDArray[np.float64]
@@ -122,10 +124,14 @@ class Problem:
         decade: "a parametric binary search" over 96 steps from 1e-6 to 1e6 (appendix A.3).
         """
         tried: dict[float, float] = {}
+        found: list[Parameters] = []  # of the best so far
 
         def measure(c: float) -> None:
             if c not in tried and coarse[0] <= c <= coarse[-1]:
-                tried[c] = self.accuracy(self.fit(c))
+                parameters = self.fit(c)
+                tried[c] = self.accuracy(parameters)
+                if _peak(tried) == c:
+                    found[:] = [parameters]
                 self.tell()
 
         for c in coarse:
@@ -136,7 +142,7 @@ class Problem:
             for c in (best * 10**-step, best * 10**step):
                 measure(float(f"{c:.6g}"))
             step /= 2
-        return Choice(_peak(tried), dict(sorted(tried.items())))
+        return Choice(_peak(tried), dict(sorted(tried.items())), found[0])
 
 
 def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:

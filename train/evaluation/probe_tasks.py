@@ -157,8 +157,8 @@ class Fitting:
                 for count in shots:
                     chosen = fewshot.shots(places, count)
                     problem = self._problem(chosen)
-                    c = problem.sweep(halvings=_FEW_SHOT_HALVINGS).c
-                    found[count].append(problem.probe(problem.fit(c)))
+                    choice = problem.sweep(halvings=_FEW_SHOT_HALVINGS)
+                    found[count].append(problem.probe(choice.parameters))
                     done += 1
                     tell(done)
         return found
