@@ -1,4 +1,4 @@
-"""Files of deploy/: what Kubernetes, Flink's operator and Slurm read of them; a job that is told to stop."""
+"""docs/deploy/: what Kubernetes, Flink's operator and Slurm read of it; a job that is told to stop."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from pipeline.verify import main as verify
 from tests.crawling import arguments, settle
 
 ROOT = Path(__file__).resolve().parents[1]
-DEPLOY = ROOT / "deploy"
+DEPLOY = ROOT / "docs" / "deploy"
 KUBERNETES = "1.29"
 """The first version with containers that run beside a Job's and end after it."""
 IMAGE = "us-central1-docker.pkg.dev/my-project/openwit/worker:1"

@@ -84,7 +84,7 @@ def test_other_programs_commands_are_of_the_versions_that_are_pinned() -> None:
     assert versions <= set(FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS)
     starts = {line.split()[0] for line in LINES if line not in OWN}
     assert starts == {"gcloud", "docker", "python", "make", "kubectl", "sbatch"}
-    files = set(re.findall(r"deploy/[\w./-]+", TEXT))
+    files = set(re.findall(r"docs/deploy/[\w./-]+", TEXT))
     assert files and all((ROOT / name).exists() for name in files)
     images = set(re.findall(r"us-central1-docker[^\s\"]+", TEXT))
     assert images == {"us-central1-docker.pkg.dev/my-project/openwit/worker:1", "us-central1-docker.pkg.dev"}
