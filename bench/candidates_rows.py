@@ -8,7 +8,7 @@ two worker processes. Cleaning, filters, matching and language (--lang en) as in
 of all processes together.
 
 With --texts the rows of a list are judged in this process, as a worker does a piece: read, judged, written.
-Best of five, with nothing remembered from one to the next.
+Best of three, with nothing remembered from one to the next.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def judge_texts(texts: Path, queries: Path) -> None:
             )  # fmt: skip
             (piece,) = plan([str(texts)], SourceOptions())
             state, best = worker.open(), float("inf")
-            for _ in range(5):
+            for _ in range(3):
                 state.judge._known.clear()
                 started = time.process_time()
                 done = worker.run(state, PieceTask(name="0", piece=piece))

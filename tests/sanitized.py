@@ -13,6 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
+from pipeline.captions.language import model_path
 from pipeline.captions.match import _DictIndex, tokens
 
 
@@ -100,7 +101,40 @@ def match(module: ModuleType, rng: np.random.Generator) -> None:
         raise AssertionError(wrong)
 
 
-CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {"_kernels": search, "_match": match}
+def language(module: ModuleType, rng: np.random.Generator) -> None:
+    """Read lines of any characters; then models that are cut or damaged."""
+    data = model_path().read_bytes()
+    model = module.load(data)
+    for most in (3, 60, 3000):
+        codes = rng.integers(0, rng.choice([128, 0x800, 0x10FFFF]), rng.integers(0, most))
+        line = "".join(chr(code) for code in codes.tolist() if not 0xD800 <= code < 0xE000)
+        labels, scores = module.predict(model, line, int(rng.integers(1, 17)))
+        assert len(labels) == len(scores) and list(scores) == sorted(scores, reverse=True)
+    damaged = bytearray(data)
+    for place in rng.integers(0, rng.choice([200, 20_000, len(data)]), rng.integers(1, 5)):
+        damaged[place] = rng.integers(0, 256)
+    for wrong in (data[: rng.integers(0, len(data))], bytes(damaged)):
+        try:
+            module.predict(module.load(wrong), "a dog on the beach", 5)
+        except ValueError:
+            continue
+    for arguments in (
+        (model, "\ud800", 5),
+        (model, "a", 0),
+        (model, "a", 17),
+        (model, b"a", 5),
+        (None, "a", 5),
+    ):
+        try:
+            module.predict(*arguments)
+        except (TypeError, ValueError):
+            continue
+        raise AssertionError(arguments)
+
+
+CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
+    "_kernels": search, "_language": language, "_match": match,
+}  # fmt: skip
 
 
 def main(file: str, rounds: str) -> None:

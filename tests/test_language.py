@@ -98,6 +98,26 @@ def test_short_captions_of_many_languages_and_their_pages() -> None:
         assert captions > 900 and alone > 0.99 * captions and on_page > 0.99 * captions
 
 
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=200))
+@example("__label__en </s> < >")
+@example("a\x00b\x0bc")
+@example("")
+def test_our_code_says_what_fasttext_says(text: str) -> None:
+    ours, theirs = _predictors()
+    line = " ".join(text.lower().split())
+    for k in (1, 5, 16):
+        assert ours(line, k) == theirs(line, k)
+
+
+@cache
+def _predictors() -> tuple[language.Predict, language.Predict]:
+    pytest.importorskip("pipeline.captions._language", reason="not built")
+    ours = language.predictor(model_path())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "_language", None)
+        return ours, language.predictor(model_path())
+
+
 def test_the_carrying_package_is_not_imported() -> None:
     code = (
         "import sys, pipeline.captions.language as l; l.Identifier().identify('a dog');"
@@ -111,6 +131,7 @@ def test_the_carrying_package_is_not_imported() -> None:
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = model_path()
     with monkeypatch.context() as patch:
+        patch.setattr(language, "_language", None)
         patch.setitem(sys.modules, "fasttext", None)
         with pytest.raises(ModuleNotFoundError, match=r"fasttext-predict.*openwit\[crawl\].*--lang any"):
             Identifier(path)

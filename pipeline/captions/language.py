@@ -12,13 +12,20 @@ all, so they weigh as `Weights` says and the page's own captions outvote them. d
 measurements, on captions that the weights were not fitted to.
 """
 
+import contextlib
 import importlib.util
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
+
+try:
+    from pipeline.captions import _language
+except ImportError:  # not built: fastText's own code gives the same, five times as slowly
+    _language = None  # type: ignore[assignment]
 
 _INSTALL: Final = "run pip install 'openwit[crawl]', or use --lang any to keep every language"
 _LABEL: Final = "__label__"
@@ -28,6 +35,10 @@ _TOP: Final = 5  # labels asked for; a call for all of them takes four times as 
 _LABELS: Final = 176
 _LEAST: Final = 1e-7  # no model of 1 MB is surer than that
 _PAGE_CHARACTERS: Final = 2_000  # of its captions that tell a page's language
+
+
+Predict = Callable[[str, int], tuple[tuple[str, ...], tuple[float, ...]]]
+"""Maps a line without a line end and a number k to its k likeliest languages and their probabilities."""
 
 
 class Weights(NamedTuple):
@@ -178,15 +189,29 @@ def model_path() -> Path:
     return path
 
 
+def predictor(path: Path) -> Predict:
+    """Return what names the likeliest languages of a line: our code where it was built, else fastText's."""
+    if _language is not None:
+        with contextlib.suppress(ValueError):  # another kind of model
+            return partial(_language.predict, _language.load(path.read_bytes()))
+    try:
+        import fasttext
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"identifying languages needs fasttext-predict; {_INSTALL}") from error
+    model = fasttext.load_model(str(path))
+
+    def predict(line: str, k: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        labels, scores = model.predict(line, k=k)
+        return tuple(label.removeprefix(_LABEL) for label in labels), tuple(scores)
+
+    return predict
+
+
 class Identifier:
     """The language identifier, loaded once a process (1 MB of model); it cannot be pickled."""
 
     def __init__(self, path: Path | None = None, weights: Weights = IN_USE) -> None:
-        try:
-            import fasttext
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"identifying languages needs fasttext-predict; {_INSTALL}") from error
-        self._model, self._certainty = fasttext.load_model(str(path or model_path())), weights.certainty
+        self._predict, self._certainty = predictor(path or model_path()), weights.certainty
 
     def evidence(self, text: str) -> Evidence | None:
         """Return what a text speaks for; None if it has no letter. Never raises.
@@ -206,13 +231,10 @@ class Identifier:
             latin = _LATIN.search(line) is not None
         if not letters:
             return None
-        labels, scores = self._model.predict(line, k=_TOP)
+        labels, scores = self._predict(line, _TOP)
         rest = max((1 - sum(scores)) / _TOP, _LEAST)  # of each label that was not asked for, at most
         power = min(1.0, self._certainty + letters / 50)
-        likely = {
-            label.removeprefix(_LABEL): max(score, _LEAST) ** power
-            for label, score in zip(labels, scores, strict=True)
-        }
+        likely = {label: max(score, _LEAST) ** power for label, score in zip(labels, scores, strict=True)}
         return Evidence(likely, max(_LEAST, min(rest, *scores)) ** power, latin)
 
     def of_page(self, captions: Iterable[str]) -> Evidence | None:

@@ -1,0 +1,402 @@
+/* Predict the language of a line with a quantised fastText model, as fasttext-predict 0.9.2.4 does, bit for bit.
+
+   What is different is the memory: rows are dequantised once, n-grams are found by a bitmap and a table in place
+   of a map of nodes, nothing is allocated for a line. The sums are those of fastText, in the same order. */
+
+#define Py_LIMITED_API 0x030b0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAGIC 793712314
+#define DIM 16
+#define MOST 16 /* labels that can be asked for */
+#define CENTROIDS 256
+#define MOST_COUNTED 100000000000 /* of a label, so that all together stay below 1e15 */
+#define CAPSULE "openwit.language"
+
+typedef struct {
+    int32_t minn, maxn, nwords, nlabels, nodes;
+    uint32_t bucket, word_mask, gram_mask;
+    float (*rows)[DIM];     /* of words, then of the n-grams that are kept */
+    float *out;             /* DIM x nodes: the weights of the inner nodes, transposed */
+    char *text;             /* the words, one after the other */
+    uint32_t *at;           /* where word i begins; at[size] is the end */
+    int32_t *word_slots, *gram_keys, *gram_rows, *left, *right;
+    uint8_t *kept;          /* a bit for each bucket */
+    PyObject **labels;
+} Model;
+
+typedef struct {
+    const unsigned char *next, *end;
+} Reader;
+
+static int take(Reader *from, void *to, size_t size) {
+    if ((size_t)(from->end - from->next) < size) return 0;
+    memcpy(to, from->next, size);
+    from->next += size;
+    return 1;
+}
+
+static void clear(Model *m) {
+    if (m == NULL) return;
+    if (m->labels)
+        for (int32_t i = 0; i < m->nlabels; i++) Py_XDECREF(m->labels[i]);
+    free(m->labels); free(m->rows); free(m->out); free(m->text); free(m->at); free(m->word_slots);
+    free(m->gram_keys); free(m->gram_rows); free(m->left); free(m->right); free(m->kept); free(m);
+}
+
+static void destroy(PyObject *capsule) { clear(PyCapsule_GetPointer(capsule, CAPSULE)); }
+
+static inline uint32_t step(uint32_t hash, unsigned char byte) {
+    return (hash ^ (uint32_t)(int8_t)byte) * 16777619u; /* as models were trained, with signed char */
+}
+
+static int32_t find_word(const Model *m, const char *word, size_t size, uint32_t hash) {
+    for (uint32_t slot = hash & m->word_mask;; slot = (slot + 1) & m->word_mask) {
+        int32_t i = m->word_slots[slot];
+        if (i < 0) return -1;
+        if (m->at[i + 1] - m->at[i] == size && !memcmp(m->text + m->at[i], word, size)) return i;
+    }
+}
+
+static uint32_t hash_of(const char *word, size_t size) {
+    uint32_t hash = 2166136261u;
+    for (size_t i = 0; i < size; i++) hash = step(hash, (unsigned char)word[i]);
+    return hash;
+}
+
+static inline int32_t find_gram(const Model *m, uint32_t hash) {
+    uint32_t key = hash % m->bucket;
+    if (!(m->kept[key >> 3] >> (key & 7) & 1)) return -1;
+    uint32_t slot = (key * 2654435761u) & m->gram_mask;
+    while ((uint32_t)m->gram_keys[slot] != key) slot = (slot + 1) & m->gram_mask;
+    return m->gram_rows[slot];
+}
+
+static uint32_t table_mask(uint32_t entries) {
+    uint32_t size = 16;
+    while (size < 2 * entries) size *= 2;
+    return size - 1;
+}
+
+/* A product quantiser: its shape, then its centroids. */
+static int take_centroids(Reader *from, int32_t dim, int32_t *parts, int32_t *width, float **found) {
+    int32_t shape[4];
+    if (!take(from, shape, sizeof shape) || shape[0] != dim || shape[2] < 1 || dim % shape[2]
+        || shape[1] != dim / shape[2] || shape[3] != shape[2])
+        return 0;
+    size_t size = (size_t)dim * CENTROIDS * sizeof(float);
+    if (!(*found = malloc(size)) || !take(from, *found, size)) return 0;
+    *parts = shape[1];
+    *width = shape[2];
+    return 1;
+}
+
+/* The tree of the hierarchical softmax: Huffman's, over labels sorted by falling counts. */
+static int plant(Model *m, const int64_t *counts) {
+    int32_t leaves = m->nlabels, all = 2 * leaves - 1, leaf = leaves - 1, node = leaves;
+    int64_t *sum = malloc((size_t)all * sizeof *sum);
+    m->left = malloc((size_t)all * sizeof *m->left);
+    m->right = malloc((size_t)all * sizeof *m->right);
+    if (!sum || !m->left || !m->right) { free(sum); return 0; }
+    for (int32_t i = 0; i < all; i++) {
+        sum[i] = i < leaves ? counts[i] : (int64_t)1e15;
+        m->left[i] = m->right[i] = -1;
+    }
+    for (int32_t i = leaves; i < all; i++) {
+        int32_t two[2];
+        for (int j = 0; j < 2; j++) two[j] = leaf >= 0 && sum[leaf] < sum[node] ? leaf-- : node++;
+        m->left[i] = two[0];
+        m->right[i] = two[1];
+        sum[i] = sum[two[0]] + sum[two[1]];
+    }
+    free(sum);
+    return 1;
+}
+
+static int load_words(Model *m, Reader *from, int32_t size, int64_t *counts) {
+    const unsigned char *start = from->next;
+    if (!(m->text = malloc((size_t)(from->end - start)))
+        || !(m->at = malloc(((size_t)size + 1) * sizeof *m->at))
+        || !(m->labels = calloc((size_t)m->nlabels, sizeof *m->labels)))
+        return 0;
+    m->word_mask = table_mask((uint32_t)size);
+    if (!(m->word_slots = malloc(((size_t)m->word_mask + 1) * sizeof *m->word_slots))) return 0;
+    memset(m->word_slots, 0xff, ((size_t)m->word_mask + 1) * sizeof *m->word_slots);
+    uint32_t used = 0;
+    m->at[0] = 0;
+    for (int32_t i = 0; i < size; i++) {
+        const unsigned char *stop = memchr(from->next, 0, (size_t)(from->end - from->next));
+        int64_t count;
+        int8_t type;
+        if (stop == NULL) return 0;
+        size_t length = (size_t)(stop - from->next);
+        char *word = m->text + used;
+        memcpy(word, from->next, length);
+        from->next = stop + 1;
+        if (!take(from, &count, sizeof count) || !take(from, &type, sizeof type)
+            || type != (i >= m->nwords)) /* words first, then labels */
+            return 0;
+        m->at[i + 1] = used += (uint32_t)length;
+        uint32_t slot = hash_of(word, length) & m->word_mask;
+        while (m->word_slots[slot] >= 0) slot = (slot + 1) & m->word_mask;
+        m->word_slots[slot] = i;
+        if (i >= m->nwords) {
+            const char *name = length < 9 || memcmp(word, "__label__", 9) ? NULL : word + 9;
+            if (name == NULL || count < 0 || count > MOST_COUNTED
+                || !(m->labels[i - m->nwords] = PyUnicode_FromStringAndSize(name, (Py_ssize_t)length - 9)))
+                return 0;
+            counts[i - m->nwords] = count;
+        }
+    }
+    return 1;
+}
+
+static int load_grams(Model *m, Reader *from, int64_t kept) {
+    m->gram_mask = table_mask((uint32_t)kept);
+    size_t slots = (size_t)m->gram_mask + 1;
+    if (!(m->gram_keys = malloc(slots * sizeof *m->gram_keys))
+        || !(m->gram_rows = malloc(slots * sizeof *m->gram_rows))
+        || !(m->kept = calloc(m->bucket / 8 + 1, 1)))
+        return 0;
+    memset(m->gram_keys, 0xff, slots * sizeof *m->gram_keys);
+    for (int64_t i = 0; i < kept; i++) {
+        int32_t pair[2];
+        if (!take(from, pair, sizeof pair) || pair[0] < 0 || (uint32_t)pair[0] >= m->bucket || pair[1] < 0
+            || pair[1] >= kept || m->kept[pair[0] >> 3] >> (pair[0] & 7) & 1)
+            return 0;
+        uint32_t slot = ((uint32_t)pair[0] * 2654435761u) & m->gram_mask;
+        while (m->gram_keys[slot] >= 0) slot = (slot + 1) & m->gram_mask;
+        m->gram_keys[slot] = pair[0];
+        m->gram_rows[slot] = m->nwords + pair[1];
+        m->kept[pair[0] >> 3] |= (uint8_t)(1 << (pair[0] & 7));
+    }
+    return 1;
+}
+
+static int load_rows(Model *m, Reader *from, int64_t count) {
+    uint8_t quantised, norms;
+    int64_t shape[2];
+    int32_t codes, parts = 0, width = 0, one, alone;
+    float *centroids = NULL, *lengths = NULL;
+    const uint8_t *code, *length_code;
+    int done = 0;
+    if (!take(from, &quantised, 1) || quantised != 1 || !take(from, &norms, 1) || norms > 1
+        || !take(from, shape, sizeof shape) || shape[0] != count || shape[1] != DIM
+        || !take(from, &codes, sizeof codes) || codes < 0 || from->end - from->next < codes)
+        return 0;
+    code = from->next;
+    from->next += codes;
+    if (!take_centroids(from, DIM, &parts, &width, &centroids) || (int64_t)codes != count * parts) goto end;
+    length_code = from->next;
+    if (norms) {
+        if (from->end - from->next < count) goto end;
+        from->next += count;
+        if (!take_centroids(from, 1, &one, &alone, &lengths)) goto end;
+    }
+    if (!(m->rows = malloc((size_t)count * sizeof *m->rows))) goto end;
+    for (int64_t i = 0; i < count; i++)
+        for (int32_t part = 0; part < parts; part++)
+            for (int32_t j = 0; j < width; j++)
+                m->rows[i][part * width + j] =
+                    (norms ? lengths[length_code[i]] : 1.0f)
+                    * centroids[(part * CENTROIDS + code[i * parts + part]) * width + j];
+    done = 1;
+end:
+    free(centroids);
+    free(lengths);
+    return done;
+}
+
+static int load_out(Model *m, Reader *from) {
+    uint8_t quantised;
+    int64_t shape[2];
+    float row[DIM];
+    if (!take(from, &quantised, 1) || quantised || !take(from, shape, sizeof shape) || shape[0] != m->nlabels
+        || shape[1] != DIM)
+        return 0;
+    m->nodes = m->nlabels - 1;
+    if (!(m->out = malloc((size_t)m->nodes * DIM * sizeof *m->out))) return 0;
+    for (int32_t i = 0; i < m->nodes; i++) {
+        if (!take(from, row, sizeof row)) return 0;
+        for (int j = 0; j < DIM; j++) m->out[j * m->nodes + i] = row[j];
+    }
+    return take(from, row, sizeof row); /* of the root's parent, which there is not */
+}
+
+static int load_model(Model *m, Reader *from) {
+    int32_t head[2], args[12], sizes[3];
+    double t;
+    int64_t tokens, kept;
+    if (!take(from, head, sizeof head) || head[0] != MAGIC || head[1] != 12 || !take(from, args, sizeof args)
+        || !take(from, &t, sizeof t))
+        return 0;
+    /* dim, ws, epoch, minCount, neg, wordNgrams, loss (1: hierarchical softmax), model (3: supervised) */
+    if (args[0] != DIM || args[5] != 1 || args[6] != 1 || args[7] != 3 || args[8] < 1 || args[8] > 1 << 24
+        || args[9] < 1 || args[10] < args[9] || args[10] > 8)
+        return 0;
+    m->bucket = (uint32_t)args[8];
+    m->minn = args[9];
+    m->maxn = args[10];
+    if (!take(from, sizes, sizeof sizes) || !take(from, &tokens, sizeof tokens)
+        || !take(from, &kept, sizeof kept) || sizes[1] < 1 || sizes[1] > 1 << 24 || sizes[2] < 2
+        || sizes[2] > 1 << 12 || sizes[0] != sizes[1] + sizes[2] || kept < 1 || kept > m->bucket)
+        return 0;
+    m->nwords = sizes[1];
+    m->nlabels = sizes[2];
+    int64_t *counts = malloc((size_t)m->nlabels * sizeof *counts);
+    int done = counts && load_words(m, from, sizes[0], counts) && load_grams(m, from, kept)
+               && load_rows(m, from, m->nwords + kept) && load_out(m, from) && plant(m, counts);
+    free(counts);
+    return done;
+}
+
+static PyObject *load(PyObject *self, PyObject *data) {
+    char *bytes;
+    Py_ssize_t size;
+    (void)self;
+    if (PyBytes_AsStringAndSize(data, &bytes, &size) < 0) return NULL;
+    Model *m = calloc(1, sizeof *m);
+    if (m == NULL) return PyErr_NoMemory();
+    Reader from = {(const unsigned char *)bytes, (const unsigned char *)bytes + size};
+    if (!load_model(m, &from)) {
+        clear(m);
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "not a model that is read here");
+        return NULL;
+    }
+    PyObject *capsule = PyCapsule_New(m, CAPSULE, destroy);
+    if (capsule == NULL) clear(m);
+    return capsule;
+}
+
+typedef struct {
+    float sum[DIM];
+    int64_t rows;
+} Hidden;
+
+static inline void add(Hidden *hidden, const float *row) {
+    for (int j = 0; j < DIM; j++) hidden->sum[j] += row[j];
+    hidden->rows++;
+}
+
+static void add_word(const Model *m, Hidden *hidden, const char *word, size_t size) {
+    int32_t id = find_word(m, word, size, hash_of(word, size));
+    if (id >= m->nwords || (id < 0 && size >= 9 && !memcmp(word, "__label__", 9))) return;
+    if (id >= 0) add(hidden, m->rows[id]);
+    if (size == 4 && !memcmp(word, "</s>", 4)) return;
+    /* N-grams of <word>: position -1 is the sign before, `size` the one after. */
+    for (ptrdiff_t i = -1; i <= (ptrdiff_t)size; i++) {
+        unsigned char first = i < 0 ? '<' : i == (ptrdiff_t)size ? '>' : (unsigned char)word[i];
+        if ((first & 0xC0) == 0x80) continue;
+        uint32_t hash = 2166136261u;
+        ptrdiff_t j = i;
+        for (int32_t n = 1; j <= (ptrdiff_t)size && n <= m->maxn; n++) {
+            unsigned char byte = j < 0 ? '<' : j == (ptrdiff_t)size ? '>' : (unsigned char)word[j];
+            hash = step(hash, byte);
+            for (j++; j < (ptrdiff_t)size && ((unsigned char)word[j] & 0xC0) == 0x80; j++)
+                hash = step(hash, (unsigned char)word[j]);
+            if (n < m->minn || (n == 1 && (i < 0 || j > (ptrdiff_t)size))) continue;
+            int32_t row = find_gram(m, hash);
+            if (row >= 0) add(hidden, m->rows[row]);
+        }
+    }
+}
+
+static inline int is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r') || c == 0;
+}
+
+static inline float log_of(float x) { return (float)log(x + 1e-5); }
+
+typedef struct {
+    float score;
+    int32_t node;
+} Found;
+
+typedef struct {
+    const Model *m;
+    const float *dots;
+    float least;
+    int most, count;
+    Found best[MOST]; /* by falling score */
+} Search;
+
+static void look(Search *s, int32_t node, float score) {
+    if (score < s->least || (s->count == s->most && score < s->best[s->count - 1].score)) return;
+    if (s->m->left[node] < 0) {
+        if (s->count < s->most) s->count++;
+        int i = s->count - 1;
+        for (; i > 0 && s->best[i - 1].score < score; i--) s->best[i] = s->best[i - 1];
+        s->best[i] = (Found){score, node};
+        return;
+    }
+    float f = (float)(1. / (1 + expf(-s->dots[node - s->m->nlabels])));
+    look(s, s->m->left[node], score + log_of((float)(1.0 - f)));
+    look(s, s->m->right[node], score + log_of(f));
+}
+
+static PyObject *predict(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "predict(model, line, k)");
+    const Model *m = PyCapsule_GetPointer(args[0], CAPSULE);
+    Py_ssize_t size;
+    const char *line = m ? PyUnicode_AsUTF8AndSize(args[1], &size) : NULL;
+    long k = line ? PyLong_AsLong(args[2]) : 0;
+    if (line == NULL || (k == -1 && PyErr_Occurred())) return NULL;
+    if (k < 1 || k > MOST) return PyErr_Format(PyExc_ValueError, "k is from 1 to %d", MOST);
+    Hidden hidden = {{0}, 0};
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (is_space(line[i])) continue;
+        Py_ssize_t start = i;
+        while (i < size && !is_space(line[i])) i++;
+        add_word(m, &hidden, line + start, (size_t)(i - start));
+    }
+    add_word(m, &hidden, "</s>", 4);
+    float dots[1 << 12];
+    memset(dots, 0, (size_t)m->nodes * sizeof *dots);
+    if (hidden.rows) {
+        float share = (float)(1.0 / (double)hidden.rows);
+        for (int j = 0; j < DIM; j++) {
+            float value = hidden.sum[j] * share;
+            const float *out = m->out + (ptrdiff_t)j * m->nodes;
+            for (int32_t i = 0; i < m->nodes; i++) dots[i] += out[i] * value;
+        }
+    }
+    Search search = {m, dots, log_of(0.0f), (int)k, 0, {{0, 0}}};
+    look(&search, 2 * m->nlabels - 2, 0.0f);
+    PyObject *labels = PyTuple_New(search.count), *scores = PyTuple_New(search.count);
+    if (labels && scores) {
+        for (int i = 0; i < search.count; i++) {
+            PyObject *score = PyFloat_FromDouble(expf(search.best[i].score)), *label;
+            if (score == NULL) goto failed;
+            label = m->labels[search.best[i].node];
+            Py_INCREF(label);
+            PyTuple_SetItem(labels, i, label);
+            PyTuple_SetItem(scores, i, score);
+        }
+        PyObject *both = PyTuple_Pack(2, labels, scores);
+        Py_DECREF(labels);
+        Py_DECREF(scores);
+        return both;
+    }
+failed:
+    Py_XDECREF(labels);
+    Py_XDECREF(scores);
+    return NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"load", load, METH_O, "Return a model from the bytes of its file; ValueError for another kind of model."},
+    {"predict", (PyCFunction)(void (*)(void))predict, METH_FASTCALL,
+     "Return the k likeliest labels of a line and their probabilities."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_language", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__language(void) { return PyModule_Create(&module); }
