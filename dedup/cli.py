@@ -3,12 +3,12 @@
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dedup.findings import Findings
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
@@ -16,6 +16,9 @@ from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
 from pipeline.formats import count, p_value
 from pipeline.terminal import output, terminal
+
+if TYPE_CHECKING:
+    from dedup.findings import Findings  # needs the overlap extra
 
 
 def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
@@ -65,7 +68,7 @@ def show_plan(
     sys.stdout.write(parser.to_toml(parser.effective(config)))
 
 
-def notes(found: Findings) -> list[str]:
+def notes(found: "Findings") -> list[str]:
     """Return what to know of the table beside its numbers: what could not be decoded or measured."""
     from pipeline.images.decode import Unreadable, named  # imports Pillow
 
@@ -87,7 +90,7 @@ def notes(found: Findings) -> list[str]:
     return lines
 
 
-def show_result(console: Console, config: OverlapConfig, found: Findings, seconds: float) -> None:
+def show_result(console: Console, config: OverlapConfig, found: "Findings", seconds: float) -> None:
     """Print the final table."""
     # Not as the table's title, which would be folded to its width.
     console.print(config.out, style="italic", highlight=False, soft_wrap=True, markup=False)
