@@ -17,7 +17,8 @@ if [ "${1:-}" = pack ]; then
     "$PYTHON" -m pip install --quiet --upgrade --no-deps --target .gpu/site --only-binary=:all: \
         --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --platform any \
         --python-version "${GPU_PYTHON:-3.12}" \
-        open_clip_torch==3.3.0 ftfy wcwidth tyro typeguard docstring_parser braceexpand orjson simplejpeg
+        open_clip_torch==3.3.0 ftfy wcwidth tyro typeguard docstring_parser braceexpand orjson simplejpeg \
+        faiss-cpu opencv-python-headless
     web=../shared/data/text/img2dataset_test_10000.parquet
     if [ ! -e .gpu/captions.txt ] && [ -e "$web" ]; then
         "$PYTHON" -c "
@@ -34,12 +35,12 @@ if [ "${1:-}" = rehearse ]; then
     shift
     [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
     device=cpu losses=(256 1024) models=(ViT-B-32) batches=(8) large=(16 --accumulate 2) timed=(--steps 1 --warm 1)
-    checked=(--model tiny --count 40)
+    checked=(--model tiny --count 40) searched=(20000)
     uname -a
 else
     device=cuda losses=(1024 2048 4096 8192 16384 32768) models=(ViT-B-32 ViT-B-16 ViT-L-14) batches=(2048 1024 320)
     large=(32768 --accumulate 8) timed=(--steps 10 --warm 3)
-    checked=(--model ViT-B-32 --count 256)
+    checked=(--model ViT-B-32 --count 256) searched=(1000000 10000000)
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 fi
 out=${1:-bench-gpu}
@@ -55,3 +56,4 @@ captions=()
 "$PYTHON" -m bench.train_step --device $device --models ViT-B-32 --batches "${large[@]}" --steps 3 --warm 1 \
     --only ours "${captions[@]}" --out "$out/large-batch.json"
 "$PYTHON" -m bench.detector_gpu --device $device --out "$out/detector.json"
+"$PYTHON" -m bench.overlap_search --device $device --references "${searched[@]}" | tee "$out/overlap.txt"

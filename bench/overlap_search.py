@@ -250,12 +250,39 @@ def floats() -> tuple[str, ...]:
     return "100,000 x 256 floats", f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.1f}", *"––––", said
 
 
+def on_device(device: str, count: int) -> None:
+    """Print how many pictures a second torch searches for, and whether it finds the kernel's hits."""
+    from dedup.gpu_search import DeviceReferences
+
+    rng = np.random.default_rng(count)
+    hashes = rng.integers(0, 256, (count, 32), np.uint8)
+    centres = centred(rng)
+    colours, queries = centres(count).astype(np.int8), planted(hashes, 256, rng)
+    described = Descriptors(queries, mirror_images(queries, rng), centres(256), np.full(256, 100, np.uint8))
+    whitening = Whitening(np.zeros(256, np.float32), np.ones(256, np.float32))
+    references = References(hashes, colours, 1, DeviceReferences(hashes, colours, device))
+    spent, hits = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        hits = search.search(described, references, whitening)
+        spent.append(time.perf_counter() - start)
+    expected = search.search(described, references._replace(device=None), whitening)
+    same = all(np.array_equal(a, b) for a, b in zip(hits, expected, strict=True))
+    print(
+        f"torch on {device}: {len(queries) / min(spent):,.1f} pictures/s by the clock among {count:,} "
+        f"references, {'the same' if same else 'OTHER'} hits"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--references", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 20_000_000])
     parser.add_argument("--avx2", action="store_true", help="use what processors without AVX-512 do")
+    parser.add_argument(
+        "--device", help="cuda, or cpu to try it: also search by torch, in seconds of the clock"
+    )
     parser.add_argument("--photos", nargs="*", default=[], help="globs of photographs to compare hits on")
     args = parser.parse_args()
     search.use_one_thread()
@@ -272,6 +299,8 @@ def main() -> None:
     )  # fmt: skip
     if args.photos:
         photographs(args.photos)
+    if args.device:
+        on_device(args.device, args.references[-1])
 
 
 if __name__ == "__main__":

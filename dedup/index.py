@@ -193,9 +193,15 @@ def _load(path: str) -> npt.NDArray[Any]:
 class Index:
     """The joined index, memory-mapped: processes of one machine share its pages."""
 
-    def __init__(self, files: ExampleIndex) -> None:
+    def __init__(self, files: ExampleIndex, device: str = "") -> None:
+        """Map the arrays; `device` takes those of the search into a GPU's memory as well."""
         local = _local_copy(files)
-        self.references = References(_map(local.hashes), _map(local.colours), len(views.VIEWS))
+        hashes, colours, copy = _map(local.hashes), _map(local.colours), None
+        if device:
+            from dedup.gpu_search import DeviceReferences  # imports torch
+
+            copy = DeviceReferences(hashes, colours, device)
+        self.references = References(hashes, colours, len(views.VIEWS), copy)
         table = schemas.read_table(local.examples)
         compared = table.filter(pc.greater_equal(table["row"], 0)).sort_by("row")
         self.dataset: npt.NDArray[np.int64]

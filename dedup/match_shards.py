@@ -169,15 +169,18 @@ class MatchWorker:
     """Folder of what it made of the index."""
     thresholds: str = ""
     """Folder of its thresholds."""
+    device: str = ""
+    """Where hashes are compared, or empty for the CPU."""
 
     def open(self) -> MatchState:
         """Map the index, once a process."""
         _one_thread()
-        search.warn_without_kernel()
+        if not self.device:
+            search.warn_without_kernel()
         texts, files = None, joined(self.index)
         if self.text_threshold is not None:
             texts = TextIndex(texts_of(schemas.read_table(files.examples)), self.text_threshold)
-        index = Index(files)
+        index = Index(files, self.device)
         learned = self._learned(index) if self.detector else None
         return MatchState(Pictures(), index, read_whitening(self.whitening), texts, learned)
 

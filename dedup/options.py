@@ -3,6 +3,7 @@
 import datetime
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 
 import tyro
 
@@ -58,6 +59,9 @@ class OverlapConfig:
     """Pairs that the report shows of each set, evenly from the most to the least similar."""
     seed: int = 0
     """Decides which copies are planted and from which images the whitening is fitted."""
+    device: Literal["", "cuda", "cpu"] = ""
+    """cuda compares hashes on a GPU, by torch (`pip install openwit[train]`), with --workers 1: each process
+    has a copy of the index there, 288 bytes a view. cpu is the same on the CPU, to try it."""
     check: bool = False
     """Match the inputs, print the plan and the effective configuration, and write nothing."""
     log_json: str = ""

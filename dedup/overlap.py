@@ -106,7 +106,8 @@ def check_output(out: str) -> None:
 def run(job: OverlapJob) -> Findings:
     """Run the steps that are not done and publish the result; return what report.json holds."""
     check_output(job.out)
-    search.warn_without_kernel()
+    if not job.config.device:
+        search.warn_without_kernel()
     config = job.config
     steps = _Steps(job)
     steps.run(job.runner)
@@ -276,7 +277,7 @@ def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str
         folder=folder, index=steps.index.folder, whitening=steps.whitening.folder,
         is_run=job.training.is_run, floor=config.floor, min_quality=config.min_quality,
         planted=config.planted, seed=config.seed, text_threshold=text_threshold, detector=config.detector,
-        learned=steps.learned, thresholds=steps.thresholds,
+        learned=steps.learned, thresholds=steps.thresholds, device=config.device,
     )  # fmt: skip
     # A shard's task is named by its version too: a set that has grown is matched where it has grown.
     shards = [

@@ -12,13 +12,16 @@ same hits.
 
 import logging
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import faiss  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.descriptors import ODD_TERMS, Descriptors, mirrored_descriptors, take
+
+if TYPE_CHECKING:
+    from dedup.gpu_search import DeviceReferences  # imports torch
 
 try:
     from dedup import _kernels
@@ -81,6 +84,8 @@ class References(NamedTuple):
     colours: npt.NDArray[np.int8]
     """[n * views, 256]: `quantised`."""
     views: int
+    device: "DeviceReferences | None" = None
+    """The same in a GPU's memory, if the search is to be there."""
 
 
 class Hits(NamedTuple):
@@ -179,6 +184,13 @@ def candidates(
     vectors: float32 [2, q, 256], the whitened colours as they are and mirrored; None for all pairs within.
     """
     hashes, mirrored = (np.ascontiguousarray(one) for one in (queries.hashes, queries.mirrored_hashes))
+    if references.device is not None:
+        both, whitened = (
+            np.concatenate([hashes, mirrored]),
+            None if vectors is None else np.concatenate(vectors),
+        )
+        query, reference, distance = references.device.candidates(both, whitened, floor, radius, _QUANTUM).T
+        return Pairs(query % len(hashes), reference, distance, query >= len(hashes))
     if _kernels is None or radius > _KERNEL_RADIUS:
         found = [within(one, references.hashes, radius) for one in (hashes, mirrored)]
         flags = np.repeat([False, True], [len(one.query) for one in found])

@@ -219,6 +219,40 @@ def test_hits_are_the_same_with_and_without_the_kernel(seed, extreme, per_exampl
         assert one.dtype == other.dtype and np.array_equal(one, other)
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 1000), st.booleans(), st.sampled_from([7, 1 << 18]))
+def test_hits_are_the_same_by_torch(seed, tie, tile):
+    gpu_search = pytest.importorskip("dedup.gpu_search")
+    thumbs = pictures(24, seed)
+    noise = np.random.default_rng(seed).integers(-60, 61, (20, 64, 64, 3))
+    altered = np.clip(thumbs[:20].astype(int) + noise, 0, 255).astype(np.uint8)
+    altered[::2] = altered[::2, :, ::-1]
+    queries, whitening = descriptors.describe(altered), Whitening.fit(descriptors.describe(thumbs).colours)
+    references = references_of(thumbs, whitening, 2)
+    copy = gpu_search.DeviceReferences(references.hashes, references.colours, "cpu")
+    expected = search.search(queries, references, whitening, floor=0.2)
+    floor = float(np.sort(expected.similarity)[len(expected.similarity) // 2]) if tie else 0.2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_search, "_TILE", tile)
+        found = search.search(queries, references._replace(device=copy), whitening, floor=floor)
+        pairs = search.candidates(queries, references._replace(device=copy), None, 0.0, 120)
+    for one, other in zip(found, search.search(queries, references, whitening, floor=floor), strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+    expected = [brute_force(one, references.hashes, 120) for one in (queries.hashes, queries.mirrored_hashes)]
+    by = zip(*(column.tolist() for column in pairs), strict=True)
+    assert set(by) == {(*triple, bool(flag)) for flag in (0, 1) for triple in expected[flag]}
+
+
+def test_a_gpu_that_is_not_there_is_named():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    from dedup.gpu_search import DeviceReferences
+
+    with pytest.raises(ValueError, match="--device cuda: torch sees no GPU here"):
+        DeviceReferences(np.zeros((1, 32), np.uint8), np.zeros((1, 256), np.int8), "cuda")
+
+
 @kernel
 def test_the_kernel_refuses_what_does_not_fit_together():
     scan, rows = search._kernels.scan, np.zeros((4, 32), np.uint8)
