@@ -81,7 +81,7 @@ def test_a_line_says_all_that_is_known() -> None:
     )
     assert describe(StepProgress("count", "c", 9), Tally(1), 0.0, "tasks", None) == ""
     assert [duration(s) for s in (5, 65, 3_700, 400_000)] == ["0:05", "1:05", "1:01:40", "4.6 days"]
-    assert [size(n) for n in (12, 12_345, 5e9, 7e15)] == ["12 B", "12.3 kB", "5.0 GB", "7,000.0 TB"]
+    assert [size(n) for n in (12, 12_345, 5e9, 7e15)] == ["12 B", "12.3 kB", "5.0 GB", "7.0 PB"]
 
 
 @pytest.mark.parametrize("columns", range(8, 120))
