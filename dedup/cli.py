@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
 from pipeline.formats import count, p_value
-from pipeline.terminal import output, terminal
+from pipeline.terminal import output, show_places, terminal
 
 if TYPE_CHECKING:
     from dedup.findings import Findings  # needs the overlap extra
@@ -116,5 +116,4 @@ def show_result(console: Console, config: OverlapConfig, found: "Findings", seco
             ("drop", f"{storage.join(out, 'drop.parquet')} ({count(found.dropped or 0, 'training image')})")
         )
     where.append(("time", f"{seconds:,.1f} s"))
-    for name, value in where:
-        console.print(f"{name:<8} {value}", highlight=False, soft_wrap=True)
+    show_places(console, where)

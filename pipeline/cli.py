@@ -37,7 +37,7 @@ from pipeline.options.crawl import COMMON
 from pipeline.progress import ShowProgress
 from pipeline.publishing import StageOptions
 from pipeline.run_folder import Layout
-from pipeline.terminal import output, terminal
+from pipeline.terminal import output, show_places, terminal
 
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # how lines are printed
 _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
@@ -475,8 +475,7 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
     where = [("shards", f"{len(stored.shards)} in {layout.shards}"), ("rejected rows", layout.rejected),
              ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
              ("time", f"{seconds:,.1f} s")]  # fmt: skip
-    for name, value in where:
-        console.print(f"{name:<14} {value}", highlight=False, soft_wrap=True, markup=False)
+    show_places(console, where)
 
 
 def notes(layout: Layout, stored: Manifest) -> list[str]:

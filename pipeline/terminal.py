@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -43,6 +43,13 @@ def output(log_json: str = "") -> Terminal:
     if log_json == "-":
         return terminal()
     return Terminal() if sys.stdout.isatty() else Terminal(width=_LINE)
+
+
+def show_places(console: Console, places: Sequence[tuple[str, str]]) -> None:
+    """Print what a command made and where it lies, a name and a path a line, after its table."""
+    width = max(len(name) for name, _ in places) + 2
+    for name, path in places:
+        console.print(f"{name:<{width}}{path}", highlight=False, soft_wrap=True)
 
 
 def told(error: Exception) -> str:

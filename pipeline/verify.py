@@ -93,7 +93,7 @@ def accounting(layout: Layout) -> list[str]:
 
 
 def balanced(layout: Layout) -> list[str]:
-    """Return the shards with a sample that no query finished_set, or with a dropped one that a query keeps.
+    """Return the shards with a sample that no query keeps, or with a dropped one that a query keeps.
 
     What was dropped stays dropped even where a takedown has made room for it.
     """

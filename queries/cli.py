@@ -13,7 +13,7 @@ from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
-from pipeline.terminal import output, terminal
+from pipeline.terminal import output, show_places, terminal
 from queries.options import QueriesConfig
 
 
@@ -89,5 +89,4 @@ def show_result(console: Console, config: QueriesConfig, summary: dict[str, Any]
     where = [("list", config.out), ("report", config.report), ("time", f"{seconds:,.1f} s")]
     if storage.exists(config.work):
         where.insert(2, ("work", config.work))
-    for name, value in where:
-        console.print(f"{name:<8} {value}", highlight=False, soft_wrap=True)
+    show_places(console, where)

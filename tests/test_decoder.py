@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.images import decoder
 from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed, process
@@ -214,7 +215,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(), JSON, max_size=5), st.binary(max_size=20))
 def test_answers_are_results_or_value_errors(fields: dict[str, object], jpeg: bytes) -> None:
     with pytest.raises(ValueError):
-        decoder._parse(fields, jpeg)
+        decoder._parse(fields, jpeg, PACKED_BYTES)
 
 
 @given(
@@ -224,7 +225,7 @@ def test_answers_with_other_fields_or_types_are_refused(changes: dict[str, objec
     fields = {**process(photo(), ImageOptions())._asdict(), "jpeg": None}
     del fields["jpeg"]
     try:
-        result = decoder._parse({**fields, **changes}, b"\xff\xd8\xff")
+        result = decoder._parse({**fields, **changes}, b"\xff\xd8\xff", PACKED_BYTES)
     except ValueError:
         return
     assert all(type(value) is type(getattr(Processed(), name)) for name, value in result._asdict().items())

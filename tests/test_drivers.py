@@ -15,6 +15,7 @@ import pytest
 from pipeline import extend, querylist, run_folder, schemas, storage
 from pipeline.candidates.parts import JudgedPiece
 from pipeline.candidates.steps import candidates
+from pipeline.checked_manifest import Crawled
 from pipeline.crawl import SLICE_ROWS, Crawl, gather
 from pipeline.extend.parts import DroppedSamples, Stored, StoredCounts
 from pipeline.extend.steps import Base
@@ -374,7 +375,7 @@ def of_finish(crawl: Crawl, kinds: Sequence[dict[str, str]] = ({},)) -> Recorder
     untried = Untried(name="000000", counts=f"{base}.counts", rejects=f"{base}.parquet", rejected={})
     return Recorder(given={
         "balance": balanced, "mix": [group], "not fetched": [untried],
-        "shards": [Shard(name="00000", samples=8, bytes=1, sha256="a", parquet_sha256="b")],
+        "shards": [Shard(name="00000", samples=8, bytes=1, sha256="a" * 64, parquet_sha256="b" * 64)],
         "rejected rows": [RejectedRows(name="a", counts={"fetch/http_gone": 2}, rows=2)],
     })  # fmt: skip
 
@@ -390,7 +391,9 @@ def test_finish_is_one_job_and_adds_up_what_its_steps_left(tmp_path: Path) -> No
     assert recorder.jobs == [FINISH]
     assert (found.samples, found.captions, found.dropped) == (8, 12, 0)
     assert found.rejected == {"fetch/http_gone": 2} and not found.rejected_sampled
-    assert found.crawled == ("2026-03-01", "2026-03-05"), "the first and the last moment of all"
+    assert found.crawled == Crawled(first="2026-03-01", last="2026-03-05"), (
+        "the first and the last moment of all"
+    )
     assert found.near_duplicates is None
     sizes = json.loads(storage.read_bytes(storage.join(crawl.layout.shards, "sizes.json")))
     assert sizes == {"00000.tar": 8}

@@ -14,7 +14,7 @@ from rich.table import Table
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded
-from pipeline.terminal import output, terminal
+from pipeline.terminal import output, show_places, terminal
 from train.evaluation.options import EvalConfig, FitSplit
 
 if TYPE_CHECKING:
@@ -129,5 +129,4 @@ def _show_result(done: "Evaluation", console: Console, seconds: float) -> None:
     if done.config.save_predictions:
         where.append(("predictions", storage.join(out, "predictions")))
     where.append(("time", f"{seconds:,.1f} s"))
-    for name, value in where:
-        console.print(f"{name:<12} {value}", highlight=False, soft_wrap=True)
+    show_places(console, where)
