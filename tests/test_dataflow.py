@@ -109,8 +109,8 @@ def test_every_file_is_that_of_one_machine(runs: tuple[Path, list[list[dataflow.
 def test_every_command_has_sent_its_jobs(runs: tuple[Path, list[list[dataflow.Job]]]) -> None:
     counts = [len(jobs) for jobs in runs[1]]
     assert all(counts), counts
-    assert counts[:6] == [1, 1, 1, 2, 1, 2], (
-        "queries; candidates, select, units and round, finish; a round more"
+    assert counts[:6] == [1, 1, 1, 2, 1, 3], (
+        "queries; candidates, select, units and round, finish; units, a round more, finish"
     )
     for jobs in runs[1]:
         assert [job.state for job in jobs] == ["JOB_STATE_DONE"] * len(jobs)
