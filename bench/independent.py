@@ -271,10 +271,13 @@ class Recomputed:
             curve.append({"shots": count, "per_class": per_class, "mean": mean, "low": low, "high": high,
                           "draws": draws})  # fmt: skip
         zero = float(self.right(self.clean.scores).mean())
-        needed = worth(zero, [(one["shots"], one["mean"]) for one in curve])
+        assert self.full is not None, "`probe` comes first"
+        every = len(self.train.targets) / len(set(self.train.targets.tolist()))
+        last = float(self.full.score(self.clean.features, self.test.targets))
+        needed = worth(zero, [*((one["shots"], one["mean"]) for one in curve), (every, last)])
         if needed is not None:
             values["shots_to_match_zero_shot"] = needed
-        detail = {"curve": curve, "zero_shot": zero, "shots_to_match": needed}
+        detail = {"curve": curve, "zero_shot": zero, "shots_to_match": needed, "all_examples": every}
         return {"metrics": values, "intervals": spans, "detail": detail}
 
     def _swept(self, rows: list[int]) -> LogisticRegression:

@@ -184,7 +184,10 @@ def test_a_job_whose_time_is_up_continues_in_its_next_turn(
     (tmp_path / "run.toml").write_text(config.to_toml(config.effective(options)))
     command = ["bash", str(SBATCH), str(tmp_path / "run.toml")]
     with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen(command, cwd=ROOT, env=slurm, stdout=log, stderr=log)
+        first = subprocess.Popen(
+            command, cwd=ROOT, env=slurm, stdout=log, stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may be under nohup
+        )  # fmt: skip
         before = len(small_web.requests())
         while len(small_web.requests()) < before + 30:  # it is fetching
             assert first.poll() is None, (tmp_path / "log").read_text()
