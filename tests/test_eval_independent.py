@@ -1,6 +1,7 @@
 """A whole report on photographs: open_clip, scikit-learn and SciPy compute every number of it again."""
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path:
     from bench.independent import Peer, Recomputed, pairs, read
 
     unpack(tmp_path)
-    model = eval_models.export(tmp_path / "model")
+    model = eval_models.export(tmp_path / "model", seed=1)
     names = sorted(path.name for path in (tmp_path / "test").iterdir())
     test, train = (read(tmp_path / split, names, 32) for split in ("test", "train"))
     assert len(names) == 10 and (len(test.ids), len(train.ids)) == (10 * TEST, 10 * TRAIN)
@@ -72,10 +73,13 @@ def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path:
     by_kind: dict[str, list[float]] = {}
     for pair in found:
         if pair.ours == pair.ours or pair.theirs == pair.theirs:
-            by_kind.setdefault(pair.kind, []).append(abs(pair.ours - pair.theirs))
+            ranked = pair.kind == "zero-shot, exact intervals" and re.search("roc_auc|map11", pair.name)
+            by_kind.setdefault("rankings" if ranked else pair.kind, []).append(abs(pair.ours - pair.theirs))
     assert (
         max(by_kind["zero-shot, exact intervals"]) < 1e-6 and len(by_kind["zero-shot, exact intervals"]) > 80
     )
+    # Scores are float32: of 36,000 pairs one or two may be in another order.
+    assert max(by_kind["rankings"]) < 1e-4 and len(by_kind["rankings"]) >= 2
     # One example of 200 is half a point: a single one may fall on the other side of a probe's boundary.
     assert max(by_kind["probes"]) <= 0.0051 and len(by_kind["probes"]) > 30
     # A few-shot probe's C is chosen among nine on 40 photographs: one tie broken otherwise moves one draw.
