@@ -49,14 +49,9 @@ class OnlineBalance:
     sizes: NDArray[np.int64]
     """Samples of each epoch in each shard, int64 [epochs, shards]."""
 
-    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return how many samples of each shard an epoch takes, int64 [shards]."""
-        found: NDArray[np.int64] = self.sizes[epoch]
-        return found
-
     def drawn(self, shard: int, epoch: int) -> NDArray[np.int32]:
         """Return the places in a shard of the samples that an epoch takes, rising."""
-        return _drawn(self.shards[shard], self.limits, _of_epoch(self.hashes, epoch))
+        return _drawn(self.shards[shard], self.limits, _epoch_hashes(self.hashes, epoch))
 
 
 def of_shards(
@@ -79,7 +74,7 @@ def of_shards(
     sizes = np.array(
         [
             [len(_drawn(part, limits, own)) for part in shards]
-            for own in (_of_epoch(hashes, epoch) for epoch in range(epochs))
+            for own in (_epoch_hashes(hashes, epoch) for epoch in range(epochs))
         ],
         np.int64,
     ).reshape(epochs, len(shards))
@@ -122,7 +117,7 @@ def _split(part: Pairs, is_small: NDArray[np.bool_]) -> Pairs:
     )  # fmt: skip
 
 
-def _of_epoch(hashes: U64, epoch: int) -> U64:
+def _epoch_hashes(hashes: U64, epoch: int) -> U64:
     return balance.mix(hashes ^ balance.mix(np.full(1, epoch + 1, np.uint64))[0])
 
 

@@ -72,9 +72,8 @@ class ShardSource:
 
     def counts(self, turn: int) -> NDArray[np.int64]:
         """Return how many samples of each shard a pass takes, int64 [shards]."""
-        if self.balance:
-            return self.balance.of_epoch(turn)
-        return np.array([shard.count for shard in self.shards], np.int64)
+        counts = self.balance.sizes[turn] if self.balance else [shard.count for shard in self.shards]
+        return np.asarray(counts, np.int64)
 
     def places(self, shard: int, turn: int, low: int, high: int) -> NDArray[np.int32]:
         """Return the places in a shard of the samples `low` to `high` that a pass takes of it."""

@@ -72,28 +72,24 @@ class Processed(NamedTuple):
     """64 hexadecimal digits, of `process_with_pdq`, unless the picture has too little detail for it."""
 
 
-def process(data: bytes, options: ImageOptions) -> Processed:
-    """Return the stored form of an image, or why there is none. The same bytes in give the same bytes out.
-
-    Whatever the decoders raise becomes a reason. MemoryError is raised when memory runs out after decoding.
-    """
-    return _process(data, options, with_pdq=False)
-
-
 def process_with_pdq(data: bytes, options: ImageOptions) -> Processed:
     """Return what `process` does, and the PDQ hash of the whole picture: 3 to 10 ms more.
 
     What is stored stays the same. A large JPEG is decoded scaled for the hash, too.
     """
-    return _process(data, options, with_pdq=True)
+    return process(data, options, with_pdq=True)
 
 
-def _process(data: bytes, options: ImageOptions, *, with_pdq: bool) -> Processed:
+def process(data: bytes, options: ImageOptions, *, with_pdq: bool = False) -> Processed:
+    """Return the stored form of an image, or why there is none. The same bytes in give the same bytes out.
+
+    Whatever the decoders raise becomes a reason. MemoryError is raised when memory runs out after decoding.
+    """
     name = ""
     try:
         name = sniff(data)
         format_of(data, options)
-        decoded = _decode(data, options)
+        decoded = _decode(data, name, options)
     except BadImage as refused:
         return Processed(reason=refused.reason, detail=refused.detail[:_MAX_DETAIL], format=name)
     orientation = exif.orientation(decoded.tags)
@@ -122,14 +118,14 @@ def _process(data: bytes, options: ImageOptions, *, with_pdq: bool) -> Processed
         phash=sign_hash(luma).hex(),
         quality=quality(luma),
         descriptor=_descriptor(small).hex() if options.describe == "now" else "",
-        pdq=_pdq(data, decoded, options) if with_pdq else "",
+        pdq=_pdq(data, name, decoded, options) if with_pdq else "",
     )
 
 
-def _pdq(data: bytes, decoded: Decoded, options: ImageOptions) -> str:
+def _pdq(data: bytes, name: str, decoded: Decoded, options: ImageOptions) -> str:
     """Return the PDQ hash of the whole picture, decoded again where that was below what the hash needs."""
     if min(decoded.extent) < min(_PDQ_SIDE, decoded.width, decoded.height):
-        decoded = _decode(data, replace(options, resize_mode="square", image_size=_PDQ_SIDE))
+        decoded = _decode(data, name, replace(options, resize_mode="square", image_size=_PDQ_SIDE))
     columns, rows = map(int, decoded.extent)
     rgb = decoded.rgb[:rows, :columns]
     if decoded.conversion is not None:
@@ -217,8 +213,7 @@ def _centre(rgb: Pixels) -> Pixels:
     return rgb[top : top + side, left : left + side]
 
 
-def _decode(data: bytes, options: ImageOptions) -> Decoded:
-    name = sniff(data)
+def _decode(data: bytes, name: str, options: ImageOptions) -> Decoded:
     return decode_jpeg(data, options) if name == "jpeg" else _decode_other(data, name, options)
 
 
