@@ -192,7 +192,9 @@ def _paint(axes: Axes, marks: Sequence[ChartPoint]) -> None:
         low, high = _finite((mark.low, mark.high), mark.y)
         if low != high:
             axes.vlines(mark.x, low, high, color=colour, linewidth=1.2)
-        (dot,) = axes.plot([mark.x], [mark.y], marker, color=colour, markersize=side, markeredgewidth=0)
+        (dot,) = axes.plot(
+            [mark.x], [mark.y], marker, color=colour, markersize=side, markeredgewidth=0, clip_on=False
+        )  # 0% and 100% lie on the edge
         if mark.title:
             explain(dot, mark.title)
 
