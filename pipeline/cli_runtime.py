@@ -3,10 +3,13 @@
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -56,28 +59,63 @@ def stoppable() -> Iterator[Stop]:
         yield found
         return
 
-    def end() -> None:
-        processes.kill(all_of_them=True)
-        os._exit(found.code)
-
     def stop(number: int, frame: FrameType | None) -> None:
-        found.code = 128 + number
-        signal.signal(number, lambda *_: end())
-        timer = threading.Timer(_PATIENCE, end)
-        timer.daemon = True
-        timer.start()
-        processes.kill()
-        raise KeyboardInterrupt
+        if not found.code:  # the watch deals with a second one
+            found.code = 128 + number
+            processes.kill()
+            raise KeyboardInterrupt
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
             before[number] = signal.signal(number, stop)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(reader, frozenset(before), found), daemon=True)
+    watch.start()
     try:
         yield found
     finally:
+        signal.set_wakeup_fd(earlier)
+        writer.close()
+        watch.join()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _watch(caught: socket.socket, numbers: frozenset[int], found: Stop) -> None:
+    """Read the signals that this process has caught until the other end is closed; enforce the end.
+
+    Python calls a handler between two instructions of the main thread. A signal that another thread caught,
+    or that came after the last instruction before the main thread waits in the system, has its handler called
+    when that wait is over, however long it is. So the main thread gets it again until its handler has begun.
+    """
+    main = threading.main_thread().ident
+    assert main is not None, "it runs"
+    first = again = 0
+    end = math.inf
+    with caught:
+        while time.monotonic() < end:
+            caught.settimeout(0.25 if first else None)
+            try:
+                came = caught.recv(16)
+            except TimeoutError:
+                if not found.code:
+                    signal.pthread_kill(main, first)
+                    again += 1
+                continue
+            if not came:
+                return
+            for number in came:
+                if number in numbers and not first:
+                    first, end = number, time.monotonic() + _PATIENCE
+                elif number == first and again:
+                    again -= 1
+                elif number in numbers:
+                    end = 0.0
+    processes.kill(all_of_them=True)
+    os._exit(found.code or 128 + first)
 
 
 def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -> int:
