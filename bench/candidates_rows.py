@@ -4,8 +4,8 @@
     python -m bench.candidates_rows --texts list.parquet --queries queries.json    # real ones, all different
 
 URL lists in Parquet, a million rows a file, captions of ten Zipf-distributed words against 500,000 queries;
-two worker processes. Cleaning, filters, matching and language (--lang en) as in every crawl; the peak is that
-of all processes together.
+two worker processes. Cleaning, filters, matching and, but for --lang any, language as in every crawl; the peak
+is that of all processes together.
 
 With --texts the rows of a list are judged in this process, as a worker does a piece: read, judged, written.
 Best of three, with nothing remembered from one to the next.
@@ -79,6 +79,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--lang", default="en", help="the crawl's own option")
     parser.add_argument("--out", type=Path, help="also write the figures here")
     parser.add_argument("--texts", type=Path, help="judge the rows of this Parquet list instead")
     parser.add_argument("--queries", type=Path, help="with --texts: a JSON list of queries")
@@ -96,7 +97,7 @@ def main() -> None:
             command = [
                 sys.executable, "beam_job.py", "crawl", "--queries", str(folder / "queries.txt"), "--source",
                 str(folder / "lists/*.parquet"), "--out", str(folder / "run"), "--stage", "candidates",
-                "--workers", "2",
+                "--workers", "2", "--lang", options.lang,
             ]  # fmt: skip
             usage = measure(command, {}, folder / "log")
         results.append({"rows": rows, **usage._asdict()})
