@@ -4,8 +4,8 @@
     python -m bench.candidates_rows --texts list.parquet --queries queries.json    # real ones, all different
 
 URL lists in Parquet, a million rows a file, captions of ten Zipf-distributed words against 500,000 queries;
-two worker processes. Cleaning, filters, matching and, but for --lang any, language as in every crawl; the peak
-is that of all processes together.
+two worker processes. Cleaning, filters, matching and, but for --lang any, language as in every crawl; the
+peak is that of all processes together.
 
 With --texts the rows of a list are judged in this process, as a worker does a piece: read, judged, written.
 Best of three, with nothing remembered from one to the next.

@@ -265,8 +265,10 @@ def test_foreign_features_give_the_probe_of_the_features_themselves(place, every
         parts.append(table.append_column("split", pa.array([split] * len(table))))
     own = tmp_path / "other.parquet"
     pq.write_table(pa.concat_tables(parts), own)
-    assert run("--features", own, "--task", "linear-probe", "--task", "few-shot", "--draws", 2,
-               "--shots", 2, "--out", tmp_path / "out") == 0  # fmt: skip
+    (tmp_path / "compute.csv").write_text("encoder,gflops\nother,4.1\n")
+    assert run("--features", own, "--task", "linear-probe", "--task", "few-shot", "--draws", 2, "--shots", 2,
+               "--gflops", tmp_path / "compute.csv", "--out", tmp_path / "out") == 0  # fmt: skip
+    assert "(4.1 GFLOPs an image)" in (tmp_path / "out" / "report.html").read_text("utf-8")
     found = results(tmp_path / "out")
     probe = results(everything)["colours", "imported", "linear-probe"]
     assert found["other", "other", "linear-probe"]["detail"]["c"] == probe["detail"]["c"]

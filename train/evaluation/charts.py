@@ -148,36 +148,44 @@ def curves(title: str, x_label: str, y_label: str, series: Sequence[tuple[str, S
 
 def against_compute(rows: Sequence[tuple[str, float, float, float, float]]) -> Chart:
     """Return the mean error of models (name, GFLOPs of an image, error, low, high) over compute."""
-    places = [row[1] for row in rows]
+    series = []
+    for number, (name, flops, error, low, high) in enumerate(rows):
+        title = f"{name}: {percent(error)} at {flops:.3g} GFLOPs"
+        series.append((name, [ChartPoint(flops, error, low, high, number % len(SERIES), "dot", title)]))
+    note = "One minus the mean main metric, as in the paper's figure 9."
+    return over_compute("Mean zero-shot error over compute", "error", series, note=note)
+
+
+def over_compute(
+    title: str, y_label: str, series: Sequence[tuple[str, Sequence[ChartPoint]]], *, note: str = ""
+) -> Chart:
+    """Return lines of shares over the GFLOPs of an image, each a name and its points in order of x."""
+    marks = [mark for _, own in series for mark in own]
+    places = [mark.x for mark in marks]
     decades = range(math.floor(math.log10(min(places))) - 1, math.ceil(math.log10(max(places))) + 2)
     grid = [m * 10.0**power for power in decades for m in (1, 2, 5)]
     # From a round number below the least to one above the most: both ends carry a label.
     ends = (max(v for v in grid if v <= min(places)), min(v for v in grid if v > max(places)))
     ticks = [value for value in grid if ends[0] <= value <= ends[1]]
-    marks = [
-        ChartPoint(
-            flops, error, low, high, number % len(SERIES), "dot",
-            f"{name}: {percent(error)} at {flops:.3g} GFLOPs",
-        )
-        for number, (name, flops, error, low, high) in enumerate(rows)
-    ]  # fmt: skip
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.set_xscale("log")
+        for _, own in series:
+            if len(own) > 1:
+                axes.plot([m.x for m in own], [m.y for m in own], color=_colour(own[0].series), linewidth=1.5)
         _paint(axes, marks)
         axes.set_xlim(ends)
         apart = _apart(np.log(ticks), 0.1 * math.log(ends[1] / ends[0]))
         _ticks(axes.xaxis, [ticks[n] for n in apart], "{:g}".format)
         _share_axis(axes, marks)
         axes.set_xlabel("GFLOPs of an image's forward pass")
-        axes.set_ylabel("error")
+        axes.set_ylabel(words(y_label))
 
+    legend = [(own[0].series, name) for name, own in series if own]
     return _chart(
-        "Mean zero-shot error over compute", "error over the GFLOPs of an image's forward pass", paint,
-        note="One minus the mean main metric, as in the paper's figure 9.",
-        legend=[(number % len(SERIES), row[0]) for number, row in enumerate(rows)],
-    )  # fmt: skip
+        title, f"{y_label} over the GFLOPs of an image's forward pass", paint, note=note, legend=legend
+    )
 
 
 def _chart(title: str, what: str, paint: Callable[[Figure], None], *, note: str = "",

@@ -1,16 +1,13 @@
 """The evaluation: every checkpoint through every task; what is computed once serves all of them."""
 
-import math
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from pipeline import storage
 from pipeline.config import named
 from pipeline.images.decode import Unreadable
 from pipeline.intervals import Interval
 from train.evaluation import (
-    bootstrap,
+    average_figures,
     classes,
     compare,
     features,
@@ -39,7 +36,7 @@ class Evaluation:
     paths: dict[str, str] = field(default_factory=dict)
     """Of the models, by name."""
     gflops: dict[str, float] = field(default_factory=dict)
-    """Of one image's forward pass, by model; foreign encoders have none."""
+    """Of one image's forward pass, by model; of foreign encoders what --gflops says."""
     fittings: list[Fitting] = field(default_factory=list)
 
     def zero_shot(self, model: str, dataset: str) -> Result | None:
@@ -59,6 +56,7 @@ def run(config: EvalConfig, watch: EncodingWatch) -> Evaluation:
         done.paths[source.name], done.gflops[source.name] = source.path, encoder.gflops
         with sets.decoders(encoder.size, config.workers) as decoders:
             _run_subject(done, EncodedModel(encoder, config, watch, decoders))
+    done.gflops |= features.read_gflops(config.gflops, config.encoders) if config.gflops else {}
     for name, path in config.encoders:
         if name in done.paths:
             raise ValueError(f"--features {name}: a checkpoint has that name; give another")
@@ -162,8 +160,9 @@ def averages(done: Evaluation) -> dict[tuple[str, str], tuple[float, Interval, i
         own = [r for r in done.results if (r.model, r.task) == (model, task) and r.replicates is not None]
         if len(own) < 2:
             continue
-        count = min(len(one.replicates) for one in own if one.replicates is not None)
-        drawn = np.mean([one.replicates[:count] for one in own if one.replicates is not None], axis=0)
-        mean = math.fsum(one.value for one in own) / len(own)
-        found[model, task] = (mean, bootstrap.percentile(drawn, done.config.confidence), len(own))
+        value, interval = average_figures.mean(
+            [one.value for one in own], [one.replicates for one in own if one.replicates is not None],
+            done.config.confidence,
+        )  # fmt: skip
+        found[model, task] = (value, interval, len(own))
     return found

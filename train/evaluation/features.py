@@ -4,6 +4,8 @@ The file is Parquet with `example_id, label, several_classes, group, captions, f
 encoders' features come in through the same columns, of which only `features` and `label` are needed.
 """
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -182,6 +184,26 @@ def read_foreign(path: str) -> dict[tuple[str, str], Features]:
     for row, place in enumerate(zip(names, splits, strict=True)):
         places.setdefault(place, []).append(row)
     return {place: everything.take(np.array(rows)) for place, rows in places.items()}
+
+
+def read_gflops(path: str, encoders: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Return the GFLOPs of encoders (name, file) that a CSV with encoder and gflops has; ValueError."""
+    names = {name for name, _ in encoders}
+    reader = csv.DictReader(io.StringIO(storage.read_bytes(path).decode("utf-8-sig")))
+    if {"encoder", "gflops"} - set(reader.fieldnames or []):
+        raise ValueError(f"{path} needs the columns encoder and gflops")
+    found: dict[str, float] = {}
+    for row in reader:
+        name = str(row["encoder"])
+        try:
+            found[name] = float(row["gflops"])
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: {row['gflops']!r} are no GFLOPs of {name}") from None
+        if name not in names:
+            raise ValueError(f"{path} has {name!r}, but --features are {', '.join(sorted(names))}")
+        if not 0 < found[name] < float("inf"):
+            raise ValueError(f"{path}: the GFLOPs of {name} must be a positive number")
+    return found
 
 
 def _texts(table: pa.Table, name: str, default: list[str]) -> list[str]:

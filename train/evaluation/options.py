@@ -48,6 +48,9 @@ class EvalConfig:
     features: Several = ()
     """FILE or ENCODER=FILE: Parquet with features, label, split (train, validation, test) and optionally
     dataset, example_id: another encoder's features, for linear-probe and few-shot; no checkpoint needed."""
+    gflops: str = ""
+    """CSV with encoder and gflops, those of one image's forward pass, a multiply-add counted twice: places
+    other encoders (--features) in the figures over compute."""
     check: bool = False
     """Match the inputs, print the plan and the effective configuration, and write nothing."""
 
@@ -136,6 +139,8 @@ class EvalConfig:
             raise ValueError("give at least one --checkpoint, or --features for another encoder's probe")
         if self.features and not any(task in _FITTED for task in self.task):
             raise ValueError("--features are for --task linear-probe and few-shot")
+        if self.gflops and not self.features:
+            raise ValueError("--gflops is of other encoders: give --features as well")
         if self.checkpoint and not self.data:
             raise ValueError("give at least one --data NAME=PATH")
         if self.checkpoint and any(task in _FITTED for task in self.task) and not self.train:

@@ -13,7 +13,7 @@ import torch
 
 from pipeline import storage
 from pipeline.intervals import Interval
-from train.evaluation import bootstrap, classes, fewshot, metrics
+from train.evaluation import bootstrap, classes, fewshot, metrics, results
 from train.evaluation.classes import Classes
 from train.evaluation.encoded_model import EncodingWatch, labelled
 from train.evaluation.features import Features
@@ -208,7 +208,7 @@ def probe_result(fitting: Fitting, zero_shot: Result | None) -> tuple[Result, np
     result = Result(
         dataset=fitting.dataset, model=fitting.model, task="linear-probe",
         metrics=scored.metrics | {"c": choice.c}, intervals=scored.intervals, main=main, detail=detail,
-        replicates=scored.replicates,
+        replicates=scored.replicates, examples=results.digest(found.example_ids[row] for row in rows),
     )  # fmt: skip
     return result, logits, truth
 

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline import safe_html
 from pipeline.formats import percent, points
 from pipeline.intervals import Interval
-from train.evaluation import paper_figures
+from train.evaluation import average_figures, paper_figures
 from train.evaluation.charts import Chart
 from train.evaluation.options import EvalConfig, Task
 from train.evaluation.results import Result
@@ -45,7 +45,7 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
         models=[(name, gflops.get(name)) for name in models],
         sets=list(dict.fromkeys(one.dataset for one in found if one.dataset not in corrupted)),
         corrupted=len(corrupted),
-        tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages),
+        tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages, config),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
         baseline=bool(config.baseline),
         wins=paper_figures.wins(by_task.get("linear-probe", []), config.confidence),
@@ -53,8 +53,9 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
 
 
 def _figures(
-    by_task: dict[str, list[Result]], models: list[str], gflops: dict[str, float], averages: Averages
-) -> Figures:
+    by_task: dict[str, list[Result]], models: list[str], gflops: dict[str, float], averages: Averages,
+    config: EvalConfig,
+) -> Figures:  # fmt: skip
     zero, probe, few, shifted = (
         by_task.get(task, []) for task in ("zeroshot", "linear-probe", "few-shot", "robustness")
     )
@@ -67,11 +68,18 @@ def _figures(
             charts += draw([one for one in own if one.model == model], suffix)
         return charts
 
+    encoders, confidence = [name for name, _ in config.encoders], config.confidence
     return Figures(
         compute=paper_figures.compute(zero, gflops, averages),
-        prompts=each(paper_figures.prompts, zero),
-        probe=each(paper_figures.probe, probe),
-        few=each(paper_figures.few_shot, few),
+        prompts=[*average_figures.prompts(zero, gflops), *each(paper_figures.prompts, zero)],
+        probe=[
+            *average_figures.probes_over_compute(probe, gflops, encoders, confidence),
+            *average_figures.against_imagenet(probe, encoders),
+            *average_figures.set_by_set(probe, encoders, confidence),
+            *average_figures.against_encoders(zero, probe, encoders, confidence),
+            *each(paper_figures.probe, probe),
+        ],
+        few=[*average_figures.few_shot(few, confidence), *each(paper_figures.few_shot, few)],
         shifts=each(paper_figures.robustness, shifted),
         compare=each(paper_figures.compare, zero),
     )

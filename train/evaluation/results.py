@@ -1,8 +1,9 @@
 """What an evaluation leaves: results.json in CLIP_benchmark's shape, and predictions by example."""
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,8 @@ class Result:
     """What figures are drawn from, in results.json as well."""
     replicates: Replicates | None = None
     """Of the main metric, to be averaged over sets."""
+    examples: str = ""
+    """Digest of the examples that were scored, in order: equal where two predictors can be paired."""
     gallery: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -54,6 +57,11 @@ class Result:
     def interval(self) -> Interval:
         """Return the main metric's interval."""
         return self.intervals.get(self.main, Interval(math.nan, math.nan))
+
+
+def digest(example_ids: Iterable[str]) -> str:
+    """Return a digest of examples in their order."""
+    return hashlib.blake2b("\n".join(example_ids).encode(), digest_size=8).hexdigest()
 
 
 def to_json(results: Sequence[Result], paths: dict[str, str]) -> bytes:

@@ -45,7 +45,9 @@ def reference(encoded: EncodedModel, name: str) -> Result | None:
     """Return a set's zero-shot result as probes are compared with it; None without labels."""
     found, truth, logits = _predict(encoded, name)
     rows = labelled(found)
-    return _measured(encoded, name, _score(encoded, name, logits, truth, found, rows)) if len(rows) else None
+    if not len(rows):
+        return None
+    return _measured(encoded, name, found, _score(encoded, name, logits, truth, found, rows))
 
 
 def _predict(encoded: EncodedModel, name: str) -> tuple[Features, Bools, Scores]:
@@ -54,10 +56,11 @@ def _predict(encoded: EncodedModel, name: str) -> tuple[Features, Bools, Scores]
     return found, truth, encoded.zero_shot(name)
 
 
-def _measured(encoded: EncodedModel, name: str, scored: ScoredMetrics) -> Result:
+def _measured(encoded: EncodedModel, name: str, found: Features, scored: ScoredMetrics) -> Result:
     return Result(
         dataset=name, model=encoded.name, task="zeroshot", metrics=scored.metrics,
         intervals=scored.intervals, main=encoded.config.main_metric(name), replicates=scored.replicates,
+        examples=results.digest(found.example_ids[row] for row in labelled(found)),
     )  # fmt: skip
 
 
@@ -82,7 +85,7 @@ def _one(encoded: EncodedModel, name: str, others: dict[str, dict[str, dict[str,
         detail["compare"] = beside
     kinds = ("class_name", "single_template")
     metrics = {f"{config.main_metric(name)}_{kind}": detail["prompts"][kind] for kind in kinds}
-    whole = _measured(encoded, name, scored)
+    whole = _measured(encoded, name, found, scored)
     whole = replace(whole, metrics=whole.metrics | metrics, detail=detail, gallery=cards)
     return [whole, *scored_subsets(encoded, name, "zeroshot", logits, truth, found)]
 
