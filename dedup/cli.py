@@ -91,20 +91,29 @@ def notes(found: "Findings") -> list[str]:
 
 
 def show_result(console: Console, config: OverlapConfig, found: "Findings", seconds: float) -> None:
-    """Print the final table."""
+    """Print the final table; reversed is the recall where the evaluation image is the altered copy."""
     # Not as the table's title, which would be folded to its width.
     console.print(config.out, style="italic", highlight=False, soft_wrap=True, markup=False)
     table = Table()
     table.add_column("evaluation set")
-    for name in ("examples", "overlap", "contamination", "All - Clean", "p (corrected)", "recall"):
+    for name in (
+        "examples",
+        "overlap",
+        "contamination",
+        "All - Clean",
+        "p (corrected)",
+        "recall",
+        "reversed",
+    ):
         table.add_column(name, justify="right")
     for one in found.datasets:
-        recall = one.recall.get("mixed")
+        recalls = (known.get("mixed") for known in (one.recall, one.recall_reversed))
         table.add_row(
             one.name, f"{one.examples:,}", f"{one.overlap:,}", f"{one.contamination:.2%}",
             "" if one.delta is None else f"{100 * one.delta:+.2f}",
             "" if one.p_bonferroni is None else p_value(one.p_bonferroni),
-            "" if recall is None else f"{recall:.0%}", style="bold red" if one.significant else "",
+            *("" if recall is None else f"{recall:.0%}" for recall in recalls),
+            style="bold red" if one.significant else "",
         )  # fmt: skip
     console.print(table)
     for line in notes(found):

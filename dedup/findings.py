@@ -33,8 +33,19 @@ class DetectorFindings:
     alone: int
     """Examples that the other one did not find."""
     recall: dict[str, float]
+    recall_reversed: dict[str, float]
     own_threshold: float | None = None
     """Of the learned detector, on its own scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """What was found of the copies of a set, in both directions."""
+
+    plain: FoundCopies
+    """The training image is the copy."""
+    reversed: FoundCopies
+    """The evaluation image is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +91,9 @@ class SetFindings:
     low_information: int
     sweep: tuple[SweepPoint, ...]
     recall: dict[str, float]
-    """By distortion the share of planted copies that were found."""
+    """By distortion the share of planted copies that were found: training images that are altered copies."""
+    recall_reversed: dict[str, float]
+    """The same where the evaluation image is the copy, such as a crop of a training image."""
     planted: int
     published: str | None
     """Date, as it was given."""
@@ -156,7 +169,7 @@ class Findings:
 
 
 def of_set(
-    one: Conclusion, copies: FoundCopies, *, published: str | None = None,
+    one: Conclusion, copies: Planted, *, published: str | None = None,
     published_after_crawl: bool | None = None, detectors: Detectors | None = None,
 ) -> SetFindings:  # fmt: skip
     """Return what was found of a set at its threshold."""
@@ -177,9 +190,11 @@ def of_set(
         ),
         low_information=data.low_information,
         sweep=tuple(statistics.sweep(data.similarity, data.correct, _steps(one.threshold))),
-        recall=recall_at(copies.either, one.threshold), planted=len(copies.either.get("mixed", ())),
+        recall=recall_at(copies.plain.either, one.threshold),
+        recall_reversed=recall_at(copies.reversed.either, one.threshold),
+        planted=len(copies.plain.either.get("mixed", ())),
         published=published, published_after_crawl=published_after_crawl,
-        recall_note=copies.note or None, detectors=detectors,
+        recall_note=copies.plain.note or copies.reversed.note or None, detectors=detectors,
     )  # fmt: skip
 
 

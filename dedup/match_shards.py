@@ -2,7 +2,7 @@
 
 A shard is read once and in batches, so memory does not grow with it. What openwit wrote was described when it
 was fetched: of those images only the candidates are decoded, for verification. Altered copies of evaluation
-images are searched for in the same way, which measures the recall on that very set.
+images are searched for in the same way (`planted.py`).
 """
 
 from collections import Counter
@@ -14,9 +14,8 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from dedup import distortions, search, training_set
+from dedup import planted, search, training_set
 from dedup.decode_images import Pictures, preview
 from dedup.index import Index, joined, read_whitening
 from dedup.matcher import BATCH, CandidatePair, ImageMatcher, Learned, TrainingPicture, picture_of
@@ -196,7 +195,7 @@ class MatchWorker:
         if isinstance(task, TrainingShard):
             return self._match(state, matcher, task)
         try:
-            return self._find_copies(matcher, task)
+            return planted.find(matcher, state.index, task, self.planted, self.seed)
         except Exception as error:  # noqa: BLE001 - a measurement beside the result must not cost it
             note = f"{type(error).__name__}: {error}"[:300]
             return FoundCopies(name=task.name, note=note)
@@ -262,31 +261,6 @@ class MatchWorker:
             found = [one._replace(picture=0) for one in matcher.verify(number, picture, hits, {})]
             yield from _rows(state.index, [picture], found, shard)
 
-    def _find_copies(self, matcher: ImageMatcher, task: PlantedCopies) -> FoundCopies:
-        rows = planted_rows(matcher.index, task.dataset, self.planted, self.seed)
-        found: dict[str, dict[str, tuple[float, ...]]] = {"either": {}, "hashes": {}, "learned": {}}
-        for name, distortion in distortions.DISTORTIONS.items():
-            copies = []
-            for row in rows:
-                number = xxhash.xxh3_64_intdigest(name.encode(), seed=self.seed) & 0xFFFFFFFF
-                rng = np.random.default_rng([self.seed, number, row])
-                copy = distortion(matcher.index.pixels(row), rng)
-                copies.append(
-                    picture_of(training_set.TrainingImage("", "", "", (), b""), np.ascontiguousarray(copy))
-                )
-            similarity = {by: [-1.0] * len(rows) for by in found}
-            for batch in range(0, len(copies), BATCH):
-                for one in matcher.match(copies[batch : batch + BATCH]):
-                    if one.verdict.verified and one.example == rows[batch + one.picture]:
-                        values = {"either": one.similarity, "hashes": one.hashes, "learned": one.learned}
-                        for by, value in values.items():
-                            similarity[by][batch + one.picture] = -1.0 if value is None else round(value, 4)
-            for by, values_by in similarity.items():
-                found[by][name] = tuple(values_by)
-        return FoundCopies(
-            name=task.name, either=found["either"], hashes=found["hashes"], learned=found["learned"]
-        )
-
 
 def _with_texts(
     samples: Iterator[training_set.TrainingImage], texts: TextIndex | None, rows: list[tuple[object, ...]]
@@ -309,15 +283,6 @@ def _near_texts(
         target = (hit.target.dataset, hit.target.kind, hit.target.example_id, hit.target.text)
         shown = (_printable(sample.url), _printable(caption)[:_CAPTION])
         yield (*target, sample.uid, *shown, round(hit.jaccard, 4))
-
-
-def planted_rows(index: Index, dataset: str, count: int, seed: int) -> list[int]:
-    """Return the examples of a set that copies are made of, chosen by hash."""
-    if dataset not in index.names:
-        return []
-    rows = np.flatnonzero(index.dataset == index.names.index(dataset)).tolist()
-    rows.sort(key=lambda row: xxhash.xxh3_64_intdigest(index.example_ids[row].as_py().encode(), seed=seed))
-    return sorted(rows[:count])
 
 
 def _rows(

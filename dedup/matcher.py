@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from dedup import search, training_set
 from dedup.decode_images import Pixels
-from dedup.index import Index
 from dedup.same_picture import GATE, PictureFeatures, Verification, aligned_correlation, features, verify
 from dedup.search import Hits, Whitening
 from pipeline.data import views
@@ -58,6 +57,17 @@ class LearnedHits(Protocol):
     def view(self) -> npt.NDArray[np.int64]: ...  # among `views.VIEWS`
 
 
+class Examples(Protocol):
+    """The evaluation images that are searched for: an `Index`, or a few in memory."""
+
+    @property
+    def references(self) -> search.References: ...
+
+    def pixels(self, row: int) -> Pixels:
+        """Return the image of an example as it is compared, without a border."""
+        ...
+
+
 class Learned(Protocol):
     """A learned detector with the examples that it described."""
 
@@ -65,18 +75,22 @@ class Learned(Protocol):
         """Return what is above the sets' thresholds, with similarities on the scale of the hashes."""
         ...
 
+    def among(self, pictures: list[Pixels], rows: list[int]) -> "Learned":
+        """Return the same with other examples, each at the threshold of the example `rows` names."""
+        ...
+
 
 @dataclass
 class ImageMatcher:
     """Find and verify the evaluation images that pictures contain."""
 
-    index: Index
+    index: Examples
     whitening: Whitening
     floor: float
     min_quality: int
     learned: Learned | None = None
     counts: Counter[str] = field(default_factory=Counter)
-    _features: OrderedDict[int, PictureFeatures] = field(default_factory=OrderedDict)
+    features: OrderedDict[int, PictureFeatures] = field(default_factory=OrderedDict)
 
     def match(self, pictures: list[TrainingPicture]) -> list[CandidatePair]:
         """Return the candidates among a batch, each with its verdict."""
@@ -191,13 +205,13 @@ class ImageMatcher:
         return verify(known[mirrored], self._reference_features(example, reference))
 
     def _reference_features(self, example: int, rgb: Pixels) -> PictureFeatures:
-        if example in self._features:
-            self._features.move_to_end(example)
+        if example in self.features:
+            self.features.move_to_end(example)
         else:
-            self._features[example] = features(rgb)
-            if len(self._features) > _CACHED_FEATURES:
-                self._features.popitem(last=False)
-        return self._features[example]
+            self.features[example] = features(rgb)
+            if len(self.features) > _CACHED_FEATURES:
+                self.features.popitem(last=False)
+        return self.features[example]
 
 
 def picture_of(sample: training_set.TrainingImage, rgb: Pixels) -> TrainingPicture:

@@ -54,7 +54,8 @@ class OverlapConfig:
     neighbours: int = 20
     """Training images that are kept for an evaluation image, the most similar ones."""
     planted: int = 100
-    """Altered copies of each set that are searched for as if in the training set, to measure the recall."""
+    """Images of each set whose altered copies are searched for, to measure the recall: as if the copies stood
+    in the training set, and reversed, as if they were the evaluation images."""
     gallery: int = 100
     """Pairs that the report shows of each set, evenly from the most to the least similar."""
     seed: int = 0

@@ -24,6 +24,7 @@ from dedup.findings import (
     DetectorFindings,
     Detectors,
     Findings,
+    Planted,
     SetTexts,
     TextFindings,
     UnreadableTraining,
@@ -41,7 +42,7 @@ from pipeline.flow.steps import Tasks, Work
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 8  # of descriptors, views, verification and the steps' files; raised when they change
+VERSION: Final = 9  # of descriptors, views, verification and the steps' files; raised when they change
 _SAMPLED_SHARDS: Final = 8
 _NAMED: Final = 100  # training images that cannot be decoded
 _OWN_FILES: Final = ("report.json", "work")
@@ -245,7 +246,7 @@ def _plan_sample(chosen: list[storage.FileInfo]) -> Work:
 
 
 def _detectors(
-    concluded: list[Conclusion], matches: pa.Table, planted: dict[str, FoundCopies], thresholds: str
+    concluded: list[Conclusion], matches: pa.Table, planted: dict[str, Planted], thresholds: str
 ) -> dict[str, Detectors]:
     """Return by set what the hashes and the learned detector found on their own."""
     from dedup.detector import learned_search
@@ -257,17 +258,20 @@ def _detectors(
         result[name] = Detectors(
             hashes=DetectorFindings(
                 overlap=len(hashes), alone=len(hashes - learned),
-                recall=contamination.recall_at(copies.hashes, one.threshold),
+                recall=contamination.recall_at(copies.plain.hashes, one.threshold),
+                recall_reversed=contamination.recall_at(copies.reversed.hashes, one.threshold),
             ),
             learned=DetectorFindings(
                 overlap=len(learned), alone=len(learned - hashes),
-                recall=contamination.recall_at(copies.learned, one.threshold), own_threshold=own.get(name),
+                recall=contamination.recall_at(copies.plain.learned, one.threshold),
+                recall_reversed=contamination.recall_at(copies.reversed.learned, one.threshold),
+                own_threshold=own.get(name),
             ),
         )  # fmt: skip
     return result
 
 
-def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str, FoundCopies]]:
+def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str, Planted]]:
     """Match every shard and the planted copies; return the shards' results and each set's copies."""
     config = job.config
     text_threshold = config.text_threshold if config.text else None
@@ -287,17 +291,26 @@ def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str
         for info in job.inputs
     ]
     sets = [one.name for one in config.sets]
-    planted = [PlantedCopies(name=f"plant-{name}", dataset=name) for name in sets if config.planted]
+    planted = [
+        PlantedCopies(name=f"plant-{way}-{name}", dataset=name, reversed=way == "reversed")
+        for name in sets
+        for way in ("plain", "reversed")
+        if config.planted
+    ]
     done = job.runner.tasks("training images", folder, [*shards, *planted], worker, Part)
     matched = [only(part, MatchedShard) for part in done[: len(shards)]]
-    copies = {
-        task.dataset: only(part, FoundCopies) for task, part in zip(planted, done[len(shards) :], strict=True)
+    copies: dict[str, dict[bool, FoundCopies]] = {name: {} for name in sets}
+    for task, part in zip(planted, done[len(shards) :], strict=True):
+        copies[task.dataset][task.reversed] = only(part, FoundCopies)
+    none = FoundCopies(name="")
+    return matched, {
+        name: Planted(plain=ways.get(False, none), reversed=ways.get(True, none))
+        for name, ways in copies.items()
     }
-    return matched, {name: copies.get(name, FoundCopies(name="")) for name in sets}
 
 
 def _found(
-    job: OverlapJob, concluded: list[Conclusion], planted: dict[str, FoundCopies],
+    job: OverlapJob, concluded: list[Conclusion], planted: dict[str, Planted],
     results: list[MatchedShard], detectors: dict[str, Detectors],
 ) -> Findings:  # fmt: skip
     config = job.config

@@ -185,6 +185,8 @@ class PlantedCopies(Part):
     """Altered copies of some examples of a set, to be searched for."""
 
     dataset: str
+    reversed: bool = False
+    """Whether the copies are the evaluation images, and the examples stand in the training set."""
 
 
 @dataclass(frozen=True, kw_only=True)

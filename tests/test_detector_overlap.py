@@ -89,6 +89,7 @@ def test_what_both_find_is_reported_side_by_side(tmp_path):
     assert detectors["hashes"]["alone"] == 6 - len(both) and detectors["learned"]["alone"] == 0
     assert -1 < detectors["learned"]["own_threshold"] < 1
     assert detectors["hashes"]["recall"]["jpeg"] == 1.0
+    assert detectors["learned"]["recall_reversed"].keys() == detectors["hashes"]["recall_reversed"].keys()
     assert "Hashes and the learned detector" in found.page
     said = f"{found.counts['candidates']} by hashes, {found.counts['learned_candidates']} by the learned"
     assert said in found.page and found.counts["candidates"] >= 6

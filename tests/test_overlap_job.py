@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from dedup import distortions, overlap
+from dedup import distortions, overlap, planted
 from dedup.cli import main
 from dedup.options import OverlapConfig
 from dedup.training_set import TrainingSet
@@ -127,6 +127,9 @@ def test_the_report_holds_the_statistics(made):
     assert dirty["threshold"] == 0.35
     assert dirty["sweep"][0]["overlap"] == k > dirty["sweep"][-1]["overlap"]
     assert dirty["recall"]["flip"] == 1.0 and dirty["planted"] == 2
+    assert dirty["recall"].keys() == distortions.DISTORTIONS.keys()
+    assert dirty["recall_reversed"].keys() == set(planted.REVERSED)
+    assert dirty["recall_reversed"]["crop 90%"] == 1.0
     assert (clean["overlap"], clean["delta"], clean["p_value"], clean["significant"]) == (0, 0.0, None, None)
     assert clean["published_after_crawl"] is True and dirty["published_after_crawl"] is None
     assert made.report["counts"]["images"] == len(training_pictures())
@@ -501,5 +504,6 @@ def test_a_recall_that_cannot_be_measured_is_a_note(made, tmp_path, capfd, monke
     assert (entry["recall"], entry["planted"], entry["recall_note"]) == (
         {}, 0, "ZeroDivisionError: no such copy <b>",
     )  # fmt: skip
+    assert entry["recall_reversed"].keys() == set(planted.REVERSED), "no flip is among them"
     assert "the recall could not be measured: ZeroDivisionError: no such copy" in capfd.readouterr().out
     assert "no such copy &lt;b&gt;" in (tmp_path / "other/index.html").read_text()

@@ -57,7 +57,10 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
     matches = contamination.ranked(table, 5)
     assert matches.schema == MATCHES
     concluded = contamination.conclude(datasets, {"set-00": 0.5}, 0.35, sets)
-    copies = FoundCopies(name="", either={"mixed": (1.0,) * 9 + (-1.0,)})
+    copies = findings.Planted(
+        plain=FoundCopies(name="", either={"mixed": (1.0,) * 9 + (-1.0,)}),
+        reversed=FoundCopies(name="", either={"mixed": (1.0,) + (-1.0,) * 3, "crop 50%": (0.9, -1.0)}),
+    )
     found = Findings(
         datasets=tuple(findings.of_set(one, copies) for one in concluded), training_set=HOSTILE[0], shards=1,
         counts={"images": 5}, unreadable=(), declared_sets=sets, floor=0.35, min_quality=25, last_fetch=None,
@@ -101,6 +104,13 @@ def test_hostile_texts_are_inert_and_nothing_is_loaded(page_file):
         )
         assert page.run("document.images[0].naturalWidth") > 0
         assert page.problems() == []
+
+
+def test_both_recalls_stand_beside_each_other(page_file):
+    html = page_file.read_text(encoding="utf-8")
+    row = html[html.index("<h2>All, Overlap") :].replace("\n", "")
+    assert "<td>90.0%<small>of 10 planted</small></td><td>25.0%<small>half crop 50.0%</small></td>" in row
+    assert "<tr><td>the evaluation image</td><td>25.0%</td></tr>" in row
 
 
 def test_a_phone_shows_all_of_it(page_file):
@@ -271,7 +281,8 @@ def found_of(name: str, **known: object) -> SetFindings:
     counts = {
         "examples": 100, "overlap": 0, "contamination": 0.0, "contamination_low": 0.0,
         "contamination_high": 0.036, "threshold": 0.5, "stratified_share": 0.0, "unreadable": 0,
-        "unreadable_examples": (), "low_information": 0, "sweep": (), "recall": {}, "planted": 0,
+        "unreadable_examples": (), "low_information": 0, "sweep": (), "recall": {},
+        "recall_reversed": {}, "planted": 0,
     }  # fmt: skip
     return SetFindings(name=name, **(nothing | counts | known))
 

@@ -5,6 +5,7 @@ for each set. What the detector finds above it is verified like what the hashes 
 that compares aligned thumbnails, which the deep crops that only the detector finds are not.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -165,6 +166,13 @@ class LearnedSearch:
         self.examples = _learned(learned)
         chosen = read_thresholds(settled)
         self.thresholds = np.array([chosen[name] for name in index.names], np.float32)[index.dataset]
+
+    def among(self, pictures: list[Pixels], rows: list[int]) -> "LearnedSearch":
+        """Return the same with other examples, each at the threshold of the example `rows` names."""
+        other = copy.copy(self)
+        other.examples = described(self.detector, shown(pictures, self.detector.side, VIEWS))
+        other.thresholds = self.thresholds[rows]
+        return other
 
     def search(self, pictures: list[Pixels]) -> NeighbourHits:
         """Return the pairs above the sets' thresholds, by similarity on the scale of the hashes."""
