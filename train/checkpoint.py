@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, without stopping training, read without unpickling.
 
 OUT/checkpoints/latest                 the name of the newest complete checkpoint
-OUT/checkpoints/step-00001000/         model.safetensors, optimizer.safetensors, for CLIP bpe_vocab.txt.gz,
-                                       and state.json, written last
+OUT/checkpoints/step-00001000/         model.safetensors, optimizer.safetensors, with --ema
+                                       average.safetensors, for CLIP bpe_vocab.txt.gz, and
+                                       state.json, written last
 """
 
 import json
@@ -10,6 +11,7 @@ import logging
 import posixpath
 import re
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar, get_args
 
@@ -35,6 +37,8 @@ _STATE: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 A = TypeVar("A")
+Tensors = dict[str, dict[str, Tensor]]
+"""By the name of a file without its suffix, what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,7 @@ class Loaded(NamedTuple):
     state: State[Architecture]
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Name the optimiser's tensors after their parameters."""
     return {
         f"{key}.{name}": value
@@ -84,13 +88,13 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State[Any]) -> None:
-        """Copy everything and write it in the background; waits for the checkpoint before."""
+    def save(self, take: Callable[[], Tensors], state: State[Any]) -> None:
+        """Write in the background what `take` copies to main memory; waits for the checkpoint before."""
         self.wait()
-        tensors = [_copies(model.state_dict()), _copies(_moments(model, optimizer))]
+        tensors = take()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._thread = threading.Thread(target=self._write, args=(*tensors, state), daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(tensors, state), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -102,14 +106,14 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, tensors: dict[str, Tensor], moments: dict[str, Tensor], state: State[Any]) -> None:
+    def _write(self, tensors: Tensors, state: State[Any]) -> None:
         try:
             name = f"step-{state.step:08d}"
             folder = storage.join(self.folder, name)
             for file, data in self.files.items():
                 storage.write_bytes(storage.join(folder, file), data)
-            storage.write_bytes(storage.join(folder, "model.safetensors"), save(tensors))
-            storage.write_bytes(storage.join(folder, "optimizer.safetensors"), save(moments))
+            for file, own in tensors.items():
+                storage.write_bytes(storage.join(folder, f"{file}.safetensors"), save(own))
             text = json.dumps(asdict(state), indent=1)
             storage.write_bytes(storage.join(folder, "state.json"), text.encode())
             storage.write_bytes(storage.join(self.folder, "latest"), name.encode())
@@ -119,14 +123,14 @@ class Writer:
             self._error = error
 
 
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy to main memory; from a GPU through pinned memory, without waiting for each."""
-    copies = {}
+    copied = {}
     for name, tensor in tensors.items():
         value = tensor.detach()
-        copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        copies[name].copy_(value, non_blocking=True)
-    return copies
+        copied[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        copied[name].copy_(value, non_blocking=True)
+    return copied
 
 
 def complete(folder: str) -> list[str]:
@@ -189,13 +193,22 @@ def architecture_from(values: dict[str, Any]) -> Architecture:
     """Rebuild an architecture from JSON, where tuples became lists; TypeError or ValueError for no sizes."""
     given = values["vision_layers"]
     layers = tuple(given) if isinstance(given, list) and len(given) == 4 else given
-    sizes = [value for name, value in values.items() if name not in ("vision_layers", "activation")]
+    named = ("vision_layers", "activation", "logit_bias")
+    sizes = [value for name, value in values.items() if name not in named]
     sizes += layers if isinstance(layers, tuple) else [layers]
     if not all(size is None or (isinstance(size, int) and size > 0) for size in sizes):
         raise ValueError("its sizes are no numbers above 0")
     if values.get("activation", "quick-gelu") not in get_args(Activation):
         raise ValueError(f"the activation {values['activation']!r} is none of ours")
+    if not isinstance(values.get("logit_bias", False), bool):
+        raise ValueError("logit_bias is neither true nor false")
     return Architecture(**{**values, "vision_layers": layers})
+
+
+def weights_file(folder: str) -> str:
+    """Return the weights to evaluate and export: those averaged over time where the run has them."""
+    average = storage.join(folder, "average.safetensors")
+    return average if storage.exists(average) else storage.join(folder, "model.safetensors")
 
 
 def read_model(folder: str) -> tuple[dict[str, Tensor], State[Architecture]]:
@@ -203,7 +216,7 @@ def read_model(folder: str) -> tuple[dict[str, Tensor], State[Architecture]]:
 
     Sizes are compared before a weight is read or a model is built.
     """
-    state, path = read_state(folder), storage.join(folder, "model.safetensors")
+    state, path = read_state(folder), weights_file(folder)
     weights.refuse_others(path, state.architecture)
     return weights.tensors(path), state
 
@@ -233,25 +246,29 @@ def read_tokenizer(folder: str) -> Tokenizer:
     return Tokenizer.load(storage.join(folder, VOCABULARY))
 
 
+def read_like(folder: str, file: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors of one file; ValueError unless they are whole, finite and like these."""
+    path = storage.join(folder, f"{file}.safetensors")
+    weights.refuse_unlike(weights.header(path).tensors, wanted, path)
+    return weights.tensors(path)
+
+
 def restore(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights and moments into a model and its optimiser, exactly as they were.
 
     ValueError unless both are whole, finite and of this model.
     """
-    path = storage.join(folder, "model.safetensors")
-    weights.refuse_unlike(weights.header(path).tensors, model.state_dict(), path)
-    model.load_state_dict(weights.tensors(path))
-    path = storage.join(folder, "optimizer.safetensors")
+    model.load_state_dict(read_like(folder, "model", model.state_dict()))
+    trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
     wanted: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained:
         wanted |= {f"exp_avg.{name}": parameter, f"exp_avg_sq.{name}": parameter}
         wanted[f"step.{name}"] = torch.tensor(0.0)
-    weights.refuse_unlike(weights.header(path).tensors, wanted, path)
-    moments = weights.tensors(path)
-    for name, parameter in model.named_parameters():
+    found = read_like(folder, "optimizer", wanted)
+    for name, parameter in trained:
         # The fused kernel walks memory: moments must lie as their parameter does, channels last or not.
         state = {key: torch.empty_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
         for key, tensor in state.items():
-            tensor.copy_(moments[f"{key}.{name}"])
-        state["step"] = moments[f"step.{name}"].to(parameter.device)
+            tensor.copy_(found[f"{key}.{name}"])
+        state["step"] = found[f"step.{name}"].to(parameter.device)
         optimizer.state[parameter] = state

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.architectures import Architecture
-from train import checkpoint, distributed, flops, packing
+from train import checkpoint, distributed, flops, gradcache, packing
+from train.average import Average
 from train.data import Batch, Pieces
 from train.distributed import World
 from train.image_transforms import normalise
-from train.loss import count_equal_pairs
+from train.loss import contrastive_loss, count_equal_pairs, sigmoid_loss
 from train.model import CLIP, Transformer
 from train.options import TrainConfig
 from train.packing import PackedText
@@ -29,9 +30,9 @@ class OnPixels(nn.Module):
         self.model = model
         self.normalise = torch.compile(normalise) if compiled else normalise
 
-    def forward(self, pixels: Tensor, text: PackedText) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalise uint8 [B, N, N, 3] and return the model's features and scale."""
-        features: tuple[Tensor, Tensor, Tensor] = self.model(self.normalise(pixels), text)
+    def forward(self, pixels: Tensor, text: PackedText) -> tuple[Tensor, ...]:
+        """Normalise uint8 [B, N, N, 3] and return the model's features and scalars."""
+        features: tuple[Tensor, ...] = self.model(self.normalise(pixels), text)
         return features
 
 
@@ -59,16 +60,43 @@ class ClipTrainer(Trainer[Batch]):
             model.load_state_dict(setup.initial)
         if setup.architecture.is_resnet:  # convolutions over pixels as they come: a fifth faster
             model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.lock != "none":
+            model.lock(config.lock)
         model.set_checkpointing(config.checkpointing)
         compiled = config.compiles(world.device.type)
         wrapped = OnPixels(model, compiled)
         if compiled:
             compile_blocks(model)
         super().__init__(model, wrapped, setup, world)
+        self.loss_of = sigmoid_loss if config.loss == "siglip" else contrastive_loss
+        self.average = None if config.ema is None else Average(model, config.ema)
+        if self.average is not None and setup.resumed:
+            kept = checkpoint.read_like(setup.resumed, "average", self.average.tensors)
+            for name, value in self.average.tensors.items():
+                value.copy_(kept[name])
+
+    def backward(self, batch: Batch) -> Tensor:
+        """Add a step's gradient to the parameters; return its loss [], still on the device."""
+        return gradcache.backward(self.wrapped, batch.micro, self.autocast, self.loss_of)
 
     def after_step(self) -> None:
-        """Keep the scale where the paper keeps it."""
+        """Keep the scale where the paper keeps it, and average."""
         self.model.clamp_scale()
+        if self.average is not None:
+            self.average.update(self.model)
+
+    def snapshot(self) -> checkpoint.Tensors:
+        """Return copies in main memory of the tensors that a checkpoint holds."""
+        kept = super().snapshot()
+        return kept if self.average is None else kept | {"average": checkpoint.copies(self.average.tensors)}
+
+    def evaluated(self) -> CLIP:
+        """Return the model to measure: its weights averaged over time, where they are."""
+        if self.average is None:
+            return self.model
+        model = CLIP(self.setup.architecture)
+        model.load_state_dict(self.average.tensors)
+        return model.to(self.world.device)
 
     def architecture(self) -> Architecture:
         """Return the model's sizes."""
@@ -86,11 +114,11 @@ class ClipTrainer(Trainer[Batch]):
         }
 
     def step_flops(self, batch: Batch) -> float:
-        """Return three forward passes' floating-point operations: backward is twice a forward pass."""
+        """Return three forward passes' floating-point operations, of a locked tower one."""
         p, a = self.setup, self.setup.architecture
         samples = p.shape.batch // p.shape.ranks
-        forward = samples * flops.image_flops(a) + flops.text_flops(a, batch.tokens, batch.squares, samples)
-        return 3 * forward
+        text = flops.text_flops(a, batch.tokens, batch.squares, samples)
+        return samples * p.image_flops + text * p.passes("text")
 
 
 def fit(config: TrainConfig) -> TrainingResult:
@@ -124,6 +152,7 @@ def _evaluation(trainer: ClipTrainer, labelled: list[LabelledSet]) -> Evaluate |
 
     def accuracies() -> dict[str, float]:
         tokenizer, device = trainer.setup.tokenizer, trainer.world.device
-        return {s.name: accuracy(trainer.model, tokenizer, s, device, trainer.autocast) for s in labelled}
+        model = trainer.evaluated()
+        return {s.name: accuracy(model, tokenizer, s, device, trainer.autocast) for s in labelled}
 
     return accuracies if labelled else None

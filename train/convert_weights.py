@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from pipeline import storage
 from pipeline.data.architectures import Activation, Architecture
 from train.image_transforms import MEAN, STD
+from train.model import INITIAL_BIAS
 from train.tokenizer import Tokenizer
 
 State = dict[str, Tensor]
@@ -135,6 +136,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
         "text_layers": _count(state, r"transformer\.resblocks\.(\d+)\."),
         "context_length": state["positional_embedding"].shape[0],
         "vocab_size": state["token_embedding.weight"].shape[0],
+        "logit_bias": "logit_bias" in state,
     }
     if "visual.proj" in state:
         width, _, patch, _ = state["visual.conv1.weight"].shape
@@ -182,6 +184,8 @@ def export(
     if layout == "openai" and architecture.activation != "quick-gelu":
         raise ValueError("OpenAI's code knows quick-gelu alone, and this model has the exact GELU: export to "
                          "open_clip or hf")  # fmt: skip
+    if layout != "open_clip":  # their code has no bias: it moves all logits alike, and so no rank or softmax
+        state = {name: value for name, value in state.items() if name != "logit_bias"}
     state = {name: value.contiguous() for name, value in (to_hf(state) if layout == "hf" else state).items()}
     out.mkdir(parents=True, exist_ok=True)
     before = set(out.iterdir())
@@ -236,6 +240,7 @@ def _open_clip_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "model_cfg": {
             "embed_dim": a.embed_dim,
+            **({"init_logit_bias": INITIAL_BIAS} if a.logit_bias else {}),
             "quick_gelu": a.activation == "quick-gelu",
             "vision_cfg": vision,
             "text_cfg": text,

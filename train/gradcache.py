@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train.loss import contrastive_loss
+from train.loss import Loss, contrastive_loss
 from train.packing import PackedText
 
 MicroBatch = tuple[Tensor, PackedText]  # normalised images [M, 3, N, N] (or what `model` takes), captions
@@ -35,28 +35,30 @@ def _frozen_statistics(model: nn.Module) -> Iterator[None]:
             del norm.kept
 
 
-def backward(model: nn.Module, batches: Sequence[MicroBatch], autocast: Autocast) -> Tensor:
+def backward(
+    model: nn.Module, batches: Sequence[MicroBatch], autocast: Autocast, loss_of: Loss = contrastive_loss
+) -> Tensor:
     """Add the gradient of the loss over all ranks' micro-batches to the parameters; return the loss [].
 
-    `model(images, text)` gives features and scale, as CLIP does; wrapped for data parallelism, the ranks
+    `model(images, text)` gives features and scalars, as CLIP does; wrapped for data parallelism, the ranks
     synchronise once. Batch norms see micro-batches: a ResNet's gradients are not quite the full batch's.
     """
     if len(batches) == 1:
         with autocast():
-            image, text, scale = model(*batches[0])
-        loss = contrastive_loss(image, text, scale)
+            outputs = model(*batches[0])
+        loss = loss_of(*outputs)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
     features: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), autocast():
         for batch in batches:
-            image, text, scale = model(*batch)
+            image, text, *scalars = model(*batch)
             features.append((image, text))
     image = torch.cat([pair[0] for pair in features]).requires_grad_()
     text = torch.cat([pair[1] for pair in features]).requires_grad_()
-    scale = scale.detach().requires_grad_()
-    loss = contrastive_loss(image, text, scale)
-    d_image, d_text, d_scale = torch.autograd.grad(loss, [image, text, scale])
+    scalars = [scalar.detach().requires_grad_() for scalar in scalars]
+    loss = loss_of(image, text, *scalars)
+    d_image, d_text, *d_scalars = torch.autograd.grad(loss, [image, text, *scalars])
     start = 0
     with _frozen_statistics(model):
         for index, batch in enumerate(batches):
@@ -64,12 +66,12 @@ def backward(model: nn.Module, batches: Sequence[MicroBatch], autocast: Autocast
             waiting = isinstance(model, DistributedDataParallel) and not last
             with model.no_sync() if waiting else contextlib.nullcontext():  # type: ignore[operator]
                 with autocast():
-                    image, text, scale = model(*batch)
+                    image, text, *scalars = model(*batch)
                 rows = slice(start, start + image.shape[0])
-                # A stand-in whose gradient is the cached one; the scale belongs to all, and counts once.
-                stand_in = (
-                    (image * d_image[rows]).sum() + (text * d_text[rows]).sum() + scale * d_scale * last
-                )
+                # A stand-in whose gradient is the cached one; the scalars belong to all, and count once.
+                stand_in = (image * d_image[rows]).sum() + (text * d_text[rows]).sum()
+                for scalar, gradient in zip(scalars, d_scalars, strict=True):
+                    stand_in = stand_in + scalar * gradient * last
                 stand_in.backward()
             start = rows.stop
     return loss.detach()

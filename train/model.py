@@ -5,6 +5,7 @@ Shapes: B samples, S positions of an image, T tokens of all captions together, D
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,10 @@ from train.packing import PackedText, causal_attention
 from train.resnet import ModifiedResNet
 
 INITIAL_SCALE = math.log(1 / 0.07)  # "initialized to the equivalent of 0.07" (section 2.5)
+INITIAL_SIGMOID_SCALE, INITIAL_BIAS = math.log(10), -10.0  # of SigLIP (arXiv:2303.15343, section 3.2)
 MAX_SCALE = math.log(100)  # "clipped to prevent scaling the logits by more than 100" (section 2.5)
+
+Tower = Literal["image", "text"]
 
 
 class Attention(nn.Module):
@@ -178,6 +182,10 @@ class CLIP(nn.Module):
         self.ln_final = nn.LayerNorm(a.text_width)
         self.text_projection = nn.Parameter(torch.empty(a.text_width, a.embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
+        self.logit_bias: nn.Parameter | None
+        bias = nn.Parameter(torch.tensor(INITIAL_BIAS)) if a.logit_bias else None
+        self.register_parameter("logit_bias", bias)
+        self.locked: Tower | None = None
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Map normalised images [B, 3, N, N] to unit vectors [B, E], float32."""
@@ -190,9 +198,10 @@ class CLIP(nn.Module):
         x = self.ln_final(x[text.ends])
         return F.normalize((x @ self.text_projection).float(), dim=-1)
 
-    def forward(self, images: Tensor, text: PackedText) -> tuple[Tensor, Tensor, Tensor]:
-        """Return image features [B, E], text features [B, E] and the logits' scale (a scalar)."""
-        return self.encode_image(images), self.encode_text(text), self.logit_scale.exp()
+    def forward(self, images: Tensor, text: PackedText) -> tuple[Tensor, ...]:
+        """Return image features [B, E], text features [B, E], and scalars: the logits' scale and any bias."""
+        bias = () if self.logit_bias is None else (self.logit_bias,)
+        return self.encode_image(images), self.encode_text(text), self.logit_scale.exp(), *bias
 
     def initialise(self, seed: int) -> "CLIP":
         """Draw initial weights from `seed` as OpenAI's code does, where the paper leaves them open."""
@@ -206,9 +215,27 @@ class CLIP(nn.Module):
             nn.init.normal_(self.token_embedding.weight, std=0.02)
             nn.init.normal_(self.positional_embedding, std=0.01)
             nn.init.normal_(self.text_projection, std=self.text_projection.shape[0] ** -0.5)
-            nn.init.constant_(self.logit_scale, INITIAL_SCALE)
+            nn.init.constant_(self.logit_scale, INITIAL_SIGMOID_SCALE if self.logit_bias else INITIAL_SCALE)
+            if self.logit_bias is not None:
+                nn.init.constant_(self.logit_bias, INITIAL_BIAS)
             self.transformer.initialise()
             self.visual.initialise()
+        return self
+
+    def lock(self, tower: Tower) -> None:
+        """Train the other tower alone: this one keeps its weights and statistics (LiT, arXiv:2111.07991)."""
+        self.locked = tower
+        for name, parameter in self.named_parameters():
+            own = "image" if name.startswith("visual.") else "text"
+            if own == tower and not name.startswith("logit_"):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "CLIP":
+        """Set the training mode; a locked tower stays in evaluation mode."""
+        super().train(mode)
+        if self.locked is not None:
+            (self.visual if self.locked == "image" else self.transformer).eval()
         return self
 
     def set_checkpointing(self, on: bool) -> None:

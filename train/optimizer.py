@@ -13,6 +13,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         # Gains, biases, the class embedding and the scale are the ones with fewer than two dimensions.
         (decayed if parameter.ndim >= 2 and "bias" not in name else plain).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -144,7 +144,7 @@ class TrainConfig(RunConfig):
     recipes = RECIPES
     semantic = (
         *RunConfig.semantic, "epochs", "max_steps", "beta1", "beta2", "eps", "crop", "enlarge",
-        "balance",
+        "balance", "loss", "lock", "ema",
     )  # fmt: skip
 
     model: Model = "ViT-B-32"
@@ -174,6 +174,13 @@ class TrainConfig(RunConfig):
     balance: int | None = None
     """Draw anew for each epoch: a sample is taken for a query with probability BALANCE over the samples that
     contain the query (MetaCLIP's online balance). Crawl the run with a larger --per-query."""
+    loss: Literal["clip", "siglip"] = "clip"
+    """clip: the paper's, a softmax over the batch; siglip: each pair judged by itself (arXiv:2303.15343)."""
+    lock: Literal["none", "image", "text"] = "none"
+    """A tower of --init-from to keep as it is while the other is trained (image: LiT, arXiv:2111.07991)."""
+    ema: float | None = None
+    """Average the weights over time, for example 0.9999: what each step keeps of the average. Evaluations and
+    exports take it."""
     enlarge: bool = False
     """Accept shards whose pictures are smaller than the model's resolution."""
     vocab: str = ""
@@ -187,6 +194,10 @@ class TrainConfig(RunConfig):
             raise ValueError("--balance says how much of each --shards an epoch takes, and so does --weights")
         if self.resume and self.init_from:
             raise ValueError("--resume continues a run and --init-from starts one: give one of them")
+        if self.lock != "none" and not (self.init_from or self.resume):
+            raise ValueError(f"--lock {self.lock} keeps a trained tower: give its weights with --init-from")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"--ema {self.ema} must lie between 0 and 1, as 0.9999 does")
 
     def planned_steps(self, epoch_steps: Sequence[int]) -> int:
         """Return the steps of all epochs, or --max-steps if those are fewer."""

@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from pipeline.data.architectures import ARCHITECTURES, Activation, Architecture
-from train import checkpoint, convert_weights, shard_sources, training_run, vocabulary, weights
+from train import checkpoint, convert_weights, flops, shard_sources, training_run, vocabulary, weights
 from train.cache import Cache
 from train.distributed import World
+from train.model import INITIAL_BIAS, INITIAL_SIGMOID_SCALE, Tower
 from train.options import TrainConfig
 from train.sampler import Sampler
 from train.tokenizer import Tokenizer, installed_vocabulary
@@ -38,12 +41,27 @@ class ClipSetup(training_run.Setup):
         epochs = self.sampler.epochs
         return self.effective() | {"epoch_samples": epochs[0] if len(epochs) == 1 else epochs}
 
+    def passes(self, tower: Tower) -> int:
+        """Return a step's work in a tower, in forward passes: backward is two more, unless it is locked."""
+        return 1 if self.config.lock == tower else 3
+
+    @property
+    def image_flops(self) -> float:
+        """Return the floating-point operations of training on one picture."""
+        return self.passes("image") * flops.image_flops(self.architecture)
+
     def summary(self) -> str:
         """Return the plan in a sentence."""
+        more = [f"{self.image_flops / 1e9:,.1f} GFLOP a picture"]
+        if self.config.lock != "none":
+            more.append(f"the {self.config.lock} tower is locked")
+        if self.config.ema is not None:
+            more.append("weights averaged in a second copy")
         return (
             f"{self.config.model} at {self.architecture.image_size} pixels, {self.tokenizer.vocab_size:,} "
             f"tokens; {_span(self.shape.epoch_steps)} steps an epoch, {self.steps:,} in all, {self.warmup:,} "
-            f"of warm-up; micro-batches of {self.shape.micro:,} on each of {self.shape.ranks} processes"
+            f"of warm-up; micro-batches of {self.shape.micro:,} on each of {self.shape.ranks} processes; "
+            + "; ".join(more)
         )
 
 
@@ -71,11 +89,11 @@ def prepare(config: TrainConfig, world: World) -> ClipSetup:
     assert sources is not None and tokenizer is not None
     architecture = replace(
         ARCHITECTURES[config.model], vocab_size=tokenizer.vocab_size,
-        activation=_activation(config, resumed, start),
+        activation=_activation(config, resumed, start), logit_bias=config.loss == "siglip",
     )  # fmt: skip
     if config.image_size:
         architecture = replace(architecture, image_size=config.image_size)
-    initial = convert_weights.resize_positions(start.weights.state, architecture.grid) if start else None
+    initial = _initial(start.weights.state, architecture) if start else None
     if not config.enlarge:
         for source in sources:
             shard_sources.refuse_small(source, architecture.image_size, cache)
@@ -117,11 +135,25 @@ def _start(config: TrainConfig) -> _Start:
         tokenizer = Tokenizer.load(beside) if beside.exists() else None
     wanted, own = ARCHITECTURES[config.model], found.architecture
     same = replace(
-        own, image_size=wanted.image_size, vocab_size=wanted.vocab_size, activation=wanted.activation
-    )
+        own, image_size=wanted.image_size, vocab_size=wanted.vocab_size, activation=wanted.activation,
+        logit_bias=wanted.logit_bias,
+    )  # fmt: skip
     if same != wanted:
         raise ValueError(f"--init-from {config.init_from} holds no {config.model}, but {own}")
     return _Start(found, tokenizer)
+
+
+def _initial(state: convert_weights.State, architecture: Architecture) -> convert_weights.State:
+    """Return weights to start from with the positions and the scalars that the run has.
+
+    A bias that the weights have not starts as SigLIP's does, and the scale with it: they belong together.
+    """
+    state = convert_weights.resize_positions(state, architecture.grid)
+    if not architecture.logit_bias:
+        return {name: value for name, value in state.items() if name != "logit_bias"}
+    scalars = {"logit_scale": INITIAL_SIGMOID_SCALE, "logit_bias": INITIAL_BIAS}
+    new = {} if "logit_bias" in state else {name: torch.tensor(value) for name, value in scalars.items()}
+    return state | new
 
 
 def _activation(config: TrainConfig, resumed: str, start: _Start | None) -> Activation:

@@ -99,6 +99,15 @@ class Trainer(ABC, Generic[B]):
     def after_step(self) -> None:
         """Put the parameters where they may be."""
 
+    def backward(self, batch: B) -> Tensor:
+        """Add a step's gradient to the parameters; return its loss [], still on the device."""
+        return gradcache.backward(self.wrapped, batch.micro, self.autocast)
+
+    def snapshot(self) -> checkpoint.Tensors:
+        """Return copies in main memory of the tensors that a checkpoint holds."""
+        moments = checkpoint.moments(self.model, self.optimizer)
+        return {"model": checkpoint.copies(self.model.state_dict()), "optimizer": checkpoint.copies(moments)}
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context of a forward pass."""
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16)
@@ -110,7 +119,7 @@ class Trainer(ABC, Generic[B]):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = gradcache.backward(self.wrapped, batch.micro, self.autocast)
+        loss = self.backward(batch)
         if p.config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), p.config.grad_clip)
         self.optimizer.step()
@@ -219,7 +228,7 @@ def take_steps(
         if last or trainer.step % config.checkpoint_every == 0:
             state = trainer.state()
             if trainer.world.rank == 0:
-                writer.save(trainer.model, trainer.optimizer, state)
+                writer.save(trainer.snapshot, state)
                 logger.flush()
             if last:
                 break

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,9 @@ def refuse_changes(setup: Setup, *more: str) -> None:
     recorded = setup.recorded()
     now = {name: list(value) if isinstance(value, tuple) else value for name, value in recorded.items()}
     names = (*setup.config.semantic, *more)
+    # A run of before an option was there had its default.
+    defaults = {one.name: one.default for one in fields(setup.config)}
+    before = {name: list(v) if isinstance(v, tuple) else v for name, v in defaults.items()} | before
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(

@@ -266,9 +266,9 @@ def _native(state: State, path: Path) -> State:
         raise ValueError(f"{path} is no CLIP of OpenAI's, open_clip's or Hugging Face's: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    scale = state.get("logit_scale")
-    if scale is not None and scale.numel() == 1:  # some keep it as a vector of one
-        state["logit_scale"] = scale.reshape(())
+    for name in {"logit_scale", "logit_bias"} & state.keys():
+        if state[name].numel() == 1:  # some keep it as a vector of one
+            state[name] = state[name].reshape(())
     return state
 
 
@@ -327,6 +327,7 @@ def _open_clip_wanted(a: Architecture) -> dict[str, Any]:
     """Return by key what open_clip's configuration may say of our model; others there must be off."""
     layers = list(a.vision_layers) if isinstance(a.vision_layers, tuple) else a.vision_layers
     return {
+        **({"model_cfg.init_logit_bias": ...} if a.logit_bias else {}),
         "model_cfg.embed_dim": [a.embed_dim], "model_cfg.quick_gelu": [True],
         "model_cfg.vision_cfg": ..., "model_cfg.text_cfg": ...,
         "model_cfg.init_logit_scale": ..., "model_cfg.output_dict": ..., "model_cfg.cast_dtype": ...,

@@ -22,6 +22,8 @@ class Architecture:
     vocab_size: int = 49_408
     activation: Activation = "quick-gelu"
     """Of the transformers' MLPs."""
+    logit_bias: bool = False
+    """Whether the logits have a learned bias, as SigLIP's have."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no such model can have."""

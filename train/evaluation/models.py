@@ -157,5 +157,5 @@ def describe(path: str) -> str:
         return "weights to import"
     folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
-    weights.refuse_others(storage.join(folder, "model.safetensors"), state.architecture)
+    weights.refuse_others(checkpoint.weights_file(folder), state.architecture)
     return f"{state.model} after step {state.step:,}"
