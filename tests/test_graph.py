@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from pipeline import balance, querylist, schemas
 from pipeline.flow import local
@@ -166,6 +167,21 @@ def test_runner_workers_and_partitions_do_not_change_the_result(
     monkeypatch.setattr(local, "ALONE", -1.0)  # however short the work: where there are workers, they do it
     monkeypatch.setattr(local, "_PAIRS", K)  # thresholds in several passes over the queries
     assert select(tmp_path, RUNNERS[runner], partitions) == expected
+
+
+def test_whatever_a_runner_does_again_finds_what_was_shuffled(
+    expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shuffles go through files there, which stay until the job is over, up to its very last step."""
+    original = FnApiRunner.run_via_runner_api
+
+    def twice(self: FnApiRunner, *given: object) -> object:
+        self._bundle_repeat = 1
+        return original(self, *given)
+
+    monkeypatch.setattr(FnApiRunner, "run_via_runner_api", twice)
+    assert select(tmp_path, RUNNERS["portable"], 5) == expected
+    assert not list(tmp_path.glob("*.spill"))
 
 
 @dataclass(frozen=True, kw_only=True)

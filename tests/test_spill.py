@@ -90,7 +90,9 @@ def test_a_stopped_shuffle_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     assert results == shuffle(tmp_path / "whole", PARTITIONS)
     assert not (tmp_path / "out.spill").exists()
+    (tmp_path / "out.spill").mkdir()  # of a command that was killed between the results and this
     assert shuffle(tmp_path, 2) == results  # all done: nothing is split again
+    assert not (tmp_path / "out.spill").exists()
     assert len((tmp_path / "splits").read_text().splitlines()) == len(TASKS)
 
 

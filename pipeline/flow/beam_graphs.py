@@ -122,10 +122,8 @@ def _nothing(_: object) -> tuple[int, str]:
     return 0, ""
 
 
-def _write_results(group: tuple[int, Iterable[str]], folder: str, is_spilled: bool) -> str:
+def _write_results(group: tuple[int, Iterable[str]], folder: str) -> str:
     write_results(folder, (load(line, folder) for line in group[1] if line))
-    if is_spilled:
-        storage.remove_tree(spill_folder(folder))
     return folder
 
 
@@ -137,7 +135,6 @@ class Collect(beam.PTransform):
     """
 
     folder: str
-    is_spilled: bool = False
 
     def expand(self, given: Any) -> beam.PCollection:  # two collections: Beam has no type for that
         before, results = given
@@ -146,7 +143,7 @@ class Collect(beam.PTransform):
             (results, nothing)  # a step without tasks ends, too
             | beam.Flatten()
             | beam.GroupByKey()
-            | "Write" >> beam.Map(_write_results, self.folder, self.is_spilled).with_output_types(str)
+            | "Write" >> beam.Map(_write_results, self.folder).with_output_types(str)
         )
 
 
@@ -191,7 +188,7 @@ class RunShuffle(beam.PTransform):
             | "Group" >> beam.GroupByKey()
             | "Reduce" >> beam.Map(reduce, step.shuffler, step.folder).with_output_types(tuple[int, str])
         )
-        return (before, results) | Collect(step.folder, self.is_spilled)
+        return (before, results) | Collect(step.folder)
 
 
 class _SumVectors(beam.CombineFn):
@@ -323,8 +320,6 @@ def _write_thresholds(
     table = thresholds(query, found, priority, counts[0], ranks)
     write_vector(storage.join(folder, "counts"), counts)
     write_vector(storage.join(folder, "thresholds"), table)
-    if sums and isinstance(sums[0], str):
-        storage.remove_tree(spill_folder(folder))
     return folder
 
 
@@ -394,8 +389,9 @@ def _graph(step: Step, *, is_planned: bool, is_spilled: bool) -> beam.PTransform
 class Steps(beam.PTransform):
     """Do steps one after the other: each begins when the files of the one before are there.
 
-    is_spilled: what is shuffled goes through files, for runners that hold all values of a group in memory;
-    Flink's refuses one of more than some MB, too (github.com/apache/beam/issues/18848 and 20655).
+    is_spilled: what is shuffled goes through files, which stay until the job is over, for runners that hold
+    all values of a group in memory (github.com/apache/beam/issues/18848, of Spark's 30184); Flink's refuses
+    one of more than some MB, too (20655).
     """
 
     steps: tuple[Step, ...]

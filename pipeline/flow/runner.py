@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
+from pipeline import storage
 from pipeline.flow import local
 from pipeline.flow.parts import Part
+from pipeline.flow.spill import spill_folder
 from pipeline.flow.steps import Step, Tasks, Watch, Work, plan, unwatched, watched
 from pipeline.flow.worker import Worker
 
@@ -72,7 +74,11 @@ class Runner:
                     local.run(self.pool, step, work, self.at_once)
             else:
                 self.beam.run(steps[number:], self.watch)
-                return
+                break
+        # Not before: a runner that has lost a worker may do again whatever it did, of any step of the job.
+        for step in steps:
+            if not isinstance(step, Tasks):
+                storage.remove_tree(spill_folder(step.folder))
 
     def tasks(
         self, label: str, folder: str, tasks: Sequence[Part], worker: Worker, kind: type[P],

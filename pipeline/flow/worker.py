@@ -68,7 +68,10 @@ def partition_name(partition: int) -> str:
 
 
 def reduce_partition(shuffler: Shuffler, folder: str, partition: int, slices: Iterable[bytes]) -> Part:
-    """Reduce one partition and write its marker, last of its files."""
+    """Reduce one partition unless its marker says that it is done; write its marker, last of its files."""
+    done = read_marker(folder, partition_name(partition))
+    if done is not None:
+        return done
     result = shuffler.reduce(partition, slices)
     assert result.name == partition_name(partition), "a result has the name of its partition"
     mark(folder, result)
