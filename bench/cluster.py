@@ -82,15 +82,16 @@ def file_of(name: str, given: str = "") -> str:
 
 @contextlib.contextmanager
 def started(
-    name: str, folder: Path, *, file: str = "", is_standalone: bool = False
+    name: str, folder: Path, *, file: str = "", is_standalone: bool = False, start: Sequence[str] = ()
 ) -> Iterator[tuple[tuple[str, ...], standalone.Standalone | None]]:
     """Start a worker pool, and a cluster of several processes if asked to; yield the flags that use them.
 
-    Their files go into `folder`; `file` is what the runner needs, found by `file_of` unless given.
+    Their files go into `folder`; `file` is what the runner needs, found by `file_of` unless given; `start`
+    the arguments of another pool than the tests' own.
     """
     flags = [flag.format(file=file or file_of(name)) for flag in KINDS[name].flags]
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(pool.listening(folder))
+        port = stack.enter_context(pool.listening(folder, *start))
         stack.enter_context(pool.processes(PROCESSES))
         nodes = None
         if is_standalone:

@@ -5,12 +5,12 @@
 The jobs are those of `bench.kills`, done once undisturbed on this machine. Then each is done on the runner:
 Prism, or a cluster of Flink or Spark of several processes here (`bench.standalone`), the Python code in the
 worker processes of a pool; first undisturbed, then again and again: after a random time a victim, chosen at
-random, is killed with SIGKILL: a worker process, a task manager (Flink) or executor (Spark), the job server,
-or the launcher. A task manager is started again, as Kubernetes would; where the launcher or the job server
-was killed, what is left of the job is cancelled, as docs/running.md asks. The same command goes on until the
-job is done, when every shard, row and count must be that of the run on this machine. The server's log says
-how many images and pages were asked for again. Prints tables and one line of JSON; exit code 1 if anything
-ended otherwise.
+random, is killed with SIGKILL: a worker process, at once or when it has hung for a while (SIGSTOP), a task
+manager (Flink) or executor (Spark), the job server, or the launcher. A task manager is started again, as
+Kubernetes would; where the launcher or the job server was killed, what is left of the job is cancelled, as
+docs/running.md asks. The same command goes on until the job is done, when every shard, row and count must be
+that of the run on this machine. The server's log says how many images and pages were asked for again. Prints
+tables and one line of JSON; exit code 1 if anything ended otherwise.
 """
 
 import argparse
@@ -37,6 +37,8 @@ from tests.crawling import settle
 
 JOBS: Final = ("crawl", "pages", "near", "retry", "extend")
 _LIVES: Final = 4  # of one job, then nothing is killed any more
+_HANGS: Final = 20.0  # seconds until somebody kills it
+_KILLS: Final = 2  # in one life: Flink and Spark give a task three more attempts
 
 
 @dataclass
@@ -52,19 +54,21 @@ class Cluster:
     hits: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     """How commands went on after a kill."""
-    victim: str = ""
-    """What was killed last."""
 
-    def strike(self, launcher: int) -> bool:
+    def strike(self, launcher: int, job: kills.Job) -> bool:
         """Kill something; return whether it was the launcher."""
         victims = self.victims(launcher)
-        self.victim = self.rng.choice(sorted(victims))
-        victim = self.rng.choice(victims[self.victim])
-        if self.victim == "launcher":
+        kind = self.rng.choice(sorted(victims))
+        victim = self.rng.choice(victims[kind])
+        self.hits[f"{kind}, in {kills.stage_of(job)}"] += 1
+        if kind == "launcher":
             return kills.kill_group(launcher)  # with its job server
         with contextlib.suppress(ProcessLookupError):
+            if kind == "worker that hung":
+                os.kill(victim, signal.SIGSTOP)
+                time.sleep(_HANGS)
             os.kill(victim, signal.SIGKILL)
-        if self.victim == "task manager":
+        if kind == "task manager":
             assert self.nodes
             for name, process in self.nodes.running.items():
                 if process.pid == victim:
@@ -79,7 +83,12 @@ class Cluster:
         servers = [pid for pid, command in below.items() if "job-port" in command or "job_port" in command]
         # Below the pool stands a process that imports everything once and forks the workers.
         workers = {pid for child in descendants(self.pool) for pid in descendants(child)}
-        found = {"worker": sorted(workers), "job server": servers, "launcher": [launcher]}
+        found = {
+            "worker": sorted(workers),
+            "worker that hung": sorted(workers),
+            "job server": servers,
+            "launcher": [launcher],
+        }
         if self.name == "flink" and self.nodes:
             running = self.nodes.running
             found["task manager"] = [running[name].pid for name in running if name.startswith("task")]
@@ -89,18 +98,20 @@ class Cluster:
         return {kind: pids for kind, pids in found.items() if pids}
 
     def do(self, job: kills.Job, seconds: float, to_come: int) -> int:
-        """Do a job to its end, with up to `to_come` kills, each within `seconds`; return the exit code."""
+        """Do a job to its end, with up to `to_come` kills, some `seconds` apart; return the exit code."""
+        last = self.hits.total() + to_come
         for number in itertools.count():
-            is_left_alone = number >= min(to_come, _LIVES)
-            after = None if is_left_alone else self.rng.uniform(0, seconds)
-            self.victim = ""
-            code = kills.life(lambda: job.command(*self.flags), after, self.strike)
-            if self.victim:
-                self.hits[f"{self.victim}, in {kills.stage_of(job)}"] += 1
+            hits = self.hits.total()
+            most = min(last - hits, _KILLS) if number < _LIVES else 0
+            waits = [self.rng.uniform(0, seconds / (1 + 2 * kill)) for kill in range(most)]
+            code = kills.life(
+                lambda: job.command(*self.flags), waits, lambda launcher: self.strike(launcher, job)
+            )
+            if self.hits.total() > hits:
                 self.ended["went on" if code == 0 else "the same command again"] += 1
                 if code != 0 and self.nodes:
                     self.nodes.cancel_jobs()
-            if code == 0 or is_left_alone:
+            if code == 0 or not most:
                 return code or 0
         raise AssertionError("the last life is left alone")
 

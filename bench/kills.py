@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,10 @@ def undisturbed(web: Web, folder: Path, names: Sequence[str]) -> Iterator[Job]:
     argv = arguments(web, out, *_OPTIONS)
     pages = ["--source", web.sitemap, "--source-format", "pages"]
     once = [*argv, "--rounds", "1", *_PUT_OFF]
-    assert life(lambda: crawl(once), None) == 0
+    assert life(lambda: crawl(once)) == 0
     out.rename(folder / "put-off")
     first, second = halves(web, folder)
-    assert life(lambda: crawl([*without_source(argv), "--source", first]), None) == 0
+    assert life(lambda: crawl([*without_source(argv), "--source", first])) == 0
     out.rename(folder / "half")
     victim = sorted(samples(folder / "put-off"), key=lambda row: row["uid"])[0]["url"]
     near = ("--dedup", "near", "--dedup-limit", "1")
@@ -131,7 +132,7 @@ def undisturbed(web: Web, folder: Path, names: Sequence[str]) -> Iterator[Job]:
         job = Job(name=name, out=out, command=commands[name], before=before)
         job.reset()
         started = time.monotonic()
-        assert life(job.command, None) == 0, f"{name} fails undisturbed"
+        assert life(job.command) == 0, f"{name} fails undisturbed"
         seconds = time.monotonic() - started
         yield Job(
             name=name, out=out, command=job.command, before=before, seconds=seconds, expected=job.found()
@@ -176,7 +177,7 @@ def repeat(
         while code is None:
             lives += 1
             is_last = hits.total() >= kills or lives > _MOST
-            code = life(job.command, None if is_last else rng.uniform(0, reach))
+            code = life(job.command, () if is_last else (rng.uniform(0, reach),))
             if code is None:
                 hits[f"{job.name}: {stage_of(job)}"] += 1
         found = job.found() if code == 0 else {}
@@ -193,12 +194,15 @@ def repeat(
 
 
 def life(
-    command: Callable[[], int], seconds: float | None, strike: Callable[[int], bool] | None = None
+    command: Callable[[], int], waits: Iterable[float] = (), strike: Callable[[int], bool] | None = None
 ) -> int | None:
-    """Do it in a process group of its own; return the exit code, or None if it was killed after `seconds`.
+    """Do it in a process group of its own; return the exit code, or None if it was killed.
 
-    strike: called then with the group's id instead, to kill something else; returns whether it was this.
+    waits: seconds until it is killed.
+    strike: called after each of them with the group's id instead, to kill something else; returns whether it
+    was this.
     """
+    seconds = iter(waits)
     child = os.fork()
     if not child:
         os.setsid()
@@ -206,18 +210,18 @@ def life(
         for descriptor in range(3):
             os.dup2(null, descriptor)
         os._exit(command())
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = time.monotonic() + next(seconds, math.inf)
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             with contextlib.suppress(ProcessLookupError):  # a job server that it would have ended at its exit
                 kill_group(child)
             return os.waitstatus_to_exitcode(status)
-        if deadline is not None and time.monotonic() >= deadline:
-            deadline = None
+        if time.monotonic() >= deadline:
             if (strike or kill_group)(child):
                 os.waitpid(child, 0)
                 return None
+            deadline = time.monotonic() + next(seconds, math.inf)
         time.sleep(0.002)
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -49,10 +49,14 @@ class Forking(BeamFnExternalWorkerPoolServicer):
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(list(_IMPORTED))
 
+    def target(self) -> Callable[[str, str], None]:
+        """Return what the next worker does."""
+        return work
+
     def StartWorker(self, request: Any, context: Any) -> Any:
         """Start one worker, which ends by itself."""
         arguments = (request.control_endpoint.url, request.worker_id)
-        self.context.Process(target=work, args=arguments, daemon=True).start()
+        self.context.Process(target=self.target(), args=arguments, daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 from urllib.request import urlopen
@@ -71,6 +72,14 @@ class Store:
     def read(self, key: str) -> bytes:
         """Return an object, past the proxy."""
         return bytes(self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+
+    def download(self, prefix: str, folder: Path) -> Path:
+        """Copy a folder of the bucket, past the proxy and past our own reader; return the copy."""
+        for key in self.keys(f"{prefix}/"):
+            path = folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.read(key))
+        return folder / prefix
 
     def uploads(self) -> list[str]:
         """Return the keys of multipart uploads that are not completed."""

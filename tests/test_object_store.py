@@ -317,15 +317,6 @@ def local_run(web: Server, source: Path, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
-def download(store: s3.Store, prefix: str, folder: Path) -> Path:
-    """Copy a folder of the bucket, past the proxy and past our own reader."""
-    for key in store.keys(f"{prefix}/"):
-        path = folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.read(key))
-    return folder / prefix
-
-
 def wait_for(store: s3.Store, prefix: str, child: "subprocess.Popen[bytes]") -> None:
     """Return as soon as an object has this prefix."""
     deadline = time.monotonic() + 180
@@ -375,7 +366,7 @@ def test_a_run_on_s3_is_killed_continued_and_equal_to_a_local_one(
     assert sum(status == 503 for _, _, status in store.proxy.seen[start:]) > 10
     store.proxy.refuse = lambda number, method, path: False
     assert verify(["--run", f"{store.url}/{name}"]) == 0
-    found = contents(download(store, name, tmp_path))
+    found = contents(store.download(name, tmp_path))
     for part in expected:
         assert found[part] == expected[part], part
     keys = store.keys(f"{name}/")
