@@ -278,7 +278,7 @@ def test_samples_left_out_of_a_mixed_source_are_counted_with_their_causes(tmp_pa
     with pytest.raises(ValueError, match=r"2.tar: 1 shard, but no sample.*2.tar: the file is empty"):
         resolve(tmp_path, tmp_path / "s/2.tar")
     # Who asks for no captions, as the detector does, gets every picture with any text.
-    [source] = resolve(tmp_path, name, captions=False)
+    [source] = resolve(tmp_path, name, captions=None)
     assert source.count == 8
 
 

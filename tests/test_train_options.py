@@ -1,24 +1,29 @@
 """What trainers ask for beside CLIP's recipe, each against open_clip or torch's own, resumed, exported."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data import architectures
 from pipeline.data.architectures import ARCHITECTURES, Architecture
 from tests import train_peers, train_shards
 from tests.test_train_loop import config, equal, lines, prepared, weights
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed, scrambled
-from train import checkpoint, cli, gradcache
+from train import checkpoint, cli, data, flops, gradcache
 from train.average import Average
+from train.caption_fields import CaptionFields
 from train.clip_trainer import fit
 from train.evaluation import models
 from train.evaluation.options import EvalConfig
@@ -142,6 +147,24 @@ def test_a_locked_tower_equals_open_clips(architecture: Architecture, tower: str
             assert torch.equal(before[name], after), "batch statistics stay too"
 
 
+@pytest.mark.parametrize("share", [0.5, 0.99])
+def test_patch_dropout_equals_open_clips(share: float) -> None:
+    ours, theirs = scrambled(SMALL_VIT).train(), peer(SMALL_VIT, patch_dropout=share)
+    images, ids = batch(SMALL_VIT)
+    cells = SMALL_VIT.grid**2
+    torch.manual_seed(5)  # open_clip draws from the global generator
+    expected = peers_step(theirs, SMALL_VIT, train_peers.open_clip().loss.ClipLoss())
+    torch.manual_seed(5)
+    kept = torch.randn(len(images), cells).topk(max(1, int(cells * (1 - share)))).indices
+    micro = [(i, packed(t), k) for i, t, k in zip(images.chunk(2), ids.chunk(2), kept.chunk(2), strict=True)]
+    value = gradcache.backward(ours, micro, lambda: torch.autocast("cpu", enabled=False))
+    assert value.item() == pytest.approx(expected, rel=CLOSE)
+    assert_same(ours, theirs)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        ours.visual(images[:1], kept[:1])
+    assert counter.get_total_flops() == flops.image_flops(SMALL_VIT, kept.shape[1])
+
+
 @pytest.mark.parametrize("architecture", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])
 def test_recomputed_activations_give_open_clips_gradients(architecture: Architecture) -> None:
     ours, theirs = scrambled(architecture).train(), peer(architecture)
@@ -172,12 +195,44 @@ def test_the_average_is_torchs() -> None:
             assert torch.equal(ours.tensors[name], model.state_dict()[name]), "counts are copied"
 
 
+# ---- captions
+
+
+def test_caption_fields_are_drawn_as_open_clip_draws_them() -> None:
+    """open_clip orders fields by drawing without replacement, and takes the first that is not empty."""
+    fields = CaptionFields.parse(["a=3", "b=1", "c=2", "txt=0", "d=0"])
+    rows: list[dict[str, object]] = [
+        {"a": "A", "b": "B", "c": "C", "d": "D"}, {"a": " ", "b": "B", "c": "C"}, {"d": "D", "c": ""}, {},
+    ]  # fmt: skip
+    shares = [{"A": 1 / 2, "B": 1 / 6, "C": 1 / 3}, {"B": 1 / 3, "C": 2 / 3}, {"T": 1.0}, {"T": 1.0}]
+    random = np.random.default_rng(0)
+    for row, expected in zip(rows, shares, strict=True):
+        drawn = Counter(fields.draw(row, "T", random) for _ in range(3_000))
+        assert drawn.keys() == expected.keys()
+        assert all(abs(drawn[text] / 3_000 - share) < 0.04 for text, share in expected.items())
+    assert fields.draw({"d": ["", "E"]}, "", random) == "E" and fields.draw({"a": 3}, "\n", random) is None
+
+
+@pytest.mark.parametrize("arguments", [["=1"], ["a=x"], ["a=-1"], ["a=nan"], ["a", "a=2"], ["a=0", "b=0"]])
+def test_caption_fields_that_cannot_be_meant(arguments: list[str]) -> None:
+    with pytest.raises(ValueError, match="--captions"):
+        CaptionFields.parse(arguments)
+
+
 # ---- runs
 
 
 OPTIONS: dict[str, dict[str, object]] = {
     "image": {"lock": "image"},
-    "all": {"loss": "siglip", "ema": 0.8, "lock": "text", "checkpointing": True, "accumulate": 2},
+    "all": {
+        "loss": "siglip",
+        "ema": 0.8,
+        "lock": "text",
+        "checkpointing": True,
+        "accumulate": 2,
+        "patch_dropout": 0.5,
+        "captions": ("caption=1", "captions=2"),
+    },
 }
 
 
@@ -259,9 +314,47 @@ def test_the_plan_says_what_an_option_costs(run: Path, tmp_path: Path) -> None:
     assert "the image tower is locked; weights averaged in a second copy" in locked.summary()
 
 
+def test_patches_are_the_samples_own(run: Path, tmp_path: Path) -> None:
+    """Another at each epoch, and the same on any number of processes and in micro-batches of any size."""
+    setup = prepared(config(run, tmp_path / "a", patch_dropout=0.75))
+    assert "4 of 16 patches" in setup.summary() and setup.kept == 4
+
+    def kept(ranks: int, accumulate: int) -> Tensor:
+        shapes = [replace(setup.shape, ranks=ranks, rank=r, accumulate=accumulate) for r in range(ranks)]
+        steps = [
+            [batch.micro for batch in data.load(pieces_of(shape), 0, 5, 0, torch.device("cpu"))]
+            for shape in shapes
+        ]
+        return torch.stack([
+            torch.cat([kept for rank in steps for _, _, kept in rank[step]]) for step in range(5)
+        ])  # fmt: skip
+
+    def pieces_of(shape: data.Shape) -> data.Pieces:
+        return data.Pieces(setup.sampler, shape, setup.tokenizer, 32, "paper", setup.cache, patches=(4, 16))
+
+    alone = kept(1, 1)
+    assert alone.shape == (5, 16, 4) and torch.equal(alone, kept(2, 2))
+    assert len({tuple(row) for row in alone.flatten(0, 1).tolist()}) > 60
+    assert bool((alone.diff(dim=-1) > 0).all()) and int(alone.max()) == 15 and int(alone.min()) == 0
+
+
+def test_a_resnet_has_no_patches(tmp_path: Path) -> None:
+    run = train_shards.write_run(tmp_path / "run", [20, 24, 20])
+    with pytest.raises(ValueError, match="--patch-dropout leaves out patches of a ViT, and tiny is a ResNet"):
+        prepared(config(run, tmp_path / "a", patch_dropout=0.5))
+
+
+def test_captions_of_fields_that_are_not_there_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no caption"):
+        prepared(config(run, tmp_path / "a", captions=("recaption",)))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"patch_dropout": 1.0}, "at least 0 and below 1"),
+        ({"patch_dropout": 0.5, "lock": "image", "init_from": "x"}, "--lock image trains none"),
+        ({"captions": ("a=b",)}, "give NAME=WEIGHT"),
         ({"lock": "image"}, "give its weights with --init-from"),
         ({"ema": 1.0}, "must lie between 0 and 1"),
     ],

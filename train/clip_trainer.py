@@ -30,9 +30,9 @@ class OnPixels(nn.Module):
         self.model = model
         self.normalise = torch.compile(normalise) if compiled else normalise
 
-    def forward(self, pixels: Tensor, text: PackedText) -> tuple[Tensor, ...]:
-        """Normalise uint8 [B, N, N, 3] and return the model's features and scalars."""
-        features: tuple[Tensor, ...] = self.model(self.normalise(pixels), text)
+    def forward(self, pixels: Tensor, *more: PackedText | Tensor) -> tuple[Tensor, ...]:
+        """Normalise uint8 [B, N, N, 3] and return the model's features and scalars; `more`: what it takes."""
+        features: tuple[Tensor, ...] = self.model(self.normalise(pixels), *more)
         return features
 
 
@@ -140,8 +140,9 @@ def _fit(config: TrainConfig, world: World) -> TrainingResult:
     size = p.architecture.image_size
     labelled = [LabelledSet(name, size) for name in config.eval] if world.rank == 0 else []
     pieces = Pieces(
-        p.sampler, p.shape, p.tokenizer, size, config.crop, p.cache, p.architecture.context_length
-    )
+        p.sampler, p.shape, p.tokenizer, size, config.crop, p.cache, p.architecture.context_length,
+        fields=config.caption_fields, patches=(p.kept, p.architecture.grid**2) if p.kept else None,
+    )  # fmt: skip
     files = checkpoint.vocabulary_file(p.tokenizer)
     result = run(trainer, pieces, files=files, evaluate=_evaluation(trainer, labelled))
     return replace(result, chance={one.name: one.chance for one in labelled})

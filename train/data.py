@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.processes import end_with_parent
 from train import image_transforms
 from train.cache import Cache
-from train.packing import PackedText, pack
+from train.caption_fields import CaptionFields
+from train.packing import pack
 from train.sampler import Sampler
-from train.shard_sources import OpenShard
+from train.shard_sources import OWN, OpenShard
 from train.tokenizer import Tokenizer
 
 PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
@@ -85,7 +86,10 @@ class Shape:
 
 
 class BatchPiece(NamedTuple):
-    """Hold P samples: uint8 [P, N, N, 3]; int32 ids of all captions, and [P] lengths; int64 [P] keys."""
+    """Hold P samples: uint8 [P, N, N, 3]; int32 ids of all captions, and [P] lengths; int64 [P] keys.
+
+    patches: int64 [P, K], of each picture those that are not left out; None where none is.
+    """
 
     pixels: Tensor
     ids: Tensor
@@ -93,15 +97,17 @@ class BatchPiece(NamedTuple):
     captions: Tensor
     uids: Tensor
     counts: dict[str, int]
+    patches: Tensor | None
 
 
 class Batch(NamedTuple):
     """Hold one rank's step on its device: micro-batches of pixels and captions; keys int64 [B] on the device.
 
+    `micro`: with patch dropout each has, third, the patches that are kept.
     `counts`: bad samples by reason, and `enlarged`; `tokens`, `squares`: of all captions, for counting FLOPs.
     """
 
-    micro: list[tuple[Tensor, PackedText]]
+    micro: list[tuple[Any, ...]]
     captions: Tensor
     uids: Tensor
     counts: Counter[str]
@@ -110,8 +116,8 @@ class Batch(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         """Return what was copied to the device in the background."""
-        packed = [part for pixels, text in self.micro for part in (pixels, *vars(text).values())]
-        return [part for part in packed if isinstance(part, Tensor)]
+        parts = [part for pixels, text, *more in self.micro for part in (pixels, *vars(text).values(), *more)]
+        return [part for part in parts if isinstance(part, Tensor)]
 
 
 class OnDevice(Protocol):
@@ -199,9 +205,12 @@ class Pieces(SampleDataset[BatchPiece, Batch]):
 
     def __init__(
         self, sampler: Sampler, shape: Shape, tokenizer: Tokenizer, size: int,
-        crop: image_transforms.Crop, cache: Cache, context_length: int = 77,
+        crop: image_transforms.Crop, cache: Cache, context_length: int = 77, *,
+        fields: CaptionFields = OWN, patches: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
+        """Prepare to make pieces; patches: how many of how many are kept of each picture, None for all."""
         super().__init__(sampler, shape, cache)
+        self.fields, self.patches = fields, patches
         self.tokenizer, self.size, self.crop, self.context_length = tokenizer, size, crop, context_length
 
     def __getitem__(self, item: int) -> BatchPiece:
@@ -211,8 +220,11 @@ class Pieces(SampleDataset[BatchPiece, Batch]):
         counts: Counter[str] = Counter()
         ids: list[list[int]] = []
         keys = np.empty((2, self.shape.piece), np.int64)
+        kept = np.empty((self.shape.piece, self.patches[0] if self.patches else 0), np.int64)
         for slot in range(self.shape.piece):
-            tokens, keys[0, slot], keys[1, slot] = self._sample(epoch, first + slot, pixels[slot], counts)
+            tokens, keys[0, slot], keys[1, slot] = self._sample(
+                epoch, first + slot, pixels[slot], kept[slot], counts
+            )
             ids.append(tokens)
         return BatchPiece(
             torch.from_numpy(pixels),
@@ -221,25 +233,29 @@ class Pieces(SampleDataset[BatchPiece, Batch]):
             torch.from_numpy(keys[0]),
             torch.from_numpy(keys[1]),
             dict(counts),
+            torch.from_numpy(kept) if self.patches else None,
         )
 
     def _sample(
-        self, epoch: int, position: int, pixels: image_transforms.Pixels, counts: Counter[str]
-    ) -> tuple[list[int], int, int]:
-        """Write the picture into `pixels`; return token ids and the keys of caption and uid."""
+        self, epoch: int, position: int, pixels: image_transforms.Pixels, kept: np.ndarray,
+        counts: Counter[str],
+    ) -> tuple[list[int], int, int]:  # fmt: skip
+        """Write the picture into `pixels` and its patches into `kept`; return token ids and two keys."""
 
         def read(
             shard: OpenShard, place: int, random: np.random.Generator, path: str
         ) -> tuple[list[int], int, int]:
             row = shard.row(place, counts)
-            captions = shard.captions(place, row)
-            if not captions:
+            caption = shard.caption(place, row, self.fields, random)
+            if caption is None:
                 raise image_transforms.BadImage("no_caption")
-            caption = captions[int(random.integers(len(captions)))]
             pixels[:], enlarged = image_transforms.training_image(
                 shard.image(place), self.size, self.crop, random
             )
             counts["enlarged"] += enlarged
+            if self.patches:
+                # Of the sample's own random numbers: the same on any number of processes and workers.
+                kept[:] = np.sort(random.permutation(self.patches[1])[: self.patches[0]])
             uid = str(row.get("uid") or f"{path}/{place}")
             return self.tokenizer.caption(caption, self.context_length), key_of(caption), key_of(uid)
 
@@ -251,7 +267,10 @@ class Pieces(SampleDataset[BatchPiece, Batch]):
         for group in groups:
             lengths = torch.cat([piece.lengths for piece in group])
             text = pack(torch.cat([piece.ids for piece in group]), lengths)
-            micro.append((to_device([piece.pixels for piece in group], device), text.to(device)))
+            pixels = to_device([piece.pixels for piece in group], device)
+            patches = [piece.patches for piece in group if piece.patches is not None]
+            more = (torch.cat(patches).to(device, non_blocking=True),) if patches else ()
+            micro.append((pixels, text.to(device), *more))
         parts = [piece for group in groups for piece in group]
         lengths = torch.cat([piece.lengths for piece in parts]).long()
         return Batch(

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 _PEAK = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
 
 
-def image_flops(architecture: Architecture) -> float:
-    """Return FLOPs of one image's forward pass: matrix products, convolutions and attention."""
+def image_flops(architecture: Architecture, kept: int | None = None) -> float:
+    """Return FLOPs of one image's forward pass: matrix products, convolutions and attention.
+
+    kept: of a ViT the patches that it looks at, None for all.
+    """
     a = architecture
     if isinstance(a.vision_layers, tuple):
         return _resnet_flops(a, a.vision_layers)
     assert a.patch_size is not None
-    patches = (a.image_size // a.patch_size) ** 2
+    patches = kept or a.grid**2
     positions = patches + 1
     embedding = 2 * patches * 3 * a.patch_size**2 * a.vision_width
     block = 24 * a.vision_width**2 * positions + 4 * a.vision_width * positions**2

@@ -7,15 +7,15 @@ contrast with fewer negatives. One more forward pass, a third more arithmetic; m
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from train.loss import Loss, contrastive_loss
-from train.packing import PackedText
 
-MicroBatch = tuple[Tensor, PackedText]  # normalised images [M, 3, N, N] (or what `model` takes), captions
+MicroBatch = tuple[Any, ...]  # normalised images [M, 3, N, N] and captions, or whatever `model` takes
 Autocast = Callable[[], contextlib.AbstractContextManager[None]]
 
 

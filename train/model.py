@@ -129,20 +129,28 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, outputs))
 
-    def features(self, x: Tensor) -> Tensor:
-        """Map images [B, 3, N, N] to the class position's features [B, D], before the projection."""
+    def features(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Map images [B, 3, N, N] to the class position's features [B, D], before the projection.
+
+        kept: int64 [B, K], the patches to look at, row by row from 0; None for all.
+        """
         patch = self.conv1.kernel_size[0]
         # Patches do not overlap, so the convolution is one matrix product.
         patches = x.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5)
-        x = F.linear(patches.flatten(3).flatten(1, 2), self.conv1.weight.flatten(1))
+        x, positions = patches.flatten(3).flatten(1, 2), self.positional_embedding[:]
+        if kept is not None:
+            x = x.take_along_dim(kept[..., None], dim=1)
+            start = torch.zeros_like(kept[:, :1])
+            positions = positions[torch.cat([start, 1 + kept], dim=1)]
+        x = F.linear(x, self.conv1.weight.flatten(1))
         first = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x], dim=1) + self.positional_embedding.to(x.dtype)
+        x = torch.cat([first, x], dim=1) + positions.to(x.dtype)
         x = self.transformer(self.ln_pre(x))
         return self.ln_post(x[:, 0])  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images [B, 3, N, N] to features [B, E]."""
-        return self.features(x) @ self.proj
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Map images [B, 3, N, N] to features [B, E]; kept: as of `features`."""
+        return self.features(x, kept) @ self.proj
 
     def initialise(self) -> None:
         """Draw embeddings and projection by width; blocks by PyTorch's defaults, as OpenAI's code does."""
@@ -187,9 +195,13 @@ class CLIP(nn.Module):
         self.register_parameter("logit_bias", bias)
         self.locked: Tower | None = None
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Map normalised images [B, 3, N, N] to unit vectors [B, E], float32."""
-        return F.normalize(self.visual(images).float(), dim=-1)
+    def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Map normalised images [B, 3, N, N] to unit vectors [B, E], float32.
+
+        kept: int64 [B, K], of a ViT the patches to look at (patch dropout); None for all.
+        """
+        more = () if kept is None else (kept,)
+        return F.normalize(self.visual(images, *more).float(), dim=-1)
 
     def encode_text(self, text: PackedText) -> Tensor:
         """Map B captions to unit vectors [B, E], float32, read at each caption's last token."""
@@ -198,10 +210,10 @@ class CLIP(nn.Module):
         x = self.ln_final(x[text.ends])
         return F.normalize((x @ self.text_projection).float(), dim=-1)
 
-    def forward(self, images: Tensor, text: PackedText) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, text: PackedText, kept: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return image features [B, E], text features [B, E], and scalars: the logits' scale and any bias."""
         bias = () if self.logit_bias is None else (self.logit_bias,)
-        return self.encode_image(images), self.encode_text(text), self.logit_scale.exp(), *bias
+        return self.encode_image(images, kept), self.encode_text(text), self.logit_scale.exp(), *bias
 
     def initialise(self, seed: int) -> "CLIP":
         """Draw initial weights from `seed` as OpenAI's code does, where the paper leaves them open."""

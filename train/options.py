@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import tyro
 
 from pipeline.data.architectures import ARCHITECTURES, RECIPES, Recipe
+from train.caption_fields import CaptionFields
 
 Model = Literal[
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64",
@@ -144,7 +145,7 @@ class TrainConfig(RunConfig):
     recipes = RECIPES
     semantic = (
         *RunConfig.semantic, "epochs", "max_steps", "beta1", "beta2", "eps", "crop", "enlarge",
-        "balance", "loss", "lock", "ema",
+        "balance", "loss", "lock", "ema", "patch_dropout", "captions",
     )  # fmt: skip
 
     model: Model = "ViT-B-32"
@@ -178,6 +179,12 @@ class TrainConfig(RunConfig):
     """clip: the paper's, a softmax over the batch; siglip: each pair judged by itself (arXiv:2303.15343)."""
     lock: Literal["none", "image", "text"] = "none"
     """A tower of --init-from to keep as it is while the other is trained (image: LiT, arXiv:2111.07991)."""
+    patch_dropout: float = 0.0
+    """Leave out this share of each picture's patches, another at each epoch (0.5: arXiv:2212.00794): a ViT's
+    image tower costs so much less. Best followed by a short run without it, from --init-from."""
+    captions: Paths = ()
+    """NAME=WEIGHT: a field of the samples' JSON to draw captions from, and how often; txt is the text itself.
+    May be given several times. By default one of a sample's `captions`, all alike, or its text."""
     ema: float | None = None
     """Average the weights over time, for example 0.9999: what each step keeps of the average. Evaluations and
     exports take it."""
@@ -198,6 +205,18 @@ class TrainConfig(RunConfig):
             raise ValueError(f"--lock {self.lock} keeps a trained tower: give its weights with --init-from")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"--ema {self.ema} must lie between 0 and 1, as 0.9999 does")
+        if not 0 <= self.patch_dropout < 1:
+            raise ValueError(f"--patch-dropout {self.patch_dropout} must be at least 0 and below 1")
+        if self.patch_dropout and self.lock == "image":
+            raise ValueError(
+                "--patch-dropout makes training an image tower cheaper, and --lock image trains none"
+            )
+        CaptionFields.parse(self.captions)
+
+    @property
+    def caption_fields(self) -> CaptionFields:
+        """Return the fields to draw captions from."""
+        return CaptionFields.parse(self.captions)
 
     def planned_steps(self, epoch_steps: Sequence[int]) -> int:
         """Return the steps of all epochs, or --max-steps if those are fewer."""

@@ -48,11 +48,19 @@ class ClipSetup(training_run.Setup):
     @property
     def image_flops(self) -> float:
         """Return the floating-point operations of training on one picture."""
-        return self.passes("image") * flops.image_flops(self.architecture)
+        return self.passes("image") * flops.image_flops(self.architecture, self.kept)
+
+    @property
+    def kept(self) -> int | None:
+        """Return how many patches are kept of each picture, None for all."""
+        share = self.config.patch_dropout
+        return max(1, int(self.architecture.grid**2 * (1 - share))) if share else None
 
     def summary(self) -> str:
         """Return the plan in a sentence."""
         more = [f"{self.image_flops / 1e9:,.1f} GFLOP a picture"]
+        if self.kept:
+            more[0] += f", of which {self.kept:,} of {self.architecture.grid**2:,} patches are looked at"
         if self.config.lock != "none":
             more.append(f"the {self.config.lock} tower is locked")
         if self.config.ema is not None:
@@ -79,9 +87,10 @@ def prepare(config: TrainConfig, world: World) -> ClipSetup:
         draws = config.balance and shard_sources.Draws(
             cap=config.balance, seed=config.seed, epochs=config.recipe().epochs
         )
-        sources = training_run.find_sources(config, cache, draws=draws or None)
+        fields = config.caption_fields
+        sources = training_run.find_sources(config, cache, captions=fields, draws=draws or None)
         for source in sources:
-            shard_sources.refuse_useless(source, cache)
+            shard_sources.refuse_useless(source, cache, fields)
         tokenizer = (
             checkpoint.read_tokenizer(resumed) if resumed else _tokenizer(config, start, sources, cache)
         )
@@ -103,6 +112,8 @@ def prepare(config: TrainConfig, world: World) -> ClipSetup:
         shape=training_run.shape_of(config, sampler, world), resumed=resumed, initial=initial,
     )  # fmt: skip
     training_run.refuse_changes(setup, "epoch_samples")
+    if architecture.is_resnet and config.patch_dropout:
+        raise ValueError(f"--patch-dropout leaves out patches of a ViT, and {config.model} is a ResNet")
     if architecture.is_resnet and config.accumulate > 1 and world.rank == 0:
         log.warning(
             "--accumulate %d: %s has batch norms, which see micro-batches of %d: not quite the gradient of "
@@ -188,7 +199,8 @@ def _tokenizer(
         tokenizer = Tokenizer.load(path)
     else:
         log.info("learning a vocabulary from the captions")
-        counts = vocabulary.count_words(shard_sources.captions(sources, _CAPTIONS, cache))
+        captions = shard_sources.captions(sources, _CAPTIONS, cache, config.caption_fields)
+        counts = vocabulary.count_words(captions)
         tokenizer = Tokenizer(vocabulary.learn_merges(counts))
     if start is not None and tokenizer.vocab_size != start.weights.architecture.vocab_size:
         raise ValueError(

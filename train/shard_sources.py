@@ -21,10 +21,12 @@ from pipeline.dropped_samples import Dropped
 from pipeline.images.headers import SUFFIXES
 from train import image_transforms, online_balance, tar
 from train.cache import Cache
+from train.caption_fields import CaptionFields
 from train.online_balance import OnlineBalance
 
 log = logging.getLogger(__name__)
 
+OWN = CaptionFields()
 _THREADS = 8
 _PROBES = 32
 _SUFFIXES = 8  # that a message names
@@ -177,11 +179,11 @@ class Draws:
 
 def resolve(
     shards: Sequence[str], weights: Sequence[float], drop: Sequence[str], keep: Sequence[str], cache: Cache,
-    *, captions: bool = True, draws: Draws | None = None,
+    *, captions: CaptionFields | None = OWN, draws: Draws | None = None,
 ) -> list[ShardSource]:  # fmt: skip
     """Return the sources that `--shards` names, every sample counted; ValueError if one has none.
 
-    captions: leave out samples whose JSON holds no caption, where they have no text.
+    captions: leave out samples without a caption in these fields, where that is to be looked up.
     """
     if weights and len(weights) != len(shards):
         raise ValueError(
@@ -272,7 +274,7 @@ def _sizes(folder: str) -> dict[str, int]:
 
 
 def _count(
-    shard: CountedShard, *, subset: Subset, gone: Dropped, cache: Cache, captions: bool
+    shard: CountedShard, *, subset: Subset, gone: Dropped, cache: Cache, captions: CaptionFields | None
 ) -> tuple[CountedShard, Seen]:
     name = posixpath.basename(shard.path)
     decided = bool(subset) or bool(gone.keys(name))
@@ -300,17 +302,19 @@ def _count(
             found = [opened.row(i) for i in range(len(opened))]
             uids, keys = ([str(row.get(column, "")) for row in found] for column in ("uid", "key"))
             kept = taken(uids, keys)
-        if captions:
-            kept = _captioned(opened, kept, seen)
+        if captions is not None:
+            kept = _captioned(opened, kept, seen, captions)
         return CountedShard(shard.path, len(opened), None if len(kept) == len(every) else kept), seen
 
 
-def _captioned(opened: "OpenShard", places: NDArray[np.int32], seen: Seen) -> NDArray[np.int32]:
+def _captioned(
+    opened: "OpenShard", places: NDArray[np.int32], seen: Seen, fields: CaptionFields
+) -> NDArray[np.int32]:
     """Return the places with a caption; what has none in its JSON, where it has no text, is counted."""
     without = []
-    for place in places[~opened.has_text[places]]:
+    for place in places if fields.weights else places[~opened.has_text[places]]:
         row = opened.row(place)
-        if not opened.captions(place, row):
+        if not opened.captions(place, row, fields):
             without.append(place)
             seen.keys = seen.keys or tuple(sorted(row)[:_SUFFIXES])
     seen.left_out["no_text"] += len(without)
@@ -366,18 +370,34 @@ class OpenShard:
                 bad["bad_json"] += 1
             return {}
 
-    def captions(self, place: int, row: dict[str, object]) -> list[str]:
-        """Return what is not blank of the row's `captions`, else of the text, else of its `caption`."""
+    def captions(self, place: int, row: dict[str, object], fields: CaptionFields = OWN) -> list[str]:
+        """Return the captions that are not blank of the fields.
+
+        Without fields: of the row's `captions`, else of the text, else of its `caption`.
+        """
+        if fields.weights:
+            return [text for own in fields.texts(row, self.text(place)) for text in own]
         listed = row.get("captions")
         found = listed if isinstance(listed, list) and listed else [self.text(place) or row.get("caption")]
         return [text for text in found if isinstance(text, str) and text.strip()]
+
+    def caption(
+        self, place: int, row: dict[str, object], fields: CaptionFields, random: np.random.Generator
+    ) -> str | None:
+        """Draw one of a sample's captions; None if it has none."""
+        if fields.weights:
+            return fields.draw(row, self.text(place), random)
+        found = self.captions(place, row)
+        return found[int(random.integers(len(found)))] if found else None
 
     def _part(self, place: int, column: int) -> bytes:
         offset, size = self._rows[place, column : column + 2]
         return self._map[offset : offset + size]
 
 
-def captions(sources: Sequence[ShardSource], limit: int, cache: Cache) -> Iterator[str]:
+def captions(
+    sources: Sequence[ShardSource], limit: int, cache: Cache, fields: CaptionFields = OWN
+) -> Iterator[str]:
     """Yield about `limit` captions, the same number from the start of every shard (at most 1,000 shards)."""
     every = [shard for source in sources for shard in source.shards]
     chosen = every[:: max(1, len(every) // 1_000)]
@@ -385,7 +405,7 @@ def captions(sources: Sequence[ShardSource], limit: int, cache: Cache) -> Iterat
         with OpenShard(str(cache.local(shard.path))) as opened:
             places = range(len(opened)) if shard.kept is None else shard.kept
             for place in places[: -(-limit // len(chosen))]:
-                yield from opened.captions(place, opened.row(place))
+                yield from opened.captions(place, opened.row(place), fields)
 
 
 def refuse_small(source: ShardSource, size: int, cache: Cache) -> None:
@@ -402,9 +422,9 @@ def refuse_small(source: ShardSource, size: int, cache: Cache) -> None:
         )
 
 
-def refuse_useless(source: ShardSource, cache: Cache) -> None:
+def refuse_useless(source: ShardSource, cache: Cache, fields: CaptionFields = OWN) -> None:
     """Raise ValueError if of a source's first samples none has a picture that can be read, or a caption."""
-    probed = list(_probed(source, cache))
+    probed = list(_probed(source, cache, fields))
     wrong = []
     for image, captions in probed:
         if not captions:
@@ -421,11 +441,13 @@ def refuse_useless(source: ShardSource, cache: Cache) -> None:
         )
 
 
-def _probed(source: ShardSource, cache: Cache) -> Iterator[tuple[bytes, list[str]]]:
+def _probed(
+    source: ShardSource, cache: Cache, fields: CaptionFields = OWN
+) -> Iterator[tuple[bytes, list[str]]]:
     """Yield the image and the captions of some samples of a source's first shard, evenly taken."""
     shard = source.shards[0]
     with OpenShard(str(cache.local(shard.path))) as opened:
         places = np.arange(len(opened)) if shard.kept is None else shard.kept
         places = places[places < len(opened)]
         for place in places[np.linspace(0, max(len(places) - 1, 0), min(_PROBES, len(places))).astype(int)]:
-            yield opened.image(place), opened.captions(place, opened.row(place))
+            yield opened.image(place), opened.captions(place, opened.row(place), fields)

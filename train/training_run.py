@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.data.architectures import Recipe
 from train import checkpoint, shard_sources
 from train.cache import Cache
+from train.caption_fields import CaptionFields
 from train.data import Shape
 from train.distributed import World
 from train.options import RunConfig
@@ -88,9 +89,10 @@ def cache_of(config: RunConfig) -> Cache:
 
 
 def find_sources(
-    config: RunConfig, cache: Cache, *, captions: bool = True, draws: shard_sources.Draws | None = None
-) -> list[shard_sources.ShardSource]:
-    """Find and count the samples, those with captions if they are wanted; ValueError if there are none."""
+    config: RunConfig, cache: Cache, *, captions: CaptionFields | None = shard_sources.OWN,
+    draws: shard_sources.Draws | None = None,
+) -> list[shard_sources.ShardSource]:  # fmt: skip
+    """Find and count the samples, with captions in these fields unless None; ValueError if there are none."""
     return shard_sources.resolve(
         config.shards, config.weights, config.drop, config.keep, cache, captions=captions, draws=draws
     )

@@ -54,7 +54,7 @@ class DetectorSetup(training_run.Setup):
 def prepare(config: DetectorTrainConfig, world: World) -> DetectorSetup:
     """Count images and divide the steps; ValueError if it cannot be."""
     cache, resumed = training_run.cache_of(config), training_run.resumed_from(config)
-    found = world.share(training_run.find_sources(config, cache, captions=False) if world.rank == 0 else None)
+    found = world.share(training_run.find_sources(config, cache, captions=None) if world.rank == 0 else None)
     architecture = ARCHITECTURES[config.model]
     if config.image_size:
         architecture = replace(architecture, side=config.image_size)
