@@ -67,6 +67,7 @@ def whole_command(place: Path, out: Path) -> list[object]:
         "--gallery", 3, "--corruptions", "noise", "--bias-classes", beside / "jobs.txt",
         "--bias-added", beside / "added.txt", "--subset", f"colours={beside / 'clean' / 'colours.txt'}",
         "--compare", f"people={beside / 'people.parquet'}", "--batch-size", 16, "--save-predictions",
+        "--compare", f"crowd={beside / 'crowd.csv'}",
         *(part for task in TASKS for part in ("--task", task)),
     ]  # fmt: skip
 
@@ -75,13 +76,16 @@ def whole_command(place: Path, out: Path) -> list[object]:
 def everything(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the result of two models through every task."""
     out = tmp_path_factory.mktemp("out") / "all"
-    (out.parent / "jobs.txt").write_text("red\ngreen\n")
+    (out.parent / "jobs.txt").write_text("red\twarm\ngreen\n")
     (out.parent / "added.txt").write_text("blue\nyellow\n")
     (out.parent / "clean").mkdir()
     ids = [f"{colour}/{number}.jpg" for colour in COLOURS for number in range(6)]
     (out.parent / "clean" / "colours.txt").write_text("\n".join(ids))
     people = pa.table({"example_id": ids, "correct": [number % 3 > 0 for number in range(len(ids))]})
     pq.write_table(people, out.parent / "people.parquet")
+    answers = [f"{one},{person},{one.split('/')[0] if person < 'c' else ''},{shots}" for one in ids
+               for person in "abc" for shots in (0, 1)]  # fmt: skip
+    (out.parent / "crowd.csv").write_text("\n".join(["example_id,person,answer,shots", *answers]))
     assert run(*whole_command(place, out)) == 0
     return out
 
@@ -114,6 +118,14 @@ def test_every_task_has_its_results(everything):
     assert [(row["shots"], len(row["draws"])) for row in curve] == [(1, 3), (2, 3), (4, 3)]
     assert found["colours", "imported", "zeroshot"]["detail"]["compare"]["people"]["examples"] == 24
     assert found["colours/clean", "imported", "zeroshot"]["metrics"]["examples"] == 24
+    people = found["colours", "imported", "zeroshot"]["detail"]["people"]
+    assert [(row["by"], row["shots"], row["majority"]) for row in people] == [
+        ("crowd", 0, 1),
+        ("crowd", 1, 1),
+    ]
+    assert [row["accuracy"] for row in people] == pytest.approx([2 / 3, 2 / 3])
+    theirs = found["colours", "imported", "zeroshot"]["detail"]["compare"]["crowd, 1 shot"]["theirs"]
+    assert theirs == pytest.approx(2 / 3)
 
 
 def test_draws_are_published(everything, place):
@@ -143,6 +155,9 @@ def test_bias_rates_add_up_and_move_with_added_classes(everything):
         assert len(table) == count
         for place in range(2):
             assert sum(one["rates"][place]["rate"] for one in table) == pytest.approx(1)
+    (warm,), red = row["detail"]["categories"], row["detail"]["assigned"][0]
+    assert warm["class"] == "warm" and warm["rates"] == red["rates"]
+    assert [one["threshold"] for one in row["detail"]["labels"]] == [0.005, 0.04]
     rates = [one["error"] for one in row["detail"]["errors"]]
     assert [one["group"] for one in row["detail"]["errors"]] == ["left", "right"]
     assert row["metrics"]["acc1"] == pytest.approx(1 - np.mean(rates)), "groups are of one size"

@@ -216,12 +216,12 @@ def test_other_predictions_find_their_set(tmp_path):
     labels = {"one": {"a/1": "a", "b/1": "b"}, "two": {"x/1": "x", "a/1": "a"}}
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"example_id": ["b/1", "zzz"], "prediction": ["b", "b"]}), path)
-    assert compare.read(str(path), labels) == {"one": {"b/1": True}}
+    assert compare.read(str(path), labels) == {"one": {"b/1": 1.0}}
     pq.write_table(pa.table({"example_id": ["a/1"], "correct": [False]}), path)
     with pytest.raises(ValueError, match="add a column dataset"):
         compare.read(str(path), labels)
     pq.write_table(pa.table({"example_id": ["a/1"], "correct": [False], "dataset": ["two"]}), path)
-    assert compare.read(str(path), labels) == {"two": {"a/1": False}}
+    assert compare.read(str(path), labels) == {"two": {"a/1": 0.0}}
     pq.write_table(pa.table({"example_id": ["q"], "correct": [False]}), path)
     with pytest.raises(ValueError, match="no example"):
         compare.read(str(path), labels)

@@ -17,6 +17,7 @@ from pipeline.formats import percent, points
 
 Span = tuple[float, float]
 
+_LABEL: Final = 22  # characters of a bar's label
 _LEAST: Final = 0.005  # share whose logit is drawn; that of 0 is nowhere
 _MARKERS: Final = {"dot": ("o", 5.5), "small": ("o", 3.0), "star": ("*", 10.0)}
 
@@ -81,7 +82,7 @@ def bars(title: str, x_label: str, rows: Sequence[BarRow], text: Callable[[float
                 axes.hlines(place, *_finite((row.low, row.high), row.value), color=INK, linewidth=1.2)
             axes.text(1.02, place, text(row.value), transform=axes.get_yaxis_transform(), va="center")
         axes.axvline(0, color=SOFT, linewidth=1)
-        axes.set_yticks(range(len(rows)), [words(row.label, 22) for row in rows])
+        axes.set_yticks(range(len(rows)), [_short(row.label) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(span)
         _ticks(axes.xaxis, _steps(span), tick)
@@ -89,6 +90,34 @@ def bars(title: str, x_label: str, rows: Sequence[BarRow], text: Callable[[float
 
     height = 0.75 + 0.27 * len(rows)
     return _chart(title, f"{x_label} by set", paint, note=note, size=(SIZE[0], height))
+
+
+def pairs(title: str, x_label: str, rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str],
+          note: str = "") -> Chart:  # fmt: skip
+    """Return horizontal bars of shares in groups: rows of a label and a share for each of `names`."""
+    most = max([0.01, *(value for _, values in rows for value in values)])
+    step = round_step(most, 3)
+    span = (0.0, math.ceil(most / step) * step)
+    thickness = 0.8 / len(names)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x")
+        for place, (label, values) in enumerate(rows):
+            for number, (name, value) in enumerate(zip(names, values, strict=True)):
+                at = place + (number - (len(names) - 1) / 2) * thickness
+                (bar,) = axes.barh(at, value, height=thickness, color=_colour(number), alpha=0.85)
+                explain(bar, f"{label}, {name}: {percent(value)}")
+        axes.set_yticks(range(len(rows)), [_short(label) for label, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(span)
+        _ticks(axes.xaxis, [step * number for number in range(round(span[1] / step) + 1)], percent)
+        axes.set_xlabel(words(x_label))
+
+    height = 0.75 + max(0.27, 0.13 * len(names)) * len(rows)
+    legend = [(number % len(SERIES), name) for number, name in enumerate(names)]
+    return _chart(title, f"{x_label} by label", paint, note=note, legend=legend, size=(SIZE[0], height))
 
 
 def scatter(title: str, x_label: str, y_label: str, marks: Sequence[ChartPoint], *, note: str = "",
@@ -205,6 +234,11 @@ def _paint(axes: Axes, marks: Sequence[ChartPoint]) -> None:
         )  # 0% and 100% lie on the edge
         if mark.title:
             explain(dot, mark.title)
+
+
+def _short(label: str) -> str:
+    """Return a bar's label: long ones leave no room for the bars, and are whole where the mouse rests."""
+    return words(label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…")
 
 
 def _colour(series: int) -> str:

@@ -32,6 +32,18 @@ def read_lines(path: str) -> list[str]:
     return [line.strip() for line in evalsets.read_lines(path)]
 
 
+def read_categories(path: str) -> tuple[list[str], list[str]]:
+    """Return names and categories of a file with a name on each line, or a name, a tab and its category.
+
+    The category is empty where a line has none. ValueError for a name twice.
+    """
+    pairs = [line.partition("\t") for line in read_lines(path)]
+    names = [name.strip() for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} holds {next(one for one in names if names.count(one) > 1)!r} twice")
+    return names, [category.strip() for _, _, category in pairs]
+
+
 def read(path: str, found: Iterable[str]) -> Classes:
     """Return the classes of a file: lines of `name`, or `label`, a tab and `name`; in the order of lines.
 

@@ -9,13 +9,15 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from pipeline import storage
+from pipeline.intervals import Interval
 from train.evaluation import bootstrap
 
 Bools = npt.NDArray[np.bool_]
+Shares = npt.NDArray[np.float64]
 
 
-def read(path: str, labels: dict[str, dict[str, str]]) -> dict[str, dict[str, bool]]:
-    """Return by dataset which examples a file gets right; ValueError if it cannot be told.
+def read(path: str, labels: dict[str, dict[str, str]]) -> dict[str, dict[str, float]]:
+    """Return by dataset which examples a file gets right, 1 or 0; ValueError if it cannot be told.
 
     `labels`: by dataset, the label of each example id. The file has `correct`, or `prediction` to compare
     with the label; `dataset` is needed where several sets have its ids.
@@ -27,7 +29,7 @@ def read(path: str, labels: dict[str, dict[str, str]]) -> dict[str, dict[str, bo
         raise ValueError(f"{path} needs the columns example_id, and correct or prediction")
     ids = [str(value) for value in table["example_id"].to_pylist()]
     names = _datasets(path, table["dataset"].to_pylist() if "dataset" in columns else None, ids, labels)
-    found: dict[str, dict[str, bool]] = {}
+    found: dict[str, dict[str, float]] = {}
     values = table["correct" if "correct" in columns else "prediction"].to_pylist()
     for name, example_id, value in zip(names, ids, values, strict=True):
         if name not in labels or example_id not in labels[name] or value is None:
@@ -35,7 +37,7 @@ def read(path: str, labels: dict[str, dict[str, str]]) -> dict[str, dict[str, bo
         right = value if isinstance(value, bool) else str(value) == labels[name][example_id]
         if example_id in found.setdefault(name, {}):
             raise ValueError(f"{path} holds the example {example_id!r} twice")
-        found[name][example_id] = bool(right)
+        found[name][example_id] = float(right)
     if not found:
         raise ValueError(f"{path} holds no example of the sets that are evaluated")
     return found
@@ -52,28 +54,31 @@ def _datasets(
     return [fitting[0] if fitting else ""] * len(ids)
 
 
-def beside(ours: Bools, theirs: Bools, labels: Sequence[str], confidence: float, seed: int) -> dict[str, Any]:
+def beside(
+    ours: Bools, theirs: Shares, labels: Sequence[str], confidence: float, seed: int
+) -> dict[str, Any]:
     """Return both accuracies, their paired difference, and the correlation of their accuracies by class.
 
-    `ours`, `theirs`: bool [n], whether each of the same examples is right.
+    `ours`: bool [n], whether each example is right; `theirs`: float64 [n], the same, or the share of several
+    people's answers to it that are.
     """
     n = len(ours)
     names, place = np.unique(np.asarray(labels), return_inverse=True)
     sizes = np.bincount(place)
     by_class = [np.bincount(place, side) / sizes for side in (ours, theirs)]
-    difference = bootstrap.replicates(
-        lambda w: float(np.average(ours.astype(float) - theirs, weights=w)), n, seed
-    )
+    difference, theirs_interval = _mean_interval(ours.astype(float) - theirs, confidence, seed), None
+    if np.isin(theirs, (0, 1)).all():
+        theirs_interval = bootstrap.exact(int(theirs.sum()), n, confidence)
     varied = len(names) > 2 and all(np.ptp(side) > 0 for side in by_class)
     r = float(stats.pearsonr(*by_class).statistic) if varied else float("nan")
     rho = float(stats.spearmanr(*by_class).statistic) if varied else float("nan")
     return {
         "examples": n, "ours": float(ours.mean()), "theirs": float(theirs.mean()),
         "ours_interval": bootstrap.exact(int(ours.sum()), n, confidence),
-        "theirs_interval": bootstrap.exact(int(theirs.sum()), n, confidence),
+        "theirs_interval": theirs_interval or _mean_interval(theirs, confidence, seed),
         "difference": float(ours.mean() - theirs.mean()),
-        "difference_interval": bootstrap.percentile(difference, confidence),
-        "agreement": float((ours == theirs).mean()),
+        "difference_interval": difference,
+        "agreement": 1 - float(np.abs(ours.astype(float) - theirs).mean()),
         "pearson": r, "pearson_interval": bootstrap.of_correlation(r, len(names), confidence),
         "spearman": rho,
         "classes": [
@@ -81,3 +86,8 @@ def beside(ours: Bools, theirs: Bools, labels: Sequence[str], confidence: float,
             for name, size, a, b in zip(names, sizes, *by_class, strict=True)
         ],
     }  # fmt: skip
+
+
+def _mean_interval(values: Shares, confidence: float, seed: int) -> Interval:
+    drawn = bootstrap.replicates(lambda w: float(np.average(values, weights=w)), len(values), seed)
+    return bootstrap.percentile(drawn, confidence)

@@ -3,13 +3,11 @@
 from dataclasses import dataclass, field
 
 from pipeline import storage
-from pipeline.config import named
 from pipeline.images.decode import Unreadable
 from pipeline.intervals import Interval
 from train.evaluation import (
     average_figures,
     classes,
-    compare,
     features,
     models,
     probe_tasks,
@@ -74,8 +72,7 @@ def _run_subject(done: Evaluation, encoded: EncodedModel) -> None:
     config, before = done.config, len(done.results)
     if "zeroshot" in config.task:
         labels = {one.name: _labels(encoded, one.name) for one in config.sets} if config.compare else {}
-        theirs = {name: compare.read(path, labels) for name, path in named(config.compare, "compare")}
-        done.results += zeroshot_task.run(encoded, theirs)
+        done.results += zeroshot_task.run(encoded, zeroshot_task.others(config, labels), labels)
     fitted = {one.name: _fitting(encoded, one.name) for one in config.sets if config.fits(one.name)}
     for name, own in fitted.items():
         _run_fitting(done, own, encoded, name)

@@ -68,8 +68,9 @@ class EvalConfig:
     """Score these examples apart as well, for zeroshot and linear-probe: FILE or NAME=FILE with an example_id
     a line, such as the clean/NAME.txt of `openwit overlap`. May be given several times."""
     compare: Several = ()
-    """NAME=FILE: other predictions (people's, say) as Parquet with example_id and correct or prediction, and
-    dataset where several sets share ids."""
+    """NAME=FILE: other predictions as Parquet with example_id and correct or prediction, and dataset where
+    several sets share ids; or people's answers as CSV with example_id, person, answer (empty: does not know)
+    and shots, how many examples of each class the person was shown."""
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Labelled examples of each class for few-shot, and for robustness."""
@@ -84,7 +85,8 @@ class EvalConfig:
     corruptions: tyro.conf.UseAppendAction[tuple[Corruption | Literal["all"], ...]] = ()
     """Corruption of the source set at five levels, as further shifted sets. May be given several times."""
     bias_classes: str = ""
-    """File with a class name a line, such as occupations: how often each is assigned to each group."""
+    """File with a class name a line, such as occupations: how often each is assigned to each group. A tab and
+    a category after the name, such as crime: their sums as well."""
     bias_added: str = ""
     """File with further class names: the rates again with these added to --bias-classes."""
     retrieval_template: str = "{}"

@@ -10,10 +10,21 @@ from scipy import stats
 from pipeline.formats import percent, points
 from pipeline.intervals import Interval
 from train.evaluation.bootstrap import of_correlation
-from train.evaluation.charts import BarRow, Chart, ChartPoint, against_compute, bars, curves, finite, scatter
+from train.evaluation.charts import (
+    BarRow,
+    Chart,
+    ChartPoint,
+    against_compute,
+    bars,
+    curves,
+    finite,
+    pairs,
+    scatter,
+)
 from train.evaluation.results import Result
 
 SERIES: Final = 8  # colours; further ones start again
+_LABELS: Final = 20  # of each group that figure 18 shows
 
 
 class Wins(NamedTuple):
@@ -232,3 +243,33 @@ def compare(own: Sequence[Result], suffix: str) -> list[Chart]:
                 scatter(f"{one.dataset}: {name} and the model{suffix}", name, "model", marks, note=note)
             )
     return charts
+
+
+def labels(own: Sequence[Result], suffix: str) -> list[Chart]:
+    """Return the labels that differ most between groups, for each group and threshold (figure 18).
+
+    For two groups the 20 that are more frequent in each, else the 20 that differ most; by how frequent.
+    """
+    charts = []
+    for one in own:
+        for given in one.detail.get("labels", []):
+            rows = [row for row in given["rows"] if row["chi2"] > 0]
+            groups = [rate["group"] for rate in rows[0]["rates"]] if rows else []
+            parts = {"": rows}
+            if len(groups) == 2:
+                parts = {
+                    f", more of {group}": [row for row in rows if _first(row) == group] for group in groups
+                }
+            for part, chosen in parts.items():
+                top = sorted(chosen[:_LABELS], key=lambda row: -row["count"])
+                if top:
+                    bars_of = [(row["class"], [rate["rate"] for rate in row["rates"]]) for row in top]
+                    note = "Those that differ most by a chi-squared test, the most frequent first."
+                    title = f"{one.dataset}: labels above {percent(given['threshold'])}{part}{suffix}"
+                    charts.append(pairs(title, "share of images", bars_of, groups, note=note))
+    return charts
+
+
+def _first(row: dict[str, Any]) -> str:
+    best: str = max(row["rates"], key=lambda rate: rate["rate"])["group"]
+    return best

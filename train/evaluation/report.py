@@ -32,6 +32,7 @@ class Figures(NamedTuple):
     few: list[Chart]
     shifts: list[Chart]
     compare: list[Chart]
+    labels: list[Chart]
 
 
 def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float], averages: Averages) -> str:
@@ -82,6 +83,7 @@ def _figures(
         few=[*average_figures.few_shot(few, confidence), *each(paper_figures.few_shot, few)],
         shifts=each(paper_figures.robustness, shifted),
         compare=each(paper_figures.compare, zero),
+        labels=each(paper_figures.labels, by_task.get("bias", [])),
     )
 
 

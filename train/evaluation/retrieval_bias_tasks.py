@@ -9,7 +9,7 @@ from pipeline.intervals import Interval
 from train.evaluation import bias, bootstrap, classes, prompts, retrieval, texts, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.encoded_model import EncodedModel, labelled
-from train.evaluation.metrics import hits, top
+from train.evaluation.metrics import hits, softmax, top
 from train.evaluation.results import Result
 
 
@@ -81,13 +81,13 @@ def _bias(encoded: EncodedModel, name: str) -> Result:
         rates = [one["error"] for one in detail["errors"]]
         metrics["error_rate_gap"] = max(rates) - min(rates)
     if config.bias_classes:
-        names = classes.read_lines(config.bias_classes)
-        detail["assigned"] = _assigned(encoded, name, names, ".bias")
+        names, categories = classes.read_categories(config.bias_classes)
+        detail |= _assigned(encoded, name, names, categories, "")
         if config.bias_added:
-            added = classes.read_lines(config.bias_added)
+            added, more = classes.read_categories(config.bias_added)
             if both := sorted(set(names) & set(added)):
                 raise ValueError(f"{config.bias_added} holds {both[0]!r}, which --bias-classes has already")
-            detail["assigned_with_added"] = _assigned(encoded, name, names + added, ".bias-added")
+            detail |= _assigned(encoded, name, names + added, categories + more, "_with_added")
             detail["added"] = added
     if not detail:
         raise ValueError(f"{name} has neither labels nor --bias-classes: there is nothing to measure")
@@ -96,11 +96,24 @@ def _bias(encoded: EncodedModel, name: str) -> Result:
     )
 
 
-def _assigned(encoded: EncodedModel, name: str, names: list[str], kind: str) -> list[dict[str, Any]]:
-    found = encoded.features(name)
+def _assigned(
+    encoded: EncodedModel, name: str, names: list[str], categories: list[str], suffix: str
+) -> dict[str, Any]:
+    """Return the rates of a list of classes: by class, by category, and of labels above each threshold."""
+    found, confidence = encoded.features(name), encoded.config.confidence
     rows = np.flatnonzero([bool(group) for group in found.groups])
     known = Classes(names, [classes.display(one) for one in names])
+    kind = ".bias-added" if suffix else ".bias"
     weights = encoded.classifier(name, known, encoded.prompts(name).ensemble, kind)
     logits = zeroshot.logits(found.embeddings[rows], weights, encoded.encoder.scale)
-    groups = [found.groups[row] for row in rows]
-    return bias.assignment_rates(top(logits, 1)[:, 0], names, groups, encoded.config.confidence)
+    groups, first = [found.groups[row] for row in rows], top(logits, 1)[:, 0]
+    rates: dict[str, Any] = {f"assigned{suffix}": bias.assignment_rates(first, names, groups, confidence)}
+    if any(categories):
+        rates[f"categories{suffix}"] = bias.category_rates(first, categories, groups, confidence)
+    if not suffix:
+        chances = softmax(logits)
+        rates["labels"] = [
+            {"threshold": one, "rows": bias.label_rates(chances, names, groups, one)}
+            for one in bias.THRESHOLDS
+        ]
+    return rates

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.config import named
 from pipeline.data import evalsets
-from train.evaluation import bootstrap, classes, compare, gallery, results
+from pipeline.formats import count
+from train.evaluation import bootstrap, classes, compare, gallery, people, results
 from train.evaluation.bootstrap import Replicates
 from train.evaluation.encoded_model import EncodedModel, file_name, labelled
 from train.evaluation.features import Features
@@ -28,10 +30,47 @@ class ExampleSubset(NamedTuple):
     rows: npt.NDArray[np.int64]
 
 
-def run(encoded: EncodedModel, others: dict[str, dict[str, dict[str, bool]]]) -> list[Result]:
-    """Return the zero-shot results of every set; `others`: predictions by their name, set and example."""
-    names = [one.name for one in encoded.config.sets if not for_retrieval(encoded, one.name)]
-    return [result for name in names for result in _one(encoded, name, others)]
+class Others(NamedTuple):
+    """Other predictions of the same examples, by their name; fields only."""
+
+    right: dict[str, dict[str, dict[str, float]]]
+    """By set and example: 1, 0, or the share of people's answers that are right."""
+    answers: dict[str, dict[int, list[people.Answer]]]
+    """People's, by shots."""
+
+
+def others(config: EvalConfig, labels: dict[str, dict[str, str]]) -> Others:
+    """Read the --compare files; `labels`: by set and example. ValueError."""
+    right: dict[str, dict[str, dict[str, float]]] = {}
+    answers: dict[str, dict[int, list[people.Answer]]] = {}
+    for name, path in named(config.compare, "compare"):
+        if not path.lower().endswith(".csv"):
+            right[name] = compare.read(path, labels)
+            continue
+        answers[name] = people.read(path)
+        for shots, given in answers[name].items():
+            by_set = {one: people.shares(given, own) for one, own in labels.items()}
+            if not any(by_set.values()):
+                raise ValueError(f"{path} holds no labelled example of the sets that are evaluated")
+            right[f"{name}, {count(shots, 'shot')}"] = {one: own for one, own in by_set.items() if own}
+    return Others(right, answers)
+
+
+def run(encoded: EncodedModel, beside: Others, labels: dict[str, dict[str, str]]) -> list[Result]:
+    """Return the zero-shot results of every set; `labels`: by set and example, where others are compared."""
+    found = []
+    for name in [one.name for one in encoded.config.sets if not for_retrieval(encoded, one.name)]:
+        own = _one(encoded, name, beside.right)
+        seed = bootstrap.seed_of(encoded.config.seed, name)
+        table = [
+            {"by": who, "shots": shots, **people.score(given, labels[name], encoded.config.confidence, seed)}
+            for who, by_shots in beside.answers.items() for shots, given in sorted(by_shots.items())
+            if name in beside.right[f"{who}, {count(shots, 'shot')}"]
+        ]  # fmt: skip
+        if table:
+            own[0].detail["people"] = table
+        found += own
+    return found
 
 
 def for_retrieval(encoded: EncodedModel, name: str) -> bool:
@@ -64,7 +103,7 @@ def _measured(encoded: EncodedModel, name: str, found: Features, scored: ScoredM
     )  # fmt: skip
 
 
-def _one(encoded: EncodedModel, name: str, others: dict[str, dict[str, dict[str, bool]]]) -> list[Result]:
+def _one(encoded: EncodedModel, name: str, others: dict[str, dict[str, dict[str, float]]]) -> list[Result]:
     config, known = encoded.config, encoded.classes(name)
     found, truth, logits = _predict(encoded, name)
     if config.save_predictions:
@@ -134,7 +173,7 @@ def _prompts(
 
 
 def _beside(
-    encoded: EncodedModel, theirs: dict[str, bool], features: Features, logits: Scores, truth: Bools,
+    encoded: EncodedModel, theirs: dict[str, float], features: Features, logits: Scores, truth: Bools,
     rows: npt.NDArray[np.int64],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the comparison on the labelled examples that the other predictions hold."""
