@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
         "rewrite shards without what --extend dropped",
         "crawl",
     ),
+    "score": ("pipeline.score", "main", "score a run's samples, to choose by", "crawl"),
     "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run for good", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),
     "detector": (

@@ -22,6 +22,7 @@ from pipeline import (
     querylist,
     restart,
     run_folder,
+    scorer_names,
     storage,
     tombstones,
 )
@@ -31,6 +32,7 @@ from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
 from pipeline.formats import count, size
 from pipeline.http.user_agent import NO_CONTACT
+from pipeline.keep_if import KeepIf
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
 from pipeline.options.crawl import COMMON
@@ -77,7 +79,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     whole = sources.plan(options.source, options.sources)
     pieces = pilot.sample(whole, options.sample, options.seed)
     read = (piece.path for piece in pieces)
-    beam_options.require_shared(beam_flags, [options.out, *read, options.drop, options.hash_list])
+    scored_by = [path for spec in options.scorer for path in scorer_names.files_of(spec)]
+    beam_options.require_shared(beam_flags, [options.out, *read, options.drop, options.hash_list, *scored_by])
     inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)
@@ -222,12 +225,15 @@ def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> 
 
 def check_scoring(options: CrawlConfig) -> None:
     """Raise ValueError for a scorer that cannot be had, or a condition on what it does not give."""
-    if options.scorer:
-        from pipeline.images import scoring
+    if not options.scorer:
+        return
+    from pipeline.images import scoring
 
-        scorer = scoring.load(options.scorer)
-        if options.keep_if:
-            scoring.KeepIf.parse(options.keep_if).require(scorer.columns)
+    scorer = scoring.load(*options.scorer)
+    if options.keep_if:
+        condition = KeepIf.parse(options.keep_if)
+        condition.require(scorer.columns)
+        condition.refuse_shares()
 
 
 def too_small_for(model: str, images: ImageOptions) -> str:
@@ -274,6 +280,11 @@ def with_contents(options: CrawlConfig, queries: list[str]) -> StageOptions:
     semantics["candidates"]["queries"] = xxhash.xxh3_128_hexdigest(
         "\n".join(queries).encode("utf-8", "replace")
     )
+    if options.scorer:
+        from pipeline.images import scoring
+
+        found = tuple(map(scoring.identity, options.scorer))
+        semantics["fetch"]["scorer"] = found if len(found) > 1 else found[0]
     if options.drop:
         semantics["fetch"]["drop"] = storage.sha256_file(options.drop)
     if options.hash_list:

@@ -17,6 +17,7 @@ from pipeline import (
     finished_set,
     manifest,
     schemas,
+    score_files,
     storage,
     tombstones,
 )
@@ -128,6 +129,7 @@ def _write_rest(
     schemas.write_table(storage.join(target.root, dropped_samples.FILE), dropped_samples.ROWS.empty_table())
     manifest.write_sizes(target, shards)
     manifest.write(target.manifest, replace(stored, shards=shards, compacted=True))
+    score_files.copy(source.root, target.root)
 
 
 @dataclass(frozen=True, kw_only=True)

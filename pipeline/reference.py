@@ -16,6 +16,7 @@ CONFIGS: Final = {
     "status": "pipeline.status:StatusConfig",
     "verify": "pipeline.verify:VerifyConfig",
     "compact": "pipeline.compact:CompactConfig",
+    "score": "pipeline.score:ScoreConfig",
     "takedown": "pipeline.takedown.cli:TakedownConfig",
     "overlap": "dedup.options:OverlapConfig",
     "detector train": "dedup.detector.options:DetectorTrainConfig",

@@ -14,6 +14,7 @@ from pipeline import (
     finished_set,
     manifest,
     schemas,
+    score_files,
     storage,
     tombstones,
 )
@@ -62,7 +63,7 @@ def problems_of(layout: Layout) -> list[str]:
     """Return what is wrong with a finished run; [] if nothing."""
     strays = [] if extend.under_way(layout.root) else manifest.stray_shards(layout)
     problems = [*strays, *manifest.verify_shards(layout)]
-    return problems or [*accounting(layout), *balanced(layout)]
+    return problems or [*accounting(layout), *balanced(layout), *score_files.problems(layout.root)]
 
 
 def accounting(layout: Layout) -> list[str]:

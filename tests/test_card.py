@@ -114,7 +114,7 @@ def test_the_card_says_what_the_manifest_says(run: Path) -> None:
         ({"dedup": "off"}, "Collection", "near-duplicates remain"),
         ({"sample": 0.25}, "a hash sample of 0.25", "sample of ``"),
         ({"file_names": False}, "No camera settings", "No file names"),
-        ({"scorer": "a:B", "keep_if": "score_a > 1"}, "kept where `score_a > 1`", "No classifier"),
+        ({"scorer": ("a:B",), "keep_if": "score_a > 1"}, "kept where `score_a > 1`", "No classifier"),
         ({"drop": "drop.parquet"}, "left out", "openwit overlap"),
         ({"contact": "who@example.org"}, "Write to who@example.org.", "No contact"),
         ({"keep_exif": True}, "is kept in the column `exif`", "is not kept"),

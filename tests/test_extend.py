@@ -29,6 +29,7 @@ from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
 from pipeline.reasons import REASONS
 from pipeline.run_folder import Layout
+from pipeline.score import main as score
 from pipeline.select.workers import QueryTable
 from pipeline.takedown.cli import main as takedown
 from pipeline.verify import main as verify
@@ -523,3 +524,30 @@ def test_a_reader_sees_the_extensions_that_the_manifest_counts(tmp_path: Path) -
     assert [sorted(one.keys("00001")) for one in found] == [[], [], ["000010000"]]
     assert found[2].stays("00000", ["000000000", "000000004"]).tolist() == [True, False]
     assert not found[2].keys("00002")
+
+
+def test_scores_follow_an_extension_a_takedown_and_compaction(grown: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "compacted"
+    shutil.copytree(grown, run)
+    relocate(grown, run)
+    scoring = ["--run", str(run), "--workers", "1", "--scorer", "tests.test_scoring:Brightness"]
+    assert score(scoring) == 0
+    is_whole(run)
+    name = "tests.test_scoring.Brightness"
+    victim = next(row for row in samples(run) if row["key"].endswith("0001"))
+    assert takedown(["--run", str(run), "--url", victim["url"]]) == 0
+    is_whole(run)
+    uids = [uid for path in sorted((run / "scores" / name).glob("*.parquet"))
+            for uid in pq.read_table(path)["uid"].to_pylist()]  # fmt: skip
+    assert victim["uid"] not in uids and uids == [row["uid"] for row in samples(run)]
+    assert compact(["--run", str(run), "--out", str(out)]) == 0
+    is_whole(out)
+    for path in sorted((out / "scores" / name).glob("*.parquet")):
+        there, before = pq.read_table(path), pq.read_table(run / "scores" / name / path.name)
+        scores = dict(zip(before["key"].to_pylist(), before["score_level"].to_pylist(), strict=True))
+        assert there["score_level"].to_pylist() == [scores[key] for key in there["key"].to_pylist()]
+        assert len(there) <= len(before)
+    cache = Cache(tmp_path / "cache")
+    counts = [shard_sources.resolve([str(at)], (), (), (), cache, keep_if="top(score_level, 0.5)")[0].count
+              for at in (run, out)]  # fmt: skip
+    assert counts[0] == counts[1] > 0, "what was dropped is no part of the half"

@@ -236,7 +236,7 @@ def test_every_semantic_option_is_named_as_it_is_typed() -> None:
     assert named <= known
     other = dataclasses.replace(
         options, lang="any", dedup="near", fetch=dataclasses.replace(options.fetch, opt_out=("xmp",)),
-        text=dataclasses.replace(options.text, file_names=False), scorer="a:B", drop="drop.parquet",
+        text=dataclasses.replace(options.text, file_names=False), scorer=("a:B",), drop="drop.parquet",
     )  # fmt: skip
     assert [str(one) for one in restart.changes(semantics, other.semantics())] == [
         "--dedup exact -> near", "--drop off -> on", "--file-names on -> off", "--lang en -> any",

@@ -290,7 +290,7 @@ class Edit:
 
 def test_a_scorer_sees_the_whole_unit_however_often_it_was_stopped(slow: SlowWeb, tmp_path: Path) -> None:
     task = unit(slow, tmp_path, range(24))
-    options = {"scorer": "tests.test_resume_unit:Edit", "keep_if": "score_one > 0"}
+    options = {"scorer": ("tests.test_resume_unit:Edit",), "keep_if": "score_one > 0"}
     whole = worker(tmp_path / "whole", **options)
     expected = whole.run(whole.open(), task)
     stopped = worker(tmp_path / "stopped", **options)

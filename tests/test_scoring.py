@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.images.process import Pixels, encode_jpeg
-from pipeline.images.scoring import KeepIf, Sharpness, load, score_batches
+from pipeline.images.scoring import Sharpness, load, score_batches
+from pipeline.keep_if import KeepIf
 
 
 def image(level: int, height: int = 40, width: int = 60) -> Pixels:

@@ -25,7 +25,7 @@ class RunConfig(ABC):
     """The published recipe of each model: the defaults of the options of the same names."""
     semantic: ClassVar[tuple[str, ...]] = (
         "shards", "model", "image_size", "batch_size", "lr", "warmup", "weight_decay", "grad_clip", "seed",
-        "weights", "drop", "keep", "shuffle",
+        "weights", "drop", "keep", "keep_if", "shuffle",
     )  # fmt: skip
     """Options that decide what is learned: a run is resumed with the same ones."""
 
@@ -71,6 +71,9 @@ class RunConfig(ABC):
     """Parquet file whose column uid names samples to leave out. May be given several times."""
     keep: Paths = ()
     """Parquet file whose column uid names the only samples to take. May be given several times."""
+    keep_if: str | None = None
+    """Condition on numbers of the shards' Parquet files, and on what `openwit score` has added, that a sample
+    must satisfy: "score_clip >= 0.28 and width > 255"; top(score_clip, 0.3) takes the best 30%."""
     shuffle: int = 131_072
     """Samples that are shuffled together."""
     workers: int | None = None

@@ -23,6 +23,7 @@ from train import image_transforms, online_balance, tar
 from train.cache import Cache
 from train.caption_fields import CaptionFields
 from train.online_balance import OnlineBalance
+from train.score_filter import Listed, ScoreFilter
 
 log = logging.getLogger(__name__)
 
@@ -84,15 +85,16 @@ class ShardSource:
 
 
 class Subset:
-    """Decide by uid what is taken, from Parquet files with a column `uid`."""
+    """Decide what is taken: by uid, from Parquet files with a column `uid`, and by scores."""
 
-    def __init__(self, drop: Sequence[str], keep: Sequence[str]) -> None:
+    def __init__(self, drop: Sequence[str], keep: Sequence[str], scores: ScoreFilter | None) -> None:
         self._drop = _uids(drop) if drop else None
         self._keep = _uids(keep) if keep else None
+        self.scores = scores
 
     def __bool__(self) -> bool:
         """Return whether anything is to be decided."""
-        return self._drop is not None or self._keep is not None
+        return self._drop is not None or self._keep is not None or self.scores is not None
 
     def taken(self, uids: Sequence[str]) -> NDArray[np.int32]:
         """Return the places of the uids that are taken, int32 [k]."""
@@ -179,11 +181,12 @@ class Draws:
 
 def resolve(
     shards: Sequence[str], weights: Sequence[float], drop: Sequence[str], keep: Sequence[str], cache: Cache,
-    *, captions: CaptionFields | None = OWN, draws: Draws | None = None,
+    *, keep_if: str = "", captions: CaptionFields | None = OWN, draws: Draws | None = None,
 ) -> list[ShardSource]:  # fmt: skip
     """Return the sources that `--shards` names, every sample counted; ValueError if one has none.
 
-    captions: leave out samples without a caption in these fields, where that is to be looked up.
+    captions: leave out samples without a caption in these fields, where that is to be looked up. keep_if: as
+    `score_filter` reads it.
     """
     if weights and len(weights) != len(shards):
         raise ValueError(
@@ -191,10 +194,15 @@ def resolve(
         )
     if any(weight <= 0 for weight in weights):
         raise ValueError("--weights must be positive: how often an epoch passes over each --shards")
-    subset = Subset(drop, keep)
+    listed = [_list(name) for name in shards]
+    scores = None
+    if keep_if:
+        named = zip(shards, listed, strict=True)
+        every = [Listed(name, tuple(one.path for one in found), gone) for name, (found, gone) in named]
+        scores = ScoreFilter(keep_if, every)
+    subset = Subset(drop, keep, scores)
     sources = []
-    for index, name in enumerate(shards):
-        found, gone = _list(name)
+    for index, (name, (found, gone)) in enumerate(zip(shards, listed, strict=True)):
         count = functools.partial(_count, subset=subset, gone=gone, cache=cache, captions=captions)
         seen = Seen()
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -283,6 +291,9 @@ def _count(
 
     def taken(uids: list[str], keys: list[str]) -> NDArray[np.int32]:
         places = subset.taken(uids) if subset else np.arange(len(uids), dtype=np.int32)
+        if subset.scores is not None:
+            good = subset.scores.keys(shard.path)
+            places = places[np.array([keys[place] in good for place in places], bool)]
         return places[gone.stays(name, keys)[places]]
 
     parquet = storage.sibling(shard.path, ".parquet")

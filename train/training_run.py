@@ -94,8 +94,9 @@ def find_sources(
 ) -> list[shard_sources.ShardSource]:  # fmt: skip
     """Find and count the samples, with captions in these fields unless None; ValueError if there are none."""
     return shard_sources.resolve(
-        config.shards, config.weights, config.drop, config.keep, cache, captions=captions, draws=draws
-    )
+        config.shards, config.weights, config.drop, config.keep, cache,
+        keep_if=config.keep_if or "", captions=captions, draws=draws,
+    )  # fmt: skip
 
 
 def shape_of(config: RunConfig, sampler: Sampler, world: World) -> Shape:

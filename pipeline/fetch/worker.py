@@ -40,7 +40,8 @@ from pipeline.http.scheduler import Counts
 from pipeline.images import rights
 from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
-from pipeline.images.scoring import KeepIf, Scorer, load, score_batches
+from pipeline.images.scoring import Scorer, load, score_batches
+from pipeline.keep_if import KeepIf
 from pipeline.options import FetchOptions, ImageOptions
 from pipeline.tombstones import Tombstones
 from pipeline.tombstones import load as load_tombstones
@@ -208,7 +209,7 @@ class _State:
 
     def __init__(self, worker: "FetchWorker") -> None:
         self.loop = FetchLoop(worker.fetch)
-        self.scorer = load(worker.scorer) if worker.scorer else None
+        self.scorer = load(*worker.scorer) if worker.scorer else None
         self.keep_if = KeepIf.parse(worker.keep_if) if worker.keep_if else None
         tombstones = load_tombstones(worker.root) if worker.root else Tombstones()
         self.refused = Refused(hashlist.load(worker.hash_list), tombstones)
@@ -233,7 +234,7 @@ class FetchWorker:
     fetch: FetchOptions
     images: ImageOptions
     seed: int
-    scorer: str = ""
+    scorer: tuple[str, ...] = ()
     keep_if: str = ""
     hash_list: str = ""
     root: str = ""

@@ -213,6 +213,11 @@ def centre(data: bytes, side: int) -> Pixels:
     orientation = exif.orientation(opened.tags)
     if orientation > 1:
         image = Image.fromarray(exif.upright(np.asarray(image), orientation))
+    return square(image, side)
+
+
+def square(image: Image.Image, side: int) -> Pixels:
+    """Return a picture resized to a shorter side of `side` and cut to a square: uint8 [side, side, 3]."""
     width, height = (side * length // min(image.size) for length in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)
     if width * height > _LONG * side * side:

@@ -1,16 +1,14 @@
-"""Score images and captions with code of the user's own, and keep samples by their scores.
+"""Score images and captions, by a scorer of openwit's or of the user's own.
 
-`--scorer module:Class` names a class without constructor arguments that follows `Scorer`; its columns are
-added to every row, and `--keep-if "score_sharpness >= 10"` decides on them. `Sharpness` is a small example.
+`--scorer` names it (`scorer_names`). Its columns are added to every row, and `--keep-if "score_clip >= 0.28"`
+decides on them. A class of one's own follows `Scorer`; `Sharpness` is a small example.
 """
 
-import ast
+import hashlib
 import importlib
 import itertools
-import operator
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol, Self, cast, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, cast, runtime_checkable
 
 import cv2
 import numpy as np
@@ -19,17 +17,17 @@ import simplejpeg
 
 from pipeline.images.decode import Pixels
 from pipeline.images.process import encode_jpeg
+from pipeline.scorer_names import BUILT_IN, files_of
 
 PREFIX: Final = "score_"
-_MAX_EXPRESSION: Final = 1000
-_TOO_LARGE: Final = 1e300  # an integer of more digits than a float holds
 
 
 class Scorer(Protocol):
     """What a scorer looks like: made once per worker, given images as stored in the order of the shard."""
 
     columns: tuple[str, ...]
-    """Names of the columns that `score` returns; each begins with `score_`."""
+    """Names of the columns that `score` returns; each begins with `score_`. A scorer made of files has a
+    `fingerprint` besides, a string that follows from all that its values depend on."""
 
     def score(
         self, images: list[Pixels], captions: list[list[str]]
@@ -85,21 +83,75 @@ class Sharpness:
         return float(cv2.Laplacian(luma, cv2.CV_64F).var())
 
 
-def load(spec: str) -> Scorer:
-    """Return an instance of the class that "module:Class" names; ValueError says what is wrong with it."""
-    module_name, _, class_name = spec.partition(":")
+class Several:
+    """Several scorers as one: the columns of all, and the edits of one after the other."""
+
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
+        """Take scorers of different columns; ValueError for a column that two of them have."""
+        self._scorers = scorers
+        self.columns = tuple(name for scorer in scorers for name in scorer.columns)
+        twice = [name for name in self.columns if self.columns.count(name) > 1]
+        if twice:
+            raise ValueError(f"two scorers have the column {twice[0]}")
+
+    def score(
+        self, images: list[Pixels], captions: list[list[str]]
+    ) -> Mapping[str, npt.NDArray[np.floating]]:
+        """Return the columns of all."""
+        found: dict[str, npt.NDArray[np.floating]] = {}
+        for scorer in self._scorers:
+            found |= scorer.score(images, captions)
+        return found
+
+    def edit(self, images: list[Pixels]) -> Sequence[Pixels]:
+        """Return the images as the scorers that edit leave them."""
+        edited: Sequence[Pixels] = images
+        for scorer in self._scorers:
+            if isinstance(scorer, Editor):
+                edited = scorer.edit(list(edited))
+        return edited
+
+
+def load(*specs: str) -> Scorer:
+    """Return the scorer that "NAME=FILES" names, or several as one; ValueError says what is wrong."""
+    scorers = [_load(spec) for spec in specs]
+    return scorers[0] if len(scorers) == 1 else Several(scorers)
+
+
+def identity(spec: str) -> str:
+    """Return what decides the values of a scorer: its name, and the contents of its files, not their place.
+
+    ValueError as `load`.
+    """
+    fingerprint = getattr(_load(spec), "fingerprint", "")
+    return f"{spec.partition('=')[0]} {fingerprint}".rstrip()
+
+
+def fingerprint_of(*parts: object) -> str:
+    """Return a fingerprint, hex, from all that a scorer's values depend on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _load(spec: str) -> Scorer:
+    given = spec.partition("=")[0]
+    module_name, _, class_name = BUILT_IN.get(given, given).partition(":")
     if not module_name or not class_name:
-        raise ValueError(f"a scorer is given as module:Class, not {spec!r}")
+        known = ", ".join(BUILT_IN)
+        raise ValueError(f"a scorer is given as module:Class, or is one of {known}; not {spec!r}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
+        if given in BUILT_IN:
+            raise  # of an extra, which whoever catches it names
         raise ValueError(f"the scorer's module {module_name!r} cannot be imported: {error}") from error
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):
         raise ValueError(f"the module {module_name!r} has no class {class_name!r}")
     try:
-        scorer = kind()
+        scorer = kind(*files_of(spec))
     except Exception as error:
+        if given in BUILT_IN and isinstance(error, ValueError | OSError):
+            raise ValueError(f"--scorer {given}: {error}") from error
         raise ValueError(f"{spec} cannot be created: {type(error).__name__}: {error}") from error
     columns = getattr(scorer, "columns", None)
     if not callable(getattr(scorer, "score", None)) or not isinstance(columns, tuple) or not columns:
@@ -153,119 +205,3 @@ def _edited(editor: Editor, images: list[Pixels]) -> dict[int, Pixels]:
         if image.shape != images[i].shape or image.dtype != np.uint8:
             raise ValueError("an edited image must keep its shape and be uint8")
     return changed
-
-
-_COMPARISONS: Final[dict[type[ast.cmpop], Callable[[float, float], bool]]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeepIf:
-    """A condition on a row: comparisons of columns with numbers, joined by and, or and parentheses."""
-
-    text: str
-    """The condition as written."""
-    names: tuple[str, ...]
-    """The columns that it reads, sorted."""
-    _tree: ast.expr = field(repr=False, compare=False)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return the condition that `text` states, such as "score_nsfw < 0.5 and (width > 9 or height > 9)".
-
-        ValueError names what is not understood. Nothing in the text is ever executed.
-        """
-        if len(text) > _MAX_EXPRESSION:
-            raise ValueError(f"a condition of {len(text)} characters; at most {_MAX_EXPRESSION} are read")
-        try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"the condition {text!r} is not understood: {error}") from error
-        names = sorted(set(_check(tree, text)))
-        return cls(text=text, names=tuple(names), _tree=tree)
-
-    def require(self, columns: Collection[str]) -> None:
-        """Raise ValueError if the condition reads a column that is not among `columns`."""
-        unknown = [name for name in self.names if name not in columns]
-        if unknown:
-            raise ValueError(
-                f"the condition {self.text!r} reads {', '.join(unknown)}; "
-                f"the columns are {', '.join(sorted(columns))}"
-            )
-
-    def check(self, row: Mapping[str, object]) -> bool:
-        """Return whether a row satisfies the condition.
-
-        A missing value (None or NaN) satisfies no comparison, not even !=. ValueError for a column that the
-        row does not have or that holds no number.
-        """
-        self.require(row.keys())
-        return _holds(self._tree, row)
-
-
-def _check(tree: ast.expr, text: str) -> Iterable[str]:
-    """Yield the names in a condition; ValueError for anything that a condition may not hold."""
-    match tree:
-        case ast.BoolOp(values=values):
-            for value in values:
-                yield from _check(value, text)
-        case ast.Compare(left=left, ops=operators, comparators=others) if all(
-            type(kind) in _COMPARISONS for kind in operators
-        ):
-            for term in (left, *others):
-                yield from _check_term(term, text)
-        case _:
-            raise _not_understood(tree, text)
-
-
-def _check_term(term: ast.expr, text: str) -> Iterable[str]:
-    match term:
-        case ast.Name(id=name):
-            yield name
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=ast.Constant() as number):
-            yield from _check_term(number, text)
-        case ast.Constant(value=int() | float() as number) if (
-            not isinstance(number, bool) and abs(number) < _TOO_LARGE
-        ):
-            return
-        case _:
-            raise _not_understood(term, text)
-
-
-def _not_understood(tree: ast.expr, text: str) -> ValueError:
-    part = ast.get_source_segment(text.strip(), tree)
-    return ValueError(
-        f"{part!r} in the condition {text!r} is not understood: it may hold comparisons (< <= > >= == !=) of "
-        "columns and numbers, joined by `and`, `or` and parentheses"
-    )
-
-
-def _holds(tree: ast.expr, row: Mapping[str, object]) -> bool:
-    if isinstance(tree, ast.BoolOp):
-        results = (_holds(value, row) for value in tree.values)
-        return all(results) if isinstance(tree.op, ast.And) else any(results)
-    assert isinstance(tree, ast.Compare)
-    values = [_value(term, row) for term in (tree.left, *tree.comparators)]
-    if any(value != value for value in values):  # NaN
-        return False
-    return all(
-        _COMPARISONS[type(kind)](left, right)
-        for kind, left, right in zip(tree.ops, values[:-1], values[1:], strict=True)
-    )
-
-
-def _value(term: ast.expr, row: Mapping[str, object]) -> float:
-    if not isinstance(term, ast.Name):
-        return float(ast.literal_eval(term))
-    value = row[term.id]
-    if value is None:
-        return float("nan")
-    if not isinstance(value, (int, float, np.number)):
-        raise ValueError(f"the column {term.id} holds {type(value).__name__}, not a number")
-    return float(value)

@@ -30,6 +30,11 @@ def _before_near(dedup: str) -> str:
     return "off" if dedup == "off" else "exact"
 
 
+def _scorers(specs: tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return what --scorer means, as it was noted when there could be one alone."""
+    return specs if len(specs) > 1 else "".join(specs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrawlConfig:
     """Build image-text shards from the web: candidates, select, fetch, finish.
@@ -101,10 +106,11 @@ class CrawlConfig:
     """Decides which samples a query keeps, and their order."""
 
     images: ImageOptions = decides("fetch", default=ImageOptions)
-    scorer: str = decides("fetch", default="")
-    """MODULE:CLASS that adds score_* columns from the images, such as pipeline.images.scoring:Sharpness."""
+    scorer: tyro.conf.UseAppendAction[tuple[str, ...]] = decides("fetch", default=(), fetch=_scorers)
+    """Adds score_* columns: NAME=FILES of the built-in ones that `openwit score --help` lists, such as
+    clip-score=CHECKPOINT, or MODULE:CLASS of your own. May be given several times."""
     keep_if: str = decides("fetch", default="")
-    """Condition on scores that a sample must satisfy, such as "score_sharpness > 50"."""
+    """Condition on scores that a sample must satisfy, such as "score_clip >= 0.28"."""
     fetch: FetchOptions = field(default_factory=FetchOptions)
 
     model: str = ""

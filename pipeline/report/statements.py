@@ -12,7 +12,10 @@ from pipeline.report.funnel import funnel, is_opt_out
 
 def options_of(manifest: Manifest) -> CrawlConfig:
     """Return the options of a run; ValueError if its configuration is not one of this version."""
-    return config.from_effective(CrawlConfig, manifest.configuration)
+    configuration = dict(manifest.configuration)
+    if isinstance(scorer := configuration.get("scorer"), str):  # when there could be one alone
+        configuration["scorer"] = (scorer,) if scorer else ()
+    return config.from_effective(CrawlConfig, configuration)
 
 
 def code(value: object) -> str:
@@ -98,7 +101,7 @@ def preprocessing(manifest: Manifest) -> list[str]:
         _when(options.dedup != "off", "Images of the same bytes are one sample with the texts of all."),
         _when(options.placeholder_captions, "No image that stands under "
               f"{options.placeholder_captions} or more texts that share few words."),
-        _when(options.scorer, f"Scores by {code(options.scorer)}" + (
+        _when(options.scorer, f"Scores by {', '.join(map(code, options.scorer))}" + (
             f", kept where {code(options.keep_if)}." if options.keep_if else ".")),
         _when(options.drop, "Samples listed in a file given with --drop are left out."),
         _stored(images),

@@ -13,7 +13,17 @@ import pyarrow as pa
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
-from pipeline import checked_manifest, extend, finished_set, hashlist, manifest, run_folder, schemas, storage
+from pipeline import (
+    checked_manifest,
+    extend,
+    finished_set,
+    hashlist,
+    manifest,
+    run_folder,
+    schemas,
+    score_files,
+    storage,
+)
 from pipeline import config as parser
 from pipeline.checked_manifest import Counts
 from pipeline.cli_runtime import guarded
@@ -242,6 +252,7 @@ def apply(layout: Layout, pending: Pending) -> None:
         shards = [published.scrub_shard(state, name, tombstones) for name in plan.shards]
         published.scrub_rejected(layout, tombstones, plan.taken_down)
         published.scrub_manifest(layout, tombstones, shards, plan.counts)
+        score_files.rewrite(layout.root, lambda path: tables.rewrite(path, tombstones))
         if storage.exists(storage.join(layout.root, "report")):
             from pipeline import report  # draws
 

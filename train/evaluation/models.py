@@ -107,26 +107,30 @@ def device_of(config: EvalConfig) -> torch.device:
 def load(source: ModelSource, config: EvalConfig) -> Encoder:
     """Load a checkpoint in evaluation mode; ValueError for what is none."""
     device = device_of(config)
-    if checkpoint.is_own(source.path):
-        loaded = checkpoint.load_model(source.path)
-        model, tokenizer = loaded.model, loaded.tokenizer
-    else:
-        model, tokenizer = _load_foreign(source.path, config)
+    model, tokenizer = read(source.path, config.activation, config.vocab)
     scale = model.logit_scale.detach().exp()
     if not scale.isfinite():
         raise ValueError(f"{source.path}: the factor of its logits, exp(logit_scale), is infinite")
-    fingerprint = _fingerprint(model, tokenizer)
+    fingerprint = fingerprint_of(model, tokenizer)
     return Encoder(
         name=source.name, path=source.path, model=model.to(device).eval(), tokenizer=tokenizer, device=device,
         precision=config.precision, fingerprint=fingerprint,
     )  # fmt: skip
 
 
-def _load_foreign(path: str, config: EvalConfig) -> tuple[CLIP, Tokenizer]:
-    found = weights.load(path, config.activation)
+def read(path: str, activation: weights.Asked = "auto", vocab: str = "") -> tuple[CLIP, Tokenizer]:
+    """Return the model and the vocabulary of a training run, a checkpoint in it, or imported weights.
+
+    activation, vocab: of imported weights; by default as what lies beside them says. ValueError for what is
+    none.
+    """
+    if checkpoint.is_own(path):
+        loaded = checkpoint.load_model(path)
+        return loaded.model, loaded.tokenizer
+    found = weights.load(path, activation)
     at = Path(path)
     beside = (at if at.is_dir() else at.parent) / checkpoint.VOCABULARY
-    vocabulary = Path(config.vocab) if config.vocab else beside if beside.exists() else installed_vocabulary()
+    vocabulary = Path(vocab) if vocab else beside if beside.exists() else installed_vocabulary()
     if vocabulary is None:
         raise ValueError("CLIP's vocabulary is needed: give --vocab FILE, or pip install open_clip_torch")
     tokenizer = Tokenizer.load(vocabulary)
@@ -140,7 +144,8 @@ def _load_foreign(path: str, config: EvalConfig) -> tuple[CLIP, Tokenizer]:
     return model, tokenizer
 
 
-def _fingerprint(model: CLIP, tokenizer: Tokenizer) -> str:
+def fingerprint_of(model: CLIP, tokenizer: Tokenizer) -> str:
+    """Return a fingerprint, hex, of weights and vocabulary."""
     digest = hashlib.sha256(repr((model.architecture, tokenizer.merges)).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
