@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.captions.language import model_path
 from pipeline.captions.match import _DictIndex, tokens
+from pipeline.images.resample import shrink
 
 
 def load(path: Path) -> ModuleType:
@@ -132,8 +133,36 @@ def language(module: ModuleType, rng: np.random.Generator) -> None:
         raise AssertionError(arguments)
 
 
+def resample(module: ModuleType, rng: np.random.Generator) -> None:
+    """Make random pictures smaller, at random addresses; then ask for what cannot be made."""
+    height, width = (int(side) for side in rng.integers(1, rng.choice([5, 60, 300]), 2))
+    room = np.frombuffer(rng.bytes(height * (width + 9) * 3 + 7), np.uint8)[rng.integers(0, 8) :]
+    picture = room[: height * (width + 9) * 3].reshape(height, width + 9, 3)[:: rng.choice([-1, 1]), 9:]
+    columns, rows = width - rng.random(), height - rng.random()
+    size = int(rng.integers(1, max(2, columns + 1))), int(rng.integers(1, max(2, rows + 1)))
+    extent = max(columns, size[0]), max(rows, size[1])
+    for area in (False, True):
+        found = [bytes(module.shrink(picture, *extent, *size, area, avx2)) for avx2 in (False, True)]
+        assert found[0] == found[1] == shrink(picture, extent, *size, "area" if area else "cubic").tobytes()
+    for wrong in (
+        (picture, width + 0.5, height, 1, 1, True),
+        (picture, float("nan"), height, 1, 1, True),
+        (picture, width, height, width + 1, 1, False),
+        (picture, width, height, 0, -1, False),
+        (picture[..., :2], width, height, 1, 1, False),
+        (picture[:0], width, 0.0, 1, 1, False),
+        (picture.transpose(1, 0, 2), width, height, 1, 1, False),
+        (b"abc", 1, 1, 1, 1, False),
+    ):
+        try:
+            module.shrink(*wrong)
+        except ValueError:
+            continue
+        assert wrong[0].shape == (1, 1, 3), wrong
+
+
 CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
-    "_kernels": search, "_language": language, "_match": match,
+    "_kernels": search, "_language": language, "_match": match, "_resample": resample,
 }  # fmt: skip
 
 

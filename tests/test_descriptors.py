@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from pipeline.data import descriptors, views
 from pipeline.data.descriptors import (
     PACKED_BYTES,
     Descriptors,
@@ -27,7 +28,6 @@ from pipeline.data.descriptors import (
     signs,
     unpack,
 )
-from pipeline.images.process import luma_thumbnail
 
 Luma = npt.NDArray[np.uint8]
 LUMAS = hnp.arrays(np.uint8, (64, 64))
@@ -46,7 +46,7 @@ def picture(seed: int, side: int = 256) -> Image.Image:
 
 
 def luma(image: Image.Image) -> Luma:
-    return luma_thumbnail(np.asarray(image.convert("RGB")))
+    return descriptors.luma(views.squeeze(np.asarray(image.convert("RGB")), 64))
 
 
 def distance(a: Image.Image, b: Image.Image) -> int:

@@ -132,15 +132,24 @@ class Detector(Protocol):
 def describe(thumbnails: Thumbnails) -> Descriptors:
     """Describe squeezed RGB thumbnails, uint8 [n, 64, 64, 3]."""
     ycc = _luma_chroma(thumbnails)
-    luma = np.rint(ycc[..., 0]).astype(np.uint8)
-    qualities = np.array([quality(one) for one in luma], np.uint8)
-    frequencies = low_frequencies(luma)
+    seen = _levels(ycc)
+    qualities = np.array([quality(one) for one in seen], np.uint8)
+    frequencies = low_frequencies(seen)
     return Descriptors(signs(frequencies), signs(mirrored(frequencies)), _colour_vectors(ycc), qualities)
 
 
+def luma(thumbnails: Thumbnails) -> Thumbnails:
+    """Return what `describe` hashes: uint8 [..., 64, 64, 3] to [..., 64, 64]."""
+    return _levels(_luma_chroma(thumbnails))
+
+
 def _luma_chroma(thumbnails: Thumbnails) -> npt.NDArray[np.float32]:
-    """Return ITU-R BT.601 full-range luma and chroma, the latter around 0: float32 [n, 64, 64, 3]."""
+    """Return ITU-R BT.601 full-range luma and chroma, the latter around 0: float32 [..., 64, 64, 3]."""
     return thumbnails.astype(np.float32) @ _YCC.T
+
+
+def _levels(ycc: npt.NDArray[np.float32]) -> Thumbnails:
+    return np.rint(ycc[..., 0]).astype(np.uint8)
 
 
 _YCC: Final = np.array(

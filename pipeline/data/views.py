@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.descriptors import SIDE
+from pipeline.images.resample import shrink
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -112,7 +113,7 @@ def squeeze(rgb: Pixels, side: int) -> Pixels:
     height, width = rgb.shape[:2]
     if height > side or width > side:
         size = (min(width, side), min(height, side))
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        rgb = shrink(rgb, (width, height), *size, "area")
     if rgb.shape[:2] != (side, side):
         rgb = np.asarray(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
     return rgb

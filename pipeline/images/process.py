@@ -2,7 +2,7 @@
 
 `process` runs inside the decoding child (`pipeline.images.decoder`), which bounds its time and memory; what a
 header tells is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
-(libjpeg-turbo's m/8 factors), where that costs next to no detail, and resized from there.
+(libjpeg-turbo's 1/8, 1/4 and 1/2), where that costs no detail to speak of, and resized from there.
 Pillow takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded
 afresh, so only the pixels of the source survive: no metadata, no trailer, no second file in the first.
 """
@@ -11,12 +11,11 @@ import math
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-import cv2
 import numpy as np
 import simplejpeg
 
 from pipeline.data import views
-from pipeline.data.descriptors import SIDE, describe, pack, quality, sign_hash
+from pipeline.data.descriptors import SIDE, describe, luma, pack, quality, sign_hash
 from pipeline.images import exif
 from pipeline.images.decode import (
     BadImage,
@@ -31,16 +30,12 @@ from pipeline.images.decode import (
 )
 from pipeline.images.headers import jpeg_markers, sniff
 from pipeline.images.pdq import LEAST_QUALITY, pdq
+from pipeline.images.resample import shrink
 from pipeline.options.images import MAX_JPEG_SIDE, ImageOptions
 
-_BLUR_FROM: Final = 1.3
-"""Ratio from which pixels that cubic interpolation passes over would alias: they are blurred before."""
-_AREA_FROM: Final = 3.0
-"""Ratio from which averaging areas costs less and comes as near to Lanczos."""
-_FINE: Final = 1.75
-"""Ratio that has to be left to resize after a scaled decode, whose own filter is sharp but not smooth."""
-_NEAR: Final = (1.05, 1.25)
-"""Ratios that may be left after 5/8 and 6/8 as well, which keep more than the picture needs."""
+_FINE: Final = 1.5
+"""Ratio that has to be left to resize after a scaled decode, whose own filter is sharp but not smooth. From
+there on chroma may be upsampled by repeating it, too."""
 _MAX_DETAIL: Final = 200
 _PDQ_SIDE: Final = 256
 """Least shorter side that PDQ is computed at: 6 bits of 256 from the full decode, at most 14, as from 512; at
@@ -62,7 +57,8 @@ class Processed(NamedTuple):
     format: str = ""
     exif: str = ""
     phash: str = ""
-    """64 hexadecimal digits, `pipeline.data.descriptors.sign_hash` of `luma_thumbnail`."""
+    """64 hexadecimal digits, `pipeline.data.descriptors.sign_hash` of the picture in its stored size, before
+    the crop of `square`."""
     quality: int = 0
     """0 to 100, how much detail the thumbnail has: `pipeline.data.descriptors.quality`."""
     descriptor: str = ""
@@ -94,30 +90,26 @@ def process(data: bytes, options: ImageOptions, *, with_pdq: bool = False) -> Pr
         return Processed(reason=refused.reason, detail=refused.detail[:_MAX_DETAIL], format=name)
     orientation = exif.orientation(decoded.tags)
     width, height = decoded.width, decoded.height
-    small = resize(decoded.rgb, decoded.extent, *target(width, height, options))
-    if options.resize_mode == "square":
-        small = _centre(small)
-    luma_from, extent = decoded.rgb, decoded.extent
+    whole = resize(decoded.rgb, decoded.extent, *target(width, height, options))
     if decoded.conversion is not None:
         # After resizing: a tenth of the pixels, and half a grey level at most edges from doing it before.
-        small = decoded.conversion.pixels(small)
-        luma_from = resize(luma_from, extent, min(width, SIDE), min(height, SIDE))
-        luma_from, extent = decoded.conversion.pixels(luma_from), luma_from.shape[1::-1]
-    small = exif.upright(small, orientation)
-    luma = exif.upright(luma_thumbnail(luma_from, extent), orientation)
+        whole = decoded.conversion.pixels(whole)
+    whole = exif.upright(whole, orientation)
+    stored = _centre(whole) if options.resize_mode == "square" else whole
+    phash, detail, descriptor = _look(whole, stored, options)
     if orientation >= 5:
         width, height = height, width
     return Processed(
-        jpeg=encode_jpeg(small, options.quality),
-        width=small.shape[1],
-        height=small.shape[0],
+        jpeg=encode_jpeg(stored, options.quality),
+        width=stored.shape[1],
+        height=stored.shape[0],
         original_width=width,
         original_height=height,
         format=name,
         exif=exif.as_json(decoded.tags) if options.keep_exif else "",
-        phash=sign_hash(luma).hex(),
-        quality=quality(luma),
-        descriptor=_descriptor(small).hex() if options.describe == "now" else "",
+        phash=phash.hex(),
+        quality=detail,
+        descriptor=descriptor.hex(),
         pdq=_pdq(data, name, decoded, options) if with_pdq else "",
     )
 
@@ -134,25 +126,22 @@ def _pdq(data: bytes, name: str, decoded: Decoded, options: ImageOptions) -> str
     return found.digits if found.quality >= LEAST_QUALITY else ""
 
 
-def _descriptor(stored: Pixels) -> bytes:
-    """Describe what is stored, as `openwit overlap` would after decoding it again."""
-    inner = views.inner(views.bounded(np.ascontiguousarray(stored)))
-    return pack(describe(views.thumbnail(inner)[None]))[0]
+def _look(whole: Pixels, stored: Pixels, options: ImageOptions) -> tuple[bytes, int, bytes]:
+    """Return perceptual hash and quality of the whole, and the descriptor of what is stored or nothing.
 
-
-def luma_thumbnail(rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
-    """Squeeze an image into the 64 x 64 luma (BT.601) that the perceptual hash is computed from.
-
-    `rgb` is uint8 [height, width, 3] of the whole picture, before any crop; `extent` the columns and rows
-    that count, all unless given. In `process` it is the scaled decode, so the hash hardly depends on
-    `image_size` and not at all on the crop of `square`.
+    The descriptor is what `openwit overlap` would make after decoding again. Most pictures have no border:
+    one thumbnail is enough for both.
     """
-    height, width = rgb.shape[:2]
-    luma = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-    luma = resize(luma, extent or (width, height), min(width, SIDE), min(height, SIDE))
-    if luma.shape != (SIDE, SIDE):  # what is too short; areas are averaged only where both sides shrink
-        luma = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
-    return luma
+    thumbnail = views.squeeze(whole, SIDE)
+    if options.describe == "later":
+        seen = luma(thumbnail)
+        return sign_hash(seen), quality(seen), b""
+    found = describe(thumbnail[None])
+    phash, detail = found.hashes.tobytes(), int(found.qualities[0])
+    inner = views.inner(views.bounded(stored))
+    if inner is not whole:
+        found = describe(views.squeeze(inner, SIDE)[None])
+    return phash, detail, pack(found)[0]
 
 
 def encode_jpeg(rgb: Pixels, jpeg_quality: int) -> bytes:
@@ -186,31 +175,19 @@ def target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _least(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
-    """Return the size that a scaled decode must not go under: enough for the result and for the hash."""
-    target_width, target_height = target(width, height, options)
-    return max(target_width, min(width, SIDE)), max(target_height, min(height, SIDE))
-
-
 def resize(pixels: Pixels, extent: tuple[float, float], width: int, height: int) -> Pixels:
-    """Resize the first `extent` columns and rows of `pixels` to `width` x `height`."""
-    columns, rows = extent
-    if pixels.shape[:2] == (height, width) == (rows, columns):
+    """Resize the first `extent` columns and rows of `pixels` to `width` x `height`, which is never larger."""
+    if pixels.shape[:2] == (height, width) == extent[::-1]:
         return pixels
-    ratio = max(columns / width, rows / height)
-    method = cv2.INTER_AREA if ratio >= _AREA_FROM else cv2.INTER_CUBIC
-    if _BLUR_FROM <= ratio < _AREA_FROM:
-        sigma = 0.4 * math.sqrt(ratio * ratio - 1)
-        pixels = np.asarray(cv2.GaussianBlur(pixels, (2 * round(2 * sigma) + 1,) * 2, sigma), np.uint8)
-    # Factors instead of a size: the fraction of the last column and row must not stretch the picture.
-    resized = cv2.resize(pixels, None, fx=width / columns, fy=height / rows, interpolation=method)
-    return np.asarray(resized, np.uint8)[:height, :width]
+    return shrink(pixels, extent, width, height, "cubic")
 
 
 def _centre(rgb: Pixels) -> Pixels:
     side = min(rgb.shape[:2])
+    if rgb.shape[:2] == (side, side):
+        return rgb
     top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
-    return rgb[top : top + side, left : left + side]
+    return np.ascontiguousarray(rgb[top : top + side, left : left + side])
 
 
 def _decode(data: bytes, name: str, options: ImageOptions) -> Decoded:
@@ -227,12 +204,14 @@ def decode_jpeg(data: bytes, options: ImageOptions) -> Decoded:
         return _decode_other(data, "jpeg", options)
     _check_size(width, height, options)
     if colourspace in ("YCbCr", "RGB", "Gray"):
-        eighths = _eighths(width, height, _least(width, height, options))
+        least = target(width, height, options)
+        eighths = _eighths(width, height, least)
         extent = width * eighths / 8, height * eighths / 8
         try:
             rgb = simplejpeg.decode_jpeg(
                 whole_jpeg(data, markers),
                 "RGB",
+                fastupsample=_left(extent, least) >= _FINE,
                 min_width=math.ceil(extent[0]),
                 min_height=math.ceil(extent[1]),
                 min_factor=1,
@@ -249,21 +228,22 @@ def _decode_other(data: bytes, name: str, options: ImageOptions) -> Decoded:
         _check_size(width, height, options)
 
     def least(width: int, height: int) -> tuple[int, int]:
-        return _least(width, height, options)
+        return target(width, height, options)
 
     return open_picture(data, name, options, check, least).decoded()
 
 
-def _eighths(width: int, height: int, least: tuple[int, int]) -> int:
-    """Return the m of the m/8 at which a JPEG is decoded to no less than `least`.
+def _left(size: tuple[float, float], least: tuple[int, int]) -> float:
+    """Return the ratio by which a decoded picture is still to be resized."""
+    return min(size[0] / least[0], size[1] / least[1])
 
-    The smallest that loses less than 1 dB against a full decode of photographs (docs/benchmarks.md): one that
-    leaves nothing to resize, or enough. libjpeg-turbo has SIMD code for 1, 2, 4 and 8 only. 7 costs more than
-    decoding in full and resizing from there; 5 and 6 save that much of the resizing.
+
+def _eighths(width: int, height: int, least: tuple[int, int]) -> int:
+    """Return the m of the m/8 at which a JPEG is decoded: the smallest that leaves enough to resize.
+
+    The others have no SIMD code in libjpeg-turbo, and save next to nothing.
     """
-    for eighths in (1, 2, 3, 4, 5, 6):
-        size = width * eighths / 8, height * eighths / 8
-        left = min(size[0] / least[0], size[1] / least[1])
-        if left >= _FINE or size == least or (eighths >= 5 and _NEAR[0] <= left <= _NEAR[1]):
+    for eighths in (1, 2, 4):
+        if _left((width * eighths / 8, height * eighths / 8), least) >= _FINE:
             return eighths
     return 8
