@@ -43,7 +43,9 @@ class OverlapConfig:
     declared_sets: int = 0
     """Evaluation sets that were decided on, by which p-values are corrected; 0: those that are given."""
     detector: str = ""
-    """detector.safetensors of `openwit detector train`: finds what hashes miss, reported beside them."""
+    """What finds what hashes miss, reported beside them: detector.safetensors of `openwit detector train`, or
+    any encoder as .onnx (`pip install openwit[onnx]`) or TorchScript .pt, with a .toml of its name beside it
+    that says side = 288, and mean, deviation, similarity or views where they matter."""
     detector_precision: float = 0.9
     """Share of a set's examples that unrelated images shall leave alone before verification; it decides the
     detector's threshold for each set."""

@@ -35,7 +35,6 @@ from dedup.parts import FOUND, FoundCopies, Joining, MatchedShard, PlantedCopies
 from dedup.training_set import TrainingSet
 from pipeline import schemas, storage
 from pipeline.config import named
-from pipeline.data.views import VIEWS
 from pipeline.flow.parts import Part, only
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Tasks, Work
@@ -71,6 +70,7 @@ class OverlapJob:
 
 def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo], list[storage.FileInfo]]:
     """Return the training set and the identity of all inputs; ValueError where something is missing."""
+    from dedup.detector import encoder
     from pipeline.data import evalsets
 
     training = training_set.find(config.run)
@@ -84,6 +84,8 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
         raise ValueError(
             f"--detector: there is no file {config.detector}; `openwit detector train` writes one"
         )
+    if config.detector and encoder.is_encoder(config.detector):
+        encoder.settings(config.detector)
     for option in ("predictions",):
         for name, path in named(getattr(config, option), option):
             if not storage.exists(path):
@@ -194,8 +196,9 @@ class _Steps:
         from dedup.detector import detector_file, learned_search  # imports torch
 
         config, indexed = job.config, self.index.folder
-        detector, size = detector_file.read(config.detector), sum(info.size for info in job.inputs)
-        learned = _digest(self.digest, detector.name, [view._asdict() for view in VIEWS])
+        detector, size = detector_file.of_any_kind(config.detector), sum(info.size for info in job.inputs)
+        detector.close()
+        learned = _digest(self.digest, detector.name, [view._asdict() for view in detector.views])
         self.digest = _digest(learned, self._chosen, config.detector_precision, size)
         rows = job.folder("rows", learned)
         describing = Tasks(

@@ -65,8 +65,8 @@ def embed_main(argv: Sequence[str]) -> int:
 def _embed(config: DetectorEmbedConfig, console: Console) -> int:
     from dedup.detector import embed
 
-    detector = embed.load(config)
-    files = embed.plan(config, detector.name)
+    detector, device = embed.load(config)
+    files = embed.plan(config, detector)
     missing = files.missing
     if config.check:
         console.print(
@@ -80,7 +80,8 @@ def _embed(config: DetectorEmbedConfig, console: Console) -> int:
         console=console, disable=not console.is_terminal, transient=True,
     ):  # fmt: skip
         pass
-    found = embed.neighbours(config, files, detector.network.head.weight.device) if files.sets else None
+    found = embed.neighbours(config, files, len(detector.views), device) if files.sets else None
+    detector.close()
     _print_embedded(config, files, found)
     return 0
 

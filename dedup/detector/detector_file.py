@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from dedup.detector.encoder import EncoderDetector, is_encoder
 from dedup.detector.model import DetectorArchitecture, DetectorNetwork
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage, untrusted
+from pipeline.data.views import VIEWS
 from train import weights
 
 _KEY, _FORMAT = "openwit", "detector 1"
@@ -27,6 +29,7 @@ class LearnedDetector:
     ) -> None:
         self.name, self.network, self.normaliser, self.about = name, network.eval(), normaliser, about
         self.side, self.dims = network.architecture.side, network.architecture.dims
+        self.views = VIEWS
 
     def embed(self, thumbnails: npt.NDArray[np.uint8]) -> F32:
         """Return centred unit vectors: uint8 [n, side, side, 3] to float32 [n, dims]."""
@@ -36,10 +39,16 @@ class LearnedDetector:
         """Return what is taken off the similarities of each vector: [n, dims] to [n]."""
         return self.normaliser.biases(vectors)
 
-    def to(self, device: torch.device | str) -> "LearnedDetector":
-        """Move the network to a device."""
-        self.network.to(device)
-        return self
+    def close(self) -> None:
+        """Do nothing: it has no process of its own, as an encoder has."""
+
+
+AnyDetector = LearnedDetector | EncoderDetector
+
+
+def of_any_kind(path: str) -> AnyDetector:
+    """Return the detector in a file: one of our own, or an encoder; ValueError if it cannot be used."""
+    return EncoderDetector(path) if is_encoder(path) else read(path)
 
 
 def write(path: str, network: DetectorNetwork, normaliser: Normaliser, about: dict[str, Any]) -> None:
@@ -72,7 +81,10 @@ def read(path: str) -> LearnedDetector:
         normaliser = Normaliser(tensors["mean"].numpy(), tensors["background"].float().numpy())
         about = facts["about"]
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"--detector {path} is no detector of `openwit detector train` ({error})") from error
+        raise ValueError(
+            f"--detector {path} is no detector of `openwit detector train` ({error}); encoders of "
+            "others end in .onnx or .pt"
+        ) from error
     return LearnedDetector(storage.sha256_file(path)[:16], network, normaliser, about)
 
 

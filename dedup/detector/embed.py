@@ -22,14 +22,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from dedup import training_set
 from dedup.decode_images import Pictures, Pixels
 from dedup.detector import detector_file
-from dedup.detector.detector_file import LearnedDetector
+from dedup.detector.detector_file import AnyDetector, LearnedDetector
 from dedup.detector.neighbours import Described, NearestSearch
 from dedup.detector.options import DetectorEmbedConfig
 from dedup.training_set import TrainingSet
 from pipeline import schemas, storage
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import SIDE, quality
-from pipeline.data.views import VIEWS
 from pipeline.patterns import archive_stem
 from pipeline.processes import end_with_parent
 
@@ -89,8 +88,8 @@ class Task:
 class _Decoded(IterableDataset[EmbedPiece]):
     """Decode the images of tasks, each task in one worker."""
 
-    def __init__(self, tasks: list[Task], side: int) -> None:
-        self.tasks, self.side = tasks, side
+    def __init__(self, tasks: list[Task], side: int, shown: tuple[views.View, ...]) -> None:
+        self.tasks, self.side, self.shown = tasks, side, shown
 
     def __iter__(self) -> Iterator[EmbedPiece]:
         worker = get_worker_info()
@@ -107,7 +106,7 @@ class _Decoded(IterableDataset[EmbedPiece]):
             inner = views.inner(rgb)
             luma = cv2.cvtColor(views.thumbnail(inner, side=SIDE), cv2.COLOR_RGB2GRAY)
             detail = quality(np.asarray(luma, np.uint8))
-            for view in VIEWS if task.is_set else VIEWS[:1]:
+            for view in self.shown if task.is_set else self.shown[:1]:
                 ids.append((name, view.name if task.is_set else key))
                 thumbnails.append(views.thumbnail(inner, view, self.side))
                 qualities.append(detail)
@@ -153,17 +152,17 @@ class EmbedPlan:
         return [task for task in (*self.shards, *self.sets) if not storage.exists(task.path)]
 
 
-def plan(config: DetectorEmbedConfig, detector: str) -> EmbedPlan:
+def plan(config: DetectorEmbedConfig, detector: AnyDetector) -> EmbedPlan:
     """Return the files to write; they are named by what they are made from."""
     training = training_set.find(config.run)
     shards = []
     for shard in training.shards:
-        name = _name(detector, [storage.file_info(shard)], shard)
+        name = _name(detector.name, [storage.file_info(shard)], shard)
         shards.append(Task(storage.join(config.out, "shards", name), shard, training.is_run))
     sets = []
     for one in config.sets:
         files = [storage.file_info(file) for file in evalsets.files_of(one.path)]
-        name = _name(detector, [*files, [view._asdict() for view in VIEWS]], one.name)
+        name = _name(detector.name, [*files, [view._asdict() for view in detector.views]], one.name)
         sets.append(Task(storage.join(config.out, "eval", name), one.path, is_set=True))
     return EmbedPlan(training=training, shards=shards, sets=sets)
 
@@ -173,12 +172,12 @@ def _name(detector: str, made_from: list[Any], label: str) -> str:
     return f"{archive_stem(label)}-{digest[:12]}.parquet"
 
 
-def describe(tasks: list[Task], detector: LearnedDetector, config: DetectorEmbedConfig) -> Iterator[Task]:
+def describe(tasks: list[Task], detector: AnyDetector, config: DetectorEmbedConfig) -> Iterator[Task]:
     """Write the files of some tasks; yields each when it is written."""
     workers = min(config.workers, len(tasks))
     loader = DataLoader(
-        _Decoded(tasks, detector.side), batch_size=None, num_workers=workers, collate_fn=_as_is,
-        prefetch_factor=4 if workers else None,
+        _Decoded(tasks, detector.side, detector.views), batch_size=None, num_workers=workers,
+        collate_fn=_as_is, prefetch_factor=4 if workers else None,
         # OpenCV's and torch's threads do not survive a fork, and this process may have used them.
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=end_with_parent,
@@ -212,9 +211,10 @@ def read_described(table: pa.Table) -> Described:
     return Described(flat.reshape(len(table), dims), table["bias"].to_numpy())
 
 
-def neighbours(config: DetectorEmbedConfig, files: EmbedPlan, device: torch.device) -> int:
+def neighbours(config: DetectorEmbedConfig, files: EmbedPlan, shown: int, device: torch.device | str) -> int:
     """Search every set through all shards and write neighbours.parquet; return the number of rows.
 
+    shown: how many views of each example are described.
     ValueError if no image of the sets can be compared.
     """
     sets = [schemas.read_table(task.path) for task in files.sets]
@@ -223,7 +223,7 @@ def neighbours(config: DetectorEmbedConfig, files: EmbedPlan, device: torch.devi
         raise ValueError("no image of the evaluation sets can be compared")
     described = [read_described(table) for table in kept]
     examples = Described(*(np.concatenate(column) for column in zip(*described, strict=True)))
-    search = NearestSearch(examples, len(VIEWS), config.neighbours, device)
+    search = NearestSearch(examples, shown, config.neighbours, device)
     ids: list[pa.Table] = []
     for number, task in enumerate(files.shards):
         table = schemas.read_table(task.path)
@@ -233,7 +233,7 @@ def neighbours(config: DetectorEmbedConfig, files: EmbedPlan, device: torch.devi
         ids.append(table.select(["uid", "key"]).append_column("shard", shard))
     result = search.result()
     names = [(one.name, example) for one, table in zip(config.sets, kept, strict=True)
-             for example in table["uid"].to_pylist()[:: len(VIEWS)]]  # fmt: skip
+             for example in table["uid"].to_pylist()[::shown]]  # fmt: skip
     example, place = np.nonzero(result.row >= 0)
     found = pa.concat_tables(ids).take(pa.array(result.row[example, place]))
     table = pa.Table.from_arrays(
@@ -258,9 +258,16 @@ def rows_of(path: str) -> int:
         return int(pq.ParquetFile(file).metadata.num_rows)
 
 
-def load(config: DetectorEmbedConfig) -> LearnedDetector:
-    """Return the detector on the device that was asked for; ValueError where there is no such device."""
+def load(config: DetectorEmbedConfig) -> tuple[AnyDetector, str]:
+    """Return the detector and the device that was asked for; ValueError where there is no such device.
+
+    An encoder of others runs on the CPU, in its child process.
+    """
+    detector = detector_file.of_any_kind(config.detector)
     cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here")
-    return detector_file.read(config.detector).to("cuda" if cuda else "cpu")
+    device = "cuda" if cuda else "cpu"
+    if isinstance(detector, LearnedDetector):
+        detector.network.to(device)
+    return detector, device

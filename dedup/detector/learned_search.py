@@ -19,7 +19,7 @@ import torch
 from dedup import training_set
 from dedup.decode_images import Pictures, Pixels
 from dedup.detector import detector_file, neighbours, thresholds
-from dedup.detector.detector_file import LearnedDetector
+from dedup.detector.detector_file import AnyDetector
 from dedup.detector.neighbours import Described, NeighbourHits
 from dedup.index import Index, joined
 from dedup.parts import (
@@ -44,9 +44,9 @@ _HIGHEST: Final = 400  # similarities of a set that a sampled shard reports; as 
 _BATCH: Final = 256
 
 
-def _loaded(path: str) -> LearnedDetector:
+def _loaded(path: str) -> AnyDetector:
     torch.set_num_threads(1)  # workers are as many as cores already
-    return detector_file.read(path)
+    return detector_file.of_any_kind(path)
 
 
 def shown(pictures: list[Pixels], side: int, chosen: tuple[views.View, ...] = VIEWS[:1]) -> Pixels:
@@ -54,7 +54,7 @@ def shown(pictures: list[Pixels], side: int, chosen: tuple[views.View, ...] = VI
     return np.concatenate([views.thumbnails(rgb, chosen, side) for rgb in pictures])
 
 
-def described(detector: LearnedDetector, thumbnails: Pixels) -> Described:
+def described(detector: AnyDetector, thumbnails: Pixels) -> Described:
     """Describe thumbnails."""
     vectors = detector.embed(thumbnails)
     return Described(vectors, detector.biases(vectors))
@@ -76,7 +76,7 @@ class LearnedState:
     """What a worker process keeps."""
 
     index: Index
-    detector: LearnedDetector
+    detector: AnyDetector
     examples: Described | None
     pictures: Pictures
 
@@ -101,7 +101,7 @@ class ExampleWorker:
         parts = []
         for start in range(task.start, task.stop, 64):
             pictures = [index.pixels(row) for row in range(start, min(start + 64, task.stop))]
-            found = described(detector, shown(pictures, detector.side, VIEWS))
+            found = described(detector, shown(pictures, detector.side, detector.views))
             parts.append(np.column_stack([found.vectors, found.biases]).astype(np.float16))
         path = storage.join(self.folder, f"{task.name}.npy")
         _save(path, np.concatenate(parts))
@@ -170,14 +170,14 @@ class LearnedSearch:
     def among(self, pictures: list[Pixels], rows: list[int]) -> "LearnedSearch":
         """Return the same with other examples, each at the threshold of the example `rows` names."""
         other = copy.copy(self)
-        other.examples = described(self.detector, shown(pictures, self.detector.side, VIEWS))
+        other.examples = described(self.detector, shown(pictures, self.detector.side, self.detector.views))
         other.thresholds = self.thresholds[rows]
         return other
 
     def search(self, pictures: list[Pixels]) -> NeighbourHits:
         """Return the pairs above the sets' thresholds, by similarity on the scale of the hashes."""
         queries = described(self.detector, shown(pictures, self.detector.side))
-        hits = neighbours.within(queries, self.examples, len(VIEWS), self.thresholds)
+        hits = neighbours.within(queries, self.examples, len(self.detector.views), self.thresholds)
         scaled = thresholds.on_scale(hits.similarity, self.thresholds[hits.example], self.floor)
         return hits._replace(similarity=np.minimum(scaled, 1))
 
@@ -211,7 +211,7 @@ class LearnedSampleWorker:
             queries = described(detector, shown(batch, detector.side))
             for number, name in enumerate(index.names):
                 rows = np.flatnonzero(index.dataset == number)
-                highest[name] += self._unrelated(index, batch, queries, examples, rows)
+                highest[name] += self._unrelated(index, batch, queries, examples, rows, len(detector.views))
         top = {name: tuple(_top(values)) for name, values in highest.items()}
         return UnrelatedPairs(name=task.name, images=images, read=len(sizes), bytes=sum(sizes), highest=top)
 
@@ -234,12 +234,13 @@ class LearnedSampleWorker:
         queries: Described,
         examples: Described,
         rows: npt.NDArray[np.int64],
+        shown_views: int,
     ) -> list[float]:
         """Return the highest similarities of a batch and one set's examples, verified pairs left out."""
-        first, last = int(rows[0]) * len(VIEWS), (int(rows[-1]) + 1) * len(VIEWS)  # a set's rows lie together
+        first, last = int(rows[0]) * shown_views, (int(rows[-1]) + 1) * shown_views  # a set's lie together
         theirs = np.asarray(examples.vectors[first:last], np.float32)
         products = queries.vectors @ theirs.T - queries.biases[:, None] - examples.biases[first:last]
-        best = products.reshape(len(batch), -1, len(VIEWS)).max(axis=2)
+        best = products.reshape(len(batch), -1, shown_views).max(axis=2)
         share = max(8, _HIGHEST * _BATCH // _SAMPLE)
         flat = np.argsort(-best, axis=None, kind="stable")[:share]
         known: dict[int, list[Any]] = {}

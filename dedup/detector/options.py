@@ -70,7 +70,7 @@ class DetectorEmbedConfig:
     """
 
     detector: str
-    """detector.safetensors, as `openwit detector train` writes it."""
+    """detector.safetensors, as `openwit detector train` writes it, or an encoder as `openwit overlap` has."""
     run: str
     """The training set: the folder of an openwit run, or a glob of any WebDataset's .tar shards."""
     out: str
