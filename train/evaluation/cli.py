@@ -83,7 +83,7 @@ def _show_plan(config: EvalConfig, console: Console) -> None:
         table.add_row(
             f"{one.name} prompts", given or _origin(one.name), f"{len(chosen.ensemble)}, {chosen.single!r}"
         )
-    for option in ("classes", "class_map", "subset", "compare", "features"):
+    for option in ("classes", "class_map", "subset", "compare", "features", "frames", "options", "actions"):
         for value in getattr(config, option):
             path = value.partition("=")[2] or value
             if not storage.exists(path):

@@ -9,6 +9,7 @@ from train.evaluation import (
     average_figures,
     classes,
     features,
+    geolocation,
     models,
     probe_tasks,
     report,
@@ -80,6 +81,8 @@ def _run_subject(done: Evaluation, encoded: EncodedModel) -> None:
         done.results += retrieval_bias_tasks.run_retrieval(encoded)
     if "robustness" in config.task:
         done.results += robustness_task.run(encoded, fitted.get(config.sets[0].name))
+    if "geolocation" in config.task:
+        done.results += geolocation.run(encoded)
     if "bias" in config.task:
         done.results += retrieval_bias_tasks.run_bias(encoded)
     names = {one.name for one in config.sets}
@@ -134,7 +137,12 @@ def _run_foreign(done: Evaluation, model: str, path: str) -> None:
     """Fit probes on another encoder's features."""
     found = features.read_foreign(path)
     device = models.device_of(done.config)
-    for name in dict.fromkeys(name for name, _ in found):
+    names = list(dict.fromkeys(name for name, _ in found))
+    shifted = [name for name in names if "robustness" in done.config.task and (name, "train") not in found]
+    sources = []
+    for name in names:
+        if name in shifted:
+            continue
         dataset = name or (done.config.sets[0].name if len(done.config.sets) == 1 else model)
         if (name, "train") not in found or (name, "test") not in found:
             raise ValueError(f"{path}: {dataset} needs rows of split train and of split test")
@@ -145,6 +153,12 @@ def _run_foreign(done: Evaluation, model: str, path: str) -> None:
             train=train, validation=found.get((name, "validation")), test=test,
         )  # fmt: skip
         _run_fitting(done, own, None, dataset)
+        sources.append(own)
+    if shifted and len(sources) != 1:
+        raise ValueError(f"{path}: robustness needs one dataset with rows of split train, the source")
+    if shifted:
+        parts = {name: found[name, "test"] for name in shifted}
+        done.results += robustness_task.run_foreign(sources[0], parts)
 
 
 def averages(done: Evaluation) -> dict[tuple[str, str], tuple[float, Interval, int]]:

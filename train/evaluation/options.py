@@ -13,11 +13,12 @@ from pipeline.data import evalsets
 from pipeline.data.evalsets import EvalSet
 from train.evaluation import known_sets
 
-Task = Literal["zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias"]
+Task = Literal["zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias", "geolocation"]
 Metric = Literal["acc1", "acc5", "mean_top1_top5", "mean_per_class_recall", "roc_auc", "map11"]
 Corruption = Literal["noise", "blur", "fog", "snow", "jpeg"]
 LEVELS: Final = (1, 2, 3, 4, 5)
 FitSplit = Literal["train", "validation"]
+OfSet = Literal["classes", "templates", "metric", "class_map", "frames", "options", "actions"]
 Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 _FITTED: Final = ("linear-probe", "few-shot")
@@ -42,12 +43,14 @@ class EvalConfig:
     .tar shards, or a Parquet file with image, label and optionally caption, group. May be given several
     times; for robustness the first is the source, the others are shifted sets."""
     train: Several = ()
-    """NAME=PATH: labelled images that a set's probe is fitted on, never those it is scored on."""
+    """NAME=PATH: labelled images that a set's probe is fitted on, never those it is scored on; for
+    geolocation the reference images."""
     validation: Several = ()
     """NAME=PATH: images on which a probe's regularisation is chosen; by default a fifth of --train."""
     features: Several = ()
     """FILE or ENCODER=FILE: Parquet with features, label, split (train, validation, test) and optionally
-    dataset, example_id: another encoder's features, for linear-probe and few-shot; no checkpoint needed."""
+    dataset, example_id: another encoder's features, for linear-probe, few-shot and robustness, where sets
+    without train rows are shifted ones; no checkpoint needed."""
     gflops: str = ""
     """CSV with encoder and gflops, those of one image's forward pass, a multiply-add counted twice: places
     other encoders (--features) in the figures over compute."""
@@ -78,7 +81,16 @@ class EvalConfig:
     """Random draws of the few-shot examples; which were drawn is in few_shot_draws.json."""
     class_map: Several = ()
     """FILE for all shifted sets or NAME=FILE, where a set's classes are some of the source's, or unite them:
-    on each line a class of the source, a tab, and the set's class."""
+    on each line a class of the source, a tab, and the set's class; JSON of the set's classes and ImageNet's
+    numbers; or ObjectNet's folder mappings. ImageNet-A, -R, V2 and Sketch need none."""
+    frames: Several = ()
+    """NAME=pmsets.json of ImageNet-Vid-Robust or YTBB-Robust, labels.json beside it: a shifted set's frames
+    by anchor, example ids, for PM-0 and PM-10."""
+    options: Several = ()
+    """NAME=FILE: JSON of example ids and lists of names, each image's own classes to choose among (IIIT5K's
+    lexicons): a zero-shot result beside the one with the set's classes."""
+    actions: Several = ()
+    """NAME=rareact.csv, for a set whose images are named by its ids, such as 14.jpg: mWAP and mSAP."""
     baseline: str = ""
     """CSV with model, SOURCE and shifted sets as columns, accuracies from 0 to 1: the reference models from
     which effective robustness is measured."""
@@ -139,8 +151,8 @@ class EvalConfig:
             raise ValueError(f"--task is needed: one or more of {', '.join(get_args(Task))}")
         if not self.checkpoint and not self.features:
             raise ValueError("give at least one --checkpoint, or --features for another encoder's probe")
-        if self.features and not any(task in _FITTED for task in self.task):
-            raise ValueError("--features are for --task linear-probe and few-shot")
+        if self.features and not any(task in (*_FITTED, "robustness") for task in self.task):
+            raise ValueError("--features are for --task linear-probe, few-shot and robustness")
         if self.gflops and not self.features:
             raise ValueError("--gflops is of other encoders: give --features as well")
         if self.checkpoint and not self.data:
@@ -148,9 +160,9 @@ class EvalConfig:
         if self.checkpoint and any(task in _FITTED for task in self.task) and not self.train:
             raise ValueError("linear-probe and few-shot need --train NAME=PATH: the images to fit on")
         robust = "robustness" in self.task
-        if robust and len(self.sets) < 2 and not self.corruptions:
+        if robust and self.checkpoint and len(self.sets) < 2 and not self.corruptions:
             raise ValueError("robustness needs a second --data, the shifted set, or --corruptions")
-        for name in ("class_map", "baseline", "corruptions"):
+        for name in ("class_map", "baseline", "corruptions", "frames"):
             if getattr(self, name) and not robust:
                 raise ValueError(f"--{name.replace('_', '-')} is for --task robustness")
         for name in ("bias_classes", "bias_added"):
@@ -160,6 +172,11 @@ class EvalConfig:
             raise ValueError("--bias-added adds to --bias-classes: give both")
         if self.subset and not {"zeroshot", "linear-probe"} & set(self.task):
             raise ValueError("--subset is for --task zeroshot and linear-probe")
+        for name in ("options", "actions"):
+            if getattr(self, name) and "zeroshot" not in self.task:
+                raise ValueError(f"--{name} is for --task zeroshot")
+        if "geolocation" in self.task and not self.train:
+            raise ValueError("geolocation needs --train NAME=PATH: reference images with places")
         if self.compare and "zeroshot" not in self.task:
             raise ValueError("--compare puts predictions beside zero-shot ones: add --task zeroshot")
 
@@ -171,6 +188,9 @@ class EvalConfig:
             if twice:
                 raise ValueError(f"--{option.replace('_', '-')} {twice[0]} is given twice")
             for name in names:
+                _known(name, known, option)
+        for option in ("frames", "options", "actions"):
+            for name, _ in named(getattr(self, option), option):
                 _known(name, known, option)
         for option in ("classes", "templates", "metric", "subset", "class_map"):
             for value in getattr(self, option):
@@ -203,7 +223,7 @@ class EvalConfig:
         """Return the path of a set's training or validation images, "" if none was given."""
         return dict(named(getattr(self, option), option)).get(name, "")
 
-    def for_set(self, option: Literal["classes", "templates", "metric", "class_map"], name: str) -> str:
+    def for_set(self, option: OfSet, name: str) -> str:
         """Return a set's own value of an option, else the one for all sets, else ""."""
         values = [value.partition("=") for value in getattr(self, option)]
         own = [rest for key, equals, rest in values if equals and key == name]

@@ -12,8 +12,20 @@ from pipeline import storage
 from pipeline.config import named
 from pipeline.data import evalsets
 from pipeline.formats import count
-from train.evaluation import bootstrap, classes, compare, gallery, people, results
+from train.evaluation import (
+    actions,
+    bootstrap,
+    classes,
+    compare,
+    gallery,
+    geolocation,
+    lexicon,
+    people,
+    results,
+    zeroshot,
+)
 from train.evaluation.bootstrap import Replicates
+from train.evaluation.classes import Classes
 from train.evaluation.encoded_model import EncodedModel, file_name, labelled
 from train.evaluation.features import Features
 from train.evaluation.metrics import Bools, Scores
@@ -60,6 +72,11 @@ def run(encoded: EncodedModel, beside: Others, labels: dict[str, dict[str, str]]
     """Return the zero-shot results of every set; `labels`: by set and example, where others are compared."""
     found = []
     for name in [one.name for one in encoded.config.sets if not for_retrieval(encoded, one.name)]:
+        if encoded.config.for_set("actions", name):
+            found.append(_actions(encoded, name))
+            continue
+        if "geolocation" in encoded.config.task and geolocation.are_places(encoded.features(name).labels):
+            continue
         own = _one(encoded, name, beside.right)
         seed = bootstrap.seed_of(encoded.config.seed, name)
         table = [
@@ -126,7 +143,42 @@ def _one(encoded: EncodedModel, name: str, others: dict[str, dict[str, dict[str,
     metrics = {f"{config.main_metric(name)}_{kind}": detail["prompts"][kind] for kind in kinds}
     whole = _measured(encoded, name, found, scored)
     whole = replace(whole, metrics=whole.metrics | metrics, detail=detail, gallery=cards)
-    return [whole, *scored_subsets(encoded, name, "zeroshot", logits, truth, found)]
+    parts = scored_subsets(encoded, name, "zeroshot", logits, truth, found)
+    return [whole, *parts, *([_options(encoded, name)] if config.for_set("options", name) else [])]
+
+
+def _actions(encoded: EncodedModel, name: str) -> Result:
+    """Return RareAct's mWAP and mSAP of a set whose images are the middle frames of its clips."""
+    config, found = encoded.config, encoded.features(name)
+    clips = actions.read(config.for_set("actions", name))
+    place = {PurePosixPath(one).stem: row for row, one in enumerate(found.example_ids)}
+    if missing := [one.id for one in clips if one.id not in place]:
+        raise ValueError(f"{name} has no image of clip {missing[0]} ({len(missing):,} are missing)")
+    names = actions.actions(clips)
+    weights = encoded.classifier(name, Classes(names, names), encoded.prompts(name).ensemble, ".actions")
+    rows = [place[one.id] for one in clips]
+    scores = zeroshot.logits(found.embeddings[rows], weights, encoded.encoder.scale)
+    metrics = {"mwap": actions.mwap(clips, scores), "msap": actions.msap(clips, scores, config.seed),
+               "examples": len(clips)}  # fmt: skip
+    return Result(dataset=name, model=encoded.name, task="zeroshot", metrics=metrics, main="mwap")
+
+
+def _options(encoded: EncodedModel, name: str) -> Result:
+    """Return the accuracy where each image has classes of its own to choose among."""
+    found, path = encoded.features(name), encoded.config.for_set("options", name)
+    rows = [int(row) for row in labelled(found)]
+    given = lexicon.read(path, [found.example_ids[row] for row in rows])
+    names = sorted({one for several in given for one in several})
+    known = Classes(names, [classes.display(one) for one in names])
+    weights = encoded.classifier(name, known, encoded.prompts(name).ensemble, ".options")
+    scores = found.embeddings[rows] @ weights.T
+    right = lexicon.hits(scores, given, names, [found.labels[row] for row in rows])
+    share, offered = float(right.mean()), float(np.mean([len(one) for one in given]))
+    return Result(
+        dataset=f"{name}/options", model=encoded.name, task="zeroshot",
+        metrics={"acc1": share, "examples": len(rows), "options": offered},
+        intervals={"acc1": bootstrap.exact(int(right.sum()), len(rows), encoded.config.confidence)},
+    )  # fmt: skip
 
 
 def _score(
