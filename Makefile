@@ -6,7 +6,7 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: engines image installs demo demo-full test fuzz lint bench clean help
+.PHONY: engines image installs demo demo-full test fuzz lint bench real clean help
 
 help:
 	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make engines    fetch Beam's runners and compare every job on them with a run on this machine"
 	@echo "make image      follow the Dockerfile in a fresh root of Debian, and crawl with the worker in it"
+	@echo "make real CHECKPOINT=FILE MODEL=ViT-B-32 DATA='imagenet=PATH'   published zero-shot figures, again"
 	@echo "make bench      the benchmarks of docs/benchmarks.md (long)"
 	@echo "Each installs what it needs first; no network is needed but the package index."
 
@@ -52,6 +53,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Weights and sets that you bring: DATA="imagenet=/data/imagenet/val cifar10=/data/cifar10/test".
+real: $(READY)
+	$(BIN)/python -m bench.real $(CHECKPOINT) --model $(MODEL) --data $(DATA)
 
 bench: $(READY)
 	$(BIN)/python -m bench
