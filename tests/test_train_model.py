@@ -12,6 +12,7 @@ from pipeline.data.architectures import ARCHITECTURES, RECIPES, Architecture
 from tests import train_peers
 from train import flops, packing
 from train.model import CLIP, INITIAL_SCALE, MAX_SCALE
+from train.optimizer import warmup_steps
 
 # millions of parameters (all, image tower, text tower without token embeddings), GFLOPs (image, 77 tokens)
 TABLE = {
@@ -114,6 +115,13 @@ def test_recipes_are_the_papers() -> None:
         )
         assert (recipe.beta2, recipe.eps) == ((0.98, 1e-6) if name.startswith("ViT") else (0.999, 1e-8))
     assert RECIPES["ViT-L-14-336"].lr == 2e-5 and RECIPES["ViT-L-14-336"].epochs == 1
+
+
+def test_warm_up_is_the_papers_in_runs_of_its_size() -> None:
+    images, batch = 400_000_000, 32_768
+    assert warmup_steps(2_000, 32 * images // batch) == warmup_steps(2_000, images // batch) == 2_000
+    assert [warmup_steps(2_000, steps) for steps in (9_999, 100, 5)] == [999, 10, 0]
+    assert warmup_steps(100, 5_000) == 100
 
 
 def test_initial_weights_have_the_papers_spread_and_follow_the_seed() -> None:

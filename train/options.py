@@ -50,7 +50,8 @@ class RunConfig(ABC):
     lr: float | None = None
     """Peak learning rate."""
     warmup: int | None = None
-    """Steps of linear warm-up; never more than a tenth of the run unless given."""
+    """Steps of linear warm-up; by default CLIP's 2,000 in runs of 10,000 steps or more, never more than a
+    tenth of shorter ones."""
     weight_decay: float | None = None
     """Decoupled weight decay of what is neither gain nor bias."""
     grad_clip: float | None = None

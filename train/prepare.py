@@ -56,6 +56,17 @@ class ClipSetup(training_run.Setup):
         share = self.config.patch_dropout
         return max(1, int(self.architecture.grid**2 * (1 - share))) if share else None
 
+    def unlike_the_paper(self) -> list[str]:
+        """Return what a smaller run than the paper's has of its own, for the paper's models."""
+        own: list[str] = []
+        if self.config.model == "tiny":
+            return own
+        if not self.config.vocab and not self.config.init_from:
+            own.append("a vocabulary of its own (CLIP's: --vocab clip)")
+        if self.warmup != self.recipe.warmup:
+            own.append(f"{self.warmup:,} steps of warm-up, not {self.recipe.warmup:,}")
+        return own
+
     def summary(self) -> str:
         """Return the plan in a sentence."""
         more = [f"{self.image_flops / 1e9:,.1f} GFLOP a picture"]
@@ -65,6 +76,8 @@ class ClipSetup(training_run.Setup):
             more.append(f"the {self.config.lock} tower is locked")
         if self.config.ema is not None:
             more.append("weights averaged in a second copy")
+        if own := self.unlike_the_paper():
+            more.append(f"unlike the paper {' and '.join(own)}")
         return (
             f"{self.config.model} at {self.architecture.image_size} pixels, {self.tokenizer.vocab_size:,} "
             f"tokens; {_span(self.shape.epoch_steps)} steps an epoch, {self.steps:,} in all, {self.warmup:,} "

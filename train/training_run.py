@@ -15,6 +15,7 @@ from train.cache import Cache
 from train.caption_fields import CaptionFields
 from train.data import Shape
 from train.distributed import World
+from train.optimizer import warmup_steps
 from train.options import RunConfig
 from train.sampler import Sampler
 
@@ -44,7 +45,7 @@ class Setup(ABC):
     def warmup(self) -> int:
         """Return the steps of linear warm-up."""
         given = self.config.warmup
-        return min(self.recipe.warmup, self.steps // 10) if given is None else given
+        return warmup_steps(self.recipe.warmup, self.steps) if given is None else given
 
     def effective(self) -> dict[str, Any]:
         """Return every option with the value that it has in this run."""
