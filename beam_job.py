@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import importlib
-import importlib.metadata
 import logging
 import os
 import sys
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from pipeline import extras
-from pipeline.terminal import LogFormatter, show_tracebacks_plainly
 
 # command: module, function of (argv) -> exit code, what it does, the extras it needs
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
@@ -67,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(usage() + "\n")
         return 0
     if arguments[0] in ("-V", "--version"):
-        sys.stdout.write(f"openwit {importlib.metadata.version('openwit')}\n")
+        from importlib import metadata
+
+        sys.stdout.write(f"openwit {metadata.version('openwit')}\n")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
@@ -77,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"openwit: error: unknown command {name}{nearest(name, [*COMMANDS, 'help'])}\n\n{usage()}\n"
         )
         return 2
+    if {"-h", "--help"} & set(rest):
+        from pipeline import reference  # which needs the options alone, not what they are for
+
+        reference.show_help(name, rest)
+    from pipeline.terminal import LogFormatter, show_tracebacks_plainly
+
     # Before Beam is imported: it would install its own handler, and basicConfig would do nothing afterwards.
     show_tracebacks_plainly()
     shown = logging.StreamHandler()

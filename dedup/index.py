@@ -31,7 +31,8 @@ from dedup.search import References, Whitening, quantised
 from pipeline import private, schemas, storage
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
-from pipeline.data.evalsets import EvalSet, Example
+from pipeline.data.evalsets import Example
+from pipeline.data.named_sets import EvalSet
 from pipeline.flow.steps import Work, results_in
 from pipeline.images.decode import BadImage
 

@@ -8,8 +8,8 @@ from typing import Literal
 import tyro
 
 from pipeline.config import named
-from pipeline.data import evalsets
-from pipeline.data.evalsets import EvalSet
+from pipeline.data import named_sets
+from pipeline.data.named_sets import EvalSet
 
 Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -105,7 +105,7 @@ class OverlapConfig:
     @property
     def sets(self) -> list[EvalSet]:
         """Return the evaluation sets in the order given."""
-        return evalsets.parse_all(self.eval)
+        return named_sets.parse_all(self.eval)
 
     @property
     def tests(self) -> int:

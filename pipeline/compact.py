@@ -30,33 +30,12 @@ from pipeline.flow.parts import Part
 from pipeline.formats import count
 from pipeline.lock import lock
 from pipeline.manifest import Shard
+from pipeline.options.finished import CompactConfig
 from pipeline.run_folder import Layout, read_json
 from pipeline.terminal import output, terminal
 from pipeline.verify import problems_of
 
 _COPIED: Final = ("config.toml", "query_counts.parquet", tombstones.FILE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompactConfig:
-    """Write the shards of an extended run anew, without the samples that it has dropped.
-
-    For readers other than openwit's own. Run the same command again to continue where it stopped.
-    """
-
-    run: str
-    """Folder of the finished run, which stays as it is."""
-    out: str
-    """Folder to write: a run of its own, with shards, rejected rows, counts, report and manifest."""
-    workers: int = 1
-    """Shards that are written at a time on this machine; on a cluster Beam's own flags decide."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
-        if self.run.rstrip("/") == self.out.rstrip("/"):
-            raise ValueError("--out must be another folder than --run")
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, not {self.workers}")
 
 
 def main(argv: Sequence[str], prog: str = "openwit compact") -> int:

@@ -11,7 +11,6 @@ import difflib
 import inspect
 import json
 import sys
-import textwrap
 import tomllib
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,7 +21,6 @@ import tyro
 
 from pipeline import storage
 from pipeline.publishing import Value
-from pipeline.terminal import complaint, told
 
 C = TypeVar("C")
 
@@ -43,8 +41,10 @@ def texts_of(config_class: type) -> dict[str, str]:
     """Return what stands below each field, by name, as one line."""
     bases = [base for base in config_class.__bases__ if dataclasses.is_dataclass(base)]
     found = {name: text for base in bases for name, text in texts_of(base).items()}
-    body = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    # inspect.getsource of a class would walk through all of its module.
+    nodes = ast.parse(inspect.getsource(sys.modules[config_class.__module__])).body
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+    body = classes[config_class.__name__]
     for node, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             match after:
@@ -63,9 +63,10 @@ def _explained(config_class: type, only: Collection[str] = ()) -> type:
     for field in dataclasses.fields(config_class):
         kind, default = field.type, copy.copy(field)
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            kind = _explained(kind, only)
-            default = dataclasses.field(default_factory=kind)
-            wanted = bool(dataclasses.fields(kind))
+            inner = _explained(kind, only)
+            default = dataclasses.field(default_factory=inner)
+            wanted = bool(dataclasses.fields(inner))
+            kind = Annotated[inner, tyro.conf.arg(help=inspect.getdoc(inner))]  # else tyro reads its source
         else:
             kind = Annotated[kind, tyro.conf.arg(help=texts[field.name])]
             wanted = not only or field.name in only
@@ -75,7 +76,7 @@ def _explained(config_class: type, only: Collection[str] = ()) -> type:
     return dataclasses.make_dataclass(config_class.__name__, described, namespace=namespace, kw_only=True)
 
 
-def _print_help(config_class: type, prog: str, common: Collection[str]) -> NoReturn:
+def print_help(config_class: type, prog: str, common: Collection[str]) -> NoReturn:
     """Print the help of all options, or of the common ones, and exit."""
     description = inspect.cleandoc(config_class.__doc__ or "")
     if common:
@@ -106,7 +107,7 @@ def parse(
     """
     arguments = list(argv)
     if "--help" in arguments or "-h" in arguments:
-        _print_help(config_class, prog, () if "--help" in arguments else common)
+        print_help(config_class, prog, () if "--help" in arguments else common)
     toml_flags, from_toml = _take_config(arguments, config_class, prog, beam)
     arguments = _join_repeated([*toml_flags, *arguments], config_class)
     try:
@@ -197,6 +198,8 @@ def _join_repeated(arguments: list[str], config_class: type) -> list[str]:
 
 def usage_error(prog: str, message: str) -> NoReturn:
     """Print what is wrong and exit with 2."""
+    from pipeline.terminal import complaint
+
     sys.stderr.write(f"{prog}: error: {complaint(message)}\n")
     raise SystemExit(2)
 
@@ -215,6 +218,8 @@ def _take_config(
                 values = tomllib.loads(storage.read_bytes(path).decode("utf-8-sig"))
                 return _flags_of(values, config_class, prog.split()[-1], path, arguments, beam)
             except (FileNotFoundError, IsADirectoryError) as error:
+                from pipeline.terminal import told
+
                 usage_error(prog, told(error))
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
                 usage_error(prog, f"{path}: {error}")

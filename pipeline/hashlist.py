@@ -4,12 +4,13 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final
 
 from pipeline import storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 DISTANCE: Final = 31
 """Bits of 256 up to which two pictures count as one: `pipeline.near.groups.RADIUS`, with the reason.
@@ -42,12 +43,17 @@ class HashList:
     md5: frozenset[bytes] = frozenset()
     phashes: Looks = ()
     pdqs: Looks = ()
-    _tables: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = field(
+    _tables: dict[str, "tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]"] = field(
         init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
         """Lay the perceptual hashes out for comparison: by kind uint8 [n, 32] and distances [n]."""
+        if not self.phashes and not self.pdqs:  # as when only a default distance is asked for
+            object.__setattr__(self, "_tables", {})
+            return
+        import numpy as np
+
         tables = {
             kind: (
                 np.frombuffer(b"".join(value for value, _ in looks), np.uint8).reshape(-1, 32),
@@ -71,6 +77,10 @@ class HashList:
 
         phash, pdq: 64 hex digits, or "" for none.
         """
+        if not self._tables:
+            return ""
+        import numpy as np
+
         for kind, digits in (("phash", phash), ("pdq", pdq)):
             if digits and kind in self._tables:
                 bits, radii = self._tables[kind]

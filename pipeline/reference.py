@@ -4,20 +4,20 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from pipeline.config import texts_of
+from pipeline.config import print_help, texts_of
 from pipeline.options.fields import deciding
 
 CONFIGS: Final = {
     "queries": "queries.options:QueriesConfig",
     "crawl": "pipeline.options:CrawlConfig",
-    "status": "pipeline.status:StatusConfig",
-    "verify": "pipeline.verify:VerifyConfig",
-    "compact": "pipeline.compact:CompactConfig",
-    "score": "pipeline.score:ScoreConfig",
-    "takedown": "pipeline.takedown.cli:TakedownConfig",
+    "status": "pipeline.options.finished:StatusConfig",
+    "verify": "pipeline.options.finished:VerifyConfig",
+    "compact": "pipeline.options.finished:CompactConfig",
+    "score": "pipeline.options.finished:ScoreConfig",
+    "takedown": "pipeline.options.finished:TakedownConfig",
     "overlap": "dedup.options:OverlapConfig",
     "detector train": "dedup.detector.options:DetectorTrainConfig",
     "detector embed": "dedup.detector.options:DetectorEmbedConfig",
@@ -25,7 +25,7 @@ CONFIGS: Final = {
     "train": "train.options:TrainConfig",
     "eval": "train.evaluation.options:EvalConfig",
     "export": "train.options:ExportConfig",
-    "demo": "pipeline.demo.run:DemoConfig",
+    "demo": "pipeline.demo.options:DemoConfig",
 }
 """Where the options of each command are."""
 
@@ -44,6 +44,15 @@ def config_of(command: str) -> type:
     found = getattr(importlib.import_module(module), name)
     assert isinstance(found, type)
     return found
+
+
+def show_help(name: str, arguments: Sequence[str]) -> None:
+    """Print the help of a command, or of one of `detector`'s, and exit; return where there is none here."""
+    command = f"{name} {arguments[0]}" if f"{name} {arguments[0]}" in CONFIGS else name
+    if command in CONFIGS:
+        config_class = config_of(command)
+        common = getattr(sys.modules[config_class.__module__], "COMMON", ())
+        print_help(config_class, f"openwit {command}", () if "--help" in arguments else common)
 
 
 def options(config_class: type) -> Iterator[Option]:

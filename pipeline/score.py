@@ -5,15 +5,13 @@ reads. Run again after the run was extended, it scores what is new.
 """
 
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import xxhash
 from rich.table import Table
-from tyro.conf import UseAppendAction
 
 from pipeline import (
     checked_manifest,
@@ -33,43 +31,13 @@ from pipeline.flow import beam_options
 from pipeline.flow.parts import Part
 from pipeline.keep_if import least_of
 from pipeline.lock import lock
+from pipeline.options.finished import ScoreConfig
 from pipeline.run_folder import Layout, read_json
 from pipeline.score_files import ScoredShard, ScoreSet, ScoreTable
 from pipeline.terminal import output, terminal
 
 _SHOWN: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 _BEST: Final = 0.3  # the share that DataComp keeps by CLIP score
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """Score the samples of a finished run; its shards stay as they are.
-
-    openwit score --run run --scorer clip-score=runs/b32
-
-    The scores are columns for `openwit train --keep-if "score_clip >= 0.28"`, or "top(score_clip, 0.3)" for
-    the best 30%. Run the same command again to continue where it stopped, or after the run was extended.
-    """
-
-    run: str
-    """Folder of the run."""
-    scorer: UseAppendAction[tuple[str, ...]]
-    """clip-score=CHECKPOINT: cosine of picture and caption, score_clip; dfn=CHECKPOINT: the same by a model
-    that was trained to filter, score_dfn; aesthetic=CHECKPOINT,HEAD: a linear head (.safetensors or .npz) on
-    the model's embeddings, score_aesthetic; sharpness: score_sharpness; or MODULE:CLASS[=FILES] of your own.
-    A checkpoint is a training run, or weights of open_clip, OpenAI or Hugging Face. May be given several
-    times."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes on this machine, each with models of its own; on a cluster Beam's own flags decide."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
-        if not self.scorer:
-            raise ValueError("give at least one --scorer")
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, not {self.workers}")
-        if len({*map(scorer_names.name_of, self.scorer)}) < len(self.scorer):
-            raise ValueError("a --scorer is given twice")
 
 
 def main(argv: Sequence[str], prog: str = "openwit score") -> int:

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from pipeline import config as parser
 from pipeline.cli_runtime import guarded
 from pipeline.flow import heartbeat
 from pipeline.formats import count, duration, size
+from pipeline.options.finished import StatusConfig
 from pipeline.options.presets import last
 from pipeline.progress import STATE, MarkerReader, Pace, StepProgress, Tally, read_steps
 from pipeline.run_folder import Layout
@@ -23,19 +24,6 @@ from pipeline.terminal import output, terminal
 
 _SLOWEST: Final = 5  # tasks at work that are listed
 _SILENT_BEATS: Final = 4  # missed signs after which a worker is taken to be gone
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatusConfig:
-    """Say how far a run is, from its files: steps, rates, reasons, slow tasks, who is at work, how to go on.
-
-    It also reads the folder of an overlap report, and the NAME.work of a query list.
-    """
-
-    run: str
-    """Folder of the run, local or on an object store."""
-    json: bool = False
-    """Print one JSON object to standard output instead."""
 
 
 def main(argv: Sequence[str], prog: str = "openwit status") -> int:

@@ -8,7 +8,7 @@ can-ada was taken over ada-url, which wraps the same parser with the same wheels
 import hashlib
 import ipaddress
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final, Literal
 
 import can_ada
@@ -20,11 +20,6 @@ MAX_LENGTH: Final = 2083
 _STRIPPED: Final = "".join(map(chr, range(0x21)))  # WHATWG: leading and trailing C0 controls and space
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _USER_INFO: Final = re.compile(r"(?<=[/\\]{2})[^/\\?#]*@")
-
-# The ICANN section alone. The private section would make each of a hoster's customers (x.github.io,
-# x.blogspot.com) a site of its own: separate owners, but one operator's machines, and it is the operator
-# whom a rate limit protects. The cost: a whole cloud (amazonaws.com, cloudfront.net) shares one site's rate.
-_SUFFIXES: Final = PublicSuffixList(only_icann=True)
 
 UrlReason = Literal["bad_url", "bad_scheme", "data_url"]
 
@@ -115,7 +110,7 @@ def site(url_or_host: str) -> str:
 
 def is_public_suffix(name: str) -> bool:
     """Return whether a host name in lower case is one under which anybody can register, such as co.uk."""
-    return bool(name == _SUFFIXES.publicsuffix(name, accept_unknown=False))
+    return bool(name == _suffixes().publicsuffix(name, accept_unknown=False))
 
 
 def host(url: str) -> str:
@@ -127,6 +122,17 @@ def host(url: str) -> str:
     return authority.partition(":")[0]
 
 
+@cache
+def _suffixes() -> PublicSuffixList:
+    """Read the ICANN section alone, when it is first needed: it takes longer than many a command.
+
+    The private section would make each of a hoster's customers (x.github.io, x.blogspot.com) a site of its
+    own: separate owners, but one operator's machines, and it is the operator whom a rate limit protects. The
+    cost: a whole cloud (amazonaws.com, cloudfront.net) shares one site's rate.
+    """
+    return PublicSuffixList(only_icann=True)
+
+
 @lru_cache(maxsize=1 << 16)
 def _site_of_host(name: str) -> str:
     if not name:
@@ -134,7 +140,7 @@ def _site_of_host(name: str) -> str:
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:
-        return _SUFFIXES.privatesuffix(name.rstrip(".")) or name
+        return _suffixes().privatesuffix(name.rstrip(".")) or name
     return name
 
 

@@ -1,7 +1,6 @@
 """`openwit verify`: does a run hold what its manifest says?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,16 +20,9 @@ from pipeline import (
 from pipeline import config as parser
 from pipeline.cli_runtime import guarded
 from pipeline.formats import count
+from pipeline.options.finished import VerifyConfig
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
-    """Check a finished run: sha256 of every shard, counts, tar against Parquet, and the accounting."""
-
-    run: str
-    """Folder of the run."""
 
 
 def main(argv: Sequence[str], prog: str = "openwit verify") -> int:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dedup import training_set
-from pipeline.data import evalsets, webdataset
+from pipeline.data import evalsets, named_sets, webdataset
 from pipeline.data.evalsets import Example
 from pipeline.parquet import BoundedFile
 from pipeline.shards import Sample, write_shard
@@ -293,13 +293,13 @@ def test_what_is_not_a_set_is_refused_with_a_reason(tmp_path):
 @pytest.mark.parametrize("argument", ["birdsnap", "=x", "a=", "../x=p", ".x=p", "a b=p"])
 def test_names_that_could_not_be_files_are_refused(argument):
     with pytest.raises(ValueError):
-        evalsets.parse(argument)
+        named_sets.parse(argument)
 
 
 def test_names_are_unique():
-    assert evalsets.parse("cifar-10.1=a=b") == ("cifar-10.1", "a=b")
+    assert named_sets.parse("cifar-10.1=a=b") == ("cifar-10.1", "a=b")
     with pytest.raises(ValueError, match="x is given twice"):
-        evalsets.parse_all(("x=a", "x=b"))
+        named_sets.parse_all(("x=a", "x=b"))
 
 
 def test_the_reader_of_webdatasets_takes_only_files(tmp_path):

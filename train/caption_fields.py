@@ -8,8 +8,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 TEXT = "txt"
 """The name of the text member, which is no field."""
@@ -46,7 +48,7 @@ class CaptionFields:
         values = [text if name == TEXT else row.get(name) for name, _ in self.weights]
         return [_filled(value) for value in values]
 
-    def draw(self, row: dict[str, object], text: str, random: np.random.Generator) -> str | None:
+    def draw(self, row: dict[str, object], text: str, random: "np.random.Generator") -> str | None:
         """Return a caption, None where no field has one.
 
         Fields that are empty leave their share to the others; one of weight 0 is drawn where all of these are

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
-from pipeline.data import evalsets
+from pipeline.data import evalsets, named_sets
 from pipeline.data.evalsets import Example
 from pipeline.images.decode import Unreadable, named
 from train.evaluation import classes, prompts
@@ -33,7 +33,7 @@ class LabelledSet:
     """Hold the pictures of an evaluation set, ready for the model: uint8 [M, N, N, 3], and their classes."""
 
     def __init__(self, argument: str, size: int) -> None:
-        self.name, path = evalsets.parse(argument)
+        self.name, path = named_sets.parse(argument)
         pixels: list[Pixels] = []
         labels: list[str] = []
         unreadable: list[Unreadable] = []

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from pipeline.data import evalsets
+from pipeline.data import named_sets
 from pipeline.data.architectures import Recipe
-from pipeline.data.evalsets import EvalSet
+from pipeline.data.named_sets import EvalSet
 from train.options import Paths, RunConfig
 
 Model = Literal["RN50", "small"]
@@ -55,7 +55,7 @@ class DetectorTrainConfig(RunConfig):
         self.refuse_not_positive("samples")
         if self.background < 16:
             raise ValueError("--background must be at least 16 images")
-        evalsets.parse_all(self.eval)
+        named_sets.parse_all(self.eval)
 
     def planned_steps(self, epoch_steps: Sequence[int]) -> int:
         """Return the steps in which so many samples are seen, however many an epoch has."""
@@ -95,9 +95,9 @@ class DetectorEmbedConfig:
                 raise ValueError(f"--{name} must be at least 1")
         if self.workers < 0:
             raise ValueError("--workers must not be negative")
-        evalsets.parse_all(self.eval)
+        named_sets.parse_all(self.eval)
 
     @property
     def sets(self) -> list[EvalSet]:
         """Return the evaluation sets in the order given."""
-        return evalsets.parse_all(self.eval)
+        return named_sets.parse_all(self.eval)

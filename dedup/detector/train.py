@@ -14,7 +14,7 @@ from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
 from dedup.detector.pairs import AugmentedPairs, PairBatch
 from pipeline import storage
-from pipeline.data import evalsets
+from pipeline.data import evalsets, named_sets
 from pipeline.data.views import inner, squeeze
 from train import distributed, image_transforms, training_run
 from train.distributed import World
@@ -151,7 +151,7 @@ def _fit(config: DetectorTrainConfig, world: World) -> TrainingResult:
     setup = prepare(config, world)
     trainer = DetectorTrainer(setup, world)
     first, side = world.rank == 0, setup.architecture.side
-    found = evalsets.parse_all(config.eval) if first else []
+    found = named_sets.parse_all(config.eval) if first else []
     sets = {one.name: unseen_pairs(one.path, side) for one in found}
     pieces = AugmentedPairs(setup.sampler, setup.shape, setup.cache, side)
     result = run(trainer, pieces, evaluate=_evaluation(trainer, sets))

@@ -5,7 +5,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -15,6 +14,7 @@ from pipeline import checked_manifest, storage
 from pipeline import config as parser
 from pipeline.checked_manifest import ManifestShard
 from pipeline.data.architectures import RECIPES
+from pipeline.demo.options import DemoConfig
 from pipeline.terminal import Terminal, output
 from pipeline.verify import main as verify_main
 from train.evaluation.options import Task
@@ -26,49 +26,6 @@ EVALUATION_SETS = ("clean", "contaminated")
 """Drawn with the web; the second holds altered copies of its pictures."""
 _DONE: Final = "done.json"
 """In --out: with which options the model was trained and measured, so that it is not done again unasked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Build a dataset from a small web served on loopback, and train on it: five minutes, no network."""
-
-    out: str
-    """Folder for the web and everything made from it. Run again to continue."""
-    full: bool = False
-    """Draw a larger web, train for longer, and measure the model in every way there is: fifteen minutes."""
-    images: int | None = None
-    """Pictures to draw; 600, or 1500 with --full."""
-    sites: int | None = None
-    """Sites to put them on, each at a loopback address of its own; 60, or 150 with --full."""
-    per_query: int = 12
-    """Samples that a query contributes at most; small, so that the balance can be seen at work."""
-    train_minutes: float | None = None
-    """Minutes of training a tiny CLIP on the CPU; 1, or 2 with --full. 0 leaves training out."""
-    seed: int = 0
-    """Decides the drawings and the balance."""
-    fresh: bool = False
-    """Remove what an earlier demo left in --out first."""
-    check: bool = False
-    """Print what would be done and write nothing."""
-
-    def __post_init__(self) -> None:
-        """Refuse a web too small to show anything."""
-        images, sites = self.size
-        if sites < 12 or images < 4 * sites:
-            raise ValueError("give at least 12 --sites and four times as many --images")
-        if self.minutes < 0:
-            raise ValueError("train_minutes must not be negative")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return how many pictures are drawn, and for how many sites."""
-        images, sites = (1500, 150) if self.full else (600, 60)
-        return self.images or images, self.sites or sites
-
-    @property
-    def minutes(self) -> float:
-        """Return for how long the model is trained."""
-        return (2.0 if self.full else 1.0) if self.train_minutes is None else self.train_minutes
 
 
 Step = Callable[["Web", Path, DemoConfig], int]

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 from rich.console import Console
-from tyro.conf import UseAppendAction
 
 from pipeline import (
     checked_manifest,
@@ -30,51 +29,13 @@ from pipeline.cli_runtime import guarded
 from pipeline.flow import kept
 from pipeline.formats import count
 from pipeline.lock import lock
+from pipeline.options.finished import TakedownConfig
 from pipeline.run_folder import Layout, read_json
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import output, terminal
-from pipeline.tombstones import PENDING, Tombstones, request
+from pipeline.tombstones import PENDING, Tombstones
 from pipeline.tombstones import load as load_tombstones
 from pipeline.tombstones import save as save_tombstones
-
-Several = UseAppendAction[tuple[str, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TakedownConfig:
-    """Remove samples from every file of a run for good, and refuse them in whatever it does from then on.
-
-    An image goes with all its captions and with every copy of the same bytes. Run the same command again to
-    finish a takedown that was interrupted.
-    """
-
-    run: str
-    """Folder of the run."""
-    url: Several = ()
-    """URL of an image, as found or after redirects; or of a page, for all images found on it."""
-    domain: Several = ()
-    """Domain of which all images and all pages are meant, names below it included."""
-    sha256: Several = ()
-    """SHA-256 of an image's bytes as fetched: the column sha256 of the shards."""
-    phash: Several = ()
-    """Perceptual hash, 64 hex digits, of a picture that is meant however it is encoded: the column phash."""
-    phash_distance: int = hashlist.DISTANCE
-    """Bits of 256 in which a picture may differ from --phash."""
-    overlap: Several = ()
-    """Folder of an `openwit overlap` report on the run, to be cleaned as well."""
-    check: bool = False
-    """Say how much would be removed, and write nothing."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is not understood."""
-        self.request()
-
-    def request(self) -> Tombstones:
-        """Return what is asked for, as digests."""
-        return request(
-            url=self.url, domain=self.domain, sha256=self.sha256, phash=self.phash,
-            distance=self.phash_distance,
-        )  # fmt: skip
 
 
 def main(argv: Sequence[str], prog: str = "openwit takedown") -> int:

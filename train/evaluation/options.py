@@ -9,8 +9,8 @@ from typing import Final, Literal, get_args
 import tyro
 
 from pipeline.config import named
-from pipeline.data import evalsets
-from pipeline.data.evalsets import EvalSet
+from pipeline.data import named_sets
+from pipeline.data.named_sets import EvalSet
 from train.evaluation import known_sets
 
 Task = Literal["zeroshot", "linear-probe", "few-shot", "retrieval", "robustness", "bias", "geolocation"]
@@ -211,7 +211,7 @@ class EvalConfig:
     @property
     def sets(self) -> list[EvalSet]:
         """Return the evaluation sets in the order given."""
-        return evalsets.parse_all(self.data)
+        return named_sets.parse_all(self.data)
 
     @property
     def encoders(self) -> list[tuple[str, str]]:

@@ -1,0 +1,127 @@
+"""The options of the commands on a run that is there: `status`, `verify`, `compact`, `takedown`, `score`."""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tyro.conf import UseAppendAction
+
+from pipeline import hashlist, scorer_names
+
+if TYPE_CHECKING:
+    from pipeline.tombstones import Tombstones
+
+Several = UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """Say how far a run is, from its files: steps, rates, reasons, slow tasks, who is at work, how to go on.
+
+    It also reads the folder of an overlap report, and the NAME.work of a query list.
+    """
+
+    run: str
+    """Folder of the run, local or on an object store."""
+    json: bool = False
+    """Print one JSON object to standard output instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Check a finished run: sha256 of every shard, counts, tar against Parquet, and the accounting."""
+
+    run: str
+    """Folder of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig:
+    """Write the shards of an extended run anew, without the samples that it has dropped.
+
+    For readers other than openwit's own. Run the same command again to continue where it stopped.
+    """
+
+    run: str
+    """Folder of the finished run, which stays as it is."""
+    out: str
+    """Folder to write: a run of its own, with shards, rejected rows, counts, report and manifest."""
+    workers: int = 1
+    """Shards that are written at a time on this machine; on a cluster Beam's own flags decide."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if self.run.rstrip("/") == self.out.rstrip("/"):
+            raise ValueError("--out must be another folder than --run")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakedownConfig:
+    """Remove samples from every file of a run for good, and refuse them in whatever it does from then on.
+
+    An image goes with all its captions and with every copy of the same bytes. Run the same command again to
+    finish a takedown that was interrupted.
+    """
+
+    run: str
+    """Folder of the run."""
+    url: Several = ()
+    """URL of an image, as found or after redirects; or of a page, for all images found on it."""
+    domain: Several = ()
+    """Domain of which all images and all pages are meant, names below it included."""
+    sha256: Several = ()
+    """SHA-256 of an image's bytes as fetched: the column sha256 of the shards."""
+    phash: Several = ()
+    """Perceptual hash, 64 hex digits, of a picture that is meant however it is encoded: the column phash."""
+    phash_distance: int = hashlist.DISTANCE
+    """Bits of 256 in which a picture may differ from --phash."""
+    overlap: Several = ()
+    """Folder of an `openwit overlap` report on the run, to be cleaned as well."""
+    check: bool = False
+    """Say how much would be removed, and write nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not understood."""
+        self.request()
+
+    def request(self) -> "Tombstones":
+        """Return what is asked for, as digests."""
+        from pipeline.tombstones import request
+
+        return request(
+            url=self.url, domain=self.domain, sha256=self.sha256, phash=self.phash,
+            distance=self.phash_distance,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score the samples of a finished run; its shards stay as they are.
+
+    openwit score --run run --scorer clip-score=runs/b32
+
+    The scores are columns for `openwit train --keep-if "score_clip >= 0.28"`, or "top(score_clip, 0.3)" for
+    the best 30%. Run the same command again to continue where it stopped, or after the run was extended.
+    """
+
+    run: str
+    """Folder of the run."""
+    scorer: Several
+    """clip-score=CHECKPOINT: cosine of picture and caption, score_clip; dfn=CHECKPOINT: the same by a model
+    that was trained to filter, score_dfn; aesthetic=CHECKPOINT,HEAD: a linear head (.safetensors or .npz) on
+    the model's embeddings, score_aesthetic; sharpness: score_sharpness; or MODULE:CLASS[=FILES] of your own.
+    A checkpoint is a training run, or weights of open_clip, OpenAI or Hugging Face. May be given several
+    times."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes on this machine, each with models of its own; on a cluster Beam's own flags decide."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if not self.scorer:
+            raise ValueError("give at least one --scorer")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
+        if len({*map(scorer_names.name_of, self.scorer)}) < len(self.scorer):
+            raise ValueError("a --scorer is given twice")
