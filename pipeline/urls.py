@@ -21,6 +21,9 @@ _STRIPPED: Final = "".join(map(chr, range(0x21)))  # WHATWG: leading and trailin
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _USER_INFO: Final = re.compile(r"(?<=[/\\]{2})[^/\\?#]*@")
 
+_resolved = ""
+"""The last result of `resolve`, which resolved again is itself."""
+
 UrlReason = Literal["bad_url", "bad_scheme", "data_url"]
 
 
@@ -40,6 +43,9 @@ def resolve(url: str, base: str | None = None) -> str:
     Raises BadUrl: `data_url`, `bad_scheme` (not http or https), or `bad_url` (no URL, empty, longer than
     MAX_LENGTH, with a user name or password, or relative without a base).
     """
+    global _resolved
+    if base is None and url == _resolved:  # what a source has resolved is asked for its canonical form next
+        return url
     url = url.strip(_STRIPPED)
     if url[:5].lower() == "data:":  # before the length: these are long
         raise BadUrl("data_url", url[:64])
@@ -58,6 +64,7 @@ def resolve(url: str, base: str | None = None) -> str:
         href = href.partition("#")[0]
     if len(href) > MAX_LENGTH:
         raise BadUrl("bad_url", f"{len(href)} characters once resolved")
+    _resolved = href
     return href
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.captions.text import CUT_CHARS, TextRules, check, clean, mask_contacts
+from pipeline.captions.text import CUT_CHARS, TextRules, check, clean, mask_contacts, repetition
 from pipeline.reasons import REASONS
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text"
@@ -432,3 +432,16 @@ def test_hostile_texts_end(unit: str) -> None:
     text = unit * 4000
     assert check(clean(text), TextRules(max_chars=CUT_CHARS - 1, max_words=CUT_CHARS)) in {None, *REASONS}
     mask_contacts(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("aAb -"), max_size=14))
+def test_repetition_is_what_it_says(text: str) -> None:
+    words = [word for word in text.casefold().split() if len(word) > 1]
+    share = 1 - len(set(words)) / len(words) if len(words) >= 4 else 0.0
+    runs = [len(run) for run in (text[i : j + 1] for i in range(len(text)) for j in range(i, len(text)))
+            if len(set(run)) == 1]  # fmt: skip
+    longest = max(runs, default=0)
+    if len(text) >= 6 and longest > len(text) / 2:
+        share = max(share, longest / len(text))
+    assert repetition(text) == share

@@ -196,3 +196,15 @@ def test_any_string_gives_a_stable_ascii_url_or_bad_url(url: str, base: str | No
     assert canonical(once) == once
     assert len(uid(once)) == 32
     assert site(once)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("%/\\?#@:. []|^`{}<>\"'éß日\t\u200d;&=+~!aZ09-_"), max_size=20))
+def test_what_is_resolved_resolves_to_itself(rest: str) -> None:
+    try:
+        href = resolve(f"http://example.com/{rest}")
+    except BadUrl:
+        return
+    assert resolve(href) == href
+    resolve("http://example.org/another")
+    assert resolve(href) == href

@@ -166,10 +166,13 @@ def page_prior(page_lang: str, page_url: str, captions: Evidence | None, weights
 def decide(evidence: Evidence, prior: Prior, wanted: str = "") -> Decision:
     """Return the posterior of a caption's language; probabilities rounded to 4 decimals."""
     known, unknown = prior
-    weights = {
-        name: (likelihood if evidence.latin else evidence.of(name)) * known.get(name, unknown)
-        for name, likelihood in evidence.likely.items()
-    }
+    if not known and evidence.latin:  # as of a caption that stands alone
+        weights = {name: likelihood * unknown for name, likelihood in evidence.likely.items()}
+    else:
+        weights = {
+            name: (likelihood if evidence.latin else evidence.of(name)) * known.get(name, unknown)
+            for name, likelihood in evidence.likely.items()
+        }
     for name in (*known, wanted):
         if name and name not in weights:
             weights[name] = evidence.of(name) * known.get(name, unknown)
@@ -234,8 +237,11 @@ class Identifier:
         labels, scores = self._predict(line, _TOP)
         rest = max((1 - sum(scores)) / _TOP, _LEAST)  # of each label that was not asked for, at most
         power = min(1.0, self._certainty + letters / 50)
+        other = max(_LEAST, min(rest, *scores))
+        if power == 1 and min(scores) >= _LEAST:  # as of most: nothing changes
+            return Evidence(dict(zip(labels, scores, strict=True)), other, latin)
         likely = {label: max(score, _LEAST) ** power for label, score in zip(labels, scores, strict=True)}
-        return Evidence(likely, max(_LEAST, min(rest, *scores)) ** power, latin)
+        return Evidence(likely, other**power, latin)
 
     def of_page(self, captions: Iterable[str]) -> Evidence | None:
         """Return what a page's captions together speak for; None if they are fewer than two."""

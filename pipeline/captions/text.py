@@ -330,11 +330,15 @@ def repetition(text: str) -> float:
     of the text, so that it must cross the middle.
     """
     share = 0.0
-    words = [word for word in text.casefold().split() if len(word) > 1]
-    if len(words) >= 4:
-        share = 1 - len(set(words)) / len(words)
-    if len(text) >= 6:
-        before, after = text[: len(text) // 2], text[len(text) // 2 :]
+    words = text.casefold().split()
+    if len(words) >= 4 and len(set(words)) < len(words):
+        words = [word for word in words if len(word) > 1]
+        if len(words) >= 4:
+            share = 1 - len(set(words)) / len(words)
+    middle = len(text) // 2
+    # Most texts end there: what neither crosses the middle nor is all of the second half is too short a run.
+    if len(text) >= 6 and text[middle] in (text[middle - 1], text[-1]):
+        before, after = text[:middle], text[middle:]
         run = len(text) - len(before.rstrip(after[0])) - len(after.lstrip(after[0]))
         share = max(share, run / len(text) if run > len(text) / 2 else 0.0)
     return share
