@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar, get_args
 
 import torch
@@ -21,14 +22,16 @@ from torch import Tensor, nn
 
 from pipeline import storage, untrusted
 from pipeline.data.architectures import Activation, Architecture
-from train import weights
+from train import hf_tokenizer, weights
+from train.hf_tokenizer import AnyTokenizer
 from train.model import CLIP
 from train.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-VOCABULARY = "bpe_vocab.txt.gz"
+VOCABULARY = Tokenizer.file
 
+CLIP_TOKENS: Final = 49_408
 _NAME: Final = re.compile(r"step-[0-9]{1,20}")
 _LONGEST_NAME: Final = 64
 _LARGEST_STATE: Final = 4 << 20  # bytes; a configuration's are a few thousand
@@ -65,7 +68,7 @@ class Loaded(NamedTuple):
     """Hold a model ready to use, its tokenizer, and the state it was saved in."""
 
     model: CLIP
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     state: State[Architecture]
 
 
@@ -228,22 +231,34 @@ def load_model(path: str, device: torch.device | str = "cpu") -> Loaded:
     tokenizer = read_tokenizer(folder)
     if tokenizer.vocab_size != state.architecture.vocab_size:
         raise ValueError(
-            f"{storage.join(folder, VOCABULARY)} has {tokenizer.vocab_size:,} tokens, the weights beside it "
-            f"{state.architecture.vocab_size:,}"
+            f"{storage.join(folder, tokenizer.file)} has {tokenizer.vocab_size:,} tokens, the weights beside "
+            f"it {state.architecture.vocab_size:,}"
         )
     model = CLIP(state.architecture)
     model.load_state_dict(tensors)
     return Loaded(model.to(device).eval(), tokenizer, state)
 
 
-def vocabulary_file(tokenizer: Tokenizer) -> dict[str, bytes]:
+def vocabulary_file(tokenizer: AnyTokenizer) -> dict[str, bytes]:
     """Return the file that keeps a tokenizer beside a checkpoint, by name."""
-    return {VOCABULARY: tokenizer.to_bytes()}
+    return {tokenizer.file: tokenizer.to_bytes()}
 
 
-def read_tokenizer(folder: str) -> Tokenizer:
+def read_tokenizer(folder: str) -> AnyTokenizer:
     """Return the tokenizer kept beside a checkpoint; ValueError if it is none."""
-    return Tokenizer.load(storage.join(folder, VOCABULARY))
+    other = storage.join(folder, hf_tokenizer.FILE)
+    return hf_tokenizer.load(other if storage.exists(other) else storage.join(folder, VOCABULARY))
+
+
+def vocabulary_beside(weights_path: str, tokens: int) -> Path | None:
+    """Return the vocabulary that lies beside weights of others with so many tokens, None without one.
+
+    CLIP's own is found elsewhere, without the package that reads a tokenizer.json.
+    """
+    at = Path(weights_path)
+    folder = at if at.is_dir() else at.parent
+    names = [VOCABULARY, *([hf_tokenizer.FILE] if tokens != CLIP_TOKENS else [])]
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def read_like(folder: str, file: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

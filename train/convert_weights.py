@@ -20,12 +20,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline import storage
 from pipeline.data.architectures import Activation, Architecture
+from train.hf_tokenizer import AnyTokenizer, HuggingFaceTokenizer
 from train.image_transforms import MEAN, STD
 from train.model import INITIAL_BIAS
-from train.tokenizer import Tokenizer
 
 State = dict[str, Tensor]
 FORMATS = ("open_clip", "openai", "hf")
+_OLD_END = 2  # Hugging Face's mark of CLIP's early configurations
 _INTEGERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives beside the weights
 
 # (ours, Hugging Face's), tried in order; \1 is the index of a block.
@@ -173,7 +174,7 @@ def resize_positions(state: State, grid: int) -> State:
 
 
 def export(
-    state: State, architecture: Architecture, tokenizer: Tokenizer, layout: str, out: Path
+    state: State, architecture: Architecture, tokenizer: AnyTokenizer, layout: str, out: Path
 ) -> list[Path]:
     """Write weights, configuration and vocabulary for `open_clip`, `openai` or `hf`; return the files.
 
@@ -186,6 +187,9 @@ def export(
                          "open_clip or hf")  # fmt: skip
     if layout != "open_clip":  # their code has no bias: it moves all logits alike, and so no rank or softmax
         state = {name: value for name, value in state.items() if name != "logit_bias"}
+    if layout == "hf" and tokenizer.end == _OLD_END and tokenizer.end != architecture.vocab_size - 1:
+        raise ValueError(f"Hugging Face's CLIPModel takes the end token {_OLD_END} for an old model's, and reads "
+                         "captions elsewhere: export to open_clip")  # fmt: skip
     state = {name: value.contiguous() for name, value in (to_hf(state) if layout == "hf" else state).items()}
     out.mkdir(parents=True, exist_ok=True)
     before = set(out.iterdir())
@@ -208,7 +212,7 @@ def export(
         _write_json(out / "config.json", _hf_config(architecture, tokenizer))
         _write_json(out / "preprocessor_config.json", _hf_preprocessor(architecture))
         _write_hf_tokenizer(tokenizer, architecture, out)
-    tokenizer.save(out / "bpe_vocab.txt.gz")
+    storage.write_bytes(str(out / tokenizer.file), tokenizer.to_bytes())
     return sorted(set(out.iterdir()) - before)
 
 
@@ -221,7 +225,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _open_clip_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
+def _open_clip_config(a: Architecture, tokenizer: AnyTokenizer) -> dict[str, Any]:
     vision: dict[str, Any] = {"image_size": a.image_size, "width": a.vision_width}
     if isinstance(a.vision_layers, tuple):
         vision["layers"] = list(a.vision_layers)
@@ -237,6 +241,8 @@ def _open_clip_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
     if not tokenizer.is_clips:
         # open_clip's tokenizer reads CLIP's vocabulary; with a name set it reads this folder's.
         text["hf_tokenizer_name"] = "local"
+    if tokenizer.end != a.vocab_size - 1:  # else it reads at the highest id
+        text |= {"pool_type": "eos", "eos_id": tokenizer.end}
     return {
         "model_cfg": {
             "embed_dim": a.embed_dim,
@@ -249,7 +255,7 @@ def _open_clip_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _hf_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
+def _hf_config(a: Architecture, tokenizer: AnyTokenizer) -> dict[str, Any]:
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
@@ -297,7 +303,14 @@ def _hf_preprocessor(a: Architecture) -> dict[str, Any]:
     }
 
 
-def _write_hf_tokenizer(tokenizer: Tokenizer, a: Architecture, out: Path) -> None:
+def _write_hf_tokenizer(tokenizer: AnyTokenizer, a: Architecture, out: Path) -> None:
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        storage.write_bytes(str(out / tokenizer.file), tokenizer.to_bytes())
+        end, start = tokenizer.token(tokenizer.end), tokenizer.token(tokenizer.start)
+        about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": start, "eos_token": end,
+                 "pad_token": end, "model_max_length": a.context_length}  # fmt: skip
+        _write_json(out / "tokenizer_config.json", about)
+        return
     vocabulary = json.dumps(tokenizer.vocabulary(), ensure_ascii=False)
     (out / "vocab.json").write_text(vocabulary, encoding="utf-8")
     merges = "\n".join(["#version: 0.2", *(f"{left} {right}" for left, right in tokenizer.merges)])

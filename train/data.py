@@ -19,10 +19,10 @@ from pipeline.processes import end_with_parent
 from train import image_transforms
 from train.cache import Cache
 from train.caption_fields import CaptionFields
+from train.hf_tokenizer import AnyTokenizer
 from train.packing import pack
 from train.sampler import Sampler
 from train.shard_sources import OWN, OpenShard
-from train.tokenizer import Tokenizer
 
 PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
 _OPEN_SHARDS = 64
@@ -204,7 +204,7 @@ class Pieces(SampleDataset[BatchPiece, Batch]):
     """Make pieces of pictures and captions."""
 
     def __init__(
-        self, sampler: Sampler, shape: Shape, tokenizer: Tokenizer, size: int,
+        self, sampler: Sampler, shape: Shape, tokenizer: AnyTokenizer, size: int,
         crop: image_transforms.Crop, cache: Cache, context_length: int = 77, *,
         fields: CaptionFields = OWN, patches: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip

@@ -195,7 +195,8 @@ class TrainConfig(RunConfig):
     enlarge: bool = False
     """Accept shards whose pictures are smaller than the model's resolution."""
     vocab: str = ""
-    """Vocabulary: a file of merges, or `clip` for an installed open_clip_torch's; else it is learned."""
+    """Vocabulary: a file of merges, Hugging Face's tokenizer.json, or `clip` for an installed open_clip_torch's;
+    else it is learned."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""

@@ -2,15 +2,24 @@
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from pipeline.data.architectures import ARCHITECTURES, Activation, Architecture
-from train import checkpoint, convert_weights, flops, shard_sources, training_run, vocabulary, weights
+from train import (
+    checkpoint,
+    convert_weights,
+    flops,
+    hf_tokenizer,
+    shard_sources,
+    training_run,
+    vocabulary,
+    weights,
+)
 from train.cache import Cache
 from train.distributed import World
+from train.hf_tokenizer import AnyTokenizer
 from train.model import INITIAL_BIAS, INITIAL_SIGMOID_SCALE, Tower
 from train.options import TrainConfig
 from train.sampler import Sampler
@@ -28,7 +37,7 @@ class ClipSetup(training_run.Setup):
 
     config: TrainConfig
     architecture: Architecture
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     initial: convert_weights.State | None
     """Weights to start from, or None."""
 
@@ -139,7 +148,7 @@ class _Start(NamedTuple):
     """Hold weights to start from, and their vocabulary where it lies beside them."""
 
     weights: Weights
-    tokenizer: Tokenizer | None
+    tokenizer: AnyTokenizer | None
 
 
 def _start(config: TrainConfig) -> _Start:
@@ -148,15 +157,14 @@ def _start(config: TrainConfig) -> _Start:
         folder = checkpoint.find(path)
         tensors, state = checkpoint.read_model(folder)
         found = Weights(tensors, state.architecture)
-        tokenizer: Tokenizer | None = checkpoint.read_tokenizer(folder)
+        tokenizer: AnyTokenizer | None = checkpoint.read_tokenizer(folder)
     else:
         try:
             found = weights.load(path, config.activation)
         except ValueError as error:
             raise ValueError(f"--init-from {error}") from error
-        at = Path(path)
-        beside = (at if at.is_dir() else at.parent) / checkpoint.VOCABULARY
-        tokenizer = Tokenizer.load(beside) if beside.exists() else None
+        beside = checkpoint.vocabulary_beside(path, found.architecture.vocab_size)
+        tokenizer = hf_tokenizer.load(beside) if beside else None
     wanted, own = ARCHITECTURES[config.model], found.architecture
     same = replace(
         own, image_size=wanted.image_size, vocab_size=wanted.vocab_size, activation=wanted.activation,
@@ -199,10 +207,10 @@ def _activation(config: TrainConfig, resumed: str, start: _Start | None) -> Acti
 def _tokenizer(
     config: TrainConfig, start: _Start | None,
     sources: list[shard_sources.ShardSource], cache: Cache,
-) -> Tokenizer:  # fmt: skip
+) -> AnyTokenizer:  # fmt: skip
     """Return the vocabulary asked for, that of the weights started from, or one learned from the captions."""
     if config.vocab and config.vocab != "clip":
-        tokenizer = Tokenizer.load(Path(config.vocab))
+        tokenizer: AnyTokenizer = hf_tokenizer.load(config.vocab)
     elif start is not None and start.tokenizer is not None:
         tokenizer = start.tokenizer
     elif config.vocab == "clip" or start is not None:

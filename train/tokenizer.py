@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import ftfy
 import regex  # type: ignore[import-untyped]
@@ -29,8 +30,8 @@ _WORD = regex.compile(
 # Neither entities, nor markup, nor control characters: nothing for ftfy or html.unescape to repair.
 _PLAIN = re.compile(r"[^&<\x00-\x08\x0b-\x1f\x7f]*").fullmatch
 _LARGEST = 16 << 20  # bytes of a vocabulary; CLIP's own file has 3 million
-_LONGEST = 8_192  # characters of a caption that are looked at, far more than its tokens can spell
-_PER_TOKEN = 32  # the same for a longer context
+LONGEST = 8_192  # characters of a caption that are looked at, far more than its tokens can spell
+PER_TOKEN = 32  # the same for a longer context
 _CACHE_LIMIT = 1 << 20  # distinct words; above it the cache starts anew
 
 
@@ -45,14 +46,19 @@ def _byte_alphabet() -> dict[int, str]:
 BYTES = _byte_alphabet()
 
 
-def clean(text: str) -> str:
-    """Repair encoding and entities, collapse white space, lower-case."""
+def repair(text: str) -> str:
+    """Repair encoding and entities, and collapse white space."""
     if not (text.isascii() and _PLAIN(text)):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return " ".join(text.split())
 
 
-def shorten(text: str, longest: int = _LONGEST) -> str:
+def clean(text: str) -> str:
+    """Repair encoding and entities, collapse white space, lower-case."""
+    return repair(text).lower()
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
     """Return a text's first words, up to so many characters: cleaning a megabyte costs seconds, for nothing.
 
     Whatever is shorter stays as it is.
@@ -70,6 +76,9 @@ def words(text: str) -> list[str]:
 
 class Tokenizer:
     """Turn captions into ids, remembering every word seen."""
+
+    file: Final = "bpe_vocab.txt.gz"
+    """What it is called beside a checkpoint's weights."""
 
     def __init__(self, merges: list[tuple[str, str]]) -> None:
         self.merges = merges
@@ -103,7 +112,7 @@ class Tokenizer:
     def encode(self, text: str, context_length: int | None = 77) -> list[int]:
         """Return ids with start and end; longer captions keep their first tokens and the end."""
         if context_length is not None:
-            text = shorten(text, max(_LONGEST, _PER_TOKEN * context_length))
+            text = shorten(text, max(LONGEST, PER_TOKEN * context_length))
         ids = [self.start]
         cache = self._cache
         # No pattern of `words` crosses a space, so what stands between spaces is the unit to remember.

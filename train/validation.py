@@ -18,9 +18,9 @@ from pipeline.images.decode import Unreadable, named
 from train.evaluation import classes, prompts
 from train.evaluation.sets import decoders, examples, pictures
 from train.evaluation.texts import class_embeddings
+from train.hf_tokenizer import AnyTokenizer
 from train.image_transforms import BadImage, Pixels, normalise
 from train.model import CLIP
-from train.tokenizer import Tokenizer
 
 MOST = 10_000  # examples: a standard error of half a point
 _BATCH = 256
@@ -76,7 +76,7 @@ def _one_class(argument: str, example: Example) -> Example:
 
 @torch.no_grad()
 def accuracy(
-    model: CLIP, tokenizer: Tokenizer, labelled: LabelledSet, device: torch.device,
+    model: CLIP, tokenizer: AnyTokenizer, labelled: LabelledSet, device: torch.device,
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> float:  # fmt: skip
     """Return the share of pictures whose class has the most similar embedding."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import storage
-from train import checkpoint, flops, weights
+from train import checkpoint, flops, hf_tokenizer, weights
 from train.evaluation.options import EvalConfig
+from train.hf_tokenizer import AnyTokenizer
 from train.model import CLIP, VisionTransformer
-from train.tokenizer import Tokenizer, installed_vocabulary
+from train.tokenizer import installed_vocabulary
 
 
 class ModelSource(NamedTuple):
@@ -32,7 +33,7 @@ class Encoder:
     name: str
     path: str
     model: CLIP
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     device: torch.device
     precision: str
     fingerprint: str
@@ -118,7 +119,7 @@ def load(source: ModelSource, config: EvalConfig) -> Encoder:
     )  # fmt: skip
 
 
-def read(path: str, activation: weights.Asked = "auto", vocab: str = "") -> tuple[CLIP, Tokenizer]:
+def read(path: str, activation: weights.Asked = "auto", vocab: str = "") -> tuple[CLIP, AnyTokenizer]:
     """Return the model and the vocabulary of a training run, a checkpoint in it, or imported weights.
 
     activation, vocab: of imported weights; by default as what lies beside them says. ValueError for what is
@@ -128,12 +129,11 @@ def read(path: str, activation: weights.Asked = "auto", vocab: str = "") -> tupl
         loaded = checkpoint.load_model(path)
         return loaded.model, loaded.tokenizer
     found = weights.load(path, activation)
-    at = Path(path)
-    beside = (at if at.is_dir() else at.parent) / checkpoint.VOCABULARY
-    vocabulary = Path(vocab) if vocab else beside if beside.exists() else installed_vocabulary()
+    beside = checkpoint.vocabulary_beside(path, found.architecture.vocab_size)
+    vocabulary = Path(vocab) if vocab else beside or installed_vocabulary()
     if vocabulary is None:
         raise ValueError("CLIP's vocabulary is needed: give --vocab FILE, or pip install open_clip_torch")
-    tokenizer = Tokenizer.load(vocabulary)
+    tokenizer = hf_tokenizer.load(vocabulary)
     if tokenizer.vocab_size != found.architecture.vocab_size:
         raise ValueError(
             f"{path} has {found.architecture.vocab_size} tokens, {vocabulary} {tokenizer.vocab_size}: "
@@ -144,9 +144,9 @@ def read(path: str, activation: weights.Asked = "auto", vocab: str = "") -> tupl
     return model, tokenizer
 
 
-def fingerprint_of(model: CLIP, tokenizer: Tokenizer) -> str:
+def fingerprint_of(model: CLIP, tokenizer: AnyTokenizer) -> str:
     """Return a fingerprint, hex, of weights and vocabulary."""
-    digest = hashlib.sha256(repr((model.architecture, tokenizer.merges)).encode())
+    digest = hashlib.sha256(repr(model.architecture).encode() + tokenizer.to_bytes())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
