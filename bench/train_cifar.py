@@ -13,7 +13,7 @@ import resource
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared/data/images/cifar10-images.tar.gz"
@@ -38,13 +38,23 @@ def unpack(archive: Path, root: Path) -> list[tuple[str, bytes]]:
     return sorted(train, key=lambda pair: hashlib.sha256(pair[1]).digest())
 
 
-def write_run(pairs: list[tuple[str, bytes]], root: Path) -> None:
-    """Write what the trainer reads of a finished run: shards and the manifest's list of them."""
+def said(label: str, number: int) -> list[str]:
+    """Return the captions of a photograph: its class's name in each sentence."""
+    return [caption.format(label) for caption in CAPTIONS]
+
+
+def write_run(
+    pairs: list[tuple[str, bytes]], root: Path, say: Callable[[str, int], list[str]] = said
+) -> None:
+    """Write what the trainer reads of a finished run: shards and the manifest's list of them.
+
+    say: makes the captions of a photograph of its class's name and its number.
+    """
     from pipeline.shards import Sample, encode_json, write_shard
 
     def samples(first: int) -> Iterator[Sample]:
         for index, (label, data) in enumerate(pairs[first : first + SAMPLES_PER_SHARD], first):
-            captions = [caption.format(label) for caption in CAPTIONS]
+            captions = say(label, index)
             row = {"uid": hashlib.sha256(data).hexdigest()[:32], "caption": captions[0], "captions": captions}
             yield Sample(f"{index:09d}", data, captions[0], encode_json(row))
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests import train_peers
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed
-from train import gradcache
+from train import gradcache, sharding
 from train.loss import contrastive_loss, count_equal_pairs
 from train.model import CLIP
 
@@ -141,7 +141,25 @@ def _rank_main(rank: int, ranks: int, folder: str, accumulate: int) -> None:
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     torch.save({"loss": loss, "pairs": pairs, "gradients": gradients}, f"{folder}/{rank}.pt")
     del parallel  # before its group: see train.distributed.joined
+    if ranks > 1:
+        _sharded_main(rank, folder, batches)
     dist.destroy_process_group()
+
+
+def _sharded_main(rank: int, folder: str, batches: list[gradcache.MicroBatch]) -> None:
+    """Let the ranks share the model out; keep the gradients, clipped ones, and their length."""
+    model = CLIP(SMALL_VIT).initialise(0)
+    model.set_checkpointing(True)
+    sharding.shard(model, torch.device("cpu"))
+    loss = gradcache.backward(model, batches, _no_autocast)
+    sharding.average_scalars(model)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    own = {name: sharding.whole(gradient).clone() for name, gradient in gradients.items()}
+    norm = sharding.norm(gradients.values())
+    sharding.clip(gradients.values(), float(norm) / 2)
+    clipped = {name: sharding.whole(gradient) for name, gradient in gradients.items()}
+    found = {"loss": loss, "norm": norm, "gradients": own, "clipped": clipped}
+    torch.save(found, f"{folder}/sharded-{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +181,22 @@ def test_ranks_together_equal_one_process(ranks: int, accumulate: int, processes
         assert result["pairs"] == {1: 0, 2: 0, 4: 2}[ranks]
         for name, gradient in result["gradients"].items():
             assert_same_gradient(gradient, expected[name], name)
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), TOGETHER[1:])
+def test_a_model_shared_out_over_ranks_equals_one_process(
+    ranks: int, accumulate: int, processes: Path
+) -> None:
+    loss, expected = expected_gradients()
+    length = torch.nn.utils.get_total_norm(list(expected.values()))
+    for rank in range(ranks):
+        result = torch.load(processes / f"{ranks}-{accumulate}" / f"sharded-{rank}.pt", weights_only=True)
+        assert result["loss"].item() == pytest.approx(loss, abs=1e-6)
+        torch.testing.assert_close(result["norm"], length, rtol=1e-5, atol=0)
+        assert result["gradients"].keys() == expected.keys()
+        for name, gradient in result["gradients"].items():
+            assert_same_gradient(gradient, expected[name], name)
+            assert_same_gradient(result["clipped"][name], expected[name] / 2, name)
 
 
 def test_equals_open_clips_loss() -> None:

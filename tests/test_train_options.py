@@ -1,6 +1,7 @@
 """What trainers ask for beside CLIP's recipe, each against open_clip or torch's own, resumed, exported."""
 
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data import architectures
 from pipeline.data.architectures import ARCHITECTURES, Architecture
-from tests import train_peers, train_shards
-from tests.test_train_loop import config, equal, lines, prepared, weights
+from tests import eval_models, train_peers, train_shards
+from tests.test_train_loop import arguments, config, equal, lines, prepared, spawn, weights
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed, scrambled
 from train import checkpoint, cli, data, flops, gradcache
 from train.average import Average
@@ -336,6 +337,52 @@ def test_patches_are_the_samples_own(run: Path, tmp_path: Path) -> None:
     assert alone.shape == (5, 16, 4) and torch.equal(alone, kept(2, 2))
     assert len({tuple(row) for row in alone.flatten(0, 1).tolist()}) > 60
     assert bool((alone.diff(dim=-1) > 0).all()) and int(alone.max()) == 15 and int(alone.min()) == 0
+
+
+@pytest.mark.slow
+def test_a_run_shared_out_over_processes_is_the_run_of_one(tmp_path: Path) -> None:
+    """Losses, the average's accuracy, and checkpoints that go on with another number of processes."""
+    run = train_shards.write_run(tmp_path / "run", [20, 24, 20])
+    faces = eval_models.colours(tmp_path / "faces", 2)
+    common = ["--max-steps", "4", "--log-every", "1", "--checkpoint-every", "2", "--ema", "0.5",
+              "--grad-clip", "1", "--loss", "siglip", "--eval", f"f={faces}"]  # fmt: skip
+    for name, more in (("fsdp", ["--fsdp"]), ("ddp", [])):
+        spawn_two([*arguments(run, tmp_path / name), *common, *more])
+    left, right = (
+        [line["loss"] for line in lines(tmp_path / name) if "loss" in line] for name in ("fsdp", "ddp")
+    )
+    assert left == pytest.approx(right, rel=1e-5) and len(left) == 4
+    both = [(tmp_path / name / "checkpoints/step-00000002") for name in ("fsdp", "ddp")]
+    for file in ("model", "average", "optimizer"):
+        tensors = [load_file(folder / f"{file}.safetensors") for folder in both]
+        assert tensors[0].keys() == tensors[1].keys()
+        for name, one in tensors[0].items():
+            torch.testing.assert_close(one, tensors[1][name], rtol=1e-3, atol=1e-4, msg=f"{file} {name}")
+    (tmp_path / "fsdp/checkpoints/latest").write_text("step-00000002")
+    shutil.rmtree(tmp_path / "fsdp/checkpoints/step-00000004")
+    shutil.copytree(tmp_path / "fsdp", tmp_path / "again")
+    spawn_two([*arguments(run, tmp_path / "again"), *common, "--fsdp", "--resume"])
+    assert [line["loss"] for line in lines(tmp_path / "again") if "loss" in line] == left, "to the bit"
+    assert cli.main([*arguments(run, tmp_path / "fsdp"), *common, "--resume"]) == 0
+    alone = [line["loss"] for line in lines(tmp_path / "fsdp") if "loss" in line]
+    assert alone == pytest.approx(left, rel=0.1), "batch norms see the whole batch"
+
+
+def spawn_two(command: list[str]) -> None:
+    """Run `openwit train` in two processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    processes = [spawn(command, **environment, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    for process in processes:
+        errors = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, errors[-3000:]
 
 
 def test_a_resnet_has_no_patches(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from train.sharding import local
+
 
 class Average:
     """Hold the moving average of a model's weights and statistics, by their names."""
@@ -19,8 +21,8 @@ class Average:
         values: list[Tensor] = []
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averages.append(self.tensors[name])
-                values.append(value)
+                averages.append(local(self.tensors[name]))
+                values.append(local(value))
             else:
                 self.tensors[name].copy_(value)
         torch._foreach_lerp_(averages, values, 1 - self.decay)

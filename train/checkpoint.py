@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pipeline import storage, untrusted
 from pipeline.data.architectures import Activation, Architecture
-from train import hf_tokenizer, weights
+from train import hf_tokenizer, sharding, weights
 from train.hf_tokenizer import AnyTokenizer
 from train.model import CLIP
 from train.tokenizer import Tokenizer
@@ -127,10 +127,13 @@ class Writer:
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy to main memory; from a GPU through pinned memory, without waiting for each."""
+    """Copy to main memory; from a GPU through pinned memory, without waiting for each.
+
+    What is shared out over processes is made whole: then all of them must call this together.
+    """
     copied = {}
     for name, tensor in tensors.items():
-        value = tensor.detach()
+        value = sharding.whole(tensor.detach())
         copied[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
         copied[name].copy_(value, non_blocking=True)
     return copied
@@ -224,10 +227,21 @@ def read_model(folder: str) -> tuple[dict[str, Tensor], State[Architecture]]:
     return weights.tensors(path), state
 
 
+def refuse_predictive(path: str, state: State[Architecture]) -> None:
+    """Raise ValueError for a model that was trained to predict captions: it has nothing to compare."""
+    objective = state.config.get("objective", "contrastive")
+    if objective != "contrastive":
+        raise ValueError(
+            f"{path} was trained with --objective {objective}: its zero-shot accuracy is in metrics.jsonl "
+            "(openwit train --eval), and a contrastive run may start from it with --init-from"
+        )
+
+
 def load_model(path: str, device: torch.device | str = "cpu") -> Loaded:
     """Load a run's newest checkpoint, or the one at `path`, in evaluation mode; ValueError for any damage."""
     folder = find(path)
     tensors, state = read_model(folder)
+    refuse_predictive(path, state)
     tokenizer = read_tokenizer(folder)
     if tokenizer.vocab_size != state.architecture.vocab_size:
         raise ValueError(
@@ -268,12 +282,11 @@ def read_like(folder: str, file: str, wanted: Mapping[str, Tensor]) -> dict[str,
     return weights.tensors(path)
 
 
-def restore(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and moments into a model and its optimiser, exactly as they were.
+def restore_moments(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's moments into a model's optimiser, exactly as they were.
 
-    ValueError unless both are whole, finite and of this model.
+    ValueError unless they are whole, finite and of this model.
     """
-    model.load_state_dict(read_like(folder, "model", model.state_dict()))
     trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
     wanted: dict[str, Tensor] = {}
     for name, parameter in trained:
@@ -284,6 +297,6 @@ def restore(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
         # The fused kernel walks memory: moments must lie as their parameter does, channels last or not.
         state = {key: torch.empty_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
         for key, tensor in state.items():
-            tensor.copy_(found[f"{key}.{name}"])
+            sharding.fill(tensor, found[f"{key}.{name}"])
         state["step"] = found[f"step.{name}"].to(parameter.device)
         optimizer.state[parameter] = state

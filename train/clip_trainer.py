@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.architectures import Architecture
-from train import checkpoint, distributed, flops, gradcache, packing
+from train import checkpoint, distributed, flops, gradcache, packing, predictive, sharding
 from train.average import Average
 from train.data import Batch, Pieces
 from train.distributed import World
@@ -16,6 +16,7 @@ from train.loss import contrastive_loss, count_equal_pairs, sigmoid_loss
 from train.model import CLIP, Transformer
 from train.options import TrainConfig
 from train.packing import PackedText
+from train.predictive import MODELS
 from train.prepare import ClipSetup, prepare
 from train.trainer import Evaluate, Trainer, run
 from train.training_run import TrainingResult
@@ -30,10 +31,9 @@ class OnPixels(nn.Module):
         self.model = model
         self.normalise = torch.compile(normalise) if compiled else normalise
 
-    def forward(self, pixels: Tensor, *more: PackedText | Tensor) -> tuple[Tensor, ...]:
-        """Normalise uint8 [B, N, N, 3] and return the model's features and scalars; `more`: what it takes."""
-        features: tuple[Tensor, ...] = self.model(self.normalise(pixels), *more)
-        return features
+    def forward(self, pixels: Tensor, *more: PackedText | Tensor) -> Any:
+        """Normalise uint8 [B, N, N, 3] and return what the model does; `more`: what else it takes."""
+        return self.model(self.normalise(pixels), *more)
 
 
 def compile_blocks(model: CLIP) -> None:
@@ -55,10 +55,12 @@ class ClipTrainer(Trainer[Batch]):
 
     def __init__(self, setup: ClipSetup, world: World) -> None:
         config = setup.config
-        model = CLIP(setup.architecture).initialise(config.seed)
+        model = MODELS[config.objective](setup.architecture).initialise(config.seed)
         if setup.initial is not None:
             model.load_state_dict(setup.initial)
-        if setup.architecture.is_resnet:  # convolutions over pixels as they come: a fifth faster
+        self.sharded = config.fsdp and world.ranks > 1
+        # Convolutions over pixels as they come: a fifth faster, and not for what is shared out by rows.
+        if setup.architecture.is_resnet and not self.sharded:
             model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.lock != "none":
             model.lock(config.lock)
@@ -73,11 +75,25 @@ class ClipTrainer(Trainer[Batch]):
         if self.average is not None and setup.resumed:
             kept = checkpoint.read_like(setup.resumed, "average", self.average.tensors)
             for name, value in self.average.tensors.items():
-                value.copy_(kept[name])
+                sharding.fill(value, kept[name])
+
+    def parallel(self, wrapped: nn.Module) -> nn.Module:
+        """Return what is called, so that the processes train together."""
+        if not self.sharded:
+            return super().parallel(wrapped)
+        sharding.shard(self.model, self.world.device)
+        return wrapped
 
     def backward(self, batch: Batch) -> Tensor:
         """Add a step's gradient to the parameters; return its loss [], still on the device."""
-        return gradcache.backward(self.wrapped, batch.micro, self.autocast, self.loss_of)
+        if isinstance(self.model, predictive.Predictor):
+            terms = self.model.terms(batch.tokens, len(batch.uids))
+            loss = predictive.backward(self.wrapped, batch.micro, self.autocast, terms)
+        else:
+            loss = gradcache.backward(self.wrapped, batch.micro, self.autocast, self.loss_of)
+        if self.sharded:
+            sharding.average_scalars(self.model)
+        return loss
 
     def after_step(self) -> None:
         """Keep the scale where the paper keeps it, and average."""
@@ -91,11 +107,15 @@ class ClipTrainer(Trainer[Batch]):
         return kept if self.average is None else kept | {"average": checkpoint.copies(self.average.tensors)}
 
     def evaluated(self) -> CLIP:
-        """Return the model to measure: its weights averaged over time, where they are."""
-        if self.average is None:
+        """Return the model to measure: its weights averaged over time, where they are.
+
+        Where they are shared out, all processes must call this together.
+        """
+        if self.average is None and not self.sharded:
             return self.model
-        model = CLIP(self.setup.architecture)
-        model.load_state_dict(self.average.tensors)
+        tensors = self.model.state_dict() if self.average is None else self.average.tensors
+        model = MODELS[self.setup.config.objective](self.setup.architecture)
+        model.load_state_dict({name: sharding.whole(value) for name, value in tensors.items()})
         return model.to(self.world.device)
 
     def architecture(self) -> Architecture:
@@ -117,7 +137,10 @@ class ClipTrainer(Trainer[Batch]):
         """Return three forward passes' floating-point operations, of a locked tower one."""
         p, a = self.setup, self.setup.architecture
         samples = p.shape.batch // p.shape.ranks
-        text = flops.text_flops(a, batch.tokens, batch.squares, samples)
+        uses_tower = not isinstance(self.model, predictive.BagOfWords)
+        text = flops.text_flops(a, batch.tokens, batch.squares, samples) if uses_tower else 0.0
+        if isinstance(self.model, predictive.Predictor):
+            text += self.model.text_flops(batch.tokens, samples)
         return samples * p.image_flops + text * p.passes("text")
 
 
@@ -156,4 +179,4 @@ def _evaluation(trainer: ClipTrainer, labelled: list[LabelledSet]) -> Evaluate |
         model = trainer.evaluated()
         return {s.name: accuracy(model, tokenizer, s, device, trainer.autocast) for s in labelled}
 
-    return accuracies if labelled else None
+    return accuracies if labelled or (trainer.sharded and trainer.setup.config.eval) else None

@@ -188,8 +188,8 @@ def export(
     if layout != "open_clip":  # their code has no bias: it moves all logits alike, and so no rank or softmax
         state = {name: value for name, value in state.items() if name != "logit_bias"}
     if layout == "hf" and tokenizer.end == _OLD_END and tokenizer.end != architecture.vocab_size - 1:
-        raise ValueError(f"Hugging Face's CLIPModel takes the end token {_OLD_END} for an old model's, and reads "
-                         "captions elsewhere: export to open_clip")  # fmt: skip
+        raise ValueError(f"Hugging Face's CLIPModel takes the end token {_OLD_END} for an old model's: it "
+                         "reads captions elsewhere: export to open_clip")  # fmt: skip
     state = {name: value.contiguous() for name, value in (to_hf(state) if layout == "hf" else state).items()}
     out.mkdir(parents=True, exist_ok=True)
     before = set(out.iterdir())

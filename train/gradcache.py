@@ -35,6 +35,14 @@ def _frozen_statistics(model: nn.Module) -> Iterator[None]:
             del norm.kept
 
 
+@contextlib.contextmanager
+def synchronised(model: nn.Module, *, last: bool) -> Iterator[None]:
+    """Let the ranks exchange gradients after the last micro-batch alone, where the model is DDP's."""
+    waiting = isinstance(model, DistributedDataParallel) and not last
+    with model.no_sync() if waiting else contextlib.nullcontext():  # type: ignore[operator]
+        yield
+
+
 def backward(
     model: nn.Module, batches: Sequence[MicroBatch], autocast: Autocast, loss_of: Loss = contrastive_loss
 ) -> Tensor:
@@ -63,8 +71,7 @@ def backward(
     with _frozen_statistics(model):
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
-            waiting = isinstance(model, DistributedDataParallel) and not last
-            with model.no_sync() if waiting else contextlib.nullcontext():  # type: ignore[operator]
+            with synchronised(model, last=last):
                 with autocast():
                     image, text, *scalars = model(*batch)
                 rows = slice(start, start + image.shape[0])

@@ -1,7 +1,7 @@
 """A vocabulary of Hugging Face's, a tokenizer.json, read by their package `tokenizers`.
 
-Texts are repaired as CLIP's are, but for the case, as open_clip does for such a tokenizer. A caption's features
-are read at its end token, so a tokenizer that ends no text (GPT-2's) is made to.
+Texts are repaired as CLIP's are, but for the case, as open_clip does for such a tokenizer. A caption's
+features are read at its end token, so a tokenizer that ends no text (GPT-2's) is made to.
 """
 
 from collections.abc import Iterable

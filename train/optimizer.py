@@ -20,7 +20,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
             continue
         # Gains, biases, the class embedding and the scale are the ones with fewer than two dimensions.
         (decayed if parameter.ndim >= 2 and "bias" not in name else plain).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [decayed, plain]
+    if any(hasattr(parameter, "full_tensor") for parameter in decayed):
+        # Shared out over processes, as scalars are not: one kernel takes the one kind or the other.
+        groups = [decayed, [p for p in plain if p.ndim], [p for p in plain if not p.ndim]]
+    return [
+        {"params": own, "weight_decay": 0.0 if place else weight_decay} for place, own in enumerate(groups)
+    ]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:

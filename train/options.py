@@ -150,6 +150,7 @@ class TrainConfig(RunConfig):
     semantic = (
         *RunConfig.semantic, "epochs", "max_steps", "beta1", "beta2", "eps", "crop", "enlarge",
         "balance", "loss", "lock", "ema", "patch_dropout", "captions",
+        "objective",
     )  # fmt: skip
 
     model: Model = "ViT-B-32"
@@ -179,6 +180,9 @@ class TrainConfig(RunConfig):
     balance: int | None = None
     """Draw anew for each epoch: a sample is taken for a query with probability BALANCE over the samples that
     contain the query (MetaCLIP's online balance). Crawl the run with a larger --per-query."""
+    objective: Literal["contrastive", "bag-of-words", "caption"] = "contrastive"
+    """What is learned: which caption belongs to which picture; or, the paper's baselines (section 2.3), which
+    words a picture's caption has, or the caption word for word. Of these --eval tells the accuracy."""
     loss: Literal["clip", "siglip"] = "clip"
     """clip: the paper's, a softmax over the batch; siglip: each pair judged by itself (arXiv:2303.15343)."""
     lock: Literal["none", "image", "text"] = "none"
@@ -189,14 +193,16 @@ class TrainConfig(RunConfig):
     captions: Paths = ()
     """NAME=WEIGHT: a field of the samples' JSON to draw captions from, and how often; txt is the text itself.
     May be given several times. By default one of a sample's `captions`, all alike, or its text."""
+    fsdp: bool = False
+    """Share weights, gradients and moments out over the processes (FSDP2), where one GPU cannot hold them."""
     ema: float | None = None
     """Average the weights over time, for example 0.9999: what each step keeps of the average. Evaluations and
     exports take it."""
     enlarge: bool = False
     """Accept shards whose pictures are smaller than the model's resolution."""
     vocab: str = ""
-    """Vocabulary: a file of merges, Hugging Face's tokenizer.json, or `clip` for an installed open_clip_torch's;
-    else it is learned."""
+    """Vocabulary: a file of merges, Hugging Face's tokenizer.json, or `clip` for that of an installed
+    open_clip_torch; else it is learned."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -216,6 +222,8 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 "--patch-dropout makes training an image tower cheaper, and --lock image trains none"
             )
+        if self.objective != "contrastive" and self.loss != "clip":
+            raise ValueError(f"--loss {self.loss} is of the contrastive objective: leave one of them out")
         CaptionFields.parse(self.captions)
 
     @property

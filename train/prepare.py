@@ -83,6 +83,8 @@ class ClipSetup(training_run.Setup):
             more[0] += f", of which {self.kept:,} of {self.architecture.grid**2:,} patches are looked at"
         if self.config.lock != "none":
             more.append(f"the {self.config.lock} tower is locked")
+        if self.config.fsdp:
+            more.append(f"each of {self.shape.ranks} processes holds its part of weights and moments")
         if self.config.ema is not None:
             more.append("weights averaged in a second copy")
         if own := self.unlike_the_paper():

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import config as parser
 from pipeline import storage
-from train import checkpoint, distributed, flops, gradcache
+from train import checkpoint, distributed, flops, gradcache, sharding
 from train.data import OnDevice, SampleDataset, load
 from train.distributed import World
 from train.loss import count_equal_pairs
@@ -61,6 +61,8 @@ class Trainer(ABC, Generic[B]):
 
     unit: ClassVar[str] = "samples"
     """What a step takes a batch of."""
+    sharded: bool = False
+    """Whether the parameters are shared out over the processes."""
 
     def __init__(self, model: nn.Module, wrapped: nn.Module, setup: Setup, world: World) -> None:
         """Take over a model, and `wrapped`, which is called."""
@@ -70,19 +72,31 @@ class Trainer(ABC, Generic[B]):
         if cuda:
             torch.set_float32_matmul_precision("high")  # TF32 for the loss; the towers run in bf16
         self.model.to(world.device).train()
+        if setup.resumed:
+            kept = checkpoint.read_like(setup.resumed, "model", self.model.state_dict())
+            self.model.load_state_dict(kept)
+        self.wrapped = self.parallel(wrapped.to(world.device))
         self.optimizer = make_optimizer(self.model, setup.recipe)
         self.step, self.seconds = 0, 0.0
         self.counts_before: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # of this rank, since this process began
         if setup.resumed:
-            checkpoint.restore(setup.resumed, self.model, self.optimizer)
+            checkpoint.restore_moments(setup.resumed, self.model, self.optimizer)
             values = checkpoint.read_values(setup.resumed)
             self.step, self.seconds = values["step"], values["seconds"]
             self.counts_before = Counter(values["counts"])
-        self.wrapped = wrapped.to(world.device)
-        if world.ranks > 1:
-            ids = [world.device.index] if cuda else None
-            self.wrapped = DistributedDataParallel(self.wrapped, device_ids=ids, gradient_as_bucket_view=True)
+
+    def parallel(self, wrapped: nn.Module) -> nn.Module:
+        """Return what is called, so that the processes train together."""
+        if self.world.ranks == 1:
+            return wrapped
+        device = self.world.device
+        ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(wrapped, device_ids=ids, gradient_as_bucket_view=True)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the last step's gradients."""
+        return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
 
     @abstractmethod
     def architecture(self) -> Any:
@@ -121,7 +135,10 @@ class Trainer(ABC, Generic[B]):
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(batch)
         if p.config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), p.config.grad_clip)
+            if self.sharded:
+                sharding.clip(self.gradients(), p.config.grad_clip)
+            else:
+                nn.utils.clip_grad_norm_(self.model.parameters(), p.config.grad_clip)
         self.optimizer.step()
         self.after_step()
         self.step += 1
@@ -164,8 +181,8 @@ class Trainer(ABC, Generic[B]):
 
     def grad_norm(self) -> float:
         """Return the length of the last step's gradient."""
-        gradients = [parameter.grad for parameter in self.model.parameters()]
-        return float(nn.utils.get_total_norm([g for g in gradients if g is not None]))
+        length = sharding.norm if self.sharded else nn.utils.get_total_norm
+        return float(length(self.gradients()))
 
 
 def run(
@@ -230,6 +247,8 @@ def take_steps(
             if trainer.world.rank == 0:
                 writer.save(trainer.snapshot, state)
                 logger.flush()
+            elif trainer.sharded:
+                trainer.snapshot()  # the first process gathers the others' parts
             if last:
                 break
     return loss_value, accuracies

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.data import evalsets, named_sets
 from pipeline.data.evalsets import Example
@@ -21,6 +22,7 @@ from train.evaluation.texts import class_embeddings
 from train.hf_tokenizer import AnyTokenizer
 from train.image_transforms import BadImage, Pixels, normalise
 from train.model import CLIP
+from train.predictive import Captioner, Predictor
 
 MOST = 10_000  # examples: a standard error of half a point
 _BATCH = 256
@@ -57,7 +59,7 @@ class LabelledSet:
             self.classes = classes.of(self.name, labels, "", numbered=evalsets.class_names(path))
         except ValueError as error:
             raise ValueError(f"--eval {error}") from error
-        self.prompts = prompts.for_set(self.name).ensemble
+        self.prompts = prompts.for_set(self.name)
         self.pixels = torch.from_numpy(np.stack(pixels))
         place = {label: number for number, label in enumerate(self.classes.labels)}
         self.labels = torch.tensor([place[label] for label in labels])
@@ -74,21 +76,38 @@ def _one_class(argument: str, example: Example) -> Example:
     return example
 
 
+def _scorer(
+    model: CLIP, tokenizer: AnyTokenizer, labelled: LabelledSet, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return what maps images [B, 3, N, N] to a score for each class [B, C]."""
+    names, length = labelled.classes.names, model.architecture.context_length
+    if isinstance(model, Predictor):
+        # A caption model is asked for a sentence, as captions are; of a bag only the name's own words count.
+        sentence = labelled.prompts.single if isinstance(model, Captioner) else "{}"
+        captions = [tokenizer.caption(prompts.fill(sentence, name), length) for name in names]
+        return lambda images: model.class_scores(images, captions)
+    texts = class_embeddings(model, tokenizer, names, labelled.prompts.ensemble, device)
+    return lambda images: model.encode_image(images) @ texts.T
+
+
 @torch.no_grad()
 def accuracy(
     model: CLIP, tokenizer: AnyTokenizer, labelled: LabelledSet, device: torch.device,
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> float:  # fmt: skip
-    """Return the share of pictures whose class has the most similar embedding."""
+    """Return the share of pictures whose class has the most similar embedding.
+
+    Of a model that predicts captions: whose class is the likeliest prompt, or has the likeliest name.
+    """
     training = model.training
     model.eval()
     try:
         right = 0
         with autocast():
-            texts = class_embeddings(model, tokenizer, labelled.classes.names, labelled.prompts, device)
+            score = _scorer(model, tokenizer, labelled, device)
             for start in range(0, len(labelled.labels), _BATCH):
                 images = normalise(labelled.pixels[start : start + _BATCH].to(device))
-                guesses = (model.encode_image(images) @ texts.T).argmax(dim=1).cpu()
+                guesses = score(images).argmax(dim=1).cpu()
                 right += int((guesses == labelled.labels[start : start + _BATCH]).sum())
         return right / len(labelled.labels)
     finally:

@@ -162,5 +162,6 @@ def describe(path: str) -> str:
         return "weights to import"
     folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
+    checkpoint.refuse_predictive(path, state)
     weights.refuse_others(checkpoint.weights_file(folder), state.architecture)
     return f"{state.model} after step {state.step:,}"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from train.evaluation.prompts import fill
-from train.hf_tokenizer import AnyTokenizer
+from train.hf_tokenizer import AnyTokenizer as Tokenizer
 from train.model import CLIP
 from train.packing import pack_lists
 
@@ -16,7 +16,7 @@ _CAPTIONS: Final = 1_024  # prompts encoded at once
 
 
 @torch.no_grad()
-def encode_texts(model: CLIP, tokenizer: AnyTokenizer, texts: Sequence[str], device: torch.device) -> Tensor:
+def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: Sequence[str], device: torch.device) -> Tensor:
     """Return unit vectors float32 [texts, E]."""
     length = model.architecture.context_length
     parts = []
@@ -27,7 +27,7 @@ def encode_texts(model: CLIP, tokenizer: AnyTokenizer, texts: Sequence[str], dev
 
 
 def class_embeddings(
-    model: CLIP, tokenizer: AnyTokenizer, names: Sequence[str], templates: Sequence[str], device: torch.device
+    model: CLIP, tokenizer: Tokenizer, names: Sequence[str], templates: Sequence[str], device: torch.device
 ) -> Tensor:
     """Return unit vectors [classes, E]: the mean over the prompts of each class's embeddings."""
     texts = [fill(template, name) for name in names for template in templates]
