@@ -3,15 +3,23 @@
     python -m bench.train_step --models ViT-B-32 ViT-B-16 ViT-L-14 --batches 2048 1024 320 [--captions FILE]
     python -m bench.train_step --models ViT-B-32 --batches 32768 --accumulate 8 --only ours
 
+    PYTHONPATH=OPEN_CLIP/src python -m bench.train_step --bucketed --captions FILE [--batches 16] [--steps 8]
+
 A step is forward, loss, backward, AdamW and the scale's clamp, in bf16 autocast on a GPU. Pictures are random
 and on the device beforehand (ours as uint8, open_clip's normalised in float32, which spares it that work).
 Captions are real with --captions (one a line), else of random lengths with the mean of web alt texts; ours
 packs them, open_clip pads to 77. MFU counts three forward passes' FLOPs of the tokens that each computes.
+
+With --bucketed, open_clip's main branch takes text of variable length from its length bucketing at its best:
+batches of neighbours in a sorted pool of 2,048 captions, each padded to its longest. Ours takes batches as
+they come. Steps of both have other captions each time, and are averaged.
 """
 
 import argparse
 import gc
+import itertools
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +40,9 @@ from train.tokenizer import Tokenizer, installed_vocabulary
 
 MEAN_TOKENS = 15.5  # of 10,000 web alt texts, start and end included
 
+KINDS = ["ours", "open_clip", "open_clip_compiled", "open_clip_bucketed"]
+POOL, CHUNK = 2_048, 128  # captions that open_clip sorts together, and keeps together, by default
+
 Step = Callable[[], torch.Tensor]
 
 
@@ -47,28 +58,57 @@ def token_lists(path: Path | None, count: int) -> tuple[list[list[int]], str]:
     return [[49406, *rng.integers(512, 49000, n).tolist(), 49407] for n in lengths], "random lengths"
 
 
+def bucketed_tokens(lengths: list[int], batch: int) -> float:
+    """Return to how many tokens open_clip's length bucketing pads a caption, in batches of one process.
+
+    As it is by default: pools are sorted and cut in runs of CHUNK, which are shuffled; batches of several
+    runs are as long as the longest of them.
+    """
+    rng, order = random.Random(0), list[int]()
+    for start in range(0, len(lengths) - POOL + 1, POOL):
+        pool = sorted(lengths[start : start + POOL])
+        chunks = [pool[i : i + CHUNK] for i in range(0, POOL, CHUNK)]
+        rng.shuffle(chunks)
+        order += itertools.chain(*chunks)
+    starts = range(0, len(order) - batch + 1, batch)
+    return float(np.mean([max(order[i : i + batch]) for i in starts]))
+
+
+def spread(ids: list[list[int]], batch: int, count: int) -> list[list[list[int]]]:
+    """Return `count` batches of a pool, evenly taken."""
+    batches = [ids[start : start + batch] for start in range(0, len(ids) - batch + 1, batch)]
+    return [batches[int((place + 0.5) * len(batches) / count)] for place in range(count)]
+
+
 def autocast(device: str) -> Any:
     """Return bf16 autocast on a GPU, nothing on a CPU."""
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
-def our_step(name: str, pixels: torch.Tensor, ids: list[list[int]], options: argparse.Namespace) -> Step:
-    """Return our step."""
+def our_step(
+    name: str, pixels: torch.Tensor, texts: list[list[list[int]]], options: argparse.Namespace
+) -> Step:
+    """Return our step; it takes one of the batches of captions after the other."""
     model = CLIP(ARCHITECTURES[name]).initialise(0).to(options.device).train()
     model.set_checkpointing(options.checkpointing)
     optimizer = make_optimizer(model, RECIPES[name])
     if options.compile:
         compile_blocks(model)
     on_pixels = OnPixels(model, options.compile)
-    size = len(ids) // options.accumulate
-    batches = [
-        (pixels[i : i + size], pack_lists(ids[i : i + size]).to(options.device))
-        for i in range(0, len(ids), size)
-    ]
+    size = len(pixels) // options.accumulate
+    packed = itertools.cycle(
+        [
+            [
+                (pixels[i : i + size], pack_lists(ids[i : i + size]).to(options.device))
+                for i in range(0, len(ids), size)
+            ]
+            for ids in texts
+        ]
+    )
 
     def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = gradcache.backward(on_pixels, batches, lambda: autocast(options.device))
+        loss = gradcache.backward(on_pixels, next(packed), lambda: autocast(options.device))
         optimizer.step()
         model.clamp_scale()
         return loss
@@ -77,12 +117,15 @@ def our_step(name: str, pixels: torch.Tensor, ids: list[list[int]], options: arg
 
 
 def open_clip_step(
-    name: str, pixels: torch.Tensor, ids: list[list[int]], options: argparse.Namespace, compiled: bool
-) -> Step:
-    """Return open_clip's step, as its train_one_epoch takes it on one device."""
+    name: str, pixels: torch.Tensor, texts: list[list[list[int]]], options: argparse.Namespace,
+    compiled: bool, variable: bool = False,
+) -> Step:  # fmt: skip
+    """Return open_clip's step, as its train_one_epoch takes it on one device; variable: no padding to 77."""
     open_clip = train_peers.open_clip()
     assert open_clip is not None
-    model = open_clip.create_model(name, force_quick_gelu=True, output_dict=True).to(options.device).train()
+    text = {"force_custom_text": True} if variable else {}  # its other text tower always has 77 tokens
+    model = open_clip.create_model(name, force_quick_gelu=True, output_dict=True, **text)
+    model = model.to(options.device).train()
     if options.checkpointing:
         model.set_grad_checkpointing()
     recipe = RECIPES[name]
@@ -99,16 +142,19 @@ def open_clip_step(
         lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps,
     )  # fmt: skip
     loss_of = open_clip.loss.ClipLoss()
-    padded = torch.zeros(len(ids), 77, dtype=torch.long)
-    for row, tokens in zip(padded, ids, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens)
-    padded, images = padded.to(options.device), normalise(pixels)
+    batches = []
+    for ids in texts:
+        padded = torch.zeros(len(ids), max(map(len, ids)) if variable else 77, dtype=torch.long)
+        for row, tokens in zip(padded, ids, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens)
+        batches.append(padded.to(options.device))
+    captions, images = itertools.cycle(batches), normalise(pixels)
     run = torch.compile(model) if compiled else model
 
     def step() -> torch.Tensor:
         optimizer.zero_grad()
         with autocast(options.device):
-            out = run(images, padded)
+            out = run(images, next(captions))
             loss: torch.Tensor = loss_of(out["image_features"], out["text_features"], out["logit_scale"])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -120,27 +166,32 @@ def open_clip_step(
 
 
 def seconds_of(step: Step, device: str) -> float:
-    """Return the time of one step."""
+    """Return the time of one step; on a CPU that of all its cores together, whatever else is running."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
     if device == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = clock()
     step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def bench(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one model."""
     size = ARCHITECTURES[name].image_size
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=options.device)
-    ids, origin = token_lists(options.captions, batch)
-    lengths = np.array([len(tokens) for tokens in ids])
-    makers: dict[str, Callable[[], Step]] = {"ours": lambda: our_step(name, pixels, ids, options)}
+    ids, origin = token_lists(options.captions, max(batch, POOL) if options.bucketed else batch)
+    texts = spread(ids, batch, options.steps) if options.bucketed else [ids]
+    near = spread(sorted(ids, key=len), batch, options.steps) if options.bucketed else []
+    lengths = np.array([len(tokens) for tokens in itertools.chain(*texts)])
+    makers: dict[str, Callable[[], Step]] = {"ours": lambda: our_step(name, pixels, texts, options)}
     if train_peers.open_clip() is not None:
-        makers["open_clip"] = lambda: open_clip_step(name, pixels, ids, options, False)
+        makers["open_clip"] = lambda: open_clip_step(name, pixels, texts, options, False)
         if options.compile:
-            makers["open_clip_compiled"] = lambda: open_clip_step(name, pixels, ids, options, True)
+            makers["open_clip_compiled"] = lambda: open_clip_step(name, pixels, texts, options, True)
+        if options.bucketed:
+            makers["open_clip_bucketed"] = lambda: open_clip_step(name, pixels, near, options, False, True)
     steps = {kind: make() for kind, make in makers.items() if kind in options.only}
     times: dict[str, list[float]] = {kind: [] for kind in steps}
     losses = {kind: [float(step()) for _ in range(options.warm)][-1] for kind, step in steps.items()}
@@ -159,8 +210,14 @@ def bench(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     architecture = ARCHITECTURES[name]
     for kind, taken in times.items():
-        median = float(np.median(taken))
-        tokens = (lengths.sum(), (lengths**2).sum()) if kind == "ours" else (77 * batch, 77 * 77 * batch)
+        median = float(np.mean(taken) if options.bucketed else np.median(taken))
+        per = len(texts)
+        tokens = (77 * batch, 77 * 77 * batch)
+        if kind == "ours":
+            tokens = (lengths.sum() / per, (lengths**2).sum() / per)
+        elif kind == "open_clip_bucketed":
+            longest = np.array([max(map(len, rows)) for rows in near])
+            tokens = (batch * longest.mean(), batch * (longest**2).mean())
         work = 3 * (batch * flops.image_flops(architecture) + flops.text_flops(architecture, *tokens, batch))
         result[kind] = {"step_seconds": round(median, 4), "samples_per_second": round(batch / median, 1)}
         if peak:
@@ -181,10 +238,11 @@ def main() -> None:
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=None, help="yes on a GPU, no on a CPU"
     )
+    parser.add_argument("--bucketed", action="store_true", help="open_clip's main: text of variable length")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--captions", type=Path)
-    parser.add_argument("--only", nargs="+", default=["ours", "open_clip", "open_clip_compiled"])
+    parser.add_argument("--only", nargs="+", default=KINDS)
     parser.add_argument("--out", type=Path, help="write the JSON here as well, after every model")
     options = parser.parse_args()
     if options.compile is None:
@@ -192,6 +250,10 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     report = {"bench": "train_step", "device": device, "torch": torch.__version__, "results": []}
+    if options.bucketed:
+        lengths = [len(tokens) for tokens in token_lists(options.captions, 4 * POOL)[0]]
+        report["tokens"] = float(np.mean(lengths))
+        report["bucketed_tokens"] = {n: bucketed_tokens(lengths, n) for n in (16, 128, 256, 512, 1024, 2048)}
     for name, batch in zip(options.models, options.batches, strict=True):
         report["results"].append(bench(name, batch, options))
         text = json.dumps(report, indent=1)
