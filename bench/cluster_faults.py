@@ -80,7 +80,7 @@ def command(argv: Sequence[str]) -> tuple[int, str]:
     """Crawl in a process of its own; return the exit code and its last words."""
     words = [sys.executable, "-m", "beam_job", "crawl", *argv]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.returncode, (done.stderr.strip().splitlines() or [""])[-1][:300]
+    return done.returncode, " ".join(done.stderr.strip().splitlines()[-3:])[:400] if done.returncode else ""
 
 
 def until_done(

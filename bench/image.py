@@ -250,9 +250,7 @@ def main() -> int:
         for name, rest in instructions((ROOT / "Dockerfile").read_text()):
             image.follow(name, rest)
         built = time.monotonic()
-        present = image.output(
-            "python", "-c", "import importlib.util as u; print(u.find_spec('torch'))"
-        ).strip()
+        present = image.output("python", "-c", _TORCH).strip()
         size = int(
             subprocess.run(["du", "-sm", str(root)], check=True, capture_output=True).stdout.split()[0]
         )
