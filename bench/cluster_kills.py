@@ -103,7 +103,7 @@ class Cluster:
         for number in itertools.count():
             hits = self.hits.total()
             most = min(last - hits, _KILLS) if number < _LIVES else 0
-            waits = [self.rng.uniform(0, seconds / (1 + 2 * kill)) for kill in range(most)]
+            waits = [self.rng.uniform(0, 0.6 * seconds / (1 + kill)) for kill in range(most)]
             code = kills.life(
                 lambda: job.command(*self.flags), waits, lambda launcher: self.strike(launcher, job)
             )

@@ -86,7 +86,9 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
     return files
 
 
-def measure(rows: int, folder: Path, name: str, *, is_standalone: bool) -> dict[str, object]:
+def measure(
+    rows: int, folder: Path, name: str, partition_rows: int, *, is_standalone: bool
+) -> dict[str, object]:
     """Run select once, in this process or on a runner of that name, and return its cost."""
     from pipeline import querylist, run_folder
     from pipeline.candidates.parts import JudgedPiece
@@ -102,7 +104,10 @@ def measure(rows: int, folder: Path, name: str, *, is_standalone: bool) -> dict[
     files = json.loads((folder / "files.json").read_text())
     layout = Layout(str(folder / "run"))
     querylist.save(layout.queries, [f"query number {i}" for i in range(QUERIES)])
-    config = CrawlConfig(queries="", source=("-",), out=layout.root, per_query=max(1, rows // 5000))
+    config = CrawlConfig(
+        queries="", source=("-",), out=layout.root, per_query=max(1, rows // 5000),
+        partition_rows=partition_rows,
+    )  # fmt: skip
     table = QueryTable(path=layout.queries, seed=0, queries=QUERIES)
     job = Crawl(config, layout, table)
     pieces = tuple(
@@ -138,13 +143,15 @@ def main() -> None:
     """Measure each size in a fresh process and print a table and JSON."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    arguments.add_argument("--partition-rows", type=int, default=1_000_000, help="as openwit crawl's")
     arguments.add_argument("--runner", choices=list(cluster.KINDS), default="", help="of Beam")
     arguments.add_argument("--standalone", action="store_true", help="on a cluster of several processes")
     arguments.add_argument("--out", type=Path, help="also write the figures here")
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.one:
-        found = measure(options.rows[0], Path(options.one), options.runner, is_standalone=options.standalone)
+        given = options.rows[0], Path(options.one), options.runner, options.partition_rows
+        found = measure(*given, is_standalone=options.standalone)
         print(json.dumps(found))
         return
     results = []
@@ -152,6 +159,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "files.json").write_text(json.dumps(write_candidates(Path(folder), rows)))
             command = [sys.executable, "-m", "bench.select_rows", "--rows", str(rows), "--one", folder]
+            command += ["--partition-rows", str(options.partition_rows)]
             command += ["--runner", options.runner] if options.runner else []
             command += ["--standalone"] if options.standalone else []
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
