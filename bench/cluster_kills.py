@@ -36,6 +36,7 @@ from pipeline.processes import descendants
 from tests.crawling import settle
 
 JOBS: Final = ("crawl", "pages", "near", "retry", "extend")
+VICTIMS: Final = ("worker", "worker that hung", "task manager", "executor", "job server", "launcher")
 _LIVES: Final = 4  # of one job, then nothing is killed any more
 _HANGS: Final = 20.0  # seconds until somebody kills it
 _KILLS: Final = 2  # in one life: Flink and Spark give a task three more attempts
@@ -51,6 +52,8 @@ class Cluster:
     """Process id of the worker pool."""
     nodes: standalone.Standalone | None
     rng: random.Random
+    kinds: tuple[str, ...] = ()
+    """The victims that are wanted, of all by default."""
     hits: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     """How commands went on after a kill."""
@@ -58,6 +61,12 @@ class Cluster:
     def strike(self, launcher: int, job: kills.Job) -> bool:
         """Kill something; return whether it was the launcher."""
         victims = self.victims(launcher)
+        while self.kinds and not victims.keys() & set(self.kinds) and kills.is_running(launcher):
+            time.sleep(0.1)  # between two jobs there is none
+            victims = self.victims(launcher)
+        victims = {kind: pids for kind, pids in victims.items() if kind in (self.kinds or victims)}
+        if not victims:
+            return False
         kind = self.rng.choice(sorted(victims))
         victim = self.rng.choice(victims[kind])
         self.hits[f"{kind}, in {kills.stage_of(job)}"] += 1
@@ -166,6 +175,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="decides what is killed, and when")
     parser.add_argument("--job", action="append", choices=JOBS, help="only this one; may be repeated")
+    parser.add_argument("--victim", action="append", choices=VICTIMS, help="only this one; may be repeated")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openwit-kills-")))
@@ -179,7 +189,7 @@ def main() -> int:
         flags, nodes = stack.enter_context(started)
         rng = random.Random(options.seed)
         [listener] = [pid for pid in descendants() if "tests.pool" in _command(pid)]
-        runner = Cluster(options.runner, flags, listener, nodes, rng)
+        runner = Cluster(options.runner, flags, listener, nodes, rng, tuple(options.victim or ()))
         wrong, again, seconds = disturb(runner, jobs, server, options.kills)
     for title, found in (("killed", runner.hits), ("the command then", runner.ended)):
         rows = [(what, str(count)) for what, count in sorted(found.items())]

@@ -225,6 +225,11 @@ def life(
         time.sleep(0.002)
 
 
+def is_running(child: int) -> bool:
+    """Return whether a process that `life` has started goes on; that it has ended stays for `life` to see."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 def kill_group(group: int) -> bool:
     """Kill all processes of a group."""
     os.killpg(group, signal.SIGKILL)
