@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from bench.overlap_recall import Ours, described, peer_scores, peers, photographs, rows
+from bench.overlap_recall import Ours, described, encoder_scores, peer_scores, peers, photographs, rows
 from bench.tables import show
 from dedup import search, training_set
 from dedup.decode_images import decode_jpeg
@@ -113,6 +113,7 @@ def main() -> None:
         "--negative-count", type=int, default=30_000, help="images of each negative collection at most"
     )
     parser.add_argument("--verify", type=int, default=100, help="sources whose copies are verified")
+    parser.add_argument("--encoder", nargs="*", default=[], help="encoders that are compared with")
     parser.add_argument("--no-peers", action="store_true", help="measure the detector alone")
     parser.add_argument("--out", type=Path, help="write the figures as JSON as well")
     args = parser.parse_args()
@@ -143,7 +144,11 @@ def main() -> None:
     results: list[tuple[str, float, dict[str, Any]]] = []
     if not args.no_peers:
         for label, bits in peers().items():
+            print(label, end=": ")
             results += rows(label, *_with_pairs(peer_scores(bits, sources, copies, negatives), pairs))
+        for path in args.encoder:
+            found = _with_pairs(encoder_scores(path, sources, copies, negatives), pairs)
+            results += rows(Path(path).stem, *found)
         queries = {
             name: described(np.stack([views.thumbnail(views.inner(rgb)) for rgb in images]))
             for name, images in copies.items()

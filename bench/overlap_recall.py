@@ -1,16 +1,18 @@
 """Recall at fixed false-positive rates on altered photographs, beside PDQ, pHash and dHash.
 
-    python -m bench.overlap_recall --sources PHOTOS_DIR --negatives DIR_OR_TAR [DIR_OR_TAR ...]
+    python -m bench.overlap_recall --sources PHOTOS_DIR --negatives DIR_OR_TAR ... [--encoder FILE ...]
 
 Each source photograph is altered in every way of `dedup.distortions`; the copies are queries, the sources the
 references. False positives are counted over all pairs of a source and an unrelated image; a rate below one
 pair is given as the threshold that no pair reaches. "views" is the search of `openwit overlap` as it runs,
 "verified" its candidates at the floor that verification keeps. "reversed": the copy is the evaluation image,
-and the source the training image. Needs pdqhash and imagehash for the peers.
+and the source the training image, with its crops. --encoder: SSCD or any other, as `overlap --detector` takes
+it. PDQ is openwit's own where pdqhash is absent (the bits are the same); pHash and dHash need imagehash.
 """
 
 import argparse
 import importlib.util
+import resource
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +25,14 @@ from PIL import Image
 
 from bench.tables import show
 from dedup import search
+from dedup.detector.encoder import EncoderDetector
 from dedup.distortions import DISTORTIONS
 from dedup.same_picture import GATE, aligned_correlation, features, verify
 from dedup.search import References, Whitening
+from dedup.training_crops import CROPS, describe_crops
 from pipeline.data import views
 from pipeline.data.descriptors import Descriptors, describe
+from pipeline.images.pdq import pdq
 
 Bits = Callable[[np.ndarray], np.ndarray]
 RATES = (1e-4, 1e-6, 1e-7)
@@ -92,6 +97,8 @@ def peers() -> dict[str, Bits]:
         import pdqhash
 
         found["PDQ"] = lambda rgb: pdqhash.compute(rgb)[0]
+    else:
+        found["PDQ"] = lambda rgb: np.unpackbits(np.frombuffer(bytes.fromhex(pdq(rgb).digits), np.uint8))
     if importlib.util.find_spec("imagehash"):
         import imagehash
 
@@ -121,10 +128,41 @@ def peer_scores(
     bits: Bits, sources: list[np.ndarray], copies: dict[str, list[np.ndarray]], negatives: list[np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return minus the distances of all unrelated pairs, and of each copy to its source."""
+    began = time.process_time()
     signs = {name: np.stack([bits(rgb) for rgb in images]).astype(np.float32) * 2 - 1
              for name, images in [*copies.items(), ("", sources), ("-", negatives)]}  # fmt: skip
+    print_rate(sum(map(len, signs.values())), began)
     against = (signs["-"] @ signs[""].T - signs[""].shape[1]).ravel() / 2
     return against, {name: ((signs[name] * signs[""]).sum(1) - signs[""].shape[1]) / 2 for name in copies}
+
+
+def print_rate(images: int, began: float) -> None:
+    """Print how many images a second of this process are described."""
+    print(f"{images / max(time.process_time() - began, 1e-9):,.0f} images/s of one core")
+
+
+def encoder_scores(
+    path: str, sources: list[np.ndarray], copies: dict[str, list[np.ndarray]], negatives: list[np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the similarities of all unrelated pairs, and of each copy to its source, by an encoder."""
+    detector, spent = EncoderDetector(path), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    vectors = {name: np.concatenate([detector.embed(views.squeeze(views.inner(rgb), detector.side)[None])
+                                     for rgb in images])
+               for name, images in [*copies.items(), ("", sources), ("-", negatives)]}  # fmt: skip
+    detector.close()  # only then is its child's time counted
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - spent
+    print(f"{path}: {sum(map(len, vectors.values())) / max(spent, 1e-9):,.0f} images/s of one core")
+    return (vectors["-"] @ vectors[""].T).ravel(), {
+        name: (vectors[name] * vectors[""]).sum(1) for name in copies
+    }
+
+
+def crop_scores(ours: "Ours", pictures: list[np.ndarray]) -> np.ndarray:
+    """Return each picture's similarity, by its crops, to the example of its number, -1 under the floor."""
+    hits, scores = ours.hits(describe_crops(pictures)), np.full(len(pictures), -1.0)
+    mine = hits.query // len(CROPS) == hits.example
+    np.maximum.at(scores, hits.example[mine], hits.similarity[mine])
+    return scores
 
 
 def verified(
@@ -158,6 +196,7 @@ def main() -> None:
         "--negative-count", type=int, default=30_000, help="images of each negative collection at most"
     )
     parser.add_argument("--verify", type=int, default=100, help="sources whose copies are verified")
+    parser.add_argument("--encoder", nargs="*", default=[], help="encoders that are compared with")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     search.use_one_thread()
@@ -186,8 +225,12 @@ def main() -> None:
 
     results: list[tuple[str, float, dict[str, Any]]] = []
     for label, bits in peers().items():
+        print(label, end=": ")
         against, found = peer_scores(bits, sources, copies, negatives)
         results += rows(label, against, pairs, found)
+    for path in args.encoder:
+        against, found = encoder_scores(path, sources, copies, negatives)
+        results += rows(Path(path).stem, against, pairs, found)
     whole = Ours(sources, unrelated, views.VIEWS[:1], 0.05)
     every = Ours(sources, unrelated, views.VIEWS, 0.2)
     for label, ours in (("openwit, 1 view", whole), (f"openwit, {len(views.VIEWS)} views", every)):
@@ -201,7 +244,9 @@ def main() -> None:
     described_sources = described(np.stack([views.thumbnail(rgb) for rgb in sources[: args.verify]]))
     for name, images in copies.items():
         cut = [views.inner(rgb) for rgb in images[: args.verify]]
-        reverse[name] = (Ours(cut, unrelated, views.VIEWS, 0.2).own(described_sources) > limit).mean()
+        whole = Ours(cut, unrelated, views.VIEWS, 0.2).own(described_sources)
+        parts = crop_scores(Ours(cut, unrelated, views.VIEWS[:1], 0.2), sources[: args.verify])
+        reverse[name] = (np.maximum(whole, parts) > limit).mean()
     results.append((f"reversed, of {args.verify}, 1e-06", limit, reverse))
 
     floor = Ours(sources[: args.verify], unrelated, views.VIEWS, search.FLOOR)

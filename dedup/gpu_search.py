@@ -6,6 +6,7 @@ same. What lies within the radius is looked at once more where it is; only what 
 device.
 """
 
+import copy
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +27,12 @@ class DeviceReferences:
         self._device = torch.device(device)
         self._hashes, self._colours = self._copied(hashes), self._copied(colours)
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
+
+    def every(self, step: int) -> "DeviceReferences":
+        """Return the same with each `step`-th reference alone, the first among them."""
+        other = copy.copy(self)
+        other._hashes, other._colours = self._hashes[::step].contiguous(), self._colours[::step].contiguous()
+        return other
 
     def candidates(
         self, hashes: npt.NDArray[np.uint8], vectors: npt.NDArray[np.float32] | None, floor: float,

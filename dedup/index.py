@@ -27,7 +27,7 @@ from dedup.parts import (
     FittedWhitening,
     Joining,
 )
-from dedup.search import References, Whitening, quantised
+from dedup.search import References, Whitening, quantised, wholes
 from pipeline import private, schemas, storage
 from pipeline.data import evalsets, views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
@@ -203,6 +203,7 @@ class Index:
 
             copy = DeviceReferences(hashes, colours, device)
         self.references = References(hashes, colours, len(views.VIEWS), copy)
+        self.wholes = wholes(self.references)
         table = schemas.read_table(local.examples)
         compared = table.filter(pc.greater_equal(table["row"], 0)).sort_by("row")
         self.dataset: npt.NDArray[np.int64]

@@ -18,7 +18,15 @@ import numpy.typing as npt
 from dedup import planted, search, training_set
 from dedup.decode_images import Pictures, preview
 from dedup.index import Index, joined, read_whitening
-from dedup.matcher import BATCH, CandidatePair, ImageMatcher, Learned, TrainingPicture, picture_of
+from dedup.matcher import (
+    BATCH,
+    VIEWS_AND_CROPS,
+    CandidatePair,
+    ImageMatcher,
+    Learned,
+    TrainingPicture,
+    picture_of,
+)
 from dedup.near_captions import TextIndex, texts_of
 from dedup.parts import (
     FOUND,
@@ -33,7 +41,6 @@ from dedup.parts import (
 )
 from dedup.search import Hits, Whitening
 from pipeline import schemas, storage
-from pipeline.data import views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
 from pipeline.flow.steps import results_in
 from pipeline.images.decode import BadImage
@@ -168,6 +175,8 @@ class MatchWorker:
     """Folder of what it made of the index."""
     thresholds: str = ""
     """Folder of its thresholds."""
+    crops: bool = True
+    """Whether crops of training images are compared as well."""
     device: str = ""
     """Where hashes are compared, or empty for the CPU."""
 
@@ -191,7 +200,9 @@ class MatchWorker:
     def run(self, state: MatchState, task: TrainingShard | PlantedCopies) -> MatchedShard | FoundCopies:
         """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or find a set's copies."""
         assert state.index is not None and state.whitening is not None
-        matcher = ImageMatcher(state.index, state.whitening, self.floor, self.min_quality, state.learned)
+        matcher = ImageMatcher(
+            state.index, state.whitening, self.floor, self.min_quality, state.learned, self.crops
+        )
         if isinstance(task, TrainingShard):
             return self._match(state, matcher, task)
         try:
@@ -206,8 +217,8 @@ class MatchWorker:
         lost: list[tuple[str, str]] = []
         rows: list[tuple[object, ...]] = []
         text_rows: list[tuple[object, ...]] = []
-        # A learned detector looks at every image itself.
-        is_described = self.is_run and state.learned is None
+        # A learned detector looks at every image itself, and so do crops.
+        is_described = self.is_run and state.learned is None and not self.crops
         stored = training_set.read_described(task.path, BATCH) if is_described else None
         if stored is not None:
             rows += self._match_stored(state, matcher, task.path, stored, bad, text_rows, lost)
@@ -295,7 +306,7 @@ def _rows(
         yield (
             index.names[index.dataset[one.example]], index.example_ids[one.example].as_py(), sample.uid,
             _printable(sample.url), round(one.similarity, 4), verdict.verified, verdict.reason,
-            verdict.inliers, round(verdict.correlation, 3), views.VIEWS[one.view].name, one.mirrored,
+            verdict.inliers, round(verdict.correlation, 3), VIEWS_AND_CROPS[one.view].name, one.mirrored,
             _printable(caption), shard, sample.key, _digits(one.hashes), _digits(one.learned),
             preview(picture.rgb),
         )  # fmt: skip

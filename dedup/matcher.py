@@ -12,12 +12,20 @@ from dedup import search, training_set
 from dedup.decode_images import Pixels
 from dedup.same_picture import GATE, PictureFeatures, Verification, aligned_correlation, features, verify
 from dedup.search import Hits, Whitening
+from dedup.training_crops import CROPS, describe_crops
 from pipeline.data import views
 from pipeline.data.descriptors import Descriptors, describe, take
 
 BATCH: Final = 256
 _CACHED_FEATURES: Final = 500  # of evaluation images, 0.3 MB each with 400 keypoints
 _MOST_CANDIDATES: Final = 50  # verified for one training image, the most similar ones
+
+
+VIEWS_AND_CROPS: Final = (
+    *views.VIEWS,
+    *(crop._replace(name=f"whole, as a {crop.name} of the training image") for crop in CROPS),
+)
+"""What a candidate's view is a number of."""
 
 
 class TrainingPicture(NamedTuple):
@@ -62,6 +70,8 @@ class Examples(Protocol):
 
     @property
     def references(self) -> search.References: ...
+    @property
+    def wholes(self) -> search.References: ...  # without the views but the first
 
     def pixels(self, row: int) -> Pixels:
         """Return the image of an example as it is compared, without a border."""
@@ -89,6 +99,8 @@ class ImageMatcher:
     floor: float
     min_quality: int
     learned: Learned | None = None
+    crops: bool = True
+    """Whether to search for evaluation images that are a part of a picture."""
     counts: Counter[str] = field(default_factory=Counter)
     features: OrderedDict[int, PictureFeatures] = field(default_factory=OrderedDict)
 
@@ -98,6 +110,8 @@ class ImageMatcher:
             return []
         described = describe(np.stack([picture.thumbnail for picture in pictures]))
         rows, hits = self.search(described)
+        if self.crops and len(rows):
+            hits = self._with_crops([pictures[row] for row in rows], rows, hits)
         learned = self._learned_hits([pictures[row].rgb for row in rows])
         found: list[CandidatePair] = []
         for place, picture in enumerate(rows.tolist()):
@@ -112,6 +126,26 @@ class ImageMatcher:
         self.counts["low_information"] += len(described.qualities) - len(rows)
         hits = search.search(take(described, rows), self.index.references, self.whitening, floor=self.floor)
         return rows, hits._replace(query=rows[hits.query])
+
+    def _with_crops(self, pictures: list[TrainingPicture], rows: npt.NDArray[np.int64], hits: Hits) -> Hits:
+        """Join the hits of pictures and of their crops; the crops' numbers come after those of the views."""
+        found = search.search(
+            describe_crops([one.rgb for one in pictures]), self.index.wholes, self.whitening, floor=self.floor
+        )
+        number, crop = np.divmod(found.query, len(CROPS))
+        pairs = zip(number.tolist(), crop.tolist(), strict=True)
+        shown = [views.thumbnail(pictures[n].rgb, CROPS[one]) for n, one in pairs]
+        keep = np.array([describe(one[None]).qualities[0] >= self.min_quality for one in shown], bool)
+        places = len(views.VIEWS) + len(CROPS)
+        return search.best(
+            np.concatenate([hits.query, rows[number[keep]]]),
+            np.concatenate(
+                [hits.example * places + hits.view, (found.example * places + len(views.VIEWS) + crop)[keep]]
+            ),
+            np.concatenate([hits.similarity, found.similarity[keep]]),
+            np.concatenate([hits.mirrored, found.mirrored[keep]]),
+            places,
+        )
 
     def _learned_hits(self, pictures: list[Pixels]) -> list[dict[int, tuple[float, int]]]:
         """Return for each picture the examples that the detector finds, with similarity and view."""
@@ -195,9 +229,12 @@ class ImageMatcher:
         known: dict[bool, PictureFeatures],
     ) -> Verification:
         reference = self.index.pixels(example)
-        thumbnail = picture.thumbnail[:, ::-1] if mirrored else picture.thumbnail
-        shown = views.thumbnail(reference, views.VIEWS[view])
-        correlation = aligned_correlation(np.ascontiguousarray(thumbnail), shown)
+        thumbnail, shown = picture.thumbnail, views.thumbnail(reference, VIEWS_AND_CROPS[view])
+        if view >= len(views.VIEWS):
+            thumbnail = views.thumbnail(picture.rgb, VIEWS_AND_CROPS[view])
+            shown = views.thumbnail(reference)
+        thumbnail = np.ascontiguousarray(thumbnail[:, ::-1] if mirrored else thumbnail)
+        correlation = aligned_correlation(thumbnail, shown)
         if correlation < GATE:
             return Verification(False, "gate", 0, correlation)
         if mirrored not in known:

@@ -278,13 +278,15 @@ def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str
     """Match every shard and the planted copies; return the shards' results and each set's copies."""
     config = job.config
     text_threshold = config.text_threshold if config.text else None
-    semantics = (config.floor, config.min_quality, config.planted, config.seed, text_threshold)
+    semantics = (
+        config.floor, config.min_quality, config.planted, config.seed, text_threshold, config.training_crops,
+    )  # fmt: skip
     folder = job.folder("match", _digest(steps.digest, *semantics))
     worker = match_shards.MatchWorker(
         folder=folder, index=steps.index.folder, whitening=steps.whitening.folder,
         is_run=job.training.is_run, floor=config.floor, min_quality=config.min_quality,
         planted=config.planted, seed=config.seed, text_threshold=text_threshold, detector=config.detector,
-        learned=steps.learned, thresholds=steps.thresholds, device=config.device,
+        learned=steps.learned, thresholds=steps.thresholds, crops=config.training_crops, device=config.device,
     )  # fmt: skip
     # A shard's task is named by its version too: a set that has grown is matched where it has grown.
     shards = [

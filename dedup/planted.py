@@ -19,7 +19,7 @@ from dedup.decode_images import Pixels
 from dedup.index import Index
 from dedup.matcher import BATCH, CandidatePair, ImageMatcher, picture_of
 from dedup.parts import FoundCopies, PlantedCopies
-from dedup.search import References, Whitening, quantised
+from dedup.search import References, Whitening, quantised, wholes
 from pipeline.data import views
 from pipeline.data.descriptors import COLOUR_TERMS, describe
 
@@ -46,6 +46,7 @@ class Copies:
         colours = [np.zeros((0, COLOUR_TERMS), np.int8)]
         colours += [quantised(whitening.apply(one.colours)) for one in kept]
         self.references = References(np.concatenate(hashes), np.concatenate(colours), len(views.VIEWS))
+        self.wholes = wholes(self.references)
 
     def pixels(self, row: int) -> Pixels:
         """Return a picture as it is compared."""

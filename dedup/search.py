@@ -3,7 +3,7 @@
 The first look compares hashes, 32 bytes a view, by exclusive-or and population count; no hash within the
 radius is missed. The second computes a similarity for what the first left: the mean of the cosines of signs
 and of whitened colour terms, which is the cosine of both vectors joined. References are memory-mapped arrays,
-which all processes of a machine share: 288 bytes a view, 10 GB for 58 views of 600,000 images.
+which all processes of a machine share: 288 bytes a view, 16 GB for 92 views of 600,000 images.
 
 `_kernels.c` scans for both mirrorings in one pass, and passes on to the second look only what, by a bound in
 integers, may reach the floor. Where it is not built, or the processor lacks AVX2, faiss and numpy give the
@@ -86,6 +86,14 @@ class References(NamedTuple):
     views: int
     device: "DeviceReferences | None" = None
     """The same in a GPU's memory, if the search is to be there."""
+
+
+def wholes(references: References) -> References:
+    """Return the first view of each example alone, the example as it is."""
+    device = None if references.device is None else references.device.every(references.views)
+    step = references.views
+    hashes, colours = references.hashes[::step], references.colours[::step]
+    return References(np.ascontiguousarray(hashes), np.ascontiguousarray(colours), 1, device)
 
 
 class Hits(NamedTuple):
@@ -173,7 +181,7 @@ def search(
     if not found:
         found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, bool))]
     query, reference, similarity, flags = (np.concatenate(column) for column in zip(*found, strict=True))
-    return _best(query, reference, similarity, flags, references.views)
+    return best(query, reference, similarity, flags, references.views)
 
 
 def candidates(
@@ -225,7 +233,7 @@ def _similarity(pairs: Pairs, vectors: F32, colours: npt.NDArray[np.int8]) -> F3
     return np.asarray(np.minimum((signs + cosine) / 2, 1), np.float32)
 
 
-def _best(query: I64, reference: I64, similarity: F32, mirrored: npt.NDArray[np.bool_], views: int) -> Hits:
+def best(query: I64, reference: I64, similarity: F32, mirrored: npt.NDArray[np.bool_], views: int) -> Hits:
     """Keep the most similar view of each (query, example); ties go to the first view, unmirrored."""
     example = reference // views
     order = np.lexsort((mirrored, reference, -similarity, example, query))

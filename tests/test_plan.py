@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.views import VIEWS
+from pipeline.data.views import PARTS, VIEWS
 from pipeline.demo.server import Server
 from pipeline.plan import expected, prediction, published_yields
 from pipeline.plan.cli import main
@@ -201,22 +201,28 @@ def test_what_cannot_be_planned_is_refused_with_what_can(
 
 
 def test_the_overlap_analysis_is_planned_with_both_looks(tmp_path: Path) -> None:
-    assert RATES["overlap"]["views"] == len(VIEWS)
-    rate = {"views": 58, "pairs_per_s": 2e9, "share": 1e-3, "second_look_ns": 100}
-    pairs = 2 * 400e6 * 600_000 * 58
+    assert RATES["overlap"]["views"] == len(VIEWS) and RATES["overlap"]["crops"] == len(PARTS)
+    rate = {
+        "views": 58,
+        "crops": 2,
+        "pairs_per_s": 2e9,
+        "share": 1e-3,
+        "second_look_ns": 100,
+        "describe_ms": 5,
+    }
+    pairs = 2 * 400e6 * 600_000 * 60
     scan, second = pairs / 2e9, pairs * 1e-3 * 100e-9
-    assert prediction.overlap_seconds(400e6, 600_000, rate) == pytest.approx(scan + second)
+    assert prediction.overlap_seconds(400e6, 600_000, rate) == pytest.approx(scan + second + 400e6 * 5e-3)
     argv = ["--pieces", "3", "--queries", "1000", "--model", "", "--runner", "FlinkRunner", "--rounds", "1"]
     planned = {}
-    for images in ("0", "1000", "10000"):
+    for images in ("0", "1000", "10000", "19000"):
         out = tmp_path / f"{images}.json"
         assert main([*argv, "--eval-images", images, "--out", str(out)]) == 0
         planned[images] = json.loads(out.read_text())
     assert "overlap" not in planned["0"]["stages"]
     assert planned["1000"]["jobs"]["starts"] == planned["0"]["jobs"]["starts"] + 2
-    few, many = (planned[images]["stages"]["overlap"]["core_hours"] for images in ("1000", "10000"))
-    start = RATES["overlap"]["start_s"] * 16 * 4 / 3600
-    assert many - start == pytest.approx(10 * (few - start), rel=1e-6)
+    few, many, more = (planned[n]["stages"]["overlap"]["core_hours"] for n in ("1000", "10000", "19000"))
+    assert more - many == pytest.approx(many - few, rel=1e-6) and many > few
 
 
 def test_starts_of_jobs_are_counted_for_the_runner(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

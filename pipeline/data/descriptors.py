@@ -27,7 +27,7 @@ Luma = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Coefficients = npt.NDArray[np.float64]
 
 
-def _basis() -> Coefficients:
+def basis() -> Coefficients:
     """Return the first 16 rows of the orthonormal DCT-II of length 64: float64 [16, 64]."""
     k = np.arange(FREQUENCIES)[:, None]
     n = np.arange(SIDE)[None, :]
@@ -36,7 +36,7 @@ def _basis() -> Coefficients:
     return rows
 
 
-_BASIS: Final = _basis()
+_BASIS: Final = basis()
 # The exact zeros of flat and of symmetric pictures leave a matrix product as +-1e-13, with signs that depend
 # on the BLAS and on the batch. Rounded they are zeros again; a grey level is 1.0, so nothing visible is lost.
 _DECIMALS: Final = 3
@@ -131,7 +131,7 @@ class Detector(Protocol):
 
 def describe(thumbnails: Thumbnails) -> Descriptors:
     """Describe squeezed RGB thumbnails, uint8 [n, 64, 64, 3]."""
-    ycc = _luma_chroma(thumbnails)
+    ycc = luma_chroma(thumbnails)
     seen = _levels(ycc)
     qualities = np.array([quality(one) for one in seen], np.uint8)
     frequencies = low_frequencies(seen)
@@ -140,11 +140,11 @@ def describe(thumbnails: Thumbnails) -> Descriptors:
 
 def luma(thumbnails: Thumbnails) -> Thumbnails:
     """Return what `describe` hashes: uint8 [..., 64, 64, 3] to [..., 64, 64]."""
-    return _levels(_luma_chroma(thumbnails))
+    return _levels(luma_chroma(thumbnails))
 
 
-def _luma_chroma(thumbnails: Thumbnails) -> npt.NDArray[np.float32]:
-    """Return ITU-R BT.601 full-range luma and chroma, the latter around 0: float32 [..., 64, 64, 3]."""
+def luma_chroma(thumbnails: Thumbnails) -> npt.NDArray[np.float32]:
+    """Return ITU-R BT.601 full-range luma and chroma, the latter around 0: float32 [..., h, w, 3]."""
     return thumbnails.astype(np.float32) @ _YCC.T
 
 
@@ -175,7 +175,11 @@ def _colour_vectors(ycc: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     A coefficient lies within +-64 * 255 = 16,320. Rounding adds an error of 0.29, of which the standard
     deviation of the smallest coefficients over photographs is over 50 times as much.
     """
-    blocks = low_frequencies(np.moveaxis(ycc, -1, 0))
+    return colours_of(low_frequencies(np.moveaxis(ycc, -1, 0)))
+
+
+def colours_of(blocks: Coefficients) -> npt.NDArray[np.int16]:
+    """Return what is kept of the low frequencies of luma, Cb and Cr: [3, n, 16, 16] to int16 [n, 256]."""
     places = (_LUMA_AT, _CHROMA_AT, _CHROMA_AT)
     parts = [block[:, at[:, 0], at[:, 1]] for block, at in zip(blocks, places, strict=True)]
     vectors: npt.NDArray[np.int16] = np.rint(np.concatenate(parts, axis=1)).astype(np.int16)

@@ -55,15 +55,24 @@ def _turned(degrees: float) -> list[View]:
     ]
 
 
+PARTS: Final[tuple[View, ...]] = (
+    # A hash finds a crop that differs by 5% of a side. So 71% of the sides, half of the area, and such steps
+    # that no place is further than that from one of them.
+    *(_crop(0.71, 0.71, x / 4, y / 4) for y in range(5) for x in range(5)),
+    # What squares leave of 3:2 and 16:9, at any place along the width; of upright pictures they cut less.
+    *(_crop(0.6, 1, x / 6, 0.5) for x in range(7)),
+    *(_crop(0.52, 1, x / 8, 0.5) for x in range(9)),
+    *(_crop(1, 0.6, 0.5, y) for y in (0, 1 / 2, 1)),
+)
+"""Crops that keep half of an image or little more."""
+
 VIEWS: Final[tuple[View, ...]] = (
     View("whole"),
     # A hash finds a crop that differs by 5% of a side. So two sizes, 87% and 78%, that leave 75% and 60% of
     # the area, and such steps that no place is further than that from one of them.
     *(_crop(0.87, 0.87, x, y) for y in (0, 1 / 2, 1) for x in (0, 1 / 2, 1)),
     *(_crop(0.78, 0.78, x, y) for y in (0, 1 / 3, 2 / 3, 1) for x in (0, 1 / 3, 2 / 3, 1)),
-    # What squares leave of 3:2 and 16:9, at any place along the width; of upright pictures they cut less.
-    *(_crop(0.6, 1, x / 6, 0.5) for x in range(7)),
-    *(_crop(1, 0.6, 0.5, y) for y in (0, 1 / 2, 1)),
+    *PARTS,
     # An evaluation image that is itself a crop of a training image.
     *(
         View(f"crop of {1 - outside:.0%} x {1 - outside:.0%} at {x:.0%}, {y:.0%}", outside=outside, x=x, y=y)

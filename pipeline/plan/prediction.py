@@ -140,9 +140,13 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
 
 
 def overlap_seconds(samples: float, examples: float, rate: dict[str, float]) -> float:
-    """Return the core seconds of the search of samples, each mirrored as well, among all views."""
-    pairs = 2 * samples * examples * rate["views"]
-    return pairs * (1 / rate["pairs_per_s"] + rate["share"] * rate["second_look_ns"] * 1e-9)
+    """Return the core seconds of the search of samples, each mirrored as well, among all views.
+
+    Crops of each sample, which are described first, are compared with one view alone.
+    """
+    pairs = 2 * samples * examples * (rate["views"] + rate["crops"])
+    search = pairs * (1 / rate["pairs_per_s"] + rate["share"] * rate["second_look_ns"] * 1e-9)
+    return search + samples * rate["describe_ms"] * 1e-3
 
 
 def money(

@@ -1,0 +1,77 @@
+"""Pictures that look alike and are not the same: no pair of them is an overlap, and their copies are."""
+
+import cv2
+import numpy as np
+import pytest
+
+from dedup import planted, training_set
+from dedup.matcher import ImageMatcher, picture_of
+from dedup.search import Whitening
+from pipeline.data import views
+from pipeline.data.descriptors import describe
+from tests.scenes import scene
+
+WORDS = (
+    "annual",
+    "report",
+    "garden",
+    "winter",
+    "school",
+    "harbour",
+    "notice",
+    "market",
+    "letters",
+    "quarter",
+)
+
+
+def blank(n: int) -> np.ndarray:
+    return np.full((200, 240, 3), (n * 37 % 256, n * 91 % 256, n * 53 % 256), np.uint8)
+
+
+def gradient(n: int) -> np.ndarray:
+    y, x = np.mgrid[0:200, 0:240]
+    angle = n * 0.35
+    ramp = (x * np.cos(angle) + y * np.sin(angle)) % 400
+    return np.stack([ramp * 0.5 + 20 * c + 5 * n for c in range(3)], axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def written(canvas: np.ndarray, text: str, at: tuple[int, int], size: float, shade: tuple[int, ...]) -> None:
+    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_DUPLEX, size, shade, max(1, round(size * 1.5)))
+
+
+def text_page(n: int) -> np.ndarray:
+    canvas, rng = np.full((340, 250, 3), 250, np.uint8), np.random.default_rng(n)
+    for line in range(16):
+        words = " ".join(WORDS[k] for k in rng.integers(0, len(WORDS), 4))
+        written(canvas, words, (14, 24 + 20 * line), 0.4, (30, 30, 30))
+    return canvas
+
+
+def digit(n: int) -> np.ndarray:
+    canvas = np.zeros((28, 28, 3), np.uint8)
+    written(canvas, str(n), (4 + n % 3, 22), 0.8, (255, 255, 255))
+    return cv2.GaussianBlur(canvas, (0, 0), 0.6)
+
+
+def tiny(n: int) -> np.ndarray:
+    return cv2.resize(scene(n), (32, 32), interpolation=cv2.INTER_AREA)
+
+
+GROUPS = {one.__name__: one for one in (blank, gradient, text_page, digit, tiny)}
+
+
+@pytest.fixture(scope="module")
+def whitening() -> Whitening:
+    return Whitening.fit(describe(np.stack([views.thumbnail(scene(n)) for n in range(700, 740)])).colours)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_looks_alike_is_no_overlap(group, whitening):
+    pictures = [GROUPS[group](n) for n in range(10)]
+    examples = planted.Copies(pictures[:5], whitening, 25)
+    matcher = ImageMatcher(examples, whitening, 0.35, 25)
+    nobody = training_set.TrainingImage("", "", "", (), b"")
+    pairs = matcher.match([picture_of(nobody, rgb) for rgb in pictures])
+    found = {(one.picture, examples.numbers[one.example]) for one in pairs if one.verdict.verified}
+    assert {pair for pair in found if pair[0] != pair[1]} == set()
