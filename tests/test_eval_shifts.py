@@ -146,6 +146,27 @@ def test_pm_counts_an_anchor_when_all_frames_near_it_are_right(tmp_path: Path) -
         frames.read(str(path), found)
 
 
+def test_another_encoders_probe_is_measured_on_shifted_sets(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = []
+    for dataset, split, shift in (("pets", "train", 0), ("pets", "test", 0), ("drawn", "test", 1.2)):
+        for number in range(60):
+            kind = number % 3
+            vector = 2 * np.eye(3)[kind] + random.normal(0, 0.3 + shift, 3)
+            rows.append(
+                {"dataset": dataset, "split": split, "label": "abc"[kind], "features": vector.tolist()}
+            )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "encoder.parquet")
+    assert run("--features", tmp_path / "encoder.parquet", "--task", "robustness", "--task", "linear-probe",
+               "--shots", 1, "--draws", 2, "--out", tmp_path / "out") == 0  # fmt: skip
+    found = results(tmp_path / "out")
+    row, probe = found["drawn", "encoder", "robustness"], found["pets", "encoder", "linear-probe"]
+    assert [one["predictor"] for one in row["detail"]["predictors"]] == ["probe", "1-shot"]
+    assert row["metrics"]["source_acc1"] == probe["metrics"]["acc1"] > 0.95 > row["metrics"]["acc1"]
+    assert row["metrics"]["drop"] == pytest.approx(probe["metrics"]["acc1"] - row["metrics"]["acc1"])
+    assert "1-shot" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
 # ---- lexicons
 
 
