@@ -25,6 +25,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     ),
     "score": ("pipeline.score", "main", "score a run's samples, to choose by", "crawl"),
     "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run for good", "crawl"),
+    "index": ("pipeline.index.cli", "main", "make a dataset's pictures reachable and searchable", "crawl"),
+    "browse": ("pipeline.browse.cli", "main", "look at a dataset in the browser", "crawl"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),
     "detector": (
         "dedup.detector.cli",

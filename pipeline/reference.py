@@ -18,6 +18,8 @@ CONFIGS: Final = {
     "compact": "pipeline.options.finished:CompactConfig",
     "score": "pipeline.options.finished:ScoreConfig",
     "takedown": "pipeline.options.finished:TakedownConfig",
+    "index": "pipeline.options.finished:IndexConfig",
+    "browse": "pipeline.options.finished:BrowseConfig",
     "overlap": "dedup.options:OverlapConfig",
     "detector train": "dedup.detector.options:DetectorTrainConfig",
     "detector embed": "dedup.detector.options:DetectorEmbedConfig",

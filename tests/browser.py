@@ -42,13 +42,18 @@ class Page:
                 return message["result"]
             self.events.append(message)
 
-    def open(self, path: Path) -> None:
-        """Load a local file and wait for it."""
+    def open(self, place: Path | str) -> None:
+        """Load a local file, or a page of a server, and wait for it."""
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        deadline = time.monotonic() + 30
-        while self.run("document.readyState + location.protocol") != "completefile:":
-            assert time.monotonic() < deadline, "the page did not load"
+        url = place.resolve().as_uri() if isinstance(place, Path) else place
+        self.call("Page.navigate", url=url)
+        self.wait(f"document.readyState === 'complete' && location.protocol === '{url.split(':')[0]}:'")
+
+    def wait(self, condition: str, seconds: float = 60.0) -> None:
+        """Wait until JavaScript is true of the page."""
+        deadline = time.monotonic() + seconds
+        while not self.run(condition):
+            assert time.monotonic() < deadline, f"never true: {condition}"
             time.sleep(0.05)
 
     def run(self, expression: str) -> Any:
@@ -67,8 +72,8 @@ class Page:
         """Write a PNG of the window."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
-    def problems(self) -> list[str]:
-        """Return exceptions, dialogs, refused resources, and requests other than for the file itself."""
+    def problems(self, own: str = "file:") -> list[str]:
+        """Return exceptions, dialogs, refused resources, and requests that do not begin with `own`."""
         found = []
         for event in self.events:
             method, given = event.get("method"), event.get("params", {})
@@ -76,7 +81,7 @@ class Page:
                 found.append(f"{method}: {json.dumps(given)[:300]}")
             if method == "Network.requestWillBeSent":
                 url = given["request"]["url"]
-                if not url.startswith(("file:", "data:", "blob:")):
+                if not url.startswith((own, "data:", "blob:")):
                     found.append(f"request to {url}")
         return found
 

@@ -51,6 +51,7 @@ ELSEWHERE: Final = {
 CHECKED: Final = {
     "crawl": "asks the web; the first one makes this folder's run, on a web of its own",
     "queries": "reads 25 GB; tests/test_queries_cli.py builds small lists",
+    "browse": "serves until Ctrl-C; tests/test_browse.py asks it",
     "train": "takes GPUs; tests/test_train_loop.py trains small models",
     "detector train": "takes hours; tests/test_detector_train.py trains small ones",
 }
@@ -188,4 +189,4 @@ def test_every_command_of_the_readme_runs(
     before = contents(folder)
     assert beam_job.main([*argv, "--check"]) == 0, capfd.readouterr().err
     assert contents(folder) == before
-    assert re.search(r"^out = ", capfd.readouterr().out, re.MULTILINE), "the effective configuration"
+    assert re.search(r"^(out|run) = ", capfd.readouterr().out, re.MULTILINE), "the effective configuration"

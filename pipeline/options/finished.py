@@ -1,4 +1,4 @@
-"""The options of the commands on a run that is there: `status`, `verify`, `compact`, `takedown`, `score`."""
+"""The options of the commands on a run that is there, from `status` to `browse`."""
 
 import os
 from dataclasses import dataclass, field
@@ -125,3 +125,41 @@ class ScoreConfig:
             raise ValueError(f"workers must be at least 1, not {self.workers}")
         if len({*map(scorer_names.name_of, self.scorer)}) < len(self.scorer):
             raise ValueError("a --scorer is given twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """Index a dataset for `openwit browse`: the place of each picture in its tar, and a full-text search.
+
+    Only what has changed since the last time is read again.
+    """
+
+    run: str
+    """Folder of a finished run, local or on an object store, or a glob of WebDataset archives such as
+    'cc12m/*.tar'."""
+    webshart: str = ""
+    """Folder for NAME.json of each shard: its members' offsets and lengths, as webshart reads them for random
+    access; not written by default."""
+    check: bool = False
+    """Say what would be indexed, and write nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowseConfig:
+    """Look at a dataset in the browser: pictures, queries, sites, rejects, search.
+
+    A run can be watched while it is crawled.
+    """
+
+    run: str
+    """Folder of a run, local or on an object store, or a glob of WebDataset archives such as
+    'cc12m/*.tar'."""
+    host: str = "127.0.0.1"
+    """Address to listen on. With any other than loopback's, whoever has the printed address, which holds a
+    token, sees the dataset."""
+    port: int = 8000
+    """Port to listen on, 0 for any that is free."""
+    open: bool = True
+    """Open the page in the browser."""
+    check: bool = False
+    """Say what would be indexed and shown, and write nothing."""

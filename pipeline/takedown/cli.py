@@ -28,6 +28,7 @@ from pipeline.checked_manifest import Counts
 from pipeline.cli_runtime import guarded
 from pipeline.flow import kept
 from pipeline.formats import count
+from pipeline.index import place
 from pipeline.lock import lock
 from pipeline.options.finished import TakedownConfig
 from pipeline.run_folder import Layout, read_json
@@ -214,6 +215,7 @@ def apply(layout: Layout, pending: Pending) -> None:
         published.scrub_rejected(layout, tombstones, plan.taken_down)
         published.scrub_manifest(layout, tombstones, shards, plan.counts)
         score_files.rewrite(layout.root, lambda path: tables.rewrite(path, tombstones))
+        place.forget(layout)
         if storage.exists(storage.join(layout.root, "report")):
             from pipeline import report  # draws
 

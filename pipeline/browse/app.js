@@ -1,0 +1,333 @@
+// Views of one dataset. The address after "#" says what is shown: #/samples?q=dog&site=example.com.
+// What comes from the server is text of strangers: it only ever becomes text nodes and attribute values.
+
+const main = document.getElementById("main");
+const words = document.getElementById("words");
+const footer = document.getElementById("selection");
+const announce = document.getElementById("status");
+const PAGE = 60; // pictures that are asked for at a time
+const ROWS = 200; // of a table
+const selected = new Set();
+let info = null;
+let turn = 0; // of the view that is shown: answers for earlier ones are dropped
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value !== false && value !== undefined && value !== null) made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const number = (value) => (value === null || value === undefined ? "" : Number(value).toLocaleString("en"));
+const short = (value) => (Number.isInteger(value) ? number(value) : String(Number(Number(value).toPrecision(4))));
+
+async function ask(path, parameters = {}) {
+  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== undefined));
+  const answer = await fetch(`api/${path}?${query}`);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}
+
+// Show these in place of what was there.
+function put(...children) {
+  main.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
+}
+
+function place() {
+  const [path, query] = location.hash.slice(1).split("?");
+  const [view, ...rest] = (path || "/samples").slice(1).split("/");
+  return { view: view || "samples", id: decodeURIComponent(rest.join("/")), given: Object.fromEntries(new URLSearchParams(query)) };
+}
+
+function go(view, given = {}, id = "") {
+  const query = new URLSearchParams(Object.entries(given).filter(([, value]) => value !== "" && value !== undefined)).toString();
+  location.hash = `/${view}${id ? `/${encodeURIComponent(id)}` : ""}${query ? `?${query}` : ""}`;
+}
+
+const link = (text, view, given, id) => {
+  const query = new URLSearchParams(given ?? {}).toString();
+  return element("a", { href: `#/${view}${id ? `/${encodeURIComponent(id)}` : ""}${query ? `?${query}` : ""}` }, text);
+};
+
+// An address of the web: opened only by a click, in a tab that knows nothing of this one.
+const outside = (url) => {
+  if (!/^https?:\/\//i.test(url ?? "")) return document.createTextNode(url ?? "");
+  return element("a", { href: url, target: "_blank", rel: "noopener noreferrer external", title: "Opens the site itself, which sees that you look" }, url);
+};
+
+// Rows that come in pages as the end of the list comes into view.
+function endless(load, show, into, page = PAGE) {
+  const mine = turn;
+  const end = element("div", { "aria-hidden": "true" });
+  let offset = 0, busy = false, done = false;
+  const more = async () => {
+    if (busy || done || mine !== turn) return;
+    busy = true;
+    try {
+      const rows = await load(offset);
+      if (mine !== turn) return;
+      rows.forEach((row) => into.append(show(row)));
+      offset += rows.length;
+      done = rows.length < page;
+      if (done) watch.disconnect();
+    } catch (error) {
+      done = true;
+      main.append(element("p", { class: "error" }, error.message));
+    }
+    busy = false;
+    if (!done && end.getBoundingClientRect().top < innerHeight + 800) more();
+  };
+  const watch = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && more(), { rootMargin: "800px" });
+  into.after(end);
+  watch.observe(end);
+  return more();
+}
+
+function cell(row, note = "") {
+  const ratio = Math.min(4, Math.max(0.4, (row.width || 1) / (row.height || 1)));
+  const caption = (row.caption || "").split("\n")[0];
+  const made = element(
+    "button",
+    { class: `cell${row.kept === false ? " outside" : ""}`, type: "button", "data-uid": row.uid, "aria-label": caption || row.url || row.uid,
+      "aria-pressed": String(selected.has(row.uid)), onclick: (event) => (event.ctrlKey || event.metaKey ? toggle(made) : go("sample", {}, row.uid)) },
+    element("img", { src: `api/image/${encodeURIComponent(row.uid)}`, alt: "", loading: "lazy", width: row.width, height: row.height }),
+    element("span", {}, note ? `${note} ${caption}` : caption),
+  );
+  made.style.setProperty("--ratio", ratio);
+  return made;
+}
+
+function toggle(button) {
+  const uid = button.dataset.uid;
+  if (!selected.delete(uid)) selected.add(uid);
+  button.setAttribute("aria-pressed", String(selected.has(uid)));
+  showSelection();
+}
+
+function showSelection() {
+  footer.hidden = selected.size === 0;
+  footer.replaceChildren(
+    element("strong", {}, `${number(selected.size)} selected`),
+    exporter({ uids: [...selected] }, `selection-${selected.size}`),
+    element("button", { type: "button", onclick: () => copyTakedown() }, "Copy takedown command"),
+    element("button", { type: "button", onclick: () => { selected.clear(); showSelection(); document.querySelectorAll('[aria-pressed="true"]').forEach((one) => one.setAttribute("aria-pressed", "false")); } }, "Clear"),
+  );
+}
+
+async function copyTakedown() {
+  const rows = await Promise.all([...selected].map((uid) => ask(`sample/${encodeURIComponent(uid)}`)));
+  const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
+  const command = `openwit takedown --run ${quoted(info.name)} ${rows.map((row) => `--url ${quoted(row.url)}`).join(" ")}`;
+  await navigator.clipboard.writeText(command).catch(() => {});
+  announce.textContent = "The command is on the clipboard.";
+  footer.append(element("code", {}, command));
+}
+
+// A list of uids for --keep and --drop of the other commands.
+function exporter(body, name) {
+  return element("button", { type: "button", onclick: async (event) => {
+    const answer = await fetch("api/export", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name, ...body }) });
+    const found = answer.ok ? await answer.json() : null;
+    const text = found ? `${number(found.samples)} uids in ${found.path}` : await answer.text();
+    announce.textContent = text;
+    event.target.after(element("output", {}, text));
+  } }, "Save as a list");
+}
+
+function title(text) {
+  document.title = `${text} · openwit browse`;
+  return element("h1", {}, text);
+}
+
+async function samples(given, rejected = false) {
+  const mine = turn;
+  const view = rejected ? "rejects" : "samples";
+  const parameters = { ...given, ...(rejected ? { rejected: 1 } : {}) };
+  const bar = element("div", { class: "bar" });
+  const list = rejected ? element("tbody") : element("div", { class: "grid" });
+  const whole = rejected
+    ? element("div", { class: "scroll" }, element("table", { class: "rejects" }, element("thead", {}, element("tr", {}, ...["reason", "caption", "URL", "detail"].map((name) => element("th", {}, name)))), list))
+    : list;
+  put(title(rejected ? "Rejected" : "Samples"), bar, whole);
+  await filters(bar, given, view, rejected);
+  const show = rejected ? rejectedRow : (row) => cell(row, given.sort ? short(row[given.sort.replace("-", "")] ?? 0) : "");
+  let counted = false;
+  await endless(async (offset) => {
+    const page = await ask("samples", { ...parameters, offset, limit: rejected ? ROWS : PAGE });
+    if (!counted && mine === turn) {
+      counted = true;
+      const total = `${page.is_exact ? "" : "over "}${number(page.total)}`;
+      bar.prepend(element("strong", {}, total), document.createTextNode(rejected ? "rows" : "samples"));
+      announce.textContent = `${total} found`;
+      if (!page.total) main.append(element("p", {}, "Nothing matches. Take a filter away, or search for another word."));
+    }
+    return page.samples;
+  }, show, list, rejected ? ROWS : PAGE);
+}
+
+const rejectedRow = (row) => element("tr", {}, element("td", { class: "word" }, link(row.reason, "rejects", { reason: row.reason }), element("br"), `in ${row.stage}`),
+  element("td", {}, row.caption), element("td", {}, outside(row.url)), element("td", {}, row.detail));
+
+async function filters(bar, given, view, rejected) {
+  const kinds = rejected ? ["reason", "stage", "site"] : info.facets.filter((kind) => !["reason", "stage", "shard"].includes(kind));
+  const set = (changes) => go(view, { ...given, ...changes });
+  for (const [name, value] of Object.entries(given)) {
+    if (name === "q" || name === "sort" || (kinds.includes(name) && name !== "site")) continue;
+    bar.append(element("button", { type: "button", class: "chip", title: "Take this filter away", onclick: () => set({ [name]: "" }) }, `${name.replace("min_", "least ").replace("max_", "most ")}: ${value} ×`));
+  }
+  const lists = await Promise.all(kinds.map((kind) => ask("facets", { kind, of: rejected ? "rejects" : "samples", limit: 60 })));
+  kinds.forEach((kind, index) => {
+    if (lists[index].length === 0 || given[kind] && kind === "site") return;
+    const column = rejected ? "rejects" : "samples";
+    bar.append(element("select", { "aria-label": kind, onchange: (event) => set({ [kind]: event.target.value }) },
+      element("option", { value: "" }, `any ${kind}`),
+      ...lists[index].map((one) => element("option", { value: one.value, selected: given[kind] === one.value }, `${one.value} (${number(one[column])})`))));
+  });
+  if (rejected) return;
+  bar.append(element("select", { "aria-label": "sort", onchange: (event) => set({ sort: event.target.value }) },
+    element("option", { value: "" }, "in the set's order"),
+    ...info.numbers.flatMap((name) => [`-${name}`, name].map((sort) => element("option", { value: sort, selected: given.sort === sort }, `by ${name}, ${sort === name ? "least" : "most"} first`)))));
+  bar.append(exporter(given, "filter"));
+}
+
+async function sample(uid) {
+  const row = await ask(`sample/${encodeURIComponent(uid)}`);
+  const stored = row.stored ?? {};
+  const facts = Object.entries({ ...stored, ...Object.fromEntries(info.numbers.filter((name) => row[name] !== undefined).map((name) => [name, row[name]])) })
+    .filter(([name]) => !["caption", "captions", "query_ids", "matched_query_ids", "url", "page_url"].includes(name));
+  const captions = (row.caption ?? "").split("\n").filter(Boolean);
+  const picture = row.url === undefined ? null : element("img", { src: `api/image/${encodeURIComponent(uid)}`, alt: captions[0] ?? "" });
+  const table = (rows) => element("div", { class: "facts" }, element("table", {}, element("tbody", {}, ...rows)));
+  const pair = (name, ...value) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, ...value));
+  put(
+    title(captions[0] ?? uid),
+    element("div", { class: "sample" },
+      element("div", {}, picture),
+      element("div", {},
+        ...captions.map((text) => element("blockquote", {}, text)),
+        table([
+          pair("image", outside(row.url)), pair("page", outside(row.page_url)), pair("uid", uid), pair("key", `${row.key ?? ""} in ${row.shard ?? ""}`),
+          ...facts.map(([name, value]) => pair(name.replaceAll("_", " "), typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : String(value))),
+        ]),
+        row.queries?.length ? element("h2", {}, "Queries") : null,
+        row.queries?.length ? element("p", {}, ...row.queries.flatMap((query) => [element("span", { class: query.keeps ? "keeps" : "" }, link(query.query, "query", {}, query.id)), query.keeps ? " keeps it" : "", "; "])) : null,
+        row.rejected?.length ? element("h2", {}, "Rejected or merged") : null,
+        row.rejected?.length ? table(row.rejected.map(rejectedRow)) : null,
+      )),
+  );
+}
+
+async function queries(given) {
+  const list = element("tbody");
+  const sort = given.sort || "-kept";
+  const columns = ["query", "matched", "kept", "present", "short"];
+  const head = columns.map((name) => element("th", { class: name === "query" ? "" : "number", scope: "col" }, link(name, "queries", { ...given, sort: name === "query" ? name : `-${name}` })));
+  put(title("Queries"),
+    element("div", { class: "bar" }, element("input", { type: "search", placeholder: "Find a query", "aria-label": "Find a query", value: given.q ?? "", onchange: (event) => go("queries", { ...given, q: event.target.value }) })),
+    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...head)), list)));
+  await endless((offset) => ask("queries", { q: given.q, sort, offset, limit: ROWS }),
+    (row) => element("tr", {}, element("td", {}, link(row.query, "query", {}, row.id)), ...columns.slice(1).map((name) => element("td", { class: "number" }, number(row[name])))), list, ROWS);
+}
+
+async function query(id) {
+  const first = await ask(`query/${encodeURIComponent(id)}`, { limit: 0 });
+  const found = first.query;
+  const list = element("div", { class: "grid" });
+  put(title(found.query),
+    element("p", {}, `${number(found.matched)} samples matched this query. It keeps ${number(found.kept)}: those whose hash of (seed, image, query) is smallest. `
+      + `${number(found.present)} samples of the set contain it; the pale ones are there for other queries. The number is the hash, from 0 to 1.`),
+    element("p", {}, link("All of them, with filters", "samples", { query: id })), list);
+  await endless(async (offset) => (await ask(`query/${encodeURIComponent(id)}`, { offset, limit: PAGE })).samples, (row) => cell(row, row.priority.toFixed(4)), list);
+}
+
+async function sites(given) {
+  const rows = await ask("facets", { kind: "site", q: given.q, limit: 1000, of: given.of });
+  const column = (name, text) => element("th", { class: "number", scope: "col" }, link(text, "sites", { ...given, of: name }));
+  put(title("Sites"),
+    element("div", { class: "bar" }, element("input", { type: "search", placeholder: "Begins with", "aria-label": "Begins with", value: given.q ?? "", onchange: (event) => go("sites", { ...given, q: event.target.value }) })),
+    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "site"), column("samples", "samples"), column("rejects", "rejected rows"))),
+      element("tbody", {}, ...rows.map((row) => element("tr", {}, element("td", {}, link(row.value, "samples", { site: row.value })),
+        element("td", { class: "number" }, number(row.samples)), element("td", { class: "number" }, link(number(row.rejects), "rejects", { site: row.value }))))))));
+}
+
+async function numbers(given) {
+  const column = given.column || info.numbers[0];
+  const bins = await ask("histogram", { column });
+  const most = Math.max(1, ...bins.map(([, count]) => count));
+  const plot = element("div", { class: "plot", role: "img", "aria-label": `Distribution of ${column}` },
+    ...bins.map(([low, count]) => { const bar = element("i", { title: `from ${short(low)}: ${number(count)}` }); bar.style.height = `${(100 * count) / most}%`; return bar; }));
+  const cut = element("input", { type: "number", step: "any", "aria-label": "Least value", value: given.cut ?? "" });
+  put(title("Distributions"),
+    element("div", { class: "bar" }, element("select", { "aria-label": "column", onchange: (event) => go("numbers", { column: event.target.value }) }, ...info.numbers.map((name) => element("option", { value: name, selected: name === column }, name)))),
+    plot, element("p", {}, bins.length ? `from ${short(bins[0][0])} to ${short(2 * bins.at(-1)[0] - bins.at(-2)[0])}, ${number(most)} samples in the fullest bin` : "no values"),
+    element("div", { class: "bar" }, "Show samples with at least", cut, element("button", { type: "button", onclick: () => go("samples", { [`min_${column}`]: cut.value, sort: column }) }, "Look at the edge")));
+}
+
+async function live() {
+  const mine = turn;
+  const state = await ask("live");
+  if (mine !== turn) return;
+  const rows = state.steps.map((step) => element("tr", {}, element("td", {}, step.step),
+    element("td", {}, element("progress", { value: step.tasks, max: Math.max(step.tasks_total, 1), "aria-label": step.step })),
+    element("td", { class: "number" }, `${number(step.tasks)} / ${number(step.tasks_total)}`), element("td", { class: "number" }, number(step.images)),
+    element("td", { class: "number" }, short(step.rate)), element("td", { class: "number" }, step.ended ? "done" : step.seconds_left === null ? "" : `${number(Math.round(step.seconds_left))} s left`)));
+  const current = state.steps.findLast((step) => Object.keys(step.reasons ?? {}).length);
+  put(title(`The run is ${state.state}`),
+    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...["step", "", "tasks", "images", "per second", ""].map((name) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rows))),
+    current ? element("h2", {}, `Reasons in ${current.step}`) : null,
+    current ? element("table", {}, element("tbody", {}, ...Object.entries(current.reasons).sort((a, b) => b[1] - a[1]).map(([reason, count]) => element("tr", {}, element("td", {}, reason || "fetched"), element("td", { class: "number" }, number(count)))))) : null);
+  if (state.state === "running") setTimeout(() => mine === turn && live(), 2000);
+}
+
+const VIEWS = { samples, rejects: (given) => samples(given, true), queries, sites, numbers, live };
+
+async function show() {
+  turn += 1;
+  const { view, id, given } = place();
+  const shown = [["samples", "Samples"], ["queries", "Queries"], ["sites", "Sites"], ["rejects", "Rejected"], ["numbers", "Distributions"], ["live", "Run"]]
+    .filter(([name]) => (name === "live" ? info.is_run : info.is_indexed && (name !== "queries" || info.queries) && (name !== "rejects" || info.rejects)));
+  document.getElementById("views").replaceChildren(...shown.map(([name, text]) => element("a", { href: `#/${name}`, "aria-current": view === name ? "page" : undefined }, text)));
+  words.value = ["samples", "rejects"].includes(view) ? given.q ?? "" : "";
+  put();
+  try {
+    if (view === "sample") await sample(id);
+    else if (view === "query") await query(id);
+    else await (VIEWS[view] ?? samples)(given);
+  } catch (error) {
+    put(title("Not found"), element("p", { class: "error" }, error.message));
+  }
+}
+
+document.getElementById("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { view, given } = place();
+  const where = view === "rejects" ? "rejects" : "samples";
+  go(where, { ...(view === where ? given : {}), q: words.value });
+});
+
+document.addEventListener("keydown", (event) => {
+  const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement?.tagName);
+  if (event.key === "/" && !typing) { event.preventDefault(); words.focus(); return; }
+  if (event.key === "Escape") { if (typing) document.activeElement.blur(); else if (place().view === "sample") history.back(); return; }
+  if (typing) return;
+  const cells = [...document.querySelectorAll(".cell")];
+  const at = cells.indexOf(document.activeElement);
+  const steps = { ArrowRight: 1, ArrowLeft: -1 };
+  if (event.key in steps && cells.length) { event.preventDefault(); cells[Math.min(cells.length - 1, Math.max(0, at + steps[event.key]))].focus(); }
+  if ((event.key === "ArrowDown" || event.key === "ArrowUp") && at >= 0) {
+    const box = cells[at].getBoundingClientRect(), down = event.key === "ArrowDown";
+    const others = cells.filter((one) => { const top = one.getBoundingClientRect().top; return down ? top > box.top + 5 : top < box.top - 5; });
+    const line = others.length ? (down ? others[0] : others.at(-1)).getBoundingClientRect().top : 0;
+    const near = others.filter((one) => Math.abs(one.getBoundingClientRect().top - line) < 5).sort((a, b) => Math.abs(a.getBoundingClientRect().left - box.left) - Math.abs(b.getBoundingClientRect().left - box.left));
+    if (near.length) { event.preventDefault(); near[0].focus(); }
+  }
+  if (event.key === "x" && at >= 0) toggle(cells[at]);
+});
+
+window.addEventListener("hashchange", show);
+info = await ask("info");
+if (!info.is_indexed && !location.hash) location.hash = "/live";
+else await show();

@@ -1,0 +1,67 @@
+"""`openwit browse`: index what is missing, serve the page, open it."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from pipeline import config as parser
+from pipeline import storage
+from pipeline.browse.guard import Guard, is_loopback
+from pipeline.browse.server import Server
+from pipeline.cli_runtime import guarded
+from pipeline.index import cli, place
+from pipeline.options.finished import BrowseConfig
+from pipeline.terminal import output, terminal
+
+
+def main(argv: Sequence[str], prog: str = "openwit browse") -> int:
+    """Serve until Ctrl-C; return the exit code."""
+    argv = [*(["--run", argv[0], *argv[1:]] if argv and not argv[0].startswith("-") else argv)]
+    options, _ = parser.parse(BrowseConfig, argv, prog=prog)
+    return guarded(prog, terminal(), "", lambda: browse(options))
+
+
+def browse(options: BrowseConfig) -> int:
+    """Renew the index if the run is finished, and serve."""
+    of = place.dataset(options.run)
+    if options.check:
+        cli.show_check(of, options)
+        return 0
+    path: Path | None = None
+    if of.layout is None or storage.exists(of.layout.manifest):
+        path, refused = cli.renew(of, terminal())
+        for sentence in refused:
+            sys.stderr.write(f"{sentence}\n")
+    with contextlib.suppress(KeyboardInterrupt):  # how it ends
+        asyncio.run(serve(of, path, options))
+    return 0
+
+
+async def serve(of: place.Dataset, path: Path | None, options: BrowseConfig) -> None:
+    """Serve a dataset until the task is cancelled; OSError if the port is taken."""
+    guard = Guard(host=options.host, port=options.port or _free_port(options.host))
+    runner = web.AppRunner(Server(of, path, guard).application(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, guard.host, guard.port).start()
+        console = output()
+        console.print(f"{of.name} at {guard.url}", soft_wrap=True, highlight=False)
+        if guard.needs_token:
+            console.print("Other machines can reach it: whoever has the address sees the dataset.")
+        console.print("Ctrl-C ends it.")
+        if options.open and is_loopback(options.host):
+            await asyncio.to_thread(webbrowser.open, guard.url)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as found:
+        return int(found.getsockname()[1])

@@ -1,0 +1,208 @@
+"""The index of a dataset: against reading everything, and after whatever changes a set."""
+
+import io
+import json
+import re
+import sqlite3
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_job import main
+from pipeline.index import build, place
+from pipeline.index.cli import index, write_webshart
+from pipeline.index.search import Filter, Search, match_expression
+from pipeline.options.finished import IndexConfig
+from tests import finished_run
+from tests.scenes import jpeg, scene
+
+CAPTIONS = [
+    *(f"umbrella on a beach number {n}" for n in range(30)),
+    "a beach on umbrella", "dogs, cats & co.", "Straße in Köln", "two\ttabs", "OR NOT AND", 'a "quoted" word',
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("indexed") / "run"
+    finished_run.build(folder, CAPTIONS, ["beach", "dogs"])
+    assert index(IndexConfig(run=str(folder))) == 0
+    return folder
+
+
+@pytest.fixture
+def search(run: Path) -> Iterator[Search]:
+    found = Search(run / "index" / "index.sqlite")
+    yield found
+    found.close()
+
+
+def captions(search: Search, wanted: Filter, table: str = "samples") -> list[str]:
+    page = search.page(wanted, 0, 200, table)
+    assert page.total == len(page.rows) and page.is_exact
+    return [row["caption"] for row in page.rows]
+
+
+def test_every_picture_is_where_the_index_says(run: Path, search: Search) -> None:
+    found = {}
+    for shard in sorted((run / "shards").glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".jpg"):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    found[member.name[:-4]] = content.read()
+    rows = search.page(Filter(), 0, 200).rows
+    assert [row["caption"] for row in rows] == CAPTIONS
+    for row in rows:
+        data = Path(search.shard(row["shard"])).read_bytes()
+        assert data[row["offset"] : row["offset"] + row["length"]] == found[row["key"]]
+        part = data[row["json_offset"] : row["json_offset"] + row["json_length"]]
+        assert json.loads(part) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("umbrella", r"\bumbrella\b"), ("Umbrella BEACH", r"umbrella.*beach|beach.*umbrella"),
+        ('"on a beach"', "on a beach"), ("strasse köln", "$^"), ("Straße", "Straße"), ("koln", "Köln"),
+        ("OR", r"\bOR\b"), ('"quoted"', "quoted"), ("umbrella -number", "on umbrella"), ("tabs", "tabs"),
+        ("num*", "$^"), ("caption:dogs", "$^"), ("&", "$^"),
+    ],
+)  # fmt: skip
+def test_words_find_what_has_them(search: Search, text: str, pattern: str) -> None:
+    flags = re.IGNORECASE if text != "OR" else 0
+    expected = [one for one in CAPTIONS if re.search(pattern, one, flags)]
+    assert captions(search, Filter(text=text)) == expected
+
+
+@given(st.text(max_size=40))
+def test_whatever_people_type_is_an_expression(text: str) -> None:
+    db = sqlite3.connect(":memory:")
+    db.execute("CREATE VIRTUAL TABLE t USING fts5 (caption, url, tags, content='')")
+    if expression := match_expression(text):
+        db.execute("SELECT rowid FROM t WHERE t MATCH ?", (expression,)).fetchall()
+    db.close()
+
+
+def test_filters_sorting_and_pages(search: Search) -> None:
+    assert len(captions(search, Filter(query=0))) == len(CAPTIONS)
+    assert captions(search, Filter(facets={"site": "a.test", "shard": "00001"})) == CAPTIONS[10:20]
+    assert captions(search, Filter(facets={"site": "b.test"})) == []
+    assert captions(search, Filter(facets={"reason": "language"}), "rejects") == CAPTIONS
+    assert captions(search, Filter(text="dogs", facets={"reason": "language"}), "rejects") == CAPTIONS[31:32]
+    least = Filter(least={"bytes": 1007}, most={"bytes": 1008})
+    assert captions(search, least) == [CAPTIONS[shard + n] for shard in (0, 10, 20) for n in (7, 8)]
+    largest = search.page(Filter(sort="-bytes"), 0, 3).rows
+    assert [row["bytes"] for row in largest] == [1009, 1009, 1009]
+    pages = [search.page(Filter(text="umbrella"), offset, 7).rows for offset in range(0, 35, 7)]
+    assert [row["caption"] for page in pages for row in page] == CAPTIONS[:31]
+    for wanted in (Filter(sort="caption"), Filter(least={"uid": 0})):
+        with pytest.raises(ValueError, match="there is no column"):
+            search.page(wanted, 0, 1)
+
+
+def test_a_query_keeps_the_smallest_hashes(search: Search) -> None:
+    ranked = search.ranked(0)
+    assert len(ranked) == len(CAPTIONS) and all(0 <= one["priority"] < 1 for one in ranked)
+    assert [one["priority"] for one in ranked] == sorted(one["priority"] for one in ranked)
+    kept = [one["kept"] for one in ranked]
+    assert kept == sorted(kept, reverse=True)
+    assert search.query_number("dogs") == 1 and search.query_number("cats") is None
+    assert [row["query"] for row in search.queries("be", 9)] == ["beach"]
+
+
+def test_histograms_count_every_sample(search: Search) -> None:
+    for name in search.numbers:
+        assert sum(count for _, count in search.histogram(name)) == len(CAPTIONS)
+
+
+def test_nothing_is_read_again_until_a_shard_changes(run: Path, tmp_path: Path) -> None:
+    of = place.dataset(str(run))
+    seen: list[int] = []
+    before = (run / "index" / "index.sqlite").read_bytes()
+    place.renew(of, lambda done, total, rows: seen.append(done))
+    assert seen == [4, 1] and len(before) == (run / "index" / "index.sqlite").stat().st_size
+
+
+def test_what_is_taken_down_is_in_no_byte_of_the_index(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finished_run.build(run, [f"secretword{n} dog" for n in range(12)], url="https://gone.test/y.jpg")
+    assert main(["index", str(run)]) == 0
+    assert main(["takedown", "--run", str(run), "--url", "https://gone.test/y.jpg"]) == 0
+    data = (run / "index" / "index.sqlite").read_bytes()
+    assert b"secretword" not in data and b"gone.test" not in data
+    search = Search(run / "index" / "index.sqlite")
+    assert search.page(Filter(), 0, 9).rows == [] and search.facets("site", 9) == []
+    search.close()
+
+
+def others(folder: Path) -> str:
+    folder.mkdir()
+    with tarfile.open(folder / "x-000.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in (
+            ("sub/é1.png", b"\x89PNG\r\n\x1a\n"),
+            ("sub/é1.json", b'{"url": "https://s.test/1", "width": 7}'),
+            ("sub/é1.txt", "ein Café".encode()), ("2.webp", b"RIFF"), ("2.json", b"[1"),
+            ("only.txt", b"text"),
+            ("3.jpg", jpeg(scene(0, 8, 8))),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (folder / "x-001.tar").write_bytes(b"\x1f\x8bno tar at all")
+    (folder / "x-002.tar").write_bytes((folder / "x-000.tar").read_bytes()[:8000])
+    return str(folder / "*.tar")
+
+
+def test_anybodys_webdataset_is_indexed_and_what_cannot_be_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pattern = others(tmp_path / "sets")
+    assert index(IndexConfig(run=pattern)) == 1
+    said = capsys.readouterr().out
+    assert "x-001.tar is compressed" in said and "x-002.tar: the archive is cut; what stands before" in said
+    path, _ = place.renew(place.dataset(pattern), lambda done, total, rows: None)
+    search = Search(path)
+    rows = search.page(Filter(facets={"shard": "x-000"}), 0, 9).rows
+    assert search.page(Filter(facets={"shard": "x-002"}), 0, 9).rows[0]["key"] == rows[0]["key"]
+    assert [(row["key"], row["caption"], row["url"], row["width"]) for row in rows] == [
+        ("sub/é1", "ein Café", "https://s.test/1", 7), ("2", "", "", None), ("3", "", "", None)
+    ]  # fmt: skip
+    assert [row["key"] for row in search.page(Filter(text="cafe"), 0, 9).rows] == 2 * ["sub/é1"]
+    assert [row["value"] for row in search.facets("site", 9)] == ["s.test"]
+    search.close()
+
+
+def test_offsets_as_webshart_reads_them(run: Path, tmp_path: Path) -> None:
+    assert write_webshart(place.dataset(str(run)), str(tmp_path)) == 4
+    found = json.loads((tmp_path / "00000.json").read_text())
+    data = (run / "shards" / "00000.tar").read_bytes()
+    assert found["filesize"] == len(data) and len(found["files"]) == 30
+    with tarfile.open(run / "shards" / "00000.tar") as tar:
+        for member in tar:
+            assert found["files"][member.name] == {"offset": member.offset_data, "length": member.size}
+
+
+def test_a_stopped_build_goes_on(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    layout = place.dataset(str(run)).layout
+    assert layout is not None
+
+    def stop(done: int, total: int, rows: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build.index_run(path, layout, stop)
+    seen: list[int] = []
+    build.index_run(path, layout, lambda done, total, rows: seen.append(done))
+    assert seen[0] == 2
+    search = Search(path)
+    assert captions(search, Filter()) == CAPTIONS
+    search.close()
