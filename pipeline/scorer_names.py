@@ -6,7 +6,9 @@ BUILT_IN: Final = {
     "sharpness": "pipeline.images.scoring:Sharpness",
     "clip-score": "train.scorers:ClipScore",
     "dfn": "train.scorers:DataFilter",
+    "clip-score-masked": "train.scorers:MaskedClipScore",
     "aesthetic": "train.scorers:Aesthetic",
+    "nsfw": "pipeline.images.nsfw:Nsfw",
 }
 """Scorers by name. Those that need torch are in a room above, and are imported when they are asked for."""
 

@@ -106,6 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name, argv = split(COMMANDS[0])
         assert (name == "crawl" and argv[-6:-4] == ["--out", "run"]) or "run" in argv
         assert beam_job.main([name, *argv, *ON_LOOPBACK]) == 0
+        assert beam_job.main(["score", "--run", "run", "--scorer", "clip-score=model", "--workers", "1"]) == 0
     shutil.copytree(root / "run", root / "pilot")
     return root
 

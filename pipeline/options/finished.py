@@ -110,10 +110,11 @@ class ScoreConfig:
     """Folder of the run."""
     scorer: Several
     """clip-score=CHECKPOINT: cosine of picture and caption, score_clip; dfn=CHECKPOINT: the same by a model
-    that was trained to filter, score_dfn; aesthetic=CHECKPOINT,HEAD: a linear head (.safetensors or .npz) on
-    the model's embeddings, score_aesthetic; sharpness: score_sharpness; or MODULE:CLASS[=FILES] of your own.
-    A checkpoint is a training run, or weights of open_clip, OpenAI or Hugging Face. May be given several
-    times."""
+    that was trained to filter, score_dfn; clip-score-masked=CHECKPOINT,DETECTOR: with the text in the picture
+    painted over, which a detector in ONNX finds, score_clip_masked; aesthetic=CHECKPOINT,HEAD: a linear head
+    (.safetensors or .npz) on the model's embeddings, score_aesthetic; nsfw: Yahoo's open_nsfw, score_nsfw;
+    sharpness: score_sharpness; or MODULE:CLASS[=FILES] of your own. A checkpoint is a training run, or
+    weights of open_clip, OpenAI or Hugging Face. May be given several times."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes on this machine, each with models of its own; on a cluster Beam's own flags decide."""
 
