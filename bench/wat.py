@@ -174,8 +174,9 @@ def report(size: int, stored: int, pairs: int, best: dict[str, float]) -> None:
             for name, seconds in best.items()
         ],
     )  # fmt: skip
-    packages = ("fastwarc", "orjson", "warcio", "can-ada")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    packages = ("fastwarc", "orjson", "warcio", "can-ada", "isal")
+    found = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
+    versions = {name: found.get(name) for name in packages}
     rates = {name: round(size / 1e6 / seconds, 1) for name, seconds in best.items()}
     result = {"bytes": size, "pairs": pairs, "mb_per_s": rates, "python": platform.python_version()}
     print(json.dumps(result | {"versions": versions}))

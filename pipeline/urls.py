@@ -21,6 +21,13 @@ _STRIPPED: Final = "".join(map(chr, range(0x21)))  # WHATWG: leading and trailin
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _USER_INFO: Final = re.compile(r"(?<=[/\\]{2})[^/\\?#]*@")
 
+# What resolving leaves as it is: a host name of ASCII labels under an alphabetic one; a path without empty
+# segments, dots at a segment's start and escapes, of characters that no part of a URL encodes.
+_LABEL: Final = r"(?!xn--)[a-z0-9][a-z0-9-]*+\."
+_CHARACTERS: Final = r"[A-Za-z0-9_~!$&()*+,;=:@.-]"
+PLAIN_HOST: Final = rf"https?://(?:{_LABEL})++(?!xn--)[a-z]{{2,}}+(?=/)"
+PLAIN_PATH: Final = rf"(?:/(?!\.){_CHARACTERS}++)++(?:\?(?:[/?]|{_CHARACTERS})*+)?"
+
 _resolved = ""
 """The last result of `resolve`, which resolved again is itself."""
 
@@ -66,6 +73,16 @@ def resolve(url: str, base: str | None = None) -> str:
         raise BadUrl("bad_url", f"{len(href)} characters once resolved")
     _resolved = href
     return href
+
+
+@lru_cache(maxsize=64)
+def origin(base: str) -> str:
+    """Return what precedes a path on the page `base`, or "" where that is no page's URL."""
+    try:
+        parsed = _parse_base(base)
+    except TypeError:  # as in `_parse`
+        return ""
+    return "" if parsed is None or parsed.has_credentials() else f"{parsed.protocol}//{parsed.host}"
 
 
 def canonical(url: str, base: str | None = None) -> str:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
-from pipeline.sources import Image, Piece, SourceOptions, encoding, plan, read, wat
+from pipeline.sources import Image, Piece, SourceOptions, archive, encoding, plan, read, wat
 from pipeline.sources.http_body import decode
 from pipeline.sources.records import make_image
 from pipeline.urls import BadUrl, resolve
@@ -230,6 +230,31 @@ def test_damaged_json_is_a_value_error_or_images(
             assert all(isinstance(i, Image) for i in wat.page_images(damaged, PAGE))
 
 
+segment = st.sampled_from(
+    ["a.jpg", ".", "..", "", "é", "%2e", "x y", "it's", "A-b_c~!$&()*+,;=:@", "?", "a?b/c?", "#"]
+)
+host = st.sampled_from(
+    ["", "https://example.org", "http://a-b.c.de", "https://xn--ls8h.la", "http://1.2.3.4", "https://a.b:80",
+     "//x.de", "http://EXAMPLE.org", "https://u@a.de", "http://localhost", "https://a.xn--p1ai", "http://-.com"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.builds(
+        lambda before, parts: before + "".join(f"/{part}" for part in parts),
+        host,
+        st.lists(segment, max_size=5),
+    ),
+    st.sampled_from(
+        [PAGE, "https://u:p@a.de/x", "http://a.de:8080/x?y", "nothing", "mailto:x@y", "http://[::1]:9/"]
+    ),
+)
+def test_a_plain_reference_is_resolved_as_any_other(reference: str, page: str) -> None:
+    data = dump(wat_json([img(reference, alt="A"), img(f"{reference}.svg", title="T" * 10_001)], uri=page))
+    assert list(wat.page_images(data, page)) == list(wat.parsed_images(data, page))
+
+
 def test_a_cut_record_is_not_taken_for_a_page_without_images() -> None:
     data = dump(wat_json([img("/a.jpg")]))
     for end in (10, len(data) // 2, len(data) - 1):
@@ -245,6 +270,38 @@ FORMS: dict[str, tuple[str, Callable[[list[bytes]], bytes]]] = {
     "zstd frames": ("a.wat.zst", lambda rs: b"".join(zstandard.compress(r) for r in rs)),
     "plain": ("a.wat", b"".join),
 }
+
+
+@pytest.mark.parametrize("inflater", ["zlib", "isal.isal_zlib"])
+def test_odd_members_are_read_as_fastwarc_reads_them(
+    tmp_path: Path, inflater: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the quick way refuses, whole members around it, at any place."""
+    monkeypatch.setattr(archive, "_zlib", pytest.importorskip(inflater))
+    monkeypatch.setattr(wat, "MAX_RECORD", 100_000)
+    good = [gzip.compress(r, mtime=0) for r in pages(6)]
+    plain = pages(3)[2]
+    odd = {
+        "nothing": gzip.compress(b""),
+        "two records": gzip.compress(plain + plain),
+        "other case": gzip.compress(plain.replace(b"Content-Length", b"content-length")),
+        "twice": gzip.compress(plain.replace(b"WARC-Date:", b"content-length: 1\r\nWARC-Date:")),
+        "other order": gzip.compress(plain.replace(b"WARC-Type: metadata\r\n", b"").replace(
+            b"WARC-Date", b"WARC-Type: metadata\r\nWARC-Date")),
+        "a longer body": gzip.compress(plain[:-4] + b"   \r\n\r\n"),
+        "zeros": bytes(600),
+        "text": b"WARC/1.0\r\n" * 40,
+        "checksum": gzip.compress(plain)[:-8] + bytes(8),
+        "large": gzip.compress(record("metadata", PAGE, b" " * (wat.MAX_RECORD + 9), "application/json")),
+    }  # fmt: skip
+    for name, member in odd.items():
+        for place in (0, 3, 6):
+            path = tmp_path / "a.wat.gz"
+            path.write_bytes(b"".join([*good[:place], member, *good[place:]]))
+            found = load(path)
+            with monkeypatch.context() as only:
+                only.setattr(archive, "members", lambda *_: iter([archive.Member(0)]))
+                assert found == load(path), (name, place)
 
 
 @pytest.mark.parametrize("form", FORMS)

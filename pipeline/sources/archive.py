@@ -1,20 +1,27 @@
 """WARC and WAT files: one pass over their records, from any byte range, past what is damaged."""
 
+import contextlib
+import importlib
 import io
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Final, Generic, NamedTuple, TypeVar
+from typing import IO, Any, Final, Generic, NamedTuple, TypeVar
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipeline.sources.inputs import file_size
 from pipeline.storage import local_path
 
+_zlib: Any = zlib
+with contextlib.suppress(ImportError):
+    _zlib = importlib.import_module("isal.isal_zlib")  # the same in half the time
+
 _GZIP: Final = b"\x1f\x8b\x08"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _RECORD: Final = b"WARC/"
 _BLOCK: Final = 1 << 16
 _MAX_HEADER: Final = 1 << 16
+_FED: Final = 1 << 14  # bytes given to an inflater at a time: what follows the member is copied back
 
 
 Loaded = TypeVar("Loaded")
@@ -53,6 +60,50 @@ def boundaries(path: str, piece_bytes: int) -> list[int]:
                 return []
             return list(range(piece_bytes, size, piece_bytes))
         return _walk(file, size, piece_bytes) if head.startswith(_RECORD[:4]) else []
+
+
+class Member(NamedTuple):
+    """A gzip member; without data where it is damaged, cut or too large, or the file is not gzip."""
+
+    offset: int
+    data: bytes = b""
+
+
+def members(file: IO[bytes], start: int, end: int, most: int) -> Iterator[Member]:
+    """Yield the gzip members that start in `start` <= offset < `end` (-1: the file's end).
+
+    It ends with the first that is not whole. `most`: bytes of a member's data beside its record's headers.
+    """
+    file.seek(0)
+    is_gzip = file.read(len(_GZIP)) == _GZIP
+    at = _next_member(file, start) if start > 0 and is_gzip else start
+    if at is None:
+        return
+    if not is_gzip:
+        yield Member(start)
+        return
+    file.seek(at)
+    held = memoryview(file.read(_BLOCK))
+    while held and (end < 0 or at < end):
+        inflater, data, used = _zlib.decompressobj(31), b"", 0
+        try:
+            while not inflater.eof and len(data) <= most + _MAX_HEADER:
+                if used == len(held):
+                    held = memoryview(bytes(held) + file.read(_BLOCK))
+                fed = held[used : used + _FED]
+                if not fed:
+                    break
+                data += inflater.decompress(fed, most + 2 * _MAX_HEADER)
+                used += len(fed)
+        except _zlib.error:
+            data = b""
+        if not inflater.eof:
+            yield Member(at)
+            return
+        used -= len(inflater.unused_data)
+        yield Member(at, data)
+        at += used
+        held = held[used:] or memoryview(file.read(_BLOCK))
 
 
 def records(

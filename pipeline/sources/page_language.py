@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final
 
 _TAG: Final = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{1,8})*")
 _MAX_TAG: Final = 35  # characters; BCP 47, section 4.4.1
-_META_NAMES: Final = ("language", "dc.language", "dcterms.language", "og:locale")
+_META_NAMES: Final = {"language": 0, "dc.language": 1, "dcterms.language": 2, "og:locale": 3}
+"""And whose word counts before whose."""
 
 HTML_LANG: Final = ("html@/lang", "html@/xml:lang")
 """The names, in lower case, under which a WAT file lists the attributes of <html> among the page's metas."""
@@ -24,12 +26,11 @@ def declared(
     (http-equiv, content) of <meta>, and the `headers` of the answer; then (name, content) of `metas`, which
     the standard does not know and people write. What is no tag ("English") and lists are passed over.
     """
-    names = {name: i for i, name in enumerate(_META_NAMES)}
-    named = [(name.strip().lower(), content) for name, content in metas]
+    named = [(_META_NAMES.get(name.strip().lower()), content) for name, content in metas]
     said = [
         *attributes,
         *(value for name, value in (*pragmas, *headers) if name.strip().lower() == "content-language"),
-        *(value for name, value in sorted(named, key=lambda m: names.get(m[0], 9)) if name in names),
+        *(value for rank, value in sorted((m for m in named if m[0] is not None), key=itemgetter(0))),
     ]
     for value in said:
         tag = value.strip()[: _MAX_TAG + 1].lower().replace("_", "-")

@@ -21,11 +21,12 @@ from pipeline.http.optout import check_page
 from pipeline.schemas import Piece
 from pipeline.sources import archive, page_language
 from pipeline.sources.page_images import open_graph
-from pipeline.sources.records import Image, Kind, bad_record, make_image, scalar
-from pipeline.urls import BadUrl, resolve
+from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
+from pipeline.urls import MAX_LENGTH, PLAIN_HOST, PLAIN_PATH, BadUrl, origin, resolve
 
 _IMG: Final = "IMG@/src"
 _IMG_VALUE: Final = b'"IMG@/src"'
+_IMG_START: Final = b'{"path":"IMG@/src"'
 _IMG_KEYS: Final = (
     b'[{"path":',
     b',{"path":',
@@ -33,8 +34,14 @@ _IMG_KEYS: Final = (
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _PAIRS: Final = rb"(?:," + _STRING + rb":" + _STRING + rb")*+"
 _IMG_REST: Final = re.compile(_PAIRS + rb"\}")
+_PLAIN_STRING: Final = rb'"([^"\\\x00-\x1f]*+)"'
+_PLAIN_REST: Final = re.compile(
+    rb',"url":"(%b)?(%b)"(?:,"alt":%b)?(?:,"title":%b)?\}'
+    % (PLAIN_HOST.encode(), PLAIN_PATH.encode(), _PLAIN_STRING, _PLAIN_STRING)
+)
 _RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # what check_page looks for
-_USED_METAS: Final = (b"og:image", b"html@", b"language", b"og:locale")
+_LANGUAGE_METAS: Final = (b"html@", b"language", b"og:locale")
+_USED_METAS: Final = (b"og:image", *_LANGUAGE_METAS)
 _HEADER_LANGUAGE: Final = re.compile(rb'"content-language":(?:"([^"\\]*)")?')
 _METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + _STRING + rb":" + _STRING + _PAIRS + rb"\},?)*+\])")
 
@@ -42,6 +49,14 @@ _METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + _STRING + rb":" + _STRING + _P
 MAX_RECORD: Final = 64 << 20
 """Bytes of a record that are held: the largest that Common Crawl writes have a few megabytes."""
 _MAX_PARSED: Final = 16 << 20  # of a record that is parsed whole, whose objects take many times its bytes
+_OTHER_HEADERS: Final = rb"(?:(?!(?i:content-length|warc-type|warc-target-uri):)[\w-]++: [ -~]*+\r\n)*+"
+_HEADERS: Final = re.compile(
+    rb"WARC/1\.\d\r\nWARC-Type: ([a-z]++)\r\n(?:WARC-Target-URI: ([!-;=-~]++)\r\n)?"
+    + _OTHER_HEADERS + rb"Content-Length: (\d{1,9}+)\r\n" + _OTHER_HEADERS + rb"\r\n"
+)  # fmt: skip
+_TYPES: Final = frozenset(
+    (b"metadata", b"warcinfo", b"request", b"response", b"resource", b"conversion", b"revisit")
+)
 
 
 class _Record(NamedTuple):
@@ -53,16 +68,46 @@ class _Record(NamedTuple):
 
 def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
     """Yield the images of the pages in a piece of a WAT file; an unreadable record is a bad_record."""
-    for record in archive.records(file, piece.start, piece.end, WarcRecordType.metadata, _load):
-        if isinstance(record, archive.Damage):
-            yield bad_record(f"{piece.source} at byte {record.offset}: {record.why}")
-            continue
-        try:
-            if isinstance(record.data, int):
-                raise ValueError(f"a record of {record.data:,} bytes; at most {MAX_RECORD:,} are read")
-            yield from page_images(record.data, record.uri)
-        except ValueError as error:
-            yield bad_record(f"{piece.source} at byte {record.offset}: {error}", scalar(record.uri))
+    before = -1
+    for member in archive.members(file, piece.start, piece.end, MAX_RECORD):
+        is_plain, record = _plain_record(member)
+        if not is_plain:
+            break
+        before = member.offset
+        if record is not None:
+            yield from _images(record, piece.source)
+    else:
+        return
+    # From the last member that was read on, anything is expected.
+    kind = WarcRecordType.metadata
+    for found in archive.records(file, max(before, piece.start), piece.end, kind, _load):
+        if isinstance(found, archive.Damage):
+            yield bad_record(f"{piece.source} at byte {found.offset}: {found.why}")
+        elif found.offset > before:
+            yield from _images(found, piece.source)
+
+
+def _images(record: _Record, source: str) -> list[Image]:
+    try:
+        if isinstance(record.data, int):
+            raise ValueError(f"a record of {record.data:,} bytes; at most {MAX_RECORD:,} are read")
+        return page_images(record.data, record.uri)
+    except ValueError as error:
+        return [bad_record(f"{source} at byte {record.offset}: {error}", scalar(record.uri))]
+
+
+def _plain_record(member: archive.Member) -> tuple[bool, _Record | None]:
+    """Return whether a gzip member is one record with the usual headers; and the record, if metadata."""
+    data = member.data
+    head = _HEADERS.match(data)
+    if head is None or head[1] not in _TYPES:
+        return False, None
+    start, stop = head.end(), head.end() + int(head[3])
+    if not 0 < stop - start <= MAX_RECORD or stop != len(data) - 4 or not data.endswith(b"\r\n\r\n"):
+        return False, None
+    if head[1] != b"metadata":
+        return True, None
+    return True, _Record((head[2] or b"").decode(), member.offset, data[start:stop])
 
 
 def page_images(data: bytes, uri: str = "") -> list[Image]:
@@ -78,12 +123,11 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
             return []
         parts = data.split(_IMG_VALUE)
         metas, header = _metas(parts)
-        links = _links(parts)
-    except (LookupError, orjson.JSONDecodeError):  # another layout, lone surrogates, or no JSON
+        properties = _properties(metas)
+        lang = _language(metas, properties, [("content-language", header)]) if metas or header else ""
+        images = _link_images(parts, uri, lang)
+    except (LookupError, orjson.JSONDecodeError, UnicodeDecodeError):  # another layout, or no JSON
         return parsed_images(data, uri)
-    properties = _properties(metas)
-    lang = _language(metas, properties, [("content-language", header)]) if metas or header else ""
-    images = [_link_image(link, uri, uri, lang) for link in links]
     if metas:
         images += open_graph(properties, uri, uri, lang)
     return images
@@ -97,21 +141,33 @@ def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
     first = parts[0]
     links = first.find(b'"Links":[')
     head = first.find(b'"HTML-Metadata":{"Head":{', 0, max(links, 0))
-    said = [first[: max(links, 0)].lower()]
-    if head >= 0 and first[links - 2 : links] == b"},":
-        # As Common Crawl writes it: headers, all of Head, then the links; so Head is among what was said.
-        edges, of_head = [first[head:links]], [said[0][head:]]
-    else:
-        edges = parts if len(parts) == 1 else [first, parts[-1]]  # at least not between two images
-        of_head = [edge.lower() for edge in edges]
-        said += of_head
-    if any(b'"Base":' in edge for edge in edges) or any(word in text for text in said for word in _RESERVING):
+    said = first[: max(links, 0)].lower()
+    if head < 0 or first[links - 2 : links] != b"},":
+        return _scattered_metas(parts, said, head)
+    # As Common Crawl writes it: headers, all of Head, then the links; so Head is among what was said.
+    if first.find(b'"Base":', head, links) >= 0 or any(word in said for word in _RESERVING):
         raise LookupError
-    stated = _HEADER_LANGUAGE.findall(said[0])
-    is_told = len(stated) < 2 and b"" not in stated  # not repeated, no list, no escapes
-    if not is_told or (head < 0 and any(b"content-language" in text for text in of_head)):
+    header = _header_language(said)
+    if all(said.find(word, head) < 0 for word in _USED_METAS):
+        return [], header
+    found = _METAS.match(first, first.find(b'"Metas":', head, links), links)
+    if found is None or first.count(b'"Metas":', head, links) != 1:
         raise LookupError
-    header = stated[0].decode("utf-8", "replace") if stated else ""
+    metas: list[dict[str, Any]] = orjson.loads(found[1])
+    return metas, header
+
+
+def _scattered_metas(parts: list[bytes], said: bytes, head: int) -> tuple[list[dict[str, Any]], str]:
+    """Do the same where Head is not as Common Crawl writes it: at least not between two images."""
+    edges = parts if len(parts) == 1 else [parts[0], parts[-1]]
+    of_head = [edge.lower() for edge in edges]
+    if any(b'"Base":' in edge for edge in edges) or any(
+        word in text for text in (said, *of_head) for word in _RESERVING
+    ):
+        raise LookupError
+    header = _header_language(said)
+    if head < 0 and any(b"content-language" in text for text in of_head):
+        raise LookupError
     if not any(word in text for text in of_head for word in _USED_METAS):
         return [], header
     found = [match for edge in edges for match in _METAS.finditer(edge)]
@@ -121,18 +177,44 @@ def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
     return metas, header
 
 
-def _links(parts: list[bytes]) -> list[dict[str, Any]]:
-    """Parse the IMG@/src objects of a record split at that value; LookupError where one looks unusual."""
-    if len(parts) == 1:
-        return []
-    objects: list[bytes] = []
+def _header_language(said: bytes) -> str:
+    """Return Content-Language from lower-cased JSON; LookupError if repeated, a list, or escaped."""
+    stated = _HEADER_LANGUAGE.findall(said) if b'"content-language":' in said else []
+    if len(stated) > 1 or b"" in stated:
+        raise LookupError
+    return stated[0].decode("utf-8", "replace") if stated else ""
+
+
+def _link_images(parts: list[bytes], uri: str, lang: str) -> list[Image]:
+    """Return the images of a record split at IMG@/src; LookupError where an object looks unusual."""
+    images: list[Image] = []
+    site = origin(uri)
     for before, after in itertools.pairwise(parts):
-        match = _IMG_REST.match(after)
-        if match is None or not before.endswith(_IMG_KEYS):
-            raise LookupError
-        objects.append(b'{"path":"IMG@/src"' + match[0])
-    links: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(objects) + b"]")
-    return links
+        match = _PLAIN_REST.match(after)
+        if match is None or not site or not before.endswith(_IMG_KEYS):
+            images.append(_link_image(_link(before, after), uri, uri, lang))
+            continue
+        host, path, alt, title = match.groups()
+        url = (host.decode() if host else site) + path.decode()
+        texts: tuple[tuple[Kind, str], ...] = ()
+        if alt and (text := alt.decode().strip()):
+            texts = (("alt", text[:MAX_TEXT]),)
+        if title and (text := title.decode().strip()):
+            texts = (*texts, ("title", text[:MAX_TEXT]))
+        if "svg" in url.lower() or len(url) > MAX_LENGTH:
+            images.append(make_image(url, texts, uri, uri, None, lang))
+        else:
+            images.append(Image(url, texts, uri, None, None, "", "", lang))
+    return images
+
+
+def _link(before: bytes, after: bytes) -> dict[str, Any]:
+    """Parse the IMG@/src object between two parts; LookupError where it looks unusual."""
+    match = _IMG_REST.match(after)
+    if match is None or not before.endswith(_IMG_KEYS):
+        raise LookupError
+    link: dict[str, Any] = orjson.loads(_IMG_START + match[0])
+    return link
 
 
 def parsed_images(data: bytes, uri: str = "") -> list[Image]:
@@ -162,13 +244,13 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
 
 def _language(metas: object, properties: list[tuple[str, str]], headers: list[tuple[str, str]]) -> str:
     """Return what a page declares; since 2024 its <html lang> stands among the metas."""
-    attributes = [
-        content
-        for wanted in page_language.HTML_LANG
-        for name, content in properties
-        if name.lower() == wanted
+    named = [(name.lower(), content) for name, content in properties]
+    attributes = [content for wanted in page_language.HTML_LANG for name, content in named if name == wanted]
+    pragmas = [
+        (_text(meta["http-equiv"]), _text(meta.get("content")))
+        for meta in _objects(metas)
+        if "http-equiv" in meta
     ]
-    pragmas = [(_text(meta.get("http-equiv")), _text(meta.get("content"))) for meta in _objects(metas)]
     return page_language.declared(attributes, pragmas, headers, properties)
 
 
