@@ -8,8 +8,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import schemas
-from pipeline.select.workers import SampleQueryPairs, cap_captions, concat, drop_duplicates, one_url, slices
+from pipeline import schemas, urls
+from pipeline.fetch.units import sites_of
+from pipeline.select.workers import SampleQueryPairs, concat, few_captions, one_url, slices
 from tests.rows import caption_table, uid_of
 
 rows = st.lists(
@@ -25,9 +26,8 @@ rows = st.lists(
 @given(rows, st.integers(1, 4))
 def test_every_row_is_kept_or_rejected_once(data, cap: int) -> None:
     table = caption_table(data)
-    kept, repeated = drop_duplicates(table)
-    kept, over = cap_captions(kept, cap)
-    assert len(kept) + len(repeated) + len(over) == len(table)
+    kept, rejected = few_captions(table, cap)
+    assert len(kept) + len(rejected) == len(table)
     by_url = defaultdict(set)
     for url, caption, _ in data:
         by_url[url].add(caption)
@@ -37,8 +37,10 @@ def test_every_row_is_kept_or_rejected_once(data, cap: int) -> None:
     for url, captions in by_url.items():
         smallest = sorted(captions, key=schemas.caption_hash)[:cap]
         assert found[url] == smallest
-    assert set(repeated["reason"].to_pylist()) <= {"duplicate"}
-    assert set(over["reason"].to_pylist()) <= {"too_many_captions"}
+    pairs = {(url, caption) for url, caption, _ in data}
+    reasons = rejected["reason"].to_pylist()
+    repeated, over = len(table) - len(pairs), len(pairs) - len(kept)
+    assert reasons == ["duplicate"] * repeated + ["too_many_captions"] * over
 
 
 @given(rows)
@@ -84,6 +86,16 @@ def test_slices_cross_as_small_bytes(data, partitions: int) -> None:
 def test_a_slice_does_not_carry_its_parent(tmp_path: Path) -> None:
     table = caption_table([(f"https://a.test/{i}", f"caption number {i}", [1]) for i in range(5000)])
     assert len(schemas.encode(table.slice(17, 3))) < 5000
+
+
+def test_sites_are_those_of_each_url_alone() -> None:
+    found = [
+        "https://www.example.co.uk/a", "http://a.b.example.com:8080/x?y", "https://1.2.3.4/x", "http://[::1]:80/x",
+        "https://xn--bcher-kva.example/", "http://localhost/", "http://github.io/x", "https://a.github.io/",
+        "http://a_b.example.com/", "https://example.com./x", "https://www.example.co.uk/b",
+    ]  # fmt: skip
+    for some in (found, found[:3], []):
+        assert sites_of(pa.array(some, pa.string())).to_pylist() == [urls.site(url) for url in some]
 
 
 def test_spellings_of_one_url_are_one_sample() -> None:

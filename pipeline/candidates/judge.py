@@ -22,7 +22,7 @@ from pipeline.captions.match import MatchAll, Matcher, warn_without_module
 from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.http import named
 from pipeline.options import FetchOptions, SourceOptions, TextRules
-from pipeline.select.workers import cap_captions, drop_duplicates
+from pipeline.select.workers import few_captions
 from pipeline.sources import Image, read
 from pipeline.tombstones import Tombstones
 from pipeline.tombstones import load as load_tombstones
@@ -262,10 +262,9 @@ def judge_piece(
         tables[accepted].append(schemas.to_table(rest, columns[accepted]))
     accepted_rows, rejected_rows = pa.concat_tables(tables[True]), pa.concat_tables(tables[False])
     candidates = len(accepted_rows) + len(rejected_rows)
-    kept, repeated = drop_duplicates(schemas.sort_rows(accepted_rows))
     # One URL of the web has nine million captions: bounded here, before anything is combined.
-    kept, over = cap_captions(kept, max_captions)
-    return PieceTables(kept, pa.concat_tables([rejected_rows, repeated, over]), seen, candidates)
+    kept, over = few_captions(schemas.sort_rows(accepted_rows), max_captions)
+    return PieceTables(kept, pa.concat_tables([rejected_rows, over]), seen, candidates)
 
 
 class _State:

@@ -25,6 +25,7 @@ from pipeline.reasons import REASONS
 from pipeline.select.parts import Samples
 from pipeline.select.workers import QueryTable, SampleQueryPairs, chosen, concat, slices
 
+_HOST = r"^https?://(?P<host>[a-z0-9.-]+)(?::[0-9]+)?(?:[/?]|$)"
 _TRANSIENT = pa.array(sorted(word for word, reason in REASONS.items() if reason.transient))
 
 
@@ -70,7 +71,7 @@ class UnitShuffler:
         if self.previous:
             wanted &= ~chosen(pairs, self.queries.hashes, read_vector(self.previous))
         table = table.filter(pa.array(pairs.rows_of(wanted, len(table))))
-        return _to_fetch(table, table["url"].to_pylist())
+        return _to_fetch(table, table["url"].combine_chunks())
 
     def _retries(self, task: Fetched) -> pa.Table:
         unit, fetched = schemas.read_table(task.unit), schemas.read_table(task.path)
@@ -83,7 +84,7 @@ class UnitShuffler:
         of_row = np.repeat(np.arange(len(starts)), lengths)
         mask = np.repeat(again, lengths)
         table = unit.filter(pa.array(mask)).select(schemas.CAPTION_ROWS.names)
-        return _to_fetch(table, [targets[image] for image in of_row[mask]])
+        return _to_fetch(table, pa.array([targets[image] for image in of_row[mask]], pa.string()))
 
     def _put_off(self, table: pa.Table) -> tuple[pa.Table, np.ndarray]:
         """Give no lanes to images that their site has no time for; return the table and their rows, bool."""
@@ -141,11 +142,18 @@ def _with_lanes(table: pa.Table, lanes: np.ndarray) -> pa.Table:
     return table.set_column(index, UNIT_ROWS.field("lanes"), pa.array(lanes, pa.int16()))
 
 
-def _to_fetch(table: pa.Table, fetch_urls: list[str]) -> pa.Table:
-    sites = [urls.site(url) for url in fetch_urls]
-    columns = [
-        pa.array(fetch_urls, pa.string()),
-        pa.array(sites, pa.string()),
-        pa.array([0] * len(sites), pa.int16()),
-    ]
+def sites_of(fetch_urls: pa.Array) -> pa.Array:
+    """Return the site of each URL, str [n]: it is looked up for each host once."""
+    hosts = pc.struct_field(pc.extract_regex(fetch_urls, pattern=_HOST), "host").dictionary_encode()
+    names = [urls.site(f"http://{host}/") for host in hosts.dictionary.to_pylist()]
+    sites = pa.array(names, pa.string()).take(hosts.indices)
+    if not sites.null_count:
+        return sites
+    odd = pc.is_null(sites)  # an address in brackets, say
+    others = [urls.site(url) for url in fetch_urls.filter(odd).to_pylist()]
+    return pc.replace_with_mask(sites, odd, pa.array(others, pa.string()))
+
+
+def _to_fetch(table: pa.Table, fetch_urls: pa.Array) -> pa.Table:
+    columns = [fetch_urls, sites_of(fetch_urls), pa.array(np.zeros(len(fetch_urls), np.int16))]
     return pa.Table.from_arrays([*table.columns, *columns], schema=UNIT_ROWS)

@@ -17,29 +17,25 @@ from pipeline.flow.worker import partition_name
 from pipeline.select.parts import CaptionFiles, Deduplicated, Samples, SampleTable, SharedCaptions, Untried
 
 
-def drop_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Keep the first of equal (uid, caption_hash) rows of a sorted table; return (kept, rejected)."""
-    if not len(table):
-        return table, schemas.REJECTED_ROWS.empty_table()
+def few_captions(table: pa.Table, max_captions: int) -> tuple[pa.Table, pa.Table]:
+    """Keep the first of equal (uid, caption_hash) rows of a sorted table, and `max_captions` of each sample.
+
+    Those of smallest hash are kept. Returns (kept, rejected).
+    """
     starts = schemas.run_starts(table["uid"])
+    if not len(starts):
+        return table, schemas.REJECTED_ROWS.empty_table()
     first = np.zeros(len(table), bool)
     first[starts] = True
     hashes = table["caption_hash"].to_numpy()
     first[1:] |= hashes[1:] != hashes[:-1]
-    return table.filter(pa.array(first)), schemas.rejected_table(
-        table.filter(pa.array(~first)), "select", "duplicate"
-    )
-
-
-def cap_captions(table: pa.Table, max_captions: int) -> tuple[pa.Table, pa.Table]:
-    """Keep each sample's `max_captions` captions of smallest hash; return (kept, rejected)."""
-    starts = schemas.run_starts(table["uid"])
-    if not len(starts):
-        return table, schemas.REJECTED_ROWS.empty_table()
-    lengths = np.diff(np.append(starts, len(table)))
-    inside = np.arange(len(table)) - np.repeat(starts, lengths) < max_captions
-    rejected = schemas.rejected_table(table.filter(pa.array(~inside)), "select", "too_many_captions")
-    return table.filter(pa.array(inside)), rejected
+    place = np.cumsum(first)  # 1, 2, ... over all samples
+    inside = place - np.repeat(place[starts], np.diff(np.append(starts, len(table)))) < max_captions
+    rejected = [
+        schemas.rejected_table(table.filter(pa.array(rows)), "select", reason)
+        for rows, reason in ((~first, "duplicate"), (first & ~inside, "too_many_captions"))
+    ]
+    return table.filter(pa.array(first & inside)), pa.concat_tables(rejected)
 
 
 def one_url(table: pa.Table) -> pa.Table:
@@ -126,9 +122,10 @@ def slices(table: pa.Table, partition: np.ndarray) -> Iterator[tuple[int, bytes]
     """Yield (partition, encoded rows) for each partition that occurs in `partition`, int64 [rows]."""
     if not len(table):
         return
-    order = np.argsort(partition, kind="stable")
-    partition = partition[order]
-    table = table.take(pa.array(order))
+    if (partition[1:] < partition[:-1]).any():
+        order = np.argsort(partition, kind="stable")
+        partition = partition[order]
+        table = table.take(pa.array(order))
     starts = np.flatnonzero(np.append(True, partition[1:] != partition[:-1]))
     for start, stop in zip(starts, np.append(starts[1:], len(partition)), strict=True):
         yield int(partition[start]), schemas.encode(table.slice(start, stop - start))
@@ -157,12 +154,11 @@ class DedupeShuffler:
 
     def write(self, partition: int, table: pa.Table, rejected: list[pa.Table]) -> Deduplicated:
         """Write a partition's files from its sorted rows; `rejected`: rows that were rejected already."""
-        table, repeated = drop_duplicates(table)
-        table, over = cap_captions(table, self.max_captions)
+        table, over = few_captions(table, self.max_captions)
         table = one_url(table)
         name = partition_name(partition)
         base = storage.join(self.folder, name)
-        refused = pa.concat_tables([*rejected, repeated, over])
+        refused = pa.concat_tables([*rejected, over])
         schemas.write_table(f"{base}.parquet", table)
         schemas.write_table(f"{base}.rejected.parquet", refused)
         return Deduplicated(
@@ -211,7 +207,7 @@ class AdmitWorker:
         table = schemas.read_table(task.path)
         is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
         rejected = schemas.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
-        table = table.filter(pa.array(~is_shared))
+        table = table.filter(pa.array(~is_shared)) if is_shared.any() else table
         pairs = SampleQueryPairs.of(table, self.queries.queries)
         base = storage.join(self.folder, task.name)
         schemas.write_table(f"{base}.parquet", table)
