@@ -81,7 +81,6 @@ class Search:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA mmap_size=268435456")
         self._db.execute("PRAGMA query_only=ON")
         info = self._db.execute("PRAGMA table_info(samples)").fetchall()
         names = [row["name"] for row in info]

@@ -1,0 +1,276 @@
+"""`openwit browse` at several sizes: what its index costs, and how long its pages take.
+
+    python -m bench.browse --rows 1000000 10000000
+    python -m bench.browse --rows 1000000 --peers     # duckdb and tantivy beside SQLite's FTS5, if installed
+
+Rows are of the shape of a crawl's: ten Zipf-distributed words a caption, seven queries, sites with a heavy
+tail; the pictures are those of one small tar. Pages are asked for over HTTP, of a process of its own (the
+system's cache is warm): the median and the slowest of twenty each, and what that process read and held.
+"""
+
+import argparse
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.index import build
+from pipeline.index.build import Index, Source
+from pipeline.shards import Sample, write_shard
+from tests.scenes import jpeg, scene
+
+QUERIES, WORDS, VOCABULARY = 50_000, 10, 200_000
+PAGES = {
+    "first page": "/api/samples?limit=60",
+    "page 100,000 on": "/api/samples?limit=60&offset=100000",
+    "two words": "/api/samples?limit=60&q=word40+word7",
+    "a common word": "/api/samples?limit=60&q=word1",
+    "a phrase": "/api/samples?limit=60&q=%22word3+word2%22",
+    "a site": "/api/samples?limit=60&site=site7.example",
+    "a query": "/api/samples?limit=60&query=query+100",
+    "a query by hash": "/api/query/100?limit=60",
+    "word, site, size": "/api/samples?limit=60&q=word2&site=site3.example&min_width=300",
+    "largest first": "/api/samples?limit=60&sort=-width",
+    "sites": "/api/facets?kind=site",
+    "queries": "/api/queries?q=quer",
+}
+
+
+def rows(count: int, places: Sequence[tuple[str, build.Place]], seed: int = 0) -> Iterator[list[object]]:
+    """Yield the columns of samples, without tags: uid, key ... lang_score, then site and queries."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, count, 10_000):
+        n = min(10_000, count - start)
+        words = np.minimum(rng.zipf(1.2, (n, WORDS)), VOCABULARY)
+        queries = np.minimum(rng.zipf(1.3, (n, 7)), QUERIES) - 1
+        sites = np.minimum(rng.zipf(1.4, n), 1_000_000)
+        sizes = rng.integers(200, 2000, (n, 2))
+        uids = rng.bytes(16 * n)
+        for i in range(n):
+            caption = " ".join(f"word{word}" for word in words[i])
+            url = f"https://cdn.site{sites[i]}.example/images/{start + i}.jpg"
+            uid = uids[16 * i : 16 * i + 16].hex()
+            yield [
+                uid, *places[i % len(places)], caption, url, url, *sizes[i].tolist(),
+                f"site{sites[i]}.example", sorted(set(queries[i].tolist())),
+            ]  # fmt: skip
+
+
+def make_index(path: Path, count: int, shard: Path) -> None:
+    """Write an index of so many samples, by the code that indexes runs."""
+    with shard.open("rb") as file:
+        places = list(build.places(file))
+    index = Index(path)
+
+    def add(source: Source, number: int) -> None:
+        def columns() -> Iterator[list[object]]:
+            share = min(100_000, count - 100_000 * int(source.name))
+            for row in rows(share, places, number):
+                uid, key, place, caption, url, page, width, height, site, queries = row
+                tags = [index.tag("samples", kind, value) for kind, value in (
+                    ("site", site), ("lang", "en"), ("format", "jpeg"), ("shard", source.name)
+                )]  # fmt: skip
+                tags += [f"q{query}" for query in queries]
+                yield [
+                    uid,
+                    key,
+                    number,
+                    *place[:5],
+                    caption,
+                    url,
+                    page,
+                    " ".join(tags),
+                    width,
+                    height,
+                    5000,
+                    0.9,
+                ]
+
+        index.insert("samples", build._COLUMNS, columns())
+
+    shards = [Source(str(n), str(shard), "1") for n in range(-(-count // 100_000))]
+    index.renew("samples", shards, add, lambda done, total, found: None)
+    with index.db:
+        one = (1).to_bytes(8, "big")
+        listed = [(n, f"query {n}", 100, 50, 60, 0, n.to_bytes(8, "big"), one) for n in range(QUERIES)]
+        index.db.executemany("INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", listed)
+        index.db.executemany(
+            "INSERT INTO queries_text (rowid, query) VALUES (?, ?)", [row[:2] for row in listed]
+        )
+    build._finish(index.db, "bench")
+    index.close()
+
+
+SERVE = """
+import asyncio, sys
+from pathlib import Path
+from pipeline.browse.cli import serve
+from pipeline.index.place import Dataset
+from pipeline.options.finished import BrowseConfig
+options = BrowseConfig(run="bench", port=int(sys.argv[2]), open=False)
+asyncio.run(serve(Dataset("bench", None), Path(sys.argv[1]), options))
+"""
+
+
+def ask(port: int, path: str) -> tuple[float, bytes]:
+    """Return seconds and body of an answer."""
+    started = time.perf_counter()
+    connection = HTTPConnection("127.0.0.1", port, timeout=600)
+    connection.request("GET", path)
+    body = connection.getresponse().read()
+    connection.close()
+    return time.perf_counter() - started, body
+
+
+def read_bytes(pid: int) -> int:
+    """Return what a process has read by system calls."""
+    return int(Path(f"/proc/{pid}/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def show_pages(path: Path) -> None:
+    """Serve an index and print what its pages take."""
+    with socket.create_server(("127.0.0.1", 0)) as found_port:
+        port = int(found_port.getsockname()[1])
+    child = subprocess.Popen([sys.executable, "-c", SERVE, str(path), str(port)], stdout=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                ask(port, "/api/info")
+                break
+            except OSError:
+                time.sleep(0.05)
+        for name, page in PAGES.items():
+            before = read_bytes(child.pid)
+            taken = [ask(port, page) for _ in range(20)]
+            seconds = sorted(one for one, _ in taken)
+            found = json.loads(taken[0][1])
+            total = f"{found['total']:>12,}" if isinstance(found, dict) else f"{len(found):>12,}"
+            exact = "" if not isinstance(found, dict) or found.get("is_exact", True) else " at least"
+            print(
+                f"  {name:<20} {1e3 * statistics.median(seconds):7.1f} ms, slowest {1e3 * seconds[-1]:7.1f} ms, "
+                f"{(read_bytes(child.pid) - before) / 20e6:6.2f} MB read {total}{exact}"
+            )
+        uids = [row["uid"] for row in json.loads(ask(port, PAGES["first page"])[1])["samples"]]
+        started = time.perf_counter()
+        for uid in uids:
+            ask(port, f"/api/image/{uid}")
+        print(f"  sixty pictures one after the other {1e3 * (time.perf_counter() - started):7.1f} ms")
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        print(f"  the server held {int(status.split('VmHWM:')[1].split()[0]) / 1e3:,.0f} MB at most")
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def peers(count: int, shard: Path, folder: Path) -> None:
+    """Print what other engines of search cost on the same rows, where they are installed."""
+    with shard.open("rb") as file:
+        places = list(build.places(file))
+    try:
+        import duckdb
+    except ImportError:
+        print("  duckdb is not installed")
+    else:
+        import pyarrow as pa
+
+        started = time.process_time()
+        table = pa.Table.from_pylist(
+            [{"uid": row[0], "caption": row[3], "url": row[4], "width": row[6], "site": row[8]}
+             for row in rows(count, places, 1)]
+        )  # fmt: skip
+        database = duckdb.connect(str(folder / "duck.db"))
+        database.execute("CREATE TABLE samples AS SELECT * FROM table")
+        database.close()
+        size = (folder / "duck.db").stat().st_size
+        print(
+            f"  duckdb: {(time.process_time() - started) / count * 1e6:.1f} us/row, {size / count:.0f} bytes/row"
+        )
+        database = duckdb.connect(str(folder / "duck.db"), read_only=True)
+        words = "caption LIKE '%word40 %' AND caption LIKE '%word7 %'"
+        for name, where in (("two words", words),
+                            ("a site", "site = 'site7.example'")):  # fmt: skip
+            show_engine(name, lambda where=where: database.execute(
+                f"SELECT uid, caption FROM samples WHERE {where} LIMIT 60").fetchall())  # fmt: skip
+            counted = f"SELECT count(*) FROM samples WHERE {where}"
+            show_engine(f"{name}, counted", lambda counted=counted: database.execute(counted).fetchall())
+        del table
+    try:
+        import tantivy
+    except ImportError:
+        print("  tantivy is not installed")
+        return
+    schema = tantivy.SchemaBuilder()
+    schema.add_text_field("caption", stored=True)
+    schema.add_text_field("tags", tokenizer_name="whitespace")
+    schema.add_text_field("uid", stored=True, tokenizer_name="raw")
+    (folder / "tantivy").mkdir()
+    index = tantivy.Index(schema.build(), path=str(folder / "tantivy"))
+    started, writer = time.process_time(), index.writer(256 << 20, 1)
+    for row in rows(count, places, 1):
+        tags = " ".join([row[8].replace(".", "_"), *(f"q{query}" for query in row[9])])
+        writer.add_document(tantivy.Document(uid=row[0], caption=row[3], tags=tags))
+    writer.commit()
+    writer.wait_merging_threads()
+    size = sum(path.stat().st_size for path in (folder / "tantivy").iterdir())
+    print(
+        f"  tantivy: {(time.process_time() - started) / count * 1e6:.1f} us/row, {size / count:.0f} bytes/row"
+    )
+    index.reload()
+    searcher = index.searcher()
+    for name, query in (("two words", "caption:word40 AND caption:word7"),
+                        ("a common word", "caption:word1"), ("a site", "tags:site7_example")):  # fmt: skip
+        parsed = index.parse_query(query, ["caption"])
+        show_engine(name, lambda parsed=parsed: [
+            searcher.doc(address) for _, address in searcher.search(parsed, 60).hits])  # fmt: skip
+
+
+def show_cost(name: str, started: float, size: int, count: int) -> None:
+    """Print CPU time and bytes per row."""
+    taken = (time.process_time() - started) / count * 1e6
+    print(f"  {name}: {taken:.1f} CPU us/row, {size / count:.0f} bytes/row")
+
+
+def show_engine(name: str, action: Callable[[], object]) -> None:
+    """Print the median of twenty calls."""
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    print(f"    {name:<20} {1e3 * statistics.median(seconds):7.1f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--peers", action="store_true")
+    options = parser.parse_args()
+    for count in options.rows:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            shard = folder / "00000.tar"
+            write_shard(shard, (Sample(f"{n:09d}", jpeg(scene(n, 256, 256)), "", b"{}") for n in range(100)))
+            started = time.process_time()
+            make_index(folder / "index.sqlite", count, shard)
+            size = (folder / "index.sqlite").stat().st_size
+            print(
+                f"{count:,} rows: {(time.process_time() - started) / count * 1e6:.1f} CPU us/row to index, "
+                f"{size / count:.0f} bytes/row"
+            )
+            show_pages(folder / "index.sqlite")
+            if options.peers:
+                peers(count, shard, folder)
+
+
+if __name__ == "__main__":
+    main()
