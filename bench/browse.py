@@ -155,7 +155,8 @@ def show_pages(path: Path) -> None:
             total = f"{found['total']:>12,}" if isinstance(found, dict) else f"{len(found):>12,}"
             exact = "" if not isinstance(found, dict) or found.get("is_exact", True) else " at least"
             print(
-                f"  {name:<20} {1e3 * statistics.median(seconds):7.1f} ms, slowest {1e3 * seconds[-1]:7.1f} ms, "
+                f"  {name:<20} {1e3 * statistics.median(seconds):7.1f} ms, "
+                f"slowest {1e3 * seconds[-1]:7.1f} ms, "
                 f"{(read_bytes(child.pid) - before) / 20e6:6.2f} MB read {total}{exact}"
             )
         uids = [row["uid"] for row in json.loads(ask(port, PAGES["first page"])[1])["samples"]]
@@ -190,9 +191,7 @@ def peers(count: int, shard: Path, folder: Path) -> None:
         database.execute("CREATE TABLE samples AS SELECT * FROM table")
         database.close()
         size = (folder / "duck.db").stat().st_size
-        print(
-            f"  duckdb: {(time.process_time() - started) / count * 1e6:.1f} us/row, {size / count:.0f} bytes/row"
-        )
+        show_cost("duckdb", started, size, count)
         database = duckdb.connect(str(folder / "duck.db"), read_only=True)
         words = "caption LIKE '%word40 %' AND caption LIKE '%word7 %'"
         for name, where in (("two words", words),
@@ -220,9 +219,7 @@ def peers(count: int, shard: Path, folder: Path) -> None:
     writer.commit()
     writer.wait_merging_threads()
     size = sum(path.stat().st_size for path in (folder / "tantivy").iterdir())
-    print(
-        f"  tantivy: {(time.process_time() - started) / count * 1e6:.1f} us/row, {size / count:.0f} bytes/row"
-    )
+    show_cost("tantivy", started, size, count)
     index.reload()
     searcher = index.searcher()
     for name, query in (("two words", "caption:word40 AND caption:word7"),
