@@ -188,7 +188,7 @@ class Recomputed:
         self.clean = peer.encode(test.pixels)
         self.fit_on = peer.features(train.pixels).double().numpy()
         ids = train.ids
-        self.held = validation_rows([names[one] for one in train.targets], ids, 0)
+        self.held = validation_rows([[names[one]] for one in train.targets], ids, 0)
         self.draws = json.loads((out / "few_shot_draws.json").read_text())[dataset]
         place = {one: row for row, one in enumerate(ids)}
         self.drawn = [

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline import storage, untrusted
+from pipeline.captions.match import Rule
 from pipeline.publishing import Value
 from pipeline.reasons import REASONS
 from pipeline.run_folder import STAGES
@@ -249,6 +250,11 @@ class Manifest:
                 raise ValueError(f"configuration.{name} is not a value of --{name.replace('_', '-')}")
         if self.semantics:
             _refuse_unknown("semantics", self.semantics, STAGES)
+
+    @property
+    def rule(self) -> Rule:
+        """Return the rule by which captions were matched."""
+        return "metaclip" if self.configuration.get("rule") == "metaclip" else "openwit"
 
     @property
     def per_query(self) -> int:

@@ -343,7 +343,7 @@ def run_stages(
         name=job_name("crawl", layout.root), at_once=options.partitions_at_once,
         watch=ShowProgress(console, layout.work, options.log_json),
     )  # fmt: skip
-    table = QueryTable(path=layout.queries, seed=options.seed, queries=queries)
+    table = QueryTable(path=layout.queries, seed=options.seed, queries=queries, rule=options.rule)
     job = Crawl(options, layout, table, base)
     retry_failed.resume(layout)
     if options.retry_failed and retry_failed.reopen(job) == 0:
@@ -426,7 +426,7 @@ def show_plan(
     from pipeline.captions.match import MatchAll, Matcher
 
     known = [stage for stage in run_folder.STAGES if run_folder.is_done(layout, stage)]
-    matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
+    matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries, options.rule)
     identifier = Identifier()
     judge = CaptionJudge(
         matcher, options.text, identifier, options.lang, options.mask_contacts, options.sources.empty_captions
@@ -435,6 +435,10 @@ def show_plan(
     total = sum(info.size for info in inputs if info.size > 0)
     rows = "" if found.rows is None else f", {count(found.rows, 'row')}"
     wanted = count(len(queries), "query", "queries")
+    if isinstance(matcher, Matcher) and matcher.dead:
+        wanted += (
+            f", of which {len(matcher.dead):,} can match no caption, such as {queries[matcher.dead[0]]!r}"
+        )
     if queries == querylist.EVERYTHING:
         wanted = "none: every row is wanted"
     lines = [

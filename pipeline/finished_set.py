@@ -87,7 +87,9 @@ def load(layout: Layout, manifest: Manifest) -> FinishedSet:
     known = "threshold" in table.column_names  # not in runs of older versions
     return FinishedSet(
         folder=layout.shards, shards=tuple(storage.stem(shard.name) for shard in manifest.shards),
-        hashes=balance.query_hashes(querylist.normalised(table["query"].to_pylist()), manifest.seed),
+        hashes=balance.query_hashes(
+            querylist.normalised(table["query"].to_pylist(), manifest.rule), manifest.seed
+        ),
         thresholds=table["threshold"].to_numpy() if known else None,
         dropped=dropped_samples.load(layout.root, len(manifest.extensions)),
     )  # fmt: skip

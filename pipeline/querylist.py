@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage, untrusted
-from pipeline.captions.match import tokens
+from pipeline.captions.match import Rule, tokens
 from pipeline.foreign_text import DAMAGED, listed, text_of
 from pipeline.options.presets import ALL
 
@@ -60,6 +60,6 @@ def save(path: str, queries: list[str]) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def normalised(queries: list[str]) -> list[str]:
-    """Return the form in which queries are matched and hashed."""
-    return [" ".join(tokens(query)) for query in queries]
+def normalised(queries: list[str], rule: Rule) -> list[str]:
+    """Return the form in which queries are matched and hashed: under MetaCLIP's rule as they are."""
+    return list(queries) if rule == "metaclip" else [" ".join(tokens(query)) for query in queries]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from pipeline import storage, untrusted
+from pipeline.captions.match import Rule
 from pipeline.flow.parts import Part, decode, encode, only
 from pipeline.publishing import StageOptions, Value
 
@@ -270,6 +271,12 @@ def seed(layout: Layout) -> int:
     found = begun.options["seed"]
     assert isinstance(found, int)
     return found
+
+
+def rule(layout: Layout) -> Rule:
+    """Return the rule by which a run's captions were matched."""
+    begun = _begun(layout, "select")
+    return "metaclip" if begun is not None and begun.options.get("rule") == "metaclip" else "openwit"
 
 
 def discard_from(layout: Layout, stage: str) -> None:

@@ -192,7 +192,7 @@ class _Priorities(beam.DoFn):
 
     def setup(self) -> None:
         """Load the hashes of the queries."""
-        normalised = querylist.normalised(querylist.load(self._queries))
+        normalised = querylist.normalised(querylist.load(self._queries), "openwit")
         self._hashes = balance.query_hashes(normalised, self._seed)
 
     def process(self, sample: Sample) -> Iterator[tuple[int, tuple[bytes, str]]]:

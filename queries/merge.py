@@ -3,7 +3,8 @@
 The order is that of the paper (Radford et al. 2021, section 2.2): words of Wikipedia, bigrams, article
 titles, then all WordNet synsets not already in the list; a user's own queries last. A query counts under the
 first source that has it. WordNet and the user's queries are always complete, so their places are set aside
-first; then come all words, the most frequent first; bigrams and titles share what is left.
+first. Of the rest words have their share at least, the most frequent first, and so have bigrams and titles,
+in MetaCLIP's proportions; what one source cannot use goes to the others, to words first.
 """
 
 from collections import Counter
@@ -16,8 +17,12 @@ import pyarrow as pa
 from pipeline.captions.match import tokens
 from queries.token_blocks import is_word
 
-BIGRAM_SHARE: Final = 100_646 / (100_646 + 61_235)
-"""Share of bigrams in what bigrams and titles have together: MetaCLIP's counts (Xu et al. 2023, table 1)."""
+_WORDS, _BIGRAMS, _TITLES = 251_465, 100_646, 61_235
+"""MetaCLIP's counts (Xu et al. 2023, table 1)."""
+WORD_SHARE: Final = _WORDS / (_WORDS + _BIGRAMS + _TITLES)
+"""Share of words beside WordNet and the user's queries, where bigrams and titles fill theirs."""
+BIGRAM_SHARE: Final = _BIGRAMS / (_BIGRAMS + _TITLES)
+"""Share of bigrams in what bigrams and titles have together."""
 
 SOURCES: Final = ("unigram", "bigram", "title", "wordnet", "extra")
 
@@ -115,11 +120,13 @@ def merge(sources: Mapping[str, Iterable[RankedEntry]], size: int, exclude: Iter
             f"--size must be at least that, not {size:,}"
         )
     ends = dict.fromkeys(SOURCES, size)
-    ends["unigram"] = _fill(words, 0, present, size)
-    budget = len(present) + round((size - len(present)) * BIGRAM_SHARE)
-    ends["bigram"] = _fill(bigrams, 0, present, budget)
-    ends["title"] = _fill(titles, 0, present, size)
-    ends["bigram"] = _fill(bigrams, ends["bigram"], present, size)  # what the titles did not use
+    ends["unigram"] = _fill(words, 0, present, len(present) + round((size - len(present)) * WORD_SHARE))
+    rest = size - len(present)  # more than their share where words are few
+    of_bigrams = round(rest * BIGRAM_SHARE)
+    ends["bigram"] = _fill(bigrams, 0, present, len(present) + of_bigrams)
+    ends["title"] = _fill(titles, 0, present, len(present) + rest - of_bigrams)
+    for name, keys in (("unigram", words), ("title", titles), ("bigram", bigrams)):  # what others left
+        ends[name] = _fill(keys, ends[name], present, size)
     listed: set[str] = set()
     for name in SOURCES:
         for rank, (key, candidate) in enumerate(offers[name].items()):

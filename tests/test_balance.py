@@ -1,6 +1,7 @@
 """Balance against a straightforward oracle, and the properties that users rely on."""
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import balance
+from pipeline.select.workers import QueryTable
 
 samples_of_queries = st.lists(st.frozensets(st.integers(0, 5), min_size=1), min_size=0, max_size=60)
 
@@ -124,3 +126,11 @@ def test_unique_pairs_counts_a_query_once_a_sample() -> None:
 
 KNOWN_PRIORITIES = [9244494185464820089, 11685430732322765134, 7852795324876897031]
 KNOWN_ORDER = [12361366269325605300, 4813373647245539942, 13585531272985513769]
+
+
+def test_under_metaclips_rule_queries_of_another_case_have_priorities_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "queries.txt").write_text("Dog\ndog\n")
+    path = str(tmp_path / "queries.txt")
+    alike = QueryTable(path=path, seed=0, queries=2).hashes
+    apart = QueryTable(path=path, seed=0, queries=2, rule="metaclip").hashes
+    assert alike[0] == alike[1] == apart[1] != apart[0]

@@ -111,6 +111,7 @@ def test_the_card_says_what_the_manifest_says(run: Path) -> None:
     [
         ({"mask_contacts": True}, "numbers in texts are masked", "are not masked"),
         ({"lang": "any"}, "Collection", "fastText"),
+        ({"rule": "metaclip"}, "case and all, as MetaCLIP's code does;", "whole words;"),
         ({"dedup": "off"}, "Collection", "near-duplicates remain"),
         ({"sample": 0.25}, "a hash sample of 0.25", "sample of ``"),
         ({"file_names": False}, "No camera settings", "No file names"),

@@ -1,6 +1,7 @@
 """`openwit eval` end to end: every task, every file it leaves, the same numbers computed independently."""
 
 import contextlib
+import importlib.util
 import json
 from pathlib import Path
 
@@ -375,7 +376,8 @@ def test_superclasses_are_scored_both_ways_and_against_reference_models(place, t
         pixels = np.stack([evaluation_image(path.read_bytes(), 32) for path in files])
         with torch.no_grad():
             images = own.encode_image(normalise(torch.from_numpy(pixels)))
-            weights = class_embeddings(own, tokenizer, names, ("a {} thing", "{}"), torch.device("cpu"))
+            spelled = [(name,) for name in names]
+            weights = class_embeddings(own, tokenizer, spelled, ("a {} thing", "{}"), torch.device("cpu"))
         return [path.parent.name for path in files], (images @ weights.T).numpy()
 
     truth, scores = shares(tmp_path / "warmth", COLOURS)
@@ -524,13 +526,24 @@ def test_models_are_called_by_the_whole_names_of_their_files_and_folders(tmp_pat
 
 
 def test_the_training_loops_accuracy_is_the_evaluations(place, tmp_path):
-
+    """Of a set of its own names, and of one whose folders are WordNet's ids."""
     from train import checkpoint
     from train.validation import LabelledSet, accuracy
 
-    assert run("--checkpoint", f"m={place / 'run'}", "--task", "zeroshot",
-               "--data", f"faces={place / 'faces.parquet'}", "--out", tmp_path / "out") == 0  # fmt: skip
+    (tmp_path / "imagenette").mkdir()
+    for name, colour in zip(("n01440764", "n02102040", "n02979186", "n03000684"), COLOURS, strict=True):
+        (tmp_path / "imagenette" / name).symlink_to(place / "test" / colour)
+    sets = {"faces": place / "faces.parquet", "imagenette": tmp_path / "imagenette"}
+    data = [part for name, path in sets.items() for part in ("--data", f"{name}={path}")]
+    assert (
+        run("--checkpoint", f"m={place / 'run'}", "--task", "zeroshot", "--out", tmp_path / "out", *data) == 0
+    )
     loaded = checkpoint.load_model(str(place / "run"))
-    labelled = LabelledSet(f"faces={place / 'faces.parquet'}", 32)
-    value = accuracy(loaded.model, loaded.tokenizer, labelled, torch.device("cpu"), contextlib.nullcontext)
-    assert results(tmp_path / "out")["faces", "m", "zeroshot"]["metrics"]["acc1"] == value
+    for name, path in sets.items():
+        labelled = LabelledSet(f"{name}={path}", 32)
+        value = accuracy(
+            loaded.model, loaded.tokenizer, labelled, torch.device("cpu"), contextlib.nullcontext
+        )
+        assert results(tmp_path / "out")[name, "m", "zeroshot"]["metrics"]["acc1"] == value
+    if importlib.util.find_spec("clip_benchmark"):
+        assert labelled.classes.names[0] == "tench"

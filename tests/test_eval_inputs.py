@@ -83,7 +83,7 @@ def test_names_that_lie_with_numbered_labels_are_what_prompts_say(
 def test_classes_are_refused_or_taken_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"s has the label 4, but its names are those of 0 to 2"):
         classes.of("s", ["0", "4"], "", numbered=("a", "b", "c"))
-    assert classes.of("s", ["0", "2"], "", numbered=("crane", "a_b", "crane")) == (
+    assert classes.of("s", ["0", "2"], "", numbered=("crane", "a_b", "crane"))[:2] == (
         ["0", "1", "2"], ["crane", "a b", "crane"],
     )  # fmt: skip
     assert classes.of("s", [], "", numbered=("a", "b")).labels == ["0", "1"], "a test split without labels"

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -79,6 +80,19 @@ def test_map11_is_the_development_kits():
     falling = -np.arange(20.0)[:, None]
     assert map11(falling, one)(None) == pytest.approx(eleven_points(falling[:, 0], one[:, 0]), abs=1e-12)
     assert map11(np.zeros((20, 1)), one)(None) == pytest.approx(0.5), "equal scores tell nothing"
+
+
+def test_mean_average_precision_is_scikit_learns_and_clip_benchmarks():
+    zeroshot = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    random = np.random.default_rng(4)
+    scores, truth = random.normal(size=(90, 5)), random.random((90, 5)) < 0.3
+    own = metrics.measures(scores, truth)["mean_average_precision"](None)
+    assert own == pytest.approx(sklearn_metrics.average_precision_score(truth, scores), abs=1e-12)
+    theirs = zeroshot.average_precision_per_class(torch.from_numpy(scores), torch.from_numpy(truth))
+    assert own == pytest.approx(theirs.mean().item(), abs=1e-6)
+    tied = np.round(scores)
+    own = metrics.measures(tied, truth)["mean_average_precision"](None)
+    assert own == pytest.approx(sklearn_metrics.average_precision_score(truth, tied), abs=1e-12)
 
 
 def test_ties_go_to_the_first_class():

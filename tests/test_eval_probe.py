@@ -9,6 +9,7 @@ import torch
 from tests import eval_models
 from train.evaluation import fewshot, sets
 from train.evaluation.features import encode
+from train.evaluation.metrics import map11
 from train.evaluation.models import Encoder
 from train.evaluation.probe import COARSE, Problem
 from train.evaluation.probe_tasks import validation_rows
@@ -88,7 +89,7 @@ def test_the_sweep_finds_the_peak_to_an_eighth_of_a_decade():
     near = sorted(abs(np.log10(c / choice.c)) for c in choice.tried)[1]
     assert near == pytest.approx(0.125, abs=1e-3)
     again = problem.fit(choice.c)
-    assert choice.tried[choice.c] == problem.accuracy(again) and np.array_equal(choice.parameters, again)
+    assert choice.tried[choice.c] == problem.score(again) and np.array_equal(choice.parameters, again)
 
 
 @pytest.mark.skipif(not CLOTHING.exists(), reason="needs the sample data beside the checkout")
@@ -116,15 +117,19 @@ def test_on_photographs_accuracy_is_scikit_learns_within_a_tenth_of_a_point():
 
 def test_draws_hold_k_of_each_class_nested_and_seeded():
     targets = np.random.default_rng(0).integers(5, size=200)
-    drawn = fewshot.draw(targets, 5, 16, seed=3, number=1)
+    members = targets[:, None] == np.arange(5)
+    drawn = fewshot.draw(members, 16, seed=3, number=1)
     assert [len(rows) for rows in drawn] == [16] * 5
     assert all((targets[rows] == one).all() and len(set(rows)) == 16 for one, rows in enumerate(drawn))
     few, many = (set(fewshot.shots(drawn, count)) for count in (2, 8))
     assert few < many and len(few) == 10
-    again, other = (fewshot.draw(targets, 5, 16, seed=3, number=number) for number in (1, 2))
+    again, other = (fewshot.draw(members, 16, seed=3, number=number) for number in (1, 2))
     assert all((a == b).all() for a, b in zip(drawn, again, strict=True))
     assert any((a != b).any() for a, b in zip(drawn, other, strict=True))
-    assert len(fewshot.draw(np.array([0, 0, 1]), 2, 16, 0, 0)[1]) == 1, "a small class gives what it has"
+    few = np.array([[True, False], [True, False], [True, True]])
+    drawn = fewshot.draw(few, 16, 0, 0)
+    assert drawn[1].tolist() == [2], "a small class gives what it has"
+    assert sorted(fewshot.shots(drawn, 16)) == [0, 1, 2], "an example of both is taken once"
 
 
 def test_shots_to_match_are_interpolated_in_the_logarithm():
@@ -137,7 +142,7 @@ def test_shots_to_match_are_interpolated_in_the_logarithm():
 
 
 def test_a_fifth_of_each_class_is_held_out():
-    labels = ["a"] * 50 + ["b"] * 10 + ["c"]
+    labels = [["a"]] * 50 + [["b"]] * 10 + [["c"]]
     ids = [f"{number}.jpg" for number in range(61)]
     held = validation_rows(labels, ids, 0)
     assert (held[:50].sum(), held[50:60].sum(), held[60]) == (10, 2, False)
@@ -146,4 +151,28 @@ def test_a_fifth_of_each_class_is_held_out():
     assert (moved == held[order]).all(), "it depends on ids, not on order"
     assert (validation_rows(labels, ids, 1) != held).any()
     with pytest.raises(ValueError, match="--validation"):
-        validation_rows(["a", "b"], ["1", "2"], 0)
+        validation_rows([["a"], ["b"]], ["1", "2"], 0)
+    several = [["a", "b"], ["a"], ["b"], ["a", "c"], *[["a"]] * 6]
+    held = validation_rows(several, [str(number) for number in range(10)], 0)
+    kept = {label for own, out in zip(several, held, strict=True) for label in own if not out}
+    assert kept == {"a", "b", "c"} and 1 <= held.sum() <= 3
+
+
+# ---- several classes an example
+
+
+@pytest.mark.parametrize("c", [0.01, 1.0])
+def test_with_several_classes_the_minimum_is_scikit_learns_one_against_the_rest(c):
+    multiclass = pytest.importorskip("sklearn.multiclass")
+    random = np.random.default_rng(5)
+    features = random.normal(size=(240, 12)).astype(np.float32)
+    truth = features @ random.normal(size=(12, 6)) + random.normal(size=(240, 6)) > 1.5
+    fit, held = slice(0, 160), slice(160, 240)
+    problem = Problem(features[fit], truth[fit], features[held], truth[held], 6, CPU)
+    own = problem.probe(problem.fit(c)).logits(features[held])
+    peer = multiclass.OneVsRestClassifier(linear_model.LogisticRegression(C=c, tol=1e-10, max_iter=10_000))
+    theirs = peer.fit(features[fit].astype(np.float64), truth[fit]).decision_function(features[held])
+    np.testing.assert_allclose(own, theirs, atol=1e-4)
+    assert map11(own, truth[held])(None) == pytest.approx(map11(theirs, truth[held])(None), abs=1e-6)
+    choice = problem.sweep(halvings=1)
+    assert choice.tried[choice.c] == max(choice.tried.values()) > 0.5

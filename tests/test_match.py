@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -103,11 +104,11 @@ def test_matcher_equals_brute_force(queries: list[str], text: str) -> None:
     assert matcher.dead == [i for i, query in enumerate(queries) if not tokens(query)]
 
 
-def in_python(queries: list[str]) -> Matcher:
+def in_python(queries: list[str], rule: match.Rule = "openwit") -> Matcher:
     """Return the matcher of an installation without the C module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(match, "_match", None)
-        return Matcher(queries)
+        return Matcher(queries, rule)
 
 
 # What the C module reads byte by byte: every ASCII character, runs of joiners, and letters of several bytes.
@@ -159,6 +160,63 @@ small = st.lists(st.sampled_from("ab.")).map(" ".join)
 @given(st.lists(small, max_size=30), small)
 def test_matcher_equals_brute_force_on_overlapping_queries(queries: list[str], text: str) -> None:
     assert Matcher(queries).match(text) == brute_force(queries, text)
+
+
+def published(queries: list[str], text: str) -> list[int]:
+    """Return what MetaCLIP's substr_matching finds: a padded substring test for each query, case and all."""
+    for mark in (",", ".", ";", ":", "?", "!", "`"):
+        text = text.replace(mark, f" {mark} ")
+    for blank in ("\t", "\n", "\r"):
+        text = text.replace(blank, " ")
+    return [i for i, query in enumerate(queries) if query and f" {query} " in f" {text} "]
+
+
+# Words and marks that meet, in either case, with white space of every kind between them.
+cased = st.lists(
+    st.sampled_from(
+        ["a", "A", "ab", "b", ",", ".", "-", "_", "(", "é", "É", " ", "  ", "\t", "\n", "\xa0", "", "'"]
+    ),
+    max_size=10,
+).map("".join)
+
+
+@given(st.lists(cased, max_size=12), cased)
+@example(["a  b", "a b", " a", "a ", " ", "a , b"], "a  b a,b  a")
+@example(["a", "\0", "A\x7f"], "a \0 A\x7f")
+def test_metaclips_rule_is_that_of_its_script(queries: list[str], text: str) -> None:
+    ours, plain = Matcher(queries, "metaclip"), in_python(queries, "metaclip")
+    for one in (text, *queries, f"{text} {' '.join(queries)}"):
+        assert ours.match(one) == plain.match(one) == published(queries, one)
+    assert ours.dead == plain.dead and not set(ours.dead) & set(published(queries, text))
+
+
+@given(st.lists(edges | any_text, max_size=6), edges | any_text)
+def test_both_ways_of_metaclips_rule_agree_on_any_text(queries: list[str], text: str) -> None:
+    ours, plain = Matcher(queries, "metaclip"), in_python(queries, "metaclip")
+    assert ours.match(text) == plain.match(text)
+
+
+def test_metaclips_rule_keeps_case_and_loses_queries_with_marks() -> None:
+    matcher = Matcher(["Dog", "dog", "St. Louis", "(dog)", "hot dog", "o.k."], "metaclip")
+    assert matcher.dead == [2, 5]
+    assert matcher.match("A hot dog, a (dog) in St. Louis") == [1, 3, 4]
+    assert matcher.match("Dog-shaped DOG Dog") == [0]
+
+
+def test_a_balanced_set_by_metaclips_rule_has_the_size_of_its_algorithm(sample_data: Path) -> None:
+    """A small run of bench/metaclip.py: sizes beside the expectation of Algorithm 1, exactly computed."""
+    from bench import metaclip
+
+    texts = metaclip.captions([sample_data / "text" / "img2dataset_test_10000.parquet"], 10_000)
+    every = json.loads((sample_data / "text" / "surrogate_queries500k.json").read_text())
+    words = {word for text in texts for word in text.split()}
+    queries = [query for query in every if query in words]
+    matches = metaclip.pairs(Matcher(queries, "metaclip").match, texts)
+    counts = np.bincount(matches[:, 0])
+    for most in (5, 50):
+        lost = np.log1p(-np.minimum(most / counts[matches[:, 0]], 1 - 1e-12))
+        expected = (1 - np.exp(np.bincount(matches[:, 1], lost)))[np.unique(matches[:, 1])].sum()
+        assert metaclip.kept(matches, queries, most) == pytest.approx(expected, rel=0.01)
 
 
 def test_all_queries_of_one_form_match() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import pixels
+from pipeline.images import exif, pixels
 from pipeline.images.child import Child
 from pipeline.images.decode import BadImage
 from pipeline.images.pixels import PixelDecoder, Wanted, centre, quick
@@ -74,16 +74,36 @@ def test_profiles_and_orientation_are_applied() -> None:
 
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 500), (64, 64), (50, 700), (1, 1)])
-@pytest.mark.parametrize("name", ["PNG", "JPEG"])
-def test_evaluation_is_resize_and_centre_crop_of_everybody(size: tuple[int, int], name: str) -> None:
-    data = encoded(photo(*size), name)
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    scale = 32 / min(size)
-    width, height = (max(32, int(side * scale)) for side in size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - 32) / 2), round((height - 32) / 2)
-    expected = np.array(image.crop((left, top, left + 32, top + 32)))
+@pytest.mark.parametrize("kind", ["JPEG", "grey", "CMYK", "RGB", "RGBA", "LA", "L", "P", "P+tRNS", "1"])
+def test_evaluation_is_resize_and_centre_crop_of_everybody(size: tuple[int, int], kind: str) -> None:
+    """What torchvision's Resize and CenterCrop, and open_clip's and OpenAI's conversion after them, make."""
+    mode = {"JPEG": "RGB", "grey": "L", "P+tRNS": "P"}.get(kind, kind)
+    picture = photo(*size)
+    if mode in ("RGBA", "LA"):
+        ramp = np.linspace(0, 255, size[0] * size[1]).reshape(size[::-1]).astype(np.uint8)
+        picture.putalpha(Image.fromarray(ramp))
+    clear = {"transparency": bytes(range(0, 256, 4))} if kind == "P+tRNS" else {}
+    picture = picture.quantize(64) if mode == "P" else picture.convert(mode)
+    data = encoded(picture, "JPEG" if kind in ("JPEG", "grey", "CMYK") else "PNG", **clear)
+    image = Image.open(io.BytesIO(data))
+    image.info.clear()  # Pillow warns of a palette with transparency
+    assert image.mode == mode
+    short = min(size)
+    image = image.resize([int(32 * side / short) for side in size], Image.Resampling.BICUBIC)
+    left, top = (round((side - 32) / 2.0) for side in image.size)
+    expected = np.array(image.crop((left, top, left + 32, top + 32)).convert("RGB"))
     assert (centre(data, 32) == expected).all()
+
+
+def test_evaluation_shows_pictures_upright() -> None:
+    stored = np.asarray(photo(40, 30))
+    for orientation, turn in enumerate(exif.TURNS[1:], 1):
+        turned = Image.fromarray(stored) if turn is None else Image.fromarray(stored).transpose(turn)
+        assert (np.asarray(turned) == exif.upright(stored, orientation)).all(), orientation
+        tags = Image.Exif()
+        tags[0x0112] = orientation
+        data = encoded(Image.fromarray(stored), "PNG", exif=tags)
+        assert (centre(data, 16) == centre(encoded(turned, "PNG"), 16)).all()
 
 
 def test_of_a_long_picture_only_the_centre_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:

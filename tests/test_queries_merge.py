@@ -43,7 +43,7 @@ def test_a_query_counts_under_its_first_source_in_the_papers_order() -> None:
     assert merged.examples["title", "earlier_source"] == ["New York", "Los Angeles"]
 
 
-def test_wordnet_and_extra_are_complete_and_words_come_before_the_rest() -> None:
+def test_wordnet_and_extra_are_complete_and_the_rest_is_shared() -> None:
     sources = {
         "wordnet": _offer("w1", "w2"),
         "extra": _offer("e1"),
@@ -52,10 +52,12 @@ def test_wordnet_and_extra_are_complete_and_words_come_before_the_rest() -> None
         "title": _offer("t 1", "t 2"),
     }
     merged = merge.merge(sources, 6)
-    assert Counter(query.source for query in merged.queries) == {"unigram": 3, "wordnet": 2, "extra": 1}
-    assert [query.query for query in merged.queries][:3] == ["u0", "u1", "u2"]
-    assert merged.dropped["unigram"] == {"over_budget": 2}
-    assert merged.dropped["bigram"] == {"over_budget": 2}
+    assert Counter(query.source for query in merged.queries) == {
+        "unigram": 2, "bigram": 1, "wordnet": 2, "extra": 1,
+    }  # fmt: skip
+    assert [query.query for query in merged.queries][:3] == ["u0", "u1", "b 1"]
+    assert merged.dropped["unigram"] == {"over_budget": 3}
+    assert merged.dropped["bigram"] == {"over_budget": 1}
     with pytest.raises(ValueError, match="make 3 queries; --size must be at least that, not 2"):
         merge.merge(sources, 2)
 
@@ -68,6 +70,21 @@ def test_bigrams_and_titles_share_in_metaclips_proportion() -> None:
     }
     counts = Counter(query.source for query in merge.merge(sources, 501).queries)
     assert counts == {"unigram": 1, "bigram": round(500 * 100_646 / 161_881), "title": 500 - 311}
+
+
+def test_words_cannot_fill_the_list_before_bigrams_and_titles_have_their_share() -> None:
+    sources = {
+        "unigram": _offer(*(f"u{i}" for i in range(1000))),
+        "bigram": _offer(*(f"b {i}" for i in range(1000))),
+        "title": _offer(*(f"t {i}" for i in range(1000))),
+        "wordnet": _offer("w 1", "u1"),
+    }
+    counts = Counter(query.source for query in merge.merge(sources, 502).queries)
+    # A word that WordNet has takes no place of its own; it is listed as a word.
+    assert counts == {"unigram": 305, "bigram": 122, "title": 74, "wordnet": 1}
+    few = sources | {"title": _offer("t 1")}
+    counts = Counter(query.source for query in merge.merge(few, 502).queries)
+    assert counts == {"unigram": 378, "bigram": 122, "title": 1, "wordnet": 1}, "what titles leave is words'"
 
 
 @pytest.mark.parametrize(("bigrams", "titles"), [(10, 1000), (1000, 10)])

@@ -60,6 +60,8 @@ class LabelledSet:
         except ValueError as error:
             raise ValueError(f"--eval {error}") from error
         self.prompts = prompts.for_set(self.name)
+        if said := classes.warning_of_codes(self.name, self.classes, self.prompts.single):
+            log.warning("--eval %s", said)
         self.pixels = torch.from_numpy(np.stack(pixels))
         place = {label: number for number, label in enumerate(self.classes.labels)}
         self.labels = torch.tensor([place[label] for label in labels])
@@ -86,7 +88,8 @@ def _scorer(
         sentence = labelled.prompts.single if isinstance(model, Captioner) else "{}"
         captions = [tokenizer.caption(prompts.fill(sentence, name), length) for name in names]
         return lambda images: model.class_scores(images, captions)
-    texts = class_embeddings(model, tokenizer, names, labelled.prompts.ensemble, device)
+    spellings = labelled.classes.spellings
+    texts = class_embeddings(model, tokenizer, spellings, labelled.prompts.ensemble, device)
     return lambda images: model.encode_image(images) @ texts.T
 
 

@@ -18,7 +18,7 @@ from pipeline import querylist, schemas, storage, urls
 from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, UNDETERMINED, Evidence, Identifier, Prior
-from pipeline.captions.match import MatchAll, Matcher, warn_without_module
+from pipeline.captions.match import MatchAll, Matcher, Rule, warn_without_module
 from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.http import named
 from pipeline.options import FetchOptions, SourceOptions, TextRules
@@ -289,6 +289,7 @@ class CandidatesWorker:
     honour_pages: bool = True
     fetch: FetchOptions = field(default_factory=FetchOptions)
     """How sources at http(s) URLs are read."""
+    rule: Rule = "openwit"
 
     def open(self) -> _State:
         """Load the matcher and the language model, once a process."""
@@ -296,7 +297,7 @@ class CandidatesWorker:
         identifier = Identifier()
         queries = querylist.load(self.queries)
         warn_without_module()
-        matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries)
+        matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries, self.rule)
         judge = CaptionJudge(
             matcher, self.rules, identifier, self.lang, self.mask, self.sources.empty_captions
         )

@@ -22,7 +22,7 @@ def candidates(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> Candidates:
         formats=config.images.formats, rules=config.text,
         lang=config.lang, mask=config.mask_contacts, max_captions=config.max_captions,
         root=crawl.layout.root,
-        honour_pages="page" in config.fetch.opt_out, fetch=config.fetch,
+        honour_pages="page" in config.fetch.opt_out, fetch=config.fetch, rule=config.rule,
     )  # fmt: skip
     judged = runner.tasks("candidates", folder, tasks, worker, JudgedPiece, _seconds(pieces))
     return Candidates(

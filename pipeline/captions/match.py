@@ -5,12 +5,14 @@ query by spaces, give punctuation spaces of its own, and ask whether the one con
 rule is about whole tokens, "the query occurs" means exactly "its tokens follow each other in the text", and a
 dict of token n-grams answers it for all queries at once. `_match.c` does that in C, with the same answers;
 where it is not built, Python does.
+
+`tokens` is openwit's rule; MetaCLIP's own, case and all, is `Matcher(queries, "metaclip")`.
 """
 
 import logging
 import unicodedata
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 try:
     from pipeline.captions import _match
@@ -19,8 +21,12 @@ except ImportError:
 
 log = logging.getLogger(__name__)
 
+Rule = Literal["openwit", "metaclip"]
+"""How captions and queries are cut into tokens: by `tokens`, or by MetaCLIP's published code."""
+
+_PUBLISHED_MARKS: Final = ",.;:?!`"
 # MetaCLIP's seven marks, then the signs that tell names apart: C++ from C, C# from C, AT&T from "at t".
-_MARKS: Final = ",.;:?!`" + "#$%&+=@"
+_MARKS: Final = _PUBLISHED_MARKS + "#$%&+=@"
 # Part of a word between two of its characters, a boundary at its edges: cat-shaped, file_name, dog's.
 _JOINERS: Final = "-_'"
 
@@ -78,8 +84,26 @@ class _Boundaries(_Table):
         return f" {chr(code)} " if category in ("Sc", "Sm", "So") else " "
 
 
+class _AsWords(_Table):
+    """Make every ASCII character but white space, a to z and 0 to 9 a private one, which the indexes take
+    for a letter: then only spaces part words, and nothing folds.
+    """  # fmt: skip
+
+    def entry(self, code: int) -> str | int:
+        if 0xD800 <= code < 0xE000:  # has no UTF-8
+            return chr(_PRIVATE + 128)
+        char = chr(code)
+        if code >= 128 or char in _ASCII_WORD:
+            return code
+        return " " if char in " \t\n\r" else chr(_PRIVATE + code)
+
+
 _IGNORABLE: Final = _Ignorable()
 _BOUNDARIES: Final = _Boundaries()
+_PRIVATE: Final = 0xE000  # cleaned captions hold none of these
+_AS_WORDS: Final = _AsWords()
+_NOTHING: Final = chr(_PRIVATE + ord(" "))
+"""The word between two spaces: "a, b" is `a`, `,`, nothing, `b`."""
 
 
 def tokens(text: str) -> list[str]:
@@ -124,6 +148,29 @@ def _folded(text: str) -> str:
     return folded.translate(_BOUNDARIES)
 
 
+def _published_words(text: str) -> str:
+    """Return a text as the words between which MetaCLIP's code has spaces, each parted by one space."""
+    spaced = f" {text} ".translate(_AS_WORDS)
+    return spaced.replace("  ", f" {_NOTHING} ").replace("  ", f" {_NOTHING} ")[1:-1]
+
+
+def _published_text(text: str) -> str:
+    for mark in _PUBLISHED_MARKS:
+        if mark in text:
+            text = text.replace(mark, f" {mark} ")
+    return _published_words(text)
+
+
+def _published_query(query: str) -> str:
+    """Return a query's words, "" where its marks or white space never stand so in a text as it is spaced."""
+    marked = any(len(word) > 1 and not _SET_OF_MARKS.isdisjoint(word) for word in query.split(" "))
+    return "" if marked or not _UNSPACED.isdisjoint(query) else _published_words(query) if query else ""
+
+
+_SET_OF_MARKS: Final = frozenset(_PUBLISHED_MARKS)
+_UNSPACED: Final = frozenset("\t\n\r")
+
+
 def warn_without_module() -> None:
     """Log a line where Python does the work of the C module."""
     if _match is None:
@@ -141,23 +188,30 @@ class MatchAll:
 
 
 class Matcher:
-    """An exact index over queries: which of them occur in a text as consecutive tokens."""
+    """An exact index over queries: which of them occur in a text as consecutive tokens.
+
+    Under the rule "metaclip" they are those that MetaCLIP's `substr_matching` finds in a cleaned caption:
+    case counts, seven marks and white space alone part words, and "St. Louis" as a query matches nothing.
+    """
 
     dead: list[int]
-    """Ids of the queries without any token; they match nothing."""
+    """Ids of the queries without any token, or that no text can hold; they match nothing."""
 
-    def __init__(self, queries: Sequence[str]) -> None:
-        joined = [" ".join(tokens(query)) for query in queries]
+    def __init__(self, queries: Sequence[str], rule: Rule = "openwit") -> None:
+        self._published = rule == "metaclip"
+        joined = [_published_query(q) if self._published else " ".join(tokens(q)) for q in queries]
         self.dead = [query_id for query_id, words in enumerate(joined) if not words]
         self._index = None if _match is None else _match.Index(joined)
         self._dict = _DictIndex(joined) if self._index is None else None
 
     def match(self, text: str) -> list[int]:
         """Return the ids of the queries that occur in `text`, ascending, each once."""
+        if self._published:
+            text = _published_text(text)
         if self._index is not None:
-            return self._index.match(text if text.isascii() else _folded(text))
+            return self._index.match(text if self._published or text.isascii() else _folded(text))
         assert self._dict is not None
-        return self._dict.match(text)
+        return self._dict.match(text.split(" ") if self._published else tokens(text))
 
 
 class _DictIndex:
@@ -185,9 +239,8 @@ class _DictIndex:
                 codes[prefix] = codes.get(prefix, -1) | 1
                 end = query.find(" ", end + 1)
 
-    def match(self, text: str) -> list[int]:
-        """Return the ids of the queries that occur in `text`, ascending, each once."""
-        words = tokens(text)
+    def match(self, words: list[str]) -> list[int]:
+        """Return the ids of the queries that occur in a text's words, ascending, each once."""
         get = self._codes.get
         hits: list[int] = []
         for start, code in enumerate(map(get, words), 1):

@@ -72,7 +72,7 @@ class Opened(NamedTuple):
     """Hold what Pillow decoded, as `Decoded` does."""
 
     image: Image.Image
-    """Opaque RGB."""
+    """Opaque RGB, or as stored where that was asked for."""
     width: int
     height: int
     extent: tuple[float, float]
@@ -127,14 +127,18 @@ def whole_jpeg(data: bytes, markers: JpegMarkers) -> bytes:
 
 
 def open_picture(
-    data: bytes, name: str, options: ImageOptions, check: Check, least: Callable[[int, int], tuple[int, int]]
-) -> Opened:
-    """Decode with Pillow; a JPEG may come out scaled down to no less than `least` of its size."""
+    data: bytes, name: str, options: ImageOptions, check: Check,
+    least: Callable[[int, int], tuple[int, int]], *, stored: bool = False,
+) -> Opened:  # fmt: skip
+    """Decode with Pillow; a JPEG may come out scaled down to no less than `least` of its size.
+
+    stored: leave a palette, alpha, single bits and CMYK as they are.
+    """
     if name == "jpeg":
         check_scans(jpeg_markers(data, options.max_scans), options)
 
     def work() -> Opened:
-        return _opened(data, name, options, check, least)
+        return _opened(data, name, options, check, least, stored=stored)
 
     return _judged(data, name, check, work)
 
@@ -173,8 +177,9 @@ def _parts(data: bytes, name: str) -> containers.Parts:
 
 
 def _opened(
-    data: bytes, name: str, options: ImageOptions, check: Check, least: Callable[[int, int], tuple[int, int]]
-) -> Opened:
+    data: bytes, name: str, options: ImageOptions, check: Check,
+    least: Callable[[int, int], tuple[int, int]], *, stored: bool,
+) -> Opened:  # fmt: skip
     parts = _parts(data, name)
     with _header(parts.pixels, name) as image:
         width, height = image.size
@@ -191,8 +196,8 @@ def _opened(
         tags, profile = parts.exif, parts.profile
         if name not in _CONTAINERS:
             tags, profile = (image.info.get(key) or b"" for key in ("exif", "icc_profile"))
-        opaque, conversion = _opaque(image, profile)
-        return Opened(opaque, width, height, extent, exif.parse(tags), conversion)
+        taken, conversion = _stored(image, profile) if stored else _opaque(image, profile)
+        return Opened(taken, width, height, extent, exif.parse(tags), conversion)
 
 
 def _header(data: bytes, name: str) -> Image.Image:
@@ -235,6 +240,15 @@ def _opaque(image: Image.Image, profile: bytes) -> tuple[Image.Image, Conversion
     canvas = Image.new("RGB", rgba.size, "white")
     canvas.paste(rgba, mask=rgba.getchannel("A"))
     return canvas, conversion
+
+
+def _stored(image: Image.Image, profile: bytes) -> tuple[Image.Image, Conversion | None]:
+    """Return what Pillow resizes and then converts to RGB as it is; what it would clip or refuse, opaque."""
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        return _opaque(image, profile)
+    image.info.pop("transparency", None)  # changes no pixel in a conversion to RGB, but warns
+    kind = image.mode if image.mode == "CMYK" else "L" if image.mode in ("1", "L", "LA") else "RGB"
+    return image, profiles.conversion(profile, kind)
 
 
 def _to_8_bits(image: Image.Image) -> Pixels:

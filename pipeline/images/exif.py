@@ -48,6 +48,14 @@ def upright(rgb: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(rgb)
 
 
+_TURN = Image.Transpose
+TURNS: Final = (
+    None, None, _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE,
+    _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90,
+)  # fmt: skip
+"""How Pillow does the same, by orientation."""
+
+
 def as_json(exif: Image.Exif) -> str:
     """Return the readable tags of the main, Exif and GPS directories as one JSON object, or nothing."""
     found: dict[str, str] = {}

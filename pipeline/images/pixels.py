@@ -203,29 +203,38 @@ def _check(width: int, height: int) -> None:
 def centre(data: bytes, side: int) -> Pixels:
     """Return the picture resized to a shorter side of `side` and cut to a square: uint8 [side, side, 3].
 
-    Pillow's exact decoder and its bicubic filter, as everybody evaluates (torchvision's Resize, CenterCrop).
-    Of a long picture only what lies about the centre is resized. Raises BadImage.
+    To the pixel what OpenAI's code and open_clip do by torchvision's Resize and CenterCrop: Pillow's exact
+    decoder and bicubic filter, and RGB only after the crop, so that a palette and single bits are resized to
+    the nearest, and what is transparent shows the colours below. Unlike theirs, pictures are upright and in
+    sRGB, and greys of 16 bits are scaled. Of a long picture only what lies about the centre is resized.
+    Raises BadImage.
     """
     opened = open_picture(
-        data, format_of(data, LIMITS), LIMITS, _check, lambda width, height: (width, height)
+        data, format_of(data, LIMITS), LIMITS, _check, lambda width, height: (width, height), stored=True
     )
-    image = opened.image if opened.conversion is None else opened.conversion.image(opened.image)
-    orientation = exif.orientation(opened.tags)
-    if orientation > 1:
-        image = Image.fromarray(exif.upright(np.asarray(image), orientation))
-    return square(image, side)
+    image = opened.image
+    if (turn := exif.TURNS[exif.orientation(opened.tags)]) is not None:
+        image = image.transpose(turn)
+    cut, conversion = _cut(image, side), opened.conversion
+    if conversion is None or conversion.mode != "CMYK":
+        cut = cut.convert("RGB")
+    return np.array(cut if conversion is None else conversion.image(cut))
 
 
 def square(image: Image.Image, side: int) -> Pixels:
-    """Return a picture resized to a shorter side of `side` and cut to a square: uint8 [side, side, 3]."""
+    """Return an RGB picture resized and cut in the same way: uint8 [side, side, 3]."""
+    return np.array(_cut(image, side))
+
+
+def _cut(image: Image.Image, side: int) -> Image.Image:
     width, height = (side * length // min(image.size) for length in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)
     if width * height > _LONG * side * side:
         columns, rows = image.width / width, image.height / height
         box = left * columns, top * rows, (left + side) * columns, (top + side) * rows
-        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box))
+        return image.resize((side, side), Image.Resampling.BICUBIC, box)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(image.crop((left, top, left + side, top + side)))
+    return image.crop((left, top, left + side, top + side))
 
 
 def size(data: bytes) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from typing import Final, Literal, get_args
 
 import tyro
 
+from pipeline.captions.match import Rule
 from pipeline.captions.text import TextRules
 from pipeline.config import effective
 from pipeline.options.fetch import FetchOptions, UnitLimits
@@ -76,6 +77,10 @@ class CrawlConfig:
     lang: str = decides("candidates", default="en")
     """Language of captions that is kept; `any` keeps all. A caption goes where it is improbable (below 3%)
     by fastText lid.176 and by its page: its declared language, its other captions, its country's domain."""
+    rule: Rule = decides("candidates", "select", default="openwit")
+    """How captions are matched with queries. openwit: words, whatever their case, between any punctuation.
+    metaclip: as MetaCLIP's code does, where case counts, seven marks (,.;:?!`) and white space alone part
+    words, and a query that holds such a mark, such as "St. Louis", matches nothing."""
     mask_contacts: bool = decides("candidates", default=False)
     """Replace mail addresses and telephone numbers in captions."""
 

@@ -31,8 +31,9 @@ PRESETS: Final[Mapping[str, Mapping[str, Value]]] = {
     },
     # Radford et al. 2021, section 2.2: a text that includes a query, up to 20,000 pairs each; no other rule.
     "clip": {"lang": "any", **_EVERY_TEXT, **_EVERY_SIZE, "per_query": 20_000},
-    # Xu et al. 2023, section 3: English, a text that includes a query, balanced at 20,000; no length rules.
-    "metaclip": {"lang": "en", **_EVERY_TEXT, **_EVERY_SIZE, "per_query": 20_000},
+    # Xu et al. 2023, section 3: English, a text that includes a query by the rule of their code, balanced at
+    # 20,000; no length rules.
+    "metaclip": {"lang": "en", "rule": "metaclip", **_EVERY_TEXT, **_EVERY_SIZE, "per_query": 20_000},
     # Schuhmann et al. 2021, and crawling@home's code: 5 characters, 5,000 bytes, JPEG, PNG and WebP.
     "laion400m": {
         "queries": ALL, "lang": "en", **_EVERY_TEXT, "min_chars": 5, **_EVERY_SIZE, "min_bytes": 5_000,

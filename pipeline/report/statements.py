@@ -59,9 +59,12 @@ def _matching(manifest: Manifest) -> list[str]:
     queries = manifest.queries
     if not is_balanced(manifest):
         return ["No query list was given: every text is taken."]
+    words = (
+        "whole words, case and all, as MetaCLIP's code does" if manifest.rule == "metaclip" else "whole words"
+    )
     return [
         f"A text is taken if it contains one of {count(queries.queries, 'query', 'queries')}, compared by "
-        f"whole words; {count(queries.matched, 'query', 'queries')} matched something.",
+        f"{words}; {count(queries.matched, 'query', 'queries')} matched something.",
         f"Each query contributes at most {count(manifest.per_query, 'sample')}, those of the smallest hash "
         "of seed, URL and query. A sample is in the set if one of its queries keeps it.",
     ]

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline import balance, querylist, schemas, storage
 from pipeline.balance import I64, U64
+from pipeline.captions.match import Rule
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
 from pipeline.select.parts import CaptionFiles, Deduplicated, Samples, SampleTable, SharedCaptions, Untried
@@ -95,8 +96,8 @@ class SampleQueryPairs:
 
 
 @lru_cache(maxsize=4)
-def _query_hashes(path: str, seed: int) -> U64:
-    return balance.query_hashes(querylist.normalised(querylist.load(path)), seed)
+def _query_hashes(path: str, seed: int, rule: Rule) -> U64:
+    return balance.query_hashes(querylist.normalised(querylist.load(path), rule), seed)
 
 
 @lru_cache(maxsize=8)
@@ -111,11 +112,12 @@ class QueryTable:
     path: str
     seed: int
     queries: int
+    rule: Rule = "openwit"
 
     @property
     def hashes(self) -> U64:
         """Return uint64 [Q]."""
-        return _query_hashes(self.path, self.seed)
+        return _query_hashes(self.path, self.seed, self.rule)
 
 
 def slices(table: pa.Table, partition: np.ndarray) -> Iterator[tuple[int, bytes]]:

@@ -127,7 +127,9 @@ def _untried(layout: Layout, queries: int) -> np.ndarray | None:
 
     if not run_folder.is_done(layout, "fetch") or not storage.exists(storage.join(layout.tried(0), "counts")):
         return None
-    table = QueryTable(path=layout.queries, seed=run_folder.seed(layout), queries=queries)
+    table = QueryTable(
+        path=layout.queries, seed=run_folder.seed(layout), queries=queries, rule=run_folder.rule(layout)
+    )
     limits = read_vector(storage.join(layout.tried(run_folder.done(layout, Rounds).last), "thresholds"))
     total = np.zeros(queries, np.int64)
     for samples in run_folder.done(layout, Selected).samples:

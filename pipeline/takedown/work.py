@@ -157,7 +157,9 @@ def _recount(layout: Layout, part: Samples | Merged, tombstones: Tombstones) -> 
     pairs = SampleQueryPairs.of(table.filter(pa.array(~gone)), queries)
     now = pairs.counts(queries)[None]
     if isinstance(part, Merged):  # as fetch.merge.MergeShuffler counts
-        hashes = QueryTable(path=layout.queries, seed=run_folder.seed(layout), queries=queries).hashes
+        hashes = QueryTable(
+            path=layout.queries, seed=run_folder.seed(layout), queries=queries, rule=run_folder.rule(layout)
+        ).hashes
         within = pairs.within(hashes, read_vector(storage.join(layout.tried(part.round), "thresholds")))
         now = np.concatenate([now, pairs.counts(queries, within)[None]])
     write_vector(part.counts, now)

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.formats import percent
 from pipeline.intervals import Interval
 from train.evaluation import bootstrap, known_sets
-from train.evaluation.bootstrap import Replicates
+from train.evaluation.averages import mean
 from train.evaluation.charts import BarRow, Chart, ChartPoint, bars, curves, finite, over_compute, scatter
 from train.evaluation.results import Result
 
@@ -31,18 +31,11 @@ def shared(found: Sequence[Result], wanted: Callable[[str], bool] = lambda name:
     """Return the results with a main metric, on the sets that every model has and that are `wanted`."""
     by_model: ByModel = {}
     for one in found:
-        if finite(one.value) and one.replicates is not None and wanted(one.dataset):
+        if finite(one.value) and one.replicates is not None and not one.split_of and wanted(one.dataset):
             by_model.setdefault(one.model, {})[one.dataset] = one
     common = set.intersection(*(set(own) for own in by_model.values())) if by_model else set()
     return {model: {name: own[name] for name in own if name in common} for model, own in by_model.items()
             if common}  # fmt: skip
-
-
-def mean(values: Sequence[float], drawn: Sequence[Replicates], confidence: float) -> tuple[float, Interval]:
-    """Return the mean over sets of a metric, and its interval from each set's replicates [r]."""
-    count = min(len(one) for one in drawn)
-    averaged = np.mean([one[:count] for one in drawn], axis=0)
-    return math.fsum(values) / len(values), bootstrap.percentile(averaged, confidence)
 
 
 def prompts(zero: Sequence[Result], gflops: Mapping[str, float]) -> list[Chart]:

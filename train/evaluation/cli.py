@@ -64,7 +64,7 @@ def watch_of(console: Console) -> "EncodingWatch":
 def _show_plan(config: EvalConfig, console: Console) -> None:
     """Print what would be evaluated, after looking at every input."""
     from pipeline.data import evalsets
-    from train.evaluation import classes, models, prompts, robustness
+    from train.evaluation import classes, known_sets, models, prompts, robustness
 
     table = Table("what", "path", "found", title="plan", title_justify="left")
     for source in models.sources(config.checkpoint):
@@ -79,10 +79,15 @@ def _show_plan(config: EvalConfig, console: Console) -> None:
                 what.append(f"names of {len(names):,} classes" if names else "")
                 table.add_row(f"{one.name} {split}".strip(), path, "; ".join(filter(None, what)))
         given = config.for_set("templates", one.name)
-        chosen = prompts.read(given) if given else prompts.for_set(one.name)
+        chosen = prompts.read(given) if given else prompts.for_set(one.name, config.language)
         table.add_row(
-            f"{one.name} prompts", given or _origin(one.name), f"{len(chosen.ensemble)}, {chosen.single!r}"
-        )
+            f"{one.name} prompts", given or _origin(one.name, config.language),
+            f"{len(chosen.ensemble)}, {chosen.single!r}",
+        )  # fmt: skip
+        if (known := known_sets.find(one.name)) and known.sizes[1]:
+            fitted, scored = known.sizes
+            says = f"{scored:,} images scored, {fitted:,} fitted on"
+            table.add_row(f"{one.name} in the paper", known.title, f"{says}; {known.split}".rstrip("; "))
     for option in ("classes", "class_map", "subset", "compare", "features", "frames", "options", "actions"):
         for value in getattr(config, option):
             path = value.partition("=")[2] or value
@@ -97,12 +102,12 @@ def _show_plan(config: EvalConfig, console: Console) -> None:
     sys.stdout.write(parser.to_toml(parser.effective(config)))
 
 
-def _origin(name: str) -> str:
+def _origin(name: str, language: str) -> str:
     """Return where the prompts of a set are from that are not given."""
     from train.evaluation import known_sets
 
     known = known_sets.find(name)
-    if known_sets.published(name):
+    if known_sets.published(name, language):
         return known_sets.source()
     return f"openwit's own for {known.title}" if known else "openwit's generic ones"
 

@@ -12,7 +12,7 @@ from pipeline.data import evalsets
 from pipeline.data.evalsets import Example
 from pipeline.images.decode import named
 from pipeline.images.pixels import PixelDecoder
-from train.evaluation import classes, corruptions, features, known_sets, prompts, sets, zeroshot
+from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features, Floats
 from train.evaluation.models import Encoder
@@ -130,7 +130,7 @@ class EncodedModel:
 
     def several(self, name: str) -> bool:
         """Return whether a set's examples may have several classes."""
-        return self.config.main_metric(name) == "map11"
+        return self.config.several(name)
 
     def classes(self, name: str) -> Classes:
         """Return a set's classes: of its file, of the names that lie with it, or all labels of the set and of
@@ -147,14 +147,11 @@ class EncodedModel:
         if self.config.fits(name):
             labels += self.features(name, "train").labels
         numbered = () if path else self.numbered(name)
-        known = classes.of(name, labels, path, several=self.several(name), numbered=numbered)
-        if not path and not numbered and (names := known_sets.class_names(name, known.labels)):
-            return Classes(known.labels, list(names))
-        # Where digits are what is shown, their names are the right ones.
-        if classes.are_codes(known.names) and not prompts.are_digits(name):
-            prompt = prompts.fill(self.prompts(name).single, known.names[0])
-            said = "%s: its classes are numbers, so that prompts say %r; name them with --classes FILE"
-            log.warning(said, name, prompt)
+        known = classes.of(
+            name, labels, path, several=self.several(name), numbered=numbered, language=self.config.language
+        )
+        if said := classes.warning_of_codes(name, known, self.prompts(name).single):
+            log.warning("%s", said)
         return known
 
     def numbered(self, name: str) -> tuple[str, ...]:
@@ -165,12 +162,12 @@ class EncodedModel:
     def prompts(self, name: str) -> Prompts:
         """Return a set's prompts: of its file, else those that its name suggests."""
         path = self.config.for_set("templates", name)
-        return prompts.read(path) if path else prompts.for_set(name)
+        return prompts.read(path) if path else prompts.for_set(name, self.config.language)
 
     def classifier(self, name: str, known: Classes, templates: tuple[str, ...], kind: str = "") -> Floats:
         """Return the zero-shot classifier [C, d], kept under classifiers/MODEL/NAME.safetensors."""
         path = storage.join(self.config.out, "classifiers", file_name(self.name), f"{name}{kind}.safetensors")
-        return zeroshot.classifier(self.encoder, known.labels, known.names, templates, path)
+        return zeroshot.classifier(self.encoder, known.labels, known.spellings, templates, path)
 
     def zero_shot(self, name: str, kind: Literal["", ".class-name", ".single-template"] = "") -> Floats:
         """Return a set's zero-shot logits [n, C] with the ensemble, the bare class names, or one template."""

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 
 from pipeline import storage
 from pipeline.images.decode import Unreadable
-from pipeline.intervals import Interval
 from train.evaluation import (
-    average_figures,
+    averages,
     classes,
     features,
     geolocation,
@@ -63,8 +62,12 @@ def run(config: EvalConfig, watch: EncodingWatch) -> Evaluation:
         _run_foreign(done, name, path)
     if "few-shot" in config.task:
         probe_tasks.publish_draws(storage.join(config.out, "few_shot_draws.json"), done.fittings)
-    storage.write_bytes(storage.join(config.out, "results.json"), results.to_json(done.results, done.paths))
-    page = report.render(done.results, config, done.gflops, averages(done))
+    done.results = averages.with_splits(done.results, config.confidence)
+    found = results.to_json(done.results, done.paths, config.language)
+    storage.write_bytes(storage.join(config.out, "results.json"), found)
+    page = report.render(
+        done.results, config, done.gflops, averages.over_sets(done.results, config.confidence)
+    )
     storage.write_bytes(storage.join(config.out, "report.html"), page.encode())
     return done
 
@@ -104,8 +107,6 @@ def _labels(encoded: EncodedModel, name: str) -> dict[str, str]:
 
 
 def _fitting(encoded: EncodedModel, name: str) -> Fitting:
-    if encoded.several(name) and {"linear-probe", "few-shot"} & set(encoded.config.task):
-        raise ValueError(f"{name}: a probe takes one class an example; map11 is for zeroshot")
     held = encoded.config.split("validation", name)
     return Fitting(
         model=encoded.name, dataset=name, config=encoded.config, watch=encoded.watch,
@@ -147,7 +148,10 @@ def _run_foreign(done: Evaluation, model: str, path: str) -> None:
         if (name, "train") not in found or (name, "test") not in found:
             raise ValueError(f"{path}: {dataset} needs rows of split train and of split test")
         train, test = found[name, "train"], found[name, "test"]
-        known = classes.of(dataset, [*test.labels, *train.labels], done.config.for_set("classes", dataset))
+        known = classes.of(
+            dataset, [*test.labels, *train.labels], done.config.for_set("classes", dataset),
+            several=done.config.several(dataset),
+        )  # fmt: skip
         own = Fitting(
             model=model, dataset=dataset, config=done.config, watch=done.watch, device=device, known=known,
             train=train, validation=found.get((name, "validation")), test=test,
@@ -159,21 +163,3 @@ def _run_foreign(done: Evaluation, model: str, path: str) -> None:
     if shifted:
         parts = {name: found[name, "test"] for name in shifted}
         done.results += robustness_task.run_foreign(sources[0], parts)
-
-
-def averages(done: Evaluation) -> dict[tuple[str, str], tuple[float, Interval, int]]:
-    """Return by model and task the mean main metric over its sets, its interval, and their number.
-
-    The sets are given, their examples drawn: each set's replicates are averaged with the others'.
-    """
-    found = {}
-    for model, task in dict.fromkeys((one.model, one.task) for one in done.results):
-        own = [r for r in done.results if (r.model, r.task) == (model, task) and r.replicates is not None]
-        if len(own) < 2:
-            continue
-        value, interval = average_figures.mean(
-            [one.value for one in own], [one.replicates for one in own if one.replicates is not None],
-            done.config.confidence,
-        )  # fmt: skip
-        found[model, task] = (value, interval, len(own))
-    return found

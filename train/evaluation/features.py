@@ -28,7 +28,7 @@ from train.evaluation.models import Encoder
 from train.image_transforms import normalise
 
 Floats = npt.NDArray[np.float32]
-_VERSION = 3  # of the file; raised when its columns or the preprocessing change
+_VERSION = 4  # of the file; raised when its columns or the preprocessing change
 _ROWS = 4_096
 
 

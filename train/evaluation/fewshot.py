@@ -7,21 +7,26 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-Targets = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
-def draw(targets: Targets, classes: int, most: int, seed: int, number: int) -> list[npt.NDArray[np.int64]]:
+def draw(members: Bools, most: int, seed: int, number: int) -> list[npt.NDArray[np.int64]]:
     """Return for each class the rows of draw `number`, int64 [up to most], in the order they are taken.
 
-    k shots are the first k of each class: a draw's larger samples hold its smaller ones.
+    members: bool [n, classes], which classes each example has. k shots are the first k of each class: a
+    draw's larger samples hold its smaller ones.
     """
     random = np.random.default_rng([seed, number])
-    return [random.permutation(np.flatnonzero(targets == one))[:most] for one in range(classes)]
+    return [random.permutation(np.flatnonzero(column))[:most] for column in members.T]
 
 
 def shots(drawn: Sequence[npt.NDArray[np.int64]], count: int) -> npt.NDArray[np.int64]:
-    """Return the rows, int64 [k], of `count` shots of each class; of a class with fewer all of them."""
-    return np.concatenate([rows[:count] for rows in drawn])
+    """Return the rows, int64 [k], of `count` shots of each class; of a class with fewer all of them.
+
+    An example of several classes is taken once.
+    """
+    found = np.concatenate([rows[:count] for rows in drawn])
+    return found[np.sort(np.unique(found, return_index=True)[1])]
 
 
 def shots_to_match(target: float, curve: Sequence[tuple[float, float]]) -> float | None:

@@ -16,7 +16,7 @@ Weights = npt.NDArray[np.float64]
 Measure = Callable[[Weights | None], float]
 """Returns the metric's value for examples drawn so often; None: each once."""
 
-RANKED: Final = ("roc_auc", "map11")
+RANKED: Final = ("roc_auc", "map11", "mean_average_precision")
 """Metrics of whole rankings: they cost a sort for each class."""
 
 
@@ -130,6 +130,31 @@ def map11(scores: Scores, truth: Bools) -> Measure:
     return measure
 
 
+def mean_average_precision(scores: Scores, truth: Bools) -> Measure:
+    """Return the mean over classes of scikit-learn's average precision of [n, C], CLIP_benchmark's metric.
+
+    Classes that do not occur are left out; runs of equal scores count as one step.
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")
+    ranked, ranked_truth = np.take_along_axis(scores, order, 0), np.take_along_axis(truth, order, 0)
+    last = np.ones(ranked.shape, np.bool_)
+    last[:-1] = ranked[1:] != ranked[:-1]
+
+    def measure(weights: Weights | None = None) -> float:
+        w = np.ones(len(truth)) if weights is None else weights
+        values = []
+        for column in range(truth.shape[1]):
+            drawn, ends = w[order[:, column]], last[:, column]
+            positive = np.cumsum(drawn * ranked_truth[:, column])[ends]
+            total = np.cumsum(drawn)[ends]
+            if positive[-1]:
+                precision = np.divide(positive, total, out=np.zeros_like(positive), where=total > 0)
+                values.append(np.diff(positive, prepend=0) @ precision / positive[-1])
+        return float(np.mean(values)) if values else float("nan")
+
+    return measure
+
+
 def softmax(logits: Scores) -> npt.NDArray[np.float64]:
     """Return probabilities [n, C]."""
     values = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -152,4 +177,6 @@ def measures(logits: Scores, truth: Bools, *, ranked: bool = True) -> dict[str, 
         exclusive = bool((truth.sum(axis=1) <= 1).all())
         found["roc_auc"] = roc_auc(softmax(logits) if exclusive else logits, truth)
         found["map11"] = map11(logits, truth)
+        if not exclusive:
+            found["mean_average_precision"] = mean_average_precision(logits, truth)
     return found

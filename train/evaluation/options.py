@@ -41,7 +41,8 @@ class EvalConfig:
     data: Several = ()
     """Evaluation set as NAME=PATH: a folder of class folders (or of images alone, to be predicted), a glob of
     .tar shards, or a Parquet file with image, label and optionally caption, group. May be given several
-    times; for robustness the first is the source, the others are shifted sets."""
+    times; for robustness the first is the source, the others are shifted sets. Sets named NAME-split1,
+    NAME-split2, ... are also averaged, as NAME."""
     train: Several = ()
     """NAME=PATH: labelled images that a set's probe is fitted on, never those it is scored on; for
     geolocation the reference images."""
@@ -58,7 +59,11 @@ class EvalConfig:
     """Match the inputs, print the plan and the effective configuration, and write nothing."""
 
     classes: Several = ()
-    """Class names, FILE for all sets or NAME=FILE: a line each, or the set's label, a tab and the name."""
+    """Class names, FILE for all sets or NAME=FILE: a line each, or the set's label, a tab and the name; a
+    label on several lines has all their names, which are averaged. By default as the set has them, or as
+    published: WordNet ids (n01440764) are ImageNet's classes, in its subsets and shifted sets too."""
+    language: str = "en"
+    """Language of the published class names and prompts; clip-benchmark has ImageNet's in ar, cn, it, jp."""
     templates: Several = ()
     """Prompts, FILE for all sets or NAME=FILE: one per line, {} for the class. By default those published for
     a set of that name, where clip-benchmark is installed (pip install --no-deps clip-benchmark), else
@@ -234,6 +239,10 @@ class EvalConfig:
     def main_metric(self, name: str) -> str:
         """Return a set's main metric, which tables and figures show: the paper's for its sets, else acc1."""
         return self.for_set("metric", name) or known_sets.metric(name)
+
+    def several(self, name: str) -> bool:
+        """Return whether a set's examples may have several classes."""
+        return self.main_metric(name) == "map11"
 
     def fits(self, name: str) -> bool:
         """Return whether probes are fitted for a set."""

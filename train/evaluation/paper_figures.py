@@ -73,7 +73,7 @@ def compute(
         own = [one for one in zero if one.model == model and finite(one.value) and one.replicates is not None]
         if not own:
             continue
-        mean, (low, high), _ = averages.get((model, "zeroshot"), (own[0].value, own[0].interval, 1))
+        mean, (low, high) = averages.get((model, "zeroshot"), (own[0].value, own[0].interval))[:2]
         rows.append((model, flops, 1 - mean, 1 - high, 1 - low))
     return [against_compute(rows)] if len(rows) > 1 else []
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -19,7 +20,7 @@ from train.evaluation.encoded_model import EncodingWatch, labelled
 from train.evaluation.features import Features
 from train.evaluation.metrics import Bools
 from train.evaluation.options import EvalConfig
-from train.evaluation.probe import Choice, Probe, Problem
+from train.evaluation.probe import Choice, Probe, Problem, Targets
 from train.evaluation.results import Result
 from train.evaluation.scored_metrics import difference, score
 
@@ -50,24 +51,40 @@ class Fitting:
         rows = labelled(self.train)
         if self.validation is not None:
             return rows, rows[:0]
-        held = validation_rows([self.train.labels[row] for row in rows],
-                               [self.train.example_ids[row] for row in rows], self.config.seed)  # fmt: skip
+        held = validation_rows(
+            [classes.split(self.train.labels[row], several=self.several) for row in rows],
+            [self.train.example_ids[row] for row in rows], self.config.seed,
+        )  # fmt: skip
         return rows[~held], rows[held]
 
-    def _targets(self, features: Features, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        index = {label: number for number, label in enumerate(self.known.labels)}
-        if strange := sorted({features.labels[row] for row in rows} - set(index)):
+    @property
+    def several(self) -> bool:
+        """Return whether examples may have several classes."""
+        return self.config.several(self.dataset)
+
+    def _targets(self, features: Features, rows: npt.NDArray[np.int64]) -> Targets:
+        labels = [features.labels[row] for row in rows]
+        found = {part for label in labels for part in classes.split(label, several=self.several)}
+        if strange := sorted(found - set(self.known.labels)):
             raise ValueError(
                 f"the images to fit on for {self.dataset} have the class {strange[0]!r}, which is not "
                 "among its classes; name them all with --classes"
             )
-        return np.array([index[features.labels[row]] for row in rows], np.int64)
+        truth = classes.truth(labels, self.known.labels, several=self.several)
+        return truth if self.several else truth.argmax(axis=1)
 
     @cached_property
-    def targets(self) -> npt.NDArray[np.int64]:
-        """Return the classes of the rows to fit on: int64 [n]; ValueError if they are one class alone."""
+    def members(self) -> Bools:
+        """Return which classes each of the rows to fit on has: bool [n, C]."""
+        if self.targets.ndim == 2:
+            return self.targets.astype(np.bool_)
+        return np.asarray(self.targets[:, None] == np.arange(len(self.known.labels)))
+
+    @cached_property
+    def targets(self) -> Targets:
+        """Return the classes of the rows to fit on; ValueError if they are one class alone."""
         found = self._targets(self.train, self._parts[0])
-        shown = set(found.tolist())
+        shown = set((np.nonzero(found)[1] if self.several else found).tolist())
         if len(shown) < 2:
             only = self.known.labels[shown.pop()] if shown else "none"
             raise ValueError(f"the images to fit on for {self.dataset} show one class alone: {only!r}")
@@ -87,7 +104,7 @@ class Fitting:
         Left out, with a warning, are numbers that no class has: they would repeat smaller ones. ValueError if
         none is left.
         """
-        sizes = np.bincount(self.targets)
+        sizes = self.members.sum(axis=0)
         sizes = sizes[sizes > 0]
         most, asked = int(sizes.max()), sorted(self.config.shots)
         kept = "" if self.validation is not None else " (a fifth of --train is kept to choose C by)"
@@ -106,7 +123,7 @@ class Fitting:
         return {count: float(np.minimum(sizes, count).mean()) for count in asked if count <= most}
 
     @cached_property
-    def _held(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _held(self) -> tuple[npt.NDArray[np.float32], Targets]:
         if self.validation is None:
             rows = self._parts[1]
             return self.train.features[rows], self._targets(self.train, rows)
@@ -136,7 +153,7 @@ class Fitting:
 
     def drawn(self, number: int) -> list[npt.NDArray[np.int64]]:
         """Return a draw: for each class places in `targets`, int64 [k], in the order they are taken."""
-        return fewshot.draw(self.targets, len(self.known.labels), max(self.shots), self.config.seed, number)
+        return fewshot.draw(self.members, max(self.shots), self.config.seed, number)
 
     def example_ids(self, number: int) -> dict[str, list[str]]:
         """Return the ids of a draw by class."""
@@ -164,21 +181,24 @@ class Fitting:
         return found
 
 
-def validation_rows(labels: list[str], example_ids: list[str], seed: int) -> npt.NDArray[np.bool_]:
+def validation_rows(labels: list[list[str]], example_ids: list[str], seed: int) -> npt.NDArray[np.bool_]:
     """Return bool [n]: a fifth of each class, those of smallest hash, but never a class's only example.
 
-    ValueError if every class has only one.
+    labels: the classes of each example. One of several is held only while each of them may lose
+    one more. ValueError if every class has only one.
     """
     order = sorted(
         range(len(labels)),
         key=lambda row: hashlib.blake2b(f"{seed}/{example_ids[row]}".encode(), digest_size=8).digest(),
     )
+    sizes = Counter(label for own in labels for label in own)
+    wanted = {label: min(-(-size // _VALIDATION_SHARE), size - 1) for label, size in sizes.items()}
     held = np.zeros(len(labels), np.bool_)
-    by_class: dict[str, list[int]] = {}
     for row in order:
-        by_class.setdefault(labels[row], []).append(row)
-    for rows in by_class.values():
-        held[rows[: min(-(-len(rows) // _VALIDATION_SHARE), len(rows) - 1)]] = True
+        if all(wanted[label] > 0 for label in labels[row]):
+            held[row] = True
+            for label in labels[row]:
+                wanted[label] -= 1
     if not held.any():
         raise ValueError("no class has two examples to fit on: give --validation as well")
     return held
@@ -193,7 +213,7 @@ def probe_result(fitting: Fitting, zero_shot: Result | None) -> tuple[Result, np
     main = config.main_metric(fitting.dataset)
     fitted, choice = fitting.full
     logits = fitted.logits(found.features)
-    truth = classes.truth(found.labels, fitting.known.labels)
+    truth = classes.truth(found.labels, fitting.known.labels, several=fitting.several)
     rows = labelled(found)
     if not len(rows):
         raise ValueError(f"{fitting.dataset} has no labels to score a probe with")
@@ -218,7 +238,7 @@ def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
     found, config = fitting.test, fitting.config
     main = config.main_metric(fitting.dataset)
     rows = labelled(found)
-    truth = classes.truth(found.labels, fitting.known.labels)[rows]
+    truth = classes.truth(found.labels, fitting.known.labels, several=fitting.several)[rows]
     curve: list[dict[str, Any]] = []
     values: dict[str, float] = {}
     spans: dict[str, Interval] = {}
@@ -261,7 +281,7 @@ def _full_point(
     fitted, _ = fitting.full
     logits = fitted.logits(fitting.test.features[rows])
     value = metrics.measures(logits, truth, ranked=main in metrics.RANKED)[main](None)
-    return (len(fitting.targets) + len(fitting._held[1])) / len(set(fitting.targets.tolist())), value
+    return (len(fitting.targets) + len(fitting._held[1])) / int(fitting.members.any(axis=0).sum()), value
 
 
 def publish_draws(path: str, fittings: list[Fitting]) -> None:

@@ -89,12 +89,12 @@ _OWN: Final[dict[str, Prompts]] = {
 """By the title of a known set: openwit's own, where no package has the published ones."""
 
 
-def for_set(name: str) -> Prompts:
+def for_set(name: str, language: str = "en") -> Prompts:
     """Return the prompts of a set: the published ones of a known set, or openwit's own; else generic ones.
 
     The single prompt is the generic one where the published prompts hold it, else the first of them.
     """
-    if found := known_sets.published(name):
+    if found := known_sets.published(name, language):
         single = GENERIC.single if GENERIC.single in found.prompts else found.prompts[0]
         return Prompts(single, found.prompts)
     known = known_sets.find(name)

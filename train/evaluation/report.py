@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline import safe_html
 from pipeline.formats import percent, points
-from pipeline.intervals import Interval
 from train.evaluation import average_figures, paper_figures
+from train.evaluation.averages import Average
 from train.evaluation.charts import Chart
 from train.evaluation.options import EvalConfig, Task
 from train.evaluation.results import Result
@@ -17,10 +17,11 @@ from train.evaluation.results import Result
 METRIC_NAMES: Final = {
     "acc1": "accuracy", "acc5": "top-5 accuracy",
     "mean_top1_top5": "mean of top-1 and top-5", "mean_per_class_recall": "mean per class",
-    "roc_auc": "ROC AUC", "map11": "11-point mAP", "image_retrieval_recall@5": "text to image R@5",
+    "roc_auc": "ROC AUC", "map11": "11-point mAP",
+    "mean_average_precision": "mAP", "image_retrieval_recall@5": "text to image R@5",
 }  # fmt: skip
 
-Averages = dict[tuple[str, str], tuple[float, Interval, int]]
+Averages = dict[tuple[str, str], Average]
 
 
 class Figures(NamedTuple):
@@ -44,7 +45,9 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
         Path(__file__).parent,
         {"percent": _percent, "points": _points, "metric": metric_name, "value": _value, "shots": _shots},
         models=[(name, gflops.get(name)) for name in models],
-        sets=list(dict.fromkeys(one.dataset for one in found if one.dataset not in corrupted)),
+        sets=list(
+            dict.fromkeys(one.dataset for one in found if one.dataset not in corrupted and not one.split_of)
+        ),
         corrupted=len(corrupted),
         tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages, config),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,

@@ -46,6 +46,8 @@ class Result:
     """Of the main metric, to be averaged over sets."""
     examples: str = ""
     """Digest of the examples that were scored, in order: equal where two predictors can be paired."""
+    split_of: str = ""
+    """The set whose splits are averaged in a result of their own, where this is one of them."""
     gallery: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -64,12 +66,12 @@ def digest(example_ids: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(example_ids).encode(), digest_size=8).hexdigest()
 
 
-def to_json(results: Sequence[Result], paths: dict[str, str]) -> bytes:
+def to_json(results: Sequence[Result], paths: dict[str, str], language: str) -> bytes:
     """Return results.json: rows of dataset, model, pretrained, task, language, metrics, and our intervals."""
     rows = [
         {
             "dataset": one.dataset, "model": one.model, "pretrained": paths[one.model], "task": one.task,
-            "language": "en", "metrics": one.metrics, "intervals": one.intervals, "main_metric": one.main,
+            "language": language, "metrics": one.metrics, "intervals": one.intervals, "main_metric": one.main,
             "detail": one.detail,
         }
         for one in results

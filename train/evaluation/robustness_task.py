@@ -62,6 +62,8 @@ def run(encoded: EncodedModel, fitting: Fitting | None) -> list[Result]:
     """Return a result for each shifted set; `fitting`: the source's probes, None where nothing is fitted."""
     config = encoded.config
     source, *others = (one.name for one in config.sets)
+    if config.several(source):
+        raise ValueError(f"{source}: robustness compares accuracies, so each example needs one class")
     names = [name for name in others if not for_retrieval(encoded, name)]
     known, clean = encoded.classes(source), encoded.features(source)
     weights = encoded.classifier(source, known, encoded.prompts(source).ensemble)
@@ -147,13 +149,12 @@ def _shifts(encoded: EncodedModel, source: str, known: Classes, names: list[str]
         if path:
             given = config.for_set("classes", name)
             numbered = () if given else encoded.numbered(name)
-            own = classes.of(name, class_map.classes, given, numbered=numbered)
-            order = [own.labels.index(label) for label in class_map.classes]
-            names_of = [own.names[one] for one in order]
+            own = classes.of(name, class_map.classes, given, numbered=numbered, language=config.language)
+            own = own.take(class_map.classes)
         else:
             first = {own: source for source, own in reversed(list(enumerate(class_map.target.tolist())))}
-            names_of = [known.names[first[number]] for number in range(len(class_map.classes))]
-        own = Classes(class_map.classes, names_of)
+            own = known.take([known.labels[first[number]] for number in range(len(class_map.classes))])
+            own = own.called(class_map.classes)
         weights = encoded.classifier(name, own, templates, ".own")
         shifts.append(Shift(name, found, class_map, weights, anchors=anchors))
     weights = encoded.classifier(source, known, encoded.prompts(source).ensemble)

@@ -27,9 +27,14 @@ def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: Sequence[str], device
 
 
 def class_embeddings(
-    model: CLIP, tokenizer: Tokenizer, names: Sequence[str], templates: Sequence[str], device: torch.device
-) -> Tensor:
-    """Return unit vectors [classes, E]: the mean over the prompts of each class's embeddings."""
-    texts = [fill(template, name) for name in names for template in templates]
+    model: CLIP, tokenizer: Tokenizer, spellings: Sequence[tuple[str, ...]], templates: Sequence[str],
+    device: torch.device,
+) -> Tensor:  # fmt: skip
+    """Return unit vectors [classes, E]: the mean over the prompts of each class's embeddings.
+
+    spellings: of each class what it is called, one name or several.
+    """
+    texts = [fill(template, name) for names in spellings for name in names for template in templates]
     embeddings = encode_texts(model, tokenizer, texts, device)
-    return F.normalize(embeddings.view(len(names), len(templates), -1).mean(dim=1), dim=-1)
+    parts = torch.split(embeddings, [len(names) * len(templates) for names in spellings])
+    return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)

@@ -20,19 +20,22 @@ Floats = npt.NDArray[np.float32]
 
 
 def classifier(
-    encoder: Encoder, labels: Sequence[str], names: Sequence[str], templates: Sequence[str], path: str
-) -> Floats:
+    encoder: Encoder, labels: Sequence[str], spellings: Sequence[tuple[str, ...]], templates: Sequence[str],
+    path: str,
+) -> Floats:  # fmt: skip
     """Return weights float32 [classes, E], read from `path` if they were made of the same, else saved there.
 
-    The file is safetensors: `weights`, and labels, names and prompts in its metadata.
+    The file is safetensors: `weights`, and labels, names and prompts in its metadata; of a class with several
+    names all, joined by " | ".
     """
+    names = [" | ".join(one) for one in spellings]
     made_from = [encoder.fingerprint, encoder.precision, list(labels), list(names), list(templates)]
     key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     kept = _read(path, key)
     if kept is not None:
         return kept
     with encoder.autocast():
-        found = class_embeddings(encoder.model, encoder.tokenizer, names, templates, encoder.device)
+        found = class_embeddings(encoder.model, encoder.tokenizer, spellings, templates, encoder.device)
     weights: Floats = found.float().cpu().numpy()
     metadata = {"key": key, "model": encoder.name, "labels": json.dumps(list(labels)),
                 "names": json.dumps(list(names)), "templates": json.dumps(list(templates))}  # fmt: skip
