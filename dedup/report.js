@@ -10,7 +10,8 @@
   let current = 0, cards = [];
 
   const REFUSED = { gate: "the thumbnails differ", inliers: "too few keypoints agree", shape: "no plausible map", common: "little in common",
-    spread: "only a part agrees", correlation: "the pixels differ", colour: "the colours differ" };
+    spread: "only a part agrees", correlation: "the pixels differ",
+    content: "what stands on the plain ground differs", colour: "the colours differ" };
 
   const element = (tag, name, text) => {
     const node = document.createElement(tag);

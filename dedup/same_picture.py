@@ -29,6 +29,13 @@ it; those that do not, under text, have 80 keypoints or more. Drawings of one ki
 MANY_INLIERS: Final = 40
 MIN_CHROMA: Final = 0.3
 """Cosine of the chroma under the map, if both are coloured; a hue turned by 18 degrees leaves 0.95."""
+MIN_PLAIN: Final = 0.5
+"""Share of plain ground from which an image is a drawing or a thing before a wall, as a photograph in 60 is.
+There all that is to be seen must agree: logos, placeholders and products of one cut differ in a word or a
+print, as a photograph does over which words were written."""
+PLAIN_DIFFERENCE: Final = 0.8
+"""Squared difference of one place, in variances. Copies of such images reach 0.65, another word 2."""
+PLAIN_CHROMA: Final = 0.8
 MIN_SPREAD: Final = 0.3
 """Share of the common area that the keypoints' bounding box covers; a shared logo covers less."""
 MIN_COMMON: Final = 0.4
@@ -41,6 +48,8 @@ _TOLERANCE: Final = 4.0  # pixels, of the reprojection
 _MOST_STRETCH: Final = 2.5  # of one axis against the other
 _COMPARED: Final = 96  # side at which pixels are compared: finer detail does not survive recompression
 _COLOURED: Final = 6.0  # root mean square of Cb and Cr; of JPEG's grey photographs it is 1 to 3
+_PLACE: Final = 8  # pixels of a place that is looked at on its own
+_PLAIN: Final = 2.5  # grey levels of deviation below which nothing is to be seen there
 _BLUR: Final = 6.0  # pixels at that size: slower changes are lighting
 
 
@@ -62,7 +71,7 @@ class Verification(NamedTuple):
 
     verified: bool
     reason: str = ""
-    """What was missing: gate, inliers, shape, common, spread, correlation or colour; empty if not."""
+    """What was missing: gate, inliers, shape, common, spread, correlation, content or colour; or empty."""
     inliers: int = 0
     correlation: float = 0.0
 
@@ -121,13 +130,17 @@ def verify(query: PictureFeatures, reference: PictureFeatures) -> Verification:
     if shared < MIN_COMMON:
         return Verification(False, "common", inliers)
     box = target[inside].max(0) - target[inside].min(0)
-    correlation = _pixel_correlation(query.luma, reference.luma, affine)
+    correlation, difference = _compared(query.luma, reference.luma, affine)
     # Of a thing before a plain ground the ground has no keypoints, but its pixels agree; around a logo not.
     if box[0] * box[1] < MIN_SPREAD * common and correlation < SURE_CORRELATION:
         return Verification(False, "spread", inliers, correlation)
     if correlation < (MIN_CORRELATION if inliers >= MANY_INLIERS else SURE_CORRELATION):
         return Verification(False, "correlation", inliers, correlation)
-    if _chroma_cosine(query.rgb, reference.rgb, affine) < MIN_CHROMA:
+    plain = min(_plain_share(query.luma), _plain_share(reference.luma)) >= MIN_PLAIN
+    if plain and difference > PLAIN_DIFFERENCE:
+        return Verification(False, "content", inliers, correlation)
+    chroma = _chroma_cosine(query.rgb, reference.rgb, affine)
+    if chroma < (PLAIN_CHROMA if plain else MIN_CHROMA):
         return Verification(False, "colour", inliers, correlation)
     return Verification(True, "", inliers, correlation)
 
@@ -163,8 +176,21 @@ def _common_area(affine: Affine, query: Pixels, reference: Pixels) -> tuple[floa
     return float(common), float(common) / smaller if smaller else 0.0
 
 
-def _pixel_correlation(query: Pixels, reference: Pixels, affine: Affine) -> float:
-    """Return the correlation of both images, at 96 pixels, where the mapped query covers the reference."""
+def _plain_share(luma: Pixels) -> float:
+    """Return the share of an image's places in which nothing is to be seen."""
+    height, width = (side // _PLACE * _PLACE for side in luma.shape)
+    places = (
+        luma[:height, :width].astype(np.float32).reshape(height // _PLACE, _PLACE, width // _PLACE, _PLACE)
+    )
+    return float((places.std(axis=(1, 3)) < _PLAIN).mean())
+
+
+def _compared(query: Pixels, reference: Pixels, affine: Affine) -> tuple[float, float]:
+    """Compare both images, at 96 pixels, where the mapped query covers the reference.
+
+    Return their correlation, and how much they differ in the place where they differ most: the mean squared
+    difference there, as a share of the whole image's variance.
+    """
     h, w = reference.shape
     down = np.diag([_COMPARED / w, _COMPARED / h])
     half = (np.diag(down) - 1) / 2  # pixel i covers i - 0.5 to i + 0.5
@@ -186,7 +212,14 @@ def _pixel_correlation(query: Pixels, reference: Pixels, affine: Affine) -> floa
         > 0
     )
     covered = cv2.erode(covered.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return _correlation(_high_passed(warped, _BLUR), _high_passed(small, _BLUR), covered)
+    a, b = _high_passed(warped, _BLUR), _high_passed(small, _BLUR)
+    scaled = [plane / max(float(np.sqrt((plane[covered] ** 2).mean())), 1e-3) for plane in (a, b)]
+    n = _COMPARED // _PLACE
+    squares, inside = (
+        plane.reshape(n, _PLACE, n, _PLACE).mean(axis=(1, 3))
+        for plane in ((scaled[0] - scaled[1]) ** 2, covered.astype(np.float32))
+    )
+    return _correlation(a, b, covered), float(np.where(inside > 0.75, squares, 0).max())
 
 
 def _chroma_cosine(query: Pixels, reference: Pixels, affine: Affine) -> float:
