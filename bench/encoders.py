@@ -124,9 +124,8 @@ def main() -> None:
         print(
             f"{name}: {len(rows)} images, {1e3 * (time.process_time() - begun) / len(rows):.0f} CPU ms each"
         )
-    (given.out / "gflops.csv").write_text(
-        "\n".join(["encoder,gflops", *(f"{k},{v}" for k, v in GFLOPS.items())])
-    )
+    compute = ["encoder,gflops", *(f"{name},{GFLOPS[name]}" for name in given.encoders)]
+    (given.out / "gflops.csv").write_text("\n".join(compute))
     arguments = ["eval", "--out", str(given.out / "eval"), "--gflops", str(given.out / "gflops.csv")]
     arguments += [
         part for name in given.encoders for part in ("--features", str(given.out / f"{name}.parquet"))
