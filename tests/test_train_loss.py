@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests import train_peers
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, captions, packed
 from train import gradcache, sharding
-from train.loss import contrastive_loss, count_equal_pairs
+from train.loss import contrastive_loss, count_equal_pairs, sigmoid_loss
 from train.model import CLIP
 
 
@@ -111,6 +111,7 @@ def test_gradient_cache_counts_batch_statistics_once() -> None:
     assert int(cached.visual.bn1.num_batches_tracked) == 2
 
 
+SIGMOID = (20.0, -7.0)  # scale and bias
 TOGETHER = [(1, 1), (2, 1), (4, 1), (2, 4)]  # ranks, accumulate
 
 
@@ -139,7 +140,13 @@ def _rank_main(rank: int, ranks: int, folder: str, accumulate: int) -> None:
     loss = gradcache.backward(parallel, batches, _no_autocast)
     pairs = count_equal_pairs(torch.tensor([rank % 2, 100 + rank]))
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-    torch.save({"loss": loss, "pairs": pairs, "gradients": gradients}, f"{folder}/{rank}.pt")
+    own = [x.detach().chunk(ranks)[rank].requires_grad_() for x in leaves(16)[:2]]
+    scalars = [torch.tensor(value, requires_grad=True) for value in SIGMOID]
+    value = sigmoid_loss(*own, *scalars, chunk=3)
+    value.backward()
+    sigmoid = {"loss": value.detach(), "gradients": [x.grad for x in (*own, *scalars)]}
+    found = {"loss": loss, "pairs": pairs, "gradients": gradients, "sigmoid": sigmoid}
+    torch.save(found, f"{folder}/{rank}.pt")
     del parallel  # before its group: see train.distributed.joined
     if ranks > 1:
         _sharded_main(rank, folder, batches)
@@ -181,6 +188,26 @@ def test_ranks_together_equal_one_process(ranks: int, accumulate: int, processes
         assert result["pairs"] == {1: 0, 2: 0, 4: 2}[ranks]
         for name, gradient in result["gradients"].items():
             assert_same_gradient(gradient, expected[name], name)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_siglips_ranks_together_equal_one_process(ranks: int, processes: Path) -> None:
+    image, text, _ = leaves(16)
+    scalars = [torch.tensor(value, requires_grad=True) for value in SIGMOID]
+    expected = sigmoid_loss(image, text, *scalars)
+    expected.backward()
+    found = [
+        torch.load(processes / f"{ranks}-1" / f"{rank}.pt", weights_only=True)["sigmoid"]
+        for rank in range(ranks)
+    ]
+    for one in found:
+        assert one["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+    # Each hands over its share times the ranks, of which DDP makes the mean.
+    gradients = list(zip(*(one["gradients"] for one in found), strict=True))
+    for whole, parts in zip((image, text), gradients[:2], strict=True):
+        torch.testing.assert_close(torch.cat(parts) / ranks, whole.grad, rtol=1e-5, atol=1e-6)
+    for scalar, parts in zip(scalars, gradients[2:], strict=True):
+        torch.testing.assert_close(torch.stack(parts).mean(), scalar.grad, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("ranks", "accumulate"), TOGETHER[1:])
