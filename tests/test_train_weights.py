@@ -325,15 +325,18 @@ def test_restoring_takes_only_what_is_of_the_same_run(tmp_path: Path) -> None:
     optimizer.step()
     writer = checkpoint.Writer(str(tmp_path), {}, 3)
     facts: dict[str, Any] = {"model": "m", "seconds": 1.0, "counts": {}, "config": {}}
-    writer.save(model, optimizer, checkpoint.State(step=1, architecture=SMALL_VIT, **facts))
+    moments = checkpoint.moments(model, optimizer)
+    kept = {"model": checkpoint.copies(model.state_dict()), "optimizer": checkpoint.copies(moments)}
+    writer.save(lambda: kept, checkpoint.State(step=1, architecture=SMALL_VIT, **facts))
     writer.wait()
     folder = tmp_path / "checkpoints/step-00000001"
     fresh = CLIP(SMALL_VIT)
-    checkpoint.restore(str(folder), fresh, torch.optim.AdamW(fresh.parameters()))
+    fresh.load_state_dict(checkpoint.read_like(str(folder), "model", fresh.state_dict()))
+    checkpoint.restore_moments(str(folder), fresh, torch.optim.AdamW(fresh.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
     other = CLIP(SMALL_RESNET)
     with pytest.raises(ValueError, match=r"model.safetensors: visual.conv1.weight has the shape"):
-        checkpoint.restore(str(folder), other, torch.optim.AdamW(other.parameters()))
+        checkpoint.read_like(str(folder), "model", other.state_dict())
     moments = load_file(folder / "optimizer.safetensors")
     for spoilt, said in (
         (
@@ -348,7 +351,7 @@ def test_restoring_takes_only_what_is_of_the_same_run(tmp_path: Path) -> None:
     ):
         save_file(spoilt, folder / "optimizer.safetensors")
         with pytest.raises(ValueError, match=said):
-            checkpoint.restore(str(folder), fresh, torch.optim.AdamW(fresh.parameters()))
+            checkpoint.restore_moments(str(folder), fresh, torch.optim.AdamW(fresh.parameters()))
 
 
 # ---- the detector's file
