@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 
 from tests import train_shards
-from train import cli, data, image_transforms, shard_sources, tar, vocabulary
+from train import cli, data, image_transforms, shard_sources, squares, tar, vocabulary
 from train.cache import Cache
+from train.reader import Reader
 from train.sampler import Sampler
 from train.shard_sources import CountedShard, ShardSource
 from train.tokenizer import Tokenizer
@@ -387,6 +388,94 @@ def test_workers_and_resuming_change_nothing(tmp_path: Path) -> None:
         for (pixels, text), (other_pixels, other_text) in zip(left.micro, right.micro, strict=True):
             assert pixels.shape == (4, 32, 32, 3) and torch.equal(pixels, other_pixels)
             assert torch.equal(text.ids, other_text.ids) and torch.equal(text.ends, other_text.ends)
+
+
+DOCUMENTED = (Path(__file__).resolve().parents[1] / "docs" / "reader.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_the_documented_reader_resumes_at_the_very_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after any batch and continued by other numbers of ranks and workers, nothing changes."""
+    monkeypatch.chdir(tmp_path)
+    train_shards.write_run(tmp_path / "run", [19, 18])
+    code = DOCUMENTED.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) < 20
+    taken: list[tuple[int, list[str], list[str], torch.Tensor]] = []
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def run(ranks: int, rank: int, workers: int, last: int) -> None:
+        def train_step(images: torch.Tensor, captions: list[str], uids: list[str]) -> None:
+            taken.append((rank, captions, uids, images))
+            if len([one for one in taken if one[0] == rank]) == last:
+                raise Killed
+
+        own = code.replace("batch_size=1024", "batch_size=8, shuffle=20")
+        own = own.replace("image_size=224", "image_size=32").replace("state.json", f"state{rank}.json")
+        exec(own, {"RANK": rank, "RANKS": ranks, "WORKERS": workers, "train_step": train_step})
+
+    run(1, 0, 0, 99)
+    whole = [one[1:] for one in taken]
+    assert len(whole) == 2 * (37 // 8)
+    for ranks, workers, again in ((1, 2, 0), (2, 0, 1), (4, 0, 0)):
+        taken.clear()
+        for path in tmp_path.glob("state*.json"):
+            path.unlink()
+        for rank in range(ranks):
+            with pytest.raises(Killed):
+                run(ranks, rank, workers, 3)
+        # What the step that was killed took is not in the state: it is taken again.
+        taken[:] = [one for number, one in enumerate(taken) if number % 3 < 2]
+        for rank in range(ranks):
+            run(ranks, rank, again, 99)
+        for step, (captions, uids, images) in enumerate(whole):
+            parts = [[one for one in taken if one[0] == rank][step] for rank in range(ranks)]
+            assert [text for part in parts for text in part[1]] == captions
+            assert [uid for part in parts for uid in part[2]] == uids
+            assert torch.equal(torch.cat([part[3] for part in parts]), images)
+
+
+def test_a_reader_refuses_the_state_of_another_order(tmp_path: Path) -> None:
+    run = str(train_shards.write_run(tmp_path / "run", [16]))
+    state = Reader([run], batch_size=8, image_size=32, epochs=2).state_dict()
+    assert json.loads(json.dumps(state)) == state
+    other = Reader([run], batch_size=4, image_size=32, seed=1)
+    with pytest.raises(ValueError, match=r"seed \(was 0, is 1\), batch_size \(was 8, is 4\)"):
+        other.load_state_dict(state)
+    same = Reader([run], batch_size=8, image_size=32, epochs=2)
+    same.load_state_dict(state | {"batches": 3})
+    assert (len(same), same.epoch, len(list(same))) == (4, 1, 1)
+
+
+def test_squares_that_are_resized_on_the_device_are_the_workers_but_for_rounding(tmp_path: Path) -> None:
+    for number, (width, height) in enumerate([(40, 32), (24, 24), (20, 31), (60, 47), (30, 33)]):
+        train_shards.write(
+            tmp_path / f"w/{number}.tar", range(number * 8, number * 8 + 8), width=width, height=height
+        )
+    sampler = Sampler(resolve(tmp_path, tmp_path / "w"), 0, 100)
+    shape = data.Shape(batch=20, ranks=1, rank=0, accumulate=1, epochs=sampler.epochs)
+    made = [
+        data.Pieces(sampler, shape, tokenizer(), 24, "paper", cache(tmp_path), on_device=on_device)
+        for on_device in (False, True)
+    ]
+    there, here = (list(data.load(one, 0, 2, 0, CPU)) for one in made)
+    assert set(made[0][0].sides.tolist()) == {24}
+    # Of 60 x 47 more would travel than it is worth.
+    assert set(made[1][0].sides.tolist()) == {32, 24, 20, 30}
+    for left, right in zip(there, here, strict=True):
+        assert torch.equal(left.uids, right.uids) and left.counts == right.counts
+        pixels, others = left.micro[0][0], right.micro[0][0]
+        assert pixels.shape == others.shape == (20, 24, 24, 3) and others.dtype == torch.uint8
+        assert (pixels.int() - others.int()).abs().max() <= 1
+        same = (pixels == others).flatten(1).all(1)
+        assert same.any() and not same.all()
+    rgb = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    one = squares.resize(torch.from_numpy(rgb).flatten(), torch.tensor([32]), 24)[0]
+    expected = np.asarray(Image.fromarray(rgb).resize((24, 24), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(one.numpy().astype(int) - expected).max() <= 1, "and Pillow's"
 
 
 def test_captions_belong_to_their_pictures_and_all_are_used(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training: it learns, resumes to the bit, stops on SIGTERM, runs on several processes, exports."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -283,6 +284,17 @@ def test_an_activation_goes_from_weights_through_training_to_the_export(
     other = "gelu" if activation == "quick-gelu" else "quick-gelu"
     with pytest.raises(ValueError, match=f"--activation {other}: .* was trained with {activation}"):
         prepared(config(run, tmp_path / "b", init_from=own.out, activation=other))
+
+
+def test_who_resizes_goes_on_with_a_run(run: Path, tmp_path: Path) -> None:
+    fit(config(run, tmp_path / "own", resize="device", max_steps=2))
+    going = config(run, tmp_path / "own", resume=True, max_steps=2)
+    assert prepared(going).resize == "device"
+    assert prepared(config(run, tmp_path / "other")).resize == "workers", "on a CPU"
+    with pytest.raises(ValueError, match=r"--resize workers: .* was trained with device: leave it out"):
+        prepared(dataclasses.replace(going, resize="workers"))
+    with pytest.raises(ValueError, match="--resize device is for --crop paper"):
+        config(run, tmp_path / "own", resize="device", crop="crop")
 
 
 def test_damaged_weights_to_start_or_go_on_from_are_refused(run: Path, tmp_path: Path) -> None:

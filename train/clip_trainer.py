@@ -165,6 +165,7 @@ def _fit(config: TrainConfig, world: World) -> TrainingResult:
     pieces = Pieces(
         p.sampler, p.shape, p.tokenizer, size, config.crop, p.cache, p.architecture.context_length,
         fields=config.caption_fields, patches=(p.kept, p.architecture.grid**2) if p.kept else None,
+        on_device=p.resize == "device",
     )  # fmt: skip
     files = checkpoint.vocabulary_file(p.tokenizer)
     result = run(trainer, pieces, files=files, evaluate=_evaluation(trainer, labelled))

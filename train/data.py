@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.processes import end_with_parent
-from train import image_transforms
+from train import image_transforms, squares
 from train.cache import Cache
 from train.caption_fields import CaptionFields
 from train.hf_tokenizer import AnyTokenizer
@@ -27,6 +27,7 @@ from train.shard_sources import OWN, OpenShard
 PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
 _OPEN_SHARDS = 64
 _ATTEMPTS = 50
+_SCRATCH = 3 * 12  # bytes times the side squared: nearly all pictures fit that are scaled to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,13 @@ class Shape:
 
 
 class BatchPiece(NamedTuple):
-    """Hold P samples: uint8 [P, N, N, 3]; int32 ids of all captions, and [P] lengths; int64 [P] keys.
+    """Hold P samples: uint8 squares, one after the other; int32 ids of all captions; int64 [P] keys.
 
     patches: int64 [P, K], of each picture those that are not left out; None where none is.
     """
 
     pixels: Tensor
+    sides: Tensor
     ids: Tensor
     lengths: Tensor
     captions: Tensor
@@ -200,66 +202,82 @@ class SampleDataset(Dataset[P], Generic[P, B]):
         return shard
 
 
-class Pieces(SampleDataset[BatchPiece, Batch]):
-    """Make pieces of pictures and captions."""
+class Pictures(SampleDataset[P, B]):
+    """Read pictures and captions."""
 
     def __init__(
-        self, sampler: Sampler, shape: Shape, tokenizer: AnyTokenizer, size: int,
-        crop: image_transforms.Crop, cache: Cache, context_length: int = 77, *,
-        fields: CaptionFields = OWN, patches: tuple[int, int] | None = None,
+        self, sampler: Sampler, shape: Shape, cache: Cache, size: int, crop: image_transforms.Crop,
+        on_device: bool, fields: CaptionFields = OWN,
     ) -> None:  # fmt: skip
-        """Prepare to make pieces; patches: how many of how many are kept of each picture, None for all."""
+        """Crop to `size`; the paper's crop is resized on the device, if so."""
         super().__init__(sampler, shape, cache)
-        self.fields, self.patches = fields, patches
-        self.tokenizer, self.size, self.crop, self.context_length = tokenizer, size, crop, context_length
+        self.size, self.crop, self.on_device, self.fields = size, crop, on_device, fields
 
-    def __getitem__(self, item: int) -> BatchPiece:
-        """Return one piece; bad samples are replaced and counted."""
+    def draw(self, random: np.random.Generator) -> None:
+        """Draw what else is random of a sample: the same on any number of processes and workers."""
+
+    def read(self, item: int, counts: Counter[str]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+        """Return a piece's squares, their sides, and caption and uid of each; bad samples are counted."""
         epoch, first = self.first(item)
-        pixels = np.empty((self.shape.piece, self.size, self.size, 3), np.uint8)
-        counts: Counter[str] = Counter()
-        ids: list[list[int]] = []
-        keys = np.empty((2, self.shape.piece), np.int64)
-        kept = np.empty((self.shape.piece, self.patches[0] if self.patches else 0), np.int64)
-        for slot in range(self.shape.piece):
-            tokens, keys[0, slot], keys[1, slot] = self._sample(
-                epoch, first + slot, pixels[slot], kept[slot], counts
-            )
-            ids.append(tokens)
-        return BatchPiece(
-            torch.from_numpy(pixels),
-            torch.tensor([token for tokens in ids for token in tokens], dtype=torch.int32),
-            torch.tensor([len(tokens) for tokens in ids], dtype=torch.int32),
-            torch.from_numpy(keys[0]),
-            torch.from_numpy(keys[1]),
-            dict(counts),
-            torch.from_numpy(kept) if self.patches else None,
-        )
+        collected = squares.Collected(self.shape.piece)
+        most = squares.largest(self.size) if self.on_device else 0
+        scratch = np.empty(_SCRATCH * self.size**2, np.uint8)
 
-    def _sample(
-        self, epoch: int, position: int, pixels: image_transforms.Pixels, kept: np.ndarray,
-        counts: Counter[str],
-    ) -> tuple[list[int], int, int]:  # fmt: skip
-        """Write the picture into `pixels` and its patches into `kept`; return token ids and two keys."""
-
-        def read(
-            shard: OpenShard, place: int, random: np.random.Generator, path: str
-        ) -> tuple[list[int], int, int]:
+        def read(shard: OpenShard, place: int, random: np.random.Generator, path: str) -> tuple[str, str]:
             row = shard.row(place, counts)
             caption = shard.caption(place, row, self.fields, random)
             if caption is None:
                 raise image_transforms.BadImage("no_caption")
-            pixels[:], enlarged = image_transforms.training_image(
-                shard.image(place), self.size, self.crop, random
+            square, enlarged = image_transforms.training_image(
+                shard.image(place), self.size, self.crop, random, most, scratch
             )
+            collected.add(square)
             counts["enlarged"] += enlarged
-            if self.patches:
-                # Of the sample's own random numbers: the same on any number of processes and workers.
-                kept[:] = np.sort(random.permutation(self.patches[1])[: self.patches[0]])
-            uid = str(row.get("uid") or f"{path}/{place}")
-            return self.tokenizer.caption(caption, self.context_length), key_of(caption), key_of(uid)
+            self.draw(random)
+            return caption, str(row.get("uid") or f"{path}/{place}")
 
-        return self.sample(epoch, position, read, counts)
+        told = [self.sample(epoch, first + slot, read, counts) for slot in range(self.shape.piece)]
+        return collected.pixels(), torch.tensor(collected.sides, dtype=torch.int32), told
+
+    def joined(self, pixels: list[Tensor], sides: list[Tensor], device: torch.device) -> Tensor:
+        """Return the pictures of pieces on the device: uint8 [n, N, N, 3]."""
+        return squares.resize(to_device(pixels, device), torch.cat(sides), self.size)
+
+
+class Pieces(Pictures[BatchPiece, Batch]):
+    """Make pieces of pictures and token ids."""
+
+    def __init__(
+        self, sampler: Sampler, shape: Shape, tokenizer: AnyTokenizer, size: int, crop: image_transforms.Crop,
+        cache: Cache, context_length: int = 77, *, fields: CaptionFields = OWN,
+        patches: tuple[int, int] | None = None, on_device: bool = False,
+    ) -> None:  # fmt: skip
+        """Prepare to make pieces; patches: how many of how many are kept of each picture, None for all."""
+        super().__init__(sampler, shape, cache, size, crop, on_device, fields)
+        self.tokenizer, self.context_length, self.patches = tokenizer, context_length, patches
+        self._kept: list[np.ndarray] = []
+
+    def draw(self, random: np.random.Generator) -> None:
+        """Draw the patches that are kept."""
+        if self.patches:
+            self._kept.append(np.sort(random.permutation(self.patches[1])[: self.patches[0]]))
+
+    def __getitem__(self, item: int) -> BatchPiece:
+        """Return one piece; bad samples are replaced and counted."""
+        counts: Counter[str] = Counter()
+        self._kept = []
+        pixels, sides, told = self.read(item, counts)
+        ids = [self.tokenizer.caption(caption, self.context_length) for caption, _ in told]
+        return BatchPiece(
+            pixels,
+            sides,
+            torch.tensor([token for tokens in ids for token in tokens], dtype=torch.int32),
+            torch.tensor([len(tokens) for tokens in ids], dtype=torch.int32),
+            torch.tensor([key_of(caption) for caption, _ in told]),
+            torch.tensor([key_of(uid) for _, uid in told]),
+            dict(counts),
+            torch.from_numpy(np.stack(self._kept)) if self.patches else None,
+        )
 
     def batch(self, groups: list[list[BatchPiece]], device: torch.device) -> Batch:
         """Join pieces, grouped by micro-batch, on the device."""
@@ -267,7 +285,7 @@ class Pieces(SampleDataset[BatchPiece, Batch]):
         for group in groups:
             lengths = torch.cat([piece.lengths for piece in group])
             text = pack(torch.cat([piece.ids for piece in group]), lengths)
-            pixels = to_device([piece.pixels for piece in group], device)
+            pixels = self.joined([piece.pixels for piece in group], [piece.sides for piece in group], device)
             patches = [piece.patches for piece in group if piece.patches is not None]
             more = (torch.cat(patches).to(device, non_blocking=True),) if patches else ()
             micro.append((pixels, text.to(device), *more))

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -30,12 +31,13 @@ def size_of(data: bytes) -> tuple[int, int]:
     return _child(os.getpid(), "size", 0).size(data)
 
 
-def decode(data: bytes, shorter: int = 0) -> Pixels:
+def decode(data: bytes, shorter: int = 0, scratch: NDArray[np.uint8] | None = None) -> Pixels:
     """Decode to RGB [H, W, 3]; a JPEG may come out scaled down while its shorter side is at least `shorter`.
 
-    What its headers do not bound is decoded in a child process of this one. Raises BadImage.
+    What its headers do not bound is decoded in a child process of this one. Raises BadImage. The result may
+    lie in `scratch`, uint8 [bytes].
     """
-    found = quick(data, shorter)
+    found = quick(data, shorter, scratch)
     return _child(os.getpid(), "whole", shorter).decode(data) if found is None else found
 
 
@@ -52,16 +54,21 @@ def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def _fit(pixels: Pixels, size: int, random: np.random.Generator) -> Pixels:
-    """Take a random N x N crop of the picture resized to a shorter side of N, resizing only the crop."""
+def _square(pixels: Pixels, size: int, random: np.random.Generator) -> Pixels:
+    """Take the square of which a random N x N crop of the picture is made, resized to a shorter side of N."""
     height, width, _ = pixels.shape
     side = min(height, width)
     # The offset is drawn on the resized picture's grid, and looked up in the original.
     spare = round(max(height, width) * size / side) - size
     offset = round(int(random.integers(spare + 1)) * side / size)
     offset = min(offset, max(height, width) - side)
-    square = pixels[offset : offset + side] if height > width else pixels[:, offset : offset + side]
-    return square if side == size else _resize(square, size, size)
+    return pixels[offset : offset + side] if height > width else pixels[:, offset : offset + side]
+
+
+def _fit(pixels: Pixels, size: int, random: np.random.Generator, most: int = 0) -> Pixels:
+    """Take a random N x N crop of the picture resized to a shorter side of N, resizing only the crop."""
+    square = _square(pixels, size, random)
+    return square if len(square) == size or len(square) <= most else _resize(square, size, size)
 
 
 def _cut(pixels: Pixels, size: int, random: np.random.Generator) -> Pixels:
@@ -87,12 +94,21 @@ def _random_resized(pixels: Pixels, size: int, random: np.random.Generator) -> P
     return _resize(pixels, size, size)
 
 
-_CROPPERS = {"paper": _fit, "crop": _cut, "random-resized": _random_resized}
+_CROPPERS = {"crop": _cut, "random-resized": _random_resized}
 
 
-def training_image(data: bytes, size: int, crop: Crop, random: np.random.Generator) -> tuple[Pixels, bool]:
-    """Decode and crop one picture to uint8 [N, N, 3], and say whether it was too small; raises BadImage."""
-    pixels = decode(data, 0 if crop == "crop" else size)
+def training_image(
+    data: bytes, size: int, crop: Crop, random: np.random.Generator, most: int = 0,
+    scratch: NDArray[np.uint8] | None = None,
+) -> tuple[Pixels, bool]:  # fmt: skip
+    """Decode and crop one picture to uint8 [N, N, 3], and say whether it was too small; raises BadImage.
+
+    The paper's crop is left to be resized where its side is `most` or less: uint8 [S, S, 3]. The result may
+    lie in `scratch`, uint8 [bytes].
+    """
+    pixels = decode(data, 0 if crop == "crop" else size, scratch)
+    if crop == "paper":
+        return _fit(pixels, size, random, most), min(pixels.shape[:2]) < size
     return _CROPPERS[crop](pixels, size, random), min(pixels.shape[:2]) < size
 
 

@@ -177,6 +177,9 @@ class TrainConfig(RunConfig):
     quick-gelu. Most of open_clip's own weights need gelu."""
     crop: Literal["paper", "crop", "random-resized"] = "paper"
     """paper: shorter side to N, then N x N; crop: N x N as stored; random-resized: 90 to 100% of the area."""
+    resize: Literal["auto", "workers", "device"] = "auto"
+    """Who resizes the paper's crop: the processes that decode, or the device, in batches, which spares them
+    half of their work; auto: a GPU does. Pixels differ by roundings, so a run keeps to its way."""
     balance: int | None = None
     """Draw anew for each epoch: a sample is taken for a query with probability BALANCE over the samples that
     contain the query (MetaCLIP's online balance). Crawl the run with a larger --per-query."""
@@ -210,6 +213,8 @@ class TrainConfig(RunConfig):
         self.refuse_not_positive("epochs", "max_steps", "balance")
         if self.balance and self.weights:
             raise ValueError("--balance says how much of each --shards an epoch takes, and so does --weights")
+        if self.resize == "device" and self.crop != "paper":
+            raise ValueError(f"--resize device is for --crop paper: leave it out with --crop {self.crop}")
         if self.resume and self.init_from:
             raise ValueError("--resume continues a run and --init-from starts one: give one of them")
         if self.lock != "none" and not (self.init_from or self.resume):

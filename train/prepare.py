@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -40,10 +40,13 @@ class ClipSetup(training_run.Setup):
     tokenizer: AnyTokenizer
     initial: convert_weights.State | None
     """Weights to start from, or None."""
+    resize: Literal["workers", "device"]
+    """Who resizes the pictures."""
 
     def effective(self) -> dict[str, Any]:
         """Return every option with the value that it has in this run."""
-        return super().effective() | {"image_size": self.architecture.image_size, "max_steps": self.steps}
+        own = {"image_size": self.architecture.image_size, "max_steps": self.steps, "resize": self.resize}
+        return super().effective() | own
 
     def recorded(self) -> dict[str, Any]:
         """Return what a checkpoint says of the run that wrote it."""
@@ -134,6 +137,7 @@ def prepare(config: TrainConfig, world: World) -> ClipSetup:
     setup = ClipSetup(
         config=config, architecture=architecture, tokenizer=tokenizer, sampler=sampler, cache=cache,
         shape=training_run.shape_of(config, sampler, world), resumed=resumed, initial=initial,
+        resize=_resize(config, resumed, world),
     )  # fmt: skip
     training_run.refuse_changes(setup, "epoch_samples")
     if architecture.is_resnet and config.patch_dropout:
@@ -188,6 +192,20 @@ def _initial(state: convert_weights.State, architecture: Architecture) -> conver
     scalars = {"logit_scale": INITIAL_SIGMOID_SCALE, "logit_bias": INITIAL_BIAS}
     new = {} if "logit_bias" in state else {name: torch.tensor(value) for name, value in scalars.items()}
     return state | new
+
+
+def _resize(config: TrainConfig, resumed: str, world: World) -> Literal["workers", "device"]:
+    """Return who resizes: as in the run that is gone on with, else as asked for, else a GPU does."""
+    asked = None if config.resize == "auto" else config.resize
+    if resumed:
+        found: Literal["workers", "device"] = checkpoint.read_values(resumed)["config"].get(
+            "resize", "workers"
+        )
+        if asked not in (None, found):
+            raise ValueError(f"--resize {asked}: {resumed} was trained with {found}: leave it out")
+        return found
+    on_gpu = world.device.type == "cuda" and config.crop == "paper"
+    return asked or ("device" if on_gpu else "workers")
 
 
 def _activation(config: TrainConfig, resumed: str, start: _Start | None) -> Activation:

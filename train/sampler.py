@@ -61,7 +61,10 @@ class Sampler:
 
     def random(self, epoch: int, position: int, attempt: int = 0) -> np.random.Generator:
         """Return the random numbers of one sample: its crop and its choice of caption."""
-        return np.random.default_rng([self.seed, _SAMPLE, epoch, position, attempt])
+        entropy: list[int] | NDArray[np.uint32] = [self.seed, _SAMPLE, epoch, position, attempt]
+        if self.seed < 1 << 32 and position < 1 << 32:  # the same numbers, a third sooner
+            entropy = np.array(entropy, np.uint32)
+        return np.random.default_rng(entropy)
 
     def _make_starts(self, epoch: int) -> list[int]:
         """Return the position at which each window of an epoch starts, and the epoch's end."""

@@ -1,0 +1,130 @@
+"""Read shards for a trainer of one's own, and resume at the very sample."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from train import shard_sources
+from train.cache import Cache
+from train.data import Pictures, Shape, load, total
+from train.image_transforms import Crop
+from train.sampler import Sampler
+
+
+class TextPiece(NamedTuple):
+    """Hold P samples as `Samples` does, the pictures not resized yet."""
+
+    pixels: Tensor
+    sides: Tensor
+    captions: list[str]
+    uids: list[str]
+    counts: dict[str, int]
+
+
+class Samples(NamedTuple):
+    """Hold one rank's part of a batch."""
+
+    images: Tensor
+    """uint8 [B, N, N, 3] on the device; `image_transforms.normalise` makes CLIP's [B, 3, N, N] of them."""
+    captions: list[str]
+    """One for each image; of several, one is drawn anew in each epoch."""
+    uids: list[str]
+    counts: Counter[str]
+    """Bad samples that others stand in for, by reason, and pictures that were `enlarged`."""
+
+    def tensors(self) -> list[Tensor]:
+        """Return what was copied to the device in the background."""
+        return [self.images]
+
+
+class TextPieces(Pictures[TextPiece, Samples]):
+    """Make pieces of pictures and captions as text."""
+
+    def __getitem__(self, item: int) -> TextPiece:
+        """Return one piece; bad samples are replaced and counted."""
+        counts: Counter[str] = Counter()
+        pixels, sides, told = self.read(item, counts)
+        return TextPiece(
+            pixels, sides, [caption for caption, _ in told], [uid for _, uid in told], dict(counts)
+        )
+
+    def batch(self, groups: list[list[TextPiece]], device: torch.device) -> Samples:
+        """Join pieces on the device."""
+        parts = [piece for group in groups for piece in group]
+        return Samples(
+            self.joined([piece.pixels for piece in parts], [piece.sides for piece in parts], device),
+            [caption for piece in parts for caption in piece.captions],
+            [uid for piece in parts for uid in piece.uids],
+            total(piece.counts for piece in parts),
+        )
+
+
+class Reader:
+    """Read batches of pictures and captions in an order that any number of ranks and workers continues.
+
+    The order is a pure function of the shards, the seed and the batch size; a state says how many batches the
+    trainer has taken, and what they were of. Save it with your checkpoint:
+
+        reader = Reader(["RUN"], batch_size=1024, image_size=224, workers=8)
+        reader.load_state_dict(checkpoint["reader"])
+        for batch in reader:
+            step(batch.images, batch.captions)
+            checkpoint = {"reader": reader.state_dict(), ...}
+    """
+
+    def __init__(
+        self, shards: Sequence[str], *, batch_size: int, image_size: int, epochs: int = 1, rank: int = 0,
+        ranks: int = 1, workers: int = 0, seed: int = 0, crop: Crop = "paper",
+        weights: Sequence[float] = (), drop: Sequence[str] = (), keep: Sequence[str] = (),
+        shuffle: int = 131_072, device: str = "cpu", cache: str = "",
+    ) -> None:  # fmt: skip
+        """Find and count the samples; ValueError if they cannot be had, or do not divide.
+
+        shards, weights, drop, keep, shuffle, crop, cache: as of `openwit train`. batch_size: of all `ranks`,
+        of which this is `rank`. workers: processes that decode. device: where the images are wanted; on a
+        GPU they are resized there.
+        """
+        kept = Cache(Path(cache) if cache else None)
+        sampler = Sampler(shard_sources.resolve(shards, weights, drop, keep, kept), seed, shuffle)
+        self._shape = Shape(batch=batch_size, ranks=ranks, rank=rank, accumulate=1, epochs=sampler.epochs)
+        self._device, self._workers = torch.device(device), workers
+        is_cuda = self._device.type == "cuda" and crop == "paper"
+        self._pieces = TextPieces(sampler, self._shape, kept, image_size, crop, is_cuda)
+        self._taken, self._end = 0, epochs * self._shape.epoch_steps[0]
+        self._order = {
+            "samples": [source.count for source in sampler.sources], "weights": list(weights), "seed": seed,
+            "batch_size": batch_size, "shuffle": shuffle, "image_size": image_size, "crop": crop,
+        }  # fmt: skip
+
+    def __len__(self) -> int:
+        """Return the batches of all epochs."""
+        return self._end
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch of the batch that comes next."""
+        return self._shape.epoch_of(self._taken)[0]
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Yield this rank's part of each batch that is left."""
+        for samples in load(self._pieces, self._taken, self._end, self._workers, self._device):
+            self._taken += 1
+            yield samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the trainer is: JSON, the same on every rank."""
+        return {"batches": self._taken, **self._order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the last batch that was taken; ValueError for a state of another order."""
+        changed = [name for name, value in self._order.items() if state.get(name) != value]
+        if changed:
+            raise ValueError(
+                "the state is of another order: "
+                + ", ".join(f"{name} (was {state.get(name)}, is {self._order[name]})" for name in changed)
+            )
+        self._taken = int(state["batches"])
