@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.kills import repeat, undisturbed
+from bench.kills import life, repeat, undisturbed
 from pipeline.demo.server import serve
 from pipeline.demo.web import build
 from tests.crawling import settle
@@ -23,3 +23,10 @@ def test_whatever_is_killed_ends_the_same(tmp_path: Path) -> None:
         jobs = list(undisturbed(web, tmp_path, ("takedown", "retry", "pages")))
         hits, done, wrong = repeat(jobs, 4, random.Random(3))
     assert hits.total() == 4 and done and not wrong
+
+
+def test_what_a_command_raises_ends_its_own_process_alone() -> None:
+    def fail() -> int:
+        raise SystemExit(2)
+
+    assert life(fail) == 1
