@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -148,8 +148,8 @@ def page(options: argparse.Namespace, curves: dict[str, Curve], seconds: float) 
 
     svg = draw(paint, "Zero-shot accuracy over samples seen, by objective", size=(8.0, 4.6))
     rows = "".join(
-        f"<tr><td>{row['objective']}</td><td>{row['accuracy']:.1%} ± {100 * row['half']:.1f}</td>"
-        f"<td>{row['samples']:,.0f}</td><td>{row['times']:.1f}</td></tr>"
+        f"<tr><td>{row['objective']}</td><td>{row['accuracy']:.1%}{_half(row['half'])}</td>"
+        f"<td>{_number(row['samples'], ',.0f')}</td><td>{_number(row['times'], '.1f')}</td></tr>"
         for row in table(curves)
     )
     said = (
@@ -168,13 +168,28 @@ def page(options: argparse.Namespace, curves: dict[str, Curve], seconds: float) 
     )
 
 
-def table(curves: dict[str, Curve]) -> list[dict[str, float | str]]:
-    """Return of each objective its last accuracy, and what it takes to the caption model's."""
+def _half(value: float | None) -> str:
+    return "" if value is None else f" ± {100 * value:.1f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def table(curves: dict[str, Curve]) -> list[dict[str, Any]]:
+    """Return of each objective its last accuracy, and what it takes to the caption model's.
+
+    None: half an interval of one seed, and what takes an objective to where it never comes.
+    """
     goal = float(curves["caption"].mean.max())
     slowest = curves["caption"].reaches(goal)
     return [
-        {"objective": name, "accuracy": float(curve.mean[-1]), "half": float(curve.half[-1]),
-         "samples": curve.reaches(goal), "times": slowest / curve.reaches(goal)}
+        {"objective": name, "accuracy": float(curve.mean[-1]), "half": _known(float(curve.half[-1])),
+         "samples": _known(curve.reaches(goal)), "times": _known(slowest / curve.reaches(goal))}
         for name, curve in curves.items()
     ]  # fmt: skip
 
