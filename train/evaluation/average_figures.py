@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.formats import percent
+from pipeline.formats import count, percent
 from pipeline.intervals import Interval
 from train.evaluation import bootstrap, known_sets
 from train.evaluation.averages import mean
@@ -55,10 +55,8 @@ def prompts(zero: Sequence[Result], gflops: Mapping[str, float]) -> list[Chart]:
             marks.append(ChartPoint(gflops[model], value, None, None, number, "dot", title))
         series.append((label, marks))
     gains = [[one.detail["prompts"]["gain_ensemble"] for one in own.values()] for own in models.values()]
-    note = (
-        f"Averages over {sets} sets. Prompts gain {100 * float(np.mean(gains)):+.2f} points on average over "
-        "sets and models (figure 4)."
-    )
+    gain = f"{100 * float(np.mean(gains)):+.2f} points"
+    note = f"Averages over {count(sets, 'set')}. Prompts gain {gain} over sets and models (figure 4)."
     return [over_compute("Gain of prompts over compute", "average score", series, note=note)]
 
 
@@ -108,7 +106,7 @@ def _differences(
     ]
     ahead = sum(row.value > 0 for row in rows)
     average = math.fsum(row.value for row in rows) / len(rows)
-    note = f"Ahead on {ahead} of {len(rows)} sets; {100 * average:+.2f} points on average."
+    note = f"Ahead on {ahead} of {count(len(rows), 'set')}; {100 * average:+.2f} points on average."
     return [bars(title, "points", rows, note=note)]
 
 
@@ -116,11 +114,11 @@ def difference(ours: Result, theirs: Result, confidence: float) -> Interval:
     """Return the interval of a difference of main metrics: paired where both are of the same examples."""
     if ours.replicates is None or theirs.replicates is None:
         return Interval(math.nan, math.nan)
-    count = min(len(ours.replicates), len(theirs.replicates))
+    common = min(len(ours.replicates), len(theirs.replicates))
     # Resamples follow from the seed and the number of examples: for other examples the pairs mean nothing.
     own = ours.examples and ours.examples == theirs.examples
-    other = theirs.replicates[:count] if own else np.roll(theirs.replicates[:count], 1)
-    return bootstrap.percentile(np.asarray(ours.replicates[:count] - other), confidence)
+    other = theirs.replicates[:common] if own else np.roll(theirs.replicates[:common], 1)
+    return bootstrap.percentile(np.asarray(ours.replicates[:common] - other), confidence)
 
 
 def few_shot(few: Sequence[Result], confidence: float) -> list[Chart]:
@@ -139,17 +137,17 @@ def few_shot(few: Sequence[Result], confidence: float) -> list[Chart]:
     for number, (model, results) in enumerate(by_model.items()):
         sets = [results[name] for name in sorted(common)]
         marks = []
-        for count in shots:
-            draws = np.mean([_row(one, count)["draws"] for one in sets], axis=0)
+        for some in shots:
+            draws = np.mean([_row(one, some)["draws"] for one in sets], axis=0)
             low, high = bootstrap.of_mean(draws.tolist(), confidence)
-            title = f"{model}, {count} shots: {percent(float(draws.mean()))}"
-            marks.append(ChartPoint(count, float(draws.mean()), low, high, number, "dot", title))
+            title = f"{model}, {some} shots: {percent(float(draws.mean()))}"
+            marks.append(ChartPoint(some, float(draws.mean()), low, high, number, "dot", title))
         series.append((model, marks))
         if all("zero_shot" in one.detail for one in sets):
             value = math.fsum(one.detail["zero_shot"] for one in sets) / len(sets)
             stars.append(ChartPoint(zero, value, None, None, number, "star",
                                     f"{model}, zero-shot: {percent(value)}"))  # fmt: skip
-    ticks = [(zero, "0")] * bool(stars) + [(float(count), str(count)) for count in shots]
+    ticks = [(zero, "0")] * bool(stars) + [(float(some), str(some)) for some in shots]
     note = f"Averages over {len(common)} sets. Bars: Student's t over draws. Stars: zero-shot (figure 6)."
     return [curves("Few-shot probes on average", "labelled examples of a class", "average score", series,
                    ticks, log=True, extra=stars, note=note)]  # fmt: skip
@@ -188,7 +186,9 @@ def probes_over_compute(
                 title = f"{model}: {percent(value)} at {gflops[model]:.3g} GFLOPs"
                 marks.append(ChartPoint(gflops[model], value, low, high, number, "dot", title))
             series.append((label, marks))
-        some = f"{len(_sets(models))} of {what}" if wanted is _is_transfer else f"{len(_sets(models))} sets"
+        some = (
+            f"{len(_sets(models))} of {what}" if wanted is _is_transfer else count(len(_sets(models)), "set")
+        )
         note = f"Averages over {some} (figure 10)."
         charts.append(over_compute(f"Linear probes over compute, {what}", "average score", series, note=note))
     return charts
@@ -219,7 +219,7 @@ def against_imagenet(probes: Sequence[Result], encoders: Sequence[str]) -> list[
         value, source = math.fsum(others) / len(others), own[imagenet[0]].value
         title = f"{model}: {percent(value)} on average, {percent(source)} on ImageNet"
         marks.append(ChartPoint(source, value, series=int(model in encoders), title=title))
-    note = f"Averages over {len(_sets(models)) - 1} other sets (figure 12)."
+    note = f"Averages over {count(len(_sets(models)) - 1, 'other set')} (figure 12)."
     legend = [(0, "models"), (1, "other encoders")] if any(m.series for m in marks) else []
     return [scatter("Linear probes over ImageNet's", "probe on ImageNet", "average score", marks, note=note,
                     legend=legend)]  # fmt: skip

@@ -205,7 +205,7 @@ def over_compute(
                 axes.plot([m.x for m in own], [m.y for m in own], color=_colour(own[0].series), linewidth=1.5)
         _paint(axes, marks)
         axes.set_xlim(ends)
-        apart = _apart(np.log(ticks), 0.1 * math.log(ends[1] / ends[0]))
+        apart = _apart(np.log(ticks), 0.13 * math.log(ends[1] / ends[0]))
         _ticks(axes.xaxis, [ticks[n] for n in apart], "{:g}".format)
         _share_axis(axes, marks)
         axes.set_xlabel("GFLOPs of an image's forward pass")
