@@ -1,11 +1,13 @@
 """Images that the loader decodes, crops and tokenises in a CPU second, beside open_clip's path.
 
-    python -m bench.train_loader [--photos FOLDER] [--shorter 224 256] [--size 224] [--seconds 5]
+    python -m bench.train_loader [--photos FOLDER] [--shorter 224 256] [--size 224] [--seconds 5] [--peers]
 
 Photos are resized to each shorter side, saved at JPEG quality 90 and written as a shard with captions; both
 read it in one process and one thread, in alternating rounds. open_clip's path is what its training script
 builds: webdataset, Pillow, RandomResizedCrop, float normalisation, SimpleTokenizer. Without open_clip or
-torchvision its figure is null. `--photos`: a folder of JPEGs, by default the sample data beside the checkout.
+torchvision its figure is null. --peers: other loaders (`bench.loader_peers`), each with the paper's crop,
+uint8 and our tokenizer, by Pillow as their users do it and by our decoding. `--photos`: a folder of JPEGs, by
+default the sample data beside the checkout.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench import train_peers
+from bench import loader_peers, train_peers
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared/data/images/clothing_cc0/train"
 COUNT = 400
@@ -54,8 +56,11 @@ def write_shard(photos: Path, shorter: int, target: Path) -> float:
     return total / count / 1e3
 
 
-def ours(shard: Path, size: int, crop: str) -> Iterator[int]:
-    """Yield the samples of each piece that the trainer's worker makes, for ever."""
+def ours(shard: Path, size: int, crop: str, on_device: bool = False) -> Iterator[int]:
+    """Yield the samples of each piece that the trainer's worker makes, for ever.
+
+    on_device: the crop is resized on the device, and what that costs is not counted.
+    """
     from train import shard_sources
     from train.cache import Cache
     from train.data import Pieces, Shape
@@ -67,9 +72,42 @@ def ours(shard: Path, size: int, crop: str) -> Iterator[int]:
     shape = Shape(batch=50, ranks=1, rank=0, accumulate=1, epochs=sampler.epochs)
     vocabulary = installed_vocabulary()
     tokenizer = Tokenizer.load(vocabulary) if vocabulary else Tokenizer([])
-    pieces = Pieces(sampler, shape, tokenizer, size, crop, cache)  # type: ignore[arg-type]
+    pieces = Pieces(
+        sampler,
+        shape,
+        tokenizer,
+        size,
+        crop,
+        cache,
+        on_device=on_device,  # type: ignore[arg-type]
+    )
     for item in itertools.count():
-        yield len(pieces[item].pixels)
+        yield len(pieces[item].lengths)
+
+
+def finished(size: int, *, is_pillow: bool) -> loader_peers.Finish:
+    """Return what a peer does with a picture and a caption: the paper's crop, and our token ids."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    from train.image_transforms import training_image
+    from train.tokenizer import Tokenizer, installed_vocabulary
+
+    vocabulary = installed_vocabulary()
+    tokenizer = Tokenizer.load(vocabulary) if vocabulary else Tokenizer([])
+    random = np.random.default_rng(0)
+
+    def finish(data: bytes, caption: str) -> object:
+        if not is_pillow:
+            return training_image(data, size, "paper", random)[0].copy(), tokenizer.caption(caption)
+        image = Pillow.open(io.BytesIO(data)).convert("RGB")
+        side, spare = min(image.size), max(image.size) - min(image.size)
+        at = int(random.integers(spare + 1))
+        box = (at, 0, at + side, side) if image.width > side else (0, at, side, at + side)
+        square = image.resize((size, size), Pillow.Resampling.BICUBIC, box)
+        return np.asarray(square), tokenizer.caption(caption)
+
+    return finish
 
 
 def open_clips(shard: Path, size: int) -> Iterator[int]:
@@ -114,6 +152,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", action="store_true", help="beside other loaders, where they are installed")
     options = parser.parse_args()
     import torch
 
@@ -127,6 +166,14 @@ def main() -> None:
                 f"ours/{crop}": functools.partial(ours, shard, options.size, crop)
                 for crop in ("paper", "crop", "random-resized")
             }
+            paths["ours/paper, resized on the device"] = functools.partial(
+                ours, shard, options.size, "paper", True
+            )
+            for name, make in (loader_peers.installed() if options.peers else {}).items():
+                for what, is_pillow in (("Pillow", True), ("our decoding", False)):
+                    finish = finished(options.size, is_pillow=is_pillow)
+                    own = Path(tempfile.mkdtemp(dir=folder))
+                    paths[f"{name}, {what}"] = functools.partial(make, shard, own, finish)
             if train_peers.open_clip() is not None:
                 paths["open_clip"] = functools.partial(open_clips, shard, options.size)
             running = {name: make() for name, make in paths.items()}
