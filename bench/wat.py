@@ -174,8 +174,11 @@ def report(size: int, stored: int, pairs: int, best: dict[str, float]) -> None:
             for name, seconds in best.items()
         ],
     )  # fmt: skip
-    packages = ("fastwarc", "orjson", "warcio", "can-ada", "isal")
-    found = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
+    packages = ("fastwarc", "orjson", "warcio", "can_ada", "isal")
+    found = {
+        one.metadata["Name"].lower().replace("-", "_"): one.version
+        for one in importlib.metadata.distributions()
+    }
     versions = {name: found.get(name) for name in packages}
     rates = {name: round(size / 1e6 / seconds, 1) for name, seconds in best.items()}
     result = {"bytes": size, "pairs": pairs, "mb_per_s": rates, "python": platform.python_version()}
