@@ -96,7 +96,7 @@ def energon(shard: Path, folder: Path, finish: Finish) -> Iterator[int]:
     (out / shard.name).symlink_to(shard)
     with contextlib.redirect_stdout(io.StringIO()):
         BaseWebdatasetFactory.prepare_dataset(
-            out, [shard.name], split_parts_ratio=[("train", 1.0)], dataset_yaml="dataset.yaml", workers=1
+            out, [shard.name], split_parts_ratio=[("train", 1.0)], workers=1
         )
     (out / ".nv-meta/dataset.yaml").write_text(
         "__module__: megatron.energon\n__class__: CaptioningWebdataset\n"
