@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ import pytest
 
 import beam_job
 from pipeline import reference
+from pipeline.data import architectures
 from pipeline.demo.server import serve
 from pipeline.demo.web import Web, build
 
@@ -187,6 +189,9 @@ def test_every_command_of_the_readme_runs(
         return
     if name == "crawl" and "--out" in argv:  # each is the first one of its reader, in a folder of its own
         argv[argv.index("--out") + 1] = "new"
+    if "--init-from" in argv:  # its weights are the small ones that stand for the download
+        small = replace(eval_models.model().architecture, logit_bias="siglip" in argv)
+        monkeypatch.setitem(architectures.ARCHITECTURES, argv[argv.index("--model") + 1], small)
     before = contents(folder)
     assert beam_job.main([*argv, "--check"]) == 0, capfd.readouterr().err
     assert contents(folder) == before
