@@ -3,13 +3,12 @@
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 
 from dedup.detector.encoder import EncoderSettings
 from dedup.detector.encoder_answer import EncoderAnswer, Pixels, answer_of, no_more_files, normalised
+from pipeline.images import onnx
 
 _session: dict[str, Any] = {}
-_QUIET: Final = 4  # onnxruntime's level of what is fatal
 _TYPES: Final = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -22,12 +21,10 @@ def answer(data: bytes, settings: EncoderSettings) -> EncoderAnswer:
 
 
 def _load(model: bytes) -> None:
-    onnxruntime.set_default_logger_severity(_QUIET)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = _QUIET
+    import onnxruntime  # noqa: F401 - before no more files can be opened
+
     no_more_files()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnx.session(model)
     if len(session.get_inputs()) != 1:
         raise ValueError(f"it takes {len(session.get_inputs())} inputs instead of one, pictures")
     [taken] = session.get_inputs()

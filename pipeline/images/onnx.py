@@ -23,6 +23,7 @@ _SECONDS: Final = 300.0
 _MEMORY: Final = 4 << 30
 _NOWHERE: Final = "/nonexistent"
 _MOST_DIMENSIONS: Final = 8
+_QUIET: Final = 4  # onnxruntime's level of what is fatal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +79,24 @@ def run(data: bytes, file: OnnxFile) -> Answer:
     size = int.from_bytes(data[:4], "big")
     shape = json.loads(data[4 : 4 + size])
     batch = np.frombuffer(data, np.float32, offset=4 + size).reshape(shape)
-    session = _session(file.path)
-    [found, *_] = session.run(None, {session.get_inputs()[0].name: batch})
+    network = _session(file.path)
+    [found, *_] = network.run(None, {network.get_inputs()[0].name: batch})
     values = np.ascontiguousarray(found, np.float32)
     return Answer(list(values.shape), values.tobytes())
 
 
 @functools.lru_cache(maxsize=1)
 def _session(path: str) -> Any:
+    return session(Path(path).read_bytes())
+
+
+def session(model: bytes) -> Any:
+    """Return a session of onnxruntime: one thread, silent, on the CPU, and no weights of other files."""
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(_QUIET)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    options.log_severity_level = _QUIET
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
-    return onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
