@@ -230,7 +230,7 @@ def test_texts_of_the_web_do_nothing(page: Page, served: Served) -> None:
     ):  # fmt: skip
         rows = f"document.querySelectorAll('{item}').length"
         shown(page, served, view, f"{rows} >= 60")
-        page.wait(f"scrollTo(0, document.body.scrollHeight), {rows} >= {count}", 300)
+        page.wait(f"scrollTo(0, document.body.scrollHeight), {rows} >= {count}", 60)
         assert page.run(rows) == count
         assert page.problems(served.url) == [] and page.run("document.title").endswith("openwit browse")
         assert page.run("document.querySelectorAll('main :is(script, iframe, svg, style, math)').length") == 0

@@ -109,7 +109,7 @@ def test_each_query_keeps_exactly_what_it_may(web: Server, tmp_path: Path) -> No
     )
     assert len(manifest(capped)["rounds"]) > 1, "what failed in the first round is made up for in another"
     queries = querylist.load(str(capped / "work" / "queries.parquet"))
-    hashes = balance.query_hashes(querylist.normalised(queries), 0)
+    hashes = balance.query_hashes(querylist.normalised(queries, "openwit"), 0)
     fetchable = {row["uid"]: set(row["matched_query_ids"]) for row in samples(whole)}
     heads = {uid: np.uint64(int(uid[:16], 16)) for uid in fetchable}
     keeps = defaultdict(set)

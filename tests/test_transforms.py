@@ -77,7 +77,7 @@ def test_each_query_keeps_its_smallest(queries: str) -> None:
         Sample(rng.bytes(16).hex(), f"http://h.example/{n}.jpg", [f"text {n}"], sorted({n % 3, n % 2}))
         for n in range(200)
     ]
-    hashes = balance.query_hashes(querylist.normalised(QUERIES), 7)
+    hashes = balance.query_hashes(querylist.normalised(QUERIES, "openwit"), 7)
     kept: dict[str, list[int]] = defaultdict(list)
     for query in range(3):
         ranked = sorted(

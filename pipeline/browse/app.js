@@ -78,7 +78,9 @@ function endless(load, show, into, page = PAGE) {
       main.append(element("p", { class: "error" }, error.message));
     }
     busy = false;
-    if (!done && end.getBoundingClientRect().top < innerHeight + 800) more();
+    if (done) return;
+    watch.unobserve(end); // it tells changes alone: asked anew, it tells whether the end is in view now
+    watch.observe(end);
   };
   const watch = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && more(), { rootMargin: "800px" });
   into.after(end);

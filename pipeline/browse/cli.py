@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +34,10 @@ def browse(options: BrowseConfig) -> int:
         return 0
     path: Path | None = None
     if of.layout is None or storage.exists(of.layout.manifest):
-        path, refused = cli.renew(of, terminal())
+        console = terminal()
+        path, refused = cli.renew(of, console)
         for sentence in refused:
-            sys.stderr.write(f"{sentence}\n")
+            console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     with contextlib.suppress(KeyboardInterrupt):  # how it ends
         asyncio.run(serve(of, path, options))
     return 0

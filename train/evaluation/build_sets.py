@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.terminal import complaint
+
 VIDEOS: Final = (".avi", ".mp4", ".webm", ".mkv", ".mov", ".mpg", ".mpeg")
 _SECONDS: Final = 120  # that a video may take
 SIDE: Final = 448  # of a rendered sentence, as the paper's
@@ -167,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         built = kinds[given.kind](given.source, given.out)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"build_sets: error: {error}\n")
+        sys.stderr.write(f"build_sets: error: {complaint(str(error))}\n")
         return 2
     if built.rejected:
         with (given.out / "rejected.csv").open("w", encoding="utf-8", newline="") as file:
