@@ -55,7 +55,7 @@ def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[WebDatase
     stream = _Stream(file)
     try:
         for member in tarwalk.members(stream):
-            content, sample = _content(stream, member, bad), _split(member.name)
+            content, sample = _content(stream, member, bad), split_name(member.name)
             if not member.is_file or is_hidden(member.name):
                 continue
             if sample.key != key:
@@ -78,7 +78,7 @@ def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[WebDatase
 
 def _content(stream: "_Stream", member: tarwalk.Member, bad: Counter[str]) -> bytes | None:
     """Return what a wanted member holds, having passed over it; None for any other."""
-    is_wanted = member.is_file and _split(member.name).suffix in _WANTED
+    is_wanted = member.is_file and split_name(member.name).suffix in _WANTED
     if not member.is_file:
         bad["not_a_file"] += not member.is_folder
     elif is_wanted and is_hidden(member.name):
@@ -105,7 +105,7 @@ class _Name(NamedTuple):
     suffix: str
 
 
-def _split(name: str) -> _Name:
+def split_name(name: str) -> _Name:
     """Return key and suffix as WebDataset defines them: at the first dot of the last path component."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, suffix = base.partition(".")

@@ -35,7 +35,7 @@ from pipeline import (
     urls,
 )
 from pipeline.checked_manifest import Manifest, ManifestShard
-from pipeline.data.webdataset import IMAGE_SUFFIXES
+from pipeline.data.webdataset import IMAGE_SUFFIXES, split_name
 from pipeline.finished_set import FinishedSet
 from pipeline.patterns import is_hidden
 from pipeline.run_folder import Layout
@@ -46,7 +46,6 @@ FACETS: Final = ("site", "lang", "source", "format", "licence", "synthetic", "sh
 """Columns of samples by whose values one can filter."""
 NUMBERS: Final = ("width", "height", "bytes", "lang_score")
 """Columns to sort by and to cut at, beside every score_*."""
-_REJECTED: Final = ("site", "reason", "stage")
 _BATCH: Final = 50_000
 _SCORE: Final = re.compile(r"score_\w+", re.ASCII)
 _PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
@@ -124,13 +123,12 @@ def places(file: IO[bytes]) -> Iterator[tuple[str, Place]]:
     key, found = "", dict[str, tuple[int, int]]()
     try:
         for member in tarwalk.members(stream):
-            folder, slash, base = member.name.removeprefix("./").rpartition("/")
-            stem, _, suffix = base.partition(".")
+            name = split_name(member.name)
             if member.is_file and not is_hidden(member.name):
-                if folder + slash + stem != key:
+                if name.key != key:
                     yield from _place(key, found)
-                    key, found = folder + slash + stem, {}
-                found.setdefault(suffix.lower(), (stream.position, member.size))
+                    key, found = name.key, {}
+                found.setdefault(name.suffix, (stream.position, member.size))
             stream.skip(member.size)
     except tarwalk.UnendedError:
         pass

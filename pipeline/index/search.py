@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from pipeline import balance
+from pipeline.index.build import NUMBERS
 
 SECONDS: Final = 0.2
 """For one count; pages of rows have ten times as long."""
@@ -25,11 +26,10 @@ MOST: Final = 200
 _STEPS: Final = 10_000  # instructions of SQLite's machine between two looks at the clock
 _FIRST: Final = 50_000  # samples of a query that are ranked
 _WORD: Final = re.compile(r'-?"[^"]*"|\S+')
-_NUMBERS: Final = ("width", "height", "bytes", "lang_score")
 _COLUMNS: Final = {
     "samples": (
         "id", "uid", "key", "shard", "suffix", "offset", "length", "json_offset", "json_length", "caption",
-        "url", "page_url", *_NUMBERS,
+        "url", "page_url", *NUMBERS,
     ),
     "rejects": ("id", "uid", "url", "caption", "page_url", "stage", "reason", "detail"),
 }  # fmt: skip
@@ -84,7 +84,7 @@ class Search:
         self._db.execute("PRAGMA query_only=ON")
         info = self._db.execute("PRAGMA table_info(samples)").fetchall()
         names = [row["name"] for row in info]
-        self.numbers = tuple(name for name in names if name in _NUMBERS or name.startswith("score_"))
+        self.numbers = tuple(name for name in names if name in NUMBERS or name.startswith("score_"))
         self.name = json.loads(self._meta("name") or '""')
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class Search:
         return Page([dict(row) for row in rows], total, is_exact)
 
     def _columns(self, table: str) -> str:
-        scores = [name for name in self.numbers if name not in _NUMBERS] if table == "samples" else []
+        scores = [name for name in self.numbers if name not in NUMBERS] if table == "samples" else []
         return ", ".join(f'{table}."{name}"' for name in (*_COLUMNS[table], *scores))
 
     def _source(self, wanted: Filter, table: str) -> tuple[str, list[Any]]:
