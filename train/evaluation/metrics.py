@@ -105,29 +105,15 @@ def map11(scores: Scores, truth: Bools) -> Measure:
 
     Precision counts whole runs of equal scores, so that it does not depend on the order of examples.
     """
-    order = np.argsort(-scores, axis=0, kind="stable")
-    ranked, ranked_truth = np.take_along_axis(scores, order, 0), np.take_along_axis(truth, order, 0)
-    last = np.ones(ranked.shape, np.bool_)
-    last[:-1] = ranked[1:] != ranked[:-1]
     levels = np.linspace(0, 1, 11)
 
-    def measure(weights: Weights | None = None) -> float:
-        w = np.ones(len(truth)) if weights is None else weights
-        values = []
-        for column in range(truth.shape[1]):
-            drawn, ends = w[order[:, column]], last[:, column]
-            positive = np.cumsum(drawn * ranked_truth[:, column])[ends]
-            total = np.cumsum(drawn)[ends]
-            if not positive[-1]:
-                continue
-            precision = np.divide(positive, total, out=np.zeros_like(positive), where=total > 0)
-            best = np.maximum.accumulate(precision[::-1])[::-1]
-            # Shares of whole numbers: half a part in a billion keeps 3/10 at the level 0.3.
-            first = np.searchsorted(positive / positive[-1], levels - 5e-10)
-            values.append(best[first].mean())
-        return float(np.mean(values)) if values else float("nan")
+    def value(positive: Weights, precision: Weights) -> float:
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        # Shares of whole numbers: half a part in a billion keeps 3/10 at the level 0.3.
+        first = np.searchsorted(positive / positive[-1], levels - 5e-10)
+        return float(best[first].mean())
 
-    return measure
+    return _mean_over_precisions(scores, truth, value)
 
 
 def mean_average_precision(scores: Scores, truth: Bools) -> Measure:
@@ -135,6 +121,16 @@ def mean_average_precision(scores: Scores, truth: Bools) -> Measure:
 
     Classes that do not occur are left out; runs of equal scores count as one step.
     """
+    return _mean_over_precisions(
+        scores, truth,
+        lambda positive, precision: float(np.diff(positive, prepend=0) @ precision / positive[-1]),
+    )  # fmt: skip
+
+
+def _mean_over_precisions(
+    scores: Scores, truth: Bools, value: Callable[[Weights, Weights], float]
+) -> Measure:
+    """Return the mean over the classes that occur of `value`(positives, precisions) down to each score."""
     order = np.argsort(-scores, axis=0, kind="stable")
     ranked, ranked_truth = np.take_along_axis(scores, order, 0), np.take_along_axis(truth, order, 0)
     last = np.ones(ranked.shape, np.bool_)
@@ -149,7 +145,7 @@ def mean_average_precision(scores: Scores, truth: Bools) -> Measure:
             total = np.cumsum(drawn)[ends]
             if positive[-1]:
                 precision = np.divide(positive, total, out=np.zeros_like(positive), where=total > 0)
-                values.append(np.diff(positive, prepend=0) @ precision / positive[-1])
+                values.append(value(positive, precision))
         return float(np.mean(values)) if values else float("nan")
 
     return measure
