@@ -21,8 +21,7 @@ from pipeline.terminal import output, terminal
 
 def main(argv: Sequence[str], prog: str = "openwit browse") -> int:
     """Serve until Ctrl-C; return the exit code."""
-    argv = [*(["--run", argv[0], *argv[1:]] if argv and not argv[0].startswith("-") else argv)]
-    options, _ = parser.parse(BrowseConfig, argv, prog=prog)
+    options, _ = parser.parse(BrowseConfig, cli.run_first(argv), prog=prog)
     return guarded(prog, terminal(), "", lambda: browse(options))
 
 

@@ -19,9 +19,13 @@ from pipeline.terminal import Terminal, output, show_places, terminal
 
 def main(argv: Sequence[str], prog: str = "openwit index") -> int:
     """Build or renew an index; return the exit code."""
-    argv = [*argv[:0], *(["--run", argv[0], *argv[1:]] if argv and not argv[0].startswith("-") else argv)]
-    options, _ = parser.parse(IndexConfig, argv, prog=prog)
+    options, _ = parser.parse(IndexConfig, run_first(argv), prog=prog)
     return guarded(prog, terminal(), "", lambda: index(options))
+
+
+def run_first(argv: Sequence[str]) -> list[str]:
+    """Return arguments in which a first one without a name is --run."""
+    return ["--run", *argv] if argv and not argv[0].startswith("-") else [*argv]
 
 
 def index(options: IndexConfig) -> int:
