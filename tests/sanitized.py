@@ -111,12 +111,26 @@ def language(module: ModuleType, rng: np.random.Generator) -> None:
         line = "".join(chr(code) for code in codes.tolist() if not 0xD800 <= code < 0xE000)
         labels, scores = module.predict(model, line, int(rng.integers(1, 17)))
         assert len(labels) == len(scores) and list(scores) == sorted(scores, reverse=True)
+        known = {name: rng.random() for name in ("de", "", "en", "xx", "ja")[: rng.integers(0, 6)]}
+        letters = -1 if line.isascii() else int(rng.integers(0, 60))
+        told = module.tell(
+            model,
+            line,
+            letters,
+            rng.choice([None, frozenset({"ja"})]),
+            0.6,
+            known,
+            0.01,
+            rng.choice(["", "en"]),
+        )
+        assert told is None or (0 <= told[1] <= 1 and 0 <= told[2] <= 1), told
     damaged = bytearray(data)
     for place in rng.integers(0, rng.choice([200, 20_000, len(data)]), rng.integers(1, 5)):
         damaged[place] = rng.integers(0, 256)
     for wrong in (data[: rng.integers(0, len(data))], bytes(damaged)):
         try:
             module.predict(module.load(wrong), "a dog on the beach", 5)
+            module.tell(module.load(wrong), "a dog on the beach", -1, None, 0.6, {}, 0.01, "en")
         except ValueError:
             continue
     for arguments in (
@@ -131,6 +145,20 @@ def language(module: ModuleType, rng: np.random.Generator) -> None:
         except (TypeError, ValueError):
             continue
         raise AssertionError(arguments)
+    sound = (model, "a dog", -1, None, 0.6, {"en": 0.5}, 0.01, "en")
+    for place, value in enumerate((None, "\ud800", "1", "abc", "x", {1: 0.5}, None, None)):
+        for wrong_one in (value, b"a"):
+            try:
+                module.tell(*sound[:place], wrong_one, *sound[place + 1 :])
+            except (TypeError, ValueError):
+                continue
+            raise AssertionError(place, wrong_one)
+    for wrong_priors in ({"en": "x"}, {"ko": None}):
+        try:
+            module.tell(*sound[:5], wrong_priors, *sound[6:])
+        except TypeError:
+            continue
+        raise AssertionError(wrong_priors)
 
 
 def resample(module: ModuleType, rng: np.random.Generator) -> None:

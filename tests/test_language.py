@@ -19,6 +19,7 @@ from pipeline.captions.match import MatchAll, Matcher
 from pipeline.options import TextRules
 from pipeline.sources import Image
 
+GERMAN = ("Ein Hund am Strand", "Die Katze schläft auf dem Sofa", "Blick aus dem Fenster im Winter")
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text/multi30k"
 
 pytestmark = pytest.mark.skipif(
@@ -109,6 +110,32 @@ def test_our_code_says_what_fasttext_says(text: str) -> None:
         assert ours(line, k) == theirs(line, k)
 
 
+_PAGES = (
+    ("", "", ()), ("de", "", ()), ("xx", "", ()), ("", "https://a.test/", GERMAN),
+    ("en", "https://a.fr/", GERMAN),
+)  # fmt: skip
+
+
+@given(
+    st.text(st.characters(exclude_categories=())),
+    st.sampled_from(_PAGES),
+    st.sampled_from(["", "en", "de", "xx", "ä"]),
+)
+@example("A DOG\x1con the\x00beach", _PAGES[0], "en")
+@example("한국", _PAGES[4], "en")
+@example("a dog on the beach of an island in the sea " * 50, _PAGES[4], "")
+def test_one_call_tells_what_evidence_and_decide_do(
+    text: str, page: tuple[str, str, tuple[str, ...]], wanted: str
+) -> None:
+    identifier = _shared()
+    evidence, prior = identifier.evidence(text), prior_of(identifier, page[0], page[2], page[1])
+    expected = None if evidence is None else decide(evidence, prior, wanted)
+    assert identifier.tell(text, prior, wanted) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identifier, "_model", None)
+        assert identifier.tell(text, prior, wanted) == expected
+
+
 @cache
 def _predictors() -> tuple[language.Predict, language.Predict]:
     pytest.importorskip("pipeline.captions._language", reason="not built")
@@ -156,9 +183,6 @@ def judge(lang: str) -> CaptionJudge:
     return CaptionJudge(MatchAll(), TextRules(), Identifier(), lang, False)
 
 
-GERMAN = ("Ein Hund am Strand", "Die Katze schläft auf dem Sofa", "Blick aus dem Fenster im Winter")
-
-
 def test_plain_english_is_not_refused_for_its_top_label() -> None:
     for text in ("A hat laid out on a white bed", "the t-shirt hangs on a wooden door"):
         verdict = judge("en").judge(text)
@@ -171,13 +195,18 @@ def test_plain_english_is_not_refused_for_its_top_label() -> None:
 
 def test_the_language_is_told_last_of_what_matches(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    evidence = Identifier.evidence
 
-    def noted(identifier: Identifier, text: str) -> language.Evidence | None:
-        asked.append(text)
-        return evidence(identifier, text)
+    def noted(name: str) -> None:
+        plain = getattr(Identifier, name)
 
-    monkeypatch.setattr(Identifier, "evidence", noted)
+        def asks(identifier: Identifier, text: str, *rest: object) -> object:
+            asked.append(text)
+            return plain(identifier, text, *rest)
+
+        monkeypatch.setattr(Identifier, name, asks)
+
+    noted("tell")
+    noted("evidence")
     texts = ("Ein Hund am Strand", "Ein Haus am See", "a dog", "IMG_0001.JPG")
     images = [Image(f"https://a.test/{i}.jpg", (("alt", text),), "https://a.test/") for i, text in
               enumerate(texts)]  # fmt: skip
@@ -186,7 +215,7 @@ def test_the_language_is_told_last_of_what_matches(monkeypatch: pytest.MonkeyPat
     reasons = dict(zip(rejected["caption"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
     assert reasons == {texts[0]: "language", texts[1]: "no_match", texts[3]: "file_name"}
     page = " ".join(texts[:3])
-    assert asked == [texts[0], page, texts[2]], "of the page once, of no text that something else refuses"
+    assert asked == [page, texts[0], texts[2]], "of the page once, of no text that something else refuses"
     asked.clear()
     judge_piece(iter(images[1:2]), "s", strict, 16)
     assert asked == [], "nor of a page without a match"

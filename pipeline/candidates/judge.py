@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import querylist, schemas, storage, urls
 from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.captions import language
-from pipeline.captions.language import NO_PAGE, UNDETERMINED, Evidence, Identifier, Prior
+from pipeline.captions.language import NO_PAGE, UNDETERMINED, Identifier, Prior
 from pipeline.captions.match import MatchAll, Matcher, Rule, warn_without_module
 from pipeline.captions.text import check, clean, mask_contacts
 from pipeline.http import named
@@ -59,8 +59,8 @@ class _Text:
     reason: str = ""
     matched: list[int] | None = None
     """Queries, once they were looked for."""
-    evidence: tuple[Evidence | None] | None = None
-    """Of its language, once it was looked for."""
+    told: tuple[Prior, tuple[str, float, float] | None] | None = None
+    """Its language as the last page made it, once it was looked for."""
 
 
 class CaptionJudge:
@@ -118,11 +118,10 @@ class CaptionJudge:
             return Verdict(read.caption, "no_match", "", [], "", 0.0)
         if self._identifier is None:
             return Verdict(read.caption, "", "", read.matched, "", 0.0)
-        if read.evidence is None:
-            read.evidence = (self._identifier.evidence(read.caption),)
-        lang, score, wanted = UNDETERMINED, 0.0, 0.0
-        if read.evidence[0] is not None:
-            lang, score, wanted = language.decide(read.evidence[0], page(), self._wanted)
+        prior = page()
+        if read.told is None or read.told[0] is not prior:
+            read.told = (prior, self._identifier.tell(read.caption, prior, self._wanted))
+        lang, score, wanted = read.told[1] or (UNDETERMINED, 0.0, 0.0)
         if self._wanted and wanted < language.IN_USE.improbable:
             return Verdict(read.caption, "language", f"{lang} {score:.4f}", [], lang, score)
         return Verdict(read.caption, "", "", read.matched, lang, score)

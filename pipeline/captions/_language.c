@@ -22,6 +22,7 @@
 typedef struct {
     int32_t minn, maxn, nwords, nlabels, nodes;
     uint32_t bucket, word_mask, gram_mask;
+    uint64_t inverse;       /* of bucket: 2^64 / bucket, rounded up */
     float (*rows)[DIM];     /* of words, then of the n-grams that are kept */
     float *out;             /* DIM x nodes: the weights of the inner nodes, transposed */
     char *text;             /* the words, one after the other */
@@ -70,8 +71,17 @@ static uint32_t hash_of(const char *word, size_t size) {
     return hash;
 }
 
+/* hash % bucket by two multiplications (Lemire, Kaser, Kurz 2019, arXiv 1902.01961: exact for 32 bits). */
+static inline uint32_t key_of(const Model *m, uint32_t hash) {
+#ifdef __SIZEOF_INT128__
+    return (uint32_t)(((unsigned __int128)(m->inverse * hash) * m->bucket) >> 64);
+#else
+    return hash % m->bucket;
+#endif
+}
+
 static inline int32_t find_gram(const Model *m, uint32_t hash) {
-    uint32_t key = hash % m->bucket;
+    uint32_t key = key_of(m, hash);
     if (!(m->kept[key >> 3] >> (key & 7) & 1)) return -1;
     uint32_t slot = (key * 2654435761u) & m->gram_mask;
     while ((uint32_t)m->gram_keys[slot] != key) slot = (slot + 1) & m->gram_mask;
@@ -241,6 +251,7 @@ static int load_model(Model *m, Reader *from) {
         || args[9] < 1 || args[10] < args[9] || args[10] > 8)
         return 0;
     m->bucket = (uint32_t)args[8];
+    m->inverse = UINT64_MAX / m->bucket + 1; /* of bucket 1 it is 0, as is every key */
     m->minn = args[9];
     m->maxn = args[10];
     if (!take(from, sizes, sizeof sizes) || !take(from, &tokens, sizeof tokens)
@@ -313,6 +324,17 @@ static inline int is_space(char c) {
 
 static inline float log_of(float x) { return (float)log(x + 1e-5); }
 
+/* What log_of is at most, by the first bits of x + 1e-5: 18 powers of two from 2^-17 on, 32 parts of each. */
+#define PARTS 32
+#define POWERS 18
+#define FIRST_PART ((1023u - 17) * PARTS)
+static float log_most[POWERS * PARTS];
+
+static void fill_logs(void) {
+    for (int i = 0; i < POWERS * PARTS; i++)
+        log_most[i] = (float)(log(ldexp(1 + (i % PARTS + 1.0) / PARTS, i / PARTS - 17)) + 1e-4);
+}
+
 typedef struct {
     float score;
     int32_t node;
@@ -326,8 +348,25 @@ typedef struct {
     Found best[MOST]; /* by falling score */
 } Search;
 
+/* Whether a score is too low for the labels that are looked for. */
+static inline int is_low(const Search *s, float score) {
+    return score < s->least || (s->count == s->most && score < s->best[s->count - 1].score);
+}
+
+static void look(Search *s, int32_t node, float score);
+
+/* Look at a child that has the share x of its parent; most have so little that no logarithm is needed. */
+static inline void look_at_child(Search *s, int32_t node, float score, float x) {
+    double shifted = x + 1e-5;
+    uint64_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    uint64_t part = (bits >> 47) - FIRST_PART;
+    if (part < POWERS * PARTS && is_low(s, score + log_most[part])) return;
+    look(s, node, score + log_of(x));
+}
+
 static void look(Search *s, int32_t node, float score) {
-    if (score < s->least || (s->count == s->most && score < s->best[s->count - 1].score)) return;
+    if (is_low(s, score)) return;
     if (s->m->left[node] < 0) {
         if (s->count < s->most) s->count++;
         int i = s->count - 1;
@@ -336,25 +375,18 @@ static void look(Search *s, int32_t node, float score) {
         return;
     }
     float f = (float)(1. / (1 + expf(-s->dots[node - s->m->nlabels])));
-    look(s, s->m->left[node], score + log_of((float)(1.0 - f)));
-    look(s, s->m->right[node], score + log_of(f));
+    look_at_child(s, s->m->left[node], score, (float)(1.0 - f));
+    look_at_child(s, s->m->right[node], score, f);
 }
 
-static PyObject *predict(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    (void)self;
-    if (count != 3) return PyErr_Format(PyExc_TypeError, "predict(model, line, k)");
-    const Model *m = PyCapsule_GetPointer(args[0], CAPSULE);
-    Py_ssize_t size;
-    const char *line = m ? PyUnicode_AsUTF8AndSize(args[1], &size) : NULL;
-    long k = line ? PyLong_AsLong(args[2]) : 0;
-    if (line == NULL || (k == -1 && PyErr_Occurred())) return NULL;
-    if (k < 1 || k > MOST) return PyErr_Format(PyExc_ValueError, "k is from 1 to %d", MOST);
+/* Find the likeliest labels of a line, with the logarithms of their probabilities. */
+static Search search(const Model *m, const char *line, size_t size, int most) {
     Hidden hidden = {{0}, 0};
-    for (Py_ssize_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < size; i++) {
         if (is_space(line[i])) continue;
-        Py_ssize_t start = i;
+        size_t start = i;
         while (i < size && !is_space(line[i])) i++;
-        add_word(m, &hidden, line + start, (size_t)(i - start));
+        add_word(m, &hidden, line + start, i - start);
     }
     add_word(m, &hidden, "</s>", 4);
     float dots[1 << 12];
@@ -367,14 +399,28 @@ static PyObject *predict(PyObject *self, PyObject *const *args, Py_ssize_t count
             for (int32_t i = 0; i < m->nodes; i++) dots[i] += out[i] * value;
         }
     }
-    Search search = {m, dots, log_of(0.0f), (int)k, 0, {{0, 0}}};
-    look(&search, 2 * m->nlabels - 2, 0.0f);
-    PyObject *labels = PyTuple_New(search.count), *scores = PyTuple_New(search.count);
+    Search found = {m, dots, log_of(0.0f), most, 0, {{0, 0}}};
+    look(&found, 2 * m->nlabels - 2, 0.0f);
+    found.dots = NULL;
+    return found;
+}
+
+static PyObject *predict(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "predict(model, line, k)");
+    const Model *m = PyCapsule_GetPointer(args[0], CAPSULE);
+    Py_ssize_t size;
+    const char *line = m ? PyUnicode_AsUTF8AndSize(args[1], &size) : NULL;
+    long k = line ? PyLong_AsLong(args[2]) : 0;
+    if (line == NULL || (k == -1 && PyErr_Occurred())) return NULL;
+    if (k < 1 || k > MOST) return PyErr_Format(PyExc_ValueError, "k is from 1 to %d", MOST);
+    Search found = search(m, line, (size_t)size, (int)k);
+    PyObject *labels = PyTuple_New(found.count), *scores = PyTuple_New(found.count);
     if (labels && scores) {
-        for (int i = 0; i < search.count; i++) {
-            PyObject *score = PyFloat_FromDouble(expf(search.best[i].score)), *label;
+        for (int i = 0; i < found.count; i++) {
+            PyObject *score = PyFloat_FromDouble(expf(found.best[i].score)), *label;
             if (score == NULL) goto failed;
-            label = m->labels[search.best[i].node];
+            label = m->labels[found.best[i].node];
             Py_INCREF(label);
             PyTuple_SetItem(labels, i, label);
             PyTuple_SetItem(scores, i, score);
@@ -390,13 +436,160 @@ failed:
     return NULL;
 }
 
+/* The rest is `Identifier.evidence` and `decide` of language.py in one, in the same order of the same steps. */
+#define TOP 5
+#define LEAST 1e-7
+
+typedef struct {
+    PyObject *names[TOP];
+    double likely[TOP], other;
+    int count;
+    PyObject *not_latin; /* where there is no Latin letter: the languages that need none; else NULL */
+} Evidence;
+
+static Evidence evidence_of(const Search *found, Py_ssize_t letters, double certainty, PyObject *not_latin) {
+    Evidence text = {.count = found->count, .not_latin = not_latin};
+    double scores[TOP], sum = 0, least = INFINITY, power = certainty + (double)letters / 50;
+    for (int i = 0; i < text.count; i++) {
+        text.names[i] = found->m->labels[found->best[i].node];
+        scores[i] = expf(found->best[i].score);
+        sum += scores[i];
+        if (scores[i] < least) least = scores[i];
+    }
+    double rest = (1 - sum) / TOP;
+    if (!(rest >= LEAST)) rest = LEAST;
+    if (least < rest) rest = least;
+    text.other = rest > LEAST ? rest : LEAST;
+    if (power > 1) power = 1;
+    int as_it_is = power == 1 && least >= LEAST;
+    for (int i = 0; i < text.count; i++)
+        text.likely[i] = as_it_is ? scores[i] : pow(scores[i] > LEAST ? scores[i] : LEAST, power);
+    if (!as_it_is) text.other = pow(text.other, power);
+    return text;
+}
+
+/* The place of a language among the likeliest, or -1. */
+static int place_of(const Evidence *text, PyObject *name) {
+    for (int i = 0; i < text->count; i++)
+        if (text->names[i] == name || !PyUnicode_Compare(text->names[i], name)) return i;
+    return -1;
+}
+
+/* A language's likelihood; the error of a set that cannot be asked shows at the end. */
+static double likelihood(const Evidence *text, PyObject *name, int place) {
+    if (text->not_latin && PySet_Contains(text->not_latin, name) < 1) return LEAST;
+    return place < 0 ? text->other : text->likely[place];
+}
+
+typedef struct {
+    PyObject *best, *wanted; /* borrowed */
+    double weight, of_wanted, total;
+} Posterior;
+
+static void weigh(Posterior *all, PyObject *name, double weight) {
+    all->total += weight;
+    if (all->best == NULL || weight > all->weight) {
+        all->best = name;
+        all->weight = weight;
+    }
+    if (name == all->wanted || !PyUnicode_Compare(name, all->wanted)) all->of_wanted = weight;
+}
+
+/* round(x, 4) of a number from 0 to 1; what is near the middle of two is left to Python. */
+static PyObject *rounded(double x) {
+    double scaled = x * 1e4, whole = floor(scaled + 0.5), away = fabs(scaled - whole);
+    if (x >= 0 && x <= 1 && away < 0.499999) return PyFloat_FromDouble(whole / 1e4);
+    PyObject *number = PyFloat_FromDouble(x);
+    PyObject *result = number ? PyObject_CallMethod(number, "__round__", "i", 4) : NULL;
+    Py_XDECREF(number);
+    return result;
+}
+
+static PyObject *decide(const Evidence *text, PyObject *known, double unknown, PyObject *wanted) {
+    Posterior all = {NULL, wanted, 0, 0, 0};
+    PyObject *name, *value;
+    Py_ssize_t at = 0, priors = PyDict_Size(known);
+    int of_known = 0, has_wanted = PyUnicode_GetLength(wanted) > 0;
+    for (int i = 0; i < text->count; i++) {
+        value = priors ? PyDict_GetItemWithError(known, text->names[i]) : NULL;
+        weigh(&all, text->names[i],
+              likelihood(text, text->names[i], i) * (value ? PyFloat_AsDouble(value) : unknown));
+    }
+    while (PyDict_Next(known, &at, &name, &value)) {
+        if (!PyUnicode_Check(name)) return PyErr_Format(PyExc_TypeError, "languages are text");
+        of_known |= !PyUnicode_Compare(name, wanted);
+        if (PyUnicode_GetLength(name) > 0 && place_of(text, name) < 0)
+            weigh(&all, name, likelihood(text, name, -1) * PyFloat_AsDouble(value));
+    }
+    if (has_wanted && !of_known && place_of(text, wanted) < 0)
+        weigh(&all, wanted, likelihood(text, wanted, -1) * unknown);
+    PyObject *score = PyErr_Occurred() ? NULL : rounded(all.weight / all.total);
+    PyObject *share = score ? rounded(all.of_wanted / all.total) : NULL;
+    PyObject *decision = share ? PyTuple_Pack(3, all.best, score, share) : NULL;
+    Py_XDECREF(score);
+    Py_XDECREF(share);
+    return decision;
+}
+
+/* Write ASCII text in small letters, with a space for each white space; return how many letters it has. */
+static Py_ssize_t lower(const char *text, Py_ssize_t size, char *line) {
+    Py_ssize_t letters = 0;
+    for (Py_ssize_t i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)text[i], small = c | 32;
+        int letter = small >= 'a' && small <= 'z';
+        letters += letter;
+        line[i] = (char)(letter ? small : c >= 0x1c && c < 0x20 ? ' ' : c);
+    }
+    return letters;
+}
+
+static PyObject *tell(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    if (count != 8) return PyErr_Format(PyExc_TypeError, "tell takes 8 arguments");
+    const Model *m = PyCapsule_GetPointer(args[0], CAPSULE);
+    Py_ssize_t size;
+    const char *text = m ? PyUnicode_AsUTF8AndSize(args[1], &size) : NULL;
+    if (text == NULL) return NULL;
+    Py_ssize_t letters = PyLong_AsSsize_t(args[2]);
+    double certainty = PyFloat_AsDouble(args[4]), unknown = PyFloat_AsDouble(args[6]);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *not_latin = args[3] == Py_None ? NULL : args[3];
+    if ((not_latin && !PyAnySet_Check(not_latin)) || !PyDict_Check(args[5]) || !PyUnicode_Check(args[7]))
+        return PyErr_Format(PyExc_TypeError, "tell takes a set, a dict and a language");
+    char short_line[512], *line = NULL;
+    if (letters < 0) {
+        line = size <= (Py_ssize_t)sizeof short_line ? short_line : malloc((size_t)size);
+        if (line == NULL) return PyErr_NoMemory();
+        letters = lower(text, size, line);
+    }
+    PyObject *decision = NULL;
+    if (letters) {
+        Search found = search(m, line ? line : text, (size_t)size, TOP);
+        Evidence read = evidence_of(&found, letters, certainty, not_latin);
+        if (read.count)
+            decision = decide(&read, args[5], unknown, args[7]);
+        else
+            PyErr_SetString(PyExc_ValueError, "the model knows no language");
+    } else {
+        Py_INCREF(Py_None);
+        decision = Py_None;
+    }
+    if (line != short_line) free(line);
+    return decision;
+}
+
 static PyMethodDef methods[] = {
     {"load", load, METH_O, "Return a model from the bytes of its file; ValueError for another kind of model."},
     {"predict", (PyCFunction)(void (*)(void))predict, METH_FASTCALL,
      "Return the k likeliest labels of a line and their probabilities."},
+    {"tell", (PyCFunction)(void (*)(void))tell, METH_FASTCALL,
+     "Return the language of a text, its probability and that of the wanted one; None without a letter."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_language", NULL, 0, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__language(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__language(void) {
+    fill_logs();
+    return PyModule_Create(&module);
+}

@@ -12,8 +12,9 @@ all, so they weigh as `Weights` says and the page's own captions outvote them. d
 measurements, on captions that the weights were not fitted to.
 """
 
-import contextlib
+import functools
 import importlib.util
+import operator
 import re
 import string
 from collections.abc import Callable, Iterable
@@ -176,7 +177,7 @@ def decide(evidence: Evidence, prior: Prior, wanted: str = "") -> Decision:
     for name in (*known, wanted):
         if name and name not in weights:
             weights[name] = evidence.of(name) * known.get(name, unknown)
-    total = sum(weights.values())
+    total = _sum(weights.values())
     best = max(weights, key=weights.__getitem__)
     return Decision(best, round(weights[best] / total, 4), round(weights.get(wanted, 0.0) / total, 4))
 
@@ -192,11 +193,25 @@ def model_path() -> Path:
     return path
 
 
+def _load(path: Path) -> "_language.Model | None":
+    """Return a model as our own code reads it; None where that is not built, or for another kind of model."""
+    if _language is None:
+        return None
+    try:
+        return _language.load(path.read_bytes())
+    except ValueError:
+        return None
+
+
 def predictor(path: Path) -> Predict:
     """Return what names the likeliest languages of a line: our code where it was built, else fastText's."""
-    if _language is not None:
-        with contextlib.suppress(ValueError):  # another kind of model
-            return partial(_language.predict, _language.load(path.read_bytes()))
+    if (model := _load(path)) is not None:
+        return partial(_language.predict, model)
+    return _fasttext(path)
+
+
+def _fasttext(path: Path) -> Predict:
+    """Return fastText's own code."""
     try:
         import fasttext
     except ModuleNotFoundError as error:
@@ -214,7 +229,9 @@ class Identifier:
     """The language identifier, loaded once a process (1 MB of model); it cannot be pickled."""
 
     def __init__(self, path: Path | None = None, weights: Weights = IN_USE) -> None:
-        self._predict, self._certainty = predictor(path or model_path()), weights.certainty
+        path = path or model_path()
+        self._model, self._predict = _load(path), predictor(path)
+        self._certainty = weights.certainty
 
     def evidence(self, text: str) -> Evidence | None:
         """Return what a text speaks for; None if it has no letter. Never raises.
@@ -223,25 +240,31 @@ class Identifier:
         texts are told to be English). The model is too sure of short texts: its probabilities are raised to a
         power that grows with the letters, up to 1.
         """
-        # The model reads one line; lone surrogates cannot be encoded for it.
-        line = " ".join(text.lower().split())
-        if line.isascii():
-            letters = len(line.encode().translate(None, _ASCII_OTHERS))
-            latin = letters > 0
-        else:
-            line = line.encode("utf-8", "ignore").decode()
-            letters = sum(map(str.isalpha, line))
-            latin = _LATIN.search(line) is not None
+        line, letters, latin = _line(text)
         if not letters:
             return None
         labels, scores = self._predict(line, _TOP)
-        rest = max((1 - sum(scores)) / _TOP, _LEAST)  # of each label that was not asked for, at most
+        rest = max((1 - _sum(scores)) / _TOP, _LEAST)  # of each label that was not asked for, at most
         power = min(1.0, self._certainty + letters / 50)
         other = max(_LEAST, min(rest, *scores))
         if power == 1 and min(scores) >= _LEAST:  # as of most: nothing changes
             return Evidence(dict(zip(labels, scores, strict=True)), other, latin)
         likely = {label: max(score, _LEAST) ** power for label, score in zip(labels, scores, strict=True)}
         return Evidence(likely, other**power, latin)
+
+    def tell(self, text: str, prior: Prior = NO_PAGE, wanted: str = "") -> tuple[str, float, float] | None:
+        """Return the `Decision` on a text; None if it has no letter. Never raises.
+
+        It is `evidence` and `decide` in one: the C module does both, where it is built.
+        """
+        if self._model is None:
+            evidence = self.evidence(text)
+            return None if evidence is None else decide(evidence, prior, wanted)
+        if text.isascii():
+            return _language.tell(self._model, text, -1, None, self._certainty, *prior, wanted)
+        line, letters, latin = _line(text)
+        others = None if latin else _NOT_LATIN
+        return _language.tell(self._model, line, letters, others, self._certainty, *prior, wanted)
 
     def of_page(self, captions: Iterable[str]) -> Evidence | None:
         """Return what a page's captions together speak for; None if they are fewer than two."""
@@ -255,8 +278,20 @@ class Identifier:
 
         Text without a letter has none: ("und", 0.0).
         """
-        evidence = self.evidence(text)
-        if evidence is None:
-            return UNDETERMINED, 0.0
-        found = decide(evidence, NO_PAGE)
-        return found.lang, found.score
+        found = self.tell(text)
+        return (UNDETERMINED, 0.0) if found is None else found[:2]
+
+
+def _line(text: str) -> tuple[str, int, bool]:
+    """Return a text as the model reads it, how many letters it has, and whether one is Latin."""
+    line = " ".join(text.lower().split())
+    if line.isascii():
+        letters = len(line.encode().translate(None, _ASCII_OTHERS))
+        return line, letters, letters > 0
+    line = line.encode("utf-8", "ignore").decode()  # lone surrogates cannot be encoded for it
+    return line, sum(map(str.isalpha, line)), _LATIN.search(line) is not None
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    """Return a sum as it is rounded addition by addition; Python's own rounds once, from 3.12 on."""
+    return functools.reduce(operator.add, numbers, 0.0)
