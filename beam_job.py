@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from pipeline import extras
+from pipeline.verbosity import take_verbosity, verbosity
 
 # command: module, function of (argv) -> exit code, what it does, the extras it needs
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
@@ -53,9 +54,48 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`openwit COMMAND --help` explains every option; each takes --config FILE.toml as well.",
+            "openwit help COMMAND        the options that most runs need (--help does the same)",
+            "openwit COMMAND --help-all  every option",
+            "openwit completion SHELL    a script that completes commands and options in bash, zsh or fish",
+            "openwit --version",
+            "",
+            "Every command takes --config FILE.toml, --quiet (errors and the result alone) and --verbose.",
         ]
     )
+
+
+def unknown(name: str) -> str:
+    """Return the line for a first argument that is no command: the nearest one, or the place of an option."""
+    from pipeline.config import fields, nearest
+
+    if not name.startswith("-"):
+        return f"unknown command {name}{nearest(name, [*COMMANDS, 'help', 'completion'])}"
+    from pipeline import reference
+    from pipeline.options import presets
+
+    if line := presets.IMG2DATASET.advice(name):
+        return f"{line}: openwit crawl --source urls.parquet --out run ..."
+    option = name.partition("=")[0].removeprefix("--").replace("-", "_")
+    takers = [c for c in reference.CONFIGS if option in dict(fields(reference.config_of(c)))]
+    if takers:
+        return f"{name} comes after a command: openwit {takers[0]} {name} ..."
+    return f"unknown option {name}; a command comes first"
+
+
+def completion(arguments: Sequence[str]) -> int:
+    """Print the completion script for a shell."""
+    shells = ("bash", "zsh", "fish")
+    if len(arguments) != 1 or arguments[0] not in shells:
+        sys.stderr.write(
+            "openwit completion: error: give bash, zsh or fish, such as\n"
+            "  openwit completion bash > ~/.local/share/bash-completion/completions/openwit\n"
+        )
+        return 2
+    from pipeline import config, reference
+
+    commands = {name: reference.config_of(name) for name in reference.CONFIGS}
+    sys.stdout.write(config.completion(commands, arguments[0]))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"] and len(arguments) > 1:
         arguments = [*arguments[1:], "--help"]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all", "help"):
         sys.stdout.write(usage() + "\n")
         return 0
     if arguments[0] in ("-V", "--version"):
@@ -71,16 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"openwit {metadata.version('openwit')}\n")
         return 0
-    name, *rest = arguments
+    if arguments[0] == "completion":
+        return completion(arguments[1:])
+    name, *rest = take_verbosity(arguments)
     if name not in COMMANDS:
-        from pipeline.config import nearest
-
-        sys.stderr.write(
-            f"openwit: error: unknown command {name}{nearest(name, [*COMMANDS, 'help'])}\n\n{usage()}\n"
-        )
+        sys.stderr.write(f"openwit: error: {unknown(name)}\n\n{usage()}\n")
         return 2
-    if {"-h", "--help"} & set(rest):
-        from pipeline import reference  # which needs the options alone, not what they are for
+    if {"-h", "--help", "--help-all"} & set(rest):
+        from pipeline import reference  # it needs the options alone, not the packages of the work
 
         reference.show_help(name, rest)
     from pipeline.terminal import LogFormatter, show_tracebacks_plainly
@@ -90,12 +128,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = logging.StreamHandler()
     shown.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[shown])
+    if verbosity() == "verbose":
+        for package in ("pipeline", "queries", "dedup", "train"):
+            logging.getLogger(package).setLevel(logging.DEBUG)
     for handler in logging.getLogger().handlers:
         # What Beam says on import where its gcp extra is not installed.
         handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
     module, function, _, needed = COMMANDS[name]
     prog = f"openwit {name}"
-    if not {"-h", "--help"} & set(rest) and (package := extras.missing(needed)):
+    if not {"-h", "--help", "--help-all"} & set(rest) and (package := extras.missing(needed)):
         sys.stderr.write(extras.sentence(prog, package, needed))
         return 2
     try:

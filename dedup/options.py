@@ -3,7 +3,7 @@
 import datetime
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -20,6 +20,27 @@ class OverlapConfig:
 
     Run the same command again to continue where it stopped, or with other thresholds or predictions.
     """
+
+    COMMON: ClassVar = frozenset(
+        {
+            "run",
+            "eval",
+            "out",
+            "predictions",
+            "thresholds",
+            "decontaminate",
+            "detector",
+            "text",
+            "workers",
+            "check",
+        }
+    )
+    """Options that --help explains."""
+    EXAMPLES: ClassVar = (
+        "openwit overlap --run run --eval cifar10=eval/cifar10 --out overlap",
+        "openwit overlap --run 'cc12m/*.tar' --eval pets=pets.parquet --decontaminate pets --out found",
+    )
+    """Lines of the help."""
 
     run: str
     """The training set: the folder of an openwit run, or a glob of any WebDataset's .tar shards."""

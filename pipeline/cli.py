@@ -35,7 +35,6 @@ from pipeline.http.user_agent import NO_CONTACT
 from pipeline.keep_if import KeepIf
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, ImageOptions, presets
-from pipeline.options.crawl import COMMON
 from pipeline.progress import ShowProgress
 from pipeline.publishing import StageOptions
 from pipeline.run_folder import Layout
@@ -52,8 +51,7 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
     except ValueError as error:
         parser.usage_error(prog, str(error))
     options, beam_flags = parser.parse(
-        CrawlConfig, argv, prog=prog, beam=True, implied=presets.implied, others=presets.IMG2DATASET,
-        common=COMMON,
+        CrawlConfig, argv, prog=prog, beam=True, implied=presets.implied, other=presets.IMG2DATASET,
     )  # fmt: skip
     console = terminal()
     work = Layout(options.out.rstrip("/")).work

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline import config, extras, private, processes, storage
-from pipeline.terminal import told
+from pipeline.terminal import Terminal, told
 from pipeline.untrusted import visible_lines
+from pipeline.verbosity import verbosity
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATIENCE: Final = 15.0
@@ -137,8 +138,8 @@ def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -
             if line := extras.advice(prog, error):
                 sys.stderr.write(visible_lines(line))
                 return 2
-            return _failed(console, work, error)
-    console.print("Stopped. The same command continues where it stopped.")
+            return _failed(console if verbosity() != "quiet" else Terminal(stderr=True), work, error)
+    Terminal(stderr=True).print("Stopped. Run the same command again to continue.")
     return stop.code
 
 
@@ -155,5 +156,7 @@ def _failed(console: Console, work: str, error: Exception) -> int:
         console.print(f"Details are in {path}.", soft_wrap=True)
     except OSError:  # no such folder, or no room there either
         sys.stderr.write(visible_lines("".join(traceback.format_exception(error))))
-    console.print("When the cause is removed, the same command continues where it stopped.")
+    if verbosity() == "verbose":
+        sys.stderr.write(visible_lines("".join(traceback.format_exception(error))))
+    console.print("Once the cause is removed, run the same command again to continue.")
     return 1

@@ -5,16 +5,18 @@ in the table [beam]; what is typed wins. An unknown key or flag is refused with 
 """
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
 import inspect
+import io
 import json
 import sys
 import tomllib
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 import tyro
@@ -25,6 +27,28 @@ from pipeline.publishing import Value
 C = TypeVar("C")
 
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+HELP: Final = frozenset({"-h", "--help", "--help-all"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counterparts:
+    """The options of a tool that people come from, and their names here."""
+
+    tool: str
+    flags: Mapping[str, str]
+    """By name with `_`, without `--`: the flag to give here, or a phrase such as "not needed"."""
+
+    def advice(self, flag: str) -> str:
+        """Return the line for a flag of that tool, or "" for any other.
+
+        >>> Counterparts(tool="img2dataset", flags={"url_list": "--source"}).advice("--url_list")
+        '--url_list is an option of img2dataset; use --source here'
+        """
+        instead = self.flags.get(flag.removeprefix("--").replace("-", "_"))
+        if instead is None:
+            return ""
+        verb = "use " if instead.startswith("--") else ""
+        return f"{flag} is an option of {self.tool}; {verb}{instead}{' here' if verb else ''}"
 
 
 def fields(config_class: type) -> Iterator[tuple[str, Any]]:
@@ -76,16 +100,52 @@ def _explained(config_class: type, only: Collection[str] = ()) -> type:
     return dataclasses.make_dataclass(config_class.__name__, described, namespace=namespace, kw_only=True)
 
 
-def print_help(config_class: type, prog: str, common: Collection[str]) -> NoReturn:
-    """Print the help of all options, or of the common ones, and exit."""
+def common_of(config_class: type) -> Collection[str]:
+    """Return the options that --help explains: the class's COMMON, or () for all of them."""
+    return getattr(config_class, "COMMON", ())
+
+
+def print_help(config_class: type, prog: str, *, everything: bool) -> NoReturn:
+    """Print the help of the common options, or of `everything`, and exit."""
     description = inspect.cleandoc(config_class.__doc__ or "")
+    common = () if everything else common_of(config_class)
+    examples: Sequence[str] = getattr(config_class, "EXAMPLES", ())
+    if examples:
+        description += f"\n\nExamples:\n{chr(10).join(f'  {line}' for line in examples)}"
+    description += (
+        "\n\nEvery command also takes --config FILE.toml with the same options, --quiet and --verbose."
+    )
     if common:
         total = sum(1 for _ in fields(config_class))
-        description += f"\n\nThese are the options that most runs need; `{prog} --help` explains all {total}."
+        description += f"\n\nMost runs need only the options below; `{prog} --help-all` explains all {total}."
     tyro.cli(
         _explained(config_class, common), args=["--help"], prog=prog, config=_MARKERS, description=description
     )
     raise SystemExit(0)
+
+
+def completion(commands: Mapping[str, type], shell: str) -> str:
+    """Return the script that completes `openwit` in bash, zsh or fish.
+
+    commands: the options of each command, such as "crawl" or "detector train".
+    """
+    choices: dict[str, list[Any]] = {}
+    for command, config_class in commands.items():
+        group, _, name = command.rpartition(" ")
+        explained = _explained(config_class)
+        choices.setdefault(group, []).append(Annotated[explained, tyro.conf.subcommand(name)])
+    top = choices.pop("")
+    for group, inner in choices.items():
+        both = dataclasses.make_dataclass(group, [("command", typing.Union[tuple(inner)])])  # noqa: UP007
+        top.append(Annotated[both, tyro.conf.subcommand(group)])
+    script = io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+        every: Any = typing.Union[tuple(top)]  # noqa: UP007
+        tyro.cli(
+            every, prog="openwit", config=_MARKERS,
+            args=["--tyro-write-completion", shell, "-"],
+        )  # fmt: skip
+    return script.getvalue()
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
@@ -96,22 +156,21 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 def parse(
     config_class: type[C], argv: Sequence[str], *, prog: str, beam: bool = False,
-    implied: Callable[[Sequence[str]], list[str]] | None = None, others: Mapping[str, str] | None = None,
-    common: Collection[str] = (),
+    implied: Callable[[Sequence[str]], list[str]] | None = None, other: Counterparts | None = None,
 ) -> tuple[C, tuple[str, ...]]:  # fmt: skip
     """Return the configuration and, if `beam`, the Beam flags among `argv`.
 
     Exits with 2 after a usage error, as argparse does. `--config FILE.toml` may stand anywhere. implied:
-    returns the flags for which others stand; what is given wins over them. others: flags of other tools,
-    without "--", with what to give instead. common: options that -h explains, all if there are none.
+    returns the flags for which others stand; what is given wins over them. other: the tool that people come
+    from, whose flags are refused with their counterparts here.
     """
     arguments = list(argv)
-    if "--help" in arguments or "-h" in arguments:
-        print_help(config_class, prog, () if "--help" in arguments else common)
+    if HELP & set(arguments):
+        print_help(config_class, prog, everything="--help-all" in arguments)
     toml_flags, from_toml = _take_config(arguments, config_class, prog, beam)
     arguments = _join_repeated([*toml_flags, *arguments], config_class)
     try:
-        _refuse_misspelt(arguments, config_class, beam, others or {})
+        _refuse_misspelt(arguments, config_class, beam, other)
         if implied is not None:
             arguments = [*implied(arguments), *arguments]
         _ask_for_required(arguments, config_class, prog)
@@ -131,18 +190,18 @@ def parse(
 
 
 def _refuse_misspelt(
-    arguments: Sequence[str], config_class: type, beam: bool, others: Mapping[str, str]
+    arguments: Sequence[str], config_class: type, beam: bool, other: Counterparts | None
 ) -> None:
-    """Raise ValueError for a flag that nobody knows, before the one that it was meant to be is missed."""
+    """Raise ValueError for an unknown flag, before the one that it was meant to be is missed."""
     names = [name.replace("_", "-") for name, _ in fields(config_class)]
-    known = {"--help", "--config", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)}
+    known = {*HELP, "--config", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)}
     given = [
         argument.partition("=")[0] for argument in arguments if argument.startswith("--") and argument != "--"
     ]
     unknown = [flag for flag in given if flag.replace("_", "-") not in known]
     for flag in unknown:
-        if (instead := others.get(flag.removeprefix("--").replace("-", "_"))) is not None:
-            raise ValueError(f"{flag} is an option of another tool; here it is {instead}")
+        if other is not None and (line := other.advice(flag)):
+            raise ValueError(line)
     if unknown:
         check_flags(unknown, [f"--{name}" for name in names], beam)
 
@@ -155,9 +214,7 @@ def _ask_for_required(arguments: Sequence[str], config_class: type, prog: str) -
     missing = [name for name in names if name not in given]
     if missing:
         is_or_are = "is" if len(missing) == 1 else "are"
-        raise ValueError(
-            f"{' and '.join(missing)} {is_or_are} missing; `{prog} --help` explains every option"
-        )
+        raise ValueError(f"{' and '.join(missing)} {is_or_are} missing; `{prog} --help` has examples")
 
 
 def _refuse_several(arguments: Sequence[str], rest: Sequence[str], config_class: type) -> None:

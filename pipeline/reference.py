@@ -52,9 +52,7 @@ def show_help(name: str, arguments: Sequence[str]) -> None:
     """Print the help of a command, or of one of `detector`'s, and exit; return where there is none here."""
     command = f"{name} {arguments[0]}" if f"{name} {arguments[0]}" in CONFIGS else name
     if command in CONFIGS:
-        config_class = config_of(command)
-        common = getattr(sys.modules[config_class.__module__], "COMMON", ())
-        print_help(config_class, f"openwit {command}", () if "--help" in arguments else common)
+        print_help(config_of(command), f"openwit {command}", everything="--help-all" in arguments)
 
 
 def options(config_class: type) -> Iterator[Option]:

@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from pipeline.untrusted import visible_lines
+from pipeline.verbosity import verbosity
 
 _LINE: Final = 10_000
 """Columns off a terminal, so that no table of a log is folded."""
@@ -33,9 +34,15 @@ class Terminal(Console):
 
 
 def terminal() -> Terminal:
-    """Return a console on stderr with a descriptor of its own, untouched while descriptor 2 goes to a log."""
+    """Return a console on stderr with a descriptor of its own, untouched while descriptor 2 goes to a log.
+
+    With --quiet it prints nothing: it has the progress and the notes, not the errors.
+    """
     file = os.fdopen(os.dup(2), "w", buffering=1)
-    return Terminal(file=file) if file.isatty() else Terminal(file=file, width=_LINE)
+    quiet = verbosity() == "quiet"
+    return (
+        Terminal(file=file, quiet=quiet) if file.isatty() else Terminal(file=file, width=_LINE, quiet=quiet)
+    )
 
 
 def output(log_json: str = "") -> Terminal:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -17,6 +17,16 @@ class QueriesConfig:
 
     Each source may be left out. Run the same command again to continue where it stopped.
     """
+
+    COMMON: ClassVar = frozenset(
+        {"out", "wikipedia", "pageviews", "wordnet", "size", "lang", "extra", "exclude", "workers", "check"}
+    )
+    """Options that --help explains."""
+    EXAMPLES: ClassVar = (
+        "openwit queries --wordnet /usr/share/wordnet --out queries.parquet",
+        "openwit queries --wikipedia 'dumps/enwiki-*.xml.bz2' --size 500000 --out queries.parquet",
+    )
+    """Lines of the help."""
 
     out: str
     """The list to write, .parquet. Its report (NAME_report.html), its summary (NAME_summary.json) and, while

@@ -80,6 +80,49 @@ def test_an_unknown_command_names_the_nearest(capsys) -> None:
     assert "did you mean help?" in capsys.readouterr().err
 
 
+def test_an_option_in_the_place_of_a_command_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, says in (
+        ("--url_list", "img2dataset; use --source here: openwit crawl --source"),
+        ("--queries=q.txt", "comes after a command: openwit crawl --queries=q.txt"),
+        ("--nonsense", "unknown option --nonsense"),
+    ):
+        assert beam_job.main([wrong, "x"]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert beam_job.main(["completion", "tcsh"]) == 2
+    assert "bash, zsh or fish" in capsys.readouterr().err
+    found = {}
+    for shell in ("bash", "zsh", "fish"):
+        assert beam_job.main(["completion", shell]) == 0
+        (tmp_path / shell).write_text(capsys.readouterr().out)
+        assert "--per-query" in (tmp_path / shell).read_text()
+    for words in ("openwit cra", "openwit crawl --per-", "openwit detector tr"):
+        script = (
+            f"source {tmp_path}/bash; COMP_WORDS=({words}); COMP_CWORD=$(({len(words.split())} - 1))\n"
+            "_tyro_openwit; echo ${COMPREPLY[@]}"
+        )
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        found[words] = done.stdout.split()
+    assert [*found.values()] == [["crawl"], ["--per-query"], ["train"]]
+
+
+def test_quiet_leaves_errors_and_the_result(
+    capfd: pytest.CaptureFixture[str], web: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENWIT_VERBOSITY", "")  # and so it is put back
+    argv = ["crawl", *arguments(web.web, tmp_path / "run"), "--stage", "candidates"]
+    said = {}
+    for flag in ("--quiet", "--verbose"):
+        assert beam_job.main([*argv, flag]) == 0
+        said[flag] = capfd.readouterr()
+    assert said["--quiet"].err == said["--quiet"].out == "" and "Done: candidates" in said["--verbose"].err
+    with pytest.raises(SystemExit):
+        beam_job.main(["status", "--run", str(tmp_path), "--quiet"])
+    assert "error" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
     [

@@ -1,6 +1,7 @@
 """The documentation says what the program does."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ import pytest
 import beam_job
 from pipeline import config, reference
 from pipeline.options import CrawlConfig
-from pipeline.options.crawl import COMMON
 from pipeline.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def test_every_command_and_option_is_documented() -> None:
 @pytest.mark.parametrize("name", reference.CONFIGS)
 def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        config.parse(reference.config_of(name), ["--help"], prog=f"openwit {name}")
+        config.parse(reference.config_of(name), ["--help-all"], prog=f"openwit {name}")
     text = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
     for option in reference.options(reference.config_of(name)):
         flag = option.flag
@@ -41,19 +41,45 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
         assert re.search(r"[a-z']{2,} [a-z]", words), flag
 
 
-def test_short_help_is_of_the_options_that_most_runs_need(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", [n for n in reference.CONFIGS if config.common_of(reference.config_of(n))])
+def test_short_help_is_of_the_options_that_most_runs_need(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     shown = {}
-    for flag in ("-h", "--help"):
+    for argv in ([*name.split(), "--help"], ["help", *name.split()], [*name.split(), "--help-all"]):
         with pytest.raises(SystemExit) as stop:
-            beam_job.main(["crawl", flag])
+            beam_job.main(argv)
         assert not stop.value.code
-        shown[flag] = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
-    names = [name for name, _ in config.fields(CrawlConfig)]
-    explained = {f"--{name.replace('_', '-')} " for name in COMMON}
-    assert explained == {f"--{n.replace('_', '-')} " for n in names if n in COMMON}, "all of them are options"
-    assert all(flag in shown["-h"] or flag.replace(" ", ",") in shown["-h"] for flag in explained)
-    assert "--max-redirects" not in shown["-h"] and len(shown["-h"]) < len(shown["--help"]) / 2
-    assert f"`openwit crawl --help` explains all {len(names)}" in shown["-h"]
+        shown[argv[0] if argv[0] == "help" else argv[-1]] = re.sub(
+            r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out
+        )
+    names = [each for each, _ in config.fields(reference.config_of(name))]
+    common = config.common_of(reference.config_of(name))
+    assert len(common) <= 13 and set(common) <= set(names), "a dozen, and all of them are options"
+    assert shown["help"] == shown["--help"] and len(shown["help"]) < len(shown["--help-all"])
+    for each in names:
+        flag = rf" --{each.replace('_', '-')}(?=,? (--no|\[*(STR|INT|FLOAT|\{{)))"
+        assert (re.search(flag, shown["help"]) is not None) is (each in common), each
+    assert f"`openwit {name} --help-all` explains all {len(names)}" in shown["help"]
+
+
+@pytest.mark.parametrize("name", reference.CONFIGS)
+def test_help_has_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.options import presets
+
+    examples = reference.config_of(name).EXAMPLES
+    assert len(examples) == 2 or name != "crawl"
+    with pytest.raises(SystemExit):
+        beam_job.main([*name.split(), "--help"])
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for line in examples:
+        assert re.sub(r"\s+", " ", line.replace("\\\n", "")) in shown
+        words = shlex.split(line.replace("\\\n", " "))
+        assert words[: 1 + len(name.split())] == ["openwit", *name.split()]
+        argv = words[1 + len(name.split()) :]
+        if name in ("index", "browse"):
+            argv = ["--run", *argv]
+        config.parse(reference.config_of(name), argv, prog=f"openwit {name}", implied=presets.implied)
 
 
 def test_help_breaks_no_line_in_its_midst(
@@ -61,7 +87,7 @@ def test_help_breaks_no_line_in_its_midst(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
-        config.parse(CrawlConfig, ["--help"], prog="openwit crawl")
+        config.parse(CrawlConfig, ["--help-all"], prog="openwit crawl")
     shown = capsys.readouterr().out
     assert "that differ" in shown and not re.search(r"^[│ ]+from[│ ]*$", shown, re.MULTILINE)
 

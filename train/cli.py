@@ -17,6 +17,7 @@ from pipeline import config as parser
 from pipeline import extras
 from pipeline.terminal import Terminal, complaint, output
 from pipeline.untrusted import visible_lines
+from pipeline.verbosity import verbosity
 from train.options import ExportConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) ->
         return missing(prog, error, needed)
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
-        level=logging.INFO if first else logging.WARNING,
+        level=logging.INFO if first and verbosity() != "quiet" else logging.WARNING,
         format="%(message)s",
         handlers=[RichHandler(console=Terminal(stderr=True), show_path=False)],
         force=True,

@@ -146,6 +146,30 @@ class TrainConfig(RunConfig):
     Options left out are the paper's for the model. Several GPUs: `torchrun --nproc-per-node N -m train ...`.
     """
 
+    COMMON: ClassVar = frozenset(
+        {
+            "shards",
+            "out",
+            "model",
+            "batch_size",
+            "epochs",
+            "max_steps",
+            "max_minutes",
+            "lr",
+            "seed",
+            "resume",
+            "init_from",
+            "eval",
+            "check",
+        }
+    )
+    """Options that --help explains."""
+    EXAMPLES: ClassVar = (
+        "openwit train --shards run --model ViT-B-32 --out model",
+        "openwit train --shards 'other/{00000..00041}.tar' --model tiny --out small --max-minutes 10",
+    )
+    """Lines of the help."""
+
     recipes = RECIPES
     semantic = (
         *RunConfig.semantic, "epochs", "max_steps", "beta1", "beta2", "eps", "crop", "enlarge",
@@ -246,6 +270,9 @@ class TrainConfig(RunConfig):
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Write a checkpoint's weights for open_clip, OpenAI's code or Hugging Face."""
+
+    EXAMPLES: ClassVar = ("openwit export --checkpoint model --format open_clip --out weights",)
+    """Lines of the help."""
 
     checkpoint: str
     """A training run's folder, or a checkpoint in it."""

@@ -24,7 +24,7 @@ _USAGE = """usage: openwit detector train|embed [OPTIONS]
   train      train the duplicate detector of CLIP's appendix C on your own images
   embed      describe shards and evaluation sets with it, and find each example's neighbours
 
-`openwit overlap --detector FILE` uses it. `openwit detector train --help` explains every option.
+`openwit overlap --detector FILE` uses it. `openwit detector train --help-all` explains every option.
 """
 _NEEDED = "overlap,train"
 
@@ -32,7 +32,7 @@ _NEEDED = "overlap,train"
 def main(argv: Sequence[str]) -> int:
     """Run `openwit detector`; return 0 when complete, 1 when stopped early or failed, 2 for a usage error."""
     command, *rest = argv or [""]
-    if command in ("-h", "--help"):
+    if command in ("-h", "--help", "--help-all"):
         sys.stdout.write(_USAGE)
         return 0
     if command not in ("train", "embed"):

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pipeline.data import named_sets
 from pipeline.data.architectures import Recipe
@@ -27,6 +27,13 @@ class DetectorTrainConfig(RunConfig):
 
     Options left out are the paper's for the model. Several GPUs: `torchrun ... -m dedup.detector train ...`.
     """
+
+    COMMON: ClassVar = frozenset(
+        {"shards", "out", "model", "samples", "batch_size", "max_minutes", "seed", "resume", "eval", "check"}
+    )
+    """Options that --help explains."""
+    EXAMPLES: ClassVar = ("openwit detector train --shards run --model small --out detector",)
+    """Lines of the help."""
 
     recipes = RECIPES
     semantic = (*RunConfig.semantic, "samples")
@@ -68,6 +75,11 @@ class DetectorEmbedConfig:
 
     Run the same command again to continue where it stopped.
     """
+
+    EXAMPLES: ClassVar = (
+        "openwit detector embed --detector d.safetensors --run run --eval pets=eval/pets --out found",
+    )
+    """Lines of the help."""
 
     detector: str
     """detector.safetensors, as `openwit detector train` writes it, or an encoder as `openwit overlap` has."""

@@ -1,11 +1,15 @@
 """The options of `openwit demo`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Build a dataset from a small web served on loopback, and train on it: five minutes, no network."""
+
+    EXAMPLES: ClassVar = ("openwit demo --out runs/demo",)
+    """Lines of the help."""
 
     out: str
     """Folder for the web and everything made from it. Run again to continue."""

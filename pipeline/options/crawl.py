@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import tyro
 
@@ -18,14 +18,6 @@ from pipeline.publishing import StageOptions
 Stage = Literal["all", "candidates", "select", "fetch", "finish"]
 
 
-COMMON: Final = frozenset(
-    {"queries", "source", "out", "preset", "restart", "check", "sample", "lang", "per_query", "dedup", "seed",
-     "contact", "image_size", "resize_mode", "url_col", "caption_col", "keep_columns", "source_format",
-     "retry_failed", "extend", "workers"}
-)  # fmt: skip
-"""Options that `openwit crawl -h` explains."""
-
-
 def _before_near(dedup: str) -> str:
     """Return what --dedup means when images are fetched: near-duplicates are found among what has arrived."""
     return "off" if dedup == "off" else "exact"
@@ -38,12 +30,33 @@ def _scorers(specs: tuple[str, ...]) -> str | tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlConfig:
-    """Build image-text shards from the web: candidates, select, fetch, finish.
-
-    openwit crawl --queries queries.txt --source urls.parquet --out run --contact you@example.org
+    """Build image-text shards from a URL list, Common Crawl, WARC files, HTML or sitemaps.
 
     Run the same command again to continue where it stopped.
     """
+
+    COMMON: ClassVar = frozenset(
+        {
+            "queries",
+            "source",
+            "out",
+            "contact",
+            "preset",
+            "per_query",
+            "lang",
+            "image_size",
+            "keep_columns",
+            "sample",
+            "workers",
+            "check",
+        }
+    )
+    """Options that --help explains."""
+    EXAMPLES: ClassVar = (
+        "openwit crawl --queries queries.txt --source urls.parquet --out run --contact you@example.org",
+        "openwit crawl --preset img2dataset --source urls.parquet --out run --contact you@example.org",
+    )
+    """Lines of the help."""
 
     queries: str
     """Query list: Parquet from `openwit queries`, .txt with one a line, or a .json list. `all` takes all that

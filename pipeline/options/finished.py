@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tyro.conf import UseAppendAction
 
@@ -21,6 +21,9 @@ class StatusConfig:
     It also reads the folder of an overlap report, and the NAME.work of a query list.
     """
 
+    EXAMPLES: ClassVar = ("openwit status --run run",)
+    """Lines of the help."""
+
     run: str
     """Folder of the run, local or on an object store."""
     json: bool = False
@@ -30,6 +33,9 @@ class StatusConfig:
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
     """Check a finished run: sha256 of every shard, counts, tar against Parquet, and the accounting."""
+
+    EXAMPLES: ClassVar = ("openwit verify --run run",)
+    """Lines of the help."""
 
     run: str
     """Folder of the run."""
@@ -41,6 +47,9 @@ class CompactConfig:
 
     For readers other than openwit's own. Run the same command again to continue where it stopped.
     """
+
+    EXAMPLES: ClassVar = ("openwit compact --run run --out run-compacted",)
+    """Lines of the help."""
 
     run: str
     """Folder of the finished run, which stays as it is."""
@@ -64,6 +73,12 @@ class TakedownConfig:
     An image goes with all its captions and with every copy of the same bytes. Run the same command again to
     finish a takedown that was interrupted.
     """
+
+    EXAMPLES: ClassVar = (
+        "openwit takedown --run run --url https://example.org/picture.jpg",
+        "openwit takedown --run run --domain example.org",
+    )
+    """Lines of the help."""
 
     run: str
     """Folder of the run."""
@@ -106,6 +121,9 @@ class ScoreConfig:
     the best 30%. Run the same command again to continue where it stopped, or after the run was extended.
     """
 
+    EXAMPLES: ClassVar = ("openwit score --run run --scorer clip-score=model",)
+    """Lines of the help."""
+
     run: str
     """Folder of the run."""
     scorer: Several
@@ -135,6 +153,9 @@ class IndexConfig:
     Only what has changed since the last time is read again.
     """
 
+    EXAMPLES: ClassVar = ("openwit index run",)
+    """Lines of the help."""
+
     run: str
     """Folder of a finished run, local or on an object store, or a glob of WebDataset archives such as
     'cc12m/*.tar'."""
@@ -151,6 +172,12 @@ class BrowseConfig:
 
     A run can be watched while it is crawled.
     """
+
+    EXAMPLES: ClassVar = (
+        "openwit browse run",
+        "openwit browse 'cc12m/*.tar' --port 8001",
+    )
+    """Lines of the help."""
 
     run: str
     """Folder of a run, local or on an object store, or a glob of WebDataset archives such as

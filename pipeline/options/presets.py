@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.captions.text import CUT_CHARS
-from pipeline.config import flag
+from pipeline.config import Counterparts, flag
 from pipeline.options.images import MAX_JPEG_SIDE
 
 ALL: Final = "all"
@@ -84,23 +84,32 @@ def last(arguments: Sequence[str], option: str) -> str:
     return found
 
 
-IMG2DATASET: Final[Mapping[str, str]] = {
-    "url_list": "--source", "input_format": "--source-format", "output_folder": "--out",
-    "output_format": "not there: shards are always WebDataset with Parquet beside",
-    "save_additional_columns": "--keep-columns, once for each column",
-    "resize_only_if_bigger": "not needed: images are never enlarged", "upscale_interpolation": "not needed",
-    "downscale_interpolation": "not there: images are reduced by area",
-    "encode_quality": "--quality", "encode_format": "not there: images are stored as JPEG",
-    "skip_reencode": "not there: every image is decoded and encoded anew",
-    "min_image_size": "--min-side", "max_image_area": "--max-pixels", "max_aspect_ratio": "--max-aspect",
-    "processes_count": "--workers", "thread_count": "--max-inflight",
-    "number_sample_per_shard": "--samples-per-shard", "oom_shard_count": "not needed",
-    "retries": "--rounds", "incremental_mode": "not needed: the same command goes on",
-    "compute_hash": "not needed: sha256 is always in the rows", "verify_hash": "not there",
-    "extract_exif": "--keep-exif", "disallowed_header_directives": "--opt-out",
-    "user_agent_token": "--contact", "distributor": "--workers, or --runner on a cluster",
-    "subjob_size": "not needed", "enable_wandb": "not there: report/index.html and openwit status",
-    "wandb_project": "not there", "max_shard_retry": "--rounds", "bbox_col": "not there",
-    "disable_all_reencoding": "not there: every image is decoded and encoded anew", "log_level": "not there",
-}  # fmt: skip
-"""Options of img2dataset that have another name here, and what to give instead."""
+IMG2DATASET: Final = Counterparts(
+    tool="img2dataset",
+    flags={
+        "url_list": "--source", "input_format": "--source-format", "output_folder": "--out",
+        "output_format": "shards are always WebDataset with Parquet beside them",
+        "save_additional_columns": "--keep-columns, once per column,",
+        "resize_only_if_bigger": "not needed: images are never enlarged",
+        "upscale_interpolation": "not needed: images are never enlarged",
+        "downscale_interpolation": "images are always reduced by area",
+        "encode_quality": "--quality", "encode_format": "images are always stored as JPEG",
+        "skip_reencode": "every image is decoded and encoded again, for safety",
+        "min_image_size": "--min-side", "max_image_area": "--max-pixels", "max_aspect_ratio": "--max-aspect",
+        "processes_count": "--workers", "thread_count": "--max-inflight",
+        "number_sample_per_shard": "--samples-per-shard",
+        "oom_shard_count": "not needed: numbers grow with the shards", "retries": "--rounds",
+        "incremental_mode": "not needed: run the same command again to continue",
+        "compute_hash": "not needed: the rows always have sha256",
+        "verify_hash": "not supported; --hash-list refuses known images", "extract_exif": "--keep-exif",
+        "disallowed_header_directives": "--opt-out", "user_agent_token": "--contact",
+        "distributor": "--workers (this machine) or --runner (a cluster)",
+        "subjob_size": "not needed: a run is always resumable",
+        "enable_wandb": "see report/index.html and `openwit status`",
+        "wandb_project": "see report/index.html and `openwit status`", "max_shard_retry": "--rounds",
+        "bbox_col": "not supported",
+        "disable_all_reencoding": "every image is decoded and encoded again, for safety",
+        "log_level": "--quiet or --verbose",
+    },
+)  # fmt: skip
+"""Options of img2dataset that have another name here."""

@@ -1,11 +1,22 @@
 """The options of `openwit plan`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """Predict what a build costs: source to read, core-hours, bytes, wall time, money, GPU-days."""
+
+    COMMON: ClassVar = frozenset(
+        {"run", "pairs", "pieces", "workers", "cores", "runner", "model", "gpu", "gpus", "prices", "check"}
+    )
+    """Options that --help explains."""
+    EXAMPLES: ClassVar = (
+        "openwit plan --pairs 10e6 --workers 8 --cores 4",
+        "openwit plan --run pilot --pairs 400e6 --workers 64 --cores 8 --model ViT-B-32 --gpu H200 --gpus 8",
+    )
+    """Lines of the help."""
 
     run: str = ""
     """A finished pilot (`openwit crawl --sample 0.001`) whose yields to go by; without it, published figures

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 import tyro
 
@@ -30,6 +30,30 @@ class EvalConfig:
 
     Run the same command again to continue where it stopped: features and classifiers are kept in --out.
     """
+
+    COMMON: ClassVar = frozenset(
+        {
+            "task",
+            "out",
+            "checkpoint",
+            "data",
+            "train",
+            "classes",
+            "templates",
+            "metric",
+            "shots",
+            "save_predictions",
+            "batch_size",
+            "device",
+            "check",
+        }
+    )
+    """Options that --help explains."""
+    EXAMPLES: ClassVar = (
+        "openwit eval --checkpoint model --task zeroshot --data pets=eval/pets --out evaluation",
+        "openwit eval --checkpoint model --task retrieval --data 'coco=coco/*.tar' --out retrieval",
+    )
+    """Lines of the help."""
 
     task: tyro.conf.UseAppendAction[tuple[Task, ...]]
     """What to measure. May be given several times: all goes into one report."""
