@@ -275,6 +275,37 @@ def test_distances_are_great_circles() -> None:
     assert geolocation.place("91,0") is geolocation.place("Paris") is geolocation.place("1,2,3") is None
 
 
+def test_one_report_holds_every_task(tmp_path: Path) -> None:
+    """Each set goes through the tasks that it is for: places and captions are no classes."""
+    model = eval_models.export(tmp_path / "model")
+    for name, first in (("source", 0), ("shifted", 50), ("other", 90), ("train", 900)):
+        eval_models.colours(tmp_path / name, 3, first=first)
+    for colour in eval_models.COLOURS[:2]:
+        (tmp_path / "other" / colour).rename(tmp_path / "other" / f"{colour}ish")
+    pictures = [train_shards.jpeg(colour, seed=7) for colour in eval_models.COLOURS]
+    captions = [f"{colour} paint" for colour in eval_models.COLOURS]
+    pq.write_table(pa.table({"image": pictures, "caption": captions}), tmp_path / "captions.parquet")
+    for name in ("places", "references"):
+        table = pa.table({"image": pictures, "label": ["1,2", "3,4", "5,6", "7,8"]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    tasks = ("zeroshot", "linear-probe", "few-shot", "robustness", "retrieval", "geolocation")
+    sets = {"source": "source", "shifted": "shifted", "other": "other", "captions": "captions.parquet",
+            "places": "places.parquet"}  # fmt: skip
+    command = [part for task in tasks for part in ("--task", task)]
+    command += [part for name, path in sets.items() for part in ("--data", f"{name}={tmp_path / path}")]
+    for name, path in (("source", "train"), ("places", "references.parquet")):
+        command += ["--train", f"{name}={tmp_path / path}"]
+    assert run("--checkpoint", f"m={model}", *command, "--out", tmp_path / "out", "--shots", 1, "--draws", 2,
+               "--gallery", 0, "--shifted", "shifted") == 0  # fmt: skip
+    by_task: dict[str, list[str]] = {}
+    for dataset, _, task in results(tmp_path / "out"):
+        by_task.setdefault(task, []).append(dataset)
+    assert by_task == {
+        "zeroshot": ["source", "shifted", "other"], "linear-probe": ["source"], "few-shot": ["source"],
+        "robustness": ["shifted"], "retrieval": ["captions"], "geolocation": ["places"],
+    }  # fmt: skip
+
+
 def test_a_picture_is_placed_where_the_most_similar_one_was_taken(tmp_path: Path) -> None:
     model = eval_models.export(tmp_path / "model")
     places = {

@@ -244,5 +244,11 @@ def test_sets_of_several_classes_and_of_several_splits(tmp_path: Path) -> None:
         assert mean["metrics"]["acc1"] == pytest.approx((one + two) / 2, abs=1e-12)
         assert mean["metrics"]["splits"] == 2 and mean["intervals"]["acc1"][0] <= (one + two) / 2
         text = (tmp_path / "out" / "report.html").read_text()
+    few = found["ucf101", "m", "few-shot"]
+    splits = [found[f"ucf101-split{number}", "m", "few-shot"] for number in (1, 2)]
+    for place, shown in enumerate(few["detail"]["curve"]):
+        expected_mean = sum(one["detail"]["curve"][place]["mean"] for one in splits) / 2
+        assert shown["mean"] == pytest.approx(expected_mean) and len(shown["draws"]) == 2
+    assert few["main_metric"] == "acc1_2_shot" and few["detail"]["all_examples"] > 0
     over = (row["metrics"]["map11"] + found["ucf101", "m", "zeroshot"]["metrics"]["acc1"]) / 2
     assert "mean of 2 sets" in text and f"<td>{100 * over:.1f}%" in text

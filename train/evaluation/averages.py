@@ -3,16 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from pipeline.intervals import Interval
-from train.evaluation import bootstrap, known_sets
+from train.evaluation import bootstrap, fewshot, known_sets
 from train.evaluation.bootstrap import Replicates
 from train.evaluation.results import Result
 
-_SPLIT_TASKS: Final = ("zeroshot", "linear-probe")
+_SPLIT_TASKS: Final = ("zeroshot", "linear-probe", "few-shot")
 
 
 class Average(NamedTuple):
@@ -70,11 +70,46 @@ def _mean_of_splits(whole: str, own: Sequence[Result], confidence: float) -> Res
     drawn = [one.replicates for one in own if one.replicates is not None]
     replicates = _averaged(drawn) if len(drawn) == len(own) else None
     spans = {} if replicates is None else {first.main: bootstrap.percentile(replicates, confidence)}
+    detail: dict[str, Any] = {"splits": [one.dataset for one in own]}
+    if first.task == "few-shot":
+        detail |= _mean_curve([one.detail for one in own], confidence)
+        metric = first.main.removesuffix("_shot").rpartition("_")[0]
+        spans = {
+            f"{metric}_{row['shots']}_shot": Interval(row["low"], row["high"]) for row in detail["curve"]
+        }
+        metrics.pop("shots_to_match_zero_shot", None)
+        if detail.get("shots_to_match") is not None:
+            metrics["shots_to_match_zero_shot"] = detail["shots_to_match"]
     return Result(
         dataset=whole, model=first.model, task=first.task, metrics=metrics | {"splits": len(own)},
-        intervals=spans, main=first.main, detail={"splits": [one.dataset for one in own]},
-        replicates=replicates,
+        intervals=spans, main=first.main, detail=detail, replicates=replicates,
     )  # fmt: skip
+
+
+def _mean_curve(splits: Sequence[dict[str, Any]], confidence: float) -> dict[str, Any]:
+    """Return the few-shot curve of the mean over splits, draw by draw, and the shots zero-shot is worth."""
+    curve = []
+    for rows in zip(*(one["curve"] for one in splits), strict=True):  # of one run, so of the same shots
+        draws = np.mean([row["draws"] for row in rows], axis=0)
+        low, high = bootstrap.of_mean(draws.tolist(), confidence)
+        curve.append({
+            "shots": rows[0]["shots"], "per_class": _mean([row["per_class"] for row in rows]),
+            "mean": float(draws.mean()), "low": low, "high": high, "draws": draws.tolist(),
+        })  # fmt: skip
+    found: dict[str, Any] = {"curve": curve}
+    if all("zero_shot" in one for one in splits):
+        found["zero_shot"] = _mean([one["zero_shot"] for one in splits])
+        points = [(row["per_class"], row["mean"]) for row in curve]
+        if all("all_examples" in one for one in splits):
+            found |= {name: _mean([one[name] for one in splits])
+                      for name in ("all_examples", "all_examples_score")}  # fmt: skip
+            points.append((found["all_examples"], found["all_examples_score"]))
+        found["shots_to_match"] = fewshot.shots_to_match(found["zero_shot"], points)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def over_sets(found: Sequence[Result], confidence: float) -> dict[tuple[str, str], Average]:

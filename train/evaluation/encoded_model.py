@@ -12,7 +12,7 @@ from pipeline.data import evalsets
 from pipeline.data.evalsets import Example
 from pipeline.images.decode import named
 from pipeline.images.pixels import PixelDecoder
-from train.evaluation import classes, corruptions, features, prompts, sets, zeroshot
+from train.evaluation import classes, corruptions, features, frames, prompts, sets, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.features import Features, Floats
 from train.evaluation.models import Encoder
@@ -66,7 +66,10 @@ class EncodedModel:
     def features(self, name: str, split: Split = "test") -> Features:
         """Return a set's features, read from the result's folder where they are."""
         if (name, split) not in self._features:
-            self._features[name, split] = self._encoded(name, split, None)
+            found = self._encoded(name, split, None)
+            if split == "test" and (path := self.config.for_set("frames", name)):
+                found = frames.relabelled(found, frames.read(path, found).labels)
+            self._features[name, split] = found
         return self._features[name, split]
 
     def corrupted(self, name: str, kind: Corruption, level: int) -> Features:

@@ -77,7 +77,8 @@ def _run_subject(done: Evaluation, encoded: EncodedModel) -> None:
     if "zeroshot" in config.task:
         labels = {one.name: _labels(encoded, one.name) for one in config.sets} if config.compare else {}
         done.results += zeroshot_task.run(encoded, zeroshot_task.others(config, labels), labels)
-    fitted = {one.name: _fitting(encoded, one.name) for one in config.sets if config.fits(one.name)}
+    names = [one.name for one in config.sets if config.fits(one.name)]
+    fitted = {name: _fitting(encoded, name) for name in names if zeroshot_task.is_classified(encoded, name)}
     for name, own in fitted.items():
         _run_fitting(done, own, encoded, name)
     if "retrieval" in config.task:
@@ -88,9 +89,9 @@ def _run_subject(done: Evaluation, encoded: EncodedModel) -> None:
         done.results += geolocation.run(encoded)
     if "bias" in config.task:
         done.results += retrieval_bias_tasks.run_bias(encoded)
-    names = {one.name for one in config.sets}
+    known = {one.name for one in config.sets}
     for result in done.results[before:]:
-        if result.dataset in names:
+        if result.dataset in known:
             _add_unreadable(result, encoded.features(result.dataset).unreadable)
 
 

@@ -65,8 +65,7 @@ class EvalConfig:
     data: Several = ()
     """Evaluation set as NAME=PATH: a folder of class folders (or of images alone, to be predicted), a glob of
     .tar shards, or a Parquet file with image, label and optionally caption, group. May be given several
-    times; for robustness the first is the source, the others are shifted sets. Sets named NAME-split1,
-    NAME-split2, ... are also averaged, as NAME."""
+    times. Sets named NAME-split1, NAME-split2, ... are also averaged, as NAME."""
     train: Several = ()
     """NAME=PATH: labelled images that a set's probe is fitted on, never those it is scored on; for
     geolocation the reference images."""
@@ -108,6 +107,9 @@ class EvalConfig:
     """Labelled examples of each class for few-shot, and for robustness."""
     draws: int = 5
     """Random draws of the few-shot examples; which were drawn is in few_shot_draws.json."""
+    shifted: Several = ()
+    """Set of --data that robustness measures as a shifted copy of the first one, the source. May be given
+    several times; by default every set but the first."""
     class_map: Several = ()
     """FILE for all shifted sets or NAME=FILE, where a set's classes are some of the source's, or unite them:
     on each line a class of the source, a tab, and the set's class; JSON of the set's classes and ImageNet's
@@ -191,7 +193,7 @@ class EvalConfig:
         robust = "robustness" in self.task
         if robust and self.checkpoint and len(self.sets) < 2 and not self.corruptions:
             raise ValueError("robustness needs a second --data, the shifted set, or --corruptions")
-        for name in ("class_map", "baseline", "corruptions", "frames"):
+        for name in ("shifted", "class_map", "baseline", "corruptions", "frames"):
             if getattr(self, name) and not robust:
                 raise ValueError(f"--{name.replace('_', '-')} is for --task robustness")
         for name in ("bias_classes", "bias_added"):
@@ -218,6 +220,8 @@ class EvalConfig:
                 raise ValueError(f"--{option.replace('_', '-')} {twice[0]} is given twice")
             for name in names:
                 _known(name, known, option)
+        for name in self.shifted:
+            _known(name, known[1:], "shifted")
         for option in ("frames", "options", "actions"):
             for name, _ in named(getattr(self, option), option):
                 _known(name, known, option)

@@ -262,7 +262,7 @@ def few_shot_result(fitting: Fitting, zero_shot: Result | None) -> Result:
         points = [(one["per_class"], one["mean"]) for one in curve]
         if "linear-probe" in config.task:
             points.append(_full_point(fitting, main, rows, truth))
-            detail["all_examples"] = points[-1][0]
+            detail["all_examples"], detail["all_examples_score"] = points[-1]
         needed = fewshot.shots_to_match(zero_shot.value, points)
         detail["shots_to_match"] = needed
         if needed is not None:

@@ -72,6 +72,7 @@ def _figures(
             charts += draw([one for one in own if one.model == model], suffix)
         return charts
 
+    few = [one for one in few if not one.split_of]  # the mean over its splits stands for a set
     encoders, confidence = [name for name, _ in config.encoders], config.confidence
     return Figures(
         compute=paper_figures.compute(zero, gflops, averages),

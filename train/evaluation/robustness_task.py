@@ -18,7 +18,7 @@ from train.evaluation.options import EvalConfig
 from train.evaluation.probe_tasks import Fitting
 from train.evaluation.results import Result
 from train.evaluation.robustness import ClassMap
-from train.evaluation.zeroshot_task import for_retrieval
+from train.evaluation.zeroshot_task import is_classified
 
 
 class Shift(NamedTuple):
@@ -62,9 +62,10 @@ def run(encoded: EncodedModel, fitting: Fitting | None) -> list[Result]:
     """Return a result for each shifted set; `fitting`: the source's probes, None where nothing is fitted."""
     config = encoded.config
     source, *others = (one.name for one in config.sets)
+    others = [name for name in others if name in config.shifted or not config.shifted]
     if config.several(source):
         raise ValueError(f"{source}: robustness compares accuracies, so each example needs one class")
-    names = [name for name in others if not for_retrieval(encoded, name)]
+    names = [name for name in others if is_classified(encoded, name)]
     known, clean = encoded.classes(source), encoded.features(source)
     weights = encoded.classifier(source, known, encoded.prompts(source).ensemble)
     scale = encoded.encoder.scale
@@ -140,7 +141,6 @@ def _shifts(encoded: EncodedModel, source: str, known: Classes, names: list[str]
         found, anchors = encoded.features(name), None
         if path := config.for_set("frames", name):
             anchors = frames.read(path, found)
-            found = frames.relabelled(found, anchors.labels)
         path = config.for_set("class_map", name)
         class_map = _class_map(path, found.labels, known.labels, name)
         found = _within(found, class_map, path, name)

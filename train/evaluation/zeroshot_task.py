@@ -71,11 +71,9 @@ def others(config: EvalConfig, labels: dict[str, dict[str, str]]) -> Others:
 def run(encoded: EncodedModel, beside: Others, labels: dict[str, dict[str, str]]) -> list[Result]:
     """Return the zero-shot results of every set; `labels`: by set and example, where others are compared."""
     found = []
-    for name in [one.name for one in encoded.config.sets if not for_retrieval(encoded, one.name)]:
+    for name in [one.name for one in encoded.config.sets if is_classified(encoded, one.name)]:
         if encoded.config.for_set("actions", name):
             found.append(_actions(encoded, name))
-            continue
-        if "geolocation" in encoded.config.task and geolocation.are_places(encoded.features(name).labels):
             continue
         own = _one(encoded, name, beside.right)
         seed = bootstrap.seed_of(encoded.config.seed, name)
@@ -90,11 +88,12 @@ def run(encoded: EncodedModel, beside: Others, labels: dict[str, dict[str, str]]
     return found
 
 
-def for_retrieval(encoded: EncodedModel, name: str) -> bool:
-    """Return whether a set has captions and no classes, beside others in a run that measures both."""
-    found = encoded.features(name)
-    classless = not any(found.labels) and not encoded.config.for_set("classes", name)
-    return classless and any(found.captions) and "retrieval" in encoded.config.task
+def is_classified(encoded: EncodedModel, name: str) -> bool:
+    """Return whether a set's examples have classes, and not captions or places alone, which have tasks."""
+    found, task = encoded.features(name), encoded.config.task
+    if any(found.labels) or encoded.config.for_set("classes", name):
+        return not ("geolocation" in task and geolocation.are_places(found.labels))
+    return not ("retrieval" in task and any(found.captions))
 
 
 def reference(encoded: EncodedModel, name: str) -> Result | None:
