@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,12 @@ from pipeline.run_folder import Layout
 from pipeline.shards import ShardFile, read_shard
 from pipeline.stages import Candidates, Rounds
 
+QUERY_COUNTS: Final = pa.schema(
+    [
+        ("query_id", pa.int32()), ("query", pa.string()), ("matched", pa.int64()), ("kept", pa.int64()),
+        ("present", pa.int64()), ("short", pa.int64()), ("untried", pa.int64()), ("threshold", pa.uint64()),
+    ]
+)  # fmt: skip
 _EXTENSION = re.compile(r"/extension-(\d+)-[^/]*$")
 _PACKAGES = [
     "aiohttp", "apache-beam", "can-ada", "fasttext-predict", "fastwarc", "numpy", "opencv-python-headless",
@@ -148,16 +155,9 @@ def write_query_counts(
     assert (kept <= per_query).all(), "a query keeps more than --per-query samples"
     short = np.minimum(per_query - kept, untried)
     thresholds = np.full(len(queries), EVERYTHING) if thresholds is None else thresholds
-    table = pa.table(
-        {
-            "query_id": pa.array(np.arange(len(queries)), pa.int32()),
-            "query": queries,
-            **{name: pa.array(values, pa.int64()) for name, values in
-               (("matched", matched), ("kept", kept), ("present", present), ("short", short),
-                ("untried", untried))},
-            "threshold": pa.array(thresholds, pa.uint64()),
-        }
-    )  # fmt: skip
+    columns = [np.arange(len(queries)), queries, matched, kept, present, short, untried, thresholds]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, QUERY_COUNTS.types, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=QUERY_COUNTS)
     schemas.write_table(path, table)
     return QueryTotals(
         queries=len(queries), matched=int((matched > 0).sum()), full=int((kept == per_query).sum()),

@@ -119,6 +119,14 @@ def test_every_test_that_shows_the_papers_sections_exists() -> None:
             assert f"def {name}" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
 
 
+def test_every_column_of_every_file_is_documented() -> None:
+    pytest.importorskip("torch")
+    from pipeline import file_reference
+
+    path = ROOT / "docs" / "files.md"
+    assert path.read_text() == file_reference.page(), "run: python -m pipeline.file_reference > docs/files.md"
+
+
 def test_every_reason_is_documented() -> None:
     lines = ["# Why a candidate is not in the shards", "",
              "Each row of `rejected/` has one of these words. A transient reason is tried again in the next "
