@@ -6,7 +6,7 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: engines image installs demo demo-full test fuzz lint bench real clean help
+.PHONY: docs engines image installs demo demo-full test fuzz lint bench real clean help
 
 help:
 	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test       run every test"
 	@echo "make fuzz       the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       the documentation as a site, in site/; a broken link is an error"
 	@echo "make engines    fetch Beam's runners and compare every job on them with a run on this machine"
 	@echo "make image      follow the Dockerfile in a fresh root of Debian, and crawl with the worker in it"
 	@echo "make real CHECKPOINT=FILE MODEL=ViT-B-32 DATA='imagenet=PATH'   published zero-shot figures, again"
@@ -54,6 +55,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# A site of docs/, with warnings as errors: a link to a page or heading that is not there, a page outside the navigation.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir site
+
 # Weights and sets that you bring: DATA="imagenet=/data/imagenet/val cifar10=/data/cifar10/test".
 real: $(READY)
 	$(BIN)/python -m bench.real $(CHECKPOINT) --model $(MODEL) --data $(DATA)
@@ -75,10 +80,10 @@ $(DEMO): pyproject.toml constraints.txt $(wildcard dedup/*.c pipeline/captions/*
 	@touch $(DEMO)
 
 $(READY): $(DEMO)
-	$(PIP) --editable ".[all,s3,gcp,nsfw,test]"
+	$(PIP) --editable ".[all,s3,gcp,nsfw,docs,test]"
 	# The peers that weights and scores are compared with; they require torchvision, which the tests do without.
 	$(PIP) --no-deps open_clip_torch clip-benchmark
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) runs dist build *.egg-info
+	rm -rf $(VENV) runs dist build site *.egg-info

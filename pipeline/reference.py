@@ -79,6 +79,11 @@ def _default(field: "dataclasses.Field[object]") -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
 
 
+def _escaped(text: str) -> str:
+    """Return text in which Markdown finds neither columns nor emphasis."""
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
 INTRODUCTION: Final = """\
 # Commands and options
 
@@ -107,7 +112,7 @@ def section(command: str) -> str:
         plain = option.default in ("", "required", "yes", "no", "all cores")
         default = option.default if plain else f"`{option.default}`"
         stage = f" {stages.get(option.flag, '')} |" if stages else ""
-        lines.append(f"| `{option.flag}` | {default} |{stage} {option.help.replace('|', chr(92) + '|')} |")
+        lines.append(f"| `{option.flag}` | {default} |{stage} {_escaped(option.help)} |")
     return "\n".join([*lines, ""])
 
 

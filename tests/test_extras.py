@@ -22,7 +22,7 @@ PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL: Final = {
     extra: [re.split(r"[>=<; ]", requirement)[0] for requirement in requirements]
     for extra, requirements in PROJECT["optional-dependencies"].items()
-    if extra not in ("test", "all")
+    if extra not in ("docs", "test", "all")
 }
 HIDDEN: Final = sorted(
     {extras.import_name(name.split("[")[0]) for names in OPTIONAL.values() for name in names}
