@@ -118,7 +118,12 @@ def without_credentials(text: str) -> str:
 
 def uid(canonical_url: str) -> str:
     """Return the sample's id: the first 32 hex digits of the SHA-256 of its canonical URL."""
-    return hashlib.sha256(canonical_url.encode()).hexdigest()[:32]
+    return digest(canonical_url).hex()
+
+
+def digest(canonical_url: str) -> bytes:
+    """Return the 16 bytes of `uid`."""
+    return hashlib.sha256(canonical_url.encode()).digest()[:16]
 
 
 def site(url_or_host: str) -> str:

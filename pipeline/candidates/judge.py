@@ -19,7 +19,7 @@ from pipeline.candidates.parts import JudgedPiece, PieceTask
 from pipeline.captions import language
 from pipeline.captions.language import NO_PAGE, UNDETERMINED, Identifier, Prior
 from pipeline.captions.match import MatchAll, Matcher, Rule, warn_without_module
-from pipeline.captions.text import check, clean, mask_contacts
+from pipeline.captions.text import clean, read_caption
 from pipeline.http import named
 from pipeline.options import FetchOptions, SourceOptions, TextRules
 from pipeline.select.workers import few_captions
@@ -27,8 +27,8 @@ from pipeline.sources import Image, read
 from pipeline.tombstones import Tombstones
 from pipeline.tombstones import load as load_tombstones
 
-_BATCH_ROWS = 50_000
-_CACHE_ENTRIES = 100_000
+_BATCH_ROWS = 4096
+_CACHE_ENTRIES = 10_000  # that fit into a processor's caches
 _PAGE_IMAGES = 200  # of a page that are looked at together
 
 Page = Callable[[], Prior]
@@ -51,16 +51,17 @@ def no_page() -> Prior:
     return NO_PAGE
 
 
-@dataclass(slots=True)
 class _Text:
     """What is known of a text whatever its page is."""
 
-    caption: str
-    reason: str = ""
-    matched: list[int] | None = None
-    """Queries, once they were looked for."""
-    told: tuple[Prior, tuple[str, float, float] | None] | None = None
-    """Its language as the last page made it, once it was looked for."""
+    __slots__ = ("caption", "matched", "reason", "told")
+
+    def __init__(self, caption: str, reason: str) -> None:
+        self.caption, self.reason = caption, reason
+        self.matched: list[int] | None = None
+        """Queries, once they were looked for."""
+        self.told: tuple[Prior, tuple[str, float, float] | None] | None = None
+        """Its language as the last page made it, once it was looked for."""
 
 
 class CaptionJudge:
@@ -129,20 +130,12 @@ class CaptionJudge:
     def _read(self, text: str) -> _Text:
         read = self._known.get(text)
         if read is None:
-            read = self._clean(text)
+            read = _Text(*read_caption(text, self._rules, self._mask))
             if len(self._known) >= _CACHE_ENTRIES:
                 self._known.clear()
             if len(text) < 1000:
                 self._known[text] = read
         return read
-
-    def _clean(self, text: str) -> _Text:
-        caption = clean(text)
-        if self._mask:
-            caption = mask_contacts(caption)
-        if not caption:
-            return _Text("", "no_caption")
-        return _Text(caption, check(caption, self._rules) or "")
 
 
 class PieceTables(NamedTuple):
@@ -175,39 +168,36 @@ def judge_image(
     judge: CaptionJudge,
     tombstones: Tombstones | None = None,
     page: Page = no_page,
-) -> Iterator[tuple[tuple[object, ...], bool]]:
-    """Yield (row, accepted) for each caption of an image; an image without text is one candidate."""
+) -> list[tuple[tuple[object, ...], bool]]:
+    """Return (row, accepted) for each caption of an image; an image without text is one candidate."""
     image = without_credentials(image)
-    if tombstones and (tombstones.has_url(image.url) or tombstones.has_url(image.page_url)):
-        for _ in image.texts or [""]:
-            yield _rejected("", Image(""), "", "taken_down", ""), False
-        return
-    reason, detail, uid = image.reason or "", image.detail, ""
+    if tombstones is not None and (tombstones.has_url(image.url) or tombstones.has_url(image.page_url)):
+        return [(_rejected("", Image(""), "", "taken_down", ""), False) for _ in image.texts or [""]]
+    url, texts, page_url, kept, why, detail, _, page_lang = image
+    reason, uid = why or "", b""
     if not reason:
         try:
-            uid = urls.uid(urls.canonical(image.url))
+            uid = urls.digest(urls.canonical(url))
         except urls.BadUrl as error:
             reason, detail = error.reason, str(error)
-    extra = orjson.dumps(image.extra, option=orjson.OPT_SORT_KEYS).decode() if image.extra else ""
-    if not reason and not image.texts:
+    if not reason and not texts:
         reason, detail = "no_caption", ""
     if reason:
-        captions = [clean(text) for _, text in image.texts] or [""]
-        for caption in captions:
-            yield _rejected(uid, image, caption, reason, detail), False
-        return
-    for kind, text in image.texts:
-        verdict = judge.judge(text, page)
-        if verdict.reason == "no_caption" and kind == "caption":
-            verdict = judge.without_text
-        if verdict.reason:
-            yield _rejected(uid, image, verdict.caption, verdict.reason, verdict.detail), False
+        captions = [clean(text) for _, text in texts] or [""]
+        return [(_rejected(uid.hex(), image, caption, reason, detail), False) for caption in captions]
+    extra = orjson.dumps(kept, option=orjson.OPT_SORT_KEYS).decode() if kept else ""
+    rows: list[tuple[tuple[object, ...], bool]] = []
+    for kind, text in texts:
+        caption, reason, detail, matched, lang, score = judge.judge(text, page)
+        if reason == "no_caption" and kind == "caption":
+            caption, reason, detail, matched, lang, score = judge.without_text
+        if reason:
+            rows.append((_rejected(uid.hex(), image, caption, reason, detail), False))
         else:
-            yield (
-                bytes.fromhex(uid), image.url, verdict.caption, schemas.caption_hash(verdict.caption),
-                verdict.matched, verdict.lang, verdict.lang_score, image.page_lang, image.page_url, source,
-                extra,
-            ), True  # fmt: skip
+            number = schemas.caption_hash(caption)
+            row = uid, url, caption, number, matched, lang, score, page_lang, page_url, source, extra
+            rows.append((row, True))
+    return rows
 
 
 def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) -> tuple[object, ...]:
@@ -222,7 +212,7 @@ def judged(
 ) -> list[tuple[tuple[object, ...], bool]]:
     """Return the rows of `judge_image`; whatever goes wrong becomes their reason."""
     try:
-        return list(judge_image(image, source, judge, tombstones, page))
+        return judge_image(image, source, judge, tombstones, page)
     except Exception as error:  # noqa: BLE001 - one image must not end a file: it is counted
         detail = f"{type(error).__name__}: {error}"
         captions = [clean(text) for _, text in image.texts] or [""]
@@ -232,7 +222,11 @@ def judged(
 def _with_pages(images: Iterator[Image], judge: CaptionJudge) -> Iterator[tuple[Image, Page]]:
     """Yield images with what their page says of its language; sources give the images of a page together."""
     for url, group in itertools.groupby(images, operator.attrgetter("page_url")):
-        while several := list(itertools.islice(group, _PAGE_IMAGES if url else 1)):
+        if not url:
+            for image in group:
+                yield image, judge.page((image,))
+            continue
+        while several := list(itertools.islice(group, _PAGE_IMAGES)):
             page = judge.page(several)
             for image in several:
                 yield image, page
@@ -249,7 +243,7 @@ def judge_piece(
     rows: dict[bool, list[tuple[object, ...]]] = {True: [], False: []}
     columns = {True: schemas.CAPTION_ROWS, False: schemas.REJECTED_ROWS}
     tables: dict[bool, list[pa.Table]] = {True: [], False: []}
-    seen = 0
+    seen, tombstones = 0, tombstones or None
     for image, page in _with_pages(images, judge):
         seen += 1
         for row, accepted in judged(image, source, judge, tombstones, page):

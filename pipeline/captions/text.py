@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from html.entities import html5
 from typing import Final
 
+try:
+    from pipeline.captions import _text
+except ImportError:  # not built: every text is read by every rule
+    _text = None  # type: ignore[assignment]
+
 CUT_CHARS: Final = 8192
 """Raw text beyond this many characters is not looked at; what was cut exceeds every `max_chars` below it."""
 
@@ -153,6 +158,20 @@ class TextRules:
             raise ValueError(f"max_repetition is a share from 0 to 1, got {self.max_repetition}")
 
 
+def read_caption(text: str, rules: TextRules, mask: bool) -> tuple[str, str]:
+    """Return a caption, `clean` and if wanted without contact data, and the reason of `check`, or "".
+
+    Most texts are so plain that the C module sees at once that no rule but those of length is about them.
+    """
+    words = 0 if _text is None else _text.plain(text, _TEMPLATE_WORDS, rules.max_repetition)
+    if words:
+        return text, _check_length(text, words, rules) or ""
+    caption = clean(text)
+    if mask:
+        caption = mask_contacts(caption)
+    return caption, check(caption, rules) or ""
+
+
 def check(text: str, rules: TextRules) -> str | None:
     """Return the reason (a word of `reasons.REASONS`) why a cleaned caption is not wanted, or None."""
     if not text:
@@ -160,10 +179,8 @@ def check(text: str, rules: TextRules) -> str | None:
     if rules.undecodable and is_undecoded(text):
         return "garbled"
     words = text.count(" ") + 1
-    if len(text) < rules.min_chars or words < rules.min_words:
-        return "caption_too_short"
-    if len(text) > rules.max_chars or words > rules.max_words:
-        return "caption_too_long"
+    if reason := _check_length(text, words, rules):
+        return reason
     # The extension comes before the camera ("IMG_2034.JPG" is a file name), other identifiers after it.
     if rules.file_names and words == 1 and has_file_extension(text):
         return "file_name"
@@ -175,6 +192,14 @@ def check(text: str, rules: TextRules) -> str | None:
         return "boilerplate"
     if repetition(text) > rules.max_repetition:
         return "repetitive"
+    return None
+
+
+def _check_length(text: str, words: int, rules: TextRules) -> str | None:
+    if len(text) < rules.min_chars or words < rules.min_words:
+        return "caption_too_short"
+    if len(text) > rules.max_chars or words > rules.max_words:
+        return "caption_too_long"
     return None
 
 

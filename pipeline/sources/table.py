@@ -206,9 +206,11 @@ def _read_delimited(text: IO[bytes], piece: Piece, _: SourceOptions, found: List
 
 
 def _image(url: object, caption: object, extra: dict[str, object] | None) -> Image:
-    texts: tuple[tuple[Kind, str], ...] = tuple(
-        ("caption", text) for text in itertools.islice(_texts(caption), _MAX_CAPTIONS)
-    )
+    texts: tuple[tuple[Kind, str], ...]
+    if isinstance(caption, str):  # as nearly all are
+        texts = (("caption", caption),) if caption and not caption.isspace() else ()
+    else:
+        texts = tuple(("caption", text) for text in itertools.islice(_texts(caption), _MAX_CAPTIONS))
     if isinstance(url, bytes):
         url = url.decode("utf-8", "replace")
     if isinstance(url, list | dict):
