@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.captions.language import model_path
 from pipeline.captions.match import _DictIndex, tokens
+from pipeline.captions.text import _TEMPLATE_WORDS, TextRules, check, clean, mask_contacts
 from pipeline.images.resample import shrink
 
 
@@ -161,6 +162,41 @@ def language(module: ModuleType, rng: np.random.Generator) -> None:
         raise AssertionError(wrong_priors)
 
 
+def text(module: ModuleType, rng: np.random.Generator) -> None:
+    """Ask of random texts whether they are plain, and compare with the rules."""
+    pieces = [
+        *_CHARACTERS,
+        *"aeiou  .-/(&",
+        "photo ",
+        "of ",
+        "image ",
+        "avatar",
+        "555-123",
+        "iso ",
+        "the ",
+        "1/",
+        "dog ",
+    ]
+    rules = TextRules(max_repetition=float(rng.choice([0, 0.3, 0.5, 1])))
+    for most in (3, 20, 60, 1500):
+        given = "".join(pieces[place] for place in rng.integers(0, len(pieces), rng.integers(0, most)))
+        words = module.plain(given, _TEMPLATE_WORDS, rules.max_repetition)
+        if words:
+            assert words == len(given.split()) and mask_contacts(clean(given)) == given
+            assert check(given, rules) in (None, "caption_too_long"), given
+    for wrong in (
+        (b"a dog", _TEMPLATE_WORDS, 0.5),
+        ("a dog", ["a"], 0.5),
+        ("a dog on it", set(), "x"),
+        ("a dog",),
+    ):
+        try:
+            module.plain(*wrong)
+        except TypeError:
+            continue
+        raise AssertionError(wrong)
+
+
 def resample(module: ModuleType, rng: np.random.Generator) -> None:
     """Make random pictures smaller, at random addresses; then ask for what cannot be made."""
     height, width = (int(side) for side in rng.integers(1, rng.choice([5, 60, 300]), 2))
@@ -190,7 +226,7 @@ def resample(module: ModuleType, rng: np.random.Generator) -> None:
 
 
 CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
-    "_kernels": search, "_language": language, "_match": match, "_resample": resample,
+    "_kernels": search, "_language": language, "_match": match, "_resample": resample, "_text": text,
 }  # fmt: skip
 
 

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.captions.text import CUT_CHARS, TextRules, check, clean, mask_contacts, repetition
+from pipeline.captions import text as rules_in
+from pipeline.captions.text import (
+    CUT_CHARS,
+    TextRules,
+    check,
+    clean,
+    mask_contacts,
+    read_caption,
+    repetition,
+)
 from pipeline.reasons import REASONS
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/text"
@@ -445,3 +454,45 @@ def test_repetition_is_what_it_says(text: str) -> None:
     if len(text) >= 6 and longest > len(text) / 2:
         share = max(share, longest / len(text))
     assert repetition(text) == share
+
+
+# Of what the rules look for, and of what is plain.
+_parts = st.sampled_from(
+    """a the of dog beach red photo image avatar user's thumbnail for version as may be contain IMG_ DSC p
+    screen shot iso f/2.8 1/250 ISO9001 555 123-4567 (020) 7946 0958 01.23. +44 tel: 1 22 aa aaaa {x} & &amp;
+    @ a@b.de <b> - é \x00 \x7f""".split()  # noqa: SIM905
+)
+_texts = st.lists(st.tuples(_parts, st.sampled_from([" ", " ", " ", "", "  "])), max_size=9).map(
+    lambda parts: "".join(part + gap for part, gap in parts)
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.one_of(_texts, st.text("ab 1-", max_size=14), st.text("12 ()-.x", max_size=24), any_text),
+    st.sampled_from(
+        [RULES, TextRules(min_words=3, max_chars=20), TextRules(max_repetition=0.2, max_words=4)]
+    ),
+    st.booleans(),
+)
+def test_what_is_plain_is_read_as_by_every_rule(text: str, rules: TextRules, mask: bool) -> None:
+    found = read_caption(text, rules, mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules_in, "_text", None)
+        assert found == read_caption(text, rules, mask)
+
+
+def test_most_captions_are_plain() -> None:
+    module = pytest.importorskip("pipeline.captions._text", reason="not built")
+    words = rules_in._TEMPLATE_WORDS
+    assert module.plain("A dog & a cat on the beach, June 2019", words, 0.5) == 10
+    for text in (
+        "photo of the image",
+        "dog",
+        " a dog",
+        "a  dog",
+        "a dog é",
+        "dogs dogs dogs dogs",
+        "call 555 1234",
+    ):
+        assert module.plain(text, words, 0.5) == 0
