@@ -15,6 +15,7 @@ COPY --from=beam /opt/apache/beam /opt/apache/beam
 
 WORKDIR /openwit
 COPY constraints.txt pyproject.toml README.md LICENSE beam_job.py ./
+COPY openwit openwit
 COPY pipeline pipeline
 COPY queries queries
 COPY dedup dedup

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TOPS = ("pipeline", "queries", "dedup", "train")
+TOPS = ("openwit", "pipeline", "queries", "dedup", "train")
 COMMANDS = ("queries", "crawl", "status", "verify", "compact", "takedown", "overlap", "detector train",
             "detector embed", "plan", "train", "eval", "export", "demo")  # fmt: skip
 DRAW = """

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,13 +12,14 @@ from rich.text import Text
 from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.cli_runtime import guarded, job_name, worker_log
+from pipeline.cli_runtime import guarded, job_name, stoppable, worker_log
 from pipeline.flow import beam_options
 from pipeline.formats import count, p_value
 from pipeline.terminal import output, show_places, terminal
 
 if TYPE_CHECKING:
     from dedup.findings import Findings  # needs the overlap extra
+    from pipeline.flow.runner import Runner
 
 
 def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
@@ -31,8 +32,6 @@ def main(argv: Sequence[str], prog: str = "openwit overlap") -> int:
 def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console | None = None) -> int:
     """Run the analysis; return 0 when it is complete."""
     from dedup import overlap  # imports OpenCV
-    from pipeline.flow.runner import Runner
-    from pipeline.progress import ShowProgress
 
     console = console or terminal()
     started = time.monotonic()
@@ -42,14 +41,36 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     if config.check:
         show_plan(console, config, inputs, eval_inputs)
         return 0
-    log, name = worker_log(f"{config.out}/work"), job_name("overlap", config.out)
-    watch = ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json)
-    runner = Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=watch)
     job = overlap.OverlapJob(
-        config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner
-    )
+        config=config, training=training, inputs=inputs, eval_inputs=eval_inputs,
+        runner=_runner(config, beam_flags, console),
+    )  # fmt: skip
     show_result(output(config.log_json), config, overlap.run(job), time.monotonic() - started)
     return 0
+
+
+def overlap_from_python(values: Mapping[str, Any]) -> "Findings":
+    """Run an analysis with these options, by name; ValueError for what cannot be done."""
+    from dedup import overlap
+
+    config, console = parser.from_python(OverlapConfig, values), terminal()
+    training, inputs, eval_inputs = overlap.prepare(config)
+    runner = _runner(config, (), console)
+    with stoppable():
+        return overlap.run(
+            overlap.OverlapJob(
+                config=config, training=training, inputs=inputs, eval_inputs=eval_inputs, runner=runner
+            )
+        )
+
+
+def _runner(config: OverlapConfig, beam_flags: Sequence[str], console: Console) -> "Runner":
+    from pipeline.flow.runner import Runner
+    from pipeline.progress import ShowProgress
+
+    log, name = worker_log(f"{config.out}/work"), job_name("overlap", config.out)
+    watch = ShowProgress(console, f"{config.out.rstrip('/')}/work", config.log_json)
+    return Runner(flags=tuple(beam_flags), workers=config.workers, log=log, name=name, watch=watch)
 
 
 def show_plan(

@@ -117,3 +117,26 @@ def next_rank(rank: I64, matched: I64, within: I64, per_query: int, headroom: fl
     more = np.ceil(missing / share * headroom).astype(np.int64)
     short = (missing > 0) & (rank < matched)
     return np.where(short, np.minimum(matched, rank + more), rank)
+
+
+def keepers(
+    uids: Sequence[str], matches: Sequence[Sequence[int]], query_hash: U64, per_query: int
+) -> list[list[int]]:
+    """Return for each sample the queries that keep it, ascending; uids in hex, `matches` by sample."""
+    lengths = [len(one) for one in matches]
+    if len(uids) != len(lengths):
+        raise ValueError(f"there are {len(uids):,} uids, but matches of {len(lengths):,} samples")
+    query = np.array([number for one in matches for number in one], np.int32)
+    if len(query) and not 0 <= query.min() <= query.max() < len(query_hash):
+        raise ValueError(f"matches hold the numbers of queries, 0 to {len(query_hash) - 1}")
+    sample, query = unique_pairs(np.repeat(np.arange(len(uids)), lengths), query, len(query_hash))
+    uid_hash = np.array([int(uid[:16], 16) for uid in uids], np.uint64)
+    priority = priorities(uid_hash[sample], query_hash[query])
+    counts, rank = np.bincount(query, minlength=len(query_hash)), np.full(len(query_hash), per_query)
+    limits = thresholds(*largest(*head_pairs(query, priority, counts, rank)), counts, rank)
+    kept: list[list[int]] = [[] for _ in uids]
+    for row, number in zip(
+        *(part[priority <= limits[query]].tolist() for part in (sample, query)), strict=True
+    ):
+        kept[row].append(number)
+    return kept

@@ -1,8 +1,9 @@
 """`openwit crawl`: check, run the stages, verify, and end with a table."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from pipeline import (
 )
 from pipeline import config as parser
 from pipeline.checked_manifest import Extension, Manifest
-from pipeline.cli_runtime import guarded, job_name, worker_log
+from pipeline.cli_runtime import guarded, job_name, stoppable, worker_log
 from pipeline.flow import beam_options
 from pipeline.formats import count, size
 from pipeline.http.user_agent import NO_CONTACT
@@ -56,6 +57,12 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
     console = terminal()
     work = Layout(options.out.rstrip("/")).work
     return guarded(prog, console, work, lambda: crawl(options, beam_flags, console))
+
+
+def crawl_from_python(values: Mapping[str, Any]) -> None:
+    """Run a crawl with these options, by name, as one command would; ValueError for what cannot be done."""
+    with contextlib.redirect_stdout(sys.stderr), stoppable():
+        crawl(parser.from_python(CrawlConfig, values), (), terminal())
 
 
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:

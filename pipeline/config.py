@@ -358,6 +358,23 @@ def from_effective(config_class: type[C], values: Mapping[str, Value]) -> C:
         raise ValueError(str(error)) from None
 
 
+def from_python(config_class: type[C], values: Mapping[str, Any]) -> C:
+    """Return options given by name, as Python has them; ValueError says which is wrong.
+
+    An option that may be repeated takes a list, or a single text for a list of it.
+    """
+    known = defaults(config_class)
+    names = [name for name, _ in fields(config_class)]
+    if unknown := next((name for name in values if name not in names), ""):
+        raise ValueError(f"there is no option {unknown}{nearest(unknown, names)}")
+    lists = {name for name, field in fields(config_class) if "tuple" in str(field.type)}
+    given = {
+        name: (value,) if name in lists and isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    return from_effective(config_class, {**known, **given})
+
+
 def _nested(config_class: type, values: Mapping[str, Value]) -> dict[str, Any]:
     hints = typing.get_type_hints(config_class)
     nested = {

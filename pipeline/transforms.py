@@ -37,7 +37,11 @@ REJECTED: Final = "rejected"
 
 
 class Candidate(NamedTuple):
-    """A text that stands with an image; fields only."""
+    """A text that stands with an image; fields only.
+
+    >>> openwit.Candidate("http://example.com/1.jpg", "a dog on the beach", "alt", "", "").text
+    'a dog on the beach'
+    """
 
     url: str
     text: str
@@ -89,6 +93,11 @@ class ReadCandidates(beam.PTransform):
     """Read (image, text) pairs from Common Crawl's WAT and WARC files, HTML folders and URL lists.
 
     ValueError if a source is not there or has no known format.
+
+    >>> with beam.Pipeline(runner="FnApiRunner") as p:
+    ...     found = p | openwit.ReadCandidates(["list.csv"])
+    ...     shown = found["accepted"] | beam.Map(lambda one: print(one.url, one.text))
+    http://example.com/1.jpg a red house at the lake
     """
 
     source: Sequence[str]
@@ -165,6 +174,13 @@ class MatchQueries(beam.PTransform):
 
     queries: a list as `openwit crawl` takes it, at a path that every worker can read. Of a page's language
     counts what the page declares; a crawl looks at the page's other captions as well.
+
+    >>> texts = [openwit.Candidate("http://example.com/1.jpg", "a red house at the lake", "alt", "", "")]
+    >>> with beam.Pipeline(runner="FnApiRunner") as p:
+    ...     matched = p | beam.Create(texts) | openwit.MatchQueries("queries.txt")
+    ...     kept = matched["accepted"] | openwit.KeepSmallest(20_000, "queries.txt")
+    ...     shown = kept | beam.Map(lambda sample: print(sample.captions, sample.queries))
+    ['a red house at the lake'] [0, 1]
     """
 
     queries: str
@@ -223,6 +239,9 @@ class KeepSmallest(beam.PTransform):
 
     A sample stays if any of its queries keeps it; `queries` then has those. The priorities are those of
     `openwit crawl --seed`. A query's k smallest are held in one worker's memory, some 100 bytes each.
+
+    >>> openwit.KeepSmallest(20_000, "queries.txt").k
+    20000
     """
 
     k: int
@@ -290,6 +309,9 @@ class FetchImages(beam.PTransform):
 
     ValueError for options without a contact, unless everything is inside their `allow_network`. A site that
     is down, or asks to be left alone, gives rejected rows. Nothing is asked for a second time later.
+
+    >>> openwit.FetchImages(openwit.FetchOptions(contact="you@example.org")).images.image_size
+    256
     """
 
     fetch: FetchOptions
@@ -321,6 +343,9 @@ class WriteWebDataset(beam.PTransform):
 
     Members are KEY.jpg, KEY.json and KEY.txt; KEY is the number of the shard and of the sample. A shard is in
     one worker's memory while it is written; one without a picture is left out.
+
+    >>> openwit.WriteWebDataset("shards", shards=10).folder
+    'shards'
     """
 
     folder: str

@@ -15,7 +15,7 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parents[1]
 FILES: Final = sorted(
     path
-    for top in ("beam_job.py", "pipeline", "queries", "dedup", "train", "bench", "tests")
+    for top in ("beam_job.py", "openwit", "pipeline", "queries", "dedup", "train", "bench", "tests")
     for path in ([ROOT / top] if top.endswith(".py") else (ROOT / top).rglob("*.py"))
 )
 

@@ -42,7 +42,7 @@ from tests.test_extras import HIDE
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).resolve().parents[1]
-TOPS = ("pipeline", "queries", "dedup", "train")
+TOPS = ("openwit", "pipeline", "queries", "dedup", "train")
 RUNNING = (ROOT / "docs" / "running.md").read_text()
 DATAFLOW = (
     "--runner=DataflowRunner", "--project=some-project", "--region=us-central1",
@@ -290,7 +290,7 @@ from apache_beam.internal import pickler
 for payload in json.load(open(payloads)):
     load = deserialize_coder if "$" in payload else pickler.loads
     load(payload.encode("latin-1"))
-own = ("pipeline", "queries", "dedup", "train", "tests", "beam_job")
+own = ("openwit", "pipeline", "queries", "dedup", "train", "tests", "beam_job")
 files = {name: getattr(m, "__file__", None) for name, m in sys.modules.items() if name.split(".")[0] in own}
 json.dump(files, sys.stdout)
 """

@@ -22,7 +22,9 @@ from tests.crawling import arguments, contents, crawl, samples
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SOURCES: Final = sorted(
-    path for folder in ("pipeline", "queries", "dedup", "train") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("openwit", "pipeline", "queries", "dedup", "train")
+    for path in (ROOT / folder).rglob("*.py")
 )
 ENDING: Final = re.compile(r"\\?\.[a-z][a-z0-9_]*(\.[a-z0-9]+)*\$?")
 """What a file's name may end in, as a string or a pattern in the code."""

@@ -20,7 +20,7 @@ from pipeline import cli_runtime, config, terminal, untrusted
 from tests import finished_run
 
 ROOT = Path(beam_job.__file__).parent
-PACKAGES = ("pipeline", "queries", "dedup", "train")
+PACKAGES = ("openwit", "pipeline", "queries", "dedup", "train")
 HOSTILE = [
     "\x1b[31mred", "\x1b]0;owned\x07", "\x9b2J", "\x1b]8;;http://evil.test\x1b\\link", "\rverified",
     "\b\b\bok",

@@ -4,8 +4,6 @@
 the shorter side is resized to N, and N x N pixels are taken at random.
 """
 
-import functools
-import os
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.images.decode import BadImage, Pixels
-from pipeline.images.pixels import PixelDecoder, Wanted, centre, quick
+from pipeline.images.pixels import centre, decode, size_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,27 +22,6 @@ Crop = Literal["paper", "crop", "random-resized"]
 CROPS: tuple[Crop, ...] = get_args(Crop)
 
 __all__ = ["BadImage", "Pixels", "decode", "evaluation_image", "normalise", "size_of", "training_image"]
-
-
-def size_of(data: bytes) -> tuple[int, int]:
-    """Return width and height from the header; raises BadImage."""
-    return _child(os.getpid(), "size", 0).size(data)
-
-
-def decode(data: bytes, shorter: int = 0, scratch: NDArray[np.uint8] | None = None) -> Pixels:
-    """Decode to RGB [H, W, 3]; a JPEG may come out scaled down while its shorter side is at least `shorter`.
-
-    What its headers do not bound is decoded in a child process of this one. Raises BadImage. The result may
-    lie in `scratch`, uint8 [bytes].
-    """
-    found = quick(data, shorter, scratch)
-    return _child(os.getpid(), "whole", shorter).decode(data) if found is None else found
-
-
-@functools.cache
-def _child(process: int, form: Literal["whole", "size"], side: int) -> PixelDecoder:
-    """Return the child of a process: those of before a fork are its parent's."""
-    return PixelDecoder(Wanted(form=form, side=side))
 
 
 def _resize(pixels: Pixels, height: int, width: int) -> Pixels:

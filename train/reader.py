@@ -1,4 +1,4 @@
-"""Read shards for a trainer of one's own, and resume at the very sample."""
+"""Read shards for a trainer of your own, and resume with the sample that comes next."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from train import shard_sources
 from train.cache import Cache
 from train.data import Pictures, Shape, load, total
-from train.image_transforms import Crop
+from train.image_transforms import Crop, normalise
 from train.sampler import Sampler
 
 
@@ -29,12 +30,16 @@ class Samples(NamedTuple):
     """Hold one rank's part of a batch."""
 
     images: Tensor
-    """uint8 [B, N, N, 3] on the device; `image_transforms.normalise` makes CLIP's [B, 3, N, N] of them."""
+    """uint8 [B, N, N, 3] on the device."""
     captions: list[str]
     """One for each image; of several, one is drawn anew in each epoch."""
     uids: list[str]
     counts: Counter[str]
     """Bad samples that others stand in for, by reason, and pictures that were `enlarged`."""
+
+    def normalised(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the images as CLIP takes them: [B, 3, N, N], mean and deviation removed."""
+        return normalise(self.images, dtype)
 
     def tensors(self) -> list[Tensor]:
         """Return what was copied to the device in the background."""
@@ -63,17 +68,22 @@ class TextPieces(Pictures[TextPiece, Samples]):
         )
 
 
-class Reader:
+class Reader(IterableDataset[Samples]):
     """Read batches of pictures and captions in an order that any number of ranks and workers continues.
 
     The order is a pure function of the shards, the seed and the batch size; a state says how many batches the
-    trainer has taken, and what they were of. Save it with your checkpoint:
+    trainer has taken, and of which order. Save it with your checkpoint. The reader has workers of its own:
+    iterate over it, or give it to a DataLoader with batch_size=None and num_workers=0.
 
-        reader = Reader(["RUN"], batch_size=1024, image_size=224, workers=8)
-        reader.load_state_dict(checkpoint["reader"])
-        for batch in reader:
-            step(batch.images, batch.captions)
-            checkpoint = {"reader": reader.state_dict(), ...}
+    >>> reader = openwit.Reader(["run"], batch_size=4, image_size=32)
+    >>> batch = next(iter(reader))
+    >>> batch.normalised().shape, len(batch.captions)
+    (torch.Size([4, 3, 32, 32]), 4)
+    >>> state = reader.state_dict()
+    >>> again = openwit.Reader(["run"], batch_size=4, image_size=32)
+    >>> again.load_state_dict(state)
+    >>> len(reader), len(list(again))
+    (3, 2)
     """
 
     def __init__(
@@ -111,6 +121,8 @@ class Reader:
 
     def __iter__(self) -> Iterator[Samples]:
         """Yield this rank's part of each batch that is left."""
+        if get_worker_info() is not None:
+            raise ValueError("openwit.Reader has workers of its own: give it workers=N, and num_workers=0")
         for samples in load(self._pieces, self._taken, self._end, self._workers, self._device):
             self._taken += 1
             yield samples

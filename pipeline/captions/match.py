@@ -192,6 +192,9 @@ class Matcher:
 
     Under the rule "metaclip" they are those that MetaCLIP's `substr_matching` finds in a cleaned caption:
     case counts, seven marks and white space alone part words, and "St. Louis" as a query matches nothing.
+
+    >>> openwit.Matcher(["dog", "red house", "cat"]).match("A Red House, and a dog!")
+    [0, 1]
     """
 
     dead: list[int]

@@ -204,21 +204,32 @@ def _of_shard(path: str) -> Iterator[Example]:
 
 
 def _of_sample(example_id: str, sample: webdataset.WebDatasetSample, bad: Counter[str]) -> Example:
-    row: dict[str, Any] = {}
-    if "json" in sample.parts:
-        try:
-            row = untrusted.parse_row(sample.parts["json"])
-        except ValueError:  # the picture and the other members are as good as they were
-            bad["whose JSON is no usable row"] += 1
+    found = row_of(sample)
+    if found is None:  # the picture and the other members are as good as they were
+        bad["whose JSON is no usable row"] += 1
+    row = found or {}
     label, several_classes = label_of(
         _of_cls(sample.parts["cls"]) if "cls" in sample.parts else row.get("label"), example_id
     )
-    text = sample.parts.get("txt", b"").decode("utf-8-sig", "replace")
-    lines = [line for line in _LINE_ENDS.split(text) if line.strip()]
-    caption, several = _captions(row.get("captions") or lines or row.get("caption"))
+    caption, several = captions_of(sample, row)
     return Example(
         example_id, sample.image or b"", label, caption, _text(row.get("group")), several, several_classes
     )
+
+
+def row_of(sample: webdataset.WebDatasetSample) -> dict[str, Any] | None:
+    """Return what KEY.json holds, {} without one, None if it is no usable row."""
+    try:
+        return untrusted.parse_row(sample.parts["json"]) if "json" in sample.parts else {}
+    except ValueError:
+        return None
+
+
+def captions_of(sample: webdataset.WebDatasetSample, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the first caption, and all where there are several: of the row, or the lines of KEY.txt."""
+    text = sample.parts.get("txt", b"").decode("utf-8-sig", "replace")
+    lines = [line for line in _LINE_ENDS.split(text) if line.strip()]
+    return _captions(row.get("captions") or lines or row.get("caption"))
 
 
 def _of_cls(data: bytes) -> object:

@@ -4,6 +4,8 @@ Ordinary JPEG is decoded where it is asked for, since its headers bound what it 
 child process that is killed when it takes too long. Both give the same pixels.
 """
 
+import functools
+import os
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -246,3 +248,24 @@ def _cut(image: Image.Image, side: int) -> Image.Image:
 def size(data: bytes) -> tuple[int, int]:
     """Return width and height as stored, from the headers; BadImage."""
     return measure(data, format_of(data, LIMITS), _check)
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return width and height from the header; raises BadImage."""
+    return _child_of(os.getpid(), "size", 0).size(data)
+
+
+def decode(data: bytes, shorter: int = 0, scratch: NDArray[np.uint8] | None = None) -> Pixels:
+    """Decode to RGB [H, W, 3]; a JPEG may come out scaled down while its shorter side is at least `shorter`.
+
+    What its headers do not bound is decoded in a child process of this one. Raises BadImage. The result may
+    lie in `scratch`, uint8 [bytes].
+    """
+    found = quick(data, shorter, scratch)
+    return _child_of(os.getpid(), "whole", shorter).decode(data) if found is None else found
+
+
+@functools.cache
+def _child_of(process: int, form: Literal["whole", "size"], side: int) -> PixelDecoder:
+    """Return the child of a process: those of before a fork are its parent's."""
+    return PixelDecoder(Wanted(form=form, side=side))

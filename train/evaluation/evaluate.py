@@ -138,7 +138,7 @@ def _run_fitting(done: Evaluation, own: Fitting, encoded: EncodedModel | None, n
 def _run_foreign(done: Evaluation, model: str, path: str) -> None:
     """Fit probes on another encoder's features."""
     found = features.read_foreign(path)
-    device = models.device_of(done.config)
+    device = models.device_of(done.config.device)
     names = list(dict.fromkeys(name for name, _ in found))
     shifted = [name for name in names if "robustness" in done.config.task and (name, "train") not in found]
     sources = []

@@ -97,25 +97,35 @@ def _default_name(path: str) -> str:
     return f"{state.model}-step-{state.step}"
 
 
-def device_of(config: EvalConfig) -> torch.device:
-    """Return the device asked for; ValueError if there is none."""
-    if config.device == "cuda" and not torch.cuda.is_available():
+def device_of(asked: str) -> torch.device:
+    """Return the device asked for, auto, cuda or cpu; ValueError if there is none."""
+    if asked not in ("auto", "cuda", "cpu"):
+        raise ValueError(f"device must be auto, cuda or cpu, not {asked!r}")
+    if asked == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU here")
-    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    cuda = asked == "cuda" or (asked == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if cuda else "cpu")
 
 
 def load(source: ModelSource, config: EvalConfig) -> Encoder:
     """Load a checkpoint in evaluation mode; ValueError for what is none."""
-    device = device_of(config)
-    model, tokenizer = read(source.path, config.activation, config.vocab)
+    return ready(source, config.device, config.activation, config.vocab, config.precision)
+
+
+def ready(
+    source: ModelSource, device: str = "auto", activation: weights.Asked = "auto", vocab: str = "",
+    precision: str = "fp32",
+) -> Encoder:  # fmt: skip
+    """Load a model in evaluation mode on a device; ValueError for what is none."""
+    place = device_of(device)
+    model, tokenizer = read(source.path, activation, vocab)
     scale = model.logit_scale.detach().exp()
     if not scale.isfinite():
         raise ValueError(f"{source.path}: the factor of its logits, exp(logit_scale), is infinite")
     fingerprint = fingerprint_of(model, tokenizer)
     return Encoder(
-        name=source.name, path=source.path, model=model.to(device).eval(), tokenizer=tokenizer, device=device,
-        precision=config.precision, fingerprint=fingerprint,
+        name=source.name, path=source.path, model=model.to(place).eval(), tokenizer=tokenizer, device=place,
+        precision=precision, fingerprint=fingerprint,
     )  # fmt: skip
 
 
