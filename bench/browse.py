@@ -9,6 +9,8 @@ system's cache is warm): the median and the slowest of twenty each, and what tha
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import socket
 import statistics
@@ -22,8 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.index import build
-from pipeline.index.build import Index, Source
+from pipeline import balance
+from pipeline.index.offsets import Place, places
+from pipeline.index.tables import SAMPLE_COLUMNS, Index, Source, finish, rank_tags, write_queries
 from pipeline.shards import Sample, write_shard
 from tests.scenes import jpeg, scene
 
@@ -41,10 +44,12 @@ PAGES = {
     "largest first": "/api/samples?limit=60&sort=-width",
     "sites": "/api/facets?kind=site",
     "queries": "/api/queries?q=quer",
+    "a histogram": "/api/histogram?column=width",
+    "a common word, largest": "/api/samples?limit=60&q=word2&sort=-width",
 }
 
 
-def rows(count: int, places: Sequence[tuple[str, build.Place]], seed: int = 0) -> Iterator[list[object]]:
+def rows(count: int, found: Sequence[tuple[str, Place]], seed: int = 0) -> Iterator[list[object]]:
     """Yield the columns of samples, without tags: uid, key ... lang_score, then site and queries."""
     rng = np.random.default_rng(seed)
     for start in range(0, count, 10_000):
@@ -59,7 +64,7 @@ def rows(count: int, places: Sequence[tuple[str, build.Place]], seed: int = 0) -
             url = f"https://cdn.site{sites[i]}.example/images/{start + i}.jpg"
             uid = uids[16 * i : 16 * i + 16].hex()
             yield [
-                uid, *places[i % len(places)], caption, url, url, *sizes[i].tolist(),
+                uid, *found[i % len(found)], caption, url, url, *sizes[i].tolist(),
                 f"site{sites[i]}.example", sorted(set(queries[i].tolist())),
             ]  # fmt: skip
 
@@ -67,45 +72,37 @@ def rows(count: int, places: Sequence[tuple[str, build.Place]], seed: int = 0) -
 def make_index(path: Path, count: int, shard: Path) -> None:
     """Write an index of so many samples, by the code that indexes runs."""
     with shard.open("rb") as file:
-        places = list(build.places(file))
+        found = list(places(file))
     index = Index(path)
+    hashes = balance.query_hashes([f"query {n}" for n in range(QUERIES)], 0)
 
     def add(source: Source, number: int) -> None:
         def columns() -> Iterator[list[object]]:
             share = min(100_000, count - 100_000 * int(source.name))
-            for row in rows(share, places, number):
+            for row in rows(share, found, number):
                 uid, key, place, caption, url, page, width, height, site, queries = row
                 tags = [index.tag("samples", kind, value) for kind, value in (
                     ("site", site), ("lang", "en"), ("format", "jpeg"), ("shard", source.name)
                 )]  # fmt: skip
                 tags += [f"q{query}" for query in queries]
+                high = np.full(len(queries), int(uid[:16], 16), np.uint64)
+                tags += rank_tags(np.array(queries), high, hashes)
                 yield [
-                    uid,
-                    key,
-                    number,
-                    *place[:5],
-                    caption,
-                    url,
-                    page,
-                    " ".join(tags),
-                    width,
-                    height,
-                    5000,
-                    0.9,
-                ]
+                    uid, key, number, *place[:5], caption, url, page, " ".join(tags), width, height, 5000, 0.9,
+                    None,
+                ]  # fmt: skip
 
-        index.insert("samples", build._COLUMNS, columns())
+        index.insert("samples", SAMPLE_COLUMNS, columns())
 
     shards = [Source(str(n), str(shard), "1") for n in range(-(-count // 100_000))]
     index.renew("samples", shards, add, lambda done, total, found: None)
-    with index.db:
-        one = (1).to_bytes(8, "big")
-        listed = [(n, f"query {n}", 100, 50, 60, 0, n.to_bytes(8, "big"), one) for n in range(QUERIES)]
-        index.db.executemany("INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", listed)
-        index.db.executemany(
-            "INSERT INTO queries_text (rowid, query) VALUES (?, ?)", [row[:2] for row in listed]
-        )
-    build._finish(index.db, "bench")
+    one = (1 << 60).to_bytes(8, "big")
+    listed = [
+        (n, f"query {n}", 100, QUERIES - n, 60, 0, value.to_bytes(8, "big"), one)
+        for n, value in enumerate(hashes.tolist())
+    ]
+    write_queries(index.db, listed)
+    finish(index, "bench")
     index.close()
 
 
@@ -174,7 +171,7 @@ def show_pages(path: Path) -> None:
 def peers(count: int, shard: Path, folder: Path) -> None:
     """Print what other engines of search cost on the same rows, where they are installed."""
     with shard.open("rb") as file:
-        places = list(build.places(file))
+        found = list(places(file))
     try:
         import duckdb
     except ImportError:
@@ -183,24 +180,36 @@ def peers(count: int, shard: Path, folder: Path) -> None:
         import pyarrow as pa
 
         started = time.process_time()
-        table = pa.Table.from_pylist(
-            [{"uid": row[0], "caption": row[3], "url": row[4], "width": row[6], "site": row[8]}
-             for row in rows(count, places, 1)]
-        )  # fmt: skip
         database = duckdb.connect(str(folder / "duck.db"))
-        database.execute("CREATE TABLE samples AS SELECT * FROM table")
+        database.execute("CREATE TABLE samples (id BIGINT, uid VARCHAR, caption VARCHAR, site VARCHAR)")
+        batch = list[dict[str, object]]()
+        for n, row in enumerate(rows(count, found, 1), 1):
+            batch.append({"id": n, "uid": row[0], "caption": row[3], "site": row[8]})
+            if len(batch) == 100_000 or n == count:
+                part = pa.Table.from_pylist(batch)
+                database.execute("INSERT INTO samples SELECT id, uid, caption, site FROM part")
+                batch.clear()
+        with contextlib.suppress(ImportError):
+            importlib.import_module("duckdb_extensions").import_extension("fts")
+        database.execute("LOAD fts")
+        database.execute(
+            "PRAGMA create_fts_index('samples', 'id', 'caption', stemmer='none', stopwords='none')"
+        )
         database.close()
         size = (folder / "duck.db").stat().st_size
         show_cost("duckdb", started, size, count)
         database = duckdb.connect(str(folder / "duck.db"), read_only=True)
-        words = "caption LIKE '%word40 %' AND caption LIKE '%word7 %'"
-        for name, where in (("two words", words),
-                            ("a site", "site = 'site7.example'")):  # fmt: skip
-            show_engine(name, lambda where=where: database.execute(
-                f"SELECT uid, caption FROM samples WHERE {where} LIMIT 60").fetchall())  # fmt: skip
-            counted = f"SELECT count(*) FROM samples WHERE {where}"
-            show_engine(f"{name}, counted", lambda counted=counted: database.execute(counted).fetchall())
-        del table
+        database.execute("LOAD fts")
+        scored = (
+            "SELECT uid, caption FROM samples WHERE fts_main_samples.match_bm25(id, '{}', conjunctive := 1)"
+        )
+        for name, statement in (
+            ("two words", scored.format("word40 word7") + " IS NOT NULL ORDER BY id LIMIT 60"),
+            ("a common word", scored.format("word1") + " IS NOT NULL ORDER BY id LIMIT 60"),
+            ("a site", "SELECT uid, caption FROM samples WHERE site = 'site7.example' LIMIT 60"),
+        ):
+            show_engine(name, lambda statement=statement: database.execute(statement).fetchall())
+        database.close()
     try:
         import tantivy
     except ImportError:
@@ -213,7 +222,7 @@ def peers(count: int, shard: Path, folder: Path) -> None:
     (folder / "tantivy").mkdir()
     index = tantivy.Index(schema.build(), path=str(folder / "tantivy"))
     started, writer = time.process_time(), index.writer(256 << 20, 1)
-    for row in rows(count, places, 1):
+    for row in rows(count, found, 1):
         tags = " ".join([row[8].replace(".", "_"), *(f"q{query}" for query in row[9])])
         writer.add_document(tantivy.Document(uid=row[0], caption=row[3], tags=tags))
     writer.commit()

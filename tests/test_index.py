@@ -8,13 +8,17 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_job import main
 from pipeline.index import build, place
-from pipeline.index.cli import index, write_webshart
+from pipeline.index import near as near_groups
+from pipeline.index import search as query
+from pipeline.index.cli import index
+from pipeline.index.offsets import write_webshart
 from pipeline.index.search import Filter, Search, match_expression
 from pipeline.options.finished import IndexConfig
 from tests import finished_run
@@ -89,7 +93,7 @@ def test_whatever_people_type_is_an_expression(text: str) -> None:
     db.close()
 
 
-def test_filters_sorting_and_pages(search: Search) -> None:
+def test_filters_sorting_and_pages(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(captions(search, Filter(query=0))) == len(CAPTIONS)
     assert captions(search, Filter(facets={"site": "a.test", "shard": "00001"})) == CAPTIONS[10:20]
     assert captions(search, Filter(facets={"site": "b.test"})) == []
@@ -101,19 +105,27 @@ def test_filters_sorting_and_pages(search: Search) -> None:
     assert [row["bytes"] for row in largest] == [1009, 1009, 1009]
     pages = [search.page(Filter(text="umbrella"), offset, 7).rows for offset in range(0, 35, 7)]
     assert [row["caption"] for page in pages for row in page] == CAPTIONS[:31]
+    largest = search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows
+    monkeypatch.setattr(query, "_SORTED", 0)
+    monkeypatch.setattr(query, "_LOOKED_UP", 3)
+    assert search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows == largest
+    least = Filter(text="umbrella", least={"bytes": 1007})
+    assert search.page(least, 0, 40)[1:] == (0, False) and search.count(least) == ([], 9, True)
     for wanted in (Filter(sort="caption"), Filter(least={"uid": 0})):
         with pytest.raises(ValueError, match="there is no column"):
             search.page(wanted, 0, 1)
 
 
 def test_a_query_keeps_the_smallest_hashes(search: Search) -> None:
-    ranked = search.ranked(0)
+    ranked = search.ranked(0, 0, 100)
     assert len(ranked) == len(CAPTIONS) and all(0 <= one["priority"] < 1 for one in ranked)
     assert [one["priority"] for one in ranked] == sorted(one["priority"] for one in ranked)
     kept = [one["kept"] for one in ranked]
     assert kept == sorted(kept, reverse=True)
     assert search.query_number("dogs") == 1 and search.query_number("cats") is None
     assert [row["query"] for row in search.queries("be", 9)] == ["beach"]
+    pages = [search.ranked(0, offset, 7) for offset in range(0, 42, 7)]
+    assert [one for page in pages for one in page] == ranked and search.ranked(9, 0, 7) == []
 
 
 def test_histograms_count_every_sample(search: Search) -> None:
@@ -180,13 +192,26 @@ def test_anybodys_webdataset_is_indexed_and_what_cannot_be_is_said(
 
 
 def test_offsets_as_webshart_reads_them(run: Path, tmp_path: Path) -> None:
-    assert write_webshart(place.dataset(str(run)), str(tmp_path)) == 4
+    assert write_webshart(sorted(map(str, (run / "shards").glob("*.tar"))), str(tmp_path)) == 4
     found = json.loads((tmp_path / "00000.json").read_text())
     data = (run / "shards" / "00000.tar").read_bytes()
     assert found["filesize"] == len(data) and len(found["files"]) == 30
     with tarfile.open(run / "shards" / "00000.tar") as tar:
         for member in tar:
             assert found["files"][member.name] == {"offset": member.offset_data, "length": member.size}
+
+
+def test_pictures_that_look_alike_are_stars() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (2, 32), np.uint8)
+    near, far = one.copy(), one.copy()
+    near[3] ^= 7
+    far[1::2] ^= 3  # 32 bits: beyond the radius of the first
+    rows = np.stack([other, near, one, far, one, rng.integers(0, 256, 32, np.uint8)])
+    found = near_groups.stars(rows)
+    assert sorted(found) == sorted([(1, 1, 0), (2, 1, 3), (4, 1, 3)]) or sorted(found) == sorted(
+        [(2, 2, 0), (1, 2, 3), (4, 2, 0)]
+    )
 
 
 def test_a_stopped_build_goes_on(run: Path, tmp_path: Path) -> None:

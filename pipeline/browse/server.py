@@ -15,9 +15,9 @@ from aiohttp import web
 from pipeline import schemas, status, storage, untrusted
 from pipeline.browse.guard import Guard
 from pipeline.images.headers import sniff
-from pipeline.index.build import FACETS
 from pipeline.index.place import Dataset
 from pipeline.index.search import MOST, Filter, Search
+from pipeline.index.tables import FACETS
 
 T = TypeVar("T")
 
@@ -117,7 +117,10 @@ class Server:
         wanted = self._filter(request.query)
         table = "rejects" if {"reason", "stage", "rejected"} & set(request.query) else "samples"
         offset, limit = (_whole(request.query.get(name), default) for name, default in _PAGING)
-        page = self._search.page(wanted, offset, limit, table)
+        if request.query.get("count"):
+            page = self._search.count(wanted, table)
+        else:
+            page = self._search.page(wanted, offset, limit, table)
         return {"total": page.total, "is_exact": page.is_exact, "samples": [_shown(row) for row in page.rows]}
 
     def _filter(self, given: Any) -> Filter:
@@ -198,13 +201,11 @@ class Server:
         if number is None:
             raise LookupError("no such query")
         offset, limit = (_whole(request.query.get(name), default) for name, default in _PAGING)
-        ranked = self._search.ranked(number)
-        shown = ranked[offset : offset + min(limit, MOST)]
-        rows = {row["id"]: row for row in self._search.by_ids([one["id"] for one in shown])}
+        found = self._search.queries_of([number])[0]
+        rows = self._search.ranked(number, offset, min(limit, MOST))
         return {
-            "query": self._search.queries_of([number])[0], "total": len(ranked),
-            "kept": sum(one["kept"] for one in ranked),
-            "samples": [_shown(rows[one["id"]]) | one for one in shown],
+            "query": found, "total": found["present"], "kept": found["kept"],
+            "samples": [_shown(row) for row in rows],
         }  # fmt: skip
 
     def histogram(self, request: web.Request) -> list[tuple[float, int]]:

@@ -1,6 +1,5 @@
 """`openwit index`: make every picture of a dataset reachable at once, and its captions searchable."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from pipeline import storage
 from pipeline.cli_runtime import guarded
 from pipeline.formats import count, size
 from pipeline.index import place
-from pipeline.index.build import places
+from pipeline.index.offsets import write_webshart
 from pipeline.options.finished import BrowseConfig, IndexConfig
 from pipeline.terminal import Terminal, output, show_places, terminal
 
@@ -49,7 +48,7 @@ def index(options: IndexConfig) -> int:
     console.print(table)
     places_shown = [("index", f"{path} ({size(path.stat().st_size)})")]
     if options.webshart:
-        written = write_webshart(of, options.webshart)
+        written = write_webshart(tars(of), options.webshart)
         places_shown.append(("offsets", f"{options.webshart} ({count(written, 'file')})"))
     show_places(console, [*places_shown, ("look", f"openwit browse {of.name}")])
     return 1 if refused else 0
@@ -57,12 +56,17 @@ def index(options: IndexConfig) -> int:
 
 def show_check(of: place.Dataset, options: IndexConfig | BrowseConfig) -> None:
     """Print which index would be made of what, and the effective configuration."""
-    shards = of.shards if of.layout is None else storage.glob(storage.join(of.layout.shards, "*.tar"))
+    shards = tars(of)
     path = place.local_file(of)
     known = f"the index {path} is renewed" if path.exists() else f"an index is built, {path}"
     console = output()
     console.print(f"{of.name}: {count(len(shards), 'shard')}; {known}. Nothing was written.", soft_wrap=True)
     console.print(parser.to_toml(parser.effective(options)), soft_wrap=True, highlight=False, markup=False)
+
+
+def tars(of: place.Dataset) -> Sequence[str]:
+    """Return the archives of a dataset."""
+    return of.shards if of.layout is None else storage.glob(storage.join(of.layout.shards, "*.tar"))
 
 
 def renew(of: place.Dataset, console: Terminal) -> Any:
@@ -75,24 +79,3 @@ def renew(of: place.Dataset, console: Terminal) -> Any:
         return place.renew(
             of, lambda done, total, rows: shown.update(task, completed=done, total=total, rows=rows)
         )
-
-
-def write_webshart(of: place.Dataset, folder: str) -> int:
-    """Write webshart's {"files": {NAME: {"offset", "length"}}} for each shard; return their number."""
-    paths = of.shards if of.layout is None else storage.glob(storage.join(of.layout.shards, "*.tar"))
-    for path in paths:
-        files = dict[str, dict[str, int]]()
-        with storage.open_input(path) as file:
-            for key, found in places(file):
-                parts = ((found.suffix, found.offset, found.length),
-                         ("json", found.json_offset, found.json_length),
-                         ("txt", found.text_offset, found.text_length))  # fmt: skip
-                for suffix, offset, length in parts:
-                    if length:
-                        files[f"{key}.{suffix}"] = {"offset": offset, "length": length}
-        info = storage.file_info(path)
-        found_json = {"path": path.rpartition("/")[2], "filesize": info.size, "files": files}
-        storage.write_bytes(
-            storage.join(folder, f"{storage.stem(path)}.json"), json.dumps(found_json).encode()
-        )
-    return len(paths)

@@ -17,14 +17,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from pipeline import balance
-from pipeline.index.build import NUMBERS
+from pipeline.index.tables import NUMBERS, ZEROS
 
 SECONDS: Final = 0.2
 """For one count; pages of rows have ten times as long."""
 MOST: Final = 200
 """Rows of a page."""
 _STEPS: Final = 10_000  # instructions of SQLite's machine between two looks at the clock
-_FIRST: Final = 50_000  # samples of a query that are ranked
+_LOOKED_UP: Final = 400  # rows that a count beside a page looks up one by one: 2 MB at most
+_WALKED: Final = 100_000  # and entries of a sorted column that it counts
+_SORTED: Final = 10_000  # samples up to which a filter's own are sorted, rather than the whole set walked
 _WORD: Final = re.compile(r'-?"[^"]*"|\S+')
 _COLUMNS: Final = {
     "samples": (
@@ -97,33 +99,69 @@ class Search:
         ValueError for the name of a column that is not there, TimeoutError for a filter that takes too long.
         """
         limit, offset = max(0, min(limit, MOST)), max(0, offset)
-        source, values = self._source(wanted, table)
-        order = f"{source.split()[0]}.{'rowid' if ' JOIN ' in source else 'id'}"
-        if wanted.sort:
-            column = wanted.sort.removeprefix("-")
-            if column not in self.numbers or table != "samples":
-                raise ValueError(f"there is no column {column} to sort by")
-            order = f'{table}."{column}" {"DESC" if wanted.sort.startswith("-") else "ASC"}, {table}.id'
-        total, is_exact = self._total(wanted, table)
-        end, more = f"ORDER BY {order} LIMIT ? OFFSET ?", [limit, offset]
-        if source == table and not wanted.sort and (first := self._dense(table)):
-            end, more = "WHERE id >= ? ORDER BY id LIMIT ?", [first + offset, limit]
+        question = self._question(wanted, table)
+        total, is_exact = self._total(wanted, question)
         with self._within(10 * SECONDS):
-            rows = self._db.execute(
-                f"SELECT {self._columns(table)} FROM {source} {end}", [*values, *more]
-            ).fetchall()
+            rows = self._db.execute(*self._page(wanted, question, total, offset, limit)).fetchall()
         return Page([dict(row) for row in rows], total, is_exact)
+
+    def _page(
+        self, wanted: Filter, question: "_Question", total: int, offset: int, limit: int
+    ) -> tuple[str, list[Any]]:
+        """Return the statement for a page, and its values.
+
+        Posting lists come in the order of ids, one by one, so that a page costs what it shows. The largest of
+        a filter are found by sorting what it leaves, or, where that is much, by walking the sorted column and
+        asking of each whether it is among them.
+        """
+        table, paged = question.table, [limit, offset]
+        columns = self._columns(table)
+        shown = f"SELECT {columns} FROM {table}"
+        joined = f"SELECT {columns} FROM {question.source}"
+        if wanted.sort:
+            order = self._order(wanted.sort, table)
+            if not question.match or total <= _SORTED:
+                return f"{joined} {order} LIMIT ? OFFSET ?", [*question.all_values, *paged]
+            among = f"SELECT 1 FROM {table}_text WHERE {question.text} AND {table}_text.rowid = {table}.id"
+            where = " AND ".join((*question.bounds, f"EXISTS ({among})"))
+            values = [*question.values, question.match, *paged]
+            return f"{shown} WHERE {where} {order} LIMIT ? OFFSET ?", values
+        if question.match and not question.bounds:
+            found = f"SELECT rowid FROM {table}_text WHERE {question.text} ORDER BY rowid LIMIT ? OFFSET ?"
+            return f"{shown} WHERE id IN ({found}) ORDER BY id", [question.match, *paged]
+        if not question.match and not question.bounds and (first := self._dense(table)):
+            return f"{shown} WHERE id >= ? ORDER BY id LIMIT ?", [first + offset, limit]
+        by = f"{table}_text.rowid" if question.match else f"{table}.id"
+        return f"{joined} ORDER BY {by} LIMIT ? OFFSET ?", [*question.all_values, *paged]
+
+    def _order(self, sort: str, table: str) -> str:
+        column, down = sort.removeprefix("-"), sort.startswith("-")
+        if column not in self.numbers or table != "samples":
+            raise ValueError(f"there is no column {column} to sort by")
+        return f'ORDER BY {table}."{column}" {"DESC" if down else "ASC"}, {table}.id'
+
+    def count(self, wanted: Filter, table: str = "samples") -> Page:
+        """Return how many rows a filter leaves, counted for up to two seconds, and no rows."""
+        question = self._question(wanted, table)
+        total, is_exact = self._total(wanted, question)
+        if is_exact:
+            return Page([], total, True)
+        return Page([], *self._counted(question.source, question.all_values, 10 * SECONDS))
+
+    def _counted(self, source: str, values: Sequence[Any], seconds: float) -> tuple[int, bool]:
+        total = 0
+        with contextlib.suppress(TimeoutError), self._within(seconds):
+            for _ in self._db.execute(f"SELECT 1 FROM {source}", list(values)):
+                total += 1
+            return total, True
+        return total, False
 
     def _columns(self, table: str) -> str:
         scores = [name for name in self.numbers if name not in NUMBERS] if table == "samples" else []
         return ", ".join(f'{table}."{name}"' for name in (*_COLUMNS[table], *scores))
 
-    def _source(self, wanted: Filter, table: str) -> tuple[str, list[Any]]:
-        """Return what stands after FROM for a filter, and its values.
-
-        Where there are words or tags the posting lists lead: they come in the order of ids, one by one, so
-        that a page costs what it shows.
-        """
+    def _question(self, wanted: Filter, table: str) -> "_Question":
+        """Return a filter as parts of a statement."""
         match = match_expression(wanted.text)
         tags = list[str]()
         for kind, value in wanted.facets.items():
@@ -133,44 +171,50 @@ class Search:
         if wanted.query is not None:
             tags.append(f"q{wanted.query}")
         parts = [f"tags : {tag}" for tag in tags] + ([match] if match else [])
-        source, conditions, values = table, list[str](), list[Any]()
-        if parts:
-            source = f"{table}_text CROSS JOIN {table} ON {table}.id = {table}_text.rowid"
-            conditions.append(f"{table}_text MATCH ?")
-            values.append(" AND ".join(f"({part})" for part in parts))
-        elif wanted.text.strip():
-            conditions.append("0")  # words without a letter
-        for sign, bounds in ((">=", wanted.least), ("<=", wanted.most)):
-            for name, bound in bounds.items():
+        bounds, values = list[str](), list[float]()
+        for sign, given in ((">=", wanted.least), ("<=", wanted.most)):
+            for name, bound in given.items():
                 if name not in self.numbers or table != "samples":
                     raise ValueError(f"there is no column {name} to cut at")
-                conditions.append(f'{table}."{name}" {sign} ?')
+                bounds.append(f'{table}."{name}" {sign} ?')
                 values.append(bound)
-        return (f"{source} WHERE {' AND '.join(conditions)}" if conditions else source), values
+        if not parts and wanted.text.strip():
+            bounds.append("0")  # words without a letter
+        return _Question(table, " AND ".join(f"({part})" for part in parts), tuple(bounds), tuple(values))
 
-    def _total(self, wanted: Filter, table: str) -> tuple[int, bool]:
-        """Return how many rows a filter leaves: as noted where it is one facet or none, else counted."""
-        source, values = self._source(wanted, table)
-        if source == table:
+    def _total(self, wanted: Filter, question: "_Question") -> tuple[int, bool]:
+        """Return how many rows a filter leaves: as noted where it is one facet or none, else counted.
+
+        A count reads no more than a page does; what it has come to by then is a lower bound.
+        """
+        table = question.table
+        if not question.match and not question.bounds:
             return int(self._meta(table) or 0), True
-        has_bounds = bool(wanted.least or wanted.most)
-        if not wanted.text and wanted.query is None and not has_bounds and len(wanted.facets) == 1:
+        if not wanted.text and wanted.query is None and not question.bounds and len(wanted.facets) == 1:
             ((kind, value),) = wanted.facets.items()
             return self.facet_count(kind, value, table), True
-        if not has_bounds:
-            source = source.replace(f" CROSS JOIN {table} ON {table}.id = {table}_text.rowid", "")
-        total = 0
-        with contextlib.suppress(TimeoutError), self._within(SECONDS):
-            for _ in self._db.execute(f"SELECT 1 FROM {source}", values):
-                total += 1
-            return total, True
-        return total, False
+        if not question.bounds:
+            return self._counted(f"{table}_text WHERE {question.text}", [question.match], SECONDS)
+        if not question.match:
+            columns = {*wanted.least, *wanted.most}
+            most = _WALKED if len(columns) == 1 else _LOOKED_UP
+            total, is_exact = self._counted(f"{question.source} LIMIT {most + 1}", question.values, SECONDS)
+            return min(total, most), is_exact and total <= most
+        some = f"SELECT rowid FROM {table}_text WHERE {question.text} LIMIT {_LOOKED_UP}"
+        found = len(self._db.execute(some, [question.match]).fetchall())
+        total, is_exact = self._counted(
+            f"{table} WHERE id IN ({some}) AND {' AND '.join(question.bounds)}",
+            [question.match, *question.values], SECONDS,
+        )  # fmt: skip
+        return total, is_exact and found < _LOOKED_UP
 
     def _dense(self, table: str) -> int:
         """Return the first id if ids follow one another, else 0."""
-        row = self._db.execute(f"SELECT min(id) AS low, max(id) AS high FROM {table}").fetchone()
+        low, high = (  # one by one: both in one statement read the whole table
+            self._db.execute(f"SELECT {side}(id) FROM {table}").fetchone()[0] for side in ("min", "max")
+        )
         count = int(self._meta(table) or 0)
-        return int(row["low"]) if count and row["high"] - row["low"] + 1 == count else 0
+        return int(low) if count and high - low + 1 == count else 0
 
     def _meta(self, name: str) -> str:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -231,13 +275,20 @@ class Search:
         if column not in ("kept", "matched", "present", "short", "query", "id"):
             raise ValueError(f"cannot sort queries by {column}")
         words = " AND ".join(f'"{word}"*' for word in re.findall(r"\w+", text))
-        where = "WHERE id IN (SELECT rowid FROM queries_text WHERE queries_text MATCH ?)" if words else ""
-        order = f"{column} {'DESC' if sort.startswith('-') else 'ASC'}, id"
-        rows = self._db.execute(
-            f"SELECT id, query, matched, kept, present, short FROM queries {where} ORDER BY {order} "
-            "LIMIT ? OFFSET ?",
-            [*([words] if words else []), min(limit, MOST), offset],
-        )
+        given: list[Any] = [*([words] if words else []), min(limit, MOST), offset]
+        found = "SELECT rowid FROM queries_text WHERE queries_text MATCH ?"
+        if words and sort == "-kept":  # as they stand in the full-text table
+            statement = f"WHERE place IN ({found} ORDER BY rowid LIMIT ? OFFSET ?) ORDER BY place"
+        else:
+            order = (
+                "place" if sort == "-kept" else f"{column} {'DESC' if sort.startswith('-') else 'ASC'}, id"
+            )
+            where = f"WHERE place IN ({found})" if words else ""
+            statement = f"{where} ORDER BY {order} LIMIT ? OFFSET ?"
+        with self._within(10 * SECONDS):
+            rows = self._db.execute(
+                f"SELECT id, query, matched, kept, present, short FROM queries {statement}", given
+            ).fetchall()
         return [dict(row) for row in rows]
 
     def query_number(self, query: str) -> int | None:
@@ -249,37 +300,51 @@ class Search:
         row = self._db.execute("SELECT id FROM queries WHERE query = ?", (query,)).fetchone()
         return int(row["id"]) if row else None
 
-    def ranked(self, query: int) -> list[dict[str, Any]]:
-        """Return (id, uid, priority in 0..1, kept) of a query by priority, of its first 50,000 samples.
+    def ranked(self, query: int, offset: int, limit: int) -> list[dict[str, Any]]:
+        """Return samples of a query in the order in which it takes them, with priority in 0..1 and kept.
 
         A query keeps the samples whose h(seed, uid, query) is at most its threshold; the others are there
-        for the sake of other queries.
+        for the sake of other queries. Samples are tagged by the leading zeros of that number, so that the
+        first ones are a short list.
         """
         row = self._db.execute("SELECT hash, threshold FROM queries WHERE id = ?", (query,)).fetchone()
         if row is None:
             return []
-        found = self._db.execute(
-            "SELECT id, uid FROM samples WHERE id IN "
-            "(SELECT rowid FROM samples_text WHERE samples_text MATCH ? LIMIT ?)",
-            (f'tags : "q{query}"', _FIRST),
-        ).fetchall()
-        high = np.array([int(one["uid"][:16], 16) for one in found], np.uint64)
-        hashed = np.full(len(found), int.from_bytes(row["hash"], "big"), np.uint64)
-        priority = balance.priorities(high, hashed)
         threshold = None if row["threshold"] is None else int.from_bytes(row["threshold"], "big")
+        skipped, ids = 0, list[int]()
+        with self._within(10 * SECONDS):
+            for zeros in range(ZEROS, -1, -1):
+                own = self._db.execute(
+                    "SELECT rowid FROM samples_text WHERE samples_text MATCH ?",
+                    (f'tags : "r{query}x{zeros}"',),
+                ).fetchall()
+                if not ids and skipped + len(own) <= offset:
+                    skipped += len(own)
+                    continue
+                ids += [one[0] for one in own]
+                if skipped + len(ids) >= offset + limit:
+                    break
+            found = self.by_ids(ids)
+        uids = np.array([int(one["uid"][:16], 16) for one in found], np.uint64)
+        hashed = np.full(len(found), int.from_bytes(row["hash"], "big"), np.uint64)
+        priority = balance.priorities(uids, hashed).tolist()
+        order = sorted(range(len(found)), key=lambda n: (priority[n], found[n]["id"]))
         return [
-            {"id": found[i]["id"], "uid": found[i]["uid"], "priority": float(priority[i]) / 2**64,
-             "kept": threshold is None or int(priority[i]) <= threshold}
-            for i in np.argsort(priority, kind="stable")
-        ]  # fmt: skip
+            found[n]
+            | {"priority": priority[n] / 2**64, "kept": threshold is None or priority[n] <= threshold}
+            for n in order[offset - skipped : offset - skipped + limit]
+        ]
 
     def by_ids(self, ids: Sequence[int]) -> list[dict[str, Any]]:
         """Return samples in the order of their ids as given."""
-        marks = ", ".join("?" * len(ids))
-        rows = self._db.execute(
-            f"SELECT {self._columns('samples')} FROM samples WHERE id IN ({marks})", list(ids)
-        )
-        found = {row["id"]: dict(row) for row in rows}
+        found = dict[int, dict[str, Any]]()
+        for start in range(0, len(ids), 10_000):
+            some = list(ids[start : start + 10_000])
+            marks = ", ".join("?" * len(some))
+            rows = self._db.execute(
+                f"SELECT {self._columns('samples')} FROM samples WHERE id IN ({marks})", some
+            )
+            found |= {row["id"]: dict(row) for row in rows}
         return [found[one] for one in ids if one in found]
 
     def rejects_of(self, uid: str) -> list[dict[str, Any]]:
@@ -294,23 +359,60 @@ class Search:
 
     def uids(self, wanted: Filter) -> Iterator[str]:
         """Yield the uids of all samples that a filter leaves, however many."""
-        source, values = self._source(wanted, "samples")
-        for row in self._db.execute(f"SELECT samples.uid FROM {source}", values):
+        question = self._question(wanted, "samples")
+        for row in self._db.execute(f"SELECT samples.uid FROM {question.source}", question.all_values):
             yield row["uid"]
 
-    def histogram(self, column: str, bins: int = 40) -> list[tuple[float, int]]:
+    def histogram(self, column: str) -> list[tuple[float, int]]:
         """Return (lower bound, samples) of equal bins between a column's least and largest value."""
         if column not in self.numbers:
             raise ValueError(f"there is no column {column}")
-        low, high = self._db.execute(f'SELECT min("{column}"), max("{column}") FROM samples').fetchone()
-        if low is None:
-            return []
-        width = (high - low) / bins or 1.0  # one value: one bin has it
-        with self._within(10 * SECONDS):
-            rows = self._db.execute(
-                f'SELECT min(cast(("{column}" - ?) / ? AS INTEGER), ?) AS bin, count(*) AS n FROM samples '
-                f'WHERE "{column}" IS NOT NULL GROUP BY bin',
-                (low, width, bins - 1),
+        return [(low, count) for low, count in json.loads(self._meta("histograms")).get(column, [])]
+
+    def stars(self, offset: int, limit: int) -> list[list[dict[str, Any]]]:
+        """Return groups of pictures that look alike, the largest first, as samples with their distance."""
+        groups = self._db.execute(
+            "SELECT star, count(*) AS members FROM near GROUP BY star ORDER BY members DESC, star "
+            "LIMIT ? OFFSET ?",
+            (min(limit, MOST), offset),
+        ).fetchall()
+        found = []
+        for group in groups:
+            members = self._db.execute(
+                "SELECT sample, distance FROM near WHERE star = ? ORDER BY distance, sample LIMIT ?",
+                (group["star"], MOST),
             ).fetchall()
-        counts = {row["bin"]: row["n"] for row in rows}
-        return [(low + width * n, counts.get(n, 0)) for n in range(bins)]
+            rows = {row["id"]: row for row in self.by_ids([one["sample"] for one in members])}
+            found.append(
+                [rows[one["sample"]] | {"distance": one["distance"], "members": group["members"]}
+                 for one in members if one["sample"] in rows]
+            )  # fmt: skip
+        return found
+
+
+class _Question(NamedTuple):
+    """A filter as parts of a statement."""
+
+    table: str
+    match: str
+    """For the full-text table; empty: all."""
+    bounds: tuple[str, ...]
+    values: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """Return the condition on the full-text table."""
+        return f"{self.table}_text MATCH ?"
+
+    @property
+    def all_values(self) -> list[Any]:
+        """Return the values of `source`."""
+        return [self.match, *self.values] if self.match else [*self.values]
+
+    @property
+    def source(self) -> str:
+        """Return what stands after FROM: the posting lists lead where there are words or tags."""
+        if not self.match:
+            return f"{self.table} WHERE {' AND '.join(self.bounds)}" if self.bounds else self.table
+        joined = f"{self.table}_text CROSS JOIN {self.table} ON {self.table}.id = {self.table}_text.rowid"
+        return f"{joined} WHERE {' AND '.join((self.text, *self.bounds))}"
