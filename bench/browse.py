@@ -10,6 +10,7 @@ system's cache is warm): the median and the slowest of twenty each, and what tha
 
 import argparse
 import contextlib
+import functools
 import importlib
 import json
 import socket
@@ -49,8 +50,15 @@ PAGES = {
 }
 
 
+@functools.cache
+def query_hashes() -> balance.U64:
+    """Return the hashes of the queries, uint64 [Q]."""
+    return balance.query_hashes([f"query {n}" for n in range(QUERIES)], 0)
+
+
 def rows(count: int, found: Sequence[tuple[str, Place]], seed: int = 0) -> Iterator[list[object]]:
-    """Yield the columns of samples, without tags: uid, key ... lang_score, then site and queries."""
+    """Yield the columns of samples, without tags: uid, key ... height, site, queries and their ranks."""
+    hashes = query_hashes()
     rng = np.random.default_rng(seed)
     for start in range(0, count, 10_000):
         n = min(10_000, count - start)
@@ -59,13 +67,15 @@ def rows(count: int, found: Sequence[tuple[str, Place]], seed: int = 0) -> Itera
         sites = np.minimum(rng.zipf(1.4, n), 1_000_000)
         sizes = rng.integers(200, 2000, (n, 2))
         uids = rng.bytes(16 * n)
+        high = np.frombuffer(uids, ">u8").astype(np.uint64)[::2]
+        ranks = rank_tags(queries.ravel(), np.repeat(high, 7), hashes)
         for i in range(n):
             caption = " ".join(f"word{word}" for word in words[i])
             url = f"https://cdn.site{sites[i]}.example/images/{start + i}.jpg"
             uid = uids[16 * i : 16 * i + 16].hex()
             yield [
                 uid, *found[i % len(found)], caption, url, url, *sizes[i].tolist(),
-                f"site{sites[i]}.example", sorted(set(queries[i].tolist())),
+                f"site{sites[i]}.example", sorted(set(queries[i].tolist())), sorted(set(ranks[7 * i : 7 * i + 7])),
             ]  # fmt: skip
 
 
@@ -74,22 +84,19 @@ def make_index(path: Path, count: int, shard: Path) -> None:
     with shard.open("rb") as file:
         found = list(places(file))
     index = Index(path)
-    hashes = balance.query_hashes([f"query {n}" for n in range(QUERIES)], 0)
 
     def add(source: Source, number: int) -> None:
         def columns() -> Iterator[list[object]]:
             share = min(100_000, count - 100_000 * int(source.name))
             for row in rows(share, found, number):
-                uid, key, place, caption, url, page, width, height, site, queries = row
+                uid, key, place, caption, url, page, width, height, site, queries, ranks = row
                 tags = [index.tag("samples", kind, value) for kind, value in (
                     ("site", site), ("lang", "en"), ("format", "jpeg"), ("shard", source.name)
                 )]  # fmt: skip
                 tags += [f"q{query}" for query in queries]
-                high = np.full(len(queries), int(uid[:16], 16), np.uint64)
-                tags += rank_tags(np.array(queries), high, hashes)
                 yield [
-                    uid, key, number, *place[:5], caption, url, page, " ".join(tags), width, height, 5000, 0.9,
-                    None,
+                    uid, key, number, *place[:5], caption, url, page, " ".join([*tags, *ranks]), width,
+                    height, 5000, 0.9, None,
                 ]  # fmt: skip
 
         index.insert("samples", SAMPLE_COLUMNS, columns())
@@ -99,7 +106,7 @@ def make_index(path: Path, count: int, shard: Path) -> None:
     one = (1 << 60).to_bytes(8, "big")
     listed = [
         (n, f"query {n}", 100, QUERIES - n, 60, 0, value.to_bytes(8, "big"), one)
-        for n, value in enumerate(hashes.tolist())
+        for n, value in enumerate(query_hashes().tolist())
     ]
     write_queries(index.db, listed)
     finish(index, "bench")
@@ -186,7 +193,7 @@ def peers(count: int, shard: Path, folder: Path) -> None:
         for n, row in enumerate(rows(count, found, 1), 1):
             batch.append({"id": n, "uid": row[0], "caption": row[3], "site": row[8]})
             if len(batch) == 100_000 or n == count:
-                part = pa.Table.from_pylist(batch)
+                database.register("part", pa.Table.from_pylist(batch))
                 database.execute("INSERT INTO samples SELECT id, uid, caption, site FROM part")
                 batch.clear()
         with contextlib.suppress(ImportError):
