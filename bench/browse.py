@@ -75,7 +75,8 @@ def rows(count: int, found: Sequence[tuple[str, Place]], seed: int = 0) -> Itera
             uid = uids[16 * i : 16 * i + 16].hex()
             yield [
                 uid, *found[i % len(found)], caption, url, url, *sizes[i].tolist(),
-                f"site{sites[i]}.example", sorted(set(queries[i].tolist())), sorted(set(ranks[7 * i : 7 * i + 7])),
+                f"site{sites[i]}.example", sorted(set(queries[i].tolist())),
+                sorted(set(ranks[7 * i : 7 * i + 7])),
             ]  # fmt: skip
 
 

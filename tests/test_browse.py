@@ -1,8 +1,10 @@
 """`openwit browse`: a real server, a real browser, and people who should not get in."""
 
 import asyncio
+import io
 import json
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -11,16 +13,26 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dedup.parts import EXAMPLES, MATCHES, ExampleIndex
 from pipeline import schemas
 from pipeline.browse.cli import serve
 from pipeline.browse.guard import Guard
+from pipeline.browse.pairs import Pairs
+from pipeline.browse.semantic import Semantic
+from pipeline.browse.server import Server
+from pipeline.flow import markers
 from pipeline.index import place
+from pipeline.index.place import Dataset
+from pipeline.index.search import Search
 from pipeline.options.finished import BrowseConfig
-from tests import finished_run
+from pipeline.shards import read_shard
+from tests import eval_models, finished_run
 from tests.browser import Page, chromium
+from tests.scenes import jpeg, scene
 
 BEFORE = ("", '">', "'>", "</script>", "<!--", "]]>", "javascript:x//", "</title>", "${x}", "\0")
 TAGS = ("img src=x", "svg", "iframe", "body", "details open", "video src=x", "a", "math", "script", "p")
@@ -41,13 +53,17 @@ class Served:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(self, path: str, method: str = "GET", body: str = "", **headers: str) -> tuple[int, str]:
-        """Return status and text of an answer."""
+    def ask(
+        self, path: str, method: str = "GET", body: str | bytes = "", raw: bytes = b"", **headers: str
+    ) -> tuple[int, str]:
+        """Return status and text of an answer, whose bytes are to be `raw` if that is given."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body or None, names)
         answer = connection.getresponse()
-        found = answer.status, answer.read().decode("utf-8", "replace")
+        data = answer.read()
+        assert not raw or data == raw
+        found = answer.status, data.decode("utf-8", "replace")
         self.headers = dict(answer.getheaders())
         connection.close()
         return found
@@ -71,12 +87,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     finished_run.build(folder, texts, ["beach", "dog", "<img src=x onerror=alert(1)>"], per_shard=500)
     rows = [("1" * 32, text, text, text, "candidates", "bad_url", text, 1) for text in HOSTILE]
     schemas.write_table(f"{folder}/rejected/b.parquet", schemas.to_table(rows, schemas.REJECTED_ROWS))
+    merged = ("2" * 32, "https://a.test/copy.jpg", "a copy", "", "fetch", "merged_into", "000000007", 1)
+    schemas.write_table(f"{folder}/rejected/c.parquet", schemas.to_table([merged], schemas.REJECTED_ROWS))
+    overlap_report(folder.parent / "overlap")
     of = place.dataset(str(folder))
     path, _ = place.renew(of, lambda done, total, rows: None)
+    db = sqlite3.connect(path)  # pictures of one scene have the fixture's same hash: none
+    db.executemany("INSERT INTO near VALUES (?, 1, ?)", [(1, 0), (6, 3)])
+    db.commit()
+    db.close()
+    model = Semantic(path, str(eval_models.training_run(folder.parent / "model")))
+    search = Search(path)
+    assert model.renew(search, lambda done, total: None) == len(texts)
+    assert model.renew(search, lambda done, total: None) == 0
+    search.close()
     port = free_port()
     options = BrowseConfig(run=str(folder), port=port, open=False)
     loop = asyncio.new_event_loop()
-    task = loop.create_task(serve(of, path, options))
+    overlaps = [Pairs(str(folder.parent / "overlap"))]
+    task = loop.create_task(serve(of, path, options, overlaps, model))
     thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.wait([task])))
     thread.start()
     deadline = time.monotonic() + 60
@@ -91,6 +120,41 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     loop.call_soon_threadsafe(task.cancel)
     thread.join()
     loop.close()
+    model.close()
+
+
+def overlap_report(folder: Path) -> None:
+    """Write what `openwit overlap` leaves of two examples with a pair each."""
+    pictures = [jpeg(scene(n, 32, 32)) for n in range(2)]
+    common = {
+        "dataset": "toys", "url": "", "rank": 1, "mirrored": False, "caption": "a toy", "shard": "00000",
+    }  # fmt: skip
+    rows = [
+        common | {"example_id": "a/1.jpg", "uid": "000000001", "similarity": 0.98, "verified": True,
+                  "refused": "", "inliers": 40, "correlation": 0.9, "view": "whole", "key": "000000001",
+                  "hashes": 0.98, "learned": None},
+        common | {"example_id": "a/2.jpg", "uid": "000000002", "similarity": 0.71, "verified": False,
+                  "refused": "content", "inliers": 3, "correlation": 0.1, "view": "whole", "key": "000000002",
+                  "hashes": 0.71, "learned": None},
+    ]  # fmt: skip
+    schemas.write_table(f"{folder}/matches.parquet", pa.Table.from_pylist(rows, MATCHES))
+    report = {"datasets": [{"name": "toys", "examples": 9, "threshold": 0.8}]}
+    (folder / "report.json").write_text(json.dumps(report))
+    work = folder / "work" / "index-0"
+    work.mkdir(parents=True)
+    (work / "images.bin").write_bytes(b"".join(pictures))
+    examples = [
+        {"dataset": "toys", "example_id": f"a/{n + 1}.jpg", "label": "", "caption": "", "group": "",
+         "state": "compared", "row": n, "offset": n * len(pictures[0]), "length": len(pictures[n]),
+         "reason": ""}
+        for n in range(2)
+    ]  # fmt: skip
+    schemas.write_table(str(work / "examples.parquet"), pa.Table.from_pylist(examples, EXAMPLES))
+    index = ExampleIndex(
+        name="index", examples=str(work / "examples.parquet"), images=str(work / "images.bin"), compared=2,
+        hashes="", colours="",
+    )  # fmt: skip
+    markers.write_lines(str(work / "results.jsonl"), [markers.dump(index, str(work))])
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +230,54 @@ def test_lists_for_other_commands(served: Served) -> None:
     assert table.column_names == ["uid"] and len(table) == 70
     for body in ('{"name": "../x"}', '{"name": 1}', "[]", '{"name": "x", "uids": "all"}', '{"uids": []}'):
         assert served.ask("/api/export", "POST", body, **own)[0] == 400
-    assert sorted(path.name for path in (served.folder / "selections").iterdir()) == ["umbrellas.parquet"]
+    body = '{"name": "small", "form": "webdataset", "uids": ["000000003", "000000001", "none"]}'
+    status, text = served.ask("/api/export", "POST", body, **own)
+    assert status == 200 and json.loads(text)["samples"] == 2
+    tar = served.folder / "selections" / "small" / "00000.tar"
+    first, second = read_shard(io.BytesIO(tar.read_bytes()))
+    assert first.txt == "umbrella on a beach 3" and second.txt == "umbrella on a beach 1"
+    assert served.ask("/api/image/000000003", raw=first.jpg)[0] == 200
+    view = '{"name": "toys", "view": "#/samples?q=toy"}'
+    assert served.ask("/api/views", "POST", view, **own)[1] == '{"toys": "#/samples?q=toy"}'
+    assert served.ask("/api/views", "POST", '{"name": "x", "view": "javascript:1"}', **own)[0] == 400
+    assert served.json("/api/views") == {"toys": "#/samples?q=toy"}
+    listed = sorted(path.name for path in (served.folder / "selections").iterdir())
+    assert listed == ["small", "umbrellas.parquet", "views.json"]
+
+
+def test_pairs_of_an_overlap_report(served: Served) -> None:
+    ((one,),) = [report["sets"] for report in served.json("/api/overlap")]
+    assert one["name"] == "toys" and one["pairs"] == 2 and sum(one["bins"]) == 1
+    page = served.json("/api/overlap/0?dataset=toys&most=1")
+    assert page["above"] == 0 and [pair["example_id"] for pair in page["pairs"]] == ["a/1.jpg", "a/2.jpg"]
+    page = served.json("/api/overlap/0?dataset=toys&most=0.8")
+    assert page["above"] == 1 and [pair["refused"] for pair in page["pairs"]] == ["content"]
+    picture = "/api/overlap/0/picture?dataset=toys&example=a/2.jpg"
+    assert served.ask(picture, raw=jpeg(scene(1, 32, 32)))[0] == 200
+    for path in ("1?dataset=toys", "0/picture?dataset=toys&example=b", "x?dataset=toys"):
+        assert served.ask(f"/api/overlap/{path}")[0] in (400, 404)
+
+
+def test_what_looks_like_a_picture_comes_first(served: Served) -> None:
+    found = served.json("/api/similar?uid=000000004&limit=3")["samples"]
+    assert len(found) == 3 and found[0]["similarity"] == pytest.approx(1, abs=0.002)
+    again = served.json("/api/similar?uid=000000004&limit=2&offset=1")["samples"]
+    assert again == found[1:]
+    text = served.json("/api/similar?text=red&limit=200")["samples"]
+    falling = [one["similarity"] for one in text]
+    assert len(text) == served.json("/api/info")["samples"] and falling == sorted(falling, reverse=True)
+    status, answer = served.ask("/api/similar", "POST", jpeg(scene(4, 96, 128)), Origin=served.url)
+    assert status == 200 and json.loads(answer)["samples"][0]["similarity"] > 0.99
+    assert served.ask("/api/similar", "POST", b"no picture", Origin=served.url)[0] == 400
+
+
+def test_contact_data_is_masked_unless_asked_for(served: Served) -> None:
+    of = Dataset("x", None)
+    guard = Guard(host="127.0.0.1", port=1)
+    row = {"caption": "mail me@shop.test", "captions": ["call +1 555 123 4567"], "id": 1}
+    masked = {"caption": "mail [email]", "captions": ["call [phone]"]}
+    assert Server(of, None, guard)._shown(row) == masked
+    assert Server(of, None, guard, mask=False)._shown(row)["caption"] == "mail me@shop.test"
 
 
 def shown(page: Page, served: Served, view: str, condition: str) -> None:
@@ -182,10 +293,16 @@ def test_every_view_is_shown_without_an_error(page: Page, served: Served, width:
     )
     cells = "document.querySelectorAll('.cell').length"
     rows = "document.querySelectorAll('tbody tr').length"
+    pairs = "[...document.querySelectorAll('.pair img')]"
     for view, condition in (
         ("/samples", f"{cells} >= 60"), ("/samples?q=snow", f"{cells} == 1"), ("/query/0", f"{cells} >= 60"),
+        ("/alike", f"{cells} == 2"),
+        ("/overlap?at=1", f"{pairs}.filter((one) => one.naturalWidth).length == 4"),
+        ("/similar?text=red", f"{cells} >= 60"), ("/similar?uid=000000001", f"{cells} >= 60"),
+        ("/views", "document.querySelector('main li, main p') !== null"),
+        ("/rejects?reason=merged_into", "document.querySelector('.thumb')?.naturalWidth > 0"),
         ("/queries", f"{rows} == 3"), ("/sites", f"{rows} == 1"), ("/rejects", f"{rows} >= 60"),
-        ("/numbers", "document.querySelectorAll('.plot i').length == 40"),
+        ("/numbers", f"document.querySelectorAll('.plot i').length == 40 && {cells} >= 12"),
         ("/live", "document.querySelector('h1')?.textContent == 'The run is complete'"),
         ("/sample/000000007", "document.querySelector('.sample img')?.naturalWidth > 0"),
         ("/sample/none", "document.querySelector('.error')?.textContent == 'no such sample'"),

@@ -1,6 +1,7 @@
 """The index of a dataset: against reading everything, and after whatever changes a set."""
 
 import io
+import itertools
 import json
 import re
 import sqlite3
@@ -14,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_job import main
-from pipeline.index import build, place
+from pipeline.index import build, place, vectors
 from pipeline.index import near as near_groups
 from pipeline.index import search as query
 from pipeline.index.cli import index
-from pipeline.index.offsets import write_webshart
+from pipeline.index.offsets import write_energon, write_webshart
 from pipeline.index.search import Filter, Search, match_expression
 from pipeline.options.finished import IndexConfig
 from tests import finished_run
@@ -199,6 +200,50 @@ def test_offsets_as_webshart_reads_them(run: Path, tmp_path: Path) -> None:
     with tarfile.open(run / "shards" / "00000.tar") as tar:
         for member in tar:
             assert found["files"][member.name] == {"offset": member.offset_data, "length": member.size}
+
+
+def test_offsets_as_energon_reads_them(run: Path, tmp_path: Path) -> None:
+    tars = sorted(map(str, (run / "shards").glob("*.tar")))
+    assert write_energon(tars, str(tmp_path)) == 4
+    starts = np.fromfile(tmp_path / "00000.tar.idx", "<u8").tolist()
+    data = (run / "shards" / "00000.tar").read_bytes()
+    assert len(starts) == 11 and data[starts[-1] :].strip(b"\0") == b""
+    for start, end in itertools.pairwise(starts):  # a part of an archive is an archive
+        with tarfile.open(fileobj=io.BytesIO(data[start:end])) as tar:
+            keys = {name.partition(".")[0] for name in tar.getnames()}
+        assert len(keys) == 1
+
+
+def test_the_nearest_vectors_with_and_without_a_graph(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.sqlite"
+    path.write_bytes((run / "index" / "index.sqlite").read_bytes())
+    search, rng = Search(path), np.random.default_rng(1)
+
+    def encode(pictures: list[bytes]) -> tuple[np.ndarray, list[int]]:
+        made = rng.normal(size=(len(pictures), 16)).astype(np.float32)
+        made /= np.linalg.norm(made, axis=1, keepdims=True)
+        return made[1:], list(range(1, len(pictures)))  # the first one cannot be decoded
+
+    found = vectors.Vectors(path, "f" * 64, 16)
+    assert found.renew(search, encode, lambda done, total: None) == len(CAPTIONS)
+    assert len(found) == len(CAPTIONS) - 1
+    stored = np.fromfile(tmp_path / "index-ffffffffffffffff.f16", np.float16).reshape(-1, 16)
+    uids = np.fromfile(tmp_path / "index-ffffffffffffffff.uid", "S32")
+    query = stored[3].astype(np.float32)
+    order = np.argsort(-(stored.astype(np.float32) @ query), kind="stable")
+    monkeypatch.setattr(vectors, "_BLOCK", 7)
+    assert [one.uid for one in found.nearest(query, 5)] == [uids[row].decode() for row in order[:5]]
+    db = sqlite3.connect(path)
+    db.execute("DELETE FROM samples WHERE uid = ?", (uids[3].decode(),))
+    db.execute("UPDATE meta SET value = value - 1 WHERE name = 'samples'")
+    db.commit()
+    db.close()
+    vectors.forget(path, search)
+    assert len(found) == len(CAPTIONS) - 2
+    assert [one.uid for one in found.nearest(query, 5)] == [uids[row].decode() for row in order[1:6]]
+    search.close()
 
 
 def test_pictures_that_look_alike_are_stars() -> None:

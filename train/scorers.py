@@ -35,7 +35,7 @@ _VERSION: Final = 1  # raised when the same weights give other scores
 _LARGEST_HEAD: Final = 64 << 20  # bytes; LAION's largest has 4 million
 
 
-class _Towers:
+class Towers:
     """Encode pictures and captions by one model; the pictures of the last batch are remembered."""
 
     def __init__(self, path: str) -> None:
@@ -49,6 +49,11 @@ class _Towers:
     def width(self) -> int:
         """Return the width of the embeddings."""
         return self._model.architecture.embed_dim
+
+    @property
+    def side(self) -> int:
+        """Return the side of the squares that pictures become, in pixels."""
+        return self._model.architecture.image_size
 
     def images(self, images: list[Pixels]) -> Tensor:
         """Return unit vectors [n, E] of pictures, float32 on the CPU."""
@@ -67,9 +72,9 @@ class _Towers:
 
 
 @functools.lru_cache(maxsize=2)
-def _towers(path: str) -> _Towers:
+def _towers(path: str) -> Towers:
     """Return the model at a path; two scorers of the same one share it, and what it has encoded."""
-    return _Towers(path)
+    return Towers(path)
 
 
 @contextlib.contextmanager
@@ -101,7 +106,7 @@ class ClipScore:
         return {self.columns[0]: best_cosines(self._towers.images(images), captions, self._towers)}
 
 
-def best_cosines(images: Tensor, captions: list[list[str]], towers: _Towers) -> Floats:
+def best_cosines(images: Tensor, captions: list[list[str]], towers: Towers) -> Floats:
     """Return for each picture the cosine of its best caption, float32 [n]; NaN where there is none."""
     flat = [text for texts in captions for text in texts]
     scores = np.full(len(captions), np.nan, np.float32)

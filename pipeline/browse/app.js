@@ -114,6 +114,7 @@ function showSelection() {
   footer.replaceChildren(
     element("strong", {}, `${number(selected.size)} selected`),
     exporter({ uids: [...selected] }, `selection-${selected.size}`),
+    exporter({ uids: [...selected], form: "webdataset" }, `selection-${selected.size}`, "Save as WebDataset"),
     element("button", { type: "button", onclick: () => copyTakedown() }, "Copy takedown command"),
     element("button", { type: "button", onclick: () => { selected.clear(); showSelection(); document.querySelectorAll('[aria-pressed="true"]').forEach((one) => one.setAttribute("aria-pressed", "false")); } }, "Clear"),
   );
@@ -128,15 +129,28 @@ async function copyTakedown() {
   footer.append(element("code", {}, command));
 }
 
-// A list of uids for --keep and --drop of the other commands.
-function exporter(body, name) {
+const post = (path, body) => fetch(`api/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+// A list of uids for --keep and --drop of the other commands, or a shard of the samples themselves.
+function exporter(body, name, label = "Save as a list") {
   return element("button", { type: "button", onclick: async (event) => {
-    const answer = await fetch("api/export", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name, ...body }) });
+    const answer = await post("export", { name, ...body });
     const found = answer.ok ? await answer.json() : null;
-    const text = found ? `${number(found.samples)} uids in ${found.path}` : await answer.text();
+    const text = found ? `${number(found.samples)} ${body.form ? "samples" : "uids"} in ${found.path}` : await answer.text();
     announce.textContent = text;
     event.target.after(element("output", {}, text));
-  } }, "Save as a list");
+  } }, label);
+}
+
+// The address of what is shown, under a name that the list of views has.
+function saver() {
+  const name = element("input", { "aria-label": "Name of this view", placeholder: "name of this view", maxlength: 80 });
+  return element("form", { class: "inline", onsubmit: async (event) => {
+    event.preventDefault();
+    const answer = await post("views", { name: name.value, view: location.hash || "#/samples" });
+    announce.textContent = answer.ok ? `${name.value} is among the views.` : await answer.text();
+    event.target.append(element("output", {}, announce.textContent));
+  } }, name, element("button", {}, "Save view"));
 }
 
 function title(text) {
@@ -164,14 +178,24 @@ async function samples(given, rejected = false) {
       const total = `${page.is_exact ? "" : "over "}${number(page.total)}`;
       bar.prepend(element("strong", {}, total), document.createTextNode(rejected ? "rows" : "samples"));
       announce.textContent = `${total} found`;
+      if (!page.is_exact) countAll(parameters, bar.querySelector("strong"));
       if (!page.total) main.append(element("p", {}, "Nothing matches. Take a filter away, or search for another word."));
     }
     return page.samples;
   }, show, list, rejected ? ROWS : PAGE);
 }
 
+// A page counts no further than it reads; the whole count comes when its pictures are there.
+async function countAll(parameters, shown) {
+  const mine = turn;
+  const found = await ask("samples", { ...parameters, limit: 0, count: 1 }).catch(() => null);
+  if (found && mine === turn) shown.textContent = `${found.is_exact ? "" : "over "}${number(found.total)}`;
+}
+
+const thumb = (row) => (row.picture ? element("img", { class: "thumb", src: row.picture, alt: "the picture as it was fetched", loading: "lazy" }) : null);
 const rejectedRow = (row) => element("tr", {}, element("td", { class: "word" }, link(row.reason, "rejects", { reason: row.reason }), element("br"), `in ${row.stage}`),
-  element("td", {}, row.caption), element("td", {}, outside(row.url)), element("td", {}, row.detail));
+  element("td", {}, thumb(row), row.caption), element("td", {}, outside(row.url)),
+  element("td", {}, row.reason === "merged_into" ? link(row.detail, "sample", {}, row.detail) : row.detail));
 
 async function filters(bar, given, view, rejected) {
   const kinds = rejected ? ["reason", "stage", "site"] : info.facets.filter((kind) => !["reason", "stage", "shard"].includes(kind));
@@ -192,7 +216,7 @@ async function filters(bar, given, view, rejected) {
   bar.append(element("select", { "aria-label": "sort", onchange: (event) => set({ sort: event.target.value }) },
     element("option", { value: "" }, "in the set's order"),
     ...info.numbers.flatMap((name) => [`-${name}`, name].map((sort) => element("option", { value: sort, selected: given.sort === sort }, `by ${name}, ${sort === name ? "least" : "most"} first`)))));
-  bar.append(exporter(given, "filter"));
+  bar.append(exporter(given, "filter"), saver());
 }
 
 async function sample(uid) {
@@ -210,6 +234,7 @@ async function sample(uid) {
       element("div", {}, picture),
       element("div", {},
         ...captions.map((text) => element("blockquote", {}, text)),
+        info.semantic && picture ? element("p", {}, link("Pictures like this one", "similar", { uid })) : null,
         table([
           pair("image", outside(row.url)), pair("page", outside(row.page_url)), pair("uid", uid), pair("key", `${row.key ?? ""} in ${row.shard ?? ""}`),
           ...facts.map(([name, value]) => pair(name.replaceAll("_", " "), typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : String(value))),
@@ -255,17 +280,112 @@ async function sites(given) {
         element("td", { class: "number" }, number(row.samples)), element("td", { class: "number" }, link(number(row.rejects), "rejects", { site: row.value }))))))));
 }
 
+// A cut through a column: how many are on either side, and what lies just below and just above it.
 async function numbers(given) {
   const column = given.column || info.numbers[0];
   const bins = await ask("histogram", { column });
-  const most = Math.max(1, ...bins.map(([, count]) => count));
-  const plot = element("div", { class: "plot", role: "img", "aria-label": `Distribution of ${column}` },
-    ...bins.map(([low, count]) => { const bar = element("i", { title: `from ${short(low)}: ${number(count)}` }); bar.style.height = `${(100 * count) / most}%`; return bar; }));
-  const cut = element("input", { type: "number", step: "any", "aria-label": "Least value", value: given.cut ?? "" });
-  put(title("Distributions"),
-    element("div", { class: "bar" }, element("select", { "aria-label": "column", onchange: (event) => go("numbers", { column: event.target.value }) }, ...info.numbers.map((name) => element("option", { value: name, selected: name === column }, name)))),
-    plot, element("p", {}, bins.length ? `from ${short(bins[0][0])} to ${short(2 * bins.at(-1)[0] - bins.at(-2)[0])}, ${number(most)} samples in the fullest bin` : "no values"),
-    element("div", { class: "bar" }, "Show samples with at least", cut, element("button", { type: "button", onclick: () => go("samples", { [`min_${column}`]: cut.value, sort: column }) }, "Look at the edge")));
+  const choice = element("select", { "aria-label": "column", onchange: (event) => go("numbers", { column: event.target.value }) }, ...info.numbers.map((name) => element("option", { value: name, selected: name === column }, name)));
+  put(title("Distributions"), element("div", { class: "bar" }, choice));
+  if (!bins.length) return main.append(element("p", {}, "This column has no values."));
+  const low = bins[0][0], width = bins[1][0] - low, high = low + width * bins.length;
+  const most = Math.max(1, ...bins.map(([, count]) => count)), total = bins.reduce((sum, [, count]) => sum + count, 0);
+  const bars = bins.map(([from, count]) => { const bar = element("i", { title: `${short(from)} to ${short(from + width)}: ${number(count)} samples` }); bar.style.height = `${(100 * count) / most}%`; return bar; });
+  const slider = element("input", { type: "range", min: low, max: high, step: (high - low) / 1000, value: given.cut || (low + high) / 2, "aria-label": `Cut of ${column}` });
+  const said = element("p"), edge = element("div"), acts = element("div", { class: "bar" });
+  const read = () => {
+    const cut = Number(slider.value), at = (cut - low) / width;
+    const above = bins.reduce((sum, [, count], index) => sum + count * Math.min(1, Math.max(0, index + 1 - at)), 0);
+    bars.forEach((bar, index) => bar.classList.toggle("out", index + 1 <= at));
+    said.textContent = `A cut at ${short(cut)} keeps about ${number(Math.round(above))} of ${number(total)} samples (${short((100 * above) / total)}%).`;
+  };
+  const look = async () => {
+    const mine = turn, cut = slider.value, name = short(Number(cut));
+    acts.replaceChildren(link(`Those of ${name} and more`, "samples", { [`min_${column}`]: cut, sort: column }), link("those below", "samples", { [`max_${column}`]: cut, sort: `-${column}` }),
+      exporter({ [`min_${column}`]: cut }, `${column}-from-${name.replaceAll(/[^0-9A-Za-z]/g, "_")}`), element("code", {}, column.startsWith("score_") ? `openwit train --keep-if "${column} >= ${name}"` : ""));
+    const [below, above] = await Promise.all([{ [`max_${column}`]: cut, sort: `-${column}` }, { [`min_${column}`]: cut, sort: column }].map((filter) => ask("samples", { ...filter, limit: 12 })));
+    if (mine !== turn) return;
+    const grid = (page) => element("div", { class: "grid small" }, ...page.samples.map((row) => cell(row, short(row[column]))));
+    edge.replaceChildren(element("h2", {}, "Just below"), grid(below), element("h2", {}, "Just above"), grid(above));
+  };
+  slider.addEventListener("input", read);
+  slider.addEventListener("change", look);
+  main.append(
+    element("figure", { class: "histogram" },
+      element("div", { class: "plot", role: "img", "aria-label": `Samples by ${column}, from ${short(low)} to ${short(high)}; at most ${number(most)} in one of ${bins.length} bins` }, ...bars), slider,
+      element("div", { class: "axis", "aria-hidden": "true" }, element("span", {}, short(low)), element("span", {}, column), element("span", {}, short(high)))),
+    said, acts, edge);
+  read();
+  await look();
+}
+
+// Groups of pictures of the set that look alike, by their perceptual hashes.
+async function alike() {
+  const list = element("div");
+  put(title("Near-duplicates"), element("p", {}, "Pictures of the set whose perceptual hashes differ in at most 31 of 256 bits from the first of their group. The number is the distance. The page of a sample has what was merged into it."), list);
+  await endless((offset) => ask("stars", { offset, limit: 20 }), (group) => element("section", {}, element("h2", {}, `${number(group[0].members)} pictures`),
+    element("div", { class: "grid small" }, ...group.map((row) => cell(row, `${row.distance}`)))), list, 20);
+}
+
+async function overlap(given) {
+  const mine = turn;
+  const reports = await ask("overlap");
+  const all = reports.flatMap((report, index) => report.sets.map((set) => ({ ...set, report: index, folder: report.folder })));
+  const set = all.find((one) => one.name === given.set && String(one.report) === (given.report ?? String(one.report))) ?? all[0];
+  if (!set) return put(title("Overlap"), element("p", {}, "The report has no sets."));
+  const choice = element("select", { "aria-label": "evaluation set", onchange: (event) => { const one = all[event.target.value]; go("overlap", { set: one.name, report: one.report }); } },
+    ...all.map((one, index) => element("option", { value: index, selected: one === set }, reports.length > 1 ? `${one.name} in ${one.folder}` : one.name)));
+  const slider = element("input", { type: "range", min: set.low, max: 1, step: 0.001, value: given.at || set.threshold || 1, "aria-label": "Threshold of similarity" });
+  const said = element("p", { role: "status" }), list = element("div", { class: "pairs" }), most = Math.max(1, ...set.bins);
+  const bars = set.bins.map((count) => { const bar = element("i"); bar.style.height = `${(100 * count) / most}%`; return bar; });
+  const read = () => {
+    const at = (Number(slider.value) - set.low) / ((1 - set.low) / set.bins.length || 1);
+    bars.forEach((bar, index) => bar.classList.toggle("out", index + 1 <= at));
+  };
+  const look = async () => {
+    const cut = slider.value;
+    const page = await ask(`overlap/${set.report}`, { dataset: set.name, most: cut, limit: 24 });
+    if (mine !== turn || cut !== slider.value) return;
+    said.textContent = `At ${short(Number(cut))}, ${number(page.above)} of ${number(set.examples)} examples overlap (verified pairs; the report's threshold is ${short(set.threshold ?? 1)}). Below are the pairs from there downwards.`;
+    list.replaceChildren(...page.pairs.map((pair) => pairOf(set, pair)));
+  };
+  slider.addEventListener("input", read);
+  slider.addEventListener("change", look);
+  put(title(`Overlap with ${set.name}`), element("div", { class: "bar" }, choice),
+    element("figure", { class: "histogram" }, element("div", { class: "plot", role: "img", "aria-label": `Verified pairs by similarity, from ${short(set.low)} to 1` }, ...bars), slider,
+      element("div", { class: "axis", "aria-hidden": "true" }, element("span", {}, short(set.low)), element("span", {}, "similarity"), element("span", {}, "1"))), said, list);
+  read();
+  await look();
+}
+
+function pairOf(set, pair) {
+  const query = new URLSearchParams({ dataset: set.name, example: pair.example_id });
+  const state = pair.verified ? "verified" : `not verified: ${pair.refused}`;
+  return element("figure", { class: `pair${pair.verified ? "" : " outside"}` },
+    element("img", { src: `api/overlap/${set.report}/picture?${query}`, alt: `evaluation image ${pair.example_id}`, loading: "lazy" }),
+    element("a", { href: `#/sample/${encodeURIComponent(pair.uid)}` }, element("img", { src: `api/image/${encodeURIComponent(pair.uid)}`, alt: `training image: ${pair.caption || pair.uid}`, loading: "lazy" })),
+    element("figcaption", {}, element("b", {}, pair.similarity.toFixed(4)), ` ${state}${pair.mirrored ? ", mirrored" : ""}; ${pair.example_id}; ${(pair.caption || "").split("\n")[0]}`));
+}
+
+// Search by meaning: what a text says, what looks like a sample, or like a picture of yours.
+async function similar(given) {
+  const list = element("div", { class: "grid" });
+  const file = element("input", { type: "file", accept: "image/*", "aria-label": "A picture of yours", onchange: async () => {
+    const answer = await fetch("api/similar", { method: "POST", body: file.files[0] });
+    if (!answer.ok) return main.append(element("p", { class: "error" }, await answer.text()));
+    list.replaceChildren(...(await answer.json()).samples.map((row) => cell(row, row.similarity.toFixed(3))));
+  } });
+  const text = element("input", { type: "search", value: given.text ?? "", "aria-label": "Describe a picture", placeholder: "Describe a picture" });
+  put(title(given.uid ? "Pictures like this one" : "By meaning"),
+    element("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); go("similar", { text: text.value }); } }, text, element("button", {}, "Find"), "or a picture of yours", file),
+    given.uid ? element("p", {}, link("The picture", "sample", {}, given.uid)) : null, list);
+  if (given.text || given.uid) await endless(async (offset) => (await ask("similar", { ...given, offset, limit: PAGE })).samples, (row) => cell(row, row.similarity.toFixed(3)), list);
+}
+
+async function views() {
+  const found = Object.entries(await ask("views"));
+  const drop = async (name) => { await post("views", { name, view: "" }); show(); };
+  put(title("Saved views"), found.length ? element("ul", {}, ...found.map(([name, view]) => element("li", {}, element("a", { href: view }, name), " ", element("button", { type: "button", onclick: () => drop(name), "aria-label": `Remove ${name}` }, "×"))))
+    : element("p", {}, "None yet. Samples and their filters can be saved under a name."));
 }
 
 async function live() {
@@ -281,16 +401,20 @@ async function live() {
     element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...["step", "", "tasks", "images", "per second", ""].map((name) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rows))),
     current ? element("h2", {}, `Reasons in ${current.step}`) : null,
     current ? element("table", {}, element("tbody", {}, ...Object.entries(current.reasons).sort((a, b) => b[1] - a[1]).map(([reason, count]) => element("tr", {}, element("td", {}, reason || "fetched"), element("td", { class: "number" }, number(count)))))) : null);
+  const pictures = state.state === "complete" ? [] : await ask("arrived").catch(() => []);
+  if (mine !== turn) return;
+  if (pictures.length) main.append(element("h2", {}, "Last to arrive"), element("div", { class: "grid small" }, ...pictures.map((row) => element("img", { class: "arrived", src: `api/arrived/${encodeURIComponent(row.uid)}`, alt: row.url, title: row.url }))));
   if (state.state === "running") setTimeout(() => mine === turn && live(), 2000);
 }
 
-const VIEWS = { samples, rejects: (given) => samples(given, true), queries, sites, numbers, live };
+const VIEWS = { samples, rejects: (given) => samples(given, true), queries, sites, numbers, alike, overlap, similar, views, live };
+const NAMES = [["samples", "Samples"], ["similar", "By meaning"], ["queries", "Queries"], ["sites", "Sites"], ["rejects", "Rejected"], ["alike", "Duplicates"], ["overlap", "Overlap"], ["numbers", "Distributions"], ["views", "Views"], ["live", "Run"]];
+const HAS = { similar: "semantic", queries: "queries", rejects: "rejects", alike: "stars", overlap: "overlaps" };
 
 async function show() {
   turn += 1;
   const { view, id, given } = place();
-  const shown = [["samples", "Samples"], ["queries", "Queries"], ["sites", "Sites"], ["rejects", "Rejected"], ["numbers", "Distributions"], ["live", "Run"]]
-    .filter(([name]) => (name === "live" ? info.is_run : info.is_indexed && (name !== "queries" || info.queries) && (name !== "rejects" || info.rejects)));
+  const shown = NAMES.filter(([name]) => (name === "live" ? info.is_run : info.is_indexed && (!HAS[name] || info[HAS[name]])));
   document.getElementById("views").replaceChildren(...shown.map(([name, text]) => element("a", { href: `#/${name}`, "aria-current": view === name ? "page" : undefined }, text)));
   words.value = ["samples", "rejects"].includes(view) ? given.q ?? "" : "";
   put();

@@ -1,40 +1,51 @@
 """The server of `openwit browse`: pages of an index as JSON, pictures by byte range, and the static page."""
 
 import asyncio
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import pyarrow as pa
 from aiohttp import web
 
-from pipeline import schemas, status, storage, untrusted
+from pipeline import status, storage, untrusted
+from pipeline.browse import arrived, saved
 from pipeline.browse.guard import Guard
+from pipeline.browse.pairs import Pairs
+from pipeline.captions.text import mask_contacts
 from pipeline.images.headers import sniff
 from pipeline.index.place import Dataset
 from pipeline.index.search import MOST, Filter, Search
 from pipeline.index.tables import FACETS
+
+if TYPE_CHECKING:
+    from pipeline.browse.semantic import Semantic
+    from pipeline.index.vectors import Found
 
 T = TypeVar("T")
 
 _FILES: Final = {"page.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
 _THREADS: Final = 4
 _LIMIT: Final = 60
-SELECTIONS: Final = "selections"
-"""Folder of a run in which exported lists lie."""
+_ARRIVED: Final = 48
 
 
 class Server:
     """Answer questions about one dataset."""
 
-    def __init__(self, of: Dataset, path: Path | None, guard: Guard) -> None:
-        self._of, self._path, self._guard = of, path, guard
+    def __init__(
+        self, of: Dataset, path: Path | None, guard: Guard, *,
+        overlaps: Sequence[Pairs] = (), semantic: "Semantic | None" = None, mask: bool = True,
+    ) -> None:  # fmt: skip
+        self._of, self._path, self._guard, self._mask = of, path, guard, mask
+        self._overlaps, self._semantic = overlaps, semantic
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="openwit-browse")
         self._local = threading.local()
+        self._arrived: dict[str, arrived.Place] = {}
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
@@ -42,16 +53,22 @@ class Server:
         for name in _FILES:
             app.router.add_get("/" if name == "page.html" else f"/{name}", partial(self._file, name))
         app.router.add_get("/favicon.ico", self._no_icon)
-        app.router.add_get("/api/info", self._json(self.info))
-        app.router.add_get("/api/samples", self._json(self.samples))
-        app.router.add_get("/api/sample/{uid}", self._json(self.sample))
-        app.router.add_get("/api/image/{uid}", self._image)
-        app.router.add_get("/api/facets", self._json(self.facets))
-        app.router.add_get("/api/queries", self._json(self.queries))
-        app.router.add_get("/api/query/{query}", self._json(self.query))
-        app.router.add_get("/api/histogram", self._json(self.histogram))
-        app.router.add_get("/api/live", self._json(self.live))
-        app.router.add_post("/api/export", self._export)
+        for place, answer in (
+            ("info", self.info), ("samples", self.samples), ("sample/{uid}", self.sample),
+            ("facets", self.facets), ("queries", self.queries), ("query/{query}", self.query),
+            ("histogram", self.histogram), ("stars", self.stars), ("overlap", self.overlaps),
+            ("overlap/{report}", self.pairs), ("similar", self.similar), ("live", self.live),
+            ("arrived", self.arrived), ("views", self.views),
+        ):  # fmt: skip
+            app.router.add_get(f"/api/{place}", self._json(answer))
+        for place, read in (
+            ("image/{uid}", self._stored), ("staged/{uid}", self._staged), ("arrived/{uid}", self._fetched),
+            ("overlap/{report}/picture", self._example),
+        ):  # fmt: skip
+            app.router.add_get(f"/api/{place}", self._image(read))
+        app.router.add_post("/api/export", self._written(self.export))
+        app.router.add_post("/api/views", self._written(self.save_view))
+        app.router.add_post("/api/similar", self._like)
         return app
 
     async def _file(self, name: str, request: web.Request) -> web.Response:
@@ -66,19 +83,22 @@ class Server:
     async def _in_thread(self, action: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, action, *arguments)
 
+    async def _answer(self, action: Callable[..., T], *arguments: Any) -> T:
+        """Return a function's value; what it refuses is 400, an absence 404, what takes too long 503."""
+        try:
+            return await self._in_thread(action, *arguments)
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        except LookupError as error:
+            raise web.HTTPNotFound(text=str(error.args[0])) from None
+        except TimeoutError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+
     def _json(self, action: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
-        """Return a handler that answers with a function's value; what it refuses is 400, an absence 404."""
+        """Return a handler that answers with a function's value."""
 
         async def handler(request: web.Request) -> web.Response:
-            try:
-                found = await self._in_thread(action, request)
-            except ValueError as error:
-                raise web.HTTPBadRequest(text=str(error)) from None
-            except LookupError as error:
-                raise web.HTTPNotFound(text=str(error.args[0])) from None
-            except TimeoutError as error:
-                raise web.HTTPServiceUnavailable(text=str(error)) from None
-            return web.json_response(found)
+            return web.json_response(await self._answer(action, request))
 
         return handler
 
@@ -98,14 +118,15 @@ class Server:
         del request
         is_run = self._of.layout is not None
         if self._path is None:
-            return {"name": self._of.name, "is_run": is_run, "is_indexed": False}
+            return {"name": self._of.name, "is_run": is_run, "is_indexed": False, "numbers": []}
         search = self._search
         kinds = [kind for kind in (*FACETS, "reason", "stage") if self._has(kind)]
         return {
             "name": self._of.name, "is_run": is_run, "is_indexed": True, "facets": kinds,
             "samples": search.page(Filter(), 0, 0).total, "numbers": search.numbers,
             "rejects": search.page(Filter(), 0, 0, "rejects").total,
-            "queries": bool(search.queries("", 1)),
+            "queries": bool(search.queries("", 1)), "stars": bool(search.stars(0, 1)),
+            "overlaps": len(self._overlaps), "semantic": self._semantic is not None,
         }  # fmt: skip
 
     def _has(self, kind: str) -> bool:
@@ -121,7 +142,8 @@ class Server:
             page = self._search.count(wanted, table)
         else:
             page = self._search.page(wanted, offset, limit, table)
-        return {"total": page.total, "is_exact": page.is_exact, "samples": [_shown(row) for row in page.rows]}
+        show = self._rejected if table == "rejects" else self._shown
+        return {"total": page.total, "is_exact": page.is_exact, "samples": [show(row) for row in page.rows]}
 
     def _filter(self, given: Any) -> Filter:
         """Return the filter of a request's parameters; ValueError for what is none."""
@@ -145,7 +167,7 @@ class Server:
         """Return all that is known of one sample: its KEY.json, its queries, what was merged into it."""
         uid = request.match_info["uid"]
         row = self._search.sample(uid)
-        rejected = [_shown(one) for one in self._search.rejects_of(uid)]
+        rejected = [self._rejected(one) for one in self._search.rejects_of(uid)]
         if row is None:
             if not rejected:
                 raise LookupError("no such sample")
@@ -153,34 +175,99 @@ class Server:
         stored: dict[str, Any] = {}
         if row["json_length"]:
             try:
-                stored = untrusted.parse_row(self._bytes(row, "json_offset", "json_length"))
+                stored = self._shown(untrusted.parse_row(self._bytes(row, "json_")))
             except ValueError:
                 stored = {}
         numbers = [int(tag[1:]) for tag in row["tags"].split() if tag[0] == "q"]
         kept = set(stored.get("query_ids") or [])
         queries = [one | {"keeps": one["id"] in kept} for one in self._search.queries_of(numbers[:MOST])]
         return {
-            **_shown(row), "caption": row["caption"], "shard": self._search.shard(row["shard"]),
+            **self._shown(row), "shard": self._search.shard(row["shard"]),
             "stored": stored, "queries": queries, "rejected": rejected,
         }  # fmt: skip
 
-    def _bytes(self, row: dict[str, Any], offset: str = "offset", length: str = "length") -> bytes:
-        start = row[offset]
-        path = self._search.shard(row["shard"])
-        return storage.read_ranges([(path, start, start + row[length])])[0]
+    def _bytes(self, row: dict[str, Any], part: str = "") -> bytes:
+        return storage.read_ranges([self._search.place(row, part)])[0]
 
-    async def _image(self, request: web.Request) -> web.Response:
-        """Answer with a sample's picture as it is stored, if it is one that browsers take for a picture."""
+    def _image(self, read: Callable[[web.Request], bytes | None]) -> Callable[[web.Request], Any]:
+        """Return a handler that answers with a picture, if it is one that browsers take for a picture."""
 
-        def read() -> bytes | None:
-            row = self._search.sample(request.match_info["uid"])
-            return None if row is None else self._bytes(row)
+        async def handler(request: web.Request) -> web.Response:
+            data = await self._answer(read, request)
+            kind = sniff(data) if data else ""
+            if data is None or kind not in ("jpeg", "png", "gif", "webp", "avif", "bmp"):
+                raise web.HTTPNotFound(text="no such picture")
+            return web.Response(body=data, content_type=f"image/{kind}")
 
-        data = await self._in_thread(read)
-        kind = sniff(data) if data else ""
-        if data is None or kind not in ("jpeg", "png", "gif", "webp", "avif", "bmp"):
-            raise web.HTTPNotFound(text="no such picture")
-        return web.Response(body=data, content_type=f"image/{kind}")
+        return handler
+
+    def _stored(self, request: web.Request) -> bytes | None:
+        row = self._search.sample(request.match_info["uid"])
+        return None if row is None else self._bytes(row)
+
+    def _staged(self, request: web.Request) -> bytes | None:
+        place = self._search.staged(request.match_info["uid"])
+        return None if place is None else arrived.picture(place)
+
+    def _fetched(self, request: web.Request) -> bytes | None:
+        place = self._arrived.get(request.match_info["uid"])
+        return None if place is None else arrived.picture(place)
+
+    def _example(self, request: web.Request) -> bytes | None:
+        given = request.query
+        return self._report(request).picture(given.get("dataset", ""), given.get("example", ""))
+
+    def _report(self, request: web.Request) -> Pairs:
+        number = _whole(request.match_info["report"], 0)
+        if number >= len(self._overlaps):
+            raise LookupError("no such report")
+        return self._overlaps[number]
+
+    def overlaps(self, request: web.Request) -> list[dict[str, Any]]:
+        """Return each overlap report's sets, with their pairs by similarity."""
+        del request
+        return [{"folder": one.folder, "sets": one.sets()} for one in self._overlaps]
+
+    def pairs(self, request: web.Request) -> dict[str, Any]:
+        """Return pairs of a set of a report, from a similarity downwards."""
+        given = request.query
+        offset, limit = (_whole(given.get(name), default) for name, default in _PAGING)
+        most = _real("most", given.get("most") or "1")
+        page = self._report(request).page(given.get("dataset", ""), most, offset, min(limit, MOST))
+        return page | {"pairs": [self._shown(pair) for pair in page["pairs"]]}
+
+    def stars(self, request: web.Request) -> list[list[dict[str, Any]]]:
+        """Return groups of pictures that look alike, the largest first."""
+        offset, limit = (_whole(request.query.get(name), default) for name, default in _PAGING)
+        return [[self._shown(row) for row in group] for group in self._search.stars(offset, min(limit, 50))]
+
+    def similar(self, request: web.Request) -> dict[str, Any]:
+        """Return a page of the samples that a text describes best, or that look most like a sample."""
+        given, model = request.query, self._model()
+        offset, limit = (_whole(given.get(name), default) for name, default in _PAGING)
+        if text := given.get("text", "").strip():
+            return self._ranked(model.by_text(text, offset + limit)[offset:])
+        row = self._search.sample(given.get("uid", ""))
+        if row is None:
+            raise LookupError("no such sample")
+        return self._ranked(model.by_picture(self._bytes(row), offset + limit)[offset:])
+
+    async def _like(self, request: web.Request) -> web.Response:
+        """Answer with the samples that look most like the picture in the request's body."""
+        data = await request.read()
+        return web.json_response(
+            await self._answer(lambda: self._ranked(self._model().by_picture(data, _LIMIT)))
+        )
+
+    def _model(self) -> "Semantic":
+        if self._semantic is None:
+            raise LookupError("openwit browse was started without --checkpoint")
+        return self._semantic
+
+    def _ranked(self, found: "list[Found]") -> dict[str, Any]:
+        rows = {row["uid"]: self._shown(row) for row in self._search.by_uids([one.uid for one in found])}
+        samples = [rows[one.uid] | {"similarity": one.similarity} for one in found if one.uid in rows]
+        return {"samples": samples}
 
     def facets(self, request: web.Request) -> list[dict[str, Any]]:
         """Return the commonest values of a facet, or those that begin with q."""
@@ -205,7 +292,7 @@ class Server:
         rows = self._search.ranked(number, offset, min(limit, MOST))
         return {
             "query": found, "total": found["present"], "kept": found["kept"],
-            "samples": [_shown(row) for row in rows],
+            "samples": [self._shown(row) for row in rows],
         }  # fmt: skip
 
     def histogram(self, request: web.Request) -> list[tuple[float, int]]:
@@ -219,40 +306,82 @@ class Server:
             raise LookupError("not a run of openwit")
         return status.state_of(self._of.name, time.time())
 
-    async def _export(self, request: web.Request) -> web.Response:
-        """Write the uids of a selection or filter as Parquet, for --keep or --drop; answer with its path."""
-        given = await request.json()
-        if not isinstance(given, dict) or not isinstance(name := given.get("name"), str):
-            raise web.HTTPBadRequest(text="name is missing")
-        if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 80:
-            raise web.HTTPBadRequest(text="a name has letters, digits, - and _")
-        uids = given.get("uids")
+    def arrived(self, request: web.Request) -> list[dict[str, Any]]:
+        """Return the last pictures that the crawl has fetched, the newest first."""
+        del request
+        if self._of.layout is None:
+            raise LookupError("not a run of openwit")
+        found = arrived.newest(self._of.name, _ARRIVED)
+        self._arrived = {known["uid"]: place for known, place in found}
+        return [known for known, _ in found]
+
+    def _written(self, action: Callable[[dict[str, Any]], Any]) -> Callable[[web.Request], Any]:
+        """Return a handler that writes by a function of the request's JSON object."""
+
+        async def handler(request: web.Request) -> web.Response:
+            try:
+                given = await request.json()
+            except ValueError:
+                given = None
+            if not isinstance(given, dict):
+                raise web.HTTPBadRequest(text="a JSON object is wanted")
+            return web.json_response(await self._answer(action, given))
+
+        return handler
+
+    @property
+    def _folder(self) -> str:
+        """Return the folder in which browse writes: the run's own, else the one it was started in."""
+        return self._of.name if self._of.layout is not None else "."
+
+    def export(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Write the samples of a selection or filter: a list of uids, or with form="webdataset" a shard."""
+        name, uids = saved.check_name(given.get("name")), given.get("uids")
         if uids is not None and not (isinstance(uids, list) and all(isinstance(uid, str) for uid in uids)):
-            raise web.HTTPBadRequest(text="uids is a list of strings")
+            raise ValueError("uids is a list of strings")
+        if uids is None:
+            filters = {key: value for key, value in given.items() if isinstance(value, str)}
+            uids = self._search.uids(self._filter(filters))
+        if given.get("form") == "webdataset":
+            some = list(itertools.islice(uids, saved.MOST + 1))
+            return saved.write_webdataset(self._folder, name, some, self._search)
+        return saved.write_list(self._folder, name, uids)
 
-        def write() -> dict[str, Any]:
-            chosen = uids
-            if chosen is None:
-                filters = {key: value for key, value in given.items() if isinstance(value, str)}
-                chosen = list(self._search.uids(self._filter(filters)))
-            folder = self._of.name if self._of.layout is not None else "."
-            path = storage.join(folder, SELECTIONS, f"{name}.parquet")
-            schemas.write_table(path, pa.table({"uid": pa.array(sorted(set(chosen)), pa.string())}))
-            return {"path": path, "samples": len(set(chosen))}
+    def views(self, request: web.Request) -> dict[str, str]:
+        """Return the saved views."""
+        del request
+        return saved.views(self._folder)
 
-        try:
-            return web.json_response(await self._in_thread(write))
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
+    def save_view(self, given: dict[str, Any]) -> dict[str, str]:
+        """Save a view under a name."""
+        return saved.save_view(self._folder, saved.check_name(given.get("name")), given.get("view"))
+
+    def _rejected(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a rejected row, and where its picture can be seen: the run's own, or one that was kept."""
+        shown = self._shown(row)
+        if row["reason"] == "merged_into" and self._search.sample(row["detail"]) is not None:
+            return shown | {"picture": f"api/image/{row['detail']}"}
+        is_staged = self._search.staged(row["uid"]) is not None
+        return shown | ({"picture": f"api/staged/{row['uid']}"} if is_staged else {})
+
+    def _shown(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row without what only the server needs, and without contact data."""
+        found = {name: value for name, value in row.items() if name not in _HIDDEN}
+        if self._mask:
+            for name in ("caption", "detail"):
+                if isinstance(text := found.get(name), str):
+                    found[name] = mask_contacts(text)
+            if isinstance(texts := found.get("captions"), list):
+                found["captions"] = [mask_contacts(text) for text in texts if isinstance(text, str)]
+        return found
 
 
 _PAGING: Final = (("offset", 0), ("limit", _LIMIT))
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row without what only the server needs."""
-    hidden = ("id", "tags", "suffix", "offset", "length", "json_offset", "json_length", "shard")
-    return {name: value for name, value in row.items() if name not in hidden}
+_HIDDEN: Final = (
+    "id", "tags", "suffix", "offset", "length", "json_offset", "json_length", "shard"
+)  # fmt: skip
 
 
 def _whole(text: str | None, default: int) -> int:

@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -19,6 +20,7 @@ from pipeline import (
     checked_manifest,
     finished_set,
     manifest,
+    run_folder,
     schemas,
     score_files,
     storage,
@@ -26,6 +28,7 @@ from pipeline import (
     urls,
 )
 from pipeline.checked_manifest import Manifest, ManifestShard
+from pipeline.fetch.parts import Fetched
 from pipeline.finished_set import FinishedSet
 from pipeline.index import near
 from pipeline.index.offsets import Place, places
@@ -42,9 +45,11 @@ from pipeline.index.tables import (
 )
 from pipeline.run_folder import Layout
 from pipeline.score_files import ScoreSet
+from pipeline.stages import Rounds
 
 _SCORE: Final = re.compile(r"score_\w+", re.ASCII)
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_UID: Final = re.compile(r"[\w-]{1,32}", re.ASCII)
 _PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
@@ -74,6 +79,8 @@ def index_run(path: Path, layout: Layout, progress: Progress) -> None:
 
         index.renew("rejects", files, add_rejects, progress)
         write_queries(index.db, _queries(layout, whole))
+        if index.has_changed:
+            _note_staged(index, layout)
         near.renew(index)
         finish(index, layout.root)
 
@@ -214,7 +221,9 @@ def _foreign_row(
     known = _json_of(content, place)
     text = _read(content, place.text_offset, place.text_length).decode("utf-8", "replace")
     caption, url = text or _text(known, "caption"), _text(known, "url")
-    uid = _text(known, "uid") or xxhash.xxh3_128_hexdigest(f"{source.path}\n{key}".encode())
+    uid = _text(known, "uid")
+    if not _UID.fullmatch(uid):
+        uid = xxhash.xxh3_128_hexdigest(f"{source.path}\n{key}".encode())
     values = {kind: _text(known, kind) for kind in FACETS}
     values |= {"site": _site(url), "shard": storage.stem(source.path)}
     tags = " ".join(index.tag("samples", kind, value) for kind, value in values.items() if value)
@@ -247,6 +256,28 @@ def _text(row: dict[str, Any], name: str) -> str:
 def _number(row: dict[str, Any], name: str) -> int | None:
     value = row.get(name)
     return value if isinstance(value, int) and abs(value) < 1 << 40 else None
+
+
+def _note_staged(index: Index, layout: Layout) -> None:
+    """Note where the pictures lie that were fetched but are not in the set, if the crawl kept them."""
+    with index.db:
+        index.db.execute("DELETE FROM staged")
+        if not run_folder.is_done(layout, "fetch"):
+            return
+        for one in run_folder.done(layout, Rounds).rounds:
+            for unit in one.units:
+                if unit.blob.endswith(".blob") and storage.exists(unit.blob):
+                    index.db.executemany(
+                        "INSERT OR IGNORE INTO staged VALUES (?, ?, ?, ?)", _staged(index, unit)
+                    )
+
+
+def _staged(index: Index, unit: Fetched) -> Iterator[tuple[str, str, int, int]]:
+    table = schemas.read_table(unit.path, ["uid", "reason", "offset", "length"])
+    for row in table.filter(pc.equal(table["reason"], "")).to_pylist():
+        uid = row["uid"].hex()
+        if not index.db.execute("SELECT 1 FROM samples WHERE uid = ?", (uid,)).fetchone():
+            yield uid, unit.blob, row["offset"], row["length"]
 
 
 def _queries(

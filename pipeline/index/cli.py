@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.cli_runtime import guarded
 from pipeline.formats import count, size
 from pipeline.index import place
-from pipeline.index.offsets import write_webshart
+from pipeline.index.offsets import write_energon, write_webshart
 from pipeline.options.finished import BrowseConfig, IndexConfig
 from pipeline.terminal import Terminal, output, show_places, terminal
 
@@ -50,6 +50,9 @@ def index(options: IndexConfig) -> int:
     if options.webshart:
         written = write_webshart(tars(of), options.webshart)
         places_shown.append(("offsets", f"{options.webshart} ({count(written, 'file')})"))
+    if options.energon:
+        written = write_energon(tars(of), options.energon)
+        places_shown.append(("offsets", f"{options.energon} ({count(written, 'file')})"))
     show_places(console, [*places_shown, ("look", f"openwit browse {of.name}")])
     return 1 if refused else 0
 

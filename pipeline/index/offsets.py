@@ -4,13 +4,17 @@ webshart reads NAME.json for NAME.tar, with offset and length of every member. M
 NAME.tar.idx: little-endian uint64, the offset of the first header of each sample, then that of the end.
 """
 
+import contextlib
 import json
+import struct
 from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from pipeline import storage, tarwalk
 from pipeline.data.webdataset import IMAGE_SUFFIXES, split_name
 from pipeline.patterns import is_hidden
+
+_BLOCK: Final = 512
 
 
 class Place(NamedTuple):
@@ -87,3 +91,27 @@ def write_webshart(paths: Sequence[str], folder: str) -> int:
             storage.join(folder, f"{storage.stem(path)}.json"), json.dumps(found_json).encode()
         )
     return len(paths)
+
+
+def write_energon(paths: Sequence[str], folder: str) -> int:
+    """Write Megatron-Energon's index of each shard; return the files written."""
+    for path in paths:
+        with storage.open_input(path) as file:
+            starts = list(_starts(_Seekable(file)))
+        data = struct.pack(f"<{len(starts)}Q", *starts)
+        storage.write_bytes(storage.join(folder, f"{storage.stem(path)}.tar.idx"), data)
+    return len(paths)
+
+
+def _starts(stream: _Seekable) -> Iterator[int]:
+    """Yield the offset of the first header of each sample, then that after the last member."""
+    key, end = "", 0
+    with contextlib.suppress(tarwalk.UnendedError):
+        for member in tarwalk.members(stream):
+            name = split_name(member.name)
+            if member.is_file and not is_hidden(member.name) and name.key != key:
+                yield end
+                key = name.key
+            stream.skip(member.size)
+            end = -(-stream.position // _BLOCK) * _BLOCK
+    yield end

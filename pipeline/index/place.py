@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline import private, storage
-from pipeline.index import build
+from pipeline.index import build, vectors
+from pipeline.index.search import Search
 from pipeline.run_folder import Layout
 
 FOLDER: Final = "index"
@@ -55,7 +56,10 @@ def forget(layout: Layout) -> None:
     of = Dataset(layout.root, layout)
     remote = published(of)
     if local_file(of).exists() or (remote and storage.exists(remote)):
-        renew(of, lambda done, total, rows: None)
+        path, _ = renew(of, lambda done, total, rows: None)
+        search = Search(path)
+        vectors.forget(path, search)
+        search.close()
 
 
 def renew(of: Dataset, progress: Callable[[int, int, int], None]) -> tuple[Path, list[str]]:

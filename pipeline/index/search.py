@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from pipeline import balance
+from pipeline import balance, storage
 from pipeline.index.tables import NUMBERS, ZEROS
 
-SECONDS: Final = 0.2
+SECONDS: Final = 0.15
 """For one count; pages of rows have ten times as long."""
 MOST: Final = 200
 """Rows of a page."""
@@ -138,7 +139,9 @@ class Search:
         column, down = sort.removeprefix("-"), sort.startswith("-")
         if column not in self.numbers or table != "samples":
             raise ValueError(f"there is no column {column} to sort by")
-        return f'ORDER BY {table}."{column}" {"DESC" if down else "ASC"}, {table}.id'
+        return (
+            f'ORDER BY {table}."{column}" {"DESC" if down else "ASC"}, {table}.id {"DESC" if down else "ASC"}'
+        )
 
     def count(self, wanted: Filter, table: str = "samples") -> Page:
         """Return how many rows a filter leaves, counted for up to two seconds, and no rows."""
@@ -255,6 +258,39 @@ class Search:
         """Return a sample's row, or None."""
         row = self._db.execute("SELECT * FROM samples WHERE uid = ?", (uid,)).fetchone()
         return dict(row) if row else None
+
+    def by_uids(self, uids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return samples in the order of their uids as given; those that are not there are left out."""
+        marks = ", ".join("?" * len(uids))
+        rows = self._db.execute(
+            f"SELECT {self._columns('samples')} FROM samples WHERE uid IN ({marks})", list(uids)
+        )
+        found = {row["uid"]: dict(row) for row in rows}
+        return [found[uid] for uid in uids if uid in found]
+
+    def all_uids(self) -> npt.NDArray[np.bytes_]:
+        """Return the uids of all samples, S32 [n]."""
+        count = int(self._meta("samples") or 0)
+        rows = self._db.execute("SELECT uid FROM samples")
+        return np.fromiter((row[0].encode() for row in rows), "S32", count)
+
+    def pictures(self, uids: Sequence[str]) -> list[bytes]:
+        """Return the stored pictures of samples, in the order of their uids; b"" for what is not there."""
+        rows = {row["uid"]: row for row in self.by_uids(uids)}
+        known = [uid for uid in uids if uid in rows]
+        found = storage.read_ranges([self.place(rows[uid]) for uid in known])
+        data = dict(zip(known, found, strict=True))
+        return [data.get(uid, b"") for uid in uids]
+
+    def place(self, row: Mapping[str, Any], part: str = "") -> tuple[str, int, int]:
+        """Return path, start and end of a sample's picture, or of its part "json_"."""
+        start = row[f"{part}offset"]
+        return self.shard(row["shard"]), start, start + row[f"{part}length"]
+
+    def staged(self, uid: str) -> tuple[str, int, int] | None:
+        """Return path, start and end of a picture that was fetched but is not in the set, if it is kept."""
+        row = self._db.execute("SELECT path, start, length FROM staged WHERE uid = ?", (uid,)).fetchone()
+        return None if row is None else (row["path"], row["start"], row["start"] + row["length"])
 
     def shard(self, number: int) -> str:
         """Return a shard's path."""

@@ -59,6 +59,7 @@ CREATE TABLE facets (
     UNIQUE (kind, value)
 );
 CREATE INDEX by_count ON facets (kind, samples DESC);
+CREATE TABLE staged (uid TEXT PRIMARY KEY, path TEXT, start INTEGER, length INTEGER) WITHOUT ROWID;
 CREATE TABLE near (sample INTEGER PRIMARY KEY, star INTEGER, distance INTEGER);
 CREATE INDEX near_by_star ON near (star);
 CREATE TABLE samples (

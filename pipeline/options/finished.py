@@ -162,6 +162,9 @@ class IndexConfig:
     webshart: str = ""
     """Folder for NAME.json of each shard: its members' offsets and lengths, as webshart reads them for random
     access; not written by default."""
+    energon: str = ""
+    """Folder for NAME.tar.idx of each shard, as Megatron-Energon reads them beside the shards; not written by
+    default."""
     check: bool = False
     """Say what would be indexed, and write nothing."""
 
@@ -189,5 +192,14 @@ class BrowseConfig:
     """Port to listen on, 0 for any that is free."""
     open: bool = True
     """Open the page in the browser."""
+    checkpoint: str = ""
+    """A CLIP model for search by meaning: what a text says, or what looks like a picture. A training run, or
+    weights of open_clip, OpenAI or Hugging Face. Every picture is encoded once, before the page opens."""
+    overlap: Several = ()
+    """Folder of an `openwit overlap` report on this dataset: its pairs, at any threshold. May be given
+    several times."""
+    mask_contacts: bool = True
+    """Show mail addresses and telephone numbers in captions as [email] and [phone]; the search finds them
+    all the same."""
     check: bool = False
     """Say what would be indexed and shown, and write nothing."""
