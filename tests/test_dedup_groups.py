@@ -3,6 +3,7 @@
 import random
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,12 @@ from pipeline import schemas
 from pipeline.checked_manifest import SiteRemoval
 from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
-from pipeline.flow.steps import Shuffle, Work
+from pipeline.flow.steps import Shuffle, Tasks, Work
 from pipeline.near import groups
-from pipeline.near.groups import BandShuffler, Member
-from pipeline.near.parts import EDGES, NearPairs
+from pipeline.near.groups import BandShuffler
+from pipeline.near.parts import EDGES, Groups, GroupTask, NearPairs
+from pipeline.near.stars import MAX_GROUP, find_stars
+from pipeline.near.workers import GroupWorker
 
 
 def flipped(row: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
@@ -130,6 +133,84 @@ def test_pairs_are_found_whatever_the_block(monkeypatch):
     assert found() == expected
 
 
+class Member(NamedTuple):
+    """An image in a pair."""
+
+    uid: str
+    pixels: int
+    captions: int
+    like: str = ""
+    """The smallest uid with the same hash, which has the edges of all; empty: it is its own."""
+
+
+def rank(member: Member) -> tuple[int, int, str]:
+    return -member.pixels, -member.captions, member.uid
+
+
+def plain_stars(members: list[Member], edges: list[tuple[str, str]], most: int) -> dict[str, list[str]]:
+    """Return the members of each group by representative, sorted: with all pairs in dictionaries."""
+    order = sorted(members, key=rank)
+    place = {member.uid: number for number, member in enumerate(order)}
+    alike: dict[str, list[str]] = {}
+    for member in order:
+        alike.setdefault(member.like or member.uid, []).append(member.uid)
+    neighbours: dict[str, list[str]] = {}
+    for a, b in edges:
+        neighbours.setdefault(a, []).append(b)
+        neighbours.setdefault(b, []).append(a)
+    taken: set[str] = set()
+    groups: dict[str, list[str]] = {}
+    for member in order:
+        if member.uid in taken:
+            continue
+        taken.add(member.uid)
+        own = member.like or member.uid
+        near = {uid for hashed in {own, *neighbours.get(own, ())} for uid in alike.get(hashed, ())}
+        chosen = sorted(near - taken, key=place.__getitem__)[: most - 1]
+        if chosen:
+            taken.update(chosen)
+            groups[member.uid] = sorted(chosen)
+    return groups
+
+
+def raw(uid: str) -> bytes:
+    return uid.encode().ljust(16, b"\0")
+
+
+def tables(members: list[Member], edges: list[tuple[str, str]]) -> tuple[list[pa.Table], list[pa.Table]]:
+    """Return edges as the shuffle leaves them, in two files, and the images, in two others."""
+    rows = [(raw(a), raw(b), 9) for a, b in (sorted(pair) for pair in edges)]
+    rows += [(raw(one.like), raw(one.uid), 0) for one in members if one.like not in ("", one.uid)]
+    images = sorted((raw(one.uid), one.pixels, 1) for one in members for _ in range(one.captions))
+    names = pa.schema(
+        [("uid", pa.binary(16)), ("original_width", pa.int32()), ("original_height", pa.int32())]
+    )
+    return (
+        [schemas.to_table(sorted(rows[n::2]), EDGES) for n in range(2)],
+        # All rows of an image lie in one file.
+        [schemas.to_table([row for row in images if row[0][0] % 2 == n], names) for n in range(2)],
+    )
+
+
+def stars(members: list[Member], edges: list[tuple[str, str]], most: int = MAX_GROUP) -> dict[str, list[str]]:
+    """Return the groups that `find_stars` finds; they are those of the plain way."""
+    pairs, images = tables(members, edges)
+    count = sum(map(len, pairs))
+    found = find_stars(lambda: pairs, lambda: images, count, most)
+    groups: dict[str, list[str]] = {}
+    for row in found.groups.to_pylist():
+        groups.setdefault(row["representative"].rstrip(b"\0").decode(), []).append(
+            row["uid"].rstrip(b"\0").decode()
+        )
+    expected = plain_stars(members, edges, most)
+    assert groups == expected and found.count == len(expected)
+    assert found.groups["uid"].to_pylist() == sorted(found.groups["uid"].to_pylist())
+    if expected:
+        around, largest = max(expected.items(), key=lambda item: len(item[1]))  # the first by rank
+        assert (found.largest, found.around) == (len(largest) + 1, raw(around).hex())
+    return groups
+
+
 def member(uid: str, pixels: int = 1, captions: int = 1) -> Member:
     return Member(uid, pixels, captions)
 
@@ -137,54 +218,64 @@ def member(uid: str, pixels: int = 1, captions: int = 1) -> Member:
 def test_a_chain_is_not_a_group():
     # b is near a and c, which are not near each other: c stays.
     chain = [member("a", 30), member("b", 20), member("c", 10)]
-    assert groups.stars(chain, [("a", "b"), ("b", "c")]) == {"a": ["b"]}
+    assert stars(chain, [("a", "b"), ("b", "c")]) == {"a": ["b"]}
     # Were b the largest, both would be its copies.
-    assert groups.stars([member("b", 40), *chain[::2]], [("a", "b"), ("b", "c")]) == {"b": ["a", "c"]}
+    assert stars([member("b", 40), *chain[::2]], [("a", "b"), ("b", "c")]) == {"b": ["a", "c"]}
 
 
 def test_the_representative_is_the_largest_then_the_best_described_then_the_first():
     edges = [("a", "b"), ("a", "c"), ("b", "c")]
-    assert list(groups.stars([member("a", 5), member("b", 9), member("c", 5)], edges)) == ["b"]
-    assert list(groups.stars([member("a", 5, 1), member("b", 5, 3), member("c", 5, 2)], edges)) == ["b"]
-    assert list(groups.stars([member("c"), member("b"), member("a")], edges)) == ["a"]
+    assert list(stars([member("a", 5), member("b", 9), member("c", 5)], edges)) == ["b"]
+    assert list(stars([member("a", 5, 1), member("b", 5, 3), member("c", 5, 2)], edges)) == ["b"]
+    assert list(stars([member("c"), member("b"), member("a")], edges)) == ["a"]
 
 
 def test_groups_are_bounded():
     edges = [("hub", f"m{n}") for n in range(10)]
-    found = groups.stars([member("hub", 9), *(member(f"m{n}") for n in range(10))], edges, most=4)
+    found = stars([member("hub", 9), *(member(f"m{n}") for n in range(10))], edges, most=4)
     assert found == {"hub": ["m0", "m1", "m2"]}
 
 
-nodes = st.integers(2, 12).flatmap(
-    lambda n: st.tuples(
-        st.lists(st.integers(1, 4), min_size=n, max_size=n),
-        st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda p: p[0] < p[1])),
-    )
-)
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[list[Member], list[tuple[str, str]]]:
+    """Draw images, some of one hash, and pairs between the first of each hash."""
+    count = draw(st.integers(2, 12))
+    names = [f"n{n:02d}" for n in range(count)]
+    hashed = draw(st.lists(st.integers(0, count - 1), min_size=count, max_size=count))
+    first = {value: names[hashed.index(value)] for value in hashed}
+    pixels = draw(st.lists(st.integers(1, 3), min_size=count, max_size=count))
+    captions = draw(st.lists(st.integers(1, 2), min_size=count, max_size=count))
+    members = [Member(*row) for row in zip(names, pixels, captions, map(first.get, hashed), strict=True)]
+    firsts = sorted(set(first.values()))
+    pairs = [(a, b) for a in firsts for b in firsts if a < b]
+    edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
+    in_pair = {name for edge in edges for name in edge} | {m.uid for m in members if hashed.count(
+        hashed[names.index(m.uid)]) > 1}  # fmt: skip
+    return [one for one in members if one.uid in in_pair], edges
 
 
-@given(nodes, st.integers(2, 5))
-def test_stars_are_disjoint_verified_and_order_free(graph, most):
-    pixels, pairs = graph
-    members = [member(f"n{n:02d}", p) for n, p in enumerate(pixels)]
-    edges = [(f"n{a:02d}", f"n{b:02d}") for a, b in pairs]
-    found = groups.stars(members, edges, most)
-    everyone = [uid for star, others in found.items() for uid in (star, *others)]
-    assert len(everyone) == len(set(everyone))
-    by_uid = {one.uid: one for one in members}
-    for star, others in found.items():
-        assert 1 <= len(others) < most
-        for uid in others:
-            assert tuple(sorted((star, uid))) in edges, "every member is verified against its representative"
-            assert groups.rank(by_uid[star]) < groups.rank(by_uid[uid])
-    if most > len(members):
-        stay = {m.uid for m in members} - {uid for others in found.values() for uid in others}
-        assert not any(a in stay and b in stay for a, b in edges), "no two that stay are near-duplicates"
-    shuffled = random.Random(0)
-    assert (
-        groups.stars(shuffled.sample(members, len(members)), shuffled.sample(edges, len(edges)), most)
-        == found
-    )
+@given(graphs(), st.integers(2, 5), st.sampled_from((2, 1 << 22)))
+def test_stars_are_disjoint_verified_and_order_free(graph, most, at_a_time):
+    members, edges = graph
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.near.stars._SORTED", at_a_time)  # in several pieces, or in one
+        found = stars(members, edges, most)
+        everyone = [uid for star, others in found.items() for uid in (star, *others)]
+        assert len(everyone) == len(set(everyone))
+        by_uid = {one.uid: one for one in members}
+        for star, others in found.items():
+            assert 1 <= len(others) < most
+            for uid in others:
+                firsts = tuple(sorted((by_uid[star].like, by_uid[uid].like)))
+                assert firsts in edges or firsts[0] == firsts[1], "every member is near its representative"
+                assert rank(by_uid[star]) < rank(by_uid[uid])
+        if most > len(members):
+            stay = {m.uid for m in members} - {uid for others in found.values() for uid in others}
+            assert not any(a in stay and b in stay for a, b in edges), "no two that stay are near-duplicates"
+        shuffled = random.Random(0)
+        assert (
+            stars(shuffled.sample(members, len(members)), shuffled.sample(edges, len(edges)), most) == found
+        )
 
 
 def test_equal_hashes_share_the_edges_of_the_first():
@@ -193,16 +284,40 @@ def test_equal_hashes_share_the_edges_of_the_first():
         Member("e", 1, 1),
     ]  # fmt: skip
     # b, the largest, is near c and d because a, which has its hash, is.
-    assert groups.stars(members, [("a", "c")]) == {"b": ["a", "c", "d"]}
-    assert groups.stars(members, [("a", "c")], most=3) == {"b": ["a", "d"]}
-    assert groups.stars(members, []) == {"b": ["a"], "d": ["c"]}
+    assert stars(members, [("a", "c")]) == {"b": ["a", "c", "d"]}
+    assert stars(members, [("a", "c")], most=3) == {"b": ["a", "d"]}
+    assert stars(members, []) == {"b": ["a"], "d": ["c"]}
 
 
 def test_removals_are_never_silent():
-    found = {"u0": ["u1", "u2"]}
+    found = Groups(
+        name="groups", path="", pairs=2, beyond=0, removed=2, groups=1, largest=3, around="u0"
+    )  # fmt: skip
     sites = [SiteRemoval(site="shop.com", images=4, removed=2)]
     groups.check_share(5, found, sites)
     with pytest.raises(
         ValueError, match=r"2 of 5 images would be removed.*shop.com \(2 of 4\).*of 3, is around u0"
     ):
         groups.check_share(5, found, sites, limit=0.3)
+
+
+def test_one_worker_joins_the_pairs(tmp_path):
+    members = [Member("a", 9, 1, "a"), Member("b", 50, 2, "a"), Member("c", 5, 1, "c"), Member("e", 1, 1)]
+    pairs, images = tables(members, [("a", "c")])
+    paths = {"pairs": pairs, "merged": images}
+    written = {}
+    for name, found in paths.items():
+        written[name] = tuple(f"{tmp_path}/{name}-{n}.parquet" for n in range(len(found)))
+        for path, table in zip(written[name], found, strict=True):
+            schemas.write_table(path, table)
+    task = GroupTask(name="groups", edges=2, beyond=1, **written)
+    folder = str(tmp_path / "groups")
+    step = Tasks(
+        label="groups", folder=folder, plan=partial(Work, tasks=[task]), worker=GroupWorker(folder=folder)
+    )
+    Runner(flags=("--runner=FnApiRunner",), workers=1).run([step])
+    [found] = step.results(Groups)
+    assert schemas.read_table(found.path).to_pylist() == [
+        {"uid": raw(uid), "representative": raw("b")} for uid in ("a", "c")
+    ]
+    assert (found.pairs, found.beyond, found.removed, found.groups, found.largest) == (2, 1, 2, 1, 3)

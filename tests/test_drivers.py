@@ -461,7 +461,18 @@ def with_near(crawl: Crawl, recorder: Recorder, gone: int) -> None:
         sites=f"{base}.sites.parquet",
     )  # fmt: skip
     assert isinstance(recorder.given, dict)
-    recorder.given["near-duplicate groups"] = [Groups(name="groups", path=path, pairs=gone, beyond=0)]
+    recorder.given["near-duplicate groups"] = [
+        Groups(
+            name="groups",
+            path=path,
+            pairs=gone,
+            beyond=0,
+            removed=gone,
+            groups=1,
+            largest=gone + 1,
+            around="00",
+        )
+    ]
     recorder.given["merge near-duplicates"] = [left]
 
 

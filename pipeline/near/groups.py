@@ -1,13 +1,12 @@
-"""Near-duplicates inside a training set: groups around a representative, never chains.
+"""Near-duplicates inside a training set: the pairs, and how much may go.
 
-Hashes that agree in one of 16 bands of 16 bits meet; each pair that meets is verified on all 256 bits. A
-group is a star: every member is within the radius of its representative, so that nothing is removed because
-of a chain of likenesses, which in large sets joins everything. Only (hash, uid) is shuffled, never an image.
+Hashes that agree in one of 16 bands of 16 bits meet; each pair that meets is verified on all 256 bits. Only
+(hash, uid) is shuffled, never an image. `pipeline.near.stars` joins the pairs to groups.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from pipeline import schemas, storage
 from pipeline.checked_manifest import SiteRemoval
 from pipeline.fetch.parts import Merged
 from pipeline.flow.worker import partition_name
-from pipeline.near.parts import EDGES, NearPairs
+from pipeline.near.parts import EDGES, Groups, NearPairs
 
 BANDS: Final = 16
 RADIUS: Final = 31
@@ -26,8 +25,6 @@ RADIUS: Final = 31
 unrelated photographs reached. 16 bands find every pair up to 15 bits, and 98% of true copies up to 31."""
 MIN_QUALITY: Final = 50
 """Detail, 0 to 100, below which a hash says too little to remove an image by: PDQ's users take 50."""
-MAX_GROUP: Final = 1_000
-"""Members of a group; the rest begins another. Real copies are fewer, placeholders more."""
 MAX_BUCKET: Final = 20_000
 """Different hashes that share a band and are compared with each other; those beyond are only counted."""
 
@@ -42,17 +39,6 @@ NODES: Final = pa.schema(
         pa.field("band", pa.int32(), nullable=False),  # band * 65536 + its 16 bits
     ]
 )
-
-
-class Member(NamedTuple):
-    """What the choice of a representative looks at; fields only."""
-
-    uid: str
-    pixels: int
-    """Of the original."""
-    captions: int
-    like: str = ""
-    """The smallest uid with the same hash, which has the edges of all; empty: it is its own."""
 
 
 def band_keys(hashes: U8) -> npt.NDArray[np.int32]:
@@ -148,57 +134,15 @@ def hashes_of(digits: list[str]) -> U8:
     return np.frombuffer(bytes.fromhex("".join(digits)), np.uint8).reshape(-1, 32)
 
 
-def rank(member: Member) -> tuple[int, int, str]:
-    """Return the order of representatives: most pixels of the original, most captions, smallest uid."""
-    return -member.pixels, -member.captions, member.uid
-
-
-def stars(
-    members: Iterable[Member], edges: Iterable[tuple[str, str]], most: int = MAX_GROUP
-) -> dict[str, list[str]]:
-    """Return the members of each group by representative, sorted; groups of one are left out.
-
-    In the order of `rank`, an image that belongs to no group yet takes in those of its neighbours that belong
-    to none either, up to `most` with itself. Neighbours are those of the same hash and, by `edges` between
-    the first of each hash, those of the hashes near it.
-    """
-    order = sorted(members, key=rank)
-    place = {member.uid: number for number, member in enumerate(order)}
-    alike: dict[str, list[str]] = {}
-    for member in order:
-        alike.setdefault(member.like or member.uid, []).append(member.uid)
-    neighbours: dict[str, list[str]] = {}
-    for a, b in edges:
-        neighbours.setdefault(a, []).append(b)
-        neighbours.setdefault(b, []).append(a)
-    taken: set[str] = set()
-    groups: dict[str, list[str]] = {}
-    for member in order:
-        if member.uid in taken:
-            continue
-        taken.add(member.uid)
-        own = member.like or member.uid
-        near = {uid for hashed in {own, *neighbours.get(own, ())} for uid in alike.get(hashed, ())}
-        chosen = sorted(near - taken, key=place.__getitem__)[: most - 1]
-        if chosen:
-            taken.update(chosen)
-            groups[member.uid] = sorted(chosen)
-    return groups
-
-
-def check_share(
-    images: int, groups: dict[str, list[str]], removals: list[SiteRemoval], limit: float = 0.5
-) -> None:
+def check_share(images: int, found: Groups, removals: list[SiteRemoval], limit: float = 0.5) -> None:
     """Raise ValueError if more than `limit` of the set would go: that is never done silently.
 
     `removals`: the sites that lose images, those that lose most first.
     """
-    gone = sum(len(members) for members in groups.values())
-    if gone > limit * images:
-        largest = max(groups.items(), key=lambda item: len(item[1]))
+    if found.removed > limit * images:
         sites = ", ".join(f"{row.site} ({row.removed} of {row.images})" for row in removals[:3])
         raise ValueError(
-            f"{gone} of {images} images would be removed as near-duplicates, over the limit of "
-            f"{limit:.0%}; most from {sites}; the largest group, of {len(largest[1]) + 1}, is around "
-            f"{largest[0]}. Look at it, and raise --dedup-limit if it is right"
+            f"{found.removed} of {images} images would be removed as near-duplicates, over the limit of "
+            f"{limit:.0%}; most from {sites}; the largest group, of {found.largest}, is around "
+            f"{found.around}. Look at it, and raise --dedup-limit if it is right"
         )

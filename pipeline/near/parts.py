@@ -47,6 +47,8 @@ class GroupTask(Part):
 
     merged: tuple[Annotated[str, File(MERGED_ROWS)], ...]
     pairs: tuple[Annotated[str, File(EDGES)], ...]
+    edges: int
+    """Pairs in these."""
     beyond: int
 
 
@@ -57,6 +59,13 @@ class Groups(Part):
     path: Annotated[str, File(GROUPS)]
     pairs: int
     beyond: int
+    removed: int
+    """Images that are merged into another."""
+    groups: int
+    largest: int
+    """Images of the largest group; 0 without any."""
+    around: str
+    """Its representative, or empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

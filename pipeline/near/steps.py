@@ -12,14 +12,7 @@ from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
 from pipeline.near import groups as near
-from pipeline.near.parts import (
-    GROUPS,
-    SITES,
-    Groups,
-    GroupTask,
-    NearMerged,
-    NearPairs,
-)
+from pipeline.near.parts import SITES, Groups, GroupTask, NearMerged, NearPairs
 from pipeline.near.workers import GroupWorker, NearShuffler, add_sites, groups_path
 from pipeline.select.workers import PairCounter
 
@@ -39,8 +32,8 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     """Merge near-duplicates and find again which samples each query keeps; `last`: the last round.
 
     A job of its own, since what it takes out is judged before anything is written: ValueError if more than
-    --dedup-limit of the images would go. One worker joins the pairs to groups, with some 300 bytes of memory
-    for each.
+    --dedup-limit of the images would go. One worker joins the pairs to groups, with some 60 bytes of memory
+    for each image that stands in one (`pipeline.near.stars`).
     """
     config, layout = crawl.config, crawl.layout
     pairs_folder, groups_folder = layout.stage("finish", "near-pairs"), layout.stage("finish", "near-groups")
@@ -69,15 +62,11 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     sites = add_sites(schemas.read_table(one.sites) for one in merge.results(NearMerged))
     removals = [SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
     [found] = groups.results(Groups)
-    known = schemas.read_table(found.path)
-    members: dict[str, list[str]] = {}
-    for uid, representative in zip(*(known[name].to_pylist() for name in GROUPS.names), strict=True):
-        members.setdefault(representative.hex(), []).append(uid.hex())
-    near.check_share(images, members, removals, config.dedup_limit)
+    near.check_share(images, found, removals, config.dedup_limit)
     schemas.write_table(layout.near_duplicates, sites.cast(SITES))
     duplicates = NearDuplicates(
-        pairs=found.pairs, beyond=found.beyond, images=images, removed=len(known), groups=len(members),
-        largest_group=max(map(len, members.values()), default=0) + bool(members), sites=tuple(removals),
+        pairs=found.pairs, beyond=found.beyond, images=images, removed=found.removed, groups=found.groups,
+        largest_group=found.largest, sites=tuple(removals),
     )  # fmt: skip
     return Near(folder, storage.join(arrived, "thresholds"), duplicates)
 
@@ -93,7 +82,7 @@ def _plan_groups(crawl: Crawl, last: int) -> Work:
     merged = results_in(crawl.layout.merged(last), Merged)
     task = GroupTask(
         name="groups", merged=tuple(one.path for one in merged), pairs=tuple(one.path for one in pairs),
-        beyond=sum(one.beyond for one in pairs),
+        edges=sum(one.edges for one in pairs), beyond=sum(one.beyond for one in pairs),
     )  # fmt: skip
     return Work(tasks=[task])
 

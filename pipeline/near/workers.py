@@ -6,7 +6,7 @@ Which images are a group is known by then, from their hashes alone (`pipeline.ne
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,8 @@ from pipeline.fetch.merge import merge
 from pipeline.fetch.parts import MERGED_ROWS, Merged
 from pipeline.flow.markers import write_vector
 from pipeline.flow.worker import partition_name
-from pipeline.near import groups as near
-from pipeline.near.parts import EDGES, GROUPS, SITES, Groups, GroupTask, NearMerged
+from pipeline.near.parts import SITES, Groups, GroupTask, NearMerged
+from pipeline.near.stars import find_stars, tables, uid_array, uids_of
 from pipeline.select.workers import QueryTable, SampleQueryPairs, concat, slices
 
 
@@ -28,9 +28,16 @@ def _groups(path: str) -> pa.Table:
 
 
 def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
-    """Return the uid that each image is merged into, its own if it is in no group or represents one."""
-    place = pc.index_in(uids, groups["uid"].combine_chunks())
-    return pc.coalesce(groups["representative"].take(place), uids)
+    """Return the uid that each image is merged into, its own if it is in no group or represents one.
+
+    groups: GROUPS, sorted by uid. Searched and not hashed: a hash table is as large again, for each call.
+    """
+    if not len(groups) or not len(uids):
+        return uids
+    given, members = uids_of(uids), uids_of(groups["uid"])
+    at = np.minimum(np.searchsorted(members, given), len(members) - 1)
+    stars = uids_of(groups["representative"])[at]
+    return pa.chunked_array([uid_array(np.where(members[at] == given, stars, given))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +51,14 @@ class GroupWorker:
 
     def run(self, state: None, task: GroupTask) -> Groups:
         """Write `groups`, a table of GROUPS, from the tables of `merged` images and of `pairs`."""
-        edges = pa.concat_tables([EDGES.empty_table(), *map(schemas.read_table, task.pairs)])
-        wanted = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks]))
-        same = edges.filter(pc.equal(edges["distance"], 0))
-        like = {b.hex(): a.hex() for a, b in zip(same["a"].to_pylist(), same["b"].to_pylist(), strict=True)}
         columns = ["uid", "original_width", "original_height"]
-        members = [
-            near.Member(*member, like=like.get(member[0], ""))
-            for path in task.merged
-            for member in members_of(schemas.read_table(path, columns), wanted)
-        ]
-        others = edges.filter(pc.greater(edges["distance"], 0))
-        pairs = zip(others["a"].to_pylist(), others["b"].to_pylist(), strict=True)
-        found = near.stars(members, ((a.hex(), b.hex()) for a, b in pairs))
-        rows = sorted(
-            (bytes.fromhex(uid), bytes.fromhex(star)) for star, gone in found.items() for uid in gone
-        )
+        found = find_stars(partial(tables, task.pairs), partial(tables, task.merged, columns), task.edges)
         path = groups_path(self.folder)
-        schemas.write_table(path, schemas.to_table(rows, GROUPS))
-        return Groups(name=task.name, path=path, pairs=len(edges), beyond=task.beyond)
+        schemas.write_table(path, found.groups)
+        return Groups(
+            name=task.name, path=path, pairs=task.edges, beyond=task.beyond, removed=len(found.groups),
+            groups=found.count, largest=found.largest, around=found.around,
+        )  # fmt: skip
 
 
 def groups_path(folder: str) -> str:
@@ -139,15 +135,3 @@ def add_sites(tables: Iterable[pa.Table]) -> pa.Table:
     table = pa.table([sums[name] for name in ("site", "images_sum", "removed_sum")], schema=SITES)
     table = table.filter(pa.array(table["removed"].to_numpy() > 0, pa.bool_()))
     return table.sort_by([("removed", "descending"), ("site", "ascending")])
-
-
-def members_of(table: pa.Table, wanted: pa.Array) -> Iterator[tuple[str, int, int]]:
-    """Yield uid, pixels of the original and captions of the images of a merged file that are wanted."""
-    starts = schemas.run_starts(table["uid"])
-    captions = np.diff(np.append(starts, len(table)))
-    first = table.take(pa.array(starts, pa.int64()))
-    chosen = pc.is_in(first["uid"], value_set=wanted).to_numpy()
-    first = first.filter(pa.array(chosen))
-    columns = (first[name].to_pylist() for name in ("uid", "original_width", "original_height"))
-    for uid, width, height, count in zip(*columns, captions[chosen].tolist(), strict=True):
-        yield uid.hex(), width * height, count

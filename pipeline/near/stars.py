@@ -1,0 +1,210 @@
+"""Join pairs to groups around a representative, without holding the pairs.
+
+A group is a star: every member is within the radius of its representative, so that nothing is removed because
+of a chain of likenesses, which in large sets joins everything. In the order of rank (most pixels of the
+original, most captions, smallest uid) an image that belongs to no group yet takes in those of its neighbours
+that belong to none either. Neighbours are the images of the same hash and, by the pairs between the first
+image of each hash, those of the hashes near it.
+
+Images that stand in a pair take some 60 bytes of memory each. Pairs are read one file at a time and lie on
+disk, 16 bytes each, sorted by the rank of their first image in both directions; the walk reads them in order.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline import schemas
+from pipeline.near.parts import GROUPS
+
+MAX_GROUP: Final = 1_000
+"""Members of a group; the rest begins another. Real copies are fewer, placeholders more."""
+
+Uids = npt.NDArray[np.bytes_]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+Tables = Callable[[], Iterable[pa.Table]]
+"""Gives the tables, one at a time, as often as it is called."""
+
+_UID: Final = f"S{schemas.UID_BYTES}"
+_SORTED: Final = 1 << 22  # pairs that are sorted at a time, about: 32 MiB
+_MOST_PIECES: Final = 512  # files open at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The n images that stand in a pair, by uid."""
+
+    uids: Uids
+    """[n], ascending."""
+    order: I32
+    """[n]: which one is of rank 0, 1, ..."""
+    rank: I32
+    """[n]: the inverse."""
+    kind: I32
+    """[n], by rank: the best rank among the images of the same hash."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stars:
+    """Groups of images, none of one."""
+
+    groups: pa.Table
+    """GROUPS, sorted by uid."""
+    count: int
+    largest: int
+    """Images in the largest, its representative included; 0 without any."""
+    around: str
+    """The representative of the largest, of the best rank among equals; hexadecimal digits."""
+
+
+def uids_of(column: pa.ChunkedArray) -> Uids:
+    """Return a column of uids as fixed-size bytes, [n], which numpy can sort and search."""
+    array = column.combine_chunks()
+    if not len(array):
+        return np.zeros(0, _UID)
+    whole = np.frombuffer(array.buffers()[1], _UID)
+    return np.asarray(whole[array.offset : array.offset + len(array)])
+
+
+def uid_array(uids: Uids) -> pa.Array:
+    """Return fixed-size bytes as a column of uids."""
+    raw = pa.py_buffer(np.ascontiguousarray(uids).tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(schemas.UID_BYTES), len(uids), [None, raw])
+
+
+def find_stars(edges: Tables, images: Tables, pairs: int, most: int = MAX_GROUP) -> Stars:
+    """Return the groups of at most `most` images.
+
+    edges: tables of EDGES, `pairs` rows together. images: tables with uid (sorted), original_width and
+    original_height, a row for each caption.
+    """
+    uids = _paired(edges())
+    known = _images(uids, edges, images())
+    with tempfile.TemporaryDirectory(prefix="openwit-near-") as folder:
+        links = _linked(known, edges(), pairs, Path(folder))
+        star = walk(known.kind, links, most)
+    return _stars(known, star)
+
+
+def _paired(tables: Iterable[pa.Table]) -> Uids:
+    """Return the uids of all images in a pair, ascending."""
+    found, more, count = np.zeros(0, _UID), list[Uids](), 0
+    for table in tables:
+        more.append(np.unique(np.concatenate([uids_of(table["a"]), uids_of(table["b"])])))
+        count += len(more[-1])
+        if count > max(len(found), _SORTED):  # so that each uid is sorted a few times, not once a file
+            found, more, count = np.unique(np.concatenate([found, *more])), [], 0
+    return np.unique(np.concatenate([found, *more]))
+
+
+def _images(uids: Uids, edges: Tables, images: Iterable[pa.Table]) -> Images:
+    pixels, captions = np.zeros(len(uids), np.int64), np.zeros(len(uids), np.int32)
+    for table in images:
+        starts = schemas.run_starts(table["uid"])
+        given = uids_of(table["uid"])[starts]
+        at = np.minimum(np.searchsorted(uids, given), max(len(uids) - 1, 0))
+        here = np.flatnonzero(uids[at] == given) if len(uids) else np.zeros(0, np.int64)
+        width, height = (table[f"original_{side}"].to_numpy()[starts].astype(np.int64)
+                         for side in ("width", "height"))  # fmt: skip
+        pixels[at[here]] = (width * height)[here]
+        captions[at[here]] = np.diff(np.append(starts, len(table)))[here]
+    order = np.lexsort((-captions, -pixels)).astype(np.int32)  # stable: then by uid
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    first = np.arange(len(uids), dtype=np.int32)
+    for table in edges():
+        same = table["distance"].to_numpy() == 0
+        first[np.searchsorted(uids, uids_of(table["b"])[same])] = np.searchsorted(
+            uids, uids_of(table["a"])[same]
+        )
+    best = np.full(len(uids), len(uids), np.int32)
+    np.minimum.at(best, first, rank)
+    return Images(uids=uids, order=order, rank=rank, kind=best[first[order]])
+
+
+def _linked(known: Images, edges: Iterable[pa.Table], pairs: int, folder: Path) -> U64:
+    """Return, mapped from a file, which kinds are near each other: uint64 [2 * pairs at most], ascending.
+
+    The upper half of a number is the one kind, the lower half the other.
+    """
+    width = max(1, -(-len(known.uids) // min(_MOST_PIECES, max(1, 2 * pairs // _SORTED))))
+    pieces: dict[int, Path] = {}
+    for table in edges:
+        apart = table["distance"].to_numpy() > 0
+        a, b = (
+            known.kind[known.rank[np.searchsorted(known.uids, uids_of(table[name])[apart])]].astype(np.uint64)
+            for name in ("a", "b")
+        )
+        links = np.sort(np.concatenate([a << np.uint64(32) | b, b << np.uint64(32) | a]))
+        piece = (links >> np.uint64(32)) // np.uint64(width)
+        for number in np.unique(piece).tolist():
+            pieces[number] = folder / f"{number}"
+            start, stop = np.searchsorted(piece, np.array([number, number + 1], np.uint64))
+            with pieces[number].open("ab") as sink:
+                sink.write(links[start:stop].tobytes())
+    return _joined([pieces[number] for number in sorted(pieces)], folder / "all")
+
+
+def _joined(pieces: Sequence[Path], path: Path) -> U64:
+    """Sort each piece, and map all of them, one after the other, from one file."""
+    with path.open("wb") as sink:
+        for piece in pieces:
+            sink.write(np.sort(np.fromfile(piece, np.uint64)).tobytes())
+            piece.unlink()
+    if not path.stat().st_size:
+        return np.zeros(0, np.uint64)
+    return np.asarray(np.memmap(path, np.uint64, "r"))
+
+
+def walk(kind: I32, links: U64, most: int) -> I32:
+    """Return the representative of each of n images, both by rank: int32 [n]; its own where it has none.
+
+    kind: int32 [n], as `Images` has it. links: as `_linked` returns them.
+    """
+    star = np.full(len(kind), -1, np.int32)
+    alike = np.argsort(kind, kind="stable").astype(np.int32)  # images of a kind, by rank
+    kinds = kind[alike]
+    for image in range(len(kind)):
+        if star[image] >= 0:
+            continue
+        star[image] = image
+        near = np.concatenate([[kind[image]], _neighbours(links, int(kind[image]))])
+        starts, stops = (np.searchsorted(kinds, near, side) for side in ("left", "right"))
+        members = np.concatenate([alike[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
+        members = members[star[members] < 0]
+        if len(members):
+            members.sort()
+            star[members[: most - 1]] = image
+    return star
+
+
+def _neighbours(links: U64, kind: int) -> I32:
+    start, stop = np.searchsorted(links, np.array([kind << 32, (kind + 1) << 32], np.uint64))
+    return (links[start:stop] & np.uint64(0xFFFFFFFF)).astype(np.int32)
+
+
+def _stars(known: Images, star: I32) -> Stars:
+    by_uid = star[known.rank]
+    gone = np.flatnonzero(by_uid != known.rank)
+    columns = [uid_array(known.uids[gone]), uid_array(known.uids[known.order[by_uid[gone]]])]
+    table = pa.Table.from_arrays(columns, schema=GROUPS)
+    around, sizes = np.unique(by_uid[gone], return_counts=True)
+    if not len(gone):
+        return Stars(groups=table, count=0, largest=0, around="")
+    largest = int(sizes.argmax())  # the first of equals
+    uid = known.uids[known.order[around[largest]]].ljust(schemas.UID_BYTES, b"\0")
+    return Stars(groups=table, count=len(sizes), largest=int(sizes[largest]) + 1, around=uid.hex())
+
+
+def tables(paths: Sequence[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield tables one at a time."""
+    for path in paths:
+        yield schemas.read_table(path, columns)
