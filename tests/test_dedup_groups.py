@@ -120,17 +120,37 @@ def test_pictures_without_detail_are_near_to_nothing(tmp_path):
 
 def test_pairs_are_found_whatever_the_block(monkeypatch):
     _, hashes, _ = planted(60)
+    bucket = np.sort(np.random.default_rng(5).integers(0, 9, len(hashes)).astype(np.int32))
 
     def found() -> set[tuple[int, int, int]]:
-        columns = groups.near_pairs(hashes, 100)
+        columns = groups.near_pairs(bucket, hashes, 110)
         return {triple for part in columns for triple in zip(*(c.tolist() for c in part), strict=True)}
 
     bits = np.unpackbits(hashes, axis=1).astype(int)
     distance = (bits[:, None] != bits[None]).sum(2)
-    expected = {(int(a), int(b), int(distance[a, b])) for a, b in np.argwhere(distance <= 100) if a < b}
+    together = (distance <= 110) & (bucket[:, None] == bucket)
+    expected = {(int(a), int(b), int(distance[a, b])) for a, b in np.argwhere(together) if a < b}
+    assert found() == expected and expected
+    monkeypatch.setattr(groups, "_BLOCK", 7)
     assert found() == expected
-    monkeypatch.setattr(groups, "_BLOCK", 7 * len(hashes))
-    assert found() == expected
+
+
+def test_the_first_of_each_hash_is_that_of_its_bucket():
+    hashes = np.zeros((6, 32), np.uint8)
+    hashes[[1, 4], 31] = 9
+    bucket = np.array([3, 3, 3, 4, 4, 4], np.int32)
+    assert groups.first_of_each(bucket, hashes).tolist() == [0, 1, 0, 3, 4, 3]
+    assert groups.first_of_each(bucket[:0], hashes[:0]).tolist() == []
+
+
+def test_what_shares_a_band_with_too_many_is_counted(monkeypatch):
+    monkeypatch.setattr(groups, "MAX_BUCKET", 3)
+    hashes = np.zeros((6, 32), np.uint8)
+    hashes[:, 31] = (0, 1, 1, 2, 4, 8)
+    uids = pa.array([bytes([n]) * 16 for n in range(6)], pa.binary(16))
+    edges, beyond = groups.bucket_edges(np.zeros(6, np.int32), uids, hashes)
+    rows = [(row["a"][0], row["b"][0], row["distance"]) for row in edges.to_pylist()]
+    assert (rows, beyond) == ([(0, 1, 1), (0, 3, 1), (1, 2, 0), (1, 3, 2)], 2)
 
 
 class Member(NamedTuple):

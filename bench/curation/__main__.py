@@ -184,7 +184,7 @@ def cap_of(counts: np.ndarray) -> int:
 def unlike(hashes: list[str]) -> np.ndarray:
     """Return one of pictures that look alike, the first: bool [n]."""
     kept = np.ones(len(hashes), bool)
-    found = [(a, b) for a, b, _ in near_pairs(hashes_of(hashes))]
+    found = [(a, b) for a, b, _ in near_pairs(np.zeros(len(hashes), np.int32), hashes_of(hashes))]
     first = np.concatenate([np.minimum(a, b) for a, b in found] or [np.zeros(0, np.int64)])
     second = np.concatenate([np.maximum(a, b) for a, b in found] or [np.zeros(0, np.int64)])
     for place in np.lexsort((first, second)):

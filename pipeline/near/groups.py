@@ -29,8 +29,9 @@ MAX_BUCKET: Final = 20_000
 """Different hashes that share a band and are compared with each other; those beyond are only counted."""
 
 U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-_BLOCK: Final = 1 << 20  # pairs that are compared at a time: 32 MiB
+_BLOCK: Final = 1 << 18  # rows that are compared at a time: 8 MiB
 
 NODES: Final = pa.schema(
     [
@@ -47,38 +48,63 @@ def band_keys(hashes: U8) -> npt.NDArray[np.int32]:
     return values + np.arange(BANDS, dtype=np.int32) * 65536
 
 
-def near_pairs(hashes: U8, radius: int = RADIUS) -> Iterator[tuple[I64, I64, I64]]:
-    """Yield rows a < b and their distance of all pairs within the radius, in blocks: uint8 [n, 32]."""
-    words = np.ascontiguousarray(hashes).view(np.uint64)
-    step = max(1, _BLOCK // max(len(words), 1))
-    for start in range(0, len(words), step):
-        block = words[start : start + step]
-        distance = np.bitwise_count(block[:, None] ^ words[None, start:]).sum(axis=2, dtype=np.int64)
-        a, b = np.nonzero(distance <= radius)
-        later = b > a
-        yield a[later] + start, b[later] + start, distance[a[later], b[later]]
+def near_pairs(bucket: I32, hashes: U8, radius: int = RADIUS) -> Iterator[tuple[I64, I64, I64]]:
+    """Yield rows a < b of a bucket and their distance, of all pairs within the radius.
 
-
-def bucket_edges(uids: list[bytes], hashes: U8, band: int, radius: int = RADIUS) -> Iterator[pa.Table]:
-    """Yield EDGES of the images of a bucket, sorted by uid, that no bucket of a lower band yields as well.
-
-    Images of one hash are joined to the first of them by edges of distance 0; it alone has edges to others.
-    A placeholder on 5,000 sites has 5,000 edges, not 12 million.
+    bucket: int32 [n], ascending; hashes: uint8 [n, 32]. All rows are compared with the one `apart` rows
+    below, which costs as little for a million small buckets as for one that is large.
     """
-    raw = np.ascontiguousarray(hashes).view("V32").ravel()
-    _, first, which = np.unique(raw, return_index=True, return_inverse=True)
-    same = np.flatnonzero(first[which] != np.arange(len(raw))) if band == 0 else np.zeros(0, np.int64)
-    yield _edges(uids, first[which[same]], same, np.zeros(len(same), np.int64))
-    rows = np.sort(first)[:MAX_BUCKET]
+    words = np.ascontiguousarray(hashes).view(np.uint64)
+    stop = np.searchsorted(bucket, bucket, "right")
+    for start in range(0, len(words), _BLOCK):
+        rows, apart = np.arange(start, min(start + _BLOCK, len(words))), 1
+        while len(rows := rows[rows + apart < stop[rows]]):
+            distance = np.bitwise_count(words[rows] ^ words[rows + apart]).sum(axis=1, dtype=np.int64)
+            near = np.flatnonzero(distance <= radius)
+            if len(near):
+                yield rows[near], rows[near] + apart, distance[near]
+            apart += 1
+
+
+def first_of_each(bucket: I32, hashes: U8) -> I64:
+    """Return for each row the first one of its bucket with the same hash, or itself: int64 [n].
+
+    bucket: int32 [n], ascending; hashes: uint8 [n, 32].
+    """
+    words = np.ascontiguousarray(hashes).view(np.uint64)
+    order = np.lexsort((*words.T, bucket))
+    changed = np.ones(len(order), bool)
+    before, after = order[:-1], order[1:]
+    changed[1:] = (words[before] != words[after]).any(axis=1) | (bucket[before] != bucket[after])
+    first = np.empty(len(order), np.int64)
+    first[order] = order[np.maximum.accumulate(np.where(changed, np.arange(len(order)), 0))]
+    return first
+
+
+def bucket_edges(bucket: I32, uids: pa.Array, hashes: U8, radius: int = RADIUS) -> tuple[pa.Table, int]:
+    """Return EDGES of a partition's rows, sorted by bucket and uid, and how many hashes were not compared.
+
+    Of two images that share several bands the lowest one has the edge. Images of one hash are joined to the
+    first of them by edges of distance 0; it alone has edges to others: a placeholder on 5,000 sites has 5,000
+    edges, not 12 million.
+    """
+    first = first_of_each(bucket, hashes)
+    same = np.flatnonzero((first != np.arange(len(first))) & (bucket >> 16 == 0))
+    found = [_edges(uids, first[same], same, np.zeros(len(same), np.int64))]
+    rows = np.flatnonzero(first == np.arange(len(first)))
+    place = np.arange(len(rows)) - np.searchsorted(bucket[rows], bucket[rows])
+    beyond = int((place >= MAX_BUCKET).sum())
+    rows = rows[place < MAX_BUCKET]
     keys = band_keys(hashes[rows])
-    for a, b, distance in near_pairs(hashes[rows], radius):
-        mine = (keys[a] == keys[b]).argmax(axis=1) == band
-        yield _edges(uids, rows[a[mine]], rows[b[mine]], distance[mine])
+    for a, b, distance in near_pairs(bucket[rows], hashes[rows], radius):
+        mine = (keys[a] == keys[b]).argmax(axis=1) == bucket[rows[a]] >> 16
+        found.append(_edges(uids, rows[a[mine]], rows[b[mine]], distance[mine]))
+    return pa.concat_tables(found).sort_by([("a", "ascending"), ("b", "ascending")]), beyond
 
 
-def _edges(uids: list[bytes], a: I64, b: I64, distance: I64) -> pa.Table:
-    columns = ([uids[row] for row in a], [uids[row] for row in b], distance)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, EDGES, strict=True)], schema=EDGES)
+def _edges(uids: pa.Array, a: I64, b: I64, distance: I64) -> pa.Table:
+    columns = [uids.take(pa.array(a)), uids.take(pa.array(b)), pa.array(distance.astype(np.int16))]
+    return pa.Table.from_arrays(columns, schema=EDGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +138,10 @@ class BandShuffler:
         """Write NNNNN.parquet with the verified pairs of a partition."""
         table = pa.concat_tables([NODES.empty_table(), *map(schemas.decode, slices)])
         table = table.sort_by([("band", "ascending"), ("uid", "ascending")])
-        bands, uids = table["band"].to_numpy(), table["uid"].to_pylist()
         hashes = np.frombuffer(b"".join(table["hash"].to_pylist()), np.uint8).reshape(-1, 32)
-        starts = np.flatnonzero(np.append(True, bands[1:] != bands[:-1])) if len(bands) else np.zeros(0, int)
-        stops = np.append(starts[1:], len(bands))
-        found, beyond = [EDGES.empty_table()], 0
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            if stop - start > 1:
-                band = int(bands[start]) >> 16
-                found += bucket_edges(uids[start:stop], hashes[start:stop], band, self.radius)
-                beyond += max(0, len(np.unique(hashes[start:stop], axis=0)) - MAX_BUCKET)
-        edges = pa.concat_tables(found).sort_by([("a", "ascending"), ("b", "ascending")])
+        edges, beyond = bucket_edges(
+            table["band"].to_numpy(), table["uid"].combine_chunks(), hashes, self.radius
+        )
         name = partition_name(partition)
         path = storage.join(self.folder, f"{name}.parquet")
         schemas.write_table(path, edges)
