@@ -4,11 +4,9 @@ Groups are stars, as in `--dedup near`: every member is within the radius of its
 removed by them.
 """
 
-import itertools
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.index.tables import Index
 from pipeline.near.groups import BANDS, MAX_BUCKET, U8, near_pairs
@@ -65,15 +63,8 @@ def _pairs(hashes: U8) -> Any:
     words = np.ascontiguousarray(hashes[rows]).view(">u2")
     for band in range(BANDS):
         order = np.argsort(words[:, band], kind="stable")
-        keys = words[order, band]
-        for run in _runs(keys):
-            own = rows[order[run][:MAX_BUCKET]]
-            for a, b, distance in near_pairs(hashes[own]):
-                yield from zip(own[a].tolist(), own[b].tolist(), distance.tolist(), strict=True)
-
-
-def _runs(keys: npt.NDArray[Any]) -> list[slice]:
-    """Return the stretches of two or more equal values of a sorted array."""
-    edges = np.flatnonzero(np.diff(keys)) + 1
-    bounds = np.concatenate([[0], edges, [len(keys)]])
-    return [slice(int(start), int(end)) for start, end in itertools.pairwise(bounds) if end - start > 1]
+        keys = words[order, band].astype(np.int32)
+        compared = np.arange(len(keys)) - np.searchsorted(keys, keys) < MAX_BUCKET
+        own = rows[order[compared]]
+        for a, b, distance in near_pairs(keys[compared], hashes[own]):
+            yield from zip(own[a].tolist(), own[b].tolist(), distance.tolist(), strict=True)
