@@ -149,7 +149,7 @@ def _failed(console: Console, work: str, error: Exception) -> int:
     console.print(Text.assemble(("failed", "red"), f" {lines[-1]}"), soft_wrap=True)
     if any(f"[Errno {number}]" in str(error) for number in _FULL):
         console.print("The disk is full, or a quota is used up: make room where the command writes.")
-    path = worker_log(work) if storage.exists(work) else ""
+    path = worker_log(work) if work and storage.exists(work) else ""
     try:
         with open(path, "a", opener=private.opener) as file:
             file.write(visible_lines("".join(traceback.format_exception(error))))

@@ -148,6 +148,11 @@ def completion(commands: Mapping[str, type], shell: str) -> str:
     return script.getvalue()
 
 
+def first_as(flag: str, argv: Sequence[str]) -> list[str]:
+    """Return arguments in which a first one without a name is this flag's."""
+    return [flag, *argv] if argv and not argv[0].startswith("-") else [*argv]
+
+
 def nearest(name: str, valid: Sequence[str]) -> str:
     """Return a sentence that names the closest valid option, or nothing if none is close."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)

@@ -20,6 +20,8 @@ CONFIGS: Final = {
     "takedown": "pipeline.options.finished:TakedownConfig",
     "index": "pipeline.options.finished:IndexConfig",
     "browse": "pipeline.options.finished:BrowseConfig",
+    "push": "pipeline.options.finished:PushConfig",
+    "pull": "pipeline.options.finished:PullConfig",
     "overlap": "dedup.options:OverlapConfig",
     "detector train": "dedup.detector.options:DetectorTrainConfig",
     "detector embed": "dedup.detector.options:DetectorEmbedConfig",

@@ -23,8 +23,8 @@ _BEGUN = "begun.stage"
 _DONE = "done.stage"
 _NEXT = "next"  # folder of a set that will replace the finished one
 _MAX_JSON = 1 << 30  # bytes: a stage's summary names every unit
-_FOLDERS = ("shards", "rejected", "report")  # what is published of a run, without extensions
-_FILES = (
+PUBLISHED_FOLDERS = ("shards", "rejected", "report")  # what is published of a run, without extensions
+PUBLISHED_FILES = (
     *("query_counts.parquet", "near_duplicates.parquet", "config.toml", "README.md", "croissant.json"),
     "manifest.json",
 )
@@ -184,14 +184,14 @@ def publish_next(layout: Layout) -> Layout:
         return layout
     old = replace(layout, replaces=False)
     storage.remove_tree(old.manifest)
-    for folder in _FOLDERS:
+    for folder in PUBLISHED_FOLDERS:
         new = storage.find_files(storage.join(layout.published, folder))
         for name in new:
             place = storage.join(folder, name)
             storage.link(storage.join(layout.published, place), storage.join(old.root, place))
         for name in set(storage.find_files(storage.join(old.root, folder))) - set(new):
             storage.remove_tree(storage.join(old.root, folder, name))
-    for name in _FILES:  # the manifest last
+    for name in PUBLISHED_FILES:  # the manifest last
         source, target = storage.join(layout.published, name), storage.join(old.root, name)
         if storage.exists(source):
             storage.link(source, target)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str], prog: str = "openwit browse") -> int:
     """Serve until Ctrl-C; return the exit code."""
-    options, _ = parser.parse(BrowseConfig, cli.run_first(argv), prog=prog)
+    options, _ = parser.parse(BrowseConfig, parser.first_as("--run", argv), prog=prog)
     return guarded(prog, terminal(), "", lambda: browse(options))
 
 

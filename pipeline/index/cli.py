@@ -18,13 +18,8 @@ from pipeline.terminal import Terminal, output, show_places, terminal
 
 def main(argv: Sequence[str], prog: str = "openwit index") -> int:
     """Build or renew an index; return the exit code."""
-    options, _ = parser.parse(IndexConfig, run_first(argv), prog=prog)
+    options, _ = parser.parse(IndexConfig, parser.first_as("--run", argv), prog=prog)
     return guarded(prog, terminal(), "", lambda: index(options))
-
-
-def run_first(argv: Sequence[str]) -> list[str]:
-    """Return arguments in which a first one without a name is --run."""
-    return ["--run", *argv] if argv and not argv[0].startswith("-") else [*argv]
 
 
 def index(options: IndexConfig) -> int:

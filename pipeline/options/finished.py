@@ -203,3 +203,40 @@ class BrowseConfig:
     all the same."""
     check: bool = False
     """Say what would be indexed and shown, and write nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """Send a finished run to the Hugging Face Hub as a dataset: shards, rows, account, report and card.
+
+    Log in first, by `hf auth login` or HF_TOKEN. Run the same command again to continue where it stopped, and
+    after `extend` or `takedown`: files that the run has no more are removed there.
+    """
+
+    run: str
+    """Folder of the finished run on this machine."""
+    to: str
+    """Repository, as hf://datasets/OWNER/NAME. It is made if it is not there."""
+    private: bool = False
+    """Make a new repository private."""
+    forget_history: bool = False
+    """Remove the repository's earlier commits, which hold what a takedown has removed since: for good."""
+    check: bool = False
+    """Print the number and size of the files and the effective configuration, and send nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullConfig:
+    """Fetch a run from the Hugging Face Hub and check every hash and count of it.
+
+    Run the same command again to continue where it stopped.
+    """
+
+    source: str
+    """Repository, as hf://datasets/OWNER/NAME."""
+    out: str
+    """Folder to write."""
+    revision: str = ""
+    """Branch, tag or commit of the repository; by default main."""
+    check: bool = False
+    """Print the number of files and the effective configuration, and fetch nothing."""
