@@ -32,6 +32,8 @@ CONFIGS: Final = {
     "demo": "pipeline.demo.options:DemoConfig",
 }
 """Where the options of each command are."""
+FIRST: Final = {"index": "--run", "browse": "--run", "push": "--run", "pull": "--source"}
+"""What the first argument of a command stands for, where it has no name."""
 
 
 class Option(NamedTuple):

@@ -77,8 +77,7 @@ def test_help_has_examples_that_parse(name: str, capsys: pytest.CaptureFixture[s
         words = shlex.split(line.replace("\\\n", " "))
         assert words[: 1 + len(name.split())] == ["openwit", *name.split()]
         argv = words[1 + len(name.split()) :]
-        if name in ("index", "browse"):
-            argv = ["--run", *argv]
+        argv = config.first_as(reference.FIRST[name], argv) if name in reference.FIRST else argv
         config.parse(reference.config_of(name), argv, prog=f"openwit {name}", implied=presets.implied)
 
 

@@ -75,8 +75,7 @@ def check(line: str, *, whole: bool) -> None:
             flags = [word for word in argv if word.startswith("--") and "_" not in word]
             assert {re.sub("^--no-", "--", f.partition("=")[0]) for f in flags} <= known, line
             return
-        if name in ("index", "browse") and not argv[0].startswith("-"):
-            argv = ["--run", *argv]
+        argv = config.first_as(reference.FIRST[name], argv) if name in reference.FIRST else argv
         if "--extend" in argv:
             argv = ["--queries", "q", "--out", argv[argv.index("--extend") + 1], *argv]
         beam = name in ("queries", "crawl", "overlap")

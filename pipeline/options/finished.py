@@ -213,6 +213,9 @@ class PushConfig:
     after `extend` or `takedown`: files that the run has no more are removed there.
     """
 
+    EXAMPLES: ClassVar = ("openwit push run --to hf://datasets/you/dogs",)
+    """Lines of the help."""
+
     run: str
     """Folder of the finished run on this machine."""
     to: str
@@ -231,6 +234,9 @@ class PullConfig:
 
     Run the same command again to continue where it stopped.
     """
+
+    EXAMPLES: ClassVar = ("openwit pull hf://datasets/you/dogs --out copy",)
+    """Lines of the help."""
 
     source: str
     """Repository, as hf://datasets/OWNER/NAME."""
