@@ -65,7 +65,7 @@ def resolve(url: str, base: str | None = None) -> str:
     if not href.startswith(("https://", "http://")):
         scheme = href.partition(":")[0]
         raise BadUrl("data_url" if scheme == "data" else "bad_scheme", f"{scheme}:")
-    if parsed.has_credentials():
+    if "@" in href and parsed.has_credentials():
         raise BadUrl("bad_url", "user name or password in the URL")
     if "#" in href:
         href = href.partition("#")[0]

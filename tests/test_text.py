@@ -460,7 +460,7 @@ def test_repetition_is_what_it_says(text: str) -> None:
 _parts = st.sampled_from(
     """a the of dog beach red photo image avatar user's thumbnail for version as may be contain IMG_ DSC p
     screen shot iso f/2.8 1/250 ISO9001 555 123-4567 (020) 7946 0958 01.23. +44 tel: 1 22 aa aaaa {x} & &amp;
-    @ a@b.de <b> - é \x00 \x7f""".split()  # noqa: SIM905
+    @ a@b.de <b> - é É ß ’ … ſ ² straße STRASSE éé ééé \x00 \x7f""".split()  # noqa: SIM905
 )
 _texts = st.lists(st.tuples(_parts, st.sampled_from([" ", " ", " ", "", "  "])), max_size=9).map(
     lambda parts: "".join(part + gap for part, gap in parts)
@@ -485,14 +485,19 @@ def test_what_is_plain_is_read_as_by_every_rule(text: str, rules: TextRules, mas
 def test_most_captions_are_plain() -> None:
     module = pytest.importorskip("pipeline.captions._text", reason="not built")
     words = rules_in._TEMPLATE_WORDS
-    assert module.plain("A dog & a cat on the beach, June 2019", words, 0.5) == 10
+    for text, count in (
+        ("A dog & a cat on the beach, June 2019", 10),
+        ("Café “Zürich” – été…", 4),
+        ("dog", 1),
+    ):
+        assert module.plain(text, words, 0.5) == count
     for text in (
         "photo of the image",
-        "dog",
+        "dog2",
         " a dog",
         "a  dog",
-        "a dog é",
-        "dogs dogs dogs dogs",
+        "a dog ß",
+        "ha ha ha ha ha",
         "call 555 1234",
     ):
         assert module.plain(text, words, 0.5) == 0

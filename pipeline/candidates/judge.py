@@ -29,6 +29,8 @@ from pipeline.tombstones import load as load_tombstones
 
 _BATCH_ROWS = 4096
 _CACHE_ENTRIES = 10_000  # that fit into a processor's caches
+_LONG_TEXT = 1000  # characters of a text that is not kept
+_LIST_IMAGES = 64  # of a list that are read together
 _PAGE_IMAGES = 200  # of a page that are looked at together
 
 Page = Callable[[], Prior]
@@ -52,16 +54,18 @@ def no_page() -> Prior:
 
 
 class _Text:
-    """What is known of a text whatever its page is."""
+    """What is known of a text."""
 
-    __slots__ = ("caption", "matched", "reason", "told")
+    __slots__ = ("caption", "matched", "prior", "reason", "told")
 
     def __init__(self, caption: str, reason: str) -> None:
         self.caption, self.reason = caption, reason
         self.matched: list[int] | None = None
         """Queries, once they were looked for."""
-        self.told: tuple[Prior, tuple[str, float, float] | None] | None = None
-        """Its language as the last page made it, once it was looked for."""
+        self.prior: Prior | None = None
+        """Of the last page that asked for the language."""
+        self.told: tuple[str, float, float] | None = None
+        """The language on that page."""
 
 
 class CaptionJudge:
@@ -102,39 +106,61 @@ class CaptionJudge:
     def _prior(self, images: Sequence[Image]) -> Prior:
         assert self._identifier is not None
         try:
-            read = (self._read(text) for image in images for _, text in image.texts)
+            texts = (text for image in images for _, text in image.texts)
+            read = (self._known.get(text) or self._read(text) for text in texts)
             captions = self._identifier.of_page(text.caption for text in read if not text.reason)
             return language.page_prior(images[0].page_lang, images[0].page_url, captions)
         except Exception:  # noqa: BLE001 - the image that cannot be read is counted when its turn comes
             return NO_PAGE
 
+    def read_ahead(self, images: Sequence[Image]) -> None:
+        """Read several images' texts, one thing for all, then the next: its tables stay in the caches."""
+        texts = dict.fromkeys(text for image in images if not image.reason for _, text in image.texts)
+        try:
+            fresh = [self._read(text) for text in texts if text not in self._known and len(text) < _LONG_TEXT]
+            fresh = [read for read in fresh if not read.reason]
+            for read in fresh:
+                read.matched = self._matcher.match(read.caption)
+            if self._identifier is not None and not images[0].page_url and not images[0].page_lang:
+                for read in fresh:
+                    if read.matched:
+                        read.prior, read.told = NO_PAGE, self._tell(read.caption, NO_PAGE)
+        except Exception:  # noqa: BLE001, S110 - the image that cannot be read is counted when its turn comes
+            pass
+
     def judge(self, text: str, page: Page = no_page) -> Verdict:
         """Return the verdict on one text of a page."""
-        read = self._read(text)
+        read = self._known.get(text) or self._read(text)
         if read.reason:
             return Verdict(read.caption, read.reason, "", [], "", 0.0)
-        if read.matched is None:
-            read.matched = self._matcher.match(read.caption)
-        if not read.matched:
+        matched = read.matched
+        if matched is None:
+            matched = read.matched = self._matcher.match(read.caption)
+        if not matched:
             return Verdict(read.caption, "no_match", "", [], "", 0.0)
         if self._identifier is None:
-            return Verdict(read.caption, "", "", read.matched, "", 0.0)
-        prior = page()
-        if read.told is None or read.told[0] is not prior:
-            read.told = (prior, self._identifier.tell(read.caption, prior, self._wanted))
-        lang, score, wanted = read.told[1] or (UNDETERMINED, 0.0, 0.0)
+            return Verdict(read.caption, "", "", matched, "", 0.0)
+        prior, told = page(), read.told
+        if told is None or read.prior is not prior:
+            told = self._tell(read.caption, prior)
+            read.prior, read.told = prior, told
+        lang, score, wanted = told
         if self._wanted and wanted < language.IN_USE.improbable:
             return Verdict(read.caption, "language", f"{lang} {score:.4f}", [], lang, score)
-        return Verdict(read.caption, "", "", read.matched, lang, score)
+        return Verdict(read.caption, "", "", matched, lang, score)
+
+    def _tell(self, caption: str, prior: Prior) -> tuple[str, float, float]:
+        """Return a caption's language, its probability, and that of the wanted one."""
+        assert self._identifier is not None
+        return self._identifier.tell(caption, prior, self._wanted) or (UNDETERMINED, 0.0, 0.0)
 
     def _read(self, text: str) -> _Text:
-        read = self._known.get(text)
-        if read is None:
-            read = _Text(*read_caption(text, self._rules, self._mask))
-            if len(self._known) >= _CACHE_ENTRIES:
-                self._known.clear()
-            if len(text) < 1000:
-                self._known[text] = read
+        """Return a text as it is when it is first seen, or the first time for long."""
+        read = _Text(*read_caption(text, self._rules, self._mask))
+        if len(self._known) >= _CACHE_ENTRIES:
+            self._known.clear()
+        if len(text) < _LONG_TEXT:
+            self._known[text] = read
         return read
 
 
@@ -222,14 +248,11 @@ def judged(
 def _with_pages(images: Iterator[Image], judge: CaptionJudge) -> Iterator[tuple[Image, Page]]:
     """Yield images with what their page says of its language; sources give the images of a page together."""
     for url, group in itertools.groupby(images, operator.attrgetter("page_url")):
-        if not url:
-            for image in group:
-                yield image, judge.page((image,))
-            continue
-        while several := list(itertools.islice(group, _PAGE_IMAGES)):
-            page = judge.page(several)
+        while several := list(itertools.islice(group, _PAGE_IMAGES if url else _LIST_IMAGES)):
+            judge.read_ahead(several)
+            page = judge.page(several) if url else None
             for image in several:
-                yield image, page
+                yield image, page or judge.page((image,))
 
 
 def judge_piece(

@@ -11,7 +11,8 @@
 
 enum { LONGEST = 1024, MOST_WORDS = 64, LONGEST_TEMPLATE = 80, FEWEST_OF_PHONE = 7, MOST_BETWEEN = 2 };
 
-enum { OTHER, LETTER, DIGIT, SPACE, DOUBT }; /* kinds of bytes */
+enum { OTHER, LETTER, DIGIT, SPACE, DOUBT }; /* kinds of characters */
+#define FOREIGN '\x80' /* stands for each byte of a letter that is not ASCII, so that they are all alike */
 
 static uint8_t kinds[256];
 
@@ -23,6 +24,24 @@ static void fill_kinds(void)
         int doubt = c < 32 || c > 126 || strchr("&<@{", c);
         kinds[c] = letter ? LETTER : c >= '0' && c <= '9' ? DIGIT : c == ' ' ? SPACE : doubt ? DOUBT : OTHER;
     }
+}
+
+/* The kind of a character of two or three bytes: Latin letters that fold to one letter, some signs; else DOUBT.
+ * The text ends in a byte of zero. */
+static int foreign_kind(const uint8_t *text, size_t *size)
+{
+    uint32_t code = (uint32_t)(text[0] & 0x1F) << 6 | (text[1] & 0x3F);
+    *size = 2;
+    if (text[0] >= 0xC3 && text[0] <= 0xC5) /* ss, two that fold to two characters, long s, two signs */
+        return code == 0xDF || code == 0x130 || code == 0x149 || code == 0x17F ? DOUBT
+               : code == 0xD7 || code == 0xF7                                  ? OTHER
+                                                                               : LETTER;
+    if (text[0] == 0xC2)
+        return strchr("\xA3\xA9\xAB\xAE\xB0\xB7\xBB", text[1]) ? OTHER : DOUBT; /* pound, (c), quotes, ... */
+    *size = 3;
+    if (text[0] == 0xE2 && text[1] == 0x80) /* dashes, quotes, bullet, ellipsis */
+        return text[2] >= 0x90 && text[2] <= 0xA6 ? OTHER : DOUBT;
+    return DOUBT;
 }
 
 static int starts(const char *text, const char *with) { return !strncmp(text, with, strlen(with)); }
@@ -50,16 +69,18 @@ static int may_be_boilerplate(const char *text, size_t length, PyObject *templat
     if (starts(text, "image may ") || starts(text, "photo may ") || starts(text, "may be a") ||
         strstr(text, "escription automatically"))
         return 1;
+    if (starts(text, "thumbnail for") || (length >= 6 && !strcmp(text + length - 6, "avatar")))
+        return 1;
     if (length > LONGEST_TEMPLATE)
         return 0;
-    if (starts(text, "thumbnail for") || !strcmp(text + length - 6, "avatar"))
-        return 1;
     for (size_t start = 0; start < length; start++) {
         size_t stop = start;
-        while (kinds[(uint8_t)text[stop]] == LETTER)
+        while (kinds[(uint8_t)text[stop]] == LETTER || text[stop] == FOREIGN)
             stop++;
         if (stop == start)
             continue;
+        if (memchr(text + start, FOREIGN, stop - start))
+            return 0;
         PyObject *word = PyUnicode_FromStringAndSize(text + start, (Py_ssize_t)(stop - start));
         int known = word ? PySet_Contains(template_words, word) : -1;
         Py_XDECREF(word);
@@ -93,15 +114,68 @@ static double repeated(const char *text, const Word *words, size_t count)
     return all >= 4 ? 1 - (double)(all - again) / (double)all : 0;
 }
 
-/* Whether one character, repeated, is more than half of a text: then it stands in the middle. */
-static int is_one_run(const char *text, size_t length)
+/* Whether one character, repeated, may be more than half of a text of so many characters. */
+static int may_be_one_run(const char *text, size_t length, size_t characters)
 {
-    size_t first = length / 2, last = first;
-    while (first > 0 && text[first - 1] == text[length / 2])
-        first--;
-    while (last < length && text[last] == text[length / 2])
-        last++;
-    return 2 * (last - first) > length;
+    size_t run = 0;
+    for (size_t i = 0; i < length; i++) {
+        run = i && text[i] == text[i - 1] ? run + 1 : 1;
+        if (2 * run > characters)
+            return characters >= 6;
+    }
+    return 0;
+}
+
+/* What is known of a text: in small letters, and its words. */
+typedef struct {
+    char lower[LONGEST + 1];
+    size_t length, count, digits, letters;
+    Word words[MOST_WORDS];
+} Caption;
+
+/* Read a text of at most LONGEST bytes; 0 where a character or its place is in doubt. */
+static int read_text(Caption *caption, const uint8_t *text, size_t length)
+{
+    size_t together = 0, gap = 0, size;
+    Word word = {0, 0, 0};
+    for (size_t i = 0; i < length; i += size) {
+        uint8_t c = text[i], kind = kinds[c];
+        size = 1;
+        if (c >= 128)
+            kind = (uint8_t)foreign_kind(text + i, &size);
+        if (kind == DOUBT && (c != '&' || text[i + 1] != ' ')) /* "A & B" refers to no character */
+            return 0;
+        if (kind == SPACE) {
+            word.length = (uint32_t)i - word.start;
+            if (!word.length || caption->count + 1 == MOST_WORDS)
+                return 0;
+            caption->words[caption->count++] = word;
+            word = (Word){(uint32_t)i + 1, 0, 0};
+            caption->lower[i] = ' ';
+            gap++;
+            continue;
+        }
+        if (kind == DIGIT) { /* a number of a telephone has at most so much between its digits */
+            together = gap > MOST_BETWEEN ? 1 : together + 1;
+            gap = 0;
+            caption->digits++;
+            if (together == FEWEST_OF_PHONE)
+                return 0;
+        } else {
+            gap += strchr("().-/", c) ? 1 : MOST_BETWEEN + 1;
+        }
+        caption->letters += kind == LETTER ? size : 0;
+        for (size_t j = i; j < i + size; j++) {
+            uint8_t small = c >= 128 ? (uint8_t)(kind == LETTER ? FOREIGN : 1) : kind == LETTER ? c | 32 : c;
+            caption->lower[j] = (char)small;
+            word.hash = (word.hash ^ small) * 0x9E3779B97F4A7C15;
+        }
+    }
+    word.length = (uint32_t)length - word.start;
+    caption->words[caption->count++] = word;
+    caption->length = length;
+    caption->lower[length] = 0;
+    return word.length > 0;
 }
 
 static PyObject *plain(PyObject *self, PyObject *const *args, Py_ssize_t count)
@@ -109,57 +183,27 @@ static PyObject *plain(PyObject *self, PyObject *const *args, Py_ssize_t count)
     (void)self;
     if (count != 3 || !PyAnySet_Check(args[1]))
         return PyErr_Format(PyExc_TypeError, "plain(text, template_words, max_repetition)");
-    Py_ssize_t size = PyUnicode_GetLength(args[0]);
+    Py_ssize_t characters = PyUnicode_GetLength(args[0]), size;
     double max_repetition = PyFloat_AsDouble(args[2]);
-    if (size < 0 || PyErr_Occurred())
+    if (characters < 0 || PyErr_Occurred())
         return NULL;
-    if (size < 6 || size > LONGEST)
+    if (characters < 2 || characters > LONGEST)
         return PyLong_FromLong(0);
     const char *text = PyUnicode_AsUTF8AndSize(args[0], &size);
-    if (!text) { /* a lone surrogate */
+    if (!text) /* a lone surrogate */
         PyErr_Clear();
+    Caption caption;
+    caption.count = caption.digits = caption.letters = 0;
+    if (!text || size > LONGEST || !read_text(&caption, (const uint8_t *)text, (size_t)size))
         return PyLong_FromLong(0);
-    }
-    size_t length = (size_t)size, digits = 0, number = 0, together = 0, gap = 0;
-    char lower[LONGEST + 1];
-    Word words[MOST_WORDS];
-    Word word = {0, 0, 0};
-    if (length > LONGEST || text[length - 1] == ' ')
+    /* One word is a file, an address or a code only where it has more than letters. */
+    if ((caption.count == 1 && caption.letters < caption.length) ||
+        may_be_one_run(caption.lower, caption.length, (size_t)characters) ||
+        (caption.count >= 4 && repeated(caption.lower, caption.words, caption.count) > max_repetition) ||
+        (caption.digits && may_be_camera(caption.lower)))
         return PyLong_FromLong(0);
-    for (size_t i = 0; i < length; i++) {
-        uint8_t c = (uint8_t)text[i], kind = kinds[c];
-        if (kind == DOUBT && (c != '&' || text[i + 1] != ' ')) /* "A & B" refers to no character */
-            return PyLong_FromLong(0);
-        if (kind == SPACE) {
-            gap++;
-            word.length = (uint32_t)i - word.start;
-            if (!word.length || number + 1 == MOST_WORDS)
-                return PyLong_FromLong(0);
-            words[number++] = word;
-            word = (Word){(uint32_t)i + 1, 0, 0};
-            lower[i] = ' ';
-            continue;
-        }
-        if (kind == DIGIT) { /* a number of a telephone has at most so much between its digits */
-            together = gap > MOST_BETWEEN ? 1 : together + 1;
-            gap = 0;
-            digits++;
-            if (together == FEWEST_OF_PHONE)
-                return PyLong_FromLong(0);
-        } else {
-            gap += strchr("().-/", c) ? 1 : MOST_BETWEEN + 1;
-        }
-        lower[i] = (char)(kind == LETTER ? c | 32 : c);
-        word.hash = (word.hash ^ (uint8_t)lower[i]) * 0x9E3779B97F4A7C15;
-    }
-    lower[length] = 0;
-    word.length = (uint32_t)length - word.start;
-    words[number++] = word;
-    if (number == 1 || is_one_run(text, length) ||
-        (number >= 4 && repeated(lower, words, number) > max_repetition) || (digits && may_be_camera(lower)))
-        return PyLong_FromLong(0);
-    int doubt = may_be_boilerplate(lower, length, args[1]);
-    return doubt < 0 ? NULL : PyLong_FromLong(doubt ? 0 : (long)number);
+    int doubt = may_be_boilerplate(caption.lower, caption.length, args[1]);
+    return doubt < 0 ? NULL : PyLong_FromLong(doubt ? 0 : (long)caption.count);
 }
 
 static PyMethodDef methods[] = {

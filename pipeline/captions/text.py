@@ -163,9 +163,8 @@ def read_caption(text: str, rules: TextRules, mask: bool) -> tuple[str, str]:
 
     Most texts are so plain that the C module sees at once that no rule but those of length is about them.
     """
-    words = 0 if _text is None else _text.plain(text, _TEMPLATE_WORDS, rules.max_repetition)
-    if words:
-        return text, _check_length(text, words, rules) or ""
+    if _text is not None and (words := _text.plain(text, _TEMPLATE_WORDS, rules.max_repetition)):
+        return text, _check_length(len(text), words, rules)
     caption = clean(text)
     if mask:
         caption = mask_contacts(caption)
@@ -179,7 +178,7 @@ def check(text: str, rules: TextRules) -> str | None:
     if rules.undecodable and is_undecoded(text):
         return "garbled"
     words = text.count(" ") + 1
-    if reason := _check_length(text, words, rules):
+    if reason := _check_length(len(text), words, rules):
         return reason
     # The extension comes before the camera ("IMG_2034.JPG" is a file name), other identifiers after it.
     if rules.file_names and words == 1 and has_file_extension(text):
@@ -195,12 +194,10 @@ def check(text: str, rules: TextRules) -> str | None:
     return None
 
 
-def _check_length(text: str, words: int, rules: TextRules) -> str | None:
-    if len(text) < rules.min_chars or words < rules.min_words:
+def _check_length(chars: int, words: int, rules: TextRules) -> str:
+    if chars < rules.min_chars or words < rules.min_words:
         return "caption_too_short"
-    if len(text) > rules.max_chars or words > rules.max_words:
-        return "caption_too_long"
-    return None
+    return "caption_too_long" if chars > rules.max_chars or words > rules.max_words else ""
 
 
 def is_undecoded(text: str) -> bool:
