@@ -18,6 +18,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
     "status": ("pipeline.status", "main", "say how far a run is, from its files", ""),
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", ""),
+    "summary": ("pipeline.report.eu_summary.cli", "main", "write a run's EU summary, with answers", "crawl"),
+    "identity": ("pipeline.identity", "main", "make a key for signed requests or manifests", "sign"),
     "compact": (
         "pipeline.compact",
         "main",

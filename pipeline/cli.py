@@ -78,6 +78,7 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         options = replace(options, per_query=querylist.NO_CAP)
     check_paths(options)
     check_scoring(options)
+    check_keys(options)
     if warning := too_small_for(options.model, options.images):
         console.print(Text.assemble(("note", "yellow"), f" {warning}"), soft_wrap=True)
     layout = run_folder.current(options.out.rstrip("/"))
@@ -226,6 +227,20 @@ def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> 
     if options.fetch.contact or not (left or options.retry_failed):
         return ""
     return NO_CONTACT if preview.needs_contact(pieces, options) else ""
+
+
+def check_keys(options: CrawlConfig) -> None:
+    """Raise ValueError for keys that cannot be used, or one for both purposes (Web Bot Auth forbids that)."""
+    from pipeline import keys
+    from pipeline.http import signing
+
+    signers = [keys.load(path) for path in (options.fetch.sign_with, options.sign_manifest) if path]
+    if options.fetch.sign_with:
+        signing.Signer(signers[0])
+    if len({key.thumbprint for key in signers}) < len(signers):
+        raise ValueError(
+            "--sign-with and --sign-manifest need keys of their own: `openwit identity` makes one"
+        )
 
 
 def check_scoring(options: CrawlConfig) -> None:
@@ -383,7 +398,7 @@ def complete(
     job: Any, runner: Any, fingerprints: dict[str, str], semantics: StageOptions
 ) -> run_folder.Stage:  # fmt: skip
     """Run the last stage, write manifest and report, verify the shards, and let the staged images go."""
-    from pipeline import report
+    from pipeline import attestation, keys, report
     from pipeline.extend.steps import publish
     from pipeline.fetch.steps import remove_staging
     from pipeline.finish.steps import finish
@@ -403,6 +418,8 @@ def complete(
         raise RuntimeError(f"the shards do not match the manifest: {problems[0]}")
     report.write(job.layout if job.base is None else Layout(job.layout.root))
     run_folder.publish_next(job.layout)
+    if job.config.sign_manifest:
+        attestation.sign(Layout(job.layout.root), keys.load(job.config.sign_manifest))
     if not job.config.keep_staging:
         remove_staging(job.layout, run_folder.done(job.layout, Rounds))
     storage.remove_tree(job.layout.stage("select", "stored"))  # of a run that was extended: its shards tell

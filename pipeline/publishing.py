@@ -51,6 +51,8 @@ def left_out(options: Mapping[str, Value]) -> list[str]:
 
 
 def _published(name: str, value: Value, options: Mapping[str, Value]) -> Value:
+    if name in ("sign_with", "sign_manifest"):
+        return ""
     if name == "contact":
         return value if options.get("publish_contact") else ""
     if isinstance(value, str):

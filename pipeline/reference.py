@@ -15,6 +15,8 @@ CONFIGS: Final = {
     "crawl": "pipeline.options:CrawlConfig",
     "status": "pipeline.options.finished:StatusConfig",
     "verify": "pipeline.options.finished:VerifyConfig",
+    "summary": "pipeline.options.finished:SummaryConfig",
+    "identity": "pipeline.options.finished:IdentityConfig",
     "compact": "pipeline.options.finished:CompactConfig",
     "score": "pipeline.options.finished:ScoreConfig",
     "takedown": "pipeline.options.finished:TakedownConfig",

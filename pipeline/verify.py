@@ -1,16 +1,20 @@
 """`openwit verify`: does a run hold what its manifest says?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.text import Text
 
 from pipeline import (
+    attestation,
     checked_manifest,
     dropped_samples,
     extend,
+    extras,
     finished_set,
+    keys,
     manifest,
     schemas,
     score_files,
@@ -21,8 +25,10 @@ from pipeline import config as parser
 from pipeline.cli_runtime import guarded
 from pipeline.formats import count
 from pipeline.options.finished import VerifyConfig
+from pipeline.report import eu_summary
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
+from pipeline.untrusted import visible
 
 
 def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
@@ -32,14 +38,20 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
     layout = Layout(options.run.rstrip("/"))
     if not storage.exists(layout.manifest):
         parser.usage_error(prog, f"{layout.manifest} does not exist: is the run finished?")
-    return guarded(prog, console, "", lambda: verify(layout))
+    if options.against_web and (package := extras.missing("crawl")):
+        parser.usage_error(prog, extras.sentence("--against-web", package, "crawl").strip())
+    return guarded(prog, console, "", lambda: verify(layout, options))
 
 
-def verify(layout: Layout) -> int:
+def verify(layout: Layout, options: VerifyConfig) -> int:
     """Print what is wrong with a finished run, or what it holds; return 1 or 0."""
     console = output()
     unfinished = tombstones.pending(layout.root) or extend.publishing(layout.root)
     problems = [unfinished] if unfinished else problems_of(layout)
+    if options.sign_manifest and not problems:
+        attestation.sign(layout, keys.load(options.sign_manifest))
+    signer, unsigned = signature(layout, options.signed_by)
+    problems += unsigned
     for problem in problems:
         console.print(Text.assemble(("wrong", "red"), f" {problem}"), soft_wrap=True)
     if not problems:
@@ -47,15 +59,59 @@ def verify(layout: Layout) -> int:
         console.print(
             f"{layout.root}: {count(len(stored.shards), 'shard')}, "
             f"{count(stored.counts.samples, 'sample')}; every hash and count is as in the manifest"
+            + (f", which is signed by {signer}" if signer else ""),
+            soft_wrap=True,
         )
+        if options.against_web:
+            show_comparison(layout, options)
     return 1 if problems else 0
+
+
+def signature(layout: Layout, signed_by: str) -> tuple[str, list[str]]:
+    """Return who has signed the manifest ("" if nobody has), and what is wrong with that."""
+    wanted = attestation.trusted(signed_by) if signed_by else set()
+    if not wanted and (package := extras.missing("sign")):
+        if storage.exists(attestation.path(layout)):
+            how = extras.sentence("", package, "sign").strip()
+            output().print(f"The signature was not checked: that {how}", soft_wrap=True)
+        return "", []
+    return attestation.check(layout, wanted)
+
+
+def show_comparison(layout: Layout, options: VerifyConfig) -> None:
+    """Ask for some URLs again and print what became of them."""
+    from pipeline import against_web
+    from pipeline.http.user_agent import NO_CONTACT, requires_contact
+    from pipeline.report import statements
+
+    stored, console = checked_manifest.of(layout.root), output()
+    rows = against_web.choose(finished_set.load(layout, stored), options.against_web, options.seed)
+    if not options.contact and requires_contact((row["url"] for row in rows), options.allow_network):
+        raise ValueError(NO_CONTACT)
+    configured = statements.options_of(stored)
+    fetch = replace(
+        configured.fetch, contact=options.contact, allow_network=options.allow_network,
+        sign_with=options.sign_with,
+    )  # fmt: skip
+    found = against_web.compare(rows, fetch, configured.images)
+    console.print(f"{count(len(rows), 'URL')} asked again:")
+    for verdict, number in sorted(found.verdicts.items(), key=lambda item: (-item[1], item[0])):
+        console.print(Text(f"  {number:>7,} {number / len(rows):>6.1%}  {verdict}"))
+    for uid, url, differing in found.others:
+        line = f"another picture ({differing} of 256 bits differ): {uid} {url}"
+        console.print(Text(visible(line)), soft_wrap=True)
+    for uid, url in found.refused:
+        console.print(Text(visible(f"opted out since: {uid} {url}")), soft_wrap=True)
 
 
 def problems_of(layout: Layout) -> list[str]:
     """Return what is wrong with a finished run; [] if nothing."""
     strays = [] if extend.under_way(layout.root) else manifest.stray_shards(layout)
     problems = [*strays, *manifest.verify_shards(layout)]
-    return problems or [*accounting(layout), *balanced(layout), *score_files.problems(layout.root)]
+    return problems or [
+        *accounting(layout), *balanced(layout), *score_files.problems(layout.root),
+        *eu_summary.problems(layout),
+    ]  # fmt: skip
 
 
 def accounting(layout: Layout) -> list[str]:

@@ -13,9 +13,10 @@ from types import ModuleType
 
 import numpy as np
 
+from pipeline.captions.contacts import mask as mask_contacts
 from pipeline.captions.language import model_path
 from pipeline.captions.match import _DictIndex, tokens
-from pipeline.captions.text import _TEMPLATE_WORDS, TextRules, check, clean, mask_contacts
+from pipeline.captions.text import _TEMPLATE_WORDS, TextRules, check, clean
 from pipeline.images.resample import shrink
 
 

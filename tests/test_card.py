@@ -153,6 +153,14 @@ def test_language_codes_are_strings_also_where_yaml_has_other_ideas(tmp_path: Pa
     ] == ["no", "en"]
 
 
+def test_the_datasheet_answers_what_a_run_knows(run: Path) -> None:
+    text, made = (run / "README.md").read_text(), checked_manifest.of(str(run))
+    open_ones = [question for _, question, answer in statements.datasheet(made) if not answer]
+    assert len(open_ones) == 5 and text.count("*To be answered by whoever publishes the set.*") == 5
+    for _, question, answer in statements.datasheet(made):
+        assert f"**{question}** {answer or '*To be'}" in text
+
+
 @pytest.mark.parametrize(
     ("samples", "word"),
     [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (400_000_000, "100M<n<1B"), (10**12, "10B<n<100B")],
@@ -217,6 +225,10 @@ def test_the_croissant_is_responsible(run: Path) -> None:
     assert rai["dataLimitations"] == statements.limitations(checked_manifest.of(str(run)))
     out = sum(number for _, _, number in statements.opt_outs(checked_manifest.of(str(run))))
     assert f"{out:,} of them because a site or page opted out" in rai["dataCollectionMissingData"]
+    assert found["conformsTo"][0] == "http://mlcommons.org/croissant/1.1"
+    assert found["usageInfo"]["odrl:permission"]["odrl:duty"]["odrl:action"] == {"@id": "odrl:obtainConsent"}
+    crawled = checked_manifest.of(str(run)).crawled
+    assert found["prov:wasGeneratedBy"]["prov:endedAtTime"] == crawled.last
     columns = {one["name"] for one in next(r for r in found["recordSet"] if r["@id"] == "samples")["field"]}
     assert columns <= set(samples(run)[0]), "a column that the shards do not have"
 

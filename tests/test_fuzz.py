@@ -15,8 +15,9 @@ import simplejpeg
 from PIL import Image as Pillow
 
 from pipeline import hashlist, shards, tombstones, urls
+from pipeline.captions import contacts
 from pipeline.captions.match import Matcher, tokens
-from pipeline.captions.text import TextRules, check, clean, mask_contacts
+from pipeline.captions.text import TextRules, check, clean
 from pipeline.http import optout, robots, tdmrep
 from pipeline.http.address_policy import AddressPolicy, check_url
 from pipeline.http.rate_limit import retry_after
@@ -149,7 +150,7 @@ def check_caption(data: bytes) -> None:
     assert unicodedata.is_normalized("NFC", cleaned) and " ".join(cleaned.split()) == cleaned
     assert not {unicodedata.category(char) for char in cleaned} & {"Cc", "Cs", "Co"}
     assert check(cleaned, RULES) in (None, *REASONS)
-    mask_contacts(cleaned).encode()
+    contacts.mask(cleaned).encode()
     ids = MATCHER.match(cleaned)
     assert ids == sorted(set(ids)) and all(0 <= one < 6 for one in ids)
     assert all(tokens(cleaned))

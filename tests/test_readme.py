@@ -136,6 +136,7 @@ def write_sources(root: Path, web: Web) -> None:
     (dumps / "pageviews-20240518-user.bz2").write_bytes(b"")
     (root / "wordnet").mkdir()
     write_wordnet(root / "wordnet")
+    (root / "answers.toml").write_text('provider = "Example Ltd, ai@example.org"\n')
 
 
 def write_sets(root: Path) -> None:

@@ -83,10 +83,22 @@ def test_counts_are_those_of_the_shards(whole: Path, collected: collect.Collecte
     lengths = Counter(min(len(text.split()), 60) for text in texts)
     assert {int(n): int(found.by_words[n]) for n in found.by_words.nonzero()[0]} == lengths
     names = Counter(site(canonical(row["url"])) for row in rows)
-    assert dict(zip(*found.sites.to_pydict().values(), strict=True)) == names
+    assert {row["site"]: row["samples"] for row in found.sites.to_pylist()} == names
     repeated = Counter(texts)
     assert all(repeated[text] == count > 1 for text, count in found.repeated)
     assert len(found.repeated) == min(12, sum(count > 1 for count in repeated.values()))
+
+
+def test_contacts_are_counted_and_masked_on_the_page(tmp_path: Path) -> None:
+    texts = ["a dog, mail joe@example.org", "call +44 20 7946 0958", "IBAN GB82WEST12345698765432", "a dog"]
+    layout = finished_run.build(tmp_path / "run", texts, url="https://a.test/joe@example.org.jpg")
+    report.write(layout)
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "mail addresses in 1 caption, telephone numbers in 1 caption" in page
+    assert "--mask-contacts replaces them, and is recommended here" in page
+    assert not [secret for secret in ("joe@", "7946", "GB82WEST") if secret in page]
+    found = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert found["captions_with_contacts"] == {"email": 1, "phone": 1, "id": 1}
 
 
 def test_the_rows_to_look_at_are_the_extreme_ones(whole: Path, collected: collect.Collected) -> None:
@@ -166,6 +178,7 @@ def test_the_same_run_gives_the_same_bytes_anywhere(whole: Path, tmp_path: Path)
     assert digests[0] == digests[1]
     assert set(digests[0]) == {
         "index.html", "report.json", "sites.jsonl", "pace.jsonl", "README.md", "croissant.json",
+        "eu-training-summary.html", "eu-training-summary.json",
     }  # fmt: skip
 
 

@@ -3,17 +3,19 @@
 import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.captions import contacts
 from pipeline.captions import text as rules_in
 from pipeline.captions.text import (
     CUT_CHARS,
     TextRules,
     check,
     clean,
-    mask_contacts,
     read_caption,
     repetition,
 )
@@ -63,7 +65,7 @@ def test_clean_is_total_and_encodable(text: str) -> None:
     assert unicodedata.is_normalized("NFC", cleaned)
     assert not any(unicodedata.category(char) in ("Cc", "Cs", "Co") for char in cleaned)
     assert check(cleaned, RULES) in {None, *REASONS}
-    mask_contacts(cleaned)
+    contacts.mask(cleaned)
 
 
 # Pieces that become markup, or joiners out of place, once what stands between them is gone or composed.
@@ -396,11 +398,15 @@ def test_share_dropped_from_real_alt_texts() -> None:
         ("Tel: 030 901820, Fax. 0301234567", "Tel: [phone], Fax. [phone]"),
         ("WhatsApp 0917 555 1234", "WhatsApp [phone]"),
         ("Phone: 123-4567", "Phone: [phone]"),
+        ("card 4111 1111 1111 1111 or 3782-822463-10005", "card [id] or [id]"),
+        ("DE89 3704 0044 0532 0130 00, GB82WEST12345698765432", "[id], [id]"),
+        ("SSN 078-05-1120, CPF 529.982.247-25", "SSN [id], CPF [id]"),
+        ("11010519491231002X; DNI 12345678Z, NIE X1234567L", "[id]; DNI [id], NIE [id]"),
     ],
 )
 def test_contacts_are_masked(text: str, masked: str) -> None:
-    assert mask_contacts(text) == masked
-    assert mask_contacts(masked) == masked
+    assert contacts.mask(text) == masked
+    assert contacts.mask(masked) == masked
 
 
 @pytest.mark.parametrize(
@@ -423,15 +429,24 @@ def test_contacts_are_masked(text: str, masked: str) -> None:
         Boeing 747-400 N12345
         +1 for this
         20,000,000 people
+        4111 1111 1111 1112 and 4111111111111111 of 2020
+        DE88 3704 0044 0532 0130 00 and 987-65-4321
+        lot 12345678A, 529.982.247-26, 110105194912310021
+        10153421234567890_n and 2023-10-15-0001
     """),
 )
 def test_other_numbers_are_not_masked(text: str) -> None:
-    assert mask_contacts(text) == text
+    assert contacts.mask(text) == text
 
 
-@given(any_text | st.text("0123456789-(). +@a", max_size=200))
-def test_mask_contacts_is_total(text: str) -> None:
-    mask_contacts(text)
+@given(any_text | st.text("0123456789-(). +@aXZ", max_size=200))
+def test_what_is_masked_was_likely_and_is_counted(text: str) -> None:
+    masked, kinds = contacts.mask(text), contacts.kinds(text)
+    assert kinds <= set(contacts.KINDS) and bool(kinds) == (masked != text)
+    if kinds:
+        assert pc.match_substring_regex(
+            pa.array([text.encode("utf-8", "replace").decode()]), contacts.LIKELY
+        )[0].as_py()
 
 
 @pytest.mark.parametrize(
@@ -440,7 +455,7 @@ def test_mask_contacts_is_total(text: str) -> None:
 def test_hostile_texts_end(unit: str) -> None:
     text = unit * 4000
     assert check(clean(text), TextRules(max_chars=CUT_CHARS - 1, max_words=CUT_CHARS)) in {None, *REASONS}
-    mask_contacts(text)
+    contacts.mask(text)
 
 
 @settings(max_examples=200, deadline=None)

@@ -16,7 +16,7 @@ from pipeline import status, storage, untrusted
 from pipeline.browse import arrived, saved
 from pipeline.browse.guard import Guard
 from pipeline.browse.pairs import Pairs
-from pipeline.captions.text import mask_contacts
+from pipeline.captions.contacts import mask
 from pipeline.images.headers import sniff
 from pipeline.index.place import Dataset
 from pipeline.index.search import MOST, Filter, Search
@@ -370,9 +370,9 @@ class Server:
         if self._mask:
             for name in ("caption", "detail"):
                 if isinstance(text := found.get(name), str):
-                    found[name] = mask_contacts(text)
+                    found[name] = mask(text)
             if isinstance(texts := found.get("captions"), list):
-                found["captions"] = [mask_contacts(text) for text in texts if isinstance(text, str)]
+                found["captions"] = [mask(text) for text in texts if isinstance(text, str)]
         return found
 
 

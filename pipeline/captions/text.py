@@ -1,4 +1,4 @@
-"""Clean a caption, say why one is not wanted, and mask contact data in it. Any `str` is safe input.
+"""Clean a caption, and say why one is not wanted. Any `str` is safe input.
 
 Rules drop what is certainly not a description and leave judgement to the query match: CLIP (Radford et al.
 2021, section 2.2) and MetaCLIP (arXiv 2309.16671) state no rules of length at all. The file-name rules make
@@ -11,6 +11,8 @@ import unicodedata
 from dataclasses import dataclass
 from html.entities import html5
 from typing import Final
+
+from pipeline.captions import contacts
 
 try:
     from pipeline.captions import _text
@@ -167,7 +169,7 @@ def read_caption(text: str, rules: TextRules, mask: bool) -> tuple[str, str]:
         return text, _check_length(len(text), words, rules)
     caption = clean(text)
     if mask:
-        caption = mask_contacts(caption)
+        caption = contacts.mask(caption)
     return caption, check(caption, rules) or ""
 
 
@@ -364,34 +366,3 @@ def repetition(text: str) -> float:
         run = len(text) - len(before.rstrip(after[0])) - len(after.lstrip(after[0]))
         share = max(share, run / len(text) if run > len(text) / 2 else 0.0)
     return share
-
-
-# Contact data.
-
-_EMAIL: Final = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
-_PHONE: Final = re.compile(
-    # International: + and 8 to 15 digits (E.164), grouped at will.
-    r"(?<![\w+])(?:\+\d(?:[ ().-]{0,2}\d){7,14}"
-    # North America: (555) 123-4567, 555-123-4567, 555.123.4567, also with 1 before.
-    r"|(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}([.-]))\d{3}(?(1)\1|[ .-])\d{4}"
-    # Europe: (020) 7946 0958, and five pairs as in 01 23 45 67 89.
-    r"|\(0\d{1,4}\)(?: ?\d){5,9}|0[1-9](?:([ .])\d\d)(?:\2\d\d){3})(?![\w-]|[.,]\d)"
-)
-# What is called a telephone: 7 digits or more after the word. A bare "phone" or "mobile" names the device.
-_CALLED_PHONE: Final = re.compile(
-    r"\b((?:tel|telephone|fax|call|call us|whatsapp|hotline)[:. ]{1,2}|(?:phone|mobile|cell|ph|mob)[:.] ?)"
-    r"\d(?:[ ()./-]{0,2}\d){6,14}(?!\w)",
-    re.IGNORECASE,
-)
-
-
-def mask_contacts(text: str) -> str:
-    """Return `text` with e-mail addresses as "[email]" and telephone numbers as "[phone]".
-
-    Only forms that are hardly anything else are masked: years, dates, prices, sizes and ISBNs stay.
-    """
-    if "@" in text:
-        text = _EMAIL.sub("[email]", text)
-    if sum(map(text.count, "0123456789")) < 7:
-        return text
-    return _PHONE.sub("[phone]", _CALLED_PHONE.sub(r"\1[phone]", text))

@@ -13,10 +13,12 @@ import aiohttp
 from aiohttp import client_proto, http_exceptions
 from yarl import URL
 
+from pipeline import keys
 from pipeline.http import dns, errors, fd_limits
 from pipeline.http.address_policy import ATTEMPTS, AddressPolicy, Attempts, socket_factory
 from pipeline.http.gate import Gate, Stopwatch
 from pipeline.http.response import Reply
+from pipeline.http.signing import Signer
 from pipeline.http.user_agent import user_agent
 from pipeline.options import FetchOptions
 
@@ -44,6 +46,7 @@ class Client:
     def __init__(self, options: FetchOptions, policy: AddressPolicy, resolver: dns.Resolver) -> None:
         self._addresses: dict[str, str] = {}
         self._sockets = fd_limits.Sockets(options)
+        self._signer = Signer(keys.load(options.sign_with)) if options.sign_with else None
         self.session = aiohttp.ClientSession(
             connector=_Connector(
                 limit=0,  # the callers bound what is in flight
@@ -97,10 +100,12 @@ class Client:
     ) -> aiohttp.ClientResponse:
         """Return the response with its headers; ask again once if a kept connection had gone stale."""
         url = URL(href, encoded=True)  # as it is: servers compare signed URLs byte by byte
-        headers = None if keep_alive and not self._sockets.are_many() else {"Connection": "close"}
+        headers = {} if keep_alive and not self._sockets.are_many() else {"Connection": "close"}
         again = False
         while True:
             await gate.request()
+            if self._signer is not None:
+                headers |= self._signer.headers(url)  # after the wait: it holds for minutes
             try:
                 async with watch.running():
                     response = await self.session.get(url, headers=headers, allow_redirects=False)

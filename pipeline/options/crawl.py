@@ -95,7 +95,7 @@ class CrawlConfig:
     metaclip: as MetaCLIP's code does, where case counts, seven marks (,.;:?!`) and white space alone part
     words, and a query that holds such a mark, such as "St. Louis", matches nothing."""
     mask_contacts: bool = decides("candidates", default=False)
-    """Replace mail addresses and telephone numbers in captions."""
+    """Replace mail addresses and telephone, identity, bank and card numbers in captions."""
 
     per_query: int = decides("select", default=20_000)
     """Samples that a query contributes at most (CLIP, section 2.2)."""
@@ -146,6 +146,9 @@ class CrawlConfig:
     keep_staging: bool = False
     """Keep the fetched images after the shards have been verified."""
 
+    sign_manifest: str = ""
+    """Private key of `openwit identity` by which the finished manifest is signed (in-toto statement, DSSE):
+    manifest.dsse.json beside it, which `openwit verify` checks offline. No file of the run names the key."""
     log_json: str = ""
     """Local file to which progress is appended, a JSON object a line; - is standard output."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)

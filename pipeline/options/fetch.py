@@ -43,6 +43,9 @@ class FetchOptions:
     publish_contact: bool = False
     """Name --contact in the dataset card and the manifest too, as whom to write to. Else no file that is
     published has it."""
+    sign_with: str = ""
+    """Private key of `openwit identity`, by which every request is signed (Web Bot Auth, RFC 9421), so that
+    sites can verify who asks. A local file, on each machine that fetches; no file of the run names it."""
     timeout: float = 30.0
     """Seconds for one URL from connection to last byte, redirects included, waiting for its turn not."""
     connect_timeout: float = 10.0

@@ -1,6 +1,7 @@
 """The options of the commands on a run that is there, from `status` to `browse`."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -32,13 +33,84 @@ class StatusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """Check a finished run: sha256 of every shard, counts, tar against Parquet, and the accounting."""
+    """Check a finished run: sha256 of every shard, counts, tar against Parquet, and the accounting.
 
-    EXAMPLES: ClassVar = ("openwit verify --run run",)
+    And the numbers of its EU summary, and the signature of its manifest, where it has them.
+    """
+
+    EXAMPLES: ClassVar = (
+        "openwit verify --run run",
+        "openwit verify --run run --against-web 100 --contact you@example.org",
+    )
     """Lines of the help."""
 
     run: str
     """Folder of the run."""
+    signed_by: str = ""
+    """Who must have signed the manifest: a file of public keys, as `openwit identity` writes it, or a key's
+    thumbprint."""
+    sign_manifest: str = ""
+    """Private key of `openwit identity` by which the manifest is signed if nothing is wrong, such as after a
+    takedown: manifest.dsse.json."""
+    against_web: int = 0
+    """Ask for so many of the set's URLs, chosen at random, again, under the crawl's own rules and delays, and
+    say how many still give the same bytes or the same picture. Nothing is written."""
+    seed: int = 0
+    """Decides which URLs --against-web asks for."""
+    contact: str = ""
+    """URL or mail address for the User-Agent of --against-web, as for `openwit crawl`."""
+    allow_network: Several = ()
+    """Network (CIDR) that --against-web may ask although it is not public. May be given several times."""
+    sign_with: str = ""
+    """Private key of `openwit identity` by which the requests of --against-web are signed."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if self.against_web < 0 or self.seed < 0:
+            raise ValueError("against_web and seed must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryConfig:
+    """Write the EU's public summary of training content of a finished run, with your answers.
+
+    AI Act, Article 53(1)(d). A crawl writes it as well; fields that only a person can fill wait there.
+    """
+
+    EXAMPLES: ClassVar = ("openwit summary --run run --answers answers.toml",)
+    """Lines of the help."""
+
+    run: str
+    """Folder of the finished run; the files are report/eu-training-summary.html and .json in it."""
+    answers: str = ""
+    """TOML file of a person's answers by field, such as `provider = "Example Ltd, ai@example.org"`. They stay
+    in the summary whenever it is written again, until others are given."""
+    sme: bool = False
+    """List the top 5% of the domain names, or 1,000 if that is less, as small and medium-sized providers may,
+    in place of the top 10%."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityConfig:
+    """Make a key for signed requests or manifests, and the file by which others verify what it signs.
+
+    The key is Ed25519. `crawl --sign-with` signs requests as Web Bot Auth says (RFC 9421); sites look the
+    public key up at --url. Hosting, rotation and what sites see: docs/responsible-use.md.
+    """
+
+    EXAMPLES: ClassVar = ("openwit identity --out identity --url https://bot.example.org",)
+    """Lines of the help."""
+
+    out: str
+    """Folder for private.jwk, which stays with you, and public/.well-known/..., which is to be hosted."""
+    url: str = ""
+    """Origin at which the directory file is hosted, https and a host without a path; needed to sign
+    requests, not manifests."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no site could look up."""
+        if self.url and not re.fullmatch(r"https://[a-z0-9.-]+(:[0-9]+)?/?", self.url):
+            raise ValueError(f"--url must be an origin such as https://bot.example.org, not {self.url!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

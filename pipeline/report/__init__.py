@@ -9,7 +9,7 @@ from pipeline.run_folder import Layout
 
 def write(layout: Layout) -> None:
     """Publish the report, the card and the Croissant of a run that has a manifest, from its files alone."""
-    from pipeline.report import card, collect, croissant, numbers, page  # draw, and need the crawl extra
+    from pipeline.report import card, collect, croissant, eu_summary, numbers, page  # need the crawl extra
 
     run = collect.collect(layout)
     folder = layout.report
@@ -21,6 +21,7 @@ def write(layout: Layout) -> None:
     _write_lines(storage.join(folder, "pace.jsonl"), moments)
     manifest.write_json(storage.join(folder, "report.json"), numbers.as_json(run))
     storage.write_bytes(storage.join(folder, "index.html"), page.render(run, layout.root).encode())
+    eu_summary.write(layout, figures=run.samples)
     readme = card.render(run.manifest, layout.root, run.samples.languages, run.samples.words)
     storage.write_bytes(layout.card, readme.encode())
     manifest.write_json(layout.croissant, croissant.build(layout, run.manifest))

@@ -39,7 +39,8 @@ def render(manifest: Manifest, root: str, languages: Iterable[str], words: int |
         steps=funnel(manifest.counts), opt_outs=statements.opt_outs(manifest),
         honoured=(", ".join(map(statements.code, signals)) or "none") if known else None,
         personal=statements.personal(manifest), limitations=statements.limitations(manifest),
-        rights=statements.rights(), takedown=statements.takedown(manifest),
+        rights=statements.rights(), datasheet=statements.datasheet(manifest),
+        takedown=statements.takedown(manifest),
     )  # fmt: skip
 
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import checked_manifest, finished_set, schemas, storage
+from pipeline import checked_manifest, finished_set, schemas
 from pipeline.checked_manifest import Manifest
 from pipeline.finished_set import FinishedSet
 from pipeline.manifest import rejected_files
@@ -18,10 +17,6 @@ from pipeline.report.rejects import ShownRejection
 from pipeline.report.samples import Measure
 from pipeline.run_folder import Layout
 
-_COLUMNS: Final = (
-    "key", "uid", "url", "caption", "captions", "query_ids", "matched_query_ids", "source", "lang",
-    "lang_score", "format", "bytes", "original_width", "original_height",
-)  # fmt: skip
 _GALLERY: Final = 48
 _GALLERY_SHARDS: Final = 12
 
@@ -57,10 +52,8 @@ def collect(layout: Layout) -> Collected:
     manifest = checked_manifest.read(layout.published)
     if manifest is None:
         raise ValueError(f"{layout.manifest} does not exist: is the run finished?")
-    summary, state = samples.Summary(), finished_set.load(layout, manifest)
-    for shard in state.shards:
-        summary.add(shard, state.rows(shard, _columns(state, shard)))
-    found = summary.found()
+    state = finished_set.load(layout, manifest)
+    found = samples.read(state)
     counts = layout.query_counts
     shown = _gallery(state)
     wanted = [*shown, *((one.shard, one.key) for _, rows in found.extremes for one in rows)]
@@ -77,13 +70,6 @@ def collect(layout: Layout) -> Collected:
         ],
         rejected=rejects.examples(rejected_files(layout, manifest)),
     )  # fmt: skip
-
-
-def _columns(state: FinishedSet, shard: str) -> list[str]:
-    """Return the columns that are summed up, scores included."""
-    with storage.open_input(storage.join(state.folder, f"{shard}.parquet")) as file:
-        names = pq.read_schema(file).names
-    return [name for name in names if name in _COLUMNS or name.startswith("score_")]
 
 
 def _gallery(state: FinishedSet) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""croissant.json: the dataset for machines (MLCommons Croissant 1.0), with its responsible-AI fields.
+"""croissant.json: the dataset for machines (MLCommons Croissant 1.1): files, rows, provenance, terms of use.
 
 Every shard is a file with its SHA-256; the images are a set of files inside the tars, and the rows a set of
 Parquet files. Both have the key of the sample; no reference joins them, because mlcroissant 1.1.1 cannot join
@@ -21,8 +21,11 @@ Node = dict[str, Any]
 _CONTEXT: Final = {
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/", "conformsTo": "dct:conformsTo", "citeAs": "cr:citeAs",
-    "column": "cr:column", "data": {"@id": "cr:data", "@type": "@json"},
+    "dct": "http://purl.org/dc/terms/", "prov": "http://www.w3.org/ns/prov#",
+    "odrl": "http://www.w3.org/ns/odrl/2/", "conformsTo": "dct:conformsTo", "arrayShape": "cr:arrayShape",
+    "citeAs": "cr:citeAs", "containedIn": "cr:containedIn", "description": {"@container": "@language"},
+    "isArray": "cr:isArray", "name": {"@container": "@language"}, "column": "cr:column",
+    "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract", "field": "cr:field", "fileObject": "cr:fileObject",
@@ -58,6 +61,7 @@ _COLUMNS: Final = {
     "fetched_at": ("sc:DateTime", "when it was fetched, UTC"),
 }
 _LISTS: Final = frozenset({"captions", "query_ids", "matched_query_ids"})
+_ARRAY: Final = {"isArray": True, "arrayShape": "-1"}
 _QUERY_COLUMNS: Final = {
     "query_id": ("sc:Integer", "row of the query list"), "query": ("sc:Text", "the query"),
     "matched": ("sc:Integer", "samples that matched"),
@@ -72,14 +76,14 @@ def build(layout: Layout, manifest: Manifest) -> Node:
     counts = manifest.counts
     found: Node = {
         "@context": _CONTEXT, "@type": "sc:Dataset",
-        "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
+        "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": plain(posixpath.basename(layout.root.rstrip("/"))),
         "description": f"{count(counts.samples, 'image')} with "
         f"{count(counts.captions, 'caption')} from the web, collected by openwit.",
         "license": {
             "@type": "sc:CreativeWork", "name": "Rights of the owners", "description": statements.rights(),
         },
-        "version": "1.0.0",
+        "usageInfo": _usage(), **_provenance(manifest), "version": "1.0.0",
         "distribution": _files(layout, manifest),
         "recordSet": _records(manifest),
         **_responsible(manifest),
@@ -87,6 +91,33 @@ def build(layout: Layout, manifest: Manifest) -> Node:
     if manifest.crawled.last:
         found["dateCreated"] = found["datePublished"] = manifest.crawled.last[:10]
     return found
+
+
+def _usage() -> Node:
+    """Return the terms of use (schema.org usageInfo, as an ODRL offer): an owner's consent, or the law's."""
+    return {
+        "@type": ["sc:CreativeWork", "odrl:Offer"], "name": "Terms of use",
+        "description": f"{statements.rights()} Where the law does not permit a use, their consent is needed.",
+        "odrl:permission": {
+            "@type": "odrl:Permission", "odrl:action": {"@id": "odrl:use"},
+            "odrl:duty": {"@type": "odrl:Duty", "odrl:action": {"@id": "odrl:obtainConsent"}},
+        },
+    }  # fmt: skip
+
+
+def _provenance(manifest: Manifest) -> Node:
+    """Return from what and by what the set was made, in the terms of PROV-O."""
+    crawl: Node = {"@type": "prov:Activity", "prov:label": "Web crawl by openwit"}
+    if manifest.crawled.first:
+        crawl["prov:startedAtTime"], crawl["prov:endedAtTime"] = manifest.crawled.first, manifest.crawled.last
+    agent = f"openwit {manifest.versions.get('openwit', '')}".strip()
+    return {
+        "prov:wasGeneratedBy": crawl,
+        "prov:wasAttributedTo": {"@type": "prov:SoftwareAgent", "prov:label": agent},
+        "prov:wasDerivedFrom": [
+            {"@type": "prov:Entity", "prov:label": name} for name in statements.sources(manifest)
+        ],
+    }  # fmt: skip
 
 
 def _files(layout: Layout, manifest: Manifest) -> list[Node]:
@@ -137,7 +168,7 @@ def _records(manifest: Manifest) -> list[Node]:
     ]  # fmt: skip
     rows = [_field("samples", "key", "sc:Text", "that of the picture", _column("key"))]
     rows += [
-        _field("samples", name, kind, text, _column(name)) | ({"repeated": True} if name in _LISTS else {})
+        _field("samples", name, kind, text, _column(name)) | (_ARRAY if name in _LISTS else {})
         for name, (kind, text) in _COLUMNS.items()
     ]
     return [

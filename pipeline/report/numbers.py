@@ -130,7 +130,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "samples_by_queries": found.by_queries.tolist(),
         "images_by_shorter_side": sides,
         "images_by_aspect": found.by_aspect.tolist(), "scores": found.scores,
-        "repeated_captions": found.repeated,
+        "repeated_captions": found.repeated, "captions_with_contacts": found.contacts,
         "extremes": extremes,
         "gallery": [one.row["key"] for one in run.gallery],
         "rounds": [asdict(one) for one in run.manifest.rounds],

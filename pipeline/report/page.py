@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from pipeline import safe_html
+from pipeline.captions import contacts
 from pipeline.checked_manifest import ManifestRound
 from pipeline.formats import count, percent, seconds, size
 from pipeline.reasons import REASONS
@@ -43,7 +44,8 @@ def render(run: Collected, root: str) -> str:
     balanced = is_balanced(run.manifest)
     return safe_html.render(
         Path(__file__).parent,
-        {"percent": percent, "size": size, "seconds": seconds, "data_url": safe_html.data_url},
+        {"percent": percent, "size": size, "seconds": seconds, "data_url": safe_html.data_url,
+         "masked": contacts.mask},
         count=count, is_opt_out=is_opt_out, name=posixpath.basename(root.rstrip("/")),
         is_balanced=balanced, manifest=run.manifest, counts=run.manifest.counts,
         found=found, balance=run.balance,
@@ -52,6 +54,7 @@ def render(run: Collected, root: str) -> str:
         lead=lead(run), tiles=tiles(run),
         steps=[(step, stage_text(run, step.stage)) for step in run.steps],
         opt_outs=opt_out_costs(run), balance_text=balance_text(run), words_text=words_text(run),
+        people_text=people_text(run),
         crawl_text=crawl_text(run), sites=shown, sites_text=sites_text(run, shown),
         figures=drawings(run), titles=titles(run),
         languages=_shares(found.languages), formats=_shares(found.formats), sources=_shares(found.sources),
@@ -235,6 +238,18 @@ def words_text(run: Collected) -> str:
         "word count is similar to that of WebText (Radford et al. 2021, section 2.2), which is 40 GB of text "
         f"(Radford et al. 2019, section 2.1); the captions here are {percent(of_webtext)} of that. "
         f"The images were {size(found.image_bytes)} as served."
+    )
+
+
+def people_text(run: Collected) -> str:
+    """Return how many captions hold contacts and numbers of people, and what to do about it."""
+    found = {words: run.samples.contacts[kind] for kind, words in contacts.KINDS.items()}
+    if not any(found.values()):
+        return ""
+    counted = ", ".join(f"{words} in {count(number, 'caption')}" for words, number in found.items() if number)
+    return (
+        f"Of people: {counted}. openwit crawl --mask-contacts replaces them, and is recommended here; on "
+        "this page they are masked."
     )
 
 

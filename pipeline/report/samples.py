@@ -6,13 +6,17 @@ One pass over the Parquet files, a shard at a time.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from pipeline import schemas, urls
+from pipeline import schemas, storage, urls
+from pipeline.captions import contacts
+from pipeline.finished_set import FinishedSet
 from pipeline.report.totals import Totals, counts_by, value_counts
 
 MOST_WORDS: Final = 60
@@ -26,6 +30,12 @@ ASPECT_OCTAVES: Final = 4
 """Width over height is counted from 1:16 to 16:1."""
 _ROWS: Final = 6  # to look at by each measure
 _TEXTS: Final = 1 << 16  # different captions whose repetitions are counted
+
+_COLUMNS: Final = (
+    "key", "uid", "url", "caption", "captions", "query_ids", "matched_query_ids", "source", "lang",
+    "lang_score", "format", "bytes", "original_width", "original_height", "fetched_at", "licence",
+    "synthetic",
+)  # fmt: skip
 
 _Values = Callable[[pa.Table], np.ndarray]
 
@@ -135,10 +145,29 @@ class SampleFigures:
     extremes: list[tuple[Measure, list[Extreme]]] = field(default_factory=list)
     repeated: list[tuple[str, int]] = field(default_factory=list)
     scores: dict[str, tuple[float, float, float]] = field(default_factory=dict)  # smallest, mean, largest
+    contacts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(contacts.KINDS, 0))
+    """Captions with a contact or number, by kind."""
+    licences: dict[str, int] = field(default_factory=dict)
+    synthetic: dict[str, int] = field(default_factory=dict)
+    """Samples by these columns' values, if the shards have them."""
+    first: datetime | None = None
+    last: datetime | None = None
+    """When the first and the last image was fetched."""
 
 
 def _SITES() -> Totals:  # noqa: N802 - a schema
-    return Totals({"site": pa.string()}, {"samples": pa.int64()})
+    return Totals({"site": pa.string()}, {"samples": pa.int64(), "content": pa.int64()})
+
+
+def read(state: FinishedSet) -> SampleFigures:
+    """Return the sums over all shards of a finished set, read one after the other."""
+    summary = Summary()
+    for shard in state.shards:
+        with storage.open_input(storage.join(state.folder, f"{shard}.parquet")) as file:
+            names = pq.read_schema(file).names
+        columns = [name for name in names if name in _COLUMNS or name.startswith("score_")]
+        summary.add(shard, state.rows(shard, columns))
+    return summary.found()
 
 
 class Summary:
@@ -148,8 +177,9 @@ class Summary:
         self._found = SampleFigures()
         self._totals = {
             name: Totals({name: pa.string()}, {"samples": pa.int64()})
-            for name in ("lang", "format", "source", "site")
+            for name in ("lang", "format", "source", "licence", "synthetic")
         }
+        self._sites = _SITES()
         self._texts = RepeatedTexts()
         self._extremes: dict[Measure, list[Extreme]] = {}
         self._ranges: dict[Measure, tuple[float, float]] = {}
@@ -162,6 +192,7 @@ class Summary:
             return
         captions = pc.list_flatten(table["captions"])
         words = pc.list_value_length(pc.utf8_split_whitespace(captions)).to_numpy()
+        words = words * (pc.binary_length(captions).to_numpy() > 0)  # it splits no text into one
         found.samples += len(table)
         found.captions += len(captions)
         found.words += int(words.sum())
@@ -173,11 +204,23 @@ class Summary:
         found.by_side += _bins(_shorter_side(table), LONGEST_SIDE + 1)
         aspect = np.floor(ASPECTS_PER_OCTAVE * (np.log2(_aspect(table)) + ASPECT_OCTAVES))
         found.by_aspect += _bins(aspect, len(found.by_aspect))
-        for name in ("lang", "format", "source"):
-            self._totals[name].add(value_counts(table[name], name))
-        self._totals["site"].add(value_counts(sites_of(table["url"]), "site"))
+        for name, totals in self._totals.items():
+            if name in table.column_names:
+                values = pc.fill_null(pc.cast(table[name], pa.string()), "")
+                totals.add(value_counts(values, name))
+        self._sites.add(_content_by_site(table))
         self._texts.add(captions)
+        self._add_contacts(captions)
+        if "fetched_at" in table.column_names:
+            first, last = pc.min_max(table["fetched_at"]).as_py().values()
+            found.first, found.last = min(found.first or first, first), max(found.last or last, last)
         self._look(shard, table)
+
+    def _add_contacts(self, captions: pa.Array | pa.ChunkedArray) -> None:
+        likely = captions.filter(pc.match_substring_regex(captions, contacts.LIKELY))
+        for text in likely.to_pylist():
+            for kind in contacts.kinds(text):
+                self._found.contacts[kind] += 1
 
     def _look(self, shard: str, table: pa.Table) -> None:
         """Keep the extreme rows of each measure; rows of a shard are in the order of their keys."""
@@ -202,7 +245,10 @@ class Summary:
         found.languages, found.formats, found.sources = (
             counts_by(self._totals[name].table(), name, "samples") for name in ("lang", "format", "source")
         )
-        found.sites = self._totals["site"].table()
+        found.licences, found.synthetic = (
+            counts_by(self._totals[name].table(), name, "samples") for name in ("licence", "synthetic")
+        )
+        found.sites = self._sites.table()
         found.extremes = [
             (measure, rows)
             for measure, rows in self._extremes.items()
@@ -220,6 +266,17 @@ class Summary:
 def _bins(values: np.ndarray, count: int) -> np.ndarray:
     """Return how many values, whole numbers, fall in each of 0..count-1; those beyond count as the last."""
     return np.bincount(np.clip(values, 0, count - 1).astype(np.int64), minlength=count)
+
+
+def _content_by_site(table: pa.Table) -> pa.Table:
+    """Return one row a sample: its site, 1, and the bytes of its image as fetched and of its captions."""
+    lists = pa.concat_arrays(table["captions"].chunks)
+    ends = np.concatenate([[0], np.cumsum(pc.binary_length(lists.flatten()).to_numpy(zero_copy_only=False))])
+    places = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))])
+    text = ends[places[1:]] - ends[places[:-1]]
+    content = np.asarray(table["bytes"].to_numpy(), np.int64) + text.astype(np.int64)
+    sites = sites_of(table["url"])
+    return pa.table({"site": sites, "samples": np.ones(len(table), np.int64), "content": content})
 
 
 _START: Final = r"^(?P<start>[A-Za-z][A-Za-z0-9+.-]*://[^/?#\\]*)"

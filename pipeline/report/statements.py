@@ -97,7 +97,7 @@ def preprocessing(manifest: Manifest) -> list[str]:
               f"No text of which more than {text.max_repetition:.0%} repeats itself."),
         _when(options.shared_captions,
               f"No text that stands at more than {options.shared_captions} images."),
-        _when(options.mask_contacts, "Mail addresses and telephone numbers in texts are masked."),
+        _when(options.mask_contacts, "Mail addresses, telephone and identity numbers in texts are masked."),
         f"Images: formats {', '.join(images.formats)}; shorter side of at least {images.min_side} pixels; "
         f"longer side of at most {images.max_aspect:g} times that; at most {images.max_pixels:,} pixels; "
         f"from {images.min_bytes:,} to {options.fetch.max_bytes:,} bytes.",
@@ -144,7 +144,7 @@ def personal(manifest: Manifest) -> list[str]:
     return [
         "Images, texts and URLs come from public web pages and may show or name persons; nothing was done to "
         "find or to blur them.",
-        f"Mail addresses and telephone numbers in texts {masked}. The Exif data of the images {exif}.",
+        f"Mail addresses, telephone and identity numbers in texts {masked}. The images' Exif data {exif}.",
     ]
 
 
@@ -190,3 +190,40 @@ def takedown(manifest: Manifest) -> str:
     if not contact:
         whom = "No contact is published with this set: whoever publishes it should name one here."
     return f"{whom} `openwit takedown` removes samples by URL, domain or hash from every file of the set."
+
+
+def datasheet(manifest: Manifest) -> list[tuple[str, str, str]]:
+    """Return (section, question, answer) of Datasheets for Datasets (Gebru et al. 2021), as a run knows them.
+
+    An answer of "" is for a person to give.
+    """
+    counts, preparation = manifest.counts, " ".join(preprocessing(manifest))
+    duplicates = "Images of the same bytes are one sample." if options_of(manifest).dedup != "off" else ""
+    return [
+        ("Motivation", "For what purpose was the dataset created?",
+         "Contrastive training of encoders of images and text, and research on it."),
+        ("Motivation", "Who created it, on behalf of which entity, and who funded it?", ""),
+        ("Composition", "What do the instances represent, and how many are there?",
+         f"{count(counts.samples, 'image')} with {count(counts.captions, 'caption')}."),
+        ("Composition", "Is it a sample of a larger set?",
+         f"Yes: of {count(counts.candidates, 'candidate')} that were found. {follows(manifest)}."),
+        ("Composition", "Is information missing from instances?",
+         "rejected/ has what was left out, and why."),
+        ("Composition", "Are there errors, noise or redundancies?",
+         f"{duplicates} The texts are what pages say beside an image; nobody has checked them.".strip()),
+        ("Composition", "Is it self-contained?", "Yes: the images are in the shards."),
+        ("Composition", "Might it contain confidential, offensive or personal data?",
+         " ".join(personal(manifest))),
+        ("Collection", "How was the data acquired?", " ".join(collection(manifest))),
+        ("Collection", "Over what time was it collected?", timeframe(manifest)),
+        ("Collection", "Did people consent, and could they refuse?",
+         "Nobody was asked. robots.txt and the opt-outs named above were honoured."),
+        ("Collection", "Was an ethical review or an analysis of impact on data subjects conducted?", ""),
+        ("Preprocessing", "Was the data cleaned, and is the raw data kept?",
+         f"{preparation} The images as served are not kept."),
+        ("Uses", "What has it been used for, and what should it not be used for?", ""),
+        ("Distribution", "How, when and to whom is it distributed?", ""),
+        ("Distribution", "Under what licence, and do others hold rights?", rights()),
+        ("Maintenance", "Who maintains it, and how is something removed?", takedown(manifest)),
+        ("Maintenance", "Will it be updated?", ""),
+    ]  # fmt: skip
