@@ -16,19 +16,19 @@ from pipeline.verbosity import take_verbosity, verbosity
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "queries": ("queries.cli", "main", "build the query list from Wikipedia and WordNet", "crawl"),
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
-    "status": ("pipeline.status", "main", "say how far a run is, from its files", ""),
+    "status": ("pipeline.status", "main", "show the progress of a run", ""),
     "verify": ("pipeline.verify", "main", "check a run's hashes, counts, and tar against Parquet", ""),
     "summary": ("pipeline.report.eu_summary.cli", "main", "write a run's EU summary, with answers", "crawl"),
     "identity": ("pipeline.identity", "main", "make a key for signed requests or manifests", "sign"),
     "compact": (
         "pipeline.compact",
         "main",
-        "rewrite shards without what --extend dropped",
+        "rewrite shards without the samples that --extend dropped",
         "crawl",
     ),
-    "score": ("pipeline.score", "main", "score a run's samples, to choose by", "crawl"),
-    "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run for good", "crawl"),
-    "index": ("pipeline.index.cli", "main", "make a dataset's pictures reachable and searchable", "crawl"),
+    "score": ("pipeline.score", "main", "score a run's samples for --keep-if", "crawl"),
+    "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run", "crawl"),
+    "index": ("pipeline.index.cli", "main", "index a dataset for browse", "crawl"),
     "browse": ("pipeline.browse.cli", "main", "look at a dataset in the browser", "crawl"),
     "push": ("pipeline.hub", "push_main", "send a finished run to the Hugging Face Hub", "crawl,hf"),
     "pull": ("pipeline.hub", "pull_main", "fetch a run from the Hugging Face Hub, and check it", "crawl,hf"),
@@ -43,7 +43,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "train": ("train.cli", "main", "train CLIP on shards", "train"),
     "eval": ("train.evaluation.cli", "main", "measure checkpoints as CLIP's paper does", "train"),
     "export": ("train.cli", "export_main", "write a checkpoint's weights for other programs", "train"),
-    "demo": ("pipeline.demo.run", "main", "serve a small web on loopback and run everything on it", "all"),
+    "demo": (
+        "pipeline.demo.run",
+        "main",
+        "build a dataset from a small web on loopback and train on it",
+        "all",
+    ),
 }
 
 

@@ -90,7 +90,7 @@ def jpeg(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     quality = int(rng.integers(30, 91))
     _, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None, "what was just encoded can be decoded"
+    assert decoded is not None, "freshly encoded bytes can be decoded"
     return np.ascontiguousarray(decoded[..., ::-1])
 
 

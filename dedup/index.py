@@ -228,7 +228,7 @@ class Index:
     def pixels(self, row: int) -> Pixels:
         """Return the image of an example as it is compared, without a border."""
         rgb = decode_jpeg(self.jpeg(row))
-        assert rgb is not None, "the index holds what could be decoded"
+        assert rgb is not None, "the index holds decodable images only"
         return views.inner(rgb)
 
 

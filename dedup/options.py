@@ -16,7 +16,7 @@ Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapConfig:
-    """Find evaluation images in a training set, and what they do to the reported accuracy.
+    """Find evaluation images in a training set, and their effect on the reported accuracy.
 
     Run the same command again to continue where it stopped, or with other thresholds or predictions.
     """
@@ -52,7 +52,7 @@ class OverlapConfig:
     predictions: Several = ()
     """NAME=FILE: Parquet with example_id and correct, as `openwit eval --save-predictions` writes it."""
     thresholds: str = ""
-    """JSON with a similarity for each set, as exported by the report; what is below it is not counted."""
+    """JSON with a similarity for each set, as exported by the report; matches below it are not counted."""
     decontaminate: Several = ()
     """Name of a set whose overlaps go into drop.parquet, for `openwit crawl --drop` and `train --drop`."""
     published: Several = ()
@@ -64,9 +64,9 @@ class OverlapConfig:
     declared_sets: int = 0
     """Evaluation sets that were decided on, by which p-values are corrected; 0: those that are given."""
     detector: str = ""
-    """What finds what hashes miss, reported beside them: detector.safetensors of `openwit detector train`, or
-    any encoder as .onnx (`pip install openwit[onnx]`) or TorchScript .pt, with a .toml of its name beside it
-    that says side = 288, and mean, deviation, similarity or views where they matter."""
+    """Detector that finds pairs which hashes miss, reported beside them: detector.safetensors of `openwit
+    detector train`, or any encoder as .onnx (`pip install openwit[onnx]`) or TorchScript .pt, with a .toml of
+    its name beside it that says side = 288, and mean, deviation, similarity or views where they matter."""
     detector_precision: float = 0.9
     """Share of a set's examples that unrelated images shall leave alone before verification; it decides the
     detector's threshold for each set."""

@@ -143,8 +143,8 @@ def repeating(options: CrawlConfig) -> str:
     head = ""
     if names:
         head = (
-            f"# Left out, as this file may be published: what is private in {', '.join(names)}, which is a\n"
-            "# contact or the query of a web address. Give it again to repeat the run: what is typed wins.\n"
+            f"# Left out, as this file may be published: the private part of {', '.join(names)}, which is a\n"
+            "# contact or the query of a web address. Give it again to repeat the run; flags win.\n"
         )
     return head + parser.to_toml(publishing.publishable(values))
 
@@ -330,7 +330,7 @@ def prepare(
         return layout
     if lost is None:
         if options.restart:
-            console.print("Nothing is begun anew: no option differs from those of the run.")
+            console.print("Nothing to restart: no option differs from those of the run.")
         return layout
     console.print(f"{restart.describe(changed, lost)}.", **_PLAIN)
     layout = run_folder.keep_until_replaced(layout)
@@ -367,7 +367,7 @@ def run_stages(
     job = Crawl(options, layout, table, base)
     retry_failed.resume(layout)
     if options.retry_failed and retry_failed.reopen(job) == 0:
-        console.print("Nothing that failed in passing is wanted by a query: the run stays as it is.")
+        console.print("No query needs an image that failed for a transient reason: the run stays as it is.")
     if base is None:  # a round more is of a set beside the finished one
         layout = run_folder.current(layout.root)
         job = replace(job, layout=layout)

@@ -1,4 +1,5 @@
-"""Every published table with its columns and types as one page: `python -m pipeline.file_reference > docs/files.md`.
+"""Every published table with its columns and types as one page: `python -m pipeline.file_reference >
+docs/files.md`.
 
 The types are those of the schemas that the program writes by; this file adds a sentence per column.
 """
@@ -107,7 +108,7 @@ def tables() -> list[Table]:
             "reason": "always `over_cap`", "captions": "captions of the sample",
             "extension": "number of the extension that dropped it",
         }),
-        Table("Query list", "queries.parquet", "What `openwit queries` writes. Two runs over the same inputs give the "
+        Table("Query list", "queries.parquet", "Written by `openwit queries`. Two runs over the same inputs give the "
               "same bytes.", QUERIES, {
             "query_id": "row, from 0", "query": "the query",
             "source": "`wordnet`, `unigram`, `bigram`, `title` or `extra`",
@@ -144,7 +145,7 @@ def tables() -> list[Table]:
             "prediction": "the predicted class; empty if the image cannot be decoded",
             "correct": "null without a label or a picture", "probability": "of the predicted class",
         }),
-        Table("Neighbours", "EMBEDDED/neighbours.parquet", "What `openwit detector embed --eval` writes.", NEIGHBOURS, {
+        Table("Neighbours", "EMBEDDED/neighbours.parquet", "Written by `openwit detector embed --eval`.", NEIGHBOURS, {
             "dataset": "name of the evaluation set", "example_id": "the example",
             "uid": "uid of the training image", "shard": "its shard", "key": "its key",
             "similarity": "cosine of both descriptors", "rank": "1 for the most similar training image",
@@ -191,7 +192,7 @@ def section(table: Table) -> str:
     lines.append("|---|---|---|")
     for field in table.schema:
         if field.name not in table.columns:
-            raise ValueError(f"say in pipeline/file_reference.py what {table.path} has in {field.name}")
+            raise ValueError(f"describe {field.name} of {table.path} in pipeline/file_reference.py")
         kind = str(field.type).replace("list<item: ", "list<").replace("list<element: ", "list<")
         lines.append(f"| `{field.name}` | {kind} | {table.columns[field.name]} |")
     return "\n".join([*lines, ""])

@@ -14,8 +14,8 @@ def warnings(counts: Counts, formats: Iterable[str]) -> list[str]:
     """Return a sentence for each reason that took most of a stage and should not; formats: of the sources."""
     usual = USUAL_OF_PAGES if {*formats} & {"wat", "warc", "html", "pages"} else USUAL
     return [
-        f"{cause.of_stage:.0%} of what entered {step.stage} is {cause.reason} ({cause.captions:,} of "
-        f"{step.entered:,}): {remedy(cause.reason)}"
+        f"{cause.of_stage:.0%} of the rows that entered {step.stage} are {cause.reason} "
+        f"({cause.captions:,} of {step.entered:,}): {remedy(cause.reason)}"
         for step in funnel(counts)
         for cause in step.causes
         if cause.of_stage > _MOST and cause.reason not in usual
@@ -30,7 +30,7 @@ def nothing(counts: Counts) -> str:
     if found is None:
         return "nothing arrived: the sources hold no candidate"
     step, cause = found
-    then = "" if cause.transient else f". With --restart the same command begins anew from {step.stage}"
+    then = "" if cause.transient else f". Add --restart to run the same command again from {step.stage}"
     return (
         f"nothing arrived: {cause.captions:,} of {count(counts.candidates, 'candidate')} "
         f"{'is' if counts.candidates == 1 else 'are'} {cause.reason}: {remedy(cause.reason)}{then}"

@@ -310,7 +310,7 @@ class ShowProgress:
             done = tally.images - sum(int(sign.get("images", 0)) for sign in tally.running) + at_work
             what = f"{done:,} of {step.images:,} images"
         self._console.print(
-            f"{step.label}: {what} are kept; only the rest, and what was under way, is asked for again.",
+            f"{step.label}: {what} are kept; only the others, and those under way, are asked for again.",
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
 

@@ -112,7 +112,7 @@ def describe(changed: list[Change], lost: Loss) -> str:
         parts.append(f"do {', '.join(lost.stages)} again")
     if not parts:
         parts.append(f"read {count(lost.pieces, 'piece')} of the sources again")
-    return f"{what}: this would begin the run anew from {lost.stage}, and {' and '.join(parts)}"
+    return f"{what}: this would start the run again from {lost.stage}, and {' and '.join(parts)}"
 
 
 def refusal(changed: list[Change], lost: Loss) -> str:

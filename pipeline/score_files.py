@@ -99,7 +99,7 @@ def read(root: str, name: str) -> ScoreSet | None:
         return msgspec.convert(found, ScoreSet)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"{path} is not what `openwit score` writes: {checked_manifest.told(error)}"
+            f"{path} is not written by `openwit score`: {checked_manifest.told(error)}"
         ) from None
 
 
@@ -119,7 +119,7 @@ def by_column(root: str, wanted: Sequence[str]) -> dict[str, str]:
         columns = [column for column in wanted if scores is not None and column in scores.columns]
         if scores is not None and columns and (stale := scores.stale(checked_manifest.of(root))):
             raise ValueError(
-                f"{folder(root, name)} lacks {len(stale)} of the run's shards, or is of other ones: run "
+                f"{folder(root, name)} lacks {len(stale)} of the run's shards, or is of other shards: run "
                 f"`openwit score --run {root} --scorer {scores.scorer}` again"
             )
         found |= dict.fromkeys(columns, name)
@@ -177,7 +177,9 @@ def problems(root: str) -> list[str]:
         if scores is None:
             continue  # not finished, and read by nobody
         if stale := scores.stale(checked_manifest.of(root)):
-            found.append(f"{folder(root, name)} lacks {len(stale)} of the run's shards, or is of other ones")
+            found.append(
+                f"{folder(root, name)} lacks {len(stale)} of the run's shards, or is of other shards"
+            )
         for table in scores.tables:
             path = folder(root, name, table.name)
             if not storage.exists(path):

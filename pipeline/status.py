@@ -156,7 +156,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
         for task in row["running"][:_SLOWEST]:
             silent = " (gone?)" if task["silent"] else ""
             line(
-                f"{row['step']}, task {task['task']}: {duration(task['seconds'])} at work on {task['host']}, "
+                f"{row['step']}, task {task['task']}: {duration(task['seconds'])} running on {task['host']}, "
                 f"{count(task['images'], 'image')}, last sign {task['last_sign']:.0f} s ago{silent}"
             )
     launcher = found["launcher"]

@@ -37,13 +37,13 @@ QUERIES: Final = pa.schema(
 )
 
 DROPPED: Final = {
-    "duplicate": "the same words as a higher one of the same source",
+    "duplicate": "the same words as a higher entry of the same source",
     "earlier_source": "in the list, under an earlier source",
     "no_word": "no letter or digit is left of it",
     "too_rare": "occurs less often than --min-count or --min-bigram-count",
     "by_chance": "its words follow each other no more often than by chance (PMI of 0 or less)",
     "excluded": "listed in --exclude",
-    "over_budget": "ranks below what its source has place for",
+    "over_budget": "ranks below the places of its source",
 }
 """Why a candidate is not in the list."""
 

@@ -46,7 +46,7 @@ class QueriesConfig:
 
     size: int = 500_000
     """How many queries at most. WordNet and --extra are complete; of the rest words have 61%, bigrams 24% and
-    titles 15%, as in MetaCLIP's list, and what one source cannot use goes to the others."""
+    titles 15%, as in MetaCLIP's list, and places that a source cannot fill go to the others."""
 
     lang: str = "en"
     """Language of the Wikipedia, as in de.wikipedia: which page views are read, and how lists and

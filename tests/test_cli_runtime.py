@@ -59,7 +59,7 @@ def test_a_signal_that_another_thread_caught_ends_the_command(tmp_path: Path) ->
     child = start(WAITS, tmp_path)
     said = child.communicate(timeout=60)[1]
     assert child.returncode == 128 + signal.SIGTERM
-    assert "The same command continues where it stopped." in said and "Traceback" not in said
+    assert "Run the same command again to continue." in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

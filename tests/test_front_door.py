@@ -256,7 +256,7 @@ def test_what_takes_most_of_a_stage_is_warned_of(
     rows = [(f"{pictures}/{'gone/' if i % 3 else ''}{i}", f"{WORDS[i % 10]} boat {i}") for i in range(30)]
     source = write_list(tmp_path / "a.parquet", rows)
     assert main(options(source, tmp_path / "run", "--queries", "all", *OPEN)) == 0
-    assert "67% of what entered fetch is http_gone" in capfd.readouterr().err
+    assert "67% of the rows that entered fetch are http_gone" in capfd.readouterr().err
 
 
 def counts(number: int, **rejected: dict[str, int]) -> Counts:

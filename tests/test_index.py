@@ -179,7 +179,7 @@ def test_anybodys_webdataset_is_indexed_and_what_cannot_be_is_said(
     pattern = others(tmp_path / "sets")
     assert index(IndexConfig(run=pattern)) == 1
     said = capsys.readouterr().out
-    assert "x-001.tar is compressed" in said and "x-002.tar: the archive is cut; what stands before" in said
+    assert "x-001.tar is compressed" in said and "x-002.tar: the archive is cut; the samples before" in said
     path, _ = place.renew(place.dataset(pattern), lambda done, total, rows: None)
     search = Search(path)
     rows = search.page(Filter(facets={"shard": "x-000"}), 0, 9).rows

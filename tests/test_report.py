@@ -194,7 +194,7 @@ def test_small_runs_have_a_report(tmp_path: Path, captions: tuple[str, ...]) -> 
     shutil.rmtree(tmp_path / "run/work")  # a set that was moved without it
     shutil.rmtree(tmp_path / "run/rejected")
     report.write(layout)
-    assert "logs of the fetched units are not there" in (tmp_path / "run/report/index.html").read_text()
+    assert "logs of the fetched units are gone" in (tmp_path / "run/report/index.html").read_text()
 
 
 def sentences(page_text: str) -> str:

@@ -240,7 +240,7 @@ def test_status_of_a_run_at_work(crawling: Path, capfd: pytest.CaptureFixture[st
     assert [task["task"] for task in second["running"]] == ["00000-0003", "00000-0004"], "the slowest first"
     said = capfd.readouterr().out
     assert "fetch, round 0" in said and "350/1,000" in said and "fetched 240, http_404 60" in said
-    assert "task 00000-0003: 10:00 at work on w1, 25 images" in said
+    assert "task 00000-0003: 10:00 running on w1, 25 images" in said
     assert f"process {os.getpid()}" in said and "not alive" not in said
 
 
@@ -392,7 +392,7 @@ def test_a_signal_ends_it_soon_and_the_same_command_continues(
     _, said = child.communicate(timeout=100)
     assert time.monotonic() - sent < 30, "a promise to whoever runs it, not a measurement"
     assert child.returncode == code
-    assert "The same command continues where it stopped." in said and "Traceback" not in said
+    assert "Run the same command again to continue." in said and "Traceback" not in said
     assert session_of(child.pid) == [], "no worker stays behind"
     assert state_of(str(out), time.time())["state"] in ("stopped", "detached")
     assert main(argv) == 0

@@ -415,7 +415,7 @@ def test_check_prints_the_plan_and_writes_nothing(
     pq.write_table(pa.table({"uid": [f"{n:032x}" for n in range(4)]}), drop)
     assert cli.main(arguments(run, tmp_path / "out", "--check", "--drop", str(drop))) == 0
     printed = capsys.readouterr().out
-    assert "3 steps an epoch, 4 in all" in printed and 'model = "tiny"' in printed
+    assert "3 steps per epoch, 4 in all" in printed and 'model = "tiny"' in printed
     assert not (tmp_path / "out").exists()
 
 

@@ -187,7 +187,7 @@ def test_learned_vocabulary_reads_alike_in_open_clip(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("#version\na b c\n")
-    with pytest.raises(ValueError, match="two tokens a line"):
+    with pytest.raises(ValueError, match="two tokens per line"):
         Tokenizer.load(tmp_path / "x.txt")
     (tmp_path / "y.gz").write_bytes(gzip.compress(b"#v\n" + b"a b\n" * (CLIP_MERGES + 9)))
     assert len(Tokenizer.load(tmp_path / "y.gz").merges) == CLIP_MERGES

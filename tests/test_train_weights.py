@@ -108,7 +108,7 @@ DAMAGE: dict[str, tuple[str, Callable[[State], bytes], str]] = {
     "noise": ("pt", lambda s: b"\x93\x01" * 300, "is not a plain file of weights"),
     "number": ("pt", lambda s: torch_bytes(3), "holds no weights by name, but int"),
     "sparse": ("pt", lambda s: torch_bytes(s | {"ln_final.bias": torch.ones(3).to_sparse()}), "no plain"),
-    "wide": ("pt", lambda s: torch_bytes(wide(s)), "token_embedding.weight is larger than what is stored"),
+    "wide": ("pt", lambda s: torch_bytes(wide(s)), "token_embedding.weight is larger than its stored bytes"),
     "other": ("safetensors", lambda s: save({"encoder.weight": torch.zeros(2)}), "not CLIP's weights in Op"),
     "missing": ("pt", lambda s: torch_bytes(without(s, "ln_final.bias")),
                 "is not whole: it lacks ln_final.bias"),
@@ -285,7 +285,7 @@ OWN: dict[str, tuple[Callable[[Path], object], str]] = {
              "bpe_vocab.txt.gz is no vocabulary.* more than"),
     "no vocabulary": (lambda f: (f / "bpe_vocab.txt.gz").unlink(), "there is no such vocabulary"),
     "latest": (lambda f: (f.parent / "latest").write_text("../../elsewhere"), "latest names no checkpoint"),
-    "latest gone": (lambda f: (f.parent / "latest").write_text("step-00000099"), "which is not there or"),
+    "latest gone": (lambda f: (f.parent / "latest").write_text("step-00000099"), "which is missing or"),
 }  # fmt: skip
 
 

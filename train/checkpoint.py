@@ -158,7 +158,7 @@ def find(path: str) -> str:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{latest} names no checkpoint, but {name[:40]!r}")
             if not storage.exists(storage.join(folder, name, "state.json")):
-                raise ValueError(f"{latest} names {name}, which is not there or not whole")
+                raise ValueError(f"{latest} names {name}, which is missing or incomplete")
             return storage.join(folder, name)
     if storage.exists(storage.join(path, "state.json")):
         return path

@@ -27,7 +27,7 @@ class RunConfig(ABC):
         "shards", "model", "image_size", "batch_size", "lr", "warmup", "weight_decay", "grad_clip", "seed",
         "weights", "drop", "keep", "keep_if", "shuffle",
     )  # fmt: skip
-    """Options that decide what is learned: a run is resumed with the same ones."""
+    """Options that decide the result: a run is resumed with the same values."""
 
     shards: Paths
     """A run's folder, or a WebDataset as a pattern of tars. May be given several times."""
@@ -53,14 +53,14 @@ class RunConfig(ABC):
     """Steps of linear warm-up; by default CLIP's 2,000 in runs of 10,000 steps or more, never more than a
     tenth of shorter ones."""
     weight_decay: float | None = None
-    """Decoupled weight decay of what is neither gain nor bias."""
+    """Decoupled weight decay of all parameters but gains and biases."""
     grad_clip: float | None = None
     """Clip the gradient's norm; the paper does not."""
     seed: int = 0
     """Decides initial weights, order and how each sample is altered."""
 
     resume: bool = False
-    """Continue from the newest checkpoint in --out; start anew where there is none."""
+    """Continue from the newest checkpoint in --out; start from the beginning if there is none."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep_checkpoints: int = 3
@@ -73,8 +73,8 @@ class RunConfig(ABC):
     keep: Paths = ()
     """Parquet file whose column uid names the only samples to take. May be given several times."""
     keep_if: str | None = None
-    """Condition on numbers of the shards' Parquet files, and on what `openwit score` has added, that a sample
-    must satisfy: "score_clip >= 0.28 and width > 255"; top(score_clip, 0.3) takes the best 30%."""
+    """Condition on numbers of the shards' Parquet files, and on scores that `openwit score` has added, that a
+    sample must satisfy: "score_clip >= 0.28 and width > 255"; top(score_clip, 0.3) takes the best 30%."""
     shuffle: int = 131_072
     """Samples that are shuffled together."""
     workers: int | None = None
@@ -187,7 +187,7 @@ class TrainConfig(RunConfig):
     epochs: int | None = None
     """Passes over the sources."""
     max_steps: int | None = None
-    """Stop after so many steps; the schedule ends there too."""
+    """Stop after this many steps; the schedule ends there too."""
     beta1: float | None = None
     """Adam's decay of the mean."""
     beta2: float | None = None
@@ -197,7 +197,7 @@ class TrainConfig(RunConfig):
     init_from: str = ""
     """Start from these weights: a run, a checkpoint, or weights in OpenAI's, open_clip's or HF's layout."""
     activation: Literal["auto", "quick-gelu", "gelu"] = "auto"
-    """Of the transformers; auto: what --init-from was trained with (its configuration says it), else OpenAI's
+    """Activation of the transformers; auto: that of --init-from by its configuration, else OpenAI's
     quick-gelu. Most of open_clip's own weights need gelu."""
     crop: Literal["paper", "crop", "random-resized"] = "paper"
     """paper: shorter side to N, then N x N; crop: N x N as stored; random-resized: 90 to 100% of the area."""
@@ -205,11 +205,12 @@ class TrainConfig(RunConfig):
     """Who resizes the paper's crop: the processes that decode, or the device, in batches, which spares them
     half of their work; auto: a GPU does. Pixels differ by roundings, so a run keeps to its way."""
     balance: int | None = None
-    """Draw anew for each epoch: a sample is taken for a query with probability BALANCE over the samples that
-    contain the query (MetaCLIP's online balance). Crawl the run with a larger --per-query."""
+    """Draw samples again in each epoch: a query takes each sample with probability BALANCE over the samples
+    that contain the query (MetaCLIP's online balance). Crawl the run with a larger --per-query."""
     objective: Literal["contrastive", "bag-of-words", "caption"] = "contrastive"
-    """What is learned: which caption belongs to which picture; or, the paper's baselines (section 2.3), which
-    words a picture's caption has, or the caption word for word. Of these --eval tells the accuracy."""
+    """The task to learn: which caption belongs to which picture; or, the paper's baselines (section 2.3),
+    which words a picture's caption has, or the caption word for word. --eval measures the accuracy of all
+    three."""
     loss: Literal["clip", "siglip"] = "clip"
     """clip: the paper's, a softmax over the batch; siglip: each pair judged by itself (arXiv:2303.15343)."""
     lock: Literal["none", "image", "text"] = "none"
@@ -223,8 +224,8 @@ class TrainConfig(RunConfig):
     fsdp: bool = False
     """Share weights, gradients and moments out over the processes (FSDP2), where one GPU cannot hold them."""
     ema: float | None = None
-    """Average the weights over time, for example 0.9999: what each step keeps of the average. Evaluations and
-    exports take it."""
+    """Average the weights over time, for example 0.9999: the share of the average that each step keeps.
+    Evaluations and exports take it."""
     enlarge: bool = False
     """Accept shards whose pictures are smaller than the model's resolution."""
     vocab: str = ""

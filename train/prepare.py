@@ -94,9 +94,9 @@ class ClipSetup(training_run.Setup):
             more.append(f"unlike the paper {' and '.join(own)}")
         return (
             f"{self.config.model} at {self.architecture.image_size} pixels, {self.tokenizer.vocab_size:,} "
-            f"tokens; {_span(self.shape.epoch_steps)} steps an epoch, {self.steps:,} in all, {self.warmup:,} "
-            f"of warm-up; micro-batches of {self.shape.micro:,} on each of {self.shape.ranks} processes; "
-            + "; ".join(more)
+            f"tokens; {_span(self.shape.epoch_steps)} steps per epoch, {self.steps:,} in all, "
+            f"{self.warmup:,} of warm-up; micro-batches of {self.shape.micro:,} on each of "
+            f"{self.shape.ranks} processes; " + "; ".join(more)
         )
 
 

@@ -80,7 +80,7 @@ def _folders(source: Listed, columns: Sequence[str]) -> dict[str, str]:
     """Return the folder of the scores of each column that the shards' own files do not have."""
     parquet = storage.sibling(source.shards[0], ".parquet")
     if not storage.exists(parquet):
-        raise ValueError(f"--keep-if reads Parquet files beside the shards, and {parquet} is not there")
+        raise ValueError(f"--keep-if reads Parquet files beside the shards, and {parquet} is missing")
     with storage.open_input(parquet) as file:
         known = set(pq.ParquetFile(file).schema_arrow.names)
     missing = [name for name in columns if name not in known]

@@ -43,7 +43,7 @@ class _Buffer:
 
     def skip(self, size: int) -> None:
         if self.position + size > len(self.buffer):
-            raise ValueError(f"what is at byte {self.position:,} reaches past the end: the archive is cut")
+            raise ValueError(f"the member at byte {self.position:,} reaches past the end: the archive is cut")
         self.position += size
 
 

@@ -184,7 +184,7 @@ class Tokenizer:
         bad = next((pair for pair in pairs if len(pair) != 2), None)
         if bad is not None:
             raise ValueError(
-                f"{path} is not a file of merges: expected two tokens a line, found {' '.join(bad)!r}"
+                f"{path} is not a file of merges: expected two tokens per line, found {' '.join(bad)!r}"
             )
         return cls([(left, right) for left, right in pairs])
 

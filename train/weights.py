@@ -158,7 +158,7 @@ def _refuse_odd(name: str, value: object, path: Path) -> None:
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
         raise ValueError(f"{path}: {name} is no plain tensor, but {type(value).__name__}")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(f"{path}: {name} is larger than what is stored of it")
+        raise ValueError(f"{path}: {name} is larger than its stored bytes")
 
 
 def header(path: str) -> Header:

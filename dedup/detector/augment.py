@@ -134,5 +134,5 @@ def compressed(rgb: Pixels, quality: int) -> Pixels:
     """Encode as JPEG and decode."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None, "what was just encoded can be decoded"
+    assert decoded is not None, "freshly encoded bytes can be decoded"
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)

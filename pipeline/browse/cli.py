@@ -82,7 +82,7 @@ async def serve(
         console = output()
         console.print(f"{of.name} at {guard.url}", soft_wrap=True, highlight=False)
         if guard.needs_token:
-            console.print("Other machines can reach it: whoever has the address sees the dataset.")
+            console.print("Other machines can reach it: everybody who has the address sees the dataset.")
         console.print("Ctrl-C ends it.")
         if options.open and is_loopback(options.host):
             await asyncio.to_thread(webbrowser.open, guard.url)

@@ -143,8 +143,8 @@ class TextRules:
     """Drop a camera's default names ("DSC_0123") and bare exposure settings ("f/2.8 1/250 ISO 400")."""
 
     boilerplate: bool = True
-    """Drop what a page says at any image ("click to enlarge", "stock photo"; CC3M does so, too), and what
-    classifiers write ("Image may contain: ...", "Description automatically generated")."""
+    """Drop phrases that a page puts at any image ("click to enlarge", "stock photo"; CC3M does so, too), and
+    the phrases that classifiers write ("Image may contain: ...", "Description automatically generated")."""
 
     undecodable: bool = True
     """Drop text of which more than a fifth could not be decoded: U+FFFD stands in its place."""

@@ -20,15 +20,15 @@ class DemoConfig:
     sites: int | None = None
     """Sites to put them on, each at a loopback address of its own; 60, or 150 with --full."""
     per_query: int = 12
-    """Samples that a query contributes at most; small, so that the balance can be seen at work."""
+    """Samples that a query contributes at most; small, to show the effect of the balance."""
     train_minutes: float | None = None
     """Minutes of training a tiny CLIP on the CPU; 1, or 2 with --full. 0 leaves training out."""
     seed: int = 0
     """Decides the drawings and the balance."""
     fresh: bool = False
-    """Remove what an earlier demo left in --out first."""
+    """Remove the files of an earlier demo in --out first."""
     check: bool = False
-    """Print what would be done and write nothing."""
+    """Print the plan and write nothing."""
 
     def __post_init__(self) -> None:
         """Refuse a web too small to show anything."""

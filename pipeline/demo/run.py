@@ -204,7 +204,7 @@ def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> No
         ("the dataset, on one page", "run/report/index.html"),
         ("overlap with evaluation sets", "overlap/index.html"),
         ("how training went", "model/report.html"),
-        ("what the model can do", "evaluation/report.html"),
+        ("accuracy of the model", "evaluation/report.html"),
         ("shards for WebDataset", "run/shards"),
         ("why the others are not in them", "run/rejected"),
         ("counts, configuration, hashes", "run/manifest.json"),
@@ -213,9 +213,7 @@ def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> No
     for what, where in rows:
         if (out / where).exists():
             console.print(f"{what:<31} {out / where}", highlight=False, soft_wrap=True)
-    console.print(
-        "Open the pages in a browser. `openwit demo --help` says what else it can do.", highlight=False
-    )
+    console.print("Open the pages in a browser. `openwit demo --help` lists its options.", highlight=False)
     if not options.full:
         console.print(
             "`--full` draws a larger web and measures the model in every way: give it another --out.",

@@ -183,8 +183,8 @@ def _check_run(root: str, options: CrawlConfig) -> None:
 
 def _no_work(part: Layout) -> str:
     return (
-        f"--extend needs {part.work}, where the run noted which URLs it has tried; it is not there any more, "
-        "so crawl all the sources together into a new --out"
+        f"--extend needs {part.work}, where the run noted which URLs it has tried; it is gone: crawl all "
+        "sources together into a new --out"
     )
 
 
@@ -233,12 +233,12 @@ def refuse_change(layout: Layout, *, retry: bool, changed: str) -> None:
         raise ValueError(message)
     if retry:
         raise ValueError(
-            "--retry-failed would write the shards of this run anew, which has been extended since: it goes "
+            "--retry-failed would write the shards of this run again, which has been extended since: run it "
             "before --extend"
         )
     if changed:
         raise ValueError(
-            f"{changed} would build this run anew, which has been extended since; choose another --out"
+            f"{changed} would build this run again, which has been extended since; choose another --out"
         )
 
 

@@ -167,7 +167,7 @@ class Kept:
 
     @staticmethod
     def _failed(error: Exception) -> None:
-        log.warning("what was fetched could not be kept yet: %s", error)
+        log.warning("fetched images could not be kept yet: %s", error)
 
 
 @contextlib.contextmanager

@@ -145,7 +145,9 @@ async def _get(url: str, sink: IO[bytes] | None, span: str = "") -> _Answer:
         try:
             href = urls.resolve(answer.headers.get("location", ""), href)
         except urls.BadUrl as error:
-            raise NamedFileError(f"{url} redirects to what is no http(s) URL: {error.reason}") from None
+            raise NamedFileError(
+                f"{url} redirects to an address that is no http(s) URL: {error.reason}"
+            ) from None
     raise NamedFileError(f"{url}: more than {options.max_redirects} redirects")
 
 

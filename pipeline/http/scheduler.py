@@ -277,7 +277,7 @@ class _Unit:
                 self._answer(QueuedUrl(key, url, url), error.reason, str(error))
                 continue
             if self._shares.get(site) == 0:
-                detail = "put off: the site's time in this round is used up"
+                detail = "deferred: the site's time in this round is used up"
                 self._answer(QueuedUrl(key, url, href), "deferred", detail)
                 continue
             if site not in lanes:

@@ -212,7 +212,7 @@ def _foreign_rows(
             for key, place in places(file):
                 yield _foreign_row(index, source, number, key, place, content)
         except ValueError as error:
-            refused.append(f"{source.path}: {error}; what stands before that is indexed")
+            refused.append(f"{source.path}: {error}; the samples before it are indexed")
 
 
 def _foreign_row(

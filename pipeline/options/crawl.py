@@ -70,13 +70,14 @@ class CrawlConfig:
     """The published filters of another recipe, over which options that are given win: img2dataset (every
     row), clip (Radford 2021), metaclip (Xu 2023), laion400m (Schuhmann 2021), coyo (COYO-700M), cc12m
     (Changpinyo 2021), align (Jia 2021), datacomp-basic (Gadre 2023). clip and metaclip need --queries, the
-    others take all captions. What needs a model of words or pictures is left out; docs/presets.md has each.
-    Robots.txt and opt-outs are honoured, and bytes, pixels and time bounded, under every preset."""
+    others take all captions. Filters that need a model of words or pictures are left out; docs/presets.md
+    lists each. Robots.txt and opt-outs are honoured, and bytes, pixels and time bounded, under every
+    preset."""
     restart: bool = False
-    """Let a changed option begin the run anew, which fetches images again; a finished set stays as it is
-    until the new one is verified. A finished run without a sample is begun anew whatever changed."""
+    """Let a changed option start the run again, which fetches images again. A finished set stays as it is
+    until the new set is verified. A finished run without a sample is always started again."""
     stage: Stage = "all"
-    """Run one stage only; the ones before it must be done."""
+    """Run this stage only; the stages before it must be finished."""
     check: bool = False
     """Match the inputs, look at the first thousand captions, print the plan and the options that differ from
     the defaults, and write nothing."""
@@ -102,7 +103,8 @@ class CrawlConfig:
     headroom: float = decides("select", default=1.25)
     """How many times --per-query the first round tries, since not every page is still there."""
     rounds: int = decides("fetch", default=3)
-    """Rounds of fetching at most; later ones take what queries still lack, and what failed in passing."""
+    """Rounds of fetching at most. Later rounds fetch the next samples for queries that are still short, and
+    try transient failures again."""
     max_captions: int = decides("candidates", default=16)
     """Captions that a sample keeps at most, those of smallest hash."""
     shared_captions: int = decides("select", default=10)
@@ -136,11 +138,12 @@ class CrawlConfig:
     samples_per_shard: int = decides("finish", default=10_000)
     """Samples in a shard at most; shards are filled evenly."""
     retry_failed: bool = False
-    """Give a finished run one more round: what failed in passing or was deferred is tried again, as far as a
-    query is short of it. Each time the command is given."""
+    """Give a finished run one more round, each time the command is run: transient failures and deferred
+    images are tried again where a query is still short."""
     extend: str = ""
     """Folder of a finished run to which the sources are added: only URLs that it has not tried are fetched,
-    into new shards. What decides the content is as in that run; --queries and --out are not given."""
+    into new shards. The options that decide the content are those of that run; leave out --queries and
+    --out."""
     rejected: Literal["all", "sample"] | None = decides("finish", default=None)
     """Rows in rejected/: all, or about 100,000 of each reason; by default all up to 10 million candidates."""
     keep_staging: bool = False
@@ -166,7 +169,7 @@ class CrawlConfig:
         if self.extend and (self.retry_failed or self.restart or self.stage != "all"):
             raise ValueError("--extend goes neither with --retry-failed nor with --restart nor with --stage")
         if self.restart and self.retry_failed:
-            raise ValueError("--restart begins anew, --retry-failed goes on: give one of them")
+            raise ValueError("--restart starts again, --retry-failed continues: give only one of them")
         if self.extend and self.extend.rstrip("/") != self.out.rstrip("/"):
             raise ValueError("--extend adds to the run's own folder: leave --out out")
         for name in ("per_query", "rounds", "max_captions", "samples_per_shard", "workers", "partition_rows"):

@@ -39,7 +39,7 @@ class FetchOptions:
     """How to fetch; little of it changes which images are right, the rest is outside every fingerprint."""
 
     contact: str = ""
-    """URL or mail address for the User-Agent, so that a site's owner can reach whoever crawls it."""
+    """URL or mail address for the User-Agent, so that a site's owner can reach you."""
     publish_contact: bool = False
     """Name --contact in the dataset card and the manifest too, as whom to write to. Else no file that is
     published has it."""
@@ -53,7 +53,7 @@ class FetchOptions:
     read_timeout: float = 10.0
     """Seconds a server may stay silent."""
     min_rate: float = 1000.0
-    """Bytes a second below which a body is given up, judged from --read-timeout on."""
+    """Bytes per second below which a body is given up, judged from --read-timeout on."""
     max_bytes: int = decides("fetch", default=20 << 20)
     """Bytes of a body."""
     max_redirects: int = 5
@@ -75,7 +75,8 @@ class FetchOptions:
     max_held_bytes: int = 256 << 20
     """Bytes of bodies held in one process, read or waiting to be decoded."""
     opt_out: tuple[OptOut, ...] = decides(default=OPT_OUTS, candidates=_of_pages, fetch=_in_order)
-    """Opt-outs honoured beside robots.txt. Leaving one out takes what its owner reserved: have a licence."""
+    """Opt-outs honoured beside robots.txt. Leaving one out takes images that their owner reserved: have a
+    licence."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work; ValueError says what would."""
@@ -140,9 +141,9 @@ class UnitLimits:
     unit_images: int = 2_000
     """Images in a work unit; a worker fetches one unit at a time, and continues inside it after a stop."""
     unit_rate: float = 100.0
-    """Images a second that a unit aims at: if its sites take long, it holds more than --unit-images."""
+    """Images per second that a unit aims at: if its sites take long, it holds more than --unit-images."""
     unit_seconds: float = 3_600.0
-    """Time that a site may take of one round at its rate; what is left of it comes in the next round."""
+    """Time that a site may take of one round at its rate; its other images come in the next round."""
     unit_lanes: int = 1
     """Units of a round that a site may be in at most, each with an equal share of its rate."""
 

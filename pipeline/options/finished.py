@@ -17,7 +17,8 @@ Several = UseAppendAction[tuple[str, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig:
-    """Say how far a run is, from its files: steps, rates, reasons, slow tasks, who is at work, how to go on.
+    """Show the progress of a run, from its files: steps, rates, reasons, slow tasks, workers, how to
+    continue.
 
     It also reads the folder of an overlap report, and the NAME.work of a query list.
     """
@@ -115,7 +116,7 @@ class IdentityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CompactConfig:
-    """Write the shards of an extended run anew, without the samples that it has dropped.
+    """Write the shards of an extended run again, without the samples that it has dropped.
 
     For readers other than openwit's own. Run the same command again to continue where it stopped.
     """
@@ -140,7 +141,7 @@ class CompactConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TakedownConfig:
-    """Remove samples from every file of a run for good, and refuse them in whatever it does from then on.
+    """Remove samples from every file of a run, and refuse them in later rounds and extensions.
 
     An image goes with all its captions and with every copy of the same bytes. Run the same command again to
     finish a takedown that was interrupted.
@@ -161,7 +162,7 @@ class TakedownConfig:
     sha256: Several = ()
     """SHA-256 of an image's bytes as fetched: the column sha256 of the shards."""
     phash: Several = ()
-    """Perceptual hash, 64 hex digits, of a picture that is meant however it is encoded: the column phash."""
+    """Perceptual hash of a picture, 64 hex digits as in the column phash, however the picture is encoded."""
     phash_distance: int = hashlist.DISTANCE
     """Bits of 256 in which a picture may differ from --phash."""
     overlap: Several = ()
@@ -222,7 +223,7 @@ class ScoreConfig:
 class IndexConfig:
     """Index a dataset for `openwit browse`: the place of each picture in its tar, and a full-text search.
 
-    Only what has changed since the last time is read again.
+    Only shards that have changed since the last time are read again.
     """
 
     EXAMPLES: ClassVar = ("openwit index run",)
@@ -238,7 +239,7 @@ class IndexConfig:
     """Folder for NAME.tar.idx of each shard, as Megatron-Energon reads them beside the shards; not written by
     default."""
     check: bool = False
-    """Say what would be indexed, and write nothing."""
+    """Print the plan, and write nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,14 +259,14 @@ class BrowseConfig:
     """Folder of a run, local or on an object store, or a glob of WebDataset archives such as
     'cc12m/*.tar'."""
     host: str = "127.0.0.1"
-    """Address to listen on. With any other than loopback's, whoever has the printed address, which holds a
+    """Address to listen on. With any address but loopback's, everybody who has the printed URL, which holds a
     token, sees the dataset."""
     port: int = 8000
     """Port to listen on, 0 for any that is free."""
     open: bool = True
     """Open the page in the browser."""
     checkpoint: str = ""
-    """A CLIP model for search by meaning: what a text says, or what looks like a picture. A training run, or
+    """A CLIP model for search by meaning: by a text, or by a picture. A training run, or
     weights of open_clip, OpenAI or Hugging Face. Every picture is encoded once, before the page opens."""
     overlap: Several = ()
     """Folder of an `openwit overlap` report on this dataset: its pairs, at any threshold. May be given
@@ -274,7 +275,7 @@ class BrowseConfig:
     """Show mail addresses and telephone numbers in captions as [email] and [phone]; the search finds them
     all the same."""
     check: bool = False
-    """Say what would be indexed and shown, and write nothing."""
+    """Print the plan, and write nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +283,7 @@ class PushConfig:
     """Send a finished run to the Hugging Face Hub as a dataset: shards, rows, account, report and card.
 
     Log in first, by `hf auth login` or HF_TOKEN. Run the same command again to continue where it stopped, and
-    after `extend` or `takedown`: files that the run has no more are removed there.
+    after `extend` or `takedown`: files that the run no longer has are removed there.
     """
 
     EXAMPLES: ClassVar = ("openwit push run --to hf://datasets/you/dogs",)
@@ -291,11 +292,11 @@ class PushConfig:
     run: str
     """Folder of the finished run on this machine."""
     to: str
-    """Repository, as hf://datasets/OWNER/NAME. It is made if it is not there."""
+    """Repository, as hf://datasets/OWNER/NAME. It is created if it does not exist."""
     private: bool = False
     """Make a new repository private."""
     forget_history: bool = False
-    """Remove the repository's earlier commits, which hold what a takedown has removed since: for good."""
+    """Remove the repository's earlier commits, which still hold samples that a takedown removed."""
     check: bool = False
     """Print the number and size of the files and the effective configuration, and send nothing."""
 

@@ -21,7 +21,7 @@ class ImageOptions:
     image_size: int = 256
     """Side in pixels that --resize-mode refers to; images are never enlarged."""
     resize_mode: ResizeMode = "shorter"
-    """shorter: the shorter side becomes --image-size; longer: the longer one; square: as shorter, then the
+    """shorter: the shorter side becomes --image-size; longer: the longer side; square: as shorter, then the
     centre is cut out; keep: no resizing."""
     min_side: int = 32
     """Shortest side in pixels of the original that is taken."""
@@ -36,8 +36,8 @@ class ImageOptions:
     quality: int = 90
     """JPEG quality of the stored image."""
     describe: Describe = "now"
-    """now: keep beside each image what `openwit overlap` compares; later: leave that to overlap, which then
-    decodes every stored image, and spare a sixth of the time in decoding."""
+    """now: store the descriptors that `openwit overlap` compares beside each image; later: leave that to
+    overlap, which then decodes every stored image, and save a sixth of the time in decoding."""
     formats: tuple[str, ...] = decides("candidates", "fetch", default=WEB_FORMATS)
     """Formats taken, told from the content, never from a name or a header of the server; bmp, tiff and ppm
     can be added."""

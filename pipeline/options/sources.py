@@ -55,7 +55,7 @@ class SourceOptions:
     keep_columns: UseAppendAction[tuple[str, ...]] = ()
     """Further column to carry along. May be given several times."""
     empty_captions: bool = False
-    """Take rows of a list that have no caption, too, under an empty one, and lists without captions."""
+    """Also take rows without a caption, with an empty caption, and lists without captions."""
     base_url: str | None = None
     """URL under which a folder of HTML was served; a page's URL is this plus its relative path."""
     source_prefix: str = ""

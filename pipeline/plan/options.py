@@ -47,7 +47,8 @@ class PlanConfig:
     rounds: int = 3
     """As in the crawl: rounds of fetching at most."""
     unit_seconds: float = 3600.0
-    """As in the crawl: seconds that a site has in a round; what it cannot give by the last one is missing."""
+    """As in the crawl: seconds that a site has in a round; images that it cannot serve by the last round are
+    missing."""
     runner: str = ""
     """As in the crawl, such as DataflowRunner: a cluster takes time to start each job. A crawl has one for
     the candidates, one to select, one per round and one to finish; the overlap analysis has two."""
@@ -63,7 +64,7 @@ class PlanConfig:
     gpus: int = 8
     """Devices that train together."""
     mfu: float = 0.0
-    """Share of the device's peak that training reaches; 0: what the rates say."""
+    """Share of the device's peak that training reaches; 0: as the rates say."""
 
     rates: str = ""
     """TOML of measured rates; the default's come from `python -m bench.plan_rates`."""

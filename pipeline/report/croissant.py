@@ -67,7 +67,7 @@ _QUERY_COLUMNS: Final = {
     "matched": ("sc:Integer", "samples that matched"),
     "kept": ("sc:Integer", "samples that list it in query_ids"),
     "present": ("sc:Integer", "samples in the set that contain it"),
-    "short": ("sc:Integer", "what it lacks although there was more to try"),
+    "short": ("sc:Integer", "samples that it lacks although there were more to try"),
 }  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def _records(manifest: Manifest) -> list[Node]:
         _field("queries", name, kind, text, file | {"extract": {"column": name}})
         for name, (kind, text) in _QUERY_COLUMNS.items()
     ]
-    found = [_record_set("queries", "query_id", "What each query matched and kept.", queries)]
+    found = [_record_set("queries", "query_id", "Samples that each query matched and kept.", queries)]
     if not manifest.shards:
         return found
     key = {"fileSet": {"@id": "images"}, "extract": {"fileProperty": "filename"},
@@ -174,7 +174,7 @@ def _records(manifest: Manifest) -> list[Node]:
     return [
         *found,
         _record_set("pictures", "key", "The images by key.", pictures),
-        _record_set("samples", "key", "One row a sample; its image is the one of the same key.", rows),
+        _record_set("samples", "key", "One row per sample; the image has the same key.", rows),
     ]
 
 

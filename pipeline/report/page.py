@@ -145,7 +145,7 @@ def titles(run: Collected) -> dict[str, str]:
         said["counts"] = f"{percent(balance.below_cap)} of the queries match fewer samples than the cap"
         said["share"] = (
             f"The most frequent 1% of the queries have {percent(share['matched'])} of the matches and "
-            f"{percent(share['kept'])} of what is kept"
+            f"{percent(share['kept'])} of the kept samples"
         )
     if found.samples:
         said["words"] = f"Half of the captions have {count(middle(found.by_words), 'word')} or fewer"
@@ -163,7 +163,7 @@ def titles(run: Collected) -> dict[str, str]:
         )
     if network.pace:
         fastest = max(row[1] for row in network.pace) / network.width
-        said["pace"] = f"At its fastest {fastest:,.0f} images a second were answered"
+        said["pace"] = f"At its fastest {fastest:,.0f} images per second were answered"
     if any(network.latency):
         said["latency"] = (
             f"Half of the answers took less than {seconds(quantile(network.latency, 0.5))}, "
@@ -262,7 +262,7 @@ def crawl_text(run: Collected) -> str:
         f"({percent(good / max(tried, 1))}); {size(sum(one.bytes for one in rounds))} received."
     )
     if not network.units:
-        return f"{text} The logs of the fetched units are not there any more."
+        return f"{text} The logs of the fetched units are gone."
     answers = sum(number for status, number in network.statuses.items() if status != "0")
     return (
         f"{text} {count(network.requests, 'request')}, robots.txt and redirects included, to "
@@ -274,7 +274,7 @@ def sites_text(run: Collected, shown: list[Site]) -> str:
     """Return which sites the table shows."""
     total = len(run.network.sites)
     if total <= len(shown):
-        which = "All sites that were asked." if total > 1 else "The one site that was asked."
+        which = "All sites that were asked." if total > 1 else "The only site that was asked."
     else:
         which = (
             f"Of {total:,} sites those with the most images and those with the most failures; all are in "

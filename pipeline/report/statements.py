@@ -89,7 +89,7 @@ def preprocessing(manifest: Manifest) -> list[str]:
         f"Texts of {text.min_chars} to {text.max_chars:,} characters and of "
         f"{text.min_words} to {text.max_words:,} words.",
         _when(options.lang != "any", f"Texts that are improbable as {code(options.lang)} by fastText's "
-              "lid.176 and by what their page says are left out; the most probable language is in `lang`."),
+              "lid.176 and by their page are left out; the most probable language is in `lang`."),
         _when(text.file_names, "No file names, addresses or identifiers as texts."),
         _when(text.camera_settings, "No camera settings as texts."),
         _when(text.boilerplate, "No boilerplate texts of pages."),
@@ -151,7 +151,9 @@ def personal(manifest: Manifest) -> list[str]:
 def limitations(manifest: Manifest) -> list[str]:
     """Return what users must know, as far as the configuration tells."""
     options, said = options_of(manifest), []
-    said.append("The texts are what pages say beside an image. Nobody has checked that they describe it.")
+    said.append(
+        "The texts are those that pages put beside an image. Nobody has checked that they describe it."
+    )
     if not options.keep_if:
         said.append(
             "No classifier has looked at the images: violent, sexual or hateful content may be among them."
@@ -172,14 +174,14 @@ def limitations(manifest: Manifest) -> list[str]:
 def follows(manifest: Manifest) -> str:
     """Return what decides on what is in the set."""
     queries = "the queries, " if is_balanced(manifest) else ""
-    return f"What the set shows follows {queries}the pages that were read, and who may be crawled"
+    return f"The content of the set follows {queries}the pages that were read, and who may be crawled"
 
 
 def rights() -> str:
     """Return to whom the images and texts belong."""
     return (
         "The images and texts belong to their owners, who have licensed nothing by being listed here. "
-        "Whoever uses them answers for having the right to."
+        "If you use them, you are responsible for having the right to."
     )
 
 
@@ -188,7 +190,7 @@ def takedown(manifest: Manifest) -> str:
     contact = manifest.configuration.get("contact")
     whom = f"Write to {contact}."
     if not contact:
-        whom = "No contact is published with this set: whoever publishes it should name one here."
+        whom = "No contact is published with this set: if you publish it, name one here."
     return f"{whom} `openwit takedown` removes samples by URL, domain or hash from every file of the set."
 
 

@@ -1,4 +1,4 @@
-"""`openwit takedown`: remove samples from a run for good, and refuse them from then on.
+"""`openwit takedown`: remove samples from a run, and refuse them from then on.
 
 What is to happen is written down first, in RUN/takedown.json, and done after that in steps that can be
 repeated; a takedown that was killed is finished by the next one. The file names nothing but digests.
@@ -54,7 +54,9 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
         raise ValueError(f"{layout.root} holds no run")
     is_known = is_finished or run_folder.current(layout.root).replaces
     if is_known and storage.exists(layout.stage("finish")) and not run_folder.is_done(layout, "finish"):
-        raise ValueError("the crawl stopped just before its end: run its command again first, then this one")
+        raise ValueError(
+            "the crawl stopped just before its end: run its command again first, then this command"
+        )
     if message := extend.interrupted(layout.root):
         raise ValueError(message)
     for part in extend.layouts(layout.root):
@@ -80,7 +82,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
             apply(layout, write_down(layout, tombstones, counts, options.overlap))
             output().print(
                 f"{count(samples, 'sample')} removed from {layout.root}; "
-                "what was named is refused from now on",
+                "the named images are refused from now on",
                 soft_wrap=True,
             )
     return 0
@@ -185,10 +187,10 @@ def _read_pending(layout: Layout) -> Pending | None:
         Tombstones.from_json(pending.tombstones)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"{path} is not what `openwit takedown` writes: {checked_manifest.told(error)}"
+            f"{path} is not written by `openwit takedown`: {checked_manifest.told(error)}"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not what `openwit takedown` writes ({error})") from None
+        raise ValueError(f"{path} is not written by `openwit takedown` ({error})") from None
     _check_reports(pending.overlap)
     return pending
 

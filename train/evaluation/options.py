@@ -56,7 +56,7 @@ class EvalConfig:
     """Lines of the help."""
 
     task: tyro.conf.UseAppendAction[tuple[Task, ...]]
-    """What to measure. May be given several times: all goes into one report."""
+    """Task to measure. May be given several times: one report has them all."""
     out: str
     """Folder of the result."""
     checkpoint: Several = ()
@@ -136,7 +136,7 @@ class EvalConfig:
     """Prompt around every caption in retrieval; the paper's is "a photo of {}"."""
 
     limit: int = 0
-    """Evaluate at most so many examples of a set, those of smallest hash; 0: all."""
+    """Evaluate at most this many examples per set, those of smallest hash; 0: all."""
     gallery: int = 24
     """Examples of each set that the report shows, drawn at random."""
     confidence: float = 0.95
@@ -150,7 +150,7 @@ class EvalConfig:
     """Vocabulary of imported weights: a file of merges; by default that beside them, else CLIP's own from an
     installed open_clip_torch."""
     activation: Literal["auto", "quick-gelu", "gelu"] = "auto"
-    """Of imported weights; auto: what their configuration says, else OpenAI's quick-gelu."""
+    """Activation of imported weights; auto: as their configuration says, else OpenAI's quick-gelu."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU if there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
