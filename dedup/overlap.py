@@ -33,7 +33,7 @@ from dedup.near_captions import PARAMETERS
 from dedup.options import OverlapConfig
 from dedup.parts import FOUND, FoundCopies, Joining, MatchedShard, PlantedCopies, TrainingShard
 from dedup.training_set import TrainingSet
-from pipeline import schemas, storage
+from pipeline import safe_html, schemas, storage
 from pipeline.config import named
 from pipeline.flow.parts import Part, only
 from pipeline.flow.runner import Runner
@@ -136,8 +136,10 @@ def run(job: OverlapJob) -> Findings:
         _found(job, concluded, planted, results, detectors),
         dropped=_publish(job, concluded, matches), text=_publish_texts(job, results),
     )  # fmt: skip
-    page = report.render(found, concluded, matches, results, files, config.gallery)
-    storage.write_bytes(storage.join(job.out, "index.html"), page.encode())
+    path = storage.join(job.out, "index.html")
+    links = safe_html.link(path, storage.join(config.run, "report", "index.html"), "the training set")
+    page = report.render(found, concluded, matches, results, files, config.gallery, links)
+    storage.write_bytes(path, page.encode())
     # Last: it is what a finished analysis is known by.
     storage.write_bytes(
         storage.join(job.out, "report.json"),

@@ -62,7 +62,7 @@ def chosen(matches: pa.Table, name: str, count: int) -> pa.Table:
 
 def render(
     found: Findings, concluded: list[Conclusion], matches: pa.Table, results: list[MatchedShard],
-    files: ExampleIndex, gallery: int,
+    files: ExampleIndex, gallery: int, links: Sequence[tuple[str, str]] = (),
 ) -> str:  # fmt: skip
     """Return the page."""
     shown = {one.dataset.name: chosen(matches, one.dataset.name, gallery) for one in concluded}
@@ -90,7 +90,7 @@ def render(
         Path(__file__).parent, {"percent": percent, "points": points, "p": p_value},
         found=found, sets=list(zip(found.datasets, sets, strict=True)), worst=worst(found.datasets),
         answer=answer(found.datasets),
-        panels=figure(found.datasets),
+        panels=figure(found.datasets), links=links,
     )  # fmt: skip
 
 

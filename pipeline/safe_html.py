@@ -8,17 +8,28 @@ import base64
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import jinja2
 import markupsafe
 
+from pipeline import storage
 from pipeline.formats import count
 from pipeline.untrusted import visible
 
 _SHARED: Final = Path(__file__).parent
+
+
+def link(page: str, target: str, text: str) -> list[tuple[str, str]]:
+    """Return a link from a page to another one of this machine, by `render`'s `links`, if that is there."""
+    if not (storage.is_local(page) and storage.is_local(target) and storage.exists(target)):
+        return []
+    start = storage.local_path(page).resolve().parent
+    return [("./" + quote(os.path.relpath(storage.local_path(target).resolve(), start)), text)]
 
 
 def trusted(text: str) -> markupsafe.Markup:
@@ -66,6 +77,6 @@ def render(folder: Path, filters: Mapping[str, Callable[..., str]] | None = None
         for paths in ([_SHARED / "page.css", folder / "report.css"], [folder / "report.js"])
     )
     return environment.get_template("report.html").render(
-        **values, style=trusted(style), style_hash=content_hash(style),
+        **{"links": (), **values}, style=trusted(style), style_hash=content_hash(style),
         script=trusted(script), script_hash=content_hash(script),
     )  # fmt: skip

@@ -94,6 +94,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     path, _ = place.renew(of, lambda done, total, rows: None)
     db = sqlite3.connect(path)  # pictures of one scene have the fixture's same hash: none
     db.executemany("INSERT INTO near VALUES (?, 1, ?)", [(1, 0), (6, 3)])
+    db.execute("UPDATE samples SET phash = zeroblob(32)")
     db.commit()
     db.close()
     model = Semantic(path, str(eval_models.training_run(folder.parent / "model")))

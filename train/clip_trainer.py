@@ -168,8 +168,9 @@ def _fit(config: TrainConfig, world: World) -> TrainingResult:
         on_device=p.resize == "device",
     )  # fmt: skip
     files = checkpoint.vocabulary_file(p.tokenizer)
-    result = run(trainer, pieces, files=files, evaluate=_evaluation(trainer, labelled))
-    return replace(result, chance={one.name: one.chance for one in labelled})
+    chance = {one.name: one.chance for one in labelled}
+    result = run(trainer, pieces, files=files, evaluate=_evaluation(trainer, labelled), chance=chance)
+    return replace(result, chance=chance)
 
 
 def _evaluation(trainer: ClipTrainer, labelled: list[LabelledSet]) -> Evaluate | None:

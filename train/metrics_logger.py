@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log lines, metrics.jsonl, TensorBoard, a progress bar."""
+"""What a run tells while it trains: log lines, metrics.jsonl, its page, TensorBoard, a progress bar."""
 
 import json
 import logging
@@ -10,6 +10,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import storage
+from train.run_page import Writer
 
 log = logging.getLogger("train")
 
@@ -17,9 +18,12 @@ log = logging.getLogger("train")
 class MetricsLogger:
     """Tell the metrics of steps; on ranks other than the first, nothing."""
 
-    def __init__(self, out: str, first_step: int, steps: int, tensorboard: bool, silent: bool) -> None:
+    def __init__(
+        self, out: str, first_step: int, steps: int, tensorboard: bool, silent: bool,
+        page: Writer | None = None,
+    ) -> None:  # fmt: skip
         self._path = storage.join(out, "metrics.jsonl")
-        self._silent = silent
+        self._silent, self._page = silent, page
         self._lines: list[str] = []
         self._progress: Progress | None = None
         self._board: Any = None
@@ -57,6 +61,7 @@ class MetricsLogger:
         if storage.is_local(self._path):
             with storage.local_path(self._path).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+        self._show(running=True)
         if self._board is not None:
             for name, value in metrics.items():
                 if isinstance(value, int | float):
@@ -83,6 +88,16 @@ class MetricsLogger:
         if self._board is not None:
             self._board.close()
         self.flush()
+        self._show(running=False)
+
+    def _show(self, *, running: bool) -> None:
+        """Write the page; a disk that fails to take it does not stop what is trained."""
+        if self._page is None or self._silent:
+            return
+        try:
+            self._page.write(self._lines, running=running)
+        except OSError as error:
+            log.warning("report.html could not be written: %s", error)
 
 
 def _short(value: Any) -> str:

@@ -32,7 +32,7 @@ class RunConfig(ABC):
     shards: Paths
     """A run's folder, or a WebDataset as a pattern of tars. May be given several times."""
     out: str
-    """Folder of the training run: checkpoints/, metrics.jsonl, config.toml."""
+    """Folder of the training run: checkpoints/, report.html, metrics.jsonl, config.toml."""
     model: str
     """Which model."""
     check: bool = False
@@ -101,6 +101,9 @@ class RunConfig(ABC):
     """Steps between lines of the log and of metrics.jsonl."""
     tensorboard: bool = False
     """Write TensorBoard's event files, too."""
+    compare: Paths = ()
+    """Folder of another training run, whose curves are drawn beside in report.html, at most four. May be
+    given several times."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""

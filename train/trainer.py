@@ -24,6 +24,7 @@ from train.distributed import World
 from train.loss import count_equal_pairs
 from train.metrics_logger import MetricsLogger, peak_memory_gb
 from train.optimizer import learning_rate, make_optimizer
+from train.run_page import Writer
 from train.training_run import Setup, TrainingResult, default_workers
 
 Evaluate = Callable[[], dict[str, float]]
@@ -159,6 +160,7 @@ class Trainer(ABC, Generic[B]):
             "step": self.step,
             "loss": float(loss),
             **self.own_metrics(batch),
+            "seconds": round(self.seconds, 1),
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": self.grad_norm(),
             f"{self.unit}_per_second": round(self.setup.shape.batch * steps / seconds, 2),
@@ -188,15 +190,24 @@ class Trainer(ABC, Generic[B]):
 def run(
     trainer: Trainer[B], pieces: SampleDataset[Any, B], *,
     files: dict[str, bytes] | None = None, evaluate: Evaluate | None = None,
+    chance: dict[str, float] | None = None,
 ) -> TrainingResult:  # fmt: skip
-    """Take all steps that are left, with everything around them; `files` go into every checkpoint."""
+    """Take all steps that are left, with everything around them; `files` go into every checkpoint.
+
+    chance: accuracy of always answering the commonest class, by evaluation set, for the page.
+    """
     p, world = trainer.setup, trainer.world
     config, first = p.config, world.rank == 0
     if first:
         text = parser.to_toml(p.effective())
         storage.write_bytes(storage.join(config.out, "config.toml"), text.encode())
     writer = checkpoint.Writer(config.out, files or {}, config.keep_checkpoints)
-    logger = MetricsLogger(config.out, trainer.step, p.steps, config.tensorboard, silent=not first)
+    page = (
+        Writer(config.out, p.steps, compare=config.compare, shards=config.shards, chance=chance or {})
+        if first
+        else None
+    )
+    logger = MetricsLogger(config.out, trainer.step, p.steps, config.tensorboard, silent=not first, page=page)
     stop = distributed.SharedStop(world, config.max_minutes)
     try:
         workers = default_workers(config.workers, world)

@@ -165,7 +165,7 @@ async function samples(given, rejected = false) {
   const bar = element("div", { class: "bar" });
   const list = rejected ? element("tbody") : element("div", { class: "grid" });
   const whole = rejected
-    ? element("div", { class: "scroll" }, element("table", { class: "rejects" }, element("thead", {}, element("tr", {}, ...["reason", "caption", "URL", "detail"].map((name) => element("th", {}, name)))), list))
+    ? element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", { class: "rejects" }, element("thead", {}, element("tr", {}, ...["reason", "caption", "URL", "detail"].map((name) => element("th", {}, name)))), list))
     : list;
   put(title(rejected ? "Rejected" : "Samples"), bar, whole);
   await filters(bar, given, view, rejected);
@@ -240,7 +240,7 @@ async function sample(uid) {
           ...facts.map(([name, value]) => pair(name.replaceAll("_", " "), typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : String(value))),
         ]),
         row.queries?.length ? element("h2", {}, "Queries") : null,
-        row.queries?.length ? element("p", {}, ...row.queries.flatMap((query) => [element("span", { class: query.keeps ? "keeps" : "" }, link(query.query, "query", {}, query.id)), query.keeps ? " keeps it" : "", "; "])) : null,
+        row.queries?.length ? element("p", {}, ...row.queries.flatMap((query, index) => [element("span", { class: query.keeps ? "keeps" : "" }, link(query.query, "query", {}, query.id)), query.keeps ? " keeps it" : "", index + 1 < row.queries.length ? "; " : ""])) : null,
         row.rejected?.length ? element("h2", {}, "Rejected or merged") : null,
         row.rejected?.length ? table(row.rejected.map(rejectedRow)) : null,
       )),
@@ -254,7 +254,7 @@ async function queries(given) {
   const head = columns.map((name) => element("th", { class: name === "query" ? "" : "number", scope: "col" }, link(name, "queries", { ...given, sort: name === "query" ? name : `-${name}` })));
   put(title("Queries"),
     element("div", { class: "bar" }, element("input", { type: "search", placeholder: "Find a query", "aria-label": "Find a query", value: given.q ?? "", onchange: (event) => go("queries", { ...given, q: event.target.value }) })),
-    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...head)), list)));
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, ...head)), list)));
   await endless((offset) => ask("queries", { q: given.q, sort, offset, limit: ROWS }),
     (row) => element("tr", {}, element("td", {}, link(row.query, "query", {}, row.id)), ...columns.slice(1).map((name) => element("td", { class: "number" }, number(row[name])))), list, ROWS);
 }
@@ -275,7 +275,7 @@ async function sites(given) {
   const column = (name, text) => element("th", { class: "number", scope: "col" }, link(text, "sites", { ...given, of: name }));
   put(title("Sites"),
     element("div", { class: "bar" }, element("input", { type: "search", placeholder: "Begins with", "aria-label": "Begins with", value: given.q ?? "", onchange: (event) => go("sites", { ...given, q: event.target.value }) })),
-    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "site"), column("samples", "samples"), column("rejects", "rejected rows"))),
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "site"), column("samples", "samples"), column("rejects", "rejected rows"))),
       element("tbody", {}, ...rows.map((row) => element("tr", {}, element("td", {}, link(row.value, "samples", { site: row.value })),
         element("td", { class: "number" }, number(row.samples)), element("td", { class: "number" }, link(number(row.rejects), "rejects", { site: row.value }))))))));
 }
@@ -398,7 +398,7 @@ async function live() {
     element("td", { class: "number" }, short(step.rate)), element("td", { class: "number" }, step.ended ? "done" : step.seconds_left === null ? "" : `${number(Math.round(step.seconds_left))} s left`)));
   const current = state.steps.findLast((step) => Object.keys(step.reasons ?? {}).length);
   put(title(`The run is ${state.state}`),
-    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...["step", "", "tasks", "images", "per second", ""].map((name) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rows))),
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, ...["step", "progress", "tasks", "images", "per second", "time"].map((name) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rows))),
     current ? element("h2", {}, `Reasons in ${current.step}`) : null,
     current ? element("table", {}, element("tbody", {}, ...Object.entries(current.reasons).sort((a, b) => b[1] - a[1]).map(([reason, count]) => element("tr", {}, element("td", {}, reason || "fetched"), element("td", { class: "number" }, number(count)))))) : null);
   const pictures = state.state === "complete" ? [] : await ask("arrived").catch(() => []);

@@ -257,7 +257,7 @@ class Search:
     def sample(self, uid: str) -> dict[str, Any] | None:
         """Return a sample's row, or None."""
         row = self._db.execute("SELECT * FROM samples WHERE uid = ?", (uid,)).fetchone()
-        return dict(row) if row else None
+        return {name: row[name] for name in row.keys() if name != "phash"} if row else None  # noqa: SIM118
 
     def by_uids(self, uids: Sequence[str]) -> list[dict[str, Any]]:
         """Return samples in the order of their uids as given; those that are not there are left out."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline import storage
+from pipeline import safe_html, storage
 from pipeline.images.decode import Unreadable
 from train.evaluation import (
     averages,
@@ -65,10 +65,15 @@ def run(config: EvalConfig, watch: EncodingWatch) -> Evaluation:
     done.results = averages.with_splits(done.results, config.confidence)
     found = results.to_json(done.results, done.paths, config.language)
     storage.write_bytes(storage.join(config.out, "results.json"), found)
-    page = report.render(
-        done.results, config, done.gflops, averages.over_sets(done.results, config.confidence)
-    )
-    storage.write_bytes(storage.join(config.out, "report.html"), page.encode())
+    path = storage.join(config.out, "report.html")
+    links = [
+        link
+        for one in models.sources(config.checkpoint)
+        for link in safe_html.link(path, storage.join(one.path, "report.html"), f"the training of {one.name}")
+    ]
+    averaged = averages.over_sets(done.results, config.confidence)
+    page = report.render(done.results, config, done.gflops, averaged, links)
+    storage.write_bytes(path, page.encode())
     return done
 
 

@@ -36,7 +36,10 @@ class Figures(NamedTuple):
     labels: list[Chart]
 
 
-def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float], averages: Averages) -> str:
+def render(
+    found: Sequence[Result], config: EvalConfig, gflops: dict[str, float], averages: Averages,
+    links: Sequence[tuple[str, str]] = (),
+) -> str:  # fmt: skip
     """Return the page."""
     by_task = {str(task): [one for one in found if one.task == task] for task in get_args(Task)}
     models = list(dict.fromkeys(one.model for one in found))
@@ -51,7 +54,7 @@ def render(found: Sequence[Result], config: EvalConfig, gflops: dict[str, float]
         corrupted=len(corrupted),
         tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages, config),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
-        baseline=bool(config.baseline),
+        baseline=bool(config.baseline), links=links,
         wins=paper_figures.wins(by_task.get("linear-probe", []), config.confidence),
     )  # fmt: skip
 
