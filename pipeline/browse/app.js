@@ -330,12 +330,14 @@ async function overlap(given) {
   const mine = turn;
   const reports = await ask("overlap");
   const all = reports.flatMap((report, index) => report.sets.map((set) => ({ ...set, report: index, folder: report.folder })));
+  const share = (one) => one.bins.reduce((sum, count, index) => sum + (one.low + ((index + 1) * (1 - one.low)) / one.bins.length >= (one.threshold ?? 1) ? count : 0), 0) / (one.examples || 1);
+  all.sort((a, b) => share(b) - share(a)); // the most contaminated first
   const set = all.find((one) => one.name === given.set && String(one.report) === (given.report ?? String(one.report))) ?? all[0];
   if (!set) return put(title("Overlap"), element("p", {}, "The report has no sets."));
   const choice = element("select", { "aria-label": "evaluation set", onchange: (event) => { const one = all[event.target.value]; go("overlap", { set: one.name, report: one.report }); } },
     ...all.map((one, index) => element("option", { value: index, selected: one === set }, reports.length > 1 ? `${one.name} in ${one.folder}` : one.name)));
   const slider = element("input", { type: "range", min: set.low, max: 1, step: 0.001, value: given.at || set.threshold || 1, "aria-label": "Threshold of similarity" });
-  const said = element("p", { role: "status" }), list = element("div", { class: "pairs" }), most = Math.max(1, ...set.bins);
+  const said = element("p", { role: "status" }), list = element("div"), most = Math.max(1, ...set.bins);
   const bars = set.bins.map((count) => { const bar = element("i"); bar.style.height = `${(100 * count) / most}%`; return bar; });
   const read = () => {
     const at = (Number(slider.value) - set.low) / ((1 - set.low) / set.bins.length || 1);
@@ -343,10 +345,12 @@ async function overlap(given) {
   };
   const look = async () => {
     const cut = slider.value;
-    const page = await ask(`overlap/${set.report}`, { dataset: set.name, most: cut, limit: 24 });
+    const page = await ask(`overlap/${set.report}`, { dataset: set.name, most: cut, before: 12, limit: 24 });
     if (mine !== turn || cut !== slider.value) return;
-    said.textContent = `At ${short(Number(cut))}, ${number(page.above)} of ${number(set.examples)} examples overlap (verified pairs; the report's threshold is ${short(set.threshold ?? 1)}). Below are the pairs from there downwards.`;
-    list.replaceChildren(...page.pairs.map((pair) => pairOf(set, pair)));
+    said.textContent = `At ${short(Number(cut))}, ${number(page.above)} of ${number(set.examples)} examples overlap (verified pairs; the report's threshold is ${short(set.threshold ?? 1)}).`;
+    const [above, below] = [true, false].map((side) => page.pairs.filter((pair) => (pair.similarity >= Number(cut)) === side));
+    list.replaceChildren(...[["Just above", above], ["Just below", below]].filter(([, pairs]) => pairs.length)
+      .flatMap(([name, pairs]) => [element("h2", {}, name), element("div", { class: "pairs" }, ...pairs.map((pair) => pairOf(set, pair)))]));
   };
   slider.addEventListener("input", read);
   slider.addEventListener("change", look);

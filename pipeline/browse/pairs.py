@@ -43,25 +43,26 @@ class Pairs:
         return [
             {
                 "name": one.get("name"), "examples": one.get("examples"), "threshold": one.get("threshold"),
-                **self._counts(str(one.get("name"))),
+                **self._counts(str(one.get("name")), one.get("threshold")),
             }
             for one in self._sets
         ]  # fmt: skip
 
-    def _counts(self, name: str) -> dict[str, Any]:
+    def _counts(self, name: str, threshold: object) -> dict[str, Any]:
         table = self._of(name)
         similarity = table["similarity"].to_numpy()
-        low = float(np.floor(similarity.min() * 100) / 100) if len(table) else 0.0
+        lowest = [*similarity.tolist()[-1:], *([threshold] if isinstance(threshold, int | float) else [])]
+        low = float(np.floor(min(lowest, default=0.0) * 100) / 100)
         edges = np.linspace(low, 1.0, _BINS + 1)
         verified = table["verified"].to_numpy(zero_copy_only=False)
         counts, _ = np.histogram(np.clip(similarity[verified], low, 1.0), edges)
         return {"low": low, "pairs": len(table), "bins": counts.tolist()}
 
-    def page(self, name: str, most: float, offset: int, limit: int) -> dict[str, Any]:
-        """Return pairs of a set whose similarity is at most `most`, the most similar first."""
+    def page(self, name: str, most: float, before: int, offset: int, limit: int) -> dict[str, Any]:
+        """Return pairs of a set, the most similar first: those of at most `most`, after `before` others."""
         table = self._of(name)
         similarity: npt.NDArray[np.float32] = table["similarity"].to_numpy()
-        start = int(np.searchsorted(-similarity, -most, side="left")) + offset
+        start = max(0, int(np.searchsorted(-similarity, -most, side="left")) - before) + offset
         verified = table["verified"].to_numpy(zero_copy_only=False)
         above = int((verified & (similarity >= most)).sum())
         return {"total": len(table), "above": above, "pairs": table.slice(start, limit).to_pylist()}

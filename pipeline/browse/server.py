@@ -233,7 +233,8 @@ class Server:
         given = request.query
         offset, limit = (_whole(given.get(name), default) for name, default in _PAGING)
         most = _real("most", given.get("most") or "1")
-        page = self._report(request).page(given.get("dataset", ""), most, offset, min(limit, MOST))
+        before = _whole(given.get("before"), 0)
+        page = self._report(request).page(given.get("dataset", ""), most, before, offset, min(limit, MOST))
         return page | {"pairs": [self._shown(pair) for pair in page["pairs"]]}
 
     def stars(self, request: web.Request) -> list[list[dict[str, Any]]]:
