@@ -64,7 +64,12 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
         text = generator.integers(0, rows * 2, count)
         words = [pa.array(text // 7**i % 9973).cast(pa.string()) for i in range(4)]
         caption = pc.binary_join_element_wise("a photo of item", *words, "in the garden", " ")
-        constant = {"page_url": "https://site.example/page.html", "source": "bench", "extra": ""}
+        constant = {
+            "page_url": "https://site.example/page.html",
+            "source": "bench",
+            "extra": "",
+            "page_rights": "",
+        }
         table = pa.table(
             {
                 "uid": uid,
@@ -77,7 +82,7 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
                 "lang": ["en"] * count,
                 "lang_score": np.full(count, 0.9, np.float32),
                 "lang_page": [""] * count,
-                **{name: [constant[name]] * count for name in ("page_url", "source", "extra")},
+                **{name: [constant[name]] * count for name in ("page_url", "source", "extra", "page_rights")},
             }
         ).cast(schemas.CAPTION_ROWS)
         path = str(folder / f"{number:06d}.parquet")

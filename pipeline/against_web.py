@@ -55,8 +55,9 @@ def choose(state: FinishedSet, wanted: int, seed: int) -> list[dict[str, Any]]:
 
 def compare(rows: list[dict[str, Any]], fetch: FetchOptions, images: ImageOptions) -> Comparison:
     """Fetch the URLs of rows and compare what comes with the rows' hashes."""
-    from pipeline.fetch.worker import refuse_reserved
+    from pipeline.fetch.terms import Terms
     from pipeline.http.fetch_thread import FetchLoop
+    from pipeline.images import said
     from pipeline.images.decoder import Decoder
 
     found = Comparison()
@@ -69,7 +70,8 @@ def compare(rows: list[dict[str, Any]], fetch: FetchOptions, images: ImageOption
                 if outcome.reason == "redirect_elsewhere" and not last:
                     elsewhere.append((number, outcome.final_url))
                     continue
-                answer = refuse_reserved(outcome) if "xmp" in fetch.opt_out else outcome
+                terms, about = Terms(fetch.opt_out), said.read(outcome.body, outcome.links)
+                answer = terms.judge(b"", outcome, about)
                 _judge(found, rows[number], answer, decoder)
             wanted = elsewhere
     found.others.sort()

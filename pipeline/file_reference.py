@@ -15,13 +15,22 @@ from dedup.parts import MATCHES, TEXT_MATCHES
 from pipeline import dropped_samples
 from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.finish.parts import SAMPLE_ROWS
-from pipeline.finish.workers import shard_table
+from pipeline.finish.workers import published, shard_table
 from pipeline.manifest import QUERY_COUNTS
 from pipeline.schemas import REJECTED_ROWS
 from queries.merge import QUERIES
 from train.evaluation.results import PREDICTIONS
 
 _UID: Final = "first 32 hex digits of the SHA-256 of the canonical URL: the sample's name everywhere"
+
+_RIGHTS: Final = {
+    "licence": "as the picture, its answer or its page state it: an identifier of SPDX, Creative Commons or "
+               "rightsstatements.org (`RS-...`), `other`, `conflict`, or empty",
+    "licence_url": "of the licence, or else of a page about the terms",
+    "licence_source": "where the licence is stated; of a conflict each statement",
+    "creator": "as the picture's metadata, or markup about it, name them; separated by semicolons",
+    "copyright_notice": "of the picture, or else of its page",
+}  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -38,6 +47,11 @@ def shard_schema() -> pa.Schema:
     """Return the columns of RUN/shards/NNNNN.parquet."""
     schema = shard_table(SAMPLE_ROWS.empty_table(), [], ()).schema
     return schema.append(pa.field("descriptor", pa.binary(PACKED_BYTES)))
+
+
+def rejected_schema() -> pa.Schema:
+    """Return the columns of RUN/rejected/*.parquet."""
+    return published(REJECTED_ROWS.empty_table()).schema
 
 
 def tables() -> list[Table]:
@@ -74,13 +88,12 @@ def tables() -> list[Table]:
             "fetched_at": "when the image was fetched",
             "descriptor": "perceptual descriptors by which `openwit overlap` finds near-duplicates; not with "
                           "`--describe later`",
-            "licence": "licence of the image, or empty", "licence_url": "URL of the licence, or empty",
-            "licence_source": "where the licence was declared", "creator": "creator as declared, or empty",
-            "copyright_notice": "copyright notice as declared, or empty",
-            "synthetic": "whether the image declares that a generator made it",
+            **_RIGHTS,
+            "synthetic": "`generated` or `partly` where something says that a machine made it, or empty",
+            "synthetic_source": "what says so",
         }),
         Table("Rejected rows", "RUN/rejected/*.parquet", "One row per candidate that is not in the set. "
-              "[reasons.md](reasons.md) explains every reason.", REJECTED_ROWS, {
+              "[reasons.md](reasons.md) explains every reason.", rejected_schema(), {
             "uid": f"{_UID}; empty where the URL is not valid",
             "url": "image URL as the source has it",
             "caption": "the candidate's text",
@@ -90,6 +103,7 @@ def tables() -> list[Table]:
             "detail": "more about it, at most 300 characters",
             "candidates": "candidates for which this row accounts; the sum over all rows plus the captions in the "
                           "shards is the number of candidates",
+            **_RIGHTS,
         }),
         Table("Query counts", "RUN/query_counts.parquet", "One row per query. [concepts.md](concepts.md) has an "
               "example in numbers.", QUERY_COUNTS, {

@@ -119,6 +119,7 @@ REASONS: Final[dict[str, Reason]] = {
         placeholder="one picture under many unrelated captions",
         dropped="listed in --drop",
     ),
+    **_of("fetch", "finish", licence="it has none of the licences that --licence names, or none is stated"),
     # Before it is fetched, and when it has arrived; --retry-failed finds such images among the fetched ones.
     **_of("select", "fetch", "finish", over_cap="every query it matches has its --per-query samples"),
     **_of(
@@ -189,6 +190,7 @@ REMEDIES: Final[dict[str, str]] = {
     "bad_aspect": "--max-aspect decides",
     "too_many_pixels": "--max-pixels decides",
     "score_filter": "--keep-if decides",
+    "licence": "--licence decides; most pages state none",
     "placeholder": "--placeholder-captions 0 keeps one picture under many unrelated captions",
     "internal_error": "the details in rejected/ name a fault of openwit: please report it",
 }

@@ -51,8 +51,13 @@ def changes(
     return [
         Change(option, *_shown(option, old, new))
         for option in sorted(old.keys() | new.keys())
-        if old.get(option) != new.get(option)
+        if old.get(option) != new.get(option) and not (option not in old and _is_off(new[option]))
     ]
+
+
+def _is_off(value: Value) -> bool:
+    """Return whether an option does nothing: one that did not exist when a run began has not changed."""
+    return value is None or value is False or value in ("", ())
 
 
 def _typed(semantics: StageOptions, without: frozenset[str]) -> Iterator[tuple[str, Value]]:

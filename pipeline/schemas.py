@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from pipeline import storage
+from pipeline.rights.statements import union
 
 UID_BYTES = 16
 
@@ -29,6 +31,7 @@ CAPTION_ROWS = pa.schema(
         pa.field("page_url", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("extra", pa.string(), nullable=False),  # JSON of the kept columns, or empty
+        pa.field("page_rights", pa.string(), nullable=False),  # of rights.statements.encode
     ]
 )
 
@@ -44,6 +47,7 @@ REJECTED_ROWS = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
         pa.field("candidates", pa.int32(), nullable=False),
+        pa.field("rights", pa.string(), nullable=False),  # what is said of its terms; published as columns
     ]
 )
 
@@ -68,6 +72,9 @@ FETCHED_ROWS = pa.schema(
         pa.field("phash", pa.string(), nullable=False),
         pa.field("quality", pa.int16(), nullable=False),  # 0 to 100: how much detail phash was made from
         pa.field("scores", pa.string(), nullable=False),  # JSON object of score_* columns
+        pa.field("rights", pa.string(), nullable=False),  # what the picture and its answer say of its terms
+        pa.field("synthetic", pa.string(), nullable=False),  # whether a machine made it
+        pa.field("synthetic_source", pa.string(), nullable=False),
         pa.field("blob", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("length", pa.int64(), nullable=False),
@@ -90,6 +97,7 @@ IMAGE_ROWS = pa.schema(
         pa.field("detail", pa.string(), nullable=False),
         pa.field("opt_out", pa.string(), nullable=False),  # what reserves the page's images
         pa.field("page_lang", pa.string(), nullable=False),
+        pa.field("rights", pa.string(), nullable=False),  # what the page says of its terms
     ]
 )
 
@@ -205,9 +213,19 @@ def rejected_table(
             pa.array([reason] * n, pa.string()),
             pa.array([d[:DETAIL_CHARACTERS] for d in details], pa.string()),
             pa.array([candidates] * n, pa.int32()),
+            _rights(table),
         ],
         schema=REJECTED_ROWS,
     )
+
+
+def _rights(table: pa.Table) -> pa.Array | pa.ChunkedArray:
+    """Return what is said of the terms of caption rows, and of their pictures if those were looked at."""
+    pages = table["page_rights"]
+    if "rights" not in table.column_names or not pc.any(pc.not_equal(table["rights"], "")).as_py():
+        return pages.combine_chunks()
+    pairs = zip(pages.to_pylist(), table["rights"].to_pylist(), strict=True)
+    return pa.array([union(pair) for pair in pairs], pa.string())
 
 
 def count_reasons(rejected: pa.Table) -> dict[str, int]:

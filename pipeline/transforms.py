@@ -24,6 +24,7 @@ from pipeline.candidates.judge import CaptionJudge, judged, refuse_reserved, wit
 from pipeline.captions import language
 from pipeline.captions.match import Matcher
 from pipeline.fetch import worker
+from pipeline.fetch.terms import Terms
 from pipeline.http.fetch_thread import FetchLoop
 from pipeline.http.user_agent import NO_CONTACT
 from pipeline.images.decoder import Decoder
@@ -292,10 +293,8 @@ class _Fetch(beam.DoFn):
         wanted = ((uid, sample.url) for uid, sample in sorted(samples.items()))
         for uid, outcome in self._loop.run(wanted):
             sample = samples[str(uid)]
-            honoured = self._options.opt_out
-            row = worker.receive_safely(
-                bytes.fromhex(sample.uid), outcome, self._decoder, worker.Refused(), honoured
-            )
+            uid_bytes, terms = bytes.fromhex(sample.uid), Terms(self._options.opt_out)
+            row = worker.receive_safely(uid_bytes, outcome, self._decoder, worker.Refused(), terms)
             if row.processed is not None and not row.reason:
                 yield Picture(*sample, row.processed.jpeg, row.processed.width, row.processed.height)
                 continue

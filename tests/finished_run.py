@@ -33,8 +33,8 @@ def build(
         _shard(layout, number, captions[start : start + per_shard], url, len(queries))
         for number, start in enumerate(range(0, len(captions), per_shard))
     )
-    rejected = [("0" * 32, url, text, url, "candidates", "language", text, 1) for text in captions]
-    rejected += [("0" * 32, url, text, url, "fetch", "robots_disallow", text, 1) for text in captions]
+    rejected = [("0" * 32, url, text, url, "candidates", "language", text, 1, "") for text in captions]
+    rejected += [("0" * 32, url, text, url, "fetch", "robots_disallow", text, 1, "") for text in captions]
     schemas.write_table(f"{layout.rejected}/a.parquet", schemas.to_table(rejected, schemas.REJECTED_ROWS))
     ones = np.full(len(queries), len(captions))
     totals = manifest.write_query_counts(

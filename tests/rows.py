@@ -31,6 +31,7 @@ def caption_row(url: str, caption: str, matched: list[int]) -> tuple[object, ...
         "https://page.test/",
         "test",
         "",
+        "",
     )
 
 

@@ -85,7 +85,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("browsed") / "run"
     texts = [f"umbrella on a beach {n}" for n in range(70)] + ["a dog in snow"] + HOSTILE[::100]
     finished_run.build(folder, texts, ["beach", "dog", "<img src=x onerror=alert(1)>"], per_shard=500)
-    rows = [("1" * 32, text, text, text, "candidates", "bad_url", text, 1) for text in HOSTILE]
+    rows = [("1" * 32, text, text, text, "candidates", "bad_url", text, 1, "") for text in HOSTILE]
     schemas.write_table(f"{folder}/rejected/b.parquet", schemas.to_table(rows, schemas.REJECTED_ROWS))
     merged = ("2" * 32, "https://a.test/copy.jpg", "a copy", "", "fetch", "merged_into", "000000007", 1)
     schemas.write_table(f"{folder}/rejected/c.parquet", schemas.to_table([merged], schemas.REJECTED_ROWS))

@@ -475,7 +475,7 @@ def test_new_rows_meet_what_the_run_knows(tmp_path: Path) -> None:
     known = schemas.to_table([(tried, [], True, 0), (untried, [1], False, 0)], KNOWN_ROWS)
     rows = schemas.to_table(
         [
-            (uid, "http://h/", "text", 7, [0], "en", 0.5, "", "http://p/", "s", "")
+            (uid, "http://h/", "text", 7, [0], "en", 0.5, "", "http://p/", "s", "", "")
             for uid in (tried, untried, new, new)
         ],
         schemas.CAPTION_ROWS,

@@ -26,7 +26,7 @@ def table_of(rows: list[tuple[str, str, str]]) -> pa.Table:
     captions = [caption_row(url, caption, [1]) for url, caption, _ in rows]
     digests = [hashlib.sha256(data.encode()).digest() for *_, data in rows]
     images = [
-        ("", 200, 0, 10, digest, "jpeg", 8, 8, 8, 8, "", "", 80, "", f"blob-{row[0]}", 0, 5)
+        ("", 200, 0, 10, digest, "jpeg", 8, 8, 8, 8, "", "", 80, "", "", "", "", f"blob-{row[0]}", 0, 5)
         for row, digest in zip(rows, digests, strict=True)
     ]
     return schemas.to_table([(*c, *i) for c, i in zip(captions, images, strict=True)], MERGED_ROWS)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from pipeline.fetch.worker import refuse_reserved
+from pipeline.fetch.terms import Terms
 from pipeline.http.fetch_url import Outcome
+from pipeline.images import said
 from pipeline.images.rights import prohibited
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"
@@ -90,6 +91,7 @@ def test_never_raises(before: bytes, after: bytes) -> None:
 def test_a_reserved_answer_has_its_reason() -> None:
     body = image("JPEG", packet("DMI-PROHIBITED"))
     outcome = Outcome("u", "u", "", "", 200, body, "", 0.1, "", None)
-    refused = refuse_reserved(outcome)
+    refused = Terms().judge(b"", outcome, said.read(body))
     assert (refused.reason, refused.detail) == ("opt_out_xmp", "plus:DataMining: DMI-PROHIBITED")
-    assert refuse_reserved(outcome._replace(body=b"x")).reason == ""
+    assert Terms().judge(b"", outcome, said.read(b"x")).reason == ""
+    assert Terms(opt_out=("page",)).judge(b"", outcome, said.read(body)).reason == ""

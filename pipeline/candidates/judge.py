@@ -199,7 +199,7 @@ def judge_image(
     image = without_credentials(image)
     if tombstones is not None and (tombstones.has_url(image.url) or tombstones.has_url(image.page_url)):
         return [(_rejected("", Image(""), "", "taken_down", ""), False) for _ in image.texts or [""]]
-    url, texts, page_url, kept, why, detail, _, page_lang = image
+    url, texts, page_url, kept, why, detail, _, page_lang, rights = image
     reason, uid = why or "", b""
     if not reason:
         try:
@@ -221,7 +221,9 @@ def judge_image(
             rows.append((_rejected(uid.hex(), image, caption, reason, detail), False))
         else:
             number = schemas.caption_hash(caption)
-            row = uid, url, caption, number, matched, lang, score, page_lang, page_url, source, extra
+            row = (
+                uid, url, caption, number, matched, lang, score, page_lang, page_url, source, extra, rights,
+            )  # fmt: skip
             rows.append((row, True))
     return rows
 
@@ -230,7 +232,7 @@ def _rejected(uid: str, image: Image, caption: str, reason: str, detail: str) ->
     limit = schemas.DETAIL_CHARACTERS
     url = image.url if len(image.url) <= 4096 else image.url[:4096]
     url, page = (text.encode("utf-8", "replace").decode() for text in (url, image.page_url))
-    return (uid, url, caption[:8192], page, "candidates", reason, detail[:limit], 1)
+    return (uid, url, caption[:8192], page, "candidates", reason, detail[:limit], 1, image.rights)
 
 
 def judged(

@@ -28,7 +28,14 @@ from pipeline.sources.page_tables import unavailable
 from pipeline.sources.records import Image, bad_record
 
 TRIES: Final = 2
-_KEPT: Final = ("final_url", "reason", "detail", "status", "content_type")  # of an answer, beside its body
+_KEPT: Final = (
+    "final_url",
+    "reason",
+    "detail",
+    "status",
+    "content_type",
+    "links",
+)  # of an answer, beside its body
 _HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
 _TYPE: Final = re.compile(r"([\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+)\s*(?:;|$)", re.ASCII)
 _UNKNOWN_TYPES: Final = ("", "unknown/unknown", "application/unknown", "*/*")
@@ -84,7 +91,8 @@ def judge(
             return [unavailable(url, "not a sitemap")], []
     if problem := _no_page(outcome.content_type, outcome.body):
         return [unavailable(url, f"not a page: {problem}")], []
-    images = list(page_images.images(outcome.body, outcome.final_url, outcome.content_type, (), formats))
+    said = [("Link", outcome.links)] if outcome.links else []
+    images = list(page_images.images(outcome.body, outcome.final_url, outcome.content_type, said, formats))
     if here >= depth:
         return images, []
     targets = links(outcome.body, outcome.final_url, outcome.content_type)
@@ -209,6 +217,6 @@ def _keep(store: kept.Kept, position: int, outcome: Outcome) -> None:
 
 
 def _kept_answer(record: kept.KeptRecord, store: kept.Kept) -> Outcome:
-    known = {name: record.header[name] for name in _KEPT}
+    known = {name: record.header.get(name, "") for name in _KEPT}
     body = zstandard.decompress(store.body(record.place))
     return Outcome(url="", body=body, elapsed=0.0, address="", retry_after=None, **known)

@@ -108,7 +108,7 @@ class DropWorker:
         ]
         detail = f"stored before, dropped by extension {self.extension}"
         rejected_rows = [
-            (row["uid"], row["url"], caption, row["page_url"], "finish", "over_cap", detail, 1)
+            (row["uid"], row["url"], caption, row["page_url"], "finish", "over_cap", detail, 1, "")
             for row in rows
             for caption in row["captions"]
         ]

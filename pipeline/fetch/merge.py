@@ -16,6 +16,7 @@ from pipeline import schemas, storage
 from pipeline.captions.match import tokens
 from pipeline.extend.parts import Stored
 from pipeline.fetch.parts import FETCHED, MERGED_ROWS, Fetched, Merged
+from pipeline.fetch.terms import unlicensed
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
 from pipeline.select.workers import QueryTable, SampleQueryPairs, slices
@@ -62,6 +63,8 @@ class MergeShuffler:
     placeholder_captions: int
     by_bytes: bool = True
     drop: str = ""
+    licences: tuple[str, ...] = ()
+    """Those that are kept, or () for all: a merged image has the pages of all, which may differ."""
 
     @property
     def _key(self) -> str:
@@ -102,8 +105,9 @@ class MergeShuffler:
         )
         found, given = merge_into_stored(found, stored)
         table, rejected = merge(
-            found, self._key, self.max_captions, self.placeholder_captions, dropped_uids(self.drop)
-        )
+            found, self._key, self.max_captions, self.placeholder_captions, dropped_uids(self.drop),
+            self.licences,
+        )  # fmt: skip
         rejected = pa.concat_tables([given, rejected])
         pairs = SampleQueryPairs.of(table, self.queries.queries)
         within = pairs.within(self.queries.hashes, read_vector(self.thresholds))
@@ -141,6 +145,7 @@ def merge(
     max_captions: int,
     placeholder_captions: int,
     dropped: frozenset[bytes] = frozenset(),
+    licences: tuple[str, ...] = (),
 ) -> tuple[pa.Table, pa.Table]:
     """Merge images of equal `key` into the smallest uid; return (merged rows sorted by uid, rejected rows).
 
@@ -162,7 +167,7 @@ def merge(
     survivor = pa.array(np.repeat(group_starts, sizes))
     survivor_uid = table["uid"].take(survivor)
     is_survivor = pc.equal(table["uid"], survivor_uid).to_numpy()
-    whole = _whole_groups(table, group_starts, sizes, placeholder_captions, dropped)
+    whole = _whole_groups(table, group_starts, sizes, placeholder_captions, dropped, licences)
     lost = whole[group] != ""
 
     # The union: in each group each caption once, the smallest hashes; a survivor's own caption goes first.
@@ -178,7 +183,7 @@ def merge(
 
     rejected = [
         schemas.rejected_table(table.filter(pa.array(lost & (whole[group] == reason))), "finish", reason)
-        for reason in ("dropped", "placeholder")
+        for reason in ("dropped", "licence", "placeholder")
     ]
     own = ~lost & over & is_survivor
     rejected.append(schemas.rejected_table(table.filter(pa.array(own)), "finish", "too_many_captions"))
@@ -209,8 +214,9 @@ def _staged(table: pa.Table, starts: np.ndarray) -> np.ndarray:
 
 
 def _whole_groups(
-    table: pa.Table, starts: np.ndarray, sizes: np.ndarray, limit: int, dropped: frozenset[bytes]
-) -> np.ndarray:
+    table: pa.Table, starts: np.ndarray, sizes: np.ndarray, limit: int, dropped: frozenset[bytes],
+    licences: tuple[str, ...],
+) -> np.ndarray:  # fmt: skip
     """Return the reason for which a whole group goes, or "", str [groups]."""
     reasons = np.full(len(starts), "", dtype=object)
     if dropped:
@@ -218,6 +224,8 @@ def _whole_groups(
         for index, (start, size) in enumerate(zip(starts, sizes, strict=True)):
             if any(uid in dropped for uid in uids[start : start + size]):
                 reasons[index] = "dropped"
+    if licences:
+        reasons[(reasons == "") & np.array(unlicensed(table, starts.tolist(), licences), bool)] = "licence"
     # Of a group that was rejected before a retry of the finished run, nothing is staged any more.
     staged = np.maximum.reduceat(table["length"].to_numpy(), starts) > 0
     reasons[(reasons == "") & ~staged] = "placeholder"

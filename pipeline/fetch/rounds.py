@@ -15,6 +15,7 @@ from pipeline.fetch.units import UnitShuffler
 from pipeline.fetch.worker import FetchWorker
 from pipeline.flow.markers import read_vector
 from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, results_in
+from pipeline.rights import licences
 from pipeline.select.parts import Samples, SampleTable
 from pipeline.select.workers import PairCounter
 
@@ -99,6 +100,7 @@ def _fetch(crawl: Crawl, number: int) -> Step:
     worker = FetchWorker(
         folder=folder, blobs=f"round-{number}", fetch=config.fetch, images=config.images, seed=config.seed,
         scorer=config.scorer, keep_if=config.keep_if, hash_list=config.hash_list, root=crawl.layout.root,
+        licences=licences.wanted(config.licence),
     )  # fmt: skip
     plan = partial(_plan_fetch, crawl, number)
     return Tasks(label=f"fetch, round {number}", folder=folder, plan=plan, worker=worker)
@@ -118,6 +120,7 @@ def _merge(crawl: Crawl, number: int) -> Step:
         folder=folder, queries=crawl.queries, max_captions=config.max_captions, round=number,
         thresholds=storage.join(crawl.layout.tried(number), "thresholds"),
         placeholder_captions=config.placeholder_captions, by_bytes=config.dedup != "off", drop=config.drop,
+        licences=licences.wanted(config.licence),
     )  # fmt: skip
     plan = partial(_plan_merge, crawl, number)
     return Shuffle(label=f"merge, round {number}", folder=folder, plan=plan, shuffler=shuffler)

@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,15 +31,16 @@ from pipeline import balance, hashlist, schemas, storage
 from pipeline.data.descriptors import NOT_DESCRIBED
 from pipeline.fetch.lanes import deadline, share
 from pipeline.fetch.parts import Fetched, Unit
+from pipeline.fetch.terms import Terms, of_pages
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
 from pipeline.http.fetch_thread import FetchLoop
 from pipeline.http.fetch_url import Outcome
-from pipeline.http.optout import reason as opt_out_reason
 from pipeline.http.scheduler import Counts
-from pipeline.images import rights
+from pipeline.images import said
 from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
+from pipeline.images.said import NOTHING, Said
 from pipeline.images.scoring import Scorer, load, score_batches
 from pipeline.keep_if import KeepIf
 from pipeline.options import FetchOptions, ImageOptions
@@ -67,6 +68,7 @@ class _Row:
     scores: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     detail: str = ""
+    said: Said = NOTHING
 
     def header(self) -> kept.Header:
         """Return what is kept of the row beside its JPEG."""
@@ -75,7 +77,7 @@ class _Row:
             "key": self.uid.hex(), "reason": self.reason, "detail": self.detail,
             "final_url": answer.final_url, "status": answer.status, "elapsed": answer.elapsed,
             "size": self.size, "at": self.fetched_at, "sha256": self.sha256.hex() if self.sha256 else "",
-            "processed": self.processed and self.processed._asdict() | {"jpeg": ""},
+            "processed": self.processed and self.processed._asdict() | {"jpeg": ""}, "said": self.said,
         }  # fmt: skip
 
     @classmethod
@@ -90,15 +92,8 @@ class _Row:
         sha256 = bytes.fromhex(known["sha256"]) or None
         return cls(
             bytes.fromhex(known["key"]), outcome, known["size"], processed, known["at"], sha256,
-            record.place, {}, known["reason"], known["detail"],
+            record.place, {}, known["reason"], known["detail"], Said(*known.get("said", ())),
         )  # fmt: skip
-
-
-def refuse_reserved(outcome: Outcome) -> Outcome:
-    """Give an answer that reserves itself, in the image's own metadata, that reason."""
-    if not outcome.reason and (found := rights.prohibited(outcome.body)):
-        return outcome._replace(reason=opt_out_reason("xmp"), detail=found)
-    return outcome
 
 
 @dataclass(frozen=True)
@@ -146,15 +141,14 @@ def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: R
     return row
 
 
-def receive_safely(
-    uid: bytes, outcome: Outcome, decoder: Decoder, refused: Refused, opt_out: Collection[str]
-) -> _Row:
-    """Return the row of an answer of now, by the opt-outs that are honoured; an error becomes its reason."""
+def receive_safely(uid: bytes, outcome: Outcome, decoder: Decoder, refused: Refused, terms: Terms) -> _Row:
+    """Return the row of an answer of now, by the terms that are honoured; an error becomes its reason."""
     now = int(time.time() * 1000)
-    if "xmp" in opt_out:
-        outcome = refuse_reserved(outcome)
     try:
-        return receive(uid, outcome, decoder, now, refused)
+        found = said.read(outcome.body, outcome.links) if not outcome.reason else Said()
+        row = receive(uid, terms.judge(uid, outcome, found), decoder, now, refused)
+        row.said = found if row.sha256 or row.reason == "licence" else Said()
+        return row
     except OSError:  # the disk, not the image
         raise
     except Exception as error:  # noqa: BLE001 - one image must not end a unit: it is counted
@@ -197,8 +191,8 @@ def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]])
         return (
             row.uid, row.reason, detail, answer.final_url, answer.status, row.fetched_at, row.size,
             row.sha256, image.format if image else "", *size, exif, phash, quality,
-            json.dumps(row.scores, sort_keys=True) if row.scores else "", blob if length else "", offset,
-            length,
+            json.dumps(row.scores, sort_keys=True) if row.scores else "", *row.said[:3],
+            blob if length else "", offset, length,
         )  # fmt: skip
 
     return schemas.to_table(map(values, rows), schemas.FETCHED_ROWS)
@@ -237,6 +231,8 @@ class FetchWorker:
     scorer: tuple[str, ...] = ()
     keep_if: str = ""
     hash_list: str = ""
+    licences: tuple[str, ...] = ()
+    """Those that are kept, or () for all."""
     root: str = ""
     """Folder of the run, whose tombstones are honoured."""
 
@@ -260,7 +256,8 @@ class FetchWorker:
         # An interruption gives a site no more time, nor less, so that it changes nothing of what arrives.
         left = deadline(task.seconds, len(starts)) - store.spent
         missing = first.filter(pa.array(np.array([uid not in rows for uid in uids], bool)))
-        for row in self._receive_all(state, missing, store, log, requests, left):
+        terms = Terms(self.fetch.opt_out, self.licences, of_pages(unit) if self.licences else {})
+        for row in self._receive_all(state, missing, store, log, requests, left, terms):
             rows[row.uid] = row
         ordered = [rows[uid] for uid in uids]
         with storage.atomic_output(f"{base}.blob") as blob:
@@ -287,7 +284,7 @@ class FetchWorker:
 
     def _receive_all(
         self, state: _State, first: pa.Table, store: kept.Kept, log: UnitLog, requests: Counts,
-        deadline: float,
+        deadline: float, terms: Terms,
     ) -> Iterator[_Row]:  # fmt: skip
         uids, sites, lanes = (first[name].to_pylist() for name in ("uid", "site", "lanes"))
         shares = {site: share(n) for site, n in zip(sites, lanes, strict=True)}
@@ -295,7 +292,7 @@ class FetchWorker:
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
         for uid, outcome in state.loop.run(rows, shares=shares, deadline=deadline, counts=requests):
             assert isinstance(uid, bytes)
-            row = receive_safely(uid, outcome, state.decoder, state.refused, self.fetch.opt_out)
+            row = receive_safely(uid, outcome, state.decoder, state.refused, terms)
             if row.reason not in kept.NO_VERDICTS:
                 jpeg = row.processed.jpeg if row.processed and not row.reason else b""
                 row.place = store.add(row.header(), jpeg, requests.requests)

@@ -34,6 +34,7 @@ from pipeline.finish.parts import (
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
 from pipeline.manifest import Shard, describe_shard
+from pipeline.rights.statements import COLUMNS, resolve, union
 from pipeline.select.workers import QueryTable, SampleQueryPairs, concat, slices
 from pipeline.shards import Sample, write_shard
 
@@ -92,7 +93,8 @@ def assemble(
     query_bounds = np.searchsorted(pairs.sample, np.arange(len(pairs.starts) + 1))
     stops = np.append(pairs.starts, len(table))[1:]
     columns = {name: table[name].to_pylist() for name in CAPTION_ONLY}
-    captions, kept_ids, all_ids, first_rows = [], [], [], []
+    captions, kept_ids, all_ids, first_rows, said = [], [], [], [], []
+    pages = table["page_rights"].to_pylist()
     chosen = np.flatnonzero(stays)
     chosen = chosen[np.lexsort((chosen, order[chosen]))]
     for index in chosen.tolist():
@@ -106,9 +108,12 @@ def assemble(
         kept_ids.append(kept)
         all_ids.append(queries.tolist())
         first_rows.append(start + ranked[0])  # page, source and language are the first caption's
+        said.append(union(pages[start:stop]))  # all pages that show it
     rest = table.select([f.name for f in MERGED_ROWS if f.name not in CAPTION_ONLY]).take(
         pa.array(first_rows, pa.int64())
     )
+    index = rest.column_names.index("page_rights")
+    rest = rest.set_column(index, rest.schema.field(index), pa.array(said, pa.string()))
     lists = [
         pa.array(order[chosen]),
         pa.array(captions, pa.list_(pa.string())),
@@ -252,6 +257,8 @@ def shard_table(table: pa.Table, keys: list[str], extra: Sequence[tuple[str, str
                 "bytes",
             )
         },
+        **rights_columns(table["page_rights"], table["rights"]),
+        **{name: table[name] for name in ("synthetic", "synthetic_source")},
         **{name: table[name] for name in ("http_status", "fetched_at")},
     }
     scores = [json.loads(text) if text else {} for text in table["scores"].to_pylist()]
@@ -262,6 +269,20 @@ def shard_table(table: pa.Table, keys: list[str], extra: Sequence[tuple[str, str
         label = name if name not in columns else f"{name}_"
         columns[label] = _extra_column([row.get(name) for row in kept], kind)
     return pa.table(columns)
+
+
+def published(rejected: pa.Table) -> pa.Table:
+    """Return rejected rows as they are published: what is said of their terms as columns."""
+    for name, column in rights_columns(rejected["rights"]).items():
+        rejected = rejected.append_column(name, column)
+    return rejected.drop_columns(["rights"])
+
+
+def rights_columns(*said: pa.ChunkedArray) -> dict[str, pa.Array]:
+    """Return the columns of `rights.statements.Rights` that encoded statements come to."""
+    rows = [resolve(*texts) for texts in zip(*(column.to_pylist() for column in said), strict=True)]
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    return {name: pa.array(values, pa.string()) for name, values in zip(COLUMNS, columns, strict=True)}
 
 
 def _hex(column: pa.ChunkedArray) -> pa.Array:
@@ -293,6 +314,7 @@ class RejectWorker:
         sums = table.group_by(["stage", "reason"]).aggregate([("candidates", "sum")]).to_pylist()
         counts = {f"{row['stage']}/{row['reason']}": row["candidates_sum"] for row in sums}
         table = self._sampled(table, task.share)
+        table = published(table)
         schemas.write_table(storage.join(self.folder, f"{task.name}.parquet"), table)
         return RejectedRows(name=task.name, counts=dict(sorted(counts.items())), rows=len(table))
 
@@ -306,8 +328,11 @@ class RejectWorker:
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))
         rows = final[of_row]
         rejected = schemas.rejected_table(unit.filter(pa.array(rows)), "fetch", "")
-        images = fetched.select(["reason", "detail"]).take(pa.array(of_row[rows]))
-        for name in ("reason", "detail"):
+        images = fetched.select(["reason", "detail", "rights"]).take(pa.array(of_row[rows]))
+        pairs = zip(rejected["rights"].to_pylist(), images["rights"].to_pylist(), strict=True)
+        index = images.column_names.index("rights")
+        images = images.set_column(index, "rights", pa.array([union(pair) for pair in pairs], pa.string()))
+        for name in ("reason", "detail", "rights"):
             index = schemas.REJECTED_ROWS.get_field_index(name)
             rejected = rejected.set_column(index, schemas.REJECTED_ROWS.field(name), images[name])
         return rejected

@@ -25,7 +25,8 @@ class Outcome(NamedTuple):
 
     `url` is as given, `final_url` the last one asked or, with `redirect_elsewhere`, the one to ask next;
     `status` that of the last answer or 0; `elapsed` seconds on the network; `address` the numeric address;
-    `retry_after` the seconds that the server asked for with 429 or 503.
+    `retry_after` the seconds that the server asked for with 429 or 503; `links` the header Link, as far as it
+    may speak of licences.
     """
 
     url: str
@@ -38,6 +39,7 @@ class Outcome(NamedTuple):
     elapsed: float
     address: str
     retry_after: float | None
+    links: str = ""
 
 
 class Fetcher:
@@ -80,7 +82,8 @@ class Fetcher:
             ATTEMPTS.reset(token)
         elapsed = self.options.timeout - watch.left
         known = attempts.address or self._client.address_of(authority(final_url))
-        return Outcome(url, final_url, *reply[:5], elapsed, known if reply.status else "", reply.retry_after)
+        address = known if reply.status else ""
+        return Outcome(url, final_url, *reply[:5], elapsed, address, reply.retry_after, reply.links)
 
     def refuse(self, href: str) -> Refusal | None:
         """Return why a resolved URL is not to be asked for, by policy and by its site as far as known."""

@@ -9,6 +9,7 @@ from pipeline.http import codings, errors, optout
 from pipeline.http.gate import Gate, Stopwatch
 from pipeline.http.rate_limit import retry_after
 from pipeline.options import FetchOptions
+from pipeline.rights.link_header import MAX_HEADER
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -26,6 +27,8 @@ class Reply(NamedTuple):
     content_type: str = ""
     retry_after: float | None = None
     redirect: str | None = None
+    links: str = ""
+    """The header Link, as far as it may speak of licences."""
 
 
 class Reader:
@@ -63,7 +66,8 @@ class Reader:
             if not reason and not gate.received(max(0, len(plain) - len(body))):
                 reason, detail = "deferred", "no memory for more bodies at the moment"
             body = plain
-        return reply._replace(reason=reason, detail=detail[:300], body=b"" if reason else body)
+        links = "" if reason or "Link" not in headers else _links(headers.getall("Link"))
+        return reply._replace(reason=reason, detail=detail[:300], body=b"" if reason else body, links=links)
 
     async def site_file(
         self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch, *, limit: int
@@ -113,6 +117,12 @@ class Reader:
                 if seconds > self._options.read_timeout and size < self._options.min_rate * seconds:
                     return "too_slow", f"{size} bytes in {seconds:.1f} s", b""
         return "" if size else "empty_body", "", b"".join(chunks)
+
+
+def _links(values: list[str]) -> str:
+    """Return the headers that may speak of licences, joined."""
+    found = (value for value in values if "license" in value.lower())
+    return ", ".join(found)[:MAX_HEADER].encode("utf-8", "replace").decode()
 
 
 def _is_text(body: bytes) -> bool:

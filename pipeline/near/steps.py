@@ -14,6 +14,7 @@ from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
 from pipeline.near import groups as near
 from pipeline.near.parts import SITES, Groups, GroupTask, NearMerged, NearPairs
 from pipeline.near.workers import GroupWorker, NearShuffler, add_sites, groups_path
+from pipeline.rights import licences
 from pipeline.select.workers import PairCounter
 
 _SITES_IN_MANIFEST = 50
@@ -49,6 +50,7 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     shuffler = NearShuffler(
         folder=folder, queries=crawl.queries, round=last, groups=groups_path(groups_folder),
         max_captions=config.max_captions, placeholder_captions=config.placeholder_captions,
+        licences=licences.wanted(config.licence),
     )  # fmt: skip
     merge = Shuffle(
         label="merge near-duplicates", folder=folder, plan=partial(_plan, crawl, last, 1), shuffler=shuffler

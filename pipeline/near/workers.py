@@ -76,6 +76,7 @@ class NearShuffler:
     groups: str  # a file of GROUPS
     max_captions: int
     placeholder_captions: int
+    licences: tuple[str, ...] = ()
 
     def split(self, task: Merged, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a merged file's rows by partition of the image that they are merged into."""
@@ -98,6 +99,7 @@ class NearShuffler:
             "survivor",
             self.max_captions,
             self.placeholder_captions,
+            licences=self.licences,
         )
         pairs = SampleQueryPairs.of(merged, self.queries.queries)
         name = partition_name(partition)

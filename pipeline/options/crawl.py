@@ -14,6 +14,7 @@ from pipeline.options.fields import decides, deciding
 from pipeline.options.images import ImageOptions
 from pipeline.options.sources import SourceOptions
 from pipeline.publishing import StageOptions
+from pipeline.rights import licences
 
 Stage = Literal["all", "candidates", "select", "fetch", "finish"]
 
@@ -131,6 +132,10 @@ class CrawlConfig:
     clip-score=CHECKPOINT, or MODULE:CLASS of your own. May be given several times."""
     keep_if: str = decides("fetch", default="")
     """Condition on scores that a sample must satisfy, such as "score_clip >= 0.28"."""
+    licence: str = decides("fetch", default="")
+    """Licences that are kept, between commas: cc0, cc-pdm, cc-by, cc-by-sa, cc-by-nd, cc-by-nc, cc-by-nc-sa,
+    cc-by-nc-nd of any version, or identifiers such as CC-BY-4.0. What states none, or several that differ,
+    goes. By default all are kept, and the columns licence and licence_source say what is known."""
     fetch: FetchOptions = field(default_factory=FetchOptions)
 
     model: str = ""
@@ -184,6 +189,7 @@ class CrawlConfig:
             raise ValueError(f"sample must be a share above 0 and up to 1, not {self.sample}")
         if not 0 < self.dedup_limit <= 1:
             raise ValueError(f"dedup_limit must be a share above 0 and up to 1, not {self.dedup_limit}")
+        licences.wanted(self.licence)
         if self.keep_if and not self.scorer:
             raise ValueError("--keep-if needs a --scorer that gives the scores")
 

@@ -22,7 +22,8 @@ def write(layout: Layout) -> None:
     manifest.write_json(storage.join(folder, "report.json"), numbers.as_json(run))
     storage.write_bytes(storage.join(folder, "index.html"), page.render(run, layout.root).encode())
     eu_summary.write(layout, figures=run.samples)
-    readme = card.render(run.manifest, layout.root, run.samples.languages, run.samples.words)
+    found = run.samples
+    readme = card.render(run.manifest, layout.root, found.languages, found.words, found.licences)
     storage.write_bytes(layout.card, readme.encode())
     manifest.write_json(layout.croissant, croissant.build(layout, run.manifest))
 

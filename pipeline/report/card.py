@@ -3,8 +3,9 @@
 import functools
 import json
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import jinja2
@@ -26,8 +27,14 @@ def size_category(samples: int) -> str:
     return next((word for limit, word in _SIZES if samples < limit), "10B<n<100B")
 
 
-def render(manifest: Manifest, root: str, languages: Iterable[str], words: int | None) -> str:
-    """Return README.md of the run in folder `root`; languages as found in the shards, most first."""
+def render(
+    manifest: Manifest, root: str, languages: Iterable[str], words: int | None,
+    licences: Mapping[str, int] = MappingProxyType({}),
+) -> str:  # fmt: skip
+    """Return README.md of the run in folder `root`; languages as found in the shards, most first.
+
+    licences: samples by the licence that is stated.
+    """
     known = "opt_out" in manifest.configuration  # not in runs of older versions
     signals = statements.options_of(manifest).fetch.opt_out
     return _template().render(
@@ -39,7 +46,7 @@ def render(manifest: Manifest, root: str, languages: Iterable[str], words: int |
         steps=funnel(manifest.counts), opt_outs=statements.opt_outs(manifest),
         honoured=(", ".join(map(statements.code, signals)) or "none") if known else None,
         personal=statements.personal(manifest), limitations=statements.limitations(manifest),
-        rights=statements.rights(), datasheet=statements.datasheet(manifest),
+        licences=licences.items(), rights=statements.rights(), datasheet=statements.datasheet(manifest),
         takedown=statements.takedown(manifest),
     )  # fmt: skip
 

@@ -57,6 +57,17 @@ _COLUMNS: Final = {
     "lang": ("sc:Text", "most probable language of the first caption, given its page"),
     "lang_score": ("sc:Float", "its probability"),
     "lang_page": ("sc:Text", "language that the page declares, a BCP 47 tag, or empty"),
+    "licence": (
+        "sc:Text",
+        "as stated by the picture or its page: an identifier of SPDX or Creative Commons, "
+        "RS-... of rightsstatements.org, other, conflict, or empty",
+    ),
+    "licence_url": ("sc:Text", "of the licence, or of a page about the terms"),
+    "licence_source": ("sc:Text", "where the licence is stated; of a conflict each statement"),
+    "creator": ("sc:Text", "as the picture's metadata or its page name them"),
+    "copyright_notice": ("sc:Text", "of the picture, or else of its page"),
+    "synthetic": ("sc:Text", "generated or partly, where something says that a machine made it, or empty"),
+    "synthetic_source": ("sc:Text", "what says so"),
     "http_status": ("sc:Integer", "of the answer"),
     "fetched_at": ("sc:DateTime", "when it was fetched, UTC"),
 }

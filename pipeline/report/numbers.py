@@ -126,6 +126,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "samples": found.samples, "captions": found.captions, "words": found.words,
         "text_bytes": found.text_bytes, "image_bytes": found.image_bytes,
         "languages": found.languages, "formats": found.formats, "sources": found.sources,
+        "licences": found.licences, "synthetic": found.synthetic,
         "captions_by_words": found.by_words.tolist(), "samples_by_captions": found.by_captions.tolist(),
         "samples_by_queries": found.by_queries.tolist(),
         "images_by_shorter_side": sides,

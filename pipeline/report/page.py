@@ -58,6 +58,7 @@ def render(run: Collected, root: str) -> str:
         crawl_text=crawl_text(run), sites=shown, sites_text=sites_text(run, shown),
         figures=drawings(run), titles=titles(run),
         languages=_shares(found.languages), formats=_shares(found.formats), sources=_shares(found.sources),
+        licences=_shares(found.licences), synthetic=_shares(found.synthetic),
         by_captions=_numbered(found.by_captions), by_queries=_numbered(found.by_queries),
         extremes=[
             (measure.title, measure.unit, [(_value(value), picture) for value, picture in rows])

@@ -16,6 +16,7 @@ from pipeline.http.optout import check_page
 from pipeline.images.headers import FORMATS
 from pipeline.sources import encoding, image_reference, page_language, srcset
 from pipeline.sources.htmlguard import tame
+from pipeline.sources.page_rights import PageRights
 from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import BadUrl, resolve
 
@@ -103,9 +104,10 @@ def images(
     pragmas = [(tag.get("http-equiv") or "", tag.get("content") or "") for tag in tags]
     root = page.tree.root
     attributes = [] if root is None else [root.attributes.get(name) or "" for name in ("lang", "xml:lang")]
-    found = _images(
-        page.tree, page_url, metas, page_language.declared(attributes, pragmas, headers, metas), formats
-    )
+    base = base_url(page.tree, page_url)
+    rights = PageRights(data[:MAX_HTML], page.tree, base, metas, headers)
+    lang = page_language.declared(attributes, pragmas, headers, metas)
+    found = _images(page.tree, metas, _Context(page_url, base, lang, formats, {}, {}, rights))
     if opt_out := check_page(metas, headers):
         found = (image._replace(opt_out=scalar(opt_out)) for image in found)
     for image in found:
@@ -131,24 +133,19 @@ def _without_garbled(image: Image, is_trusted: bool) -> Iterator[Image]:
     yield image if image.reason else image._replace(reason="garbled", detail=detail)
 
 
-def _images(
-    tree: LexborHTMLParser,
-    page_url: str,
-    metas: list[tuple[str, str]],
-    lang: str,
-    formats: Collection[str],
-) -> Iterator[Image]:
-    base = base_url(tree, page_url)
+def _images(tree: LexborHTMLParser, metas: list[tuple[str, str]], context: "_Context") -> Iterator[Image]:
     seen: set[tuple[str, tuple[tuple[Kind, str], ...]]] = set()
-    context = _Context(page_url, base, lang, formats, {}, {})
     for tag in ("img", "amp-img"):
         for node in tree.tags(tag):
             image = _element(node, context)
             # Lazy loaders repeat the element for readers without scripts: still one reference.
             if (image.url, image.texts) not in seen or not _in_noscript(node):
                 seen.add((image.url, image.texts))
-                yield image
-    yield from open_graph(metas, page_url, base, lang)
+                said = context.rights.of(image.url, node)
+                yield image._replace(rights=said) if said else image
+    for image in open_graph(metas, context.page_url, context.base, context.lang):
+        said = context.rights.of(image.url)
+        yield image._replace(rights=said) if said else image
 
 
 def open_graph(
@@ -183,6 +180,7 @@ class _Context(NamedTuple):
     formats: Collection[str]
     captions: dict[int, str]
     sources: dict[int, list[srcset.ImageCandidate]]
+    rights: PageRights
 
 
 def _element(node: LexborNode, context: _Context) -> Image:

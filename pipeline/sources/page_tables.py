@@ -13,7 +13,7 @@ def write(path: str, images: Iterable[tuple[int, Image]]) -> int:
         (
             position, _text(image.url), [kind for kind, _ in image.texts],
             [_text(text) for _, text in image.texts], _text(image.page_url), image.reason or "",
-            _text(image.detail), _text(image.opt_out), _text(image.page_lang),
+            _text(image.detail), _text(image.opt_out), _text(image.page_lang), image.rights,
         )
         for position, image in images
     ]  # fmt: skip
@@ -32,7 +32,7 @@ def read(path: str) -> Iterator[Image]:
         kinds = cast(list[Kind], row["kinds"])
         texts = tuple(zip(kinds, row["texts"], strict=True))
         image = Image(row["url"], texts, row["page_url"], None, row["reason"] or None, row["detail"])
-        yield image._replace(opt_out=row["opt_out"], page_lang=row["page_lang"])
+        yield image._replace(opt_out=row["opt_out"], page_lang=row["page_lang"], rights=row["rights"])
 
 
 def unavailable(page_url: str, detail: str) -> Image:

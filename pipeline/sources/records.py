@@ -24,6 +24,8 @@ class Image(NamedTuple):
     """What its page says against the use of its images, such as `meta robots: noai`."""
     page_lang: str = ""
     """The language that its page says it is in: a tag of BCP 47 in lower case, or "" where it says none."""
+    rights: str = ""
+    """What its page says of its terms, as `rights.statements.encode` writes it."""
 
 
 def make_image(

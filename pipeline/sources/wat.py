@@ -1,5 +1,8 @@
 """Common Crawl WAT files: the <img> elements and og:image of each page, as the crawl's own parser found them.
 
+Of a page's terms a WAT has the <meta>, the <link> and <a> with their rel, and the headers; JSON-LD, microdata
+and what stands around an image are not in it.
+
 A WAT record is one line of JSON per WARC record; a page's images are the IMG@/src objects of
 Envelope.Payload-Metadata.HTTP-Response-Metadata.HTML-Metadata.Links, with alt and title, its metadata are in
 Head. Lazy attributes, srcset and figcaption are not in a WAT: the WARC has them.
@@ -19,7 +22,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.http.optout import check_page
 from pipeline.schemas import Piece
-from pipeline.sources import archive, page_language
+from pipeline.sources import archive, page_language, page_rights
 from pipeline.sources.page_images import open_graph
 from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
 from pipeline.urls import MAX_LENGTH, PLAIN_HOST, PLAIN_PATH, BadUrl, origin, resolve
@@ -40,6 +43,8 @@ _PLAIN_REST: Final = re.compile(
     % (PLAIN_HOST.encode(), PLAIN_PATH.encode(), _PLAIN_STRING, _PLAIN_STRING)
 )
 _RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # what check_page looks for
+_LICENSING: Final = (b"creativecommons.org/", b'"rel":"license')  # of links; other spellings are rare
+_OF_HEAD: Final = re.compile(rb"licen[cs]e|rights|copyright", re.IGNORECASE)
 _LANGUAGE_METAS: Final = (b"html@", b"language", b"og:locale")
 _USED_METAS: Final = (b"og:image", *_LANGUAGE_METAS)
 _HEADER_LANGUAGE: Final = re.compile(rb'"content-language":(?:"([^"\\]*)")?')
@@ -130,7 +135,31 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
         return parsed_images(data, uri)
     if metas:
         images += open_graph(properties, uri, uri, lang)
+    if any(image.texts for image in images) and _may_name_terms(data):
+        return _with_rights(images, _response(_parse(data)), uri)
     return images
+
+
+def _may_name_terms(data: bytes) -> bool:
+    """Return whether a page's links, <meta> or headers may speak of its terms: few do."""
+    if any(word in data for word in _LICENSING):
+        return True
+    return _OF_HEAD.search(data, 0, max(data.find(b'"Links":['), 0)) is not None
+
+
+def _with_rights(images: list[Image], response: dict[str, Any], base: str) -> list[Image]:
+    html = _get(response, "HTML-Metadata")
+    head = _get(html, "Head")
+    links = [*_objects(head.get("Link")), *_objects(html.get("Links"))]
+    said = page_rights.of_links(
+        (
+            (_text(one["path"]), _text(one.get("url")), _text(one.get("rel")), _text(one.get("type")))
+            for one in links
+            if one.get("path") in ("LINK@/href", "A@/href", "AREA@/href")
+        ),
+        _properties(head.get("Metas")), _headers(response), base,
+    )  # fmt: skip
+    return [image._replace(rights=said) for image in images] if said else images
 
 
 def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
@@ -221,9 +250,10 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
     """Return the images of one WAT record by parsing all of its JSON; ValueError if it is none."""
     if len(data) > _MAX_PARSED:
         raise ValueError(f"a record of {len(data):,} bytes in another layout than Common Crawl's")
-    envelope = _get(_parse(data), "Envelope")
+    record = _parse(data)
+    envelope = _get(record, "Envelope")
     uri = uri or _text(_get(envelope, "WARC-Header-Metadata").get("WARC-Target-URI"))
-    response = _get(_get(envelope, "Payload-Metadata"), "HTTP-Response-Metadata")
+    response = _response(record)
     html = _get(response, "HTML-Metadata")
     head = _get(html, "Head")
     base = uri
@@ -239,7 +269,13 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
     images += open_graph(metas, uri, base, lang)
     if opt_out := check_page(metas, headers):
         images = [image._replace(opt_out=scalar(opt_out)) for image in images]
+    if any(image.texts for image in images):
+        images = _with_rights(images, response, base)
     return images
+
+
+def _response(record: object) -> dict[str, Any]:
+    return _get(_get(_get(record, "Envelope"), "Payload-Metadata"), "HTTP-Response-Metadata")
 
 
 def _language(metas: object, properties: list[tuple[str, str]], headers: list[tuple[str, str]]) -> str:

@@ -124,7 +124,7 @@ def _utf8(text: str) -> str:
 def taken_down_rows(candidates: int) -> pa.Table:
     """Return rejected rows that stand for so many candidates and tell nothing else."""
     counts = [_MOST_CANDIDATES] * (candidates // _MOST_CANDIDATES) + [candidates % _MOST_CANDIDATES]
-    rows = [("", "", "", "", "candidates", REASON, "", count) for count in counts if count]
+    rows = [("", "", "", "", "candidates", REASON, "", count, "") for count in counts if count]
     return schemas.to_table(rows, schemas.REJECTED_ROWS)
 
 
