@@ -55,6 +55,7 @@ def command_of(words: list[str]) -> tuple[str, list[str]]:
 def check(line: str, *, whole: bool) -> None:
     """Parse a command as the program does; an unfinished one may lack what is required."""
     words = shlex.split(line, comments=True)
+    whole = whole and not re.search(r" [A-Z]{2,}(?= |$)", line)  # a placeholder
     if words[0] == "nohup":
         words = words[1 : next((i for i, word in enumerate(words) if word in (">", "2>&1", "&")), None)]
     if words[0] == "make":
@@ -153,3 +154,26 @@ def test_every_message_that_the_failure_guide_quotes_is_one() -> None:
         parts = re.split(PLACES, message)
         longest = max((part.strip(" ,;:?") for part in parts), key=len)
         assert longest in source, f"{message!r}: {longest!r}"
+
+
+def test_what_others_use_names_what_exists() -> None:
+    """Workflow, hooks, templates, citation and llms.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"] and citation["license"] == project["license"]
+    assert f"## [{project['version']}] - {citation['date-released']}" in (ROOT / "CHANGELOG.md").read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "llms.txt").read_text()):
+        assert (ROOT / target).exists(), target
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    for line in runs:
+        if line.startswith("make "):
+            check(line, whole=True)
+        else:
+            assert (ROOT / line.split()[-1]).exists(), line
+    assert ".ci/run" in runs
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lint = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    assert all(hook["entry"] in lint for hook in hooks if hook["id"] != "prose")
+    for form in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(form.read_text()), form

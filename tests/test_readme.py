@@ -1,4 +1,4 @@
-"""README's commands run: as they stand, or with --check where one needs the web or hours.
+"""The commands of README, tutorials and recipes run, with --check where one needs the web or hours.
 
 They run in one folder that holds every file they name, the entry point's own function in this process.
 """
@@ -34,7 +34,14 @@ from tests.test_sources_archive import dump, img, record, wat_json  # noqa: E402
 
 pytestmark = pytest.mark.timeout(600)
 
-README: Final = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGES: Final = ("README.md", "docs/howto.md", "docs/start.md", "docs/cost.md", "docs/tutorials")
+"""The pages whose commands run; those of all others are parsed, by tests/test_docs_site.py."""
+README: Final = "\n".join(
+    path.read_text()
+    for name in PAGES
+    for path in ([ROOT / name] if name.endswith(".md") else sorted((ROOT / name).glob("*.md")))
+)
 FENCES: Final = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 LINES: Final = [
     line
@@ -43,12 +50,26 @@ LINES: Final = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip()
 ]
-COMMANDS: Final = [line for line in LINES if line.startswith("openwit ")]
+ONE_PLACE: Final = {
+    " help ": "tests/test_docs.py",
+    " push ": "tests/test_hub.py has a Hub",
+    " pull ": "the same",
+    " --retry-failed": "tests/test_retry.py has failures to try again",
+}
+"""What is tested elsewhere."""
+COMMANDS: Final = [
+    line
+    for line in dict.fromkeys(LINES)
+    if line.startswith("openwit ") and not any(part in line for part in ONE_PLACE)
+]
 
 ELSEWHERE: Final = {
     "make demo": "tests/test_demo.py runs what it runs",
-    "make demo-full": "the same with every task, which that test measures too",
     "make test": "runs this test",
+    "pip install 'openwit[crawl]'": ".ci/installs.py does, from the wheel",
+    "python3 -m venv env": "the same",
+    ". env/bin/activate": "the same",
+    "python beam_job.py crawl --config dataflow.toml": "tests/test_running_docs.py parses it",
 }
 CHECKED: Final = {
     "crawl": "asks the web; the first one makes this folder's run, on a web of its own",
@@ -117,6 +138,7 @@ def write_sources(root: Path, web: Web) -> None:
     """Write queries, and a source of each kind."""
     for name in ("queries.txt", "urls.parquet", "pages.txt"):
         shutil.copy(web.folder / name, root / name)
+    (root / "urls.csv").write_text("url,caption\nhttp://example.org/a.jpg,a red fox\n")
     shutil.copy(web.folder / "urls.parquet", root / "more.parquet")
     pq.write_table(pa.table({"query": ["dog", "red fox"]}), root / "queries.parquet")
     shutil.copy(web.warc, root / "pages.warc.gz")
@@ -162,18 +184,20 @@ def contents(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_no_command_of_the_readme_is_left_out() -> None:
-    assert {line.partition("#")[0].strip() for line in set(LINES) - set(COMMANDS)} == set(ELSEWHERE)
+    others = {line for line in set(LINES) - set(COMMANDS) if not any(part in line for part in ONE_PLACE)}
+    assert {line.partition("#")[0].strip() for line in others} == set(ELSEWHERE)
     shown = [block for language, block in FENCES if language not in ("bash", "sh", "shell", "console")]
     assert not re.findall(r"^(?:\$ )?(?:openwit|make|python|torchrun|pip) ", "".join(shown), re.MULTILINE)
-    assert {split(line)[0] for line in COMMANDS} == set(reference.CONFIGS) - {"demo"}
+    assert {split(line)[0] for line in COMMANDS} == set(reference.CONFIGS) - {"demo", "push", "pull"}
 
 
 def test_every_option_in_the_text_exists() -> None:
     known = {
         option.flag for name in reference.CONFIGS for option in reference.options(reference.config_of(name))
     }
-    known |= {"--help", "--config", "--runner", "--nproc-per-node"}
-    assert set(re.findall(r"(?<!\S|-)`?(--[a-z][a-z-]*)", README)) <= known
+    known |= {flag.replace("--", "--no-", 1) for flag in known}
+    known |= {"--help", "--help-all", "--config", "--quiet", "--verbose", "--runner", "--nproc-per-node"}
+    assert set(re.findall(r"(?<!\S|-)`?(--[a-z][a-z0-9-]*)", README)) <= known
 
 
 @pytest.mark.parametrize(
