@@ -64,6 +64,7 @@ REASONS: Final[dict[str, Reason]] = {
         opt_out_x_robots_tag="the answer says X-Robots-Tag: noai or similar",
         opt_out_tdm_reservation="the answer says tdm-reservation: 1",
         opt_out_xmp="the image's own XMP metadata prohibits data mining",
+        opt_out_c2pa="a C2PA manifest in the image (CAWG training and data mining) does not allow training",
         opt_out_site="not asked: the last answers of this server all opted out",
         redirect_loop="the redirects come back to a URL already seen",
         too_many_redirects="more redirects than allowed",
@@ -110,6 +111,7 @@ REASONS: Final[dict[str, Reason]] = {
         decode_memory="decoding needed more memory than allowed",
         decode_crash="the decoder died on it",
         score_filter="a score does not satisfy --keep-if",
+        synthetic="something says that a machine made it or parts of it (--drop-synthetic)",
         hash_listed="its bytes or its look are in --hash-list; nothing of it was stored",
     ),
     # What is known only when everything has arrived.
@@ -190,6 +192,7 @@ REMEDIES: Final[dict[str, str]] = {
     "bad_aspect": "--max-aspect decides",
     "too_many_pixels": "--max-pixels decides",
     "score_filter": "--keep-if decides",
+    "synthetic": "--drop-synthetic leaves such pictures out",
     "licence": "--licence decides; most pages state none",
     "placeholder": "--placeholder-captions 0 keeps one picture under many unrelated captions",
     "internal_error": "the details in rejected/ name a fault of openwit: please report it",

@@ -100,7 +100,7 @@ def _fetch(crawl: Crawl, number: int) -> Step:
     worker = FetchWorker(
         folder=folder, blobs=f"round-{number}", fetch=config.fetch, images=config.images, seed=config.seed,
         scorer=config.scorer, keep_if=config.keep_if, hash_list=config.hash_list, root=crawl.layout.root,
-        licences=licences.wanted(config.licence),
+        licences=licences.wanted(config.licence), drop_synthetic=config.drop_synthetic,
     )  # fmt: skip
     plan = partial(_plan_fetch, crawl, number)
     return Tasks(label=f"fetch, round {number}", folder=folder, plan=plan, worker=worker)

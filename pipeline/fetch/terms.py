@@ -1,4 +1,4 @@
-"""Whether a picture may be kept, by what is said of it: opt-outs first, then its licence."""
+"""Whether a picture may be kept, by what is said of it: opt-outs first, then its origin, then its licence."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ class Terms:
     """What is honoured and wanted."""
 
     opt_out: Collection[str] = OPT_OUTS
+    drop_synthetic: bool = False
     licences: tuple[str, ...] = ()
     """Identifiers and families of those that are kept; () keeps all."""
     pages: Mapping[bytes, str] = field(default_factory=dict)
@@ -29,6 +30,11 @@ class Terms:
             return outcome
         if "xmp" in self.opt_out and said.prohibited:
             return outcome._replace(reason=opt_out_reason("xmp"), detail=said.prohibited)
+        if "c2pa" in self.opt_out and said.refused:
+            return outcome._replace(reason=opt_out_reason("c2pa"), detail=said.refused)
+        if self.drop_synthetic and said.synthetic:
+            detail = f"{said.synthetic}: {said.synthetic_source}"
+            return outcome._replace(reason="synthetic", detail=detail)
         if self.licences and (
             detail := refused(resolve(self.pages.get(uid, ""), said.rights), self.licences)
         ):

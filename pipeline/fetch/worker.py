@@ -233,6 +233,7 @@ class FetchWorker:
     hash_list: str = ""
     licences: tuple[str, ...] = ()
     """Those that are kept, or () for all."""
+    drop_synthetic: bool = False
     root: str = ""
     """Folder of the run, whose tombstones are honoured."""
 
@@ -256,7 +257,8 @@ class FetchWorker:
         # An interruption gives a site no more time, nor less, so that it changes nothing of what arrives.
         left = deadline(task.seconds, len(starts)) - store.spent
         missing = first.filter(pa.array(np.array([uid not in rows for uid in uids], bool)))
-        terms = Terms(self.fetch.opt_out, self.licences, of_pages(unit) if self.licences else {})
+        pages = of_pages(unit) if self.licences else {}
+        terms = Terms(self.fetch.opt_out, self.drop_synthetic, self.licences, pages)
         for row in self._receive_all(state, missing, store, log, requests, left, terms):
             rows[row.uid] = row
         ordered = [rows[uid] for uid in uids]

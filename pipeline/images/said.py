@@ -2,7 +2,8 @@
 
 from typing import Final, NamedTuple
 
-from pipeline.images import embedded, rights, terms, xmp
+from pipeline.images import c2pa, embedded, rights, terms, xmp
+from pipeline.images.origin import origin
 from pipeline.rights.link_header import licences
 from pipeline.rights.statements import encode
 
@@ -15,7 +16,9 @@ class Said(NamedTuple):
     synthetic: str = ""
     synthetic_source: str = ""
     prohibited: str = ""
-    """What in its metadata prohibits data mining, such as `plus:DataMining: DMI-PROHIBITED`."""
+    """What in its XMP prohibits data mining, such as `plus:DataMining: DMI-PROHIBITED`."""
+    refused: str = ""
+    """What in its C2PA manifests refuses training or data mining, such as `cawg.ai_training: notAllowed`."""
 
 
 NOTHING: Final = Said()
@@ -26,5 +29,8 @@ def read(data: bytes, links: str = "") -> Said:
     found = embedded.find(data)
     properties = xmp.read(found.xmp) if found.xmp else {}
     targets = [one.target for one in licences(links) if not one.is_rsl] if links else []
-    said = terms.statements(found, properties, targets) if any(found) or targets else []
-    return Said(encode(said), "", "", rights.prohibited(data))
+    if not any(found) and not targets:
+        return Said(prohibited=rights.prohibited(data))
+    store = c2pa.read(found.jumbf) if found.jumbf else c2pa.Store()
+    said = encode(terms.statements(found, properties, targets))
+    return Said(said, *origin(found, properties, store), rights.prohibited(data), c2pa.refusal(store))

@@ -18,6 +18,7 @@ OptOut = Literal[
     "tdm-reservation",
     "xmp",
     "page",
+    "c2pa",
 ]
 OPT_OUTS: Final[tuple[OptOut, ...]] = get_args(OptOut)
 """What a site may say against machine learning, beside robots.txt for us; `x-y` is reason opt_out_x_y."""
@@ -30,8 +31,14 @@ def _of_pages(opt_out: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in opt_out if name == "page")
 
 
+_LATER: Final = ("c2pa",)
+"""Signals that earlier versions did not know: their runs may be extended, and honour them from then on."""
+
+
 def _in_order(opt_out: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(opt_out))
+    """Return what an option decides: the signals of the first version, and of later ones those left out."""
+    without = (f"no {name}" for name in _LATER if name not in opt_out)
+    return (*sorted(name for name in opt_out if name not in _LATER), *without)
 
 
 @dataclass(frozen=True, kw_only=True)
