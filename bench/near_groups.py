@@ -128,7 +128,9 @@ def find_groups(folder: Path, count: int) -> dict[str, float]:
         edges=sum(one.edges for one in pairs), beyond=0,
     )  # fmt: skip
     out = str(folder / "groups")
-    step = Tasks(label="groups", folder=out, plan=lambda: Work(tasks=[task]), worker=GroupWorker(folder=out))
+    step = Tasks(
+        label="groups", folder=out, plan=lambda: Work(tasks=[task]), worker=GroupWorker(path=f"{out}/groups")
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds, peak = measured(step)
     [found] = step.results(Groups)

@@ -151,6 +151,11 @@ class Layout:
         return storage.join(self.published, "near_duplicates.parquet")
 
     @property
+    def near_groups(self) -> str:
+        """Return the path of the table of which images are merged by their looks."""
+        return self.stage("finish", "near-groups", "groups")
+
+    @property
     def config(self) -> str:
         """Return the path of the options that repeat the run."""
         return storage.join(self.published, "config.toml")

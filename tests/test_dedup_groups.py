@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from pipeline import schemas
 from pipeline.checked_manifest import SiteRemoval
+from pipeline.extend.parts import STORED_ROWS, Stored
 from pipeline.fetch.parts import Merged
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Work
 from pipeline.near import groups
 from pipeline.near.groups import BandShuffler
-from pipeline.near.parts import EDGES, Groups, GroupTask, NearPairs
+from pipeline.near.parts import EDGES, GROUPS, Groups, GroupTask, NearPairs
 from pipeline.near.stars import MAX_GROUP, find_stars
 from pipeline.near.workers import GroupWorker
 
@@ -77,7 +78,7 @@ def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int
     )  # fmt: skip
 
 
-def shuffled(folder: Path, tasks: list[Merged]) -> list[dict[str, object]]:
+def shuffled(folder: Path, tasks: list[Merged | Stored]) -> list[dict[str, object]]:
     """Return the edges that the shuffle writes for some files."""
     plan, shuffler = partial(Work, tasks=tasks, partitions=4), BandShuffler(folder=str(folder))
     step = Shuffle(label="pairs", folder=str(folder), plan=plan, shuffler=shuffler)
@@ -148,7 +149,7 @@ def test_what_shares_a_band_with_too_many_is_counted(monkeypatch):
     hashes = np.zeros((6, 32), np.uint8)
     hashes[:, 31] = (0, 1, 1, 2, 4, 8)
     uids = pa.array([bytes([n]) * 16 for n in range(6)], pa.binary(16))
-    edges, beyond = groups.bucket_edges(np.zeros(6, np.int32), uids, hashes)
+    edges, beyond = groups.bucket_edges(np.zeros(6, np.int32), uids, hashes, np.zeros(6, bool))
     rows = [(row["a"][0], row["b"][0], row["distance"]) for row in edges.to_pylist()]
     assert (rows, beyond) == ([(0, 1, 1), (0, 3, 1), (1, 2, 0), (1, 3, 2)], 2)
 
@@ -216,7 +217,7 @@ def stars(members: list[Member], edges: list[tuple[str, str]], most: int = MAX_G
     """Return the groups that `find_stars` finds; they are those of the plain way."""
     pairs, images = tables(members, edges)
     count = sum(map(len, pairs))
-    found = find_stars(lambda: pairs, lambda: images, count, most)
+    found = find_stars(lambda: pairs, lambda: images, count, most=most)
     groups: dict[str, list[str]] = {}
     for row in found.groups.to_pylist():
         groups.setdefault(row["representative"].rstrip(b"\0").decode(), []).append(
@@ -226,7 +227,7 @@ def stars(members: list[Member], edges: list[tuple[str, str]], most: int = MAX_G
     assert groups == expected and found.count == len(expected)
     assert found.groups["uid"].to_pylist() == sorted(found.groups["uid"].to_pylist())
     if expected:
-        around, largest = max(expected.items(), key=lambda item: len(item[1]))  # the first by rank
+        around, largest = min(expected.items(), key=lambda item: (-len(item[1]), item[0]))
         assert (found.largest, found.around) == (len(largest) + 1, raw(around).hex())
     return groups
 
@@ -309,6 +310,47 @@ def test_equal_hashes_share_the_edges_of_the_first():
     assert stars(members, []) == {"b": ["a"], "d": ["c"]}
 
 
+def test_what_stays_takes_in_what_is_near_and_is_taken_in_by_none():
+    members = [member("a", 90), member("b", 5), member("c", 50), member("d", 70), member("e", 60)]
+    pairs, images = tables(members, [("a", "b"), ("a", "c"), ("c", "d"), ("b", "c"), ("d", "e")])
+    stay = pa.table({"uid": pa.array([raw("b"), raw("c"), raw("z")], pa.binary(16))})
+    before = schemas.to_table([(raw("x"), raw("c")), (raw("y"), raw("q"))], GROUPS)
+
+    def found(*more: object) -> list[tuple[str, str]]:
+        rows = find_stars(lambda: pairs, lambda: images, 5, *more).groups.to_pylist()  # type: ignore[arg-type]
+        return [tuple(row[name].rstrip(b"\0").decode() for name in GROUPS.names) for row in rows]
+
+    assert found() == [("b", "a"), ("c", "a"), ("e", "d")]
+    # b and c stay, though they are small and near each other; the larger takes in what both are near.
+    assert found(lambda: [stay]) == [("a", "c"), ("d", "c")]
+    assert found(lambda: [stay], before) == [("a", "c"), ("d", "c"), ("x", "c"), ("y", "q")]
+
+
+def test_of_an_extended_run_new_images_alone_have_pairs(tmp_path):
+    rng = np.random.default_rng(9)
+    hashed = [rng.integers(0, 256, 32, dtype=np.uint8) for _ in range(2)]
+    uids = [bytes([n]) * 16 for n in range(1, 7)]
+    # 1, 3 and 5 are stored and alike; 6 was dropped by an earlier extension; 2 and 4 are new.
+    rows = {1: hashed[0], 3: hashed[0], 5: flipped(hashed[0], 4, rng), 6: hashed[1]}
+    shard = pa.table({
+        "uid": [uids[n - 1].hex() for n in (6, 5, 3, 1)], "quality": pa.array([100] * 4, pa.int16()),
+        "phash": [rows[n].tobytes().hex() for n in (6, 5, 3, 1)],
+    })  # fmt: skip
+    schemas.write_table(str(tmp_path / "shard.parquet"), shard)
+    stays = [(uids[n - 1], [], bytes(32)) for n in (1, 3, 5)]
+    schemas.write_table(str(tmp_path / "stored.parquet"), schemas.to_table(stays, STORED_ROWS))
+    stored = Stored(
+        name="00000", path=str(tmp_path / "stored.parquet"), shard=str(tmp_path / "shard.parquet"), counts="",
+        samples=3,
+    )  # fmt: skip
+    new = np.stack([hashed[0], hashed[1]])
+    edges = shuffled(
+        tmp_path / "edges", [stored, write_images(tmp_path / "0.parquet", [uids[1], uids[3]], new)]
+    )
+    found = sorted((row["a"][0], row["b"][0], row["distance"]) for row in edges)
+    assert found == [(1, 2, 0)], "3 and 5 have the look of 1 as well, which 2 goes to"
+
+
 def test_removals_are_never_silent():
     found = Groups(
         name="groups", path="", pairs=2, beyond=0, removed=2, groups=1, largest=3, around="u0"
@@ -333,7 +375,10 @@ def test_one_worker_joins_the_pairs(tmp_path):
     task = GroupTask(name="groups", edges=2, beyond=1, **written)
     folder = str(tmp_path / "groups")
     step = Tasks(
-        label="groups", folder=folder, plan=partial(Work, tasks=[task]), worker=GroupWorker(folder=folder)
+        label="groups",
+        folder=folder,
+        plan=partial(Work, tasks=[task]),
+        worker=GroupWorker(path=f"{folder}/groups"),
     )
     Runner(flags=("--runner=FnApiRunner",), workers=1).run([step])
     [found] = step.results(Groups)

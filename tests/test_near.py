@@ -82,13 +82,13 @@ def pictures() -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def served() -> Iterator[SimpleNamespace]:
     """Serve the pictures on loopback; .hits counts what was asked for."""
-    files, hits = pictures(), Counter()
+    files, hits, broken = pictures(), Counter(), set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             hits[self.path] += 1
-            data = files.get(self.path, b"")
-            self.send_response(200 if data else 404)
+            data = files.get(self.path, b"") if self.path not in broken else b""
+            self.send_response(503 if self.path in broken else 200 if data else 404)
             self.send_header("Content-Type", "image/jpeg")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -99,7 +99,7 @@ def served() -> Iterator[SimpleNamespace]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield SimpleNamespace(files=files, hits=hits, port=server.server_port)
+    yield SimpleNamespace(files=files, hits=hits, broken=broken, port=server.server_port)
     server.shutdown()
     server.server_close()
 
@@ -128,7 +128,7 @@ def code(arguments: list[str]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd, monkeypatch):
+def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd):
     kept = ("--keep-staging",)
     assert main(argv(served, tmp_path, *kept)) == 0
     run = tmp_path / "run"
@@ -170,12 +170,72 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
     kept_rows = pq.read_table(run / "query_counts.parquet").to_pylist()
     assert {row["kept"] for row in kept_rows} == {9}
 
-    # What was merged by its looks cannot be compared again once the images are gone.
-    (run / "work/fetch/removed.stage").write_text("true")
-    monkeypatch.setattr("pipeline.fetch.retry_failed._retried", lambda *_: 1)
-    assert code(argv(served, tmp_path, "--dedup", "near", "--retry-failed")) == 2
-    assert "--keep-staging" in capfd.readouterr().err
+
+def merged_into(run: Path) -> dict[str, str]:
+    """Return by the name of each picture that was merged the uid of the one that it was merged into."""
+    rows = (row for row in rejected(run) if row["reason"] == "merged_into")
+    return {row["url"].rpartition("/")[2]: row["detail"] for row in rows}
+
+
+@pytest.mark.timeout(600)
+def test_look_alikes_are_merged_in_a_retry_and_in_an_extension(served, tmp_path, capfd):
+    def uid(path: str) -> str:
+        return uid_of(f"http://127.0.0.1:{served.port}/{path}").hex()
+
+    # Of one photograph the largest copy fails at first, of another the smallest.
+    served.broken.update(("/0-0.jpg", "/1-2.jpg", "/other-0.jpg"))
+    near = ("--dedup", "near", "--per-query", "50", "--rounds", "1", "--placeholder-captions", "0")
+    runs = {}
+    for name, more in (("alone", ()), ("staged", ("--keep-staging",))):
+        folder = tmp_path / name
+        folder.mkdir()
+        runs[name] = folder / "run"
+        served.broken.update(("/0-0.jpg", "/1-2.jpg", "/other-0.jpg"))
+        assert main(argv(served, folder, *near, *more)) == 0
+        assert merged_into(runs[name])["0-2.jpg"] == uid("0-1.jpg")
+        served.broken.clear()
+        assert main(argv(served, folder, *near, *more, "--retry-failed")) == 0
+        assert verify(["--run", str(runs[name])]) == 0
+    found = {name: merged_into(run) for name, run in runs.items()}
+    assert found["staged"].pop("0-1.jpg") == found["staged"].pop("0-2.jpg") == uid("0-0.jpg")
+    # Where 0-2 has no bytes any more, what it was merged into stays, though a larger one has come.
+    assert found["alone"].pop("0-0.jpg") == found["alone"].pop("0-2.jpg") == uid("0-1.jpg")
+    assert found["alone"] == found["staged"] and found["alone"]["1-2.jpg"] == uid("1-0.jpg")
+    rows = {name: {row["uid"]: row for row in samples(run)} for name, run in runs.items()}
+    assert rows["alone"].pop(uid("0-1.jpg"))["captions"] == rows["staged"].pop(uid("0-0.jpg"))["captions"]
+    for one in (*rows["alone"].values(), *rows["staged"].values()):
+        one.update(key="", fetched_at=None)
+    assert rows["alone"] == rows["staged"] and uid("other-0.jpg") in rows["alone"]
+
+    run, before = runs["alone"], manifest(runs["alone"])
+    stored = {path: path.read_bytes() for path in (run / "shards").glob("0*.tar")}
+    new = {
+        "/late-0.jpg": encoded(scene(0, 300, 400), 1.5), "/late-1.jpg": encoded(scene(1, 300, 400), 0.6),
+        "/late-2.jpg": encoded(scene(50, 300, 400)), "/late-3.jpg": encoded(scene(50, 300, 400), 0.8),
+    }  # fmt: skip
+    served.files.update(new)
+    try:
+        urls = [{"url": f"http://127.0.0.1:{served.port}{p}", "caption": f"a late fox {p[6]}"} for p in new]
+        (tmp_path / "late.jsonl").write_text("".join(json.dumps(row) + "\n" for row in urls))
+        more = ["--source", str(tmp_path / "late.jsonl"), "--workers", "1", "--dedup-limit", "0.8"]
+        assert main(["--extend", str(run), *more]) == 0
+    finally:
+        for path in new:
+            del served.files[path]
     assert verify(["--run", str(run)]) == 0
+    assert {path: path.read_bytes() for path in stored} == stored, "what is stored stays"
+    # Larger or smaller, a new picture goes to the stored one; among new ones the larger stays.
+    late = {name: star for name, star in merged_into(run).items() if name.startswith("late")}
+    assert late == {
+        "late-0.jpg": uid("0-1.jpg"), "late-1.jpg": uid("1-0.jpg"), "late-3.jpg": uid("late-2.jpg")
+    }  # fmt: skip
+    grown = manifest(run)
+    assert grown["counts"]["samples"] == before["counts"]["samples"] + 1
+    assert grown["counts"]["candidates"] == grown["counts"]["captions"] + grown["counts"]["rejected"]
+    was, now = before["near_duplicates"], grown["near_duplicates"]
+    assert (now["images"], now["removed"]) == (was["images"] + 4, was["removed"] + 3)
+    assert pq.read_table(run / "near_duplicates.parquet").to_pylist() == now["sites"]
+    assert now["sites"] == [{"site": "127.0.0.1", "images": now["images"], "removed": now["removed"]}]
 
 
 def test_options_are_checked(served, tmp_path, capsys):

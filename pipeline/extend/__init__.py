@@ -18,6 +18,7 @@ from pipeline.stages import Rounds
 
 _BASE: Final = "base.json"  # the run's manifest before the extension, in the extension's folder
 COUNTS: Final = "base_counts.parquet"  # and its query_counts.parquet
+NEAR: Final = "base_near_duplicates.parquet"  # and its near_duplicates.parquet, if it has one
 PUBLISHING: Final = "publishing.json"  # from when on files beside the shards are those of the extended run
 HOW_READ: Final = frozenset(name for name, _ in parser.fields(SourceOptions))
 _NOT_TAKEN_OVER: Final = frozenset(
@@ -142,6 +143,8 @@ def begin(
     if not storage.exists(path):
         counts = storage.join(part.work, COUNTS)
         storage.copy_file(storage.join(root, "query_counts.parquet"), counts)
+        if storage.exists(Layout(root).near_duplicates):
+            storage.copy_file(Layout(root).near_duplicates, storage.join(part.work, NEAR))
         recorded = [list(info) for info in inputs]
         manifest.write_json(part.stage("candidates", "inputs.list"), recorded)
         base = _Base(
@@ -156,11 +159,6 @@ def begin(
 
 def _check_run(root: str, options: CrawlConfig) -> None:
     """Raise ValueError for a run that cannot be extended."""
-    if options.dedup == "near":
-        raise ValueError(
-            "--extend cannot compare new images with those of a run made with --dedup near; crawl all the "
-            "sources together into a new --out"
-        )
     if options.sample < 1:
         raise ValueError(
             f"{root} is a pilot (--sample {options.sample:g}); crawl without it into a new --out"

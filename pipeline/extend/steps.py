@@ -7,7 +7,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import dropped_samples, extend, manifest, querylist, run_folder, schemas, storage
-from pipeline.checked_manifest import Crawled, Extension, Manifest, QueryTotals
+from pipeline.checked_manifest import (
+    Crawled,
+    Extension,
+    Manifest,
+    NearDuplicates,
+    QueryTotals,
+    SiteRemoval,
+)
 from pipeline.crawl import Crawl, add_counts, add_vectors
 from pipeline.extend.parts import Known, Stored, StoredShard
 from pipeline.extend.workers import DropWorker, StoredCountWorker, StoredWorker
@@ -138,6 +145,34 @@ def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: 
     )  # fmt: skip
 
 
+def near_duplicates_path(crawl: Crawl) -> str:
+    """Return where finish writes what `--dedup near` took out, by site: of an extension, its own alone."""
+    layout = crawl.layout
+    return layout.stage("finish", "near_duplicates.parquet") if crawl.base else layout.near_duplicates
+
+
+def _near_duplicates(crawl: Crawl, before: NearDuplicates | None, own: NearDuplicates) -> NearDuplicates:
+    """Publish near_duplicates.parquet of the grown run; return what its manifest says of it."""
+    known, files = storage.join(crawl.layout.work, extend.NEAR), [near_duplicates_path(crawl)]
+    files += [known] if storage.exists(known) else []
+    sums = pa.concat_tables(map(schemas.read_table, files)).group_by("site").aggregate(
+        [("images", "sum"), ("removed", "sum")]
+    )  # fmt: skip
+    sites = sums.rename_columns(["site", "images", "removed"]).sort_by(
+        [("removed", "descending"), ("site", "ascending")]
+    )
+    schemas.write_table(crawl.layout.near_duplicates, sites)
+    if before is None:
+        return own
+    most = max(len(before.sites), len(own.sites))
+    return NearDuplicates(
+        pairs=before.pairs + own.pairs, beyond=before.beyond + own.beyond,
+        images=before.images + own.images, removed=before.removed + own.removed,
+        groups=before.groups + own.groups, largest_group=max(before.largest_group, own.largest_group),
+        sites=tuple(SiteRemoval(**row) for row in sites.slice(0, most).to_pylist()),
+    )  # fmt: skip
+
+
 def publish(crawl: Crawl, found: NewSet, entry: Extension) -> None:
     """Publish an extension: its dropped samples, its counts and, last, the manifest that names its shards.
 
@@ -148,6 +183,9 @@ def publish(crawl: Crawl, found: NewSet, entry: Extension) -> None:
     before = base.manifest
     manifest.write_json(storage.join(layout.work, extend.PUBLISHING), {})
     _publish_dropped(crawl, found)
+    near = before.near_duplicates
+    if found.near_duplicates is not None:
+        near = _near_duplicates(crawl, near, found.near_duplicates)
     counts_file = layout.stage("finish", "query_counts.parquet")
     storage.copy_file(counts_file, layout.query_counts)
     read, fetched = run_folder.done(layout, Candidates), run_folder.done(layout, Rounds)
@@ -175,7 +213,7 @@ def publish(crawl: Crawl, found: NewSet, entry: Extension) -> None:
         rejected_sampled=before.rejected_sampled or found.rejected_sampled,
         images_seen=before.images_seen + read.images,
         rounds=(*before.rounds, *manifest.round_entries(fetched.rounds)), queries=found.queries,
-        shards=shards, extensions=(*before.extensions, whole),
+        shards=shards, extensions=(*before.extensions, whole), near_duplicates=near,
     )  # fmt: skip
     manifest.write(layout.manifest, grown)
 

@@ -2,7 +2,8 @@
 
 The round takes those images of the last one whose failure may have passed and that a query would still keep,
 at the thresholds that hold, so it tries nothing new; then everything that arrived is merged and balanced
-again. Where the staged images were removed, they are taken back out of the shards first.
+again. Where the staged images were removed, they are taken back out of the shards first; what was merged by
+its looks into an image of the set then stays merged into it.
 """
 
 from typing import Any, Final
@@ -26,6 +27,9 @@ _COMMAND: Final = "retrying.stage"
 """Number of the round of a `--retry-failed` that has not come to its end."""
 
 _RESTORED: Final = "restored"
+_GROUPS: Final = "near-groups.parquet"
+NO_BYTES: Final = -1
+"""Length of an image that was merged by its looks before a retry, and went when the shards were verified."""
 
 
 def reopen(crawl: Crawl) -> int | None:
@@ -47,10 +51,7 @@ def reopen(crawl: Crawl) -> int | None:
         return 0
     if storage.exists(layout.stage("fetch", "removed.stage")):
         if crawl.config.dedup == "near":
-            raise ValueError(
-                "--retry-failed would have to compare images that went when the shards were verified: "
-                "with --dedup near it needs a run that was made with --keep-staging"
-            )
+            _keep_groups(layout)
         restore(crawl, fetched)
         storage.remove_tree(layout.stage("fetch", "removed.stage"))
     number = fetched.last + 1
@@ -107,6 +108,23 @@ def _retried(crawl: Crawl, fetched: Rounds) -> int:
     return count
 
 
+def merged_before(layout: Layout) -> str:
+    """Return the file of the groups of near-duplicates that a retry leaves as they are, or ""."""
+    path = layout.stage("fetch", _GROUPS)
+    return path if storage.exists(path) else ""
+
+
+def _keep_groups(layout: Layout) -> None:
+    """Note which images were merged by their looks into one that is in the set; only that one has bytes."""
+    shards = checked_manifest.of(layout.root).shards
+    rows = (storage.sibling(storage.join(layout.shards, shard.name), ".parquet") for shard in shards)
+    kept = [uid for path in rows for uid in schemas.read_table(path, ["uid"])["uid"].to_pylist()]
+    stays = pa.array(map(bytes.fromhex, kept), pa.binary(schemas.UID_BYTES))
+    groups = schemas.read_table(layout.near_groups)
+    groups = groups.filter(pc.is_in(groups["representative"], value_set=stays))
+    schemas.write_table(layout.stage("fetch", _GROUPS), groups)
+
+
 def restore(crawl: Crawl, fetched: Rounds) -> None:
     """Stage the shards' images again, and let the tables of what was fetched point to them.
 
@@ -119,9 +137,14 @@ def restore(crawl: Crawl, fetched: Rounds) -> None:
     shards = checked_manifest.of(layout.root).shards
     tables = [_restore_shard(layout, shard.name, described) for shard in shards]
     places = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by("uid")
-    staged = _Places(places, key)
     merged = [schemas.read_table(one.path, ["uid", "sha256"]) for one in fetched.rounds[-1].merged]
     over = _values(pa.concat_tables(merged)[key]) if merged else np.zeros(0, object)
+    groups = merged_before(layout) if crawl.config.dedup == "near" else ""
+    members = (
+        schemas.read_table(groups)["uid"].combine_chunks() if groups else pa.array([], places["uid"].type)
+    )
+    alike = [table.filter(pc.is_in(table["uid"], value_set=members)) for table in merged]
+    staged = _Places(places, key, members, pa.concat_tables(alike)[key] if alike else places[key])
     for unit in fetched.units:
         schemas.write_table(unit.path, staged.point(schemas.read_table(unit.path), over))
 
@@ -181,11 +204,13 @@ def _among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 class _Places:
     """Where the images of the set are staged again."""
 
-    def __init__(self, places: pa.Table, key: str) -> None:
+    def __init__(self, places: pa.Table, key: str, members: pa.Array, alike: pa.ChunkedArray) -> None:
+        """Take where images are, and uids and keys of those that were merged into them by their looks."""
         self._places = places
         self._key = key
         self._uids = np.array(places["uid"].to_pylist(), dtype=f"S{schemas.UID_BYTES}")
-        self._kept = _values(places[key])
+        self._kept = _values(pa.chunked_array([*places[key].chunks, *alike.chunks], alike.type))
+        self._members = members
 
     def point(self, table: pa.Table, over: np.ndarray) -> pa.Table:
         """Return the rows of a fetched unit with the images' new places; `over`: keys of all that merged."""
@@ -201,6 +226,8 @@ class _Places:
             columns[name] = none if rows is None else pc.if_else(pa.array(here), rows[name], none)
             if rows is None:
                 columns[name] = pa.array([none] * len(table), table.schema.field(name).type)
+        is_member = pc.and_(pa.array(arrived & ~here), pc.is_in(table["uid"], value_set=self._members))
+        columns["length"] = pc.if_else(is_member, pa.scalar(NO_BYTES, pa.int64()), columns["length"])
         columns["reason"] = pc.if_else(pa.array(gone), "over_cap", table["reason"])
         columns["detail"] = pc.if_else(pa.array(gone), "fetched, not needed", table["detail"])
         return pa.table(columns, schema=table.schema)

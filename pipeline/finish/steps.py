@@ -11,6 +11,7 @@ from pipeline.crawl import Crawl, add_counts, add_vectors
 from pipeline.extend.parts import DroppedSamples
 from pipeline.extend.steps import drop, write_query_counts
 from pipeline.fetch.parts import Merged
+from pipeline.fetch.retry_failed import merged_before
 from pipeline.finish.parts import Balanced, Failures, Group, RejectedRows, RejectTask
 from pipeline.finish.workers import (
     GROUP_SAMPLES,
@@ -74,6 +75,11 @@ def finish(crawl: Crawl, runner: Runner) -> NewSet:
 
         near = merge_near(crawl, runner, last)
         this = _Finish(crawl, last, near.folder, near.thresholds)
+    elif merged_before(layout):
+        raise ValueError(
+            "the images that --dedup near has merged into others went when the shards were verified, before "
+            "--retry-failed: finish it with --dedup near, or crawl into a new --out"
+        )
     rejected, shards, dropped = _rejected(this), _shards(this), drop(crawl, this.thresholds)
     runner.run([_balance(this), _mix(this), shards, *dropped, _untried(this), rejected])
     written = shards.results(Shard)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline import schemas, storage
 from pipeline.checked_manifest import SiteRemoval
+from pipeline.extend.parts import Stored
 from pipeline.fetch.parts import Merged
 from pipeline.flow.worker import partition_name
 from pipeline.near.parts import EDGES, Groups, NearPairs
@@ -38,6 +39,7 @@ NODES: Final = pa.schema(
         pa.field("uid", pa.binary(schemas.UID_BYTES), nullable=False),
         pa.field("hash", pa.binary(32), nullable=False),
         pa.field("band", pa.int32(), nullable=False),  # band * 65536 + its 16 bits
+        pa.field("stored", pa.bool_(), nullable=False),  # whether the image is in the set already
     ]
 )
 
@@ -81,15 +83,17 @@ def first_of_each(bucket: I32, hashes: U8) -> I64:
     return first
 
 
-def bucket_edges(bucket: I32, uids: pa.Array, hashes: U8, radius: int = RADIUS) -> tuple[pa.Table, int]:
+def bucket_edges(
+    bucket: I32, uids: pa.Array, hashes: U8, stored: npt.NDArray[np.bool_], radius: int = RADIUS
+) -> tuple[pa.Table, int]:
     """Return EDGES of a partition's rows, sorted by bucket and uid, and how many hashes were not compared.
 
-    Of two images that share several bands the lowest one has the edge. Images of one hash are joined to the
-    first of them by edges of distance 0; it alone has edges to others: a placeholder on 5,000 sites has 5,000
-    edges, not 12 million.
+    Two images that are in the set already have none. Of two images that share several bands the lowest one
+    has the edge. Images of one hash are joined to the first of them by edges of distance 0; it alone has
+    edges to others: a placeholder on 5,000 sites has 5,000 edges, not 12 million.
     """
     first = first_of_each(bucket, hashes)
-    same = np.flatnonzero((first != np.arange(len(first))) & (bucket >> 16 == 0))
+    same = np.flatnonzero((first != np.arange(len(first))) & (bucket >> 16 == 0) & ~(stored & stored[first]))
     found = [_edges(uids, first[same], same, np.zeros(len(same), np.int64))]
     rows = np.flatnonzero(first == np.arange(len(first)))
     place = np.arange(len(rows)) - np.searchsorted(bucket[rows], bucket[rows])
@@ -98,6 +102,7 @@ def bucket_edges(bucket: I32, uids: pa.Array, hashes: U8, radius: int = RADIUS) 
     keys = band_keys(hashes[rows])
     for a, b, distance in near_pairs(bucket[rows], hashes[rows], radius):
         mine = (keys[a] == keys[b]).argmax(axis=1) == bucket[rows[a]] >> 16
+        mine &= ~(stored[rows[a]] & stored[rows[b]])
         found.append(_edges(uids, rows[a[mine]], rows[b[mine]], distance[mine]))
     return pa.concat_tables(found).sort_by([("a", "ascending"), ("b", "ascending")]), beyond
 
@@ -112,12 +117,14 @@ class BandShuffler:
     """Bring the hashes that share a band together, and write their verified pairs."""
 
     folder: str
+    merged_before: str = ""
+    """A table of GROUPS, or empty: images that are left out, since their groups are known."""
     radius: int = RADIUS
 
-    def split(self, task: Merged, partitions: int) -> Iterator[tuple[int, bytes]]:
+    def split(self, task: Merged | Stored, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's hashes by partition of their bands, once for each band; images in runs of uid."""
-        table = schemas.read_table(task.path, ["uid", "phash", "quality"])
-        table = table.take(pa.array(schemas.run_starts(table["uid"]), pa.int64()))
+        is_stored = isinstance(task, Stored)
+        table = stored_images(task) if isinstance(task, Stored) else self._arrived(task)
         table = table.filter(pc.greater_equal(table["quality"], MIN_QUALITY))
         if not len(table):
             return
@@ -130,9 +137,18 @@ class BandShuffler:
         for number in np.unique(partition):
             rows, bands = np.nonzero(partition == number)
             taken = pa.array(rows)
-            columns = [table["uid"].combine_chunks().take(taken), raw.take(taken), keys[rows, bands]]
+            stored = np.full(len(rows), is_stored)
+            columns = [table["uid"].combine_chunks().take(taken), raw.take(taken), keys[rows, bands], stored]
             arrays = [pa.array(column, f.type) for column, f in zip(columns, NODES, strict=True)]
             yield int(number), schemas.encode(pa.Table.from_arrays(arrays, schema=NODES))
+
+    def _arrived(self, task: Merged) -> pa.Table:
+        table = schemas.read_table(task.path, ["uid", "phash", "quality"])
+        table = table.take(pa.array(schemas.run_starts(table["uid"]), pa.int64()))
+        if not self.merged_before:
+            return table
+        known = schemas.read_table(self.merged_before, ["uid"])["uid"].combine_chunks()
+        return table.filter(pc.invert(pc.is_in(table["uid"], value_set=known)))
 
     def reduce(self, partition: int, slices: Iterable[bytes]) -> NearPairs:
         """Write NNNNN.parquet with the verified pairs of a partition."""
@@ -140,12 +156,22 @@ class BandShuffler:
         table = table.sort_by([("band", "ascending"), ("uid", "ascending")])
         hashes = np.frombuffer(b"".join(table["hash"].to_pylist()), np.uint8).reshape(-1, 32)
         edges, beyond = bucket_edges(
-            table["band"].to_numpy(), table["uid"].combine_chunks(), hashes, self.radius
-        )
+            table["band"].to_numpy(), table["uid"].combine_chunks(), hashes, table["stored"].to_numpy(),
+            self.radius,
+        )  # fmt: skip
         name = partition_name(partition)
         path = storage.join(self.folder, f"{name}.parquet")
         schemas.write_table(path, edges)
         return NearPairs(name=name, path=path, edges=len(edges), beyond=beyond)
+
+
+def stored_images(task: Stored) -> pa.Table:
+    """Return uid, phash and quality of a shard's samples that are still in the set, sorted by uid."""
+    table = schemas.read_table(task.shard, ["uid", "phash", "quality"])
+    uids = pa.array(map(bytes.fromhex, table["uid"].to_pylist()), pa.binary(schemas.UID_BYTES))
+    table = table.set_column(0, "uid", uids).sort_by("uid")
+    stays = schemas.read_table(task.path, ["uid"])["uid"].combine_chunks()
+    return table.filter(pc.is_in(table["uid"], value_set=stays))
 
 
 def hashes_of(digits: list[str]) -> U8:

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import pyarrow as pa
 
+from pipeline.extend.parts import Stored
 from pipeline.fetch.parts import MERGED_ROWS, Merged
 from pipeline.flow.parts import File, Part
 from pipeline.schemas import UID_BYTES
@@ -50,6 +51,10 @@ class GroupTask(Part):
     edges: int
     """Pairs in these."""
     beyond: int
+    stored: tuple[Stored, ...] = ()
+    """Samples that an extended run has already: they stay, and take in what is near them."""
+    merged_before: Annotated[str, File(GROUPS)] = ""
+    """Groups that stay as they are, since only their representatives have bytes left."""
 
 
 @dataclass(frozen=True, kw_only=True)

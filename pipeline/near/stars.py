@@ -3,7 +3,8 @@
 A group is a star: every member is within the radius of its representative, so that nothing is removed because
 of a chain of likenesses, which in large sets joins everything. In the order of rank (most pixels of the
 original, most captions, smallest uid) an image that belongs to no group yet takes in those of its neighbours
-that belong to none either. Neighbours are the images of the same hash and, by the pairs between the first
+that belong to none either. Those that stay in any case, as the samples of a run that is extended do, come
+first and are taken in by none. Neighbours are the images of the same hash and, by the pairs between the first
 image of each hash, those of the hashes near it.
 
 Images that stand in a pair take some 60 bytes of memory each. Pairs are read one file at a time and lie on
@@ -50,6 +51,8 @@ class Images:
     """[n]: the inverse."""
     kind: I32
     """[n], by rank: the best rank among the images of the same hash."""
+    stay: int
+    """How many stay in any case: those of the first ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class Stars:
     largest: int
     """Images in the largest, its representative included; 0 without any."""
     around: str
-    """The representative of the largest, of the best rank among equals; hexadecimal digits."""
+    """The representative of the largest, the smallest uid among equals; hexadecimal digits."""
 
 
 def uids_of(column: pa.ChunkedArray) -> Uids:
@@ -80,18 +83,22 @@ def uid_array(uids: Uids) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(schemas.UID_BYTES), len(uids), [None, raw])
 
 
-def find_stars(edges: Tables, images: Tables, pairs: int, most: int = MAX_GROUP) -> Stars:
+def find_stars(
+    edges: Tables, images: Tables, pairs: int, stay: Tables = tuple, before: pa.Table | None = None,
+    most: int = MAX_GROUP,
+) -> Stars:  # fmt: skip
     """Return the groups of at most `most` images.
 
     edges: tables of EDGES, `pairs` rows together. images: tables with uid (sorted), original_width and
-    original_height, a row for each caption.
+    original_height, a row for each caption. stay: tables with the uid of images that are representatives in
+    any case. before: GROUPS that are known, whose members are in no pair.
     """
     uids = _paired(edges())
-    known = _images(uids, edges, images())
+    known = _images(uids, edges, images(), stay())
     with tempfile.TemporaryDirectory(prefix="openwit-near-") as folder:
         links = _linked(known, edges(), pairs, Path(folder))
-        star = walk(known.kind, links, most)
-    return _stars(known, star)
+        star = walk(known.kind, links, most, known.stay)
+    return _stars(known, star, GROUPS.empty_table() if before is None else before)
 
 
 def _paired(tables: Iterable[pa.Table]) -> Uids:
@@ -105,18 +112,20 @@ def _paired(tables: Iterable[pa.Table]) -> Uids:
     return np.unique(np.concatenate([found, *more]))
 
 
-def _images(uids: Uids, edges: Tables, images: Iterable[pa.Table]) -> Images:
+def _images(uids: Uids, edges: Tables, images: Iterable[pa.Table], stay: Iterable[pa.Table]) -> Images:
+    stays = np.zeros(len(uids), bool)
+    for table in stay:
+        at, here = _places(uids, uids_of(table["uid"]))
+        stays[at[here]] = True
     pixels, captions = np.zeros(len(uids), np.int64), np.zeros(len(uids), np.int32)
     for table in images:
         starts = schemas.run_starts(table["uid"])
-        given = uids_of(table["uid"])[starts]
-        at = np.minimum(np.searchsorted(uids, given), max(len(uids) - 1, 0))
-        here = np.flatnonzero(uids[at] == given) if len(uids) else np.zeros(0, np.int64)
+        at, here = _places(uids, uids_of(table["uid"])[starts])
         width, height = (table[f"original_{side}"].to_numpy()[starts].astype(np.int64)
                          for side in ("width", "height"))  # fmt: skip
         pixels[at[here]] = (width * height)[here]
         captions[at[here]] = np.diff(np.append(starts, len(table)))[here]
-    order = np.lexsort((-captions, -pixels)).astype(np.int32)  # stable: then by uid
+    order = np.lexsort((-captions, -pixels, ~stays)).astype(np.int32)  # stable: then by uid
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order), dtype=np.int32)
     first = np.arange(len(uids), dtype=np.int32)
@@ -127,7 +136,13 @@ def _images(uids: Uids, edges: Tables, images: Iterable[pa.Table]) -> Images:
         )
     best = np.full(len(uids), len(uids), np.int32)
     np.minimum.at(best, first, rank)
-    return Images(uids=uids, order=order, rank=rank, kind=best[first[order]])
+    return Images(uids=uids, order=order, rank=rank, kind=best[first[order]], stay=int(stays.sum()))
+
+
+def _places(uids: Uids, given: Uids) -> tuple[I64, I64]:
+    """Return where each of k uids would stand among the n, int64 [k], and which of the k are among them."""
+    at = np.minimum(np.searchsorted(uids, given), max(len(uids) - 1, 0))
+    return at, np.flatnonzero(uids[at] == given) if len(uids) else np.zeros(0, np.int64)
 
 
 def _linked(known: Images, edges: Iterable[pa.Table], pairs: int, folder: Path) -> U64:
@@ -164,16 +179,17 @@ def _joined(pieces: Sequence[Path], path: Path) -> U64:
     return np.asarray(np.memmap(path, np.uint64, "r"))
 
 
-def walk(kind: I32, links: U64, most: int) -> I32:
+def walk(kind: I32, links: U64, most: int, stay: int = 0) -> I32:
     """Return the representative of each of n images, both by rank: int32 [n]; its own where it has none.
 
-    kind: int32 [n], as `Images` has it. links: as `_linked` returns them.
+    kind: int32 [n], and `stay`, as `Images` has them. links: as `_linked` returns them.
     """
     star = np.full(len(kind), -1, np.int32)
+    star[:stay] = np.arange(stay)
     alike = np.argsort(kind, kind="stable").astype(np.int32)  # images of a kind, by rank
     kinds = kind[alike]
     for image in range(len(kind)):
-        if star[image] >= 0:
+        if star[image] >= 0 and image >= stay:
             continue
         star[image] = image
         near = np.concatenate([[kind[image]], _neighbours(links, int(kind[image]))])
@@ -191,16 +207,19 @@ def _neighbours(links: U64, kind: int) -> I32:
     return (links[start:stop] & np.uint64(0xFFFFFFFF)).astype(np.int32)
 
 
-def _stars(known: Images, star: I32) -> Stars:
+def _stars(known: Images, star: I32, before: pa.Table) -> Stars:
     by_uid = star[known.rank]
     gone = np.flatnonzero(by_uid != known.rank)
-    columns = [uid_array(known.uids[gone]), uid_array(known.uids[known.order[by_uid[gone]]])]
+    members = np.concatenate([known.uids[gone], uids_of(before["uid"])])
+    stars = np.concatenate([known.uids[known.order[by_uid[gone]]], uids_of(before["representative"])])
+    order = np.argsort(members)
+    columns = [uid_array(members[order]), uid_array(stars[order])]
     table = pa.Table.from_arrays(columns, schema=GROUPS)
-    around, sizes = np.unique(by_uid[gone], return_counts=True)
-    if not len(gone):
+    if not len(table):
         return Stars(groups=table, count=0, largest=0, around="")
+    around, sizes = np.unique(stars, return_counts=True)
     largest = int(sizes.argmax())  # the first of equals
-    uid = known.uids[known.order[around[largest]]].ljust(schemas.UID_BYTES, b"\0")
+    uid = bytes(around[largest]).ljust(schemas.UID_BYTES, b"\0")
     return Stars(groups=table, count=len(sizes), largest=int(sizes[largest]) + 1, around=uid.hex())
 
 

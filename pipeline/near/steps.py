@@ -8,12 +8,15 @@ import numpy as np
 from pipeline import schemas, storage
 from pipeline.checked_manifest import NearDuplicates, SiteRemoval
 from pipeline.crawl import Crawl
+from pipeline.extend.parts import StoredCounts
+from pipeline.extend.steps import count_stored, near_duplicates_path, stored_of
 from pipeline.fetch.parts import Merged
+from pipeline.fetch.retry_failed import merged_before
 from pipeline.flow.runner import Runner
 from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
 from pipeline.near import groups as near
 from pipeline.near.parts import SITES, Groups, GroupTask, NearMerged, NearPairs
-from pipeline.near.workers import GroupWorker, NearShuffler, add_sites, groups_path
+from pipeline.near.workers import GroupWorker, NearShuffler, add_sites
 from pipeline.rights import licences
 from pipeline.select.workers import PairCounter
 
@@ -40,23 +43,26 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     pairs_folder, groups_folder = layout.stage("finish", "near-pairs"), layout.stage("finish", "near-groups")
     folder, arrived = layout.stage("finish", "near"), layout.stage("finish", "near-arrived")
     pairs = Shuffle(
-        label="near-duplicate pairs", folder=pairs_folder, plan=partial(_plan, crawl, last, near.BANDS),
-        shuffler=near.BandShuffler(folder=pairs_folder),
+        label="near-duplicate pairs", folder=pairs_folder, plan=partial(_plan_pairs, crawl, last),
+        shuffler=near.BandShuffler(folder=pairs_folder, merged_before=merged_before(layout)),
     )  # fmt: skip
     groups = Tasks(
         label="near-duplicate groups", folder=groups_folder, plan=partial(_plan_groups, crawl, last),
-        worker=GroupWorker(folder=groups_folder),
+        worker=GroupWorker(path=layout.near_groups),
     )  # fmt: skip
     shuffler = NearShuffler(
-        folder=folder, queries=crawl.queries, round=last, groups=groups_path(groups_folder),
+        folder=folder, queries=crawl.queries, round=last, groups=layout.near_groups,
         max_captions=config.max_captions, placeholder_captions=config.placeholder_captions,
         licences=licences.wanted(config.licence),
     )  # fmt: skip
     merge = Shuffle(
-        label="merge near-duplicates", folder=folder, plan=partial(_plan, crawl, last, 1), shuffler=shuffler
+        label="merge near-duplicates",
+        folder=folder,
+        plan=partial(_plan_merge, crawl, last),
+        shuffler=shuffler,
     )
     thresholds = Thresholds(
-        label="arrived, without near-duplicates", folder=arrived, plan=partial(_plan_arrived, crawl),
+        label="arrived, without near-duplicates", folder=arrived, plan=partial(_plan_arrived, crawl, last),
         counter=PairCounter(queries=crawl.queries),
     )  # fmt: skip
     runner.run([pairs, groups, merge, thresholds])
@@ -65,7 +71,7 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     removals = [SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
     [found] = groups.results(Groups)
     near.check_share(images, found, removals, config.dedup_limit)
-    schemas.write_table(layout.near_duplicates, sites.cast(SITES))
+    schemas.write_table(near_duplicates_path(crawl), sites.cast(SITES))
     duplicates = NearDuplicates(
         pairs=found.pairs, beyond=found.beyond, images=images, removed=found.removed, groups=found.groups,
         largest_group=found.largest, sites=tuple(removals),
@@ -73,10 +79,15 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     return Near(folder, storage.join(arrived, "thresholds"), duplicates)
 
 
-def _plan(crawl: Crawl, last: int, rows_each: int) -> Work:
+def _plan_pairs(crawl: Crawl, last: int) -> Work:
+    merged, stored = results_in(crawl.layout.merged(last), Merged), stored_of(crawl)
+    images = sum(one.samples for one in merged) + sum(one.samples for one in stored)
+    return Work(tasks=[*merged, *stored], partitions=crawl.partitions(near.BANDS * images))
+
+
+def _plan_merge(crawl: Crawl, last: int) -> Work:
     merged = results_in(crawl.layout.merged(last), Merged)
-    rows = rows_each * sum(one.samples for one in merged)
-    return Work(tasks=merged, partitions=crawl.partitions(rows))
+    return Work(tasks=merged, partitions=crawl.partitions(sum(one.samples for one in merged)))
 
 
 def _plan_groups(crawl: Crawl, last: int) -> Work:
@@ -85,10 +96,12 @@ def _plan_groups(crawl: Crawl, last: int) -> Work:
     task = GroupTask(
         name="groups", merged=tuple(one.path for one in merged), pairs=tuple(one.path for one in pairs),
         edges=sum(one.edges for one in pairs), beyond=sum(one.beyond for one in pairs),
+        stored=tuple(stored_of(crawl)), merged_before=merged_before(crawl.layout),
     )  # fmt: skip
     return Work(tasks=[task])
 
 
-def _plan_arrived(crawl: Crawl) -> Work:
+def _plan_arrived(crawl: Crawl, last: int) -> Work:
     rank = np.full(crawl.queries.queries, crawl.config.per_query, np.int64)
-    return Work(tasks=results_in(crawl.layout.stage("finish", "near"), NearMerged), rank=rank)
+    counted = [result for step in count_stored(crawl, last) for result in step.results(StoredCounts)]
+    return Work(tasks=[*results_in(crawl.layout.stage("finish", "near"), NearMerged), *counted], rank=rank)

@@ -22,9 +22,13 @@ from pipeline.near.stars import find_stars, tables, uid_array, uids_of
 from pipeline.select.workers import QueryTable, SampleQueryPairs, concat, slices
 
 
-@lru_cache(maxsize=2)
 def _groups(path: str) -> pa.Table:
-    return schemas.read_table(path).combine_chunks()
+    return _read_groups(storage.file_info(path))
+
+
+@lru_cache(maxsize=2)
+def _read_groups(file: storage.FileInfo) -> pa.Table:
+    return schemas.read_table(file.path).combine_chunks()  # a retry writes others to the same path
 
 
 def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
@@ -44,26 +48,32 @@ def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
 class GroupWorker:
     """Join the pairs to groups around a representative."""
 
-    folder: str
+    path: str
+    """Of the table of all groups."""
 
     def open(self) -> None:
         """Load nothing."""
 
     def run(self, state: None, task: GroupTask) -> Groups:
-        """Write `groups`, a table of GROUPS, from the tables of `merged` images and of `pairs`."""
+        """Write a table of GROUPS from the tables of `merged` images and of `pairs`."""
         columns = ["uid", "original_width", "original_height"]
-        found = find_stars(partial(tables, task.pairs), partial(tables, task.merged, columns), task.edges)
-        path = groups_path(self.folder)
-        schemas.write_table(path, found.groups)
+        before = schemas.read_table(task.merged_before) if task.merged_before else None
+        found = find_stars(
+            partial(tables, task.pairs), partial(tables, task.merged, columns), task.edges,
+            partial(_staying, task, before), before,
+        )  # fmt: skip
+        schemas.write_table(self.path, found.groups)
         return Groups(
-            name=task.name, path=path, pairs=task.edges, beyond=task.beyond, removed=len(found.groups),
+            name=task.name, path=self.path, pairs=task.edges, beyond=task.beyond, removed=len(found.groups),
             groups=found.count, largest=found.largest, around=found.around,
         )  # fmt: skip
 
 
-def groups_path(folder: str) -> str:
-    """Return where the table of all groups is."""
-    return storage.join(folder, "groups")
+def _staying(task: GroupTask, before: pa.Table | None) -> Iterator[pa.Table]:
+    """Yield the uids of images that stay: what is stored, and what others were merged into before."""
+    yield from tables([one.path for one in task.stored], ["uid"])
+    if before is not None:
+        yield before.select(["representative"]).rename_columns(["uid"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +104,20 @@ class NearShuffler:
         """
         table = concat(data, MERGED_ROWS)
         survivor = representatives(table["uid"], _groups(self.groups))
+        known = table.append_column("survivor", survivor)
+        # A representative that did not arrive is a stored sample, which keeps its captions.
+        arrived = pc.is_in(survivor, value_set=table["uid"].combine_chunks())
+        given = known.filter(pc.invert(arrived))
         merged, rejected = merge(
-            table.append_column("survivor", survivor),
+            known.filter(arrived),
             "survivor",
             self.max_captions,
             self.placeholder_captions,
             licences=self.licences,
+        )
+        targets = [uid.hex() for uid in given["survivor"].to_pylist()]
+        rejected = pa.concat_tables(
+            [schemas.rejected_table(given, "finish", "merged_into", targets), rejected]
         )
         pairs = SampleQueryPairs.of(merged, self.queries.queries)
         name = partition_name(partition)
