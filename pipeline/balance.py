@@ -52,7 +52,8 @@ def unique_pairs(sample: I64, query: NDArray[np.int32], queries: int) -> tuple[I
     """Return each (sample, query) pair once, sorted; several captions may match the same query."""
     keys = np.sort(sample * queries + query)  # np.unique hashes first, at five times the cost
     keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
-    return keys // queries, (keys % queries).astype(np.int32)
+    found = keys // queries
+    return found, (keys - found * queries).astype(np.int32)
 
 
 def prefilter(counts: I64, rank: I64) -> U64:

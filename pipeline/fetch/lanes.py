@@ -134,11 +134,12 @@ def cut(sites: pa.Array, delay: Callable[[str], float], limits: UnitLimits) -> l
         for lane in lanes_of(site, images, delay(site), limits)
     ]
     units: list[list[SiteShare]] = []
-    left = 0
+    left, inside = 0, set[str]()
     for lane in sorted(lanes, key=lambda lane: (-duration_class(lane.seconds), lane.order, lane.site)):
-        if len(lane.images) > left or any(other.site == lane.site for other in units[-1]):
+        if len(lane.images) > left or lane.site in inside:
             units.append([])
-            left = room(lane.seconds, limits)
+            left, inside = room(lane.seconds, limits), set()
         units[-1].append(lane)
+        inside.add(lane.site)
         left -= len(lane.images)
     return units

@@ -206,14 +206,19 @@ class AdmitWorker:
 
     def run(self, state: None, task: Deduplicated) -> Samples:
         """Write NAME.parquet, NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
-        table = schemas.read_table(task.path)
-        is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
-        rejected = schemas.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
-        table = table.filter(pa.array(~is_shared)) if is_shared.any() else table
-        pairs = SampleQueryPairs.of(table, self.queries.queries)
         base = storage.join(self.folder, task.name)
-        schemas.write_table(f"{base}.parquet", table)
+        table = schemas.read_table(task.path, ["uid", "caption_hash", "matched"])
+        is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
+        rejected = schemas.REJECTED_ROWS.empty_table()
+        if is_shared.any():
+            table = schemas.read_table(task.path)
+            rejected = schemas.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
+            table = table.filter(pa.array(~is_shared))
+            schemas.write_table(f"{base}.parquet", table)
+        else:  # then all columns stay where they are
+            storage.link(task.path, f"{base}.parquet")
         schemas.write_table(f"{base}.rejected.parquet", rejected)
+        pairs = SampleQueryPairs.of(table, self.queries.queries)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
         return Samples(
             name=task.name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
