@@ -50,7 +50,7 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
 
 
 def overlap_from_python(values: Mapping[str, Any]) -> "Findings":
-    """Run an analysis with these options, by name; ValueError for what cannot be done."""
+    """Run an analysis with these options, by name; ValueError for anything that cannot be done."""
     from dedup import overlap
 
     config, console = parser.from_python(OverlapConfig, values), terminal()
@@ -79,7 +79,7 @@ def show_plan(
     inputs: list[storage.FileInfo],
     eval_inputs: list[storage.FileInfo],
 ) -> None:
-    """Print what an analysis would read and under which configuration."""
+    """Print the inputs and the configuration of an analysis."""
     size, eval_size = (sum(info.size for info in files) / 1e6 for files in (inputs, eval_inputs))
     console.print(
         f"{count(len(inputs), 'shard')}, {size:,.1f} MB; {count(len(config.sets), 'set')} in "
@@ -90,7 +90,7 @@ def show_plan(
 
 
 def notes(found: "Findings") -> list[str]:
-    """Return what to know of the table beside its numbers: what could not be decoded or measured."""
+    """Return notes on the table: images and sets that could not be decoded or measured."""
     from pipeline.images.decode import Unreadable, named  # imports Pillow
 
     lines = []

@@ -172,7 +172,7 @@ def of_set(
     one: Conclusion, copies: Planted, *, published: str | None = None,
     published_after_crawl: bool | None = None, detectors: Detectors | None = None,
 ) -> SetFindings:  # fmt: skip
-    """Return what was found of a set at its threshold."""
+    """Return the findings of a set at its threshold."""
     c, data = one.comparison, one.dataset
     low, high = c.interval or (None, None)
     delta_low, delta_high = c.delta_interval or (None, None)

@@ -233,7 +233,7 @@ class Index:
 
 
 def joined(folder: str) -> ExampleIndex:
-    """Return what `JoinWorker` left in a folder."""
+    """Return the files of `JoinWorker` in a folder."""
     return results_in(folder, ExampleIndex)[0]
 
 

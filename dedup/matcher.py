@@ -82,7 +82,7 @@ class Learned(Protocol):
     """A learned detector with the examples that it described."""
 
     def search(self, pictures: list[Pixels]) -> LearnedHits:
-        """Return what is above the sets' thresholds, with similarities on the scale of the hashes."""
+        """Return the matches above the sets' thresholds, with similarities on the scale of the hashes."""
         ...
 
     def among(self, pictures: list[Pixels], rows: list[int]) -> "Learned":
@@ -205,7 +205,7 @@ class ImageMatcher:
     def verify(
         self, number: int, picture: TrainingPicture, hits: Hits, known: dict[bool, PictureFeatures]
     ) -> Iterator[CandidatePair]:
-        """Yield what the hashes found for image `number`, each with its verdict.
+        """Yield the matches of image `number` by hashes, each with its verdict.
 
         `known` keeps the keypoints of the image and of its mirror image.
         """

@@ -97,7 +97,7 @@ class OverlapConfig:
     """Processes on this machine; on a cluster Beam's own flags decide."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done, saying what can."""
+        """Raise ValueError, which names the alternative, for options that cannot be carried out."""
         sets = [one.name for one in self.sets]
         if not sets:
             raise ValueError("give at least one --eval NAME=PATH")

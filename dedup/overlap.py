@@ -231,7 +231,7 @@ class _Steps:
         self._joined.append(rows)
 
     def run(self, runner: Runner) -> None:
-        """Do what is not done, and remove the files that have been joined."""
+        """Do the unfinished part, and remove the files that have been joined."""
         runner.run(self._all)
         for folder in self._joined:
             storage.remove_tree(folder)

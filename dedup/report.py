@@ -130,7 +130,8 @@ def _shown(matches: pa.Table, name: str, shown: int) -> str:
 
 
 def numbers(conclusion: Conclusion) -> dict[str, Any]:
-    """Return what the page counts with at any threshold: examples with a verified match, best first."""
+    """Return the data by which the page counts at any threshold: examples with a verified match, best
+    first."""
     data = conclusion.dataset
     rows = np.flatnonzero(np.isfinite(data.similarity))
     rows = rows[np.argsort(-data.similarity[rows], kind="stable")]

@@ -30,7 +30,8 @@ _BASE: Final = 128  # side to which an image is squeezed before: of half of it 6
 
 
 def _operator(low: float, high: float) -> Coefficients:
-    """Return what takes a row of `_BASE` pixels to the frequencies of a part of it: float64 [16, 128]."""
+    """Return the matrix from a row of `_BASE` pixels to the frequencies of a part of it: float64 [16,
+    128]."""
     edges = np.linspace(low * _BASE, high * _BASE, SIDE + 1)
     starts = np.arange(_BASE)
     covered = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)

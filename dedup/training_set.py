@@ -61,7 +61,7 @@ def find(path: str) -> TrainingSet:
 def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[TrainingImage]:
     """Yield the samples of a shard that have an image; what is left out is counted in `bad`.
 
-    Samples that extending a run has dropped are no part of it. ValueError for what is no tar.
+    Samples that extending a run has dropped are no part of it. ValueError for anything that is no tar.
     """
     bad = Counter() if bad is None else bad
     stem = patterns.archive_stem(path)

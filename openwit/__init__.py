@@ -122,7 +122,7 @@ class Sample:
     """The sample's row, such as uid, url, width, query_ids; of other WebDatasets what KEY.json holds."""
 
     def picture(self) -> "Image":
-        """Return the image as a Pillow image in RGB; ValueError for what cannot be decoded.
+        """Return the image as a Pillow image in RGB; ValueError for anything that cannot be decoded.
 
         Files are anybody's: what is no plain JPEG is decoded in a child process, within bounds of time and
         memory.
@@ -152,7 +152,7 @@ class Dataset:
     """
 
     def __init__(self, name: str, shards: Sequence[str], run: "tuple[Manifest, FinishedSet] | None") -> None:
-        """Take what `open` has found."""
+        """Take the state of `open`."""
         self._name, self._shards, self._run = name, tuple(shards), run
 
     def __repr__(self) -> str:
@@ -186,7 +186,7 @@ class Dataset:
         """Return the rows of all samples as an Arrow table, by default with every column.
 
         The table is in memory: name the columns you need. `.to_pandas()` makes a data frame of it. ValueError
-        for a column that is not there.
+        for a column that is missing.
         """
         from pipeline import dataset
 
@@ -311,7 +311,7 @@ def load_model(path: str, *, device: str = "auto", vocab: str = "") -> "Model":
     """Load CLIP: a training run, a checkpoint in it, or weights of OpenAI, open_clip or Hugging Face.
 
     device: auto, cpu or cuda. vocab: the vocabulary of imported weights, where it is not beside them. Nothing
-    is unpickled. ValueError for what is no such model.
+    is unpickled. ValueError for anything that is no such model.
 
     >>> model = openwit.load_model("model", device="cpu")
     >>> model.encode_text(["a red house", "a dog"]).shape

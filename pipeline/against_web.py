@@ -1,6 +1,6 @@
 """Ask some of a set's URLs again: does a URL still show the picture that was fetched?
 
-A set that is passed on as URLs can be poisoned by whoever buys a domain that has run out (split-view
+A set that is passed on as URLs can be poisoned by anyone who buys a domain that has run out (split-view
 poisoning, Carlini et al. 2023, arXiv 2302.10149). The same client as the crawl's asks, under the same
 robots.txt, opt-outs and delays; nothing is written, and no picture kept.
 """
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def choose(state: FinishedSet, wanted: int, seed: int) -> list[dict[str, Any]]:
-    """Return rows of so many samples, each equally likely, in the order of the shards."""
+    """Return rows of that many samples, each equally likely, in the order of the shards."""
     masks = [state.stays(shard, state.table(shard, ["key"])) for shard in state.shards]
     ends = np.cumsum([int(mask.sum()) for mask in masks])
     total = int(ends[-1]) if len(ends) else 0

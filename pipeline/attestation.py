@@ -25,7 +25,8 @@ def path(layout: Layout) -> str:
 
 
 def encode(kind: str, body: bytes) -> bytes:
-    """Return what a DSSE signature is of: type and body with their lengths, so that neither can be moved."""
+    """Return the bytes that a DSSE signature covers: type and body with their lengths, so that neither can be
+    moved."""
     return b" ".join([b"DSSEv1", b"%d" % len(kind), kind.encode(), b"%d" % len(body), body])
 
 

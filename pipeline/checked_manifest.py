@@ -1,7 +1,7 @@
 """The manifest of a finished run as dataclasses, and the one codec that reads and writes it.
 
 Anybody may have written a manifest, so only what has its form is let in. Names of shards become paths that
-commands read, hash and write anew, so they are digits and .tar.
+commands read, hash and write again, so they are digits and .tar.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class ListedShard:
     """None where they are not counted."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no name, such as a path: ValueError."""
+        """Raise ValueError for anything but a name, such as a path."""
         if not SHARD_NAME.fullmatch(self.name):
             raise ValueError("name is not the name of a shard, digits and .tar")
 
@@ -52,7 +52,7 @@ class ManifestShard(ListedShard):
     parquet_sha256: str
 
     def __post_init__(self) -> None:
-        """Refuse what is no name or hash: ValueError."""
+        """Raise ValueError for anything but a name or a hash."""
         super().__post_init__()
         for name in ("sha256", "parquet_sha256"):
             if not _DIGEST.fullmatch(getattr(self, name)):
@@ -220,7 +220,7 @@ class Manifest:
     format: str = "openwit run"
     format_version: int = 1
     configuration: dict[str, Value]
-    """Options by name, without what is private."""
+    """Options by name, without the things that is private."""
     semantics: dict[str, dict[str, Value]] = field(default_factory=dict)
     """By stage the options that decide its result."""
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -241,7 +241,7 @@ class Manifest:
     """What a later version may have added: it is written as it was read."""
 
     def __post_init__(self) -> None:
-        """Refuse what commands on runs could not work with: ValueError."""
+        """Raise ValueError for a manifest that commands could not work with."""
         _refuse_twice(self.shards)
         for name, is_one in _NEEDED.items():
             if name not in self.configuration:
@@ -302,7 +302,7 @@ def of(root: str) -> Manifest:
 
 
 def shards_of(root: str) -> ShardList:
-    """Return what a run's manifest says of its shards; ValueError if that is not there, or not usable."""
+    """Return the part of a run's manifest about its shards; ValueError if it is missing or damaged."""
     path = storage.join(root, "manifest.json")
     found = untrusted.read_json(path)
     if found is None and not storage.exists(path):
@@ -345,7 +345,7 @@ def _converted(value: Any, kind: type[M], path: str) -> M:
 
 
 def told(error: msgspec.ValidationError) -> str:
-    """Return what msgspec says of a value, after the place where it is."""
+    """Return msgspec's message about a value, after its place."""
     found = _ERROR.fullmatch(str(error))
     assert found is not None
     what, place = found[1], found[2] or ""

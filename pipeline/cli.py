@@ -60,7 +60,8 @@ def main(argv: Sequence[str], prog: str = "openwit crawl") -> int:
 
 
 def crawl_from_python(values: Mapping[str, Any]) -> None:
-    """Run a crawl with these options, by name, as one command would; ValueError for what cannot be done."""
+    """Run a crawl with these options, by name, as one command would; ValueError for anything that cannot be
+    done."""
     with contextlib.redirect_stdout(sys.stderr), stoppable():
         crawl(parser.from_python(CrawlConfig, values), (), terminal())
 
@@ -163,7 +164,7 @@ def add(
 
 
 def check_paths(options: CrawlConfig) -> None:
-    """Raise ValueError for a query list that is not there, or a folder that cannot be made."""
+    """Raise ValueError for a query list that is missing, or a folder that cannot be made."""
     if options.queries != presets.ALL and not storage.exists(options.queries):
         raise ValueError(
             f"--queries {options.queries}: there is no such file; `all` takes every row without a list"
@@ -188,7 +189,7 @@ def what_changed(
     fingerprints: dict[str, str],
     semantics: StageOptions,
 ) -> tuple[list[restart.Change], restart.Loss | None]:
-    """Return the options that are not those of the run, and what beginning anew costs, None if nothing is.
+    """Return the options that are not those of the run, and what beginning again costs, None if nothing is.
 
     ValueError for what --restart does not allow either: other sources, or a run that has been extended.
     """
@@ -214,7 +215,7 @@ def what_changed(
 
 
 def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> str:
-    """Return what to do about a contact that this command will need and does not have, or ""."""
+    """Return the advice about a contact that this command will need and does not have, or ""."""
     from pipeline import preview
 
     stages = {"all": run_folder.STAGES}.get(options.stage, (options.stage,))
@@ -257,7 +258,7 @@ def check_scoring(options: CrawlConfig) -> None:
 
 
 def too_small_for(model: str, images: ImageOptions) -> str:
-    """Return what is wrong with the stored size for a model, or ""; ValueError for an unknown model."""
+    """Return the fault of the stored size for a model, or ""; ValueError for an unknown model."""
     if not model:
         return ""
     from pipeline.data.architectures import ARCHITECTURES
@@ -271,7 +272,7 @@ def too_small_for(model: str, images: ImageOptions) -> str:
 
 
 def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:
-    """Return what identifies the input files.
+    """Return the identity of the input files.
 
     Those of the web, and of long lists on object stores, are taken to be what their URL says: asking for each
     of Common Crawl's 90,000 paths would take longer than many a run.
@@ -427,7 +428,7 @@ def complete(
 
 
 def judge_result(console: Console, layout: Layout, formats: set[str]) -> int:
-    """Say what should not be as it is; return 1 for a run without a sample, else 0."""
+    """Print each fault; return 1 for a run without a sample, else 0."""
     counts = checked_manifest.of(layout.root).counts
     if empty := outcome.nothing(counts):
         console.print(Text.assemble(("failed", "red"), f" {empty}"), soft_wrap=True)
@@ -441,7 +442,7 @@ def show_plan(
     console: Console, options: CrawlConfig, pieces: list[Any], inputs: list[storage.FileInfo], queries:
     list[str], layout: Layout,
 ) -> None:  # fmt: skip
-    """Print what a run would read and what to expect of it, then the options that are not the defaults."""
+    """Print the inputs of a run and its expected outcome, then the options that differ from the defaults."""
     from pipeline import preview
     from pipeline.candidates.judge import CaptionJudge
     from pipeline.captions.language import Identifier
@@ -516,7 +517,7 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
 
 
 def notes(layout: Layout, stored: Manifest) -> list[str]:
-    """Return what a person should know beside the counts of a manifest, and do."""
+    """Return advice for a person beside the counts of a manifest."""
     result = []
     if stored.pilot:
         result.append(f"`openwit plan --run {layout.root}` takes repeats and the cap on queries into account")

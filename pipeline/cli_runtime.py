@@ -36,7 +36,7 @@ class Stop:
 
 
 def job_name(command: str, folder: str) -> str:
-    """Return what a command's jobs for a folder are called on a cluster."""
+    """Return the name of a command's jobs for a folder on a cluster."""
     return f"openwit-{command}-{hashlib.sha256(folder.rstrip('/').encode()).hexdigest()[:10]}"
 
 
@@ -120,7 +120,8 @@ def _watch(caught: socket.socket, numbers: frozenset[int], found: Stop) -> None:
 
 
 def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -> int:
-    """Return what `action` returns; 2 for what the user can mend, 130 for Ctrl-C, 1 for any other failure.
+    """Return the result of `action`; 2 for a fault that the user can correct, 130 for Ctrl-C, 1 for any other
+    failure.
 
     work: the command's folder of unfinished work, whose log takes the traceback.
     """

@@ -1,6 +1,6 @@
-"""`openwit compact`: write the shards of an extended run anew, without the samples that it has dropped.
+"""`openwit compact`: write the shards of an extended run again, without the samples that it has dropped.
 
-Whoever reads shards without openwit, such as webdataset, sees all that is in them. Keys and the names of
+Anyone who reads shards without openwit, such as webdataset, sees all that is in them. Keys and the names of
 shards stay, so a sample is found again; the column query_ids says what holds now; shards of which nothing is
 left are left out.
 """
@@ -113,14 +113,14 @@ def _write_rest(
 
 @dataclass(frozen=True, kw_only=True)
 class CompactWorker:
-    """Write one shard without what was dropped from it."""
+    """Write one shard without the things that was dropped from it."""
 
     source: str
     """Folder of the run."""
     folder: str
 
     def open(self) -> FinishedSet:
-        """Load what the run says of all its samples."""
+        """Load the run's facts about all its samples."""
         layout = Layout(self.source)
         return finished_set.load(layout, checked_manifest.of(layout.root))
 

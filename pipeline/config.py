@@ -62,7 +62,7 @@ def fields(config_class: type) -> Iterator[tuple[str, Any]]:
 
 
 def texts_of(config_class: type) -> dict[str, str]:
-    """Return what stands below each field, by name, as one line."""
+    """Return the text below each field, by name, as one line."""
     bases = [base for base in config_class.__bases__ if dataclasses.is_dataclass(base)]
     found = {name: text for base in bases for name, text in texts_of(base).items()}
     # inspect.getsource of a class would walk through all of its module.
@@ -233,7 +233,7 @@ def _refuse_several(arguments: Sequence[str], rest: Sequence[str], config_class:
 
 
 def _join_repeated(arguments: list[str], config_class: type) -> list[str]:
-    """Return the arguments with all values of a list after its first flag: a second one would start anew."""
+    """Return the arguments with all values of a list after its first flag: a second one would start again."""
     lists = {
         f"--{name.replace('_', '-')}" for name, field in fields(config_class)
         if typing.get_origin(field.type) is tuple and not hasattr(field.type, "__metadata__")
@@ -259,7 +259,7 @@ def _join_repeated(arguments: list[str], config_class: type) -> list[str]:
 
 
 def usage_error(prog: str, message: str) -> NoReturn:
-    """Print what is wrong and exit with 2."""
+    """Print the error and exit with 2."""
     from pipeline.terminal import complaint
 
     sys.stderr.write(f"{prog}: error: {complaint(message)}\n")

@@ -31,7 +31,7 @@ class Crawl:
     base: "Base | None" = None  # the run that is extended
 
     def partitions(self, rows: int) -> int:
-        """Return how many partitions hold so many rows."""
+        """Return how many partitions hold that many rows."""
         return max(1, -(-rows // self.config.partition_rows))
 
 
@@ -44,7 +44,7 @@ def require_contact(options: FetchOptions, units: list[str], column: str = "fetc
 
 
 def gather(files: Iterable[tuple[str, int]], rows: int) -> list[CaptionFiles]:
-    """Group (path, rows) files of captions into split tasks of at least so many rows."""
+    """Group (path, rows) files of captions into split tasks of at least that many rows."""
     tasks: list[CaptionFiles] = []
     batch: list[str] = []
     total = 0

@@ -60,12 +60,12 @@ NOTHING: Final = Dropped()
 
 
 def load(root: str, extensions: int) -> Dropped:
-    """Return what a run's first so many `extensions` dropped."""
+    """Return the samples that a run's first `extensions` extensions dropped."""
     return Dropped(rows(root, extensions, ["shard", "key", "extension"])) if extensions else NOTHING
 
 
 def rows(root: str, extensions: int, columns: list[str] | None = None) -> pa.Table:
-    """Return the ROWS, or some of their columns, that a run's first so many extensions wrote."""
+    """Return the ROWS, or some of their columns, that a run's first extensions wrote."""
     if not extensions:
         return ROWS.empty_table()
     with storage.open_input(storage.join(root, FILE)) as file:

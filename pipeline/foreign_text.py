@@ -59,7 +59,7 @@ _HTML: Final = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNOR
 
 
 def what_it_is(head: bytes) -> str:
-    """Return what the first bytes of an unpacked file say that it is, with what to do; "" for text."""
+    """Return the kind of an unpacked file by its first bytes, with advice; "" for text."""
     for magic, kind in _KINDS:
         if head.startswith(magic):
             return kind
@@ -231,8 +231,8 @@ class Lines:
 def listed(file: IO[bytes], most: int) -> Iterator[tuple[int, str]]:
     """Yield (number, line) of the lines of a list that are not blank, without white space at their ends.
 
-    `file`: as `text_of` yields it. UnicodeDecodeError for what is no UTF-8; ValueError for a line of more
-    than 1 MiB, and for more than `most` bytes, of which blank lines are none.
+    `file`: as `text_of` yields it. UnicodeDecodeError for anything that is no UTF-8; ValueError for a line of
+    more than 1 MiB, and for more than `most` bytes, of which blank lines are none.
     """
     read = Lines(file)
     size = 0
@@ -253,7 +253,7 @@ def listed(file: IO[bytes], most: int) -> Iterator[tuple[int, str]]:
 def lines(data: bytes) -> list[str]:
     """Return the lines of a small text file without their ends: UTF-8 with or without a mark, or UTF-16.
 
-    Raises UnicodeDecodeError for what is not text.
+    Raises UnicodeDecodeError for anything that is not text.
     """
     with text_of(io.BytesIO(data)) as (file, _):
         text = file.read().decode("utf-8-sig")

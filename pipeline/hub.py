@@ -1,9 +1,9 @@
 """`openwit push` and `openwit pull`: a finished run to the Hugging Face Hub and back.
 
-A push makes one commit per so many files, the manifest in the last one: who reads the repository while it is
-filled finds no manifest, or the one of the set before. What the repository has already is not sent again, so
-the same command continues after a stop. A pull continues likewise, and ends with the checks of
-`openwit verify`.
+A push makes one commit per that many files, the manifest in the last one: who reads the repository while it
+is filled finds no manifest, or the one of the set before. What the repository has already is not sent again,
+so the same command continues after a stop. A pull continues likewise, and ends with the checks of `openwit
+verify`.
 """
 
 import itertools

@@ -32,7 +32,7 @@ class Key:
 
     @property
     def thumbprint(self) -> str:
-        """Return what the key is called everywhere: the SHA-256 thumbprint of RFC 7638."""
+        """Return the key's id: the SHA-256 thumbprint of RFC 7638."""
         return str(self.public["kid"])
 
     def sign(self, message: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Keep a second launcher out of a folder, and say who holds it.
 
 Locally the kernel decides, so that a killed launcher holds nothing. On an object store the lock is an object
-that only one can create and that its holder writes anew every 20 s; one that has been silent for two
+that only one can create and that its holder writes again every 20 s; one that has been silent for two
 minutes may be taken over. It saves work, no more: what is committed is decided by who writes a marker first.
 """
 
@@ -32,7 +32,7 @@ _LOCAL_TRIES: Final = 10  # 0.1 s apart: `openwit status` holds the lock for an 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Say who is, or was last, at work in a folder. Times are seconds since 1970."""
+    """Say who is, or was last, running in a folder. Times are seconds since 1970."""
 
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
@@ -64,7 +64,7 @@ class Holder:
 
 
 def holder(work: str) -> tuple[Holder | None, bool]:
-    """Return who was last at work in a folder, or None, and whether they are alive."""
+    """Return who was last running in a folder, or None, and whether they are alive."""
     path = storage.join(work, "lock")
     if not storage.exists(path):
         return None, False
@@ -85,7 +85,8 @@ def holder(work: str) -> tuple[Holder | None, bool]:
 def lock(work: str, command: str = "") -> Iterator[None]:
     """Hold a folder's lock during the block; ValueError says who holds it already.
 
-    work: the folder of unfinished work, as `Layout.work`; command: what to note instead of what was typed.
+    work: the folder of unfinished work, as `Layout.work`; command: what to note instead of everything that
+    was typed.
     """
     own = Holder(command=command) if command else Holder()
     if storage.is_local(work):

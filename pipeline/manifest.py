@@ -55,7 +55,7 @@ class Shard(Part):
 
     @property
     def entry(self) -> ManifestShard:
-        """Return what the manifest says of it."""
+        """Return its entry in the manifest."""
         return ManifestShard(**{**asdict(self), "name": f"{self.name}.tar"})
 
 
@@ -178,7 +178,7 @@ def describe_shard(base: str, name: str, rows: pa.Table, tar: ShardFile) -> Shar
 
 
 def round_entries(rounds: Iterable[Round]) -> tuple[ManifestRound, ...]:
-    """Return what the manifest says of rounds of fetching."""
+    """Return the manifest's entries for rounds of fetching."""
     return tuple(ManifestRound(images=one.images, bytes=one.bytes, reasons=one.reasons) for one in rounds)
 
 
@@ -214,7 +214,7 @@ def of_crawl(
 
 
 def verify_shards(layout: Layout, names: Collection[str] | None = None) -> list[str]:
-    """Return what is wrong with the shards: hashes, counts, tar against Parquet; [] if nothing.
+    """Return the faults of the shards: hashes, counts, tar against Parquet; [] if nothing.
 
     names: of the shards to look at, all if it is not given.
     """
@@ -246,7 +246,7 @@ def _shards(layout: Layout) -> tuple[ManifestShard, ...]:
 
 
 def stray_shards(layout: Layout) -> list[str]:
-    """Return what is wrong with the names in the folder of the shards; [] if nothing."""
+    """Return the faults of the names in the folder of the shards; [] if nothing."""
     stems = {storage.stem(shard.name) for shard in _shards(layout)}
     return [
         f"{path} is not in the manifest"

@@ -37,7 +37,7 @@ class ParquetPage(NamedTuple):
 
 
 class BoundedFile:
-    """Read the row groups of a Parquet file; ValueError or pa.ArrowException for what is none."""
+    """Read the row groups of a Parquet file; ValueError or pa.ArrowException for anything that is none."""
 
     def __init__(self, file: IO[bytes], *, max_page: int = MAX_PAGE) -> None:
         self._file, self._max_page = file, max_page

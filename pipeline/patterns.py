@@ -21,8 +21,8 @@ ARCHIVES: Final = (".tar", ".tar.gz", ".tgz")
 def find(argument: str, folder_suffix: str = "") -> list[str]:
     """Return the files that an argument names, in order; none where nothing is there.
 
-    folder_suffix: of a folder its files that end so are meant. Names written out by braces that are not there
-    raise ValueError with their number: whoever writes them out counts on them.
+    folder_suffix: of a folder its files that end so are meant. Names written out by braces that are missing
+    raise ValueError with their number: anyone who writes them out counts on them.
     """
     names = expand(argument)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -38,7 +38,7 @@ def find(argument: str, folder_suffix: str = "") -> list[str]:
 
 
 def expand(argument: str) -> list[str]:
-    """Return what an argument's braces and :: write out; ValueError for braces without end."""
+    """Return the paths of an argument's braces and ::; ValueError for braces without end."""
     # Not by fsspec, to which :: means something else.
     if storage.is_local(argument) and os.path.exists(storage.local_path(argument)):  # noqa: PTH110
         return [argument]
@@ -70,7 +70,7 @@ def is_hidden(relative: str) -> bool:
 
 
 def archive_stem(path: str) -> str:
-    """Return a shard's name without what makes it one: "a/clip.v2.tar.gz" -> "clip.v2"."""
+    """Return a shard's name without the things that makes it one: "a/clip.v2.tar.gz" -> "clip.v2"."""
     name = posixpath.basename(path)
     ending = next((one for one in ARCHIVES if name.lower().endswith(one)), "")
     return name[: len(name) - len(ending)]
@@ -84,7 +84,7 @@ def _files(name: str, folder_suffix: str) -> list[str]:
 
 
 def _shown(asked: str, found: list[str]) -> list[str]:
-    """Return what was found without hidden files, unless they were asked for by a name that is hidden too."""
+    """Return the paths without hidden files, unless the pattern names a hidden file."""
     if posixpath.basename(asked).startswith("."):
         return found
     shown = [path for path in found if not is_hidden(posixpath.basename(path)) and "/__MACOSX/" not in path]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 def every(
     seconds: float, action: Callable[[], object], failed: Callable[[Exception], None]
 ) -> Iterator[None]:
-    """Call `action` each so many seconds while the block takes, the first time after as many.
+    """Call `action` each that many seconds while the block takes, the first time after as many.
 
     What it raises goes to `failed` and ends nothing, but StopIteration ends the calls. One that has begun is
     waited for.

@@ -36,7 +36,7 @@ def sample(pieces: list[Any], share: float, seed: int) -> list[Any]:
 def yields(
     pieces: Pieces, candidates: Candidates, rounds: Sequence[Round], shards: Sequence[ManifestShard]
 ) -> PilotYields:
-    """Return what one piece gave, which shares each step kept, and the same rates over all pieces.
+    """Return the yields of a piece, which shares each step kept, and the same rates over all pieces.
 
     The extrapolation is linear, an upper bound: more pieces repeat each other's URLs, and the cap on a query
     leaves more out.

@@ -93,14 +93,14 @@ def _columns(pieces: list[Piece], config: CrawlConfig) -> list[str]:
 
 
 def _listed(pieces: list[Piece], config: CrawlConfig) -> Iterator[columns.Listed]:
-    """Yield what the first lists have, of those that are at hand."""
+    """Yield the rows of the first lists that can be read at once."""
     for piece in itertools.islice((p for p in pieces if p.format in _LISTS and not is_web(p.path)), 50):
         if found := columns.listed(piece.path, piece.format, config.sources):
             yield found
 
 
 def without_captions(pieces: list[Piece], config: CrawlConfig) -> str:
-    """Return what to say of lists whose rows are taken without captions though they have further columns."""
+    """Return the note about lists whose rows are taken without captions though they have further columns."""
     if not config.sources.empty_captions:
         return ""
     for listed in _listed(pieces, config):

@@ -1,7 +1,7 @@
 """How far a step is, from the files that its tasks leave: on a terminal, in a log, for machines.
 
-A step is a folder in which so many markers will appear. `ShowProgress` shows the one at work and notes all of
-them in progress.json, from which `openwit status` tells the same to somebody else.
+A step is a folder in which that many markers will appear. `ShowProgress` shows the one running and notes all
+of them in progress.json, from which `openwit status` tells the same to somebody else.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _BAR: Final = 20
 
 @dataclass
 class Tally:
-    """What the finished tasks of a step sum to, and what those at work have said."""
+    """What the finished tasks of a step sum to, and what those running have said."""
 
     done: int = 0
     images: int = 0
@@ -44,10 +44,10 @@ class Tally:
     bytes: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     running: list[dict[str, Any]] = field(default_factory=list)
-    """Last signs of the tasks at work, as `heartbeat.signs`."""
+    """Last signs of the tasks running, as `heartbeat.signs`."""
 
     def add(self, result: dict[str, Any]) -> None:
-        """Add a finished task's result, or the numbers of one at work."""
+        """Add a finished task's result, or the numbers of one running."""
         self.images += _count(result.get("images", result.get("samples")))
         self.bytes += _count(result.get("bytes"))
         reasons = result.get("reasons") or result.get("rejected")
@@ -97,7 +97,7 @@ class StepProgress:
     """Tasks that were done when it began, this time."""
     started: float = 0.0
     ended: float = 0.0
-    """0 while it is at work, or if it stopped before its end."""
+    """0 while it is running, or if it stopped before its end."""
     tally: dict[str, Any] | None = None
     """Of the end."""
 
@@ -235,7 +235,8 @@ class ShowProgress:
 
     @contextlib.contextmanager
     def __call__(self, label: str, folder: str, total: int, images: int = 0) -> Iterator[None]:
-        """Follow a step in which `total` markers appear; its tasks have so many images, if that is known."""
+        """Follow a step in which `total` markers appear; its tasks have that many images, if that is
+        known."""
         self._notes = self._notes or Notes(self._work)
         reader = MarkerReader(folder)
         before = reader.read()
@@ -272,7 +273,7 @@ class ShowProgress:
 
     @contextlib.contextmanager
     def _shown(self, step: StepProgress) -> Iterator[Any]:
-        """Yield what shows a tally: a bar on a terminal, else a line every minute."""
+        """Yield a function that shows a tally: a bar on a terminal, else a line every minute."""
         with contextlib.ExitStack() as stack:
             bar, task = None, None
             if self._console.is_terminal:

@@ -28,7 +28,8 @@ def public(path: str) -> str:
 
 
 def unsigned(path: str) -> str:
-    """Return an address of the web without what signs a request: the same file, whoever asks and when."""
+    """Return an address of the web without the parameters that sign a request: the same file, whoever asks
+    and when."""
     if not path.startswith(_WEB) or "?" not in path:
         return path
     address, _, query = path.partition("?")
@@ -63,7 +64,7 @@ def _published(name: str, value: Value, options: Mapping[str, Value]) -> Value:
 
 
 def typed() -> str:
-    """Return what was typed, to be typed again, without signatures, which expire."""
+    """Return the command line, to be typed again, without signatures, which expire."""
     return shlex.join(["openwit", *map(_typed, sys.argv[1:])])
 
 

@@ -19,7 +19,8 @@ NO_CAP: Final = 2**40
 
 
 def load(path: str) -> list[str]:
-    """Return the queries in order; their positions are their ids. Raise ValueError for what is no list."""
+    """Return the queries in order; their positions are their ids. Raise ValueError for anything that is no
+    list."""
     if path == ALL:
         return list(EVERYTHING)
     if path.endswith(".parquet"):

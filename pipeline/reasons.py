@@ -211,7 +211,7 @@ USUAL_OF_PAGES: Final = USUAL | {
 
 
 def remedy(reason: str) -> str:
-    """Return what a user may do about a reason, or what it means where nothing is to be done."""
+    """Return the remedy for a reason, or its meaning if there is none."""
     if reason.startswith("opt_out"):
         return "the sites do not want it: other sources are the only remedy"
     return REMEDIES.get(reason) or REASONS[reason].meaning

@@ -39,7 +39,7 @@ FIRST: Final = {"index": "--run", "browse": "--run", "push": "--run", "pull": "-
 
 
 class Option(NamedTuple):
-    """Hold what the page says of one option."""
+    """Hold the page's row of an option."""
 
     flag: str
     default: str

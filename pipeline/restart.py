@@ -25,7 +25,7 @@ class Change(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What would have to be made again if a run began anew from a stage."""
+    """What would have to be made again if a run began again from a stage."""
 
     stage: str
     samples: int
@@ -89,7 +89,7 @@ def _value(value: Value) -> str:
 
 
 def loss(layout: Layout, stage: str) -> Loss:
-    """Return what would go if a run began anew from `stage`."""
+    """Return the loss if a run started again from `stage`."""
     later = run_folder.STAGES[run_folder.STAGES.index(stage) :]
     stages = tuple(name for name in later if run_folder.is_done(layout, name))
     manifest = checked_manifest.read(layout.root)

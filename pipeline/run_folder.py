@@ -107,7 +107,8 @@ class Layout:
 
     @property
     def published(self) -> str:
-        """Return the folder of what is published: the run's own, or beside it one that will replace it."""
+        """Return the folder of everything that is published: the run's own, or beside it one that will
+        replace it."""
         return storage.join(self.root, _NEXT) if self.replaces else self.root
 
     @property
@@ -182,8 +183,8 @@ def keep_until_replaced(layout: Layout) -> Layout:
 def publish_next(layout: Layout) -> Layout:
     """Put a verified new set in the place of the finished one; return where that lies.
 
-    Whoever is killed on the way does it again: the new set stays whole beside the run until all of it is in
-    place too, and the manifest, which makes readers see a set, goes first and comes last.
+    Anyone who is killed on the way does it again: the new set stays whole beside the run until all of it is
+    in place too, and the manifest, which makes readers see a set, goes first and comes last.
     """
     if not layout.replaces:
         return layout
@@ -228,7 +229,8 @@ def read_json(path: str) -> Any:
 
 
 def changed_inputs(layout: Layout, inputs: list[storage.FileInfo]) -> list[str]:
-    """Return what changed since the run began: files gone, added, or of another size or version."""
+    """Return the inputs that changed since the run began: files gone, added, or of another size or
+    version."""
     recorded = read_json(layout.stage("candidates", "inputs.list"))
     if recorded is None:
         return []
@@ -287,7 +289,7 @@ def rule(layout: Layout) -> Rule:
 def discard_from(layout: Layout, stage: str) -> None:
     """Remove the outputs of a stage and of all that follow; a finished set that is replaced stays.
 
-    The note of the fingerprint goes last: whoever is killed on the way finds it again, and begins again.
+    The note of the fingerprint goes last: anyone who is killed on the way finds it again, and begins again.
     """
     if layout.replaces:
         storage.remove_tree(layout.published)
@@ -325,7 +327,7 @@ def is_done(layout: Layout, stage: str) -> bool:
 
 
 def done(layout: Layout, kind: type[S]) -> S:
-    """Return what a finished stage has left."""
+    """Return the result of a finished stage."""
     found = untrusted.load_json(layout.stage(kind.stage, _DONE), _MAX_JSON)
     return only(decode(found, layout.stage(kind.stage)), kind)
 

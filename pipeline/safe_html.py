@@ -38,7 +38,7 @@ def trusted(text: str) -> markupsafe.Markup:
 
 
 def content_hash(text: str) -> str:
-    """Return what a content security policy calls an inline script or style."""
+    """Return the hash by which a content security policy names an inline script or style."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

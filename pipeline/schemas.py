@@ -220,7 +220,8 @@ def rejected_table(
 
 
 def _rights(table: pa.Table) -> pa.Array | pa.ChunkedArray:
-    """Return what is said of the terms of caption rows, and of their pictures if those were looked at."""
+    """Return the statements about the terms of caption rows, and of their pictures if those were looked
+    at."""
     pages = table["page_rights"]
     if "rights" not in table.column_names or not pc.any(pc.not_equal(table["rights"], "")).as_py():
         return pages.combine_chunks()

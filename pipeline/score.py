@@ -67,7 +67,7 @@ def score(options: ScoreConfig, beam_flags: tuple[str, ...]) -> int:
 
 
 def _wanted(spec: str) -> ScoreSet:
-    """Return what scores.json is to say, without tables; ValueError for a scorer that cannot be had."""
+    """Return the content of scores.json, without tables; ValueError for a scorer that cannot be had."""
     from pipeline.images import scoring
 
     files = ",".join(map(publishing.public, scorer_names.files_of(spec)))

@@ -1,7 +1,7 @@
 """Scores beside a finished run: RUN/scores/NAME/ holds a table for each shard, and scores.json, written last.
 
 The shards stay as they are. A table has the rows of its shard in their order: uid, key, score_*. scores.json
-says by which scorer they are, and of which bytes: scores of a shard that was written anew by another crawl
+says by which scorer they are, and of which bytes: scores of a shard that was written again by another crawl
 do not count.
 """
 
@@ -21,7 +21,7 @@ from pipeline.flow.parts import Part
 FOLDER: Final = "scores"
 FILE: Final = "scores.json"
 WORK: Final = "work"
-"""Folder of what is not finished, beside the sets."""
+"""Folder of everything that is not finished, beside the sets."""
 _NAME: Final = re.compile(r"\w[\w.-]*", re.ASCII)
 _COLUMN: Final = re.compile(r"score_\w+", re.ASCII)
 
@@ -49,7 +49,7 @@ class ScoreTable:
     """SHA-256 of the shard's tar."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no name, such as a path: ValueError."""
+        """Raise ValueError for anything but a name, such as a path."""
         if not checked_manifest.SHARD_NAME.fullmatch(storage.stem(self.name) + ".tar"):
             raise ValueError("name is not digits and .parquet")
 
@@ -170,7 +170,7 @@ def copy(source: str, target: str) -> None:
 
 
 def problems(root: str) -> list[str]:
-    """Return what is wrong with a run's scores; [] if nothing."""
+    """Return the faults of a run's scores; [] if nothing."""
     found = []
     for name in names(root):
         scores = read(root, name)

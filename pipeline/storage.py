@@ -167,7 +167,7 @@ def _named(like: str, inner: str) -> str:
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
-    """Return what lies directly inside `folder` and ends in `suffix`, sorted; [] if there is no folder."""
+    """Return the files directly inside `folder` that end in `suffix`, sorted; [] if there is no folder."""
     fs, inner = file_system(folder)
     try:
         found = retried(lambda: fs.ls(inner, detail=False))
@@ -239,8 +239,8 @@ def create_bytes(path: str, data: bytes) -> bool:
     """Publish `data` under `path` unless something is there; return whether it was published.
 
     One of several writers at a time wins: by a hard link locally, by `If-None-Match: *` on S3 and
-    `ifGenerationMatch=0` on Google's storage. A try whose answer was lost counts as another's: whoever has to
-    know who won reads the file.
+    `ifGenerationMatch=0` on Google's storage. A try whose answer was lost counts as another's: anyone who has
+    to know who won reads the file.
     """
     try:
         if is_local(path):

@@ -1,4 +1,5 @@
-"""Try again what failed in passing: object stores answer 503 under load, and connections break."""
+"""Try again what failed for a transient reason: object stores answer 503 under load, and connections
+break."""
 
 import errno
 import logging
@@ -25,7 +26,7 @@ _CLIENTS: Final = frozenset(("aiohttp", "botocore", "aiobotocore", "requests", "
 
 
 def retried(action: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
-    """Return what `action` returns, which may be done twice; its last error when all tries fail."""
+    """Return the result of `action`, which may be run twice; its last error when all tries fail."""
     for attempt in range(1, TRIES):
         try:
             return action()

@@ -44,9 +44,10 @@ class Member(NamedTuple):
 
 
 def members(stream: Stream) -> Iterator[Member]:
-    """Yield members, the stream standing at their content; whoever asks for the next has passed over it.
+    """Yield members, the stream standing at their content; anyone who asks for the next has passed over it.
 
-    ValueError for what is no archive, or for a cut one: `UnendedError` if it ends where a member could begin.
+    ValueError for anything that is no archive, or for a cut one: `UnendedError` if it ends where a member
+    could begin.
     """
     name, size = "", -1
     while True:

@@ -53,7 +53,7 @@ def output(log_json: str = "") -> Terminal:
 
 
 def show_places(console: Console, places: Sequence[tuple[str, str]]) -> None:
-    """Print what a command made and where it lies, a name and a path a line, after its table."""
+    """Print the files that a command made, a name and a path per line, after its table."""
     width = max(len(name) for name, _ in places) + 2
     for name, path in places:
         console.print(f"{name:<{width}}{path}", highlight=False, soft_wrap=True)
@@ -83,7 +83,7 @@ class LogFormatter(logging.Formatter):
 
 
 def show_tracebacks_plainly() -> None:
-    """Let what ends this process be told with all controls visible."""
+    """Show a final traceback with all control characters visible."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))

@@ -1,4 +1,4 @@
-"""What was taken down for good, as hashes: later stages refuse it, and the list itself names nobody.
+"""Samples that were taken down, as hashes: later stages refuse them, and the list itself names nobody.
 
 A URL stands as its uid, a domain as a digest of the same kind, an image as the SHA-256 of its bytes and,
 where its look was named, as its perceptual hash with a distance.
@@ -39,7 +39,8 @@ class Tombstones:
         return bool(self.urls or self.domains or self.images.sha256 or self.images.phashes)
 
     def has_url(self, url: str) -> bool:
-        """Return whether a URL, or the site that it is on, was taken down; False for what is no URL."""
+        """Return whether a URL, or the site that it is on, was taken down; False for anything that is no
+        URL."""
         if not url or not (self.urls or self.domains):
             return False
         try:
@@ -65,7 +66,7 @@ class Tombstones:
         return Tombstones(urls=self.urls | other.urls, domains=self.domains | other.domains, images=images)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return the JSON that `from_json` reads."""
         return {
             "format": "openwit tombstones", "format_version": 1,
             "urls": sorted(self.urls), "domains": sorted(self.domains),
@@ -75,7 +76,7 @@ class Tombstones:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Tombstones":
-        """Return what `to_json` wrote."""
+        """Return the value of which `to_json` wrote the JSON."""
         images = HashList(
             sha256=frozenset(bytes.fromhex(value) for value in found["sha256"]),
             phashes=tuple((bytes.fromhex(value), radius) for value, radius in found["phash"]),
@@ -91,7 +92,8 @@ def request(
     phash: Iterable[str] = (),
     distance: int = hashlist.DISTANCE,
 ) -> Tombstones:
-    """Return the tombstones for what somebody asks to be removed; ValueError for what is not understood."""
+    """Return the tombstones for what somebody asks to be removed; ValueError for anything that is not
+    understood."""
     digests = []
     for value in sha256:
         digest = value.lower()
@@ -107,7 +109,8 @@ def request(
 
 
 def _twins(url: str) -> tuple[str, str]:
-    """Return a URL under http and https: whoever names one means what is there, however it was asked for."""
+    """Return a URL under http and https: anyone who names one means what is there, however it was asked
+    for."""
     rest = url.partition("://")[2]
     return f"http://{rest}", f"https://{rest}"
 
@@ -137,7 +140,7 @@ def load(root: str) -> Tombstones:
 
 
 def pending(root: str) -> str:
-    """Return what to do about a takedown that was interrupted, or "" if there is none."""
+    """Return the advice about a takedown that was interrupted, or "" if there is none."""
     if not storage.exists(storage.join(root, PENDING)):
         return ""
     return f"a takedown was interrupted; finish it with: openwit takedown --run {root}"

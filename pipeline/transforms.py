@@ -8,7 +8,7 @@
         pictures["accepted"] | WriteWebDataset("gs://bucket/shards", shards=1000)
 
 They call the functions that `openwit crawl` calls, and keep every query's same samples, but leave nothing to
-continue from: a pipeline that fails begins anew. Each that refuses something gives two collections:
+continue from: a pipeline that fails begins again. Each that refuses something gives two collections:
 `accepted`, and `rejected` with a reason of docs/reasons.md for each row.
 """
 
@@ -93,7 +93,7 @@ for _type in (Candidate, Sample, Picture, Rejected):
 class ReadCandidates(beam.PTransform):
     """Read (image, text) pairs from Common Crawl's WAT and WARC files, HTML folders and URL lists.
 
-    ValueError if a source is not there or has no known format.
+    ValueError if a source is missing or has no known format.
 
     >>> with beam.Pipeline(runner="FnApiRunner") as p:
     ...     found = p | openwit.ReadCandidates(["list.csv"])
@@ -106,7 +106,7 @@ class ReadCandidates(beam.PTransform):
     formats: tuple[str, ...] = ImageOptions().formats
 
     def __post_init__(self) -> None:
-        """Find the files, so that what is not there is told now."""
+        """Find the files, so that what is missing is told now."""
         super().__init__()
         self._pieces = sources.plan(list(self.source), self.options)
 
@@ -158,7 +158,7 @@ class _Match(beam.DoFn):
 
 
 def _join(group: tuple[str, Iterable[tuple[int, str, str, list[int]]]], most: int) -> Sample:
-    """Make a sample of all rows of a URL: each caption once, at most so many, the smallest by hash."""
+    """Make a sample of all rows of a URL: each caption once, at most that many, the smallest by hash."""
     uid, rows = group
     known, addresses = {}, set()
     for number, caption, url, matched in rows:
@@ -338,7 +338,7 @@ def _shard_of(picture: Picture, shards: int) -> tuple[int, Picture]:
 
 @dataclass
 class WriteWebDataset(beam.PTransform):
-    """Write pictures as so many WebDataset shards, NNNNN.tar, by ranges of uid; return their paths.
+    """Write pictures as that many WebDataset shards, NNNNN.tar, by ranges of uid; return their paths.
 
     Members are KEY.jpg, KEY.json and KEY.txt; KEY is the number of the shard and of the sample. A shard is in
     one worker's memory while it is written; one without a picture is left out.

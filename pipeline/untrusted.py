@@ -77,7 +77,7 @@ def _refuse_deep(data: bytes) -> None:
 
 
 def read_json(path: str, most: int = MAX_JSON) -> Any:
-    """Return the value of a JSON file, None if it is not there; ValueError that names it if it is no JSON."""
+    """Return the value of a JSON file, None if it is missing; ValueError that names it if it is no JSON."""
     return load_json(path, most) if storage.exists(path) else None
 
 

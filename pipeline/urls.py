@@ -77,7 +77,7 @@ def resolve(url: str, base: str | None = None) -> str:
 
 @lru_cache(maxsize=64)
 def origin(base: str) -> str:
-    """Return what precedes a path on the page `base`, or "" where that is no page's URL."""
+    """Return the origin of the page `base`, or "" where that is no page's URL."""
     try:
         parsed = _parse_base(base)
     except TypeError:  # as in `_parse`
@@ -130,7 +130,7 @@ def site(url_or_host: str) -> str:
     """Return the registrable domain of an http(s) URL or of a bare host name, in lower case.
 
     An IP address, a public suffix and a name without dots (localhost) are their own site. Only ICANN suffixes
-    count, so that all of a hoster's customers are one site. Raises BadUrl for what is neither.
+    count, so that all of a hoster's customers are one site. Raises BadUrl for anything that is neither.
     """
     if "//" in url_or_host:
         return _site_of_host(host(url_or_host))

@@ -44,7 +44,7 @@ def main(argv: Sequence[str], prog: str = "openwit verify") -> int:
 
 
 def verify(layout: Layout, options: VerifyConfig) -> int:
-    """Print what is wrong with a finished run, or what it holds; return 1 or 0."""
+    """Print the faults of a finished run, or its contents; return 1 or 0."""
     console = output()
     unfinished = tombstones.pending(layout.root) or extend.publishing(layout.root)
     problems = [unfinished] if unfinished else problems_of(layout)
@@ -105,7 +105,7 @@ def show_comparison(layout: Layout, options: VerifyConfig) -> None:
 
 
 def problems_of(layout: Layout) -> list[str]:
-    """Return what is wrong with a finished run; [] if nothing."""
+    """Return the faults of a finished run; [] if nothing."""
     strays = [] if extend.under_way(layout.root) else manifest.stray_shards(layout)
     problems = [*strays, *manifest.verify_shards(layout)]
     return problems or [
@@ -115,7 +115,7 @@ def problems_of(layout: Layout) -> list[str]:
 
 
 def accounting(layout: Layout) -> list[str]:
-    """Return what does not add up between the rows in the files and the manifest's counts."""
+    """Return the differences between the rows in the files and the manifest's counts."""
     stored = checked_manifest.of(layout.root)
     counts, problems = stored.counts, []
     state = finished_set.load(layout, stored)

@@ -56,7 +56,7 @@ def damage(summary: dict[str, Any]) -> list[str]:
 
 
 def show_plan(console: Console, config: QueriesConfig, found: Any) -> None:
-    """Print what a run would read and under which configuration."""
+    """Print the inputs and the configuration of a run."""
     from queries import wikipedia
 
     pieces = wikipedia.plan(found.wikipedia)

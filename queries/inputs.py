@@ -17,7 +17,7 @@ _MAX_PARTITIONS: Final = 512
 
 @dataclass(frozen=True)
 class Inputs:
-    """Hold what the options' paths and globs name."""
+    """Hold the files that the options' paths and globs name."""
 
     wikipedia: list[str]
     pageviews: list[str]
@@ -60,7 +60,7 @@ def _matches(option: str, patterns: Iterable[str]) -> list[str]:
 
 
 def of_list(config: QueriesConfig, inputs: Inputs) -> str:
-    """Return what identifies a list: the options that change it, and its inputs."""
+    """Return the identity of a list: the options that change it, and its inputs."""
     options = {
         name: getattr(config, name)
         for name in ("size", "lang", "min_count", "min_bigram_count", "min_views", "wordnet_lemmas")

@@ -99,7 +99,7 @@ class MergedList:
 
 
 def key_of(query: str) -> str:
-    """Return what makes two queries the same: the tokens by which captions are matched."""
+    """Return the identity of a query: the tokens by which captions are matched."""
     return " ".join(tokens(query))
 
 

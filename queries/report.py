@@ -100,7 +100,7 @@ def _examples(merged: MergedList) -> list[tuple[str, list[tuple[str, list[Query]
 
 
 def _dropped(merged: MergedList, statistics: dict[str, Any]) -> list[tuple[str, str, int, str, str]]:
-    """Return source, reason, number, meaning and examples of what is not in the list."""
+    """Return source, reason, number, meaning and examples of everything that is not in the list."""
     rows = []
     for source in merge.SOURCES:
         counts = Counter(merged.dropped.get(source, {})) + Counter(

@@ -70,7 +70,7 @@ class TokenEncoder:
                 yield self._take()
 
     def finish(self) -> Iterator[TokenBlock]:
-        """Yield what is left, if anything."""
+        """Yield the rest, if there is any."""
         self._encode()
         if self._tokens:
             yield self._take()

@@ -43,7 +43,7 @@ class Article(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Wiki:
-    """Say what the head of a dump says about its wiki."""
+    """Hold the statements of a dump's head about its wiki."""
 
     domain: str = ""
     """For instance en.wikipedia."""
@@ -122,7 +122,7 @@ def read_pages(piece: DumpPiece, damage: Callable[[str], None]) -> Iterator[Arti
 
 
 def read_site(path: str) -> Wiki:
-    """Return what a dump says of its wiki; a dump without a head is taken for an English one."""
+    """Return the statements of a dump about its wiki; a dump without a head is taken for an English one."""
     head = b""
     for block in _blocks_of(path):
         head += block
@@ -219,7 +219,7 @@ def _next_stream(data: bytes, file: IO[bytes], left: int) -> tuple[bytes, int]:
 
 
 def _page_bytes(blocks: Iterator[bytes], damage: Callable[[str], None]) -> Iterator[bytes]:
-    """Yield what stands between each `<page>` and its `</page>`."""
+    """Yield the text between each `<page>` and its `</page>`."""
     buffer = b""
     for block in blocks:
         buffer += block

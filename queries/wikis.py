@@ -18,7 +18,8 @@ class Words(NamedTuple):
     categories: str
     templates: str
     options: str = ""
-    """Image options without a value: thumb, left and their like (https://www.mediawiki.org/wiki/Help:Images)."""
+    """Image options without a value: thumb, left and their like
+    (https://www.mediawiki.org/wiki/Help:Images)."""
     named: str = ""
     """Image options with a value, as alt in alt=..."""
 
@@ -212,7 +213,8 @@ def names(words: str) -> frozenset[str]:
 
 @lru_cache(maxsize=64)
 def image_option(language: str) -> re.Pattern[str]:
-    """Return what matches a part of an image link that is an option and no caption, whole and without spaces."""
+    """Return the pattern of a part of an image link that is an option and no caption, whole and without
+    spaces."""
     words = namespaces(language)
     alone, named = (
         "|".join(re.escape(word) for word in sorted(names(text))) for text in (words.options, words.named)

@@ -1,6 +1,6 @@
 """Which fields of a sample's JSON hold its captions, and how often each is drawn.
 
-A caption of the web and one that a model wrote are best mixed: each epoch draws one of them anew.
+A caption of the web and one that a model wrote are best mixed: each epoch draws one of them again.
 """
 
 import itertools

@@ -46,7 +46,7 @@ Tensors = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class State(Generic[A]):
-    """Hold what a run needs to go on, beside weights and moments."""
+    """Hold the state that a run needs to continue, beside weights and moments."""
 
     step: int
     model: str
@@ -265,7 +265,7 @@ def read_tokenizer(folder: str) -> AnyTokenizer:
 
 
 def vocabulary_beside(weights_path: str, tokens: int) -> Path | None:
-    """Return the vocabulary that lies beside weights of others with so many tokens, None without one.
+    """Return the vocabulary that lies beside weights of others with that many tokens, None without one.
 
     CLIP's own is found elsewhere, without the package that reads a tokenizer.json.
     """

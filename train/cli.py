@@ -125,7 +125,7 @@ def missing(prog: str, error: ImportError, needed: str) -> int:
 
 
 def fail(prog: str, message: str) -> int:
-    """Say what is wrong, and return 2."""
+    """Print the error, and return 2."""
     sys.stderr.write(f"{prog}: error: {complaint(message)}\n")
     return 2
 

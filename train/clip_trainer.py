@@ -78,7 +78,7 @@ class ClipTrainer(Trainer[Batch]):
                 sharding.fill(value, kept[name])
 
     def parallel(self, wrapped: nn.Module) -> nn.Module:
-        """Return what is called, so that the processes train together."""
+        """Return the module to call, so that the processes train together."""
         if not self.sharded:
             return super().parallel(wrapped)
         sharding.shard(self.model, self.world.device)
@@ -123,7 +123,7 @@ class ClipTrainer(Trainer[Batch]):
         return self.setup.architecture
 
     def own_metrics(self, batch: Batch) -> dict[str, Any]:
-        """Return what only CLIP's training has to say of a step."""
+        """Return the metrics of a step that only CLIP's training has."""
         shape = self.setup.shape
         epoch, inside = shape.epoch_of(self.step)
         steps = shape.epoch_steps[min(epoch, len(shape.epoch_steps) - 1)]
@@ -150,7 +150,7 @@ def fit(config: TrainConfig) -> TrainingResult:
 
 
 def check(config: TrainConfig, world: World) -> ClipSetup:
-    """Return what a run would start from, after looking at all that training would refuse."""
+    """Return the start of a run, after checking everything that training would refuse."""
     setup = prepare(config, world)
     for name in config.eval if world.rank == 0 else ():
         LabelledSet(name, setup.architecture.image_size)
@@ -174,7 +174,7 @@ def _fit(config: TrainConfig, world: World) -> TrainingResult:
 
 
 def _evaluation(trainer: ClipTrainer, labelled: list[LabelledSet]) -> Evaluate | None:
-    """Return what computes the accuracies of this rank's sets, if it has any."""
+    """Return the function for the accuracies of this rank's sets, if it has any."""
 
     def accuracies() -> dict[str, float]:
         tokenizer, device = trainer.setup.tokenizer, trainer.world.device

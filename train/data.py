@@ -42,7 +42,7 @@ class Shape:
     """Samples of each epoch; the last number holds for those that follow."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided."""
+        """Raise ValueError for sizes that cannot be divided."""
         if self.batch % (self.ranks * self.accumulate):
             raise ValueError(
                 f"--batch-size {self.batch} is not a multiple of {self.ranks} processes x --accumulate "
@@ -117,7 +117,7 @@ class Batch(NamedTuple):
     squares: int
 
     def tensors(self) -> list[Tensor]:
-        """Return what was copied to the device in the background."""
+        """Return the batch that was copied to the device in the background."""
         parts = [part for pixels, text, *more in self.micro for part in (pixels, *vars(text).values(), *more)]
         return [part for part in parts if isinstance(part, Tensor)]
 
@@ -126,7 +126,7 @@ class OnDevice(Protocol):
     """A step's batch."""
 
     def tensors(self) -> list[Tensor]:
-        """Return what was copied to the device in the background."""
+        """Return the batch that was copied to the device in the background."""
         ...
 
 
@@ -168,7 +168,7 @@ class SampleDataset(Dataset[P], Generic[P, B]):
         read: Callable[[OpenShard, int, np.random.Generator, str], S],
         counts: Counter[str],
     ) -> S:
-        """Return what `read` makes of the sample at a position; a bad one is counted and another one read.
+        """Return the result of `read` for the sample at a position; a bad sample is counted and another read.
 
         ValueError after many bad ones in a row.
         """
@@ -214,7 +214,7 @@ class Pictures(SampleDataset[P, B]):
         self.size, self.crop, self.on_device, self.fields = size, crop, on_device, fields
 
     def draw(self, random: np.random.Generator) -> None:
-        """Draw what else is random of a sample: the same on any number of processes and workers."""
+        """Draw the other random numbers of a sample: the same on any number of processes and workers."""
 
     def read(self, item: int, counts: Counter[str]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
         """Return a piece's squares, their sides, and caption and uid of each; bad samples are counted."""

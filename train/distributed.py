@@ -46,7 +46,7 @@ class World:
 def join(wanted: str) -> World:
     """Join the processes that torchrun started, or be alone; `wanted`: the device, auto, cuda or cpu.
 
-    ValueError for a device that is not there.
+    ValueError for a device that is missing.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))

@@ -53,7 +53,8 @@ def _resnet_flops(a: Architecture, layers: tuple[int, int, int, int]) -> float:
 
 
 def text_flops(architecture: Architecture, tokens: float, squares: float, captions: float) -> float:
-    """Return FLOPs of the forward pass of captions with so many tokens, sum of squared lengths, and captions.
+    """Return FLOPs of the forward pass of captions with that many tokens, sum of squared lengths, and
+    captions.
 
     Each block has 12 width^2 weights a token, and two products of length x length x width a caption.
     """

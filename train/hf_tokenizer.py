@@ -29,7 +29,8 @@ class HuggingFaceTokenizer:
     file: Final = FILE
 
     def __init__(self, data: bytes, name: str = FILE) -> None:
-        """Read a tokenizer.json; ValueError, with its name, for what is none, or without the package."""
+        """Read a tokenizer.json; ValueError, with its name, for anything that is none, or without the
+        package."""
         try:
             import tokenizers
             from tokenizers.processors import TemplateProcessing
@@ -101,7 +102,7 @@ AnyTokenizer = Tokenizer | HuggingFaceTokenizer
 
 
 def load(path: Path | str) -> AnyTokenizer:
-    """Read a vocabulary: a tokenizer.json, or a file of merges; ValueError for what is neither."""
+    """Read a vocabulary: a tokenizer.json, or a file of merges; ValueError for anything that is neither."""
     name = str(path)
     if not name.endswith(".json"):
         return Tokenizer.load(path)

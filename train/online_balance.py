@@ -1,4 +1,4 @@
-"""Balance anew in every epoch, by the probabilities of Xu et al. 2023 (MetaCLIP, Algorithm 1).
+"""Balance again in every epoch, by the probabilities of Xu et al. 2023 (MetaCLIP, Algorithm 1).
 
 A pair of a sample and a query that it contains is drawn with probability min(1, K / samples that contain the
 query), and a sample is taken if one of its pairs is. The draw is a hash of (seed, epoch, uid, query), so it

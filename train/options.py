@@ -106,7 +106,7 @@ class RunConfig(ABC):
     given several times."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise ValueError for options that contradict each other."""
         if not self.shards:
             raise ValueError("--shards is needed: a run's folder or a pattern of tars")
         for name in (
@@ -236,7 +236,7 @@ class TrainConfig(RunConfig):
     open_clip_torch; else it is learned."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise ValueError for options that contradict each other."""
         super().__post_init__()
         self.refuse_not_positive("epochs", "max_steps", "balance")
         if self.balance and self.weights:

@@ -131,7 +131,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, text: PackedText) -> Tenso
 
 
 def keep_out_of_graphs() -> None:
-    """Let what is compiled call bucketed attention as it is."""
+    """Let compiled code call bucketed attention as it is."""
     # Every batch has other bucket shapes: compiling them would never end. No decorator, for commands that
     # compile nothing: the compiler takes as long to import as all else of torch.
     global _bucketed_attention

@@ -25,7 +25,7 @@ _CAPTIONS = 2_048  # scored at once
 
 
 class Predictor(CLIP):
-    """Hold what both objectives share."""
+    """Hold the common part of both objectives."""
 
     unused: tuple[str, ...]
     """Prefixes of the parameters that the objective has no use for."""
@@ -42,7 +42,7 @@ class Predictor(CLIP):
         return self.visual(images, *more) @ self.text_projection.T  # type: ignore[no-any-return]
 
     def terms(self, tokens: int, captions: int) -> int:
-        """Return of how many terms the loss of so many tokens in so many captions is the mean."""
+        """Return the number of terms of which the loss is the mean, for tokens in captions."""
         raise NotImplementedError
 
     def text_flops(self, tokens: int, captions: int) -> float:

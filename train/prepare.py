@@ -49,7 +49,7 @@ class ClipSetup(training_run.Setup):
         return super().effective() | own
 
     def recorded(self) -> dict[str, Any]:
-        """Return what a checkpoint says of the run that wrote it."""
+        """Return a checkpoint's record of the run that wrote it."""
         epochs = self.sampler.epochs
         return self.effective() | {"epoch_samples": epochs[0] if len(epochs) == 1 else epochs}
 
@@ -69,7 +69,7 @@ class ClipSetup(training_run.Setup):
         return max(1, int(self.architecture.grid**2 * (1 - share))) if share else None
 
     def unlike_the_paper(self) -> list[str]:
-        """Return what a smaller run than the paper's has of its own, for the paper's models."""
+        """Return the settings of runs smaller than the paper's, for the paper's models."""
         own: list[str] = []
         if self.config.model == "tiny":
             return own
@@ -209,7 +209,8 @@ def _resize(config: TrainConfig, resumed: str, world: World) -> Literal["workers
 
 
 def _activation(config: TrainConfig, resumed: str, start: _Start | None) -> Activation:
-    """Return the activation to train with: that of what is gone on from, else the one asked for."""
+    """Return the activation to train with: that of the weights that it starts from, else the one asked
+    for."""
     asked = None if config.activation == "auto" else config.activation
     if resumed:
         found = checkpoint.read_state(resumed).architecture.activation

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Parts(NamedTuple):
-    """Say what a ResNet is built of; fields only."""
+    """Hold the dimensions of a ResNet; fields only."""
 
     conv: Callable[..., nn.Module]
     """Takes inputs, outputs, kernel size, stride and padding; adds no bias if a norm does."""

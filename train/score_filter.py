@@ -33,7 +33,7 @@ class ScoreFilter:
     """
 
     def __init__(self, text: str, sources: Sequence[Listed]) -> None:
-        """Read what must be known of all samples; ValueError for columns that a source does not have."""
+        """Read the columns needed of all samples; ValueError for columns that a source does not have."""
         condition = KeepIf.parse(text)
         self._folders: dict[str, tuple[dict[str, str], Dropped]] = {}
         for source in sources:

@@ -217,7 +217,7 @@ def _arrays(path: str) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def _npz(path: str) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the arrays of an npz, without its pickles; ValueError for what is none."""
+    """Return the arrays of an npz, without its pickles; ValueError for anything that is none."""
     data = io.BytesIO(storage.read_bytes(path))
     try:
         with zipfile.ZipFile(data) as archive:

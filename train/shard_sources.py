@@ -57,7 +57,7 @@ class ShardSource:
     left_out: str = ""
     """What of its shards cannot be trained on, in words."""
     balance: OnlineBalance | None = None
-    """Which samples each epoch takes, where they are drawn anew."""
+    """Which samples each epoch takes, where they are drawn again."""
 
     @property
     def count(self) -> int:
@@ -152,7 +152,7 @@ class Seen:
         return self
 
     def __str__(self) -> str:
-        """Return what cannot be trained on and why, empty if there is nothing."""
+        """Return the sources that cannot be trained on and why, empty if there are none."""
         causes = {
             "no_image": "{:,} without an image",
             "no_caption": "{:,} images without a caption",
@@ -171,7 +171,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Say how samples are drawn anew in each epoch."""
+    """Say how samples are drawn again in each epoch."""
 
     cap: int
     """Samples that an epoch draws for a query, on average, where more contain it."""
@@ -225,7 +225,7 @@ def resolve(
 
 
 def _balance(source: ShardSource, draws: Draws) -> OnlineBalance:
-    """Return which samples each epoch draws of a run; ValueError for what is no run of openwit."""
+    """Return which samples each epoch draws of a run; ValueError for anything that is no run of openwit."""
     counts = storage.join(source.name, "query_counts.parquet")
     if not storage.exists(counts):
         raise ValueError(

@@ -32,7 +32,7 @@ def _scalars(model: nn.Module) -> list[nn.Parameter]:
 
 
 def average_scalars(model: nn.Module) -> None:
-    """Average over the processes the gradients of what is not shared out."""
+    """Average over the processes the gradients of everything that is not shared out."""
     for parameter in _scalars(model):
         if parameter.grad is not None:
             dist.all_reduce(parameter.grad)

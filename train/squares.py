@@ -17,7 +17,8 @@ _AT_ONCE = 256  # pictures that are resized together: 200 MB of a side of 256
 
 
 def largest(size: int) -> int:
-    """Return the largest side of a square that travels: 2.25 times the bytes of what is made of it."""
+    """Return the largest side of a square that travels: 2.25 times the bytes of everything that is made of
+    it."""
     return size * 3 // 2
 
 

@@ -59,7 +59,8 @@ def clean(text: str) -> str:
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:
-    """Return a text's first words, up to so many characters: cleaning a megabyte costs seconds, for nothing.
+    """Return a text's first words, up to that many characters: cleaning a megabyte costs seconds, for
+    nothing.
 
     Whatever is shorter stays as it is.
     """

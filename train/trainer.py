@@ -88,7 +88,7 @@ class Trainer(ABC, Generic[B]):
             self.counts_before = Counter(values["counts"])
 
     def parallel(self, wrapped: nn.Module) -> nn.Module:
-        """Return what is called, so that the processes train together."""
+        """Return the module to call, so that the processes train together."""
         if self.world.ranks == 1:
             return wrapped
         device = self.world.device
@@ -105,7 +105,7 @@ class Trainer(ABC, Generic[B]):
 
     @abstractmethod
     def own_metrics(self, batch: B) -> dict[str, Any]:
-        """Return what only this kind of run has to say of a step; the same call on every rank."""
+        """Return the metrics of a step that only this kind of run has; the same call on every rank."""
 
     @abstractmethod
     def step_flops(self, batch: B) -> float:
@@ -147,7 +147,7 @@ class Trainer(ABC, Generic[B]):
         return loss
 
     def state(self) -> checkpoint.State[Any]:
-        """Return what a checkpoint holds beside the tensors; all ranks must call it together."""
+        """Return the content of a checkpoint beside the tensors; all ranks must call it together."""
         p = self.setup
         return checkpoint.State(
             step=self.step, model=p.config.model, architecture=self.architecture(), seconds=self.seconds,

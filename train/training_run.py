@@ -22,7 +22,7 @@ from train.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(ABC):
-    """Hold what every run starts from."""
+    """Hold the common start of every run."""
 
     config: RunConfig
     sampler: Sampler
@@ -54,7 +54,7 @@ class Setup(ABC):
         return values | recipe | {"warmup": self.warmup}
 
     def recorded(self) -> dict[str, Any]:
-        """Return what a checkpoint says of the run that wrote it."""
+        """Return a checkpoint's record of the run that wrote it."""
         return self.effective()
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Setup(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """Say what a run came to."""
+    """Hold the outcome of a run."""
 
     out: str
     steps: int

@@ -81,7 +81,7 @@ def _one_class(argument: str, example: Example) -> Example:
 def _scorer(
     model: CLIP, tokenizer: AnyTokenizer, labelled: LabelledSet, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Return what maps images [B, 3, N, N] to a score for each class [B, C]."""
+    """Return the function from images [B, 3, N, N] to a score per class [B, C]."""
     names, length = labelled.classes.names, model.architecture.context_length
     if isinstance(model, Predictor):
         # A caption model is asked for a sentence, as captions are; of a bag only the name's own words count.

@@ -41,7 +41,7 @@ _FILES: Final = ("open_clip_model.safetensors", "model.safetensors", "model.pt",
 
 
 class Header(NamedTuple):
-    """Hold what a safetensors file says of itself: its tensors, on the meta device, and its metadata."""
+    """Hold the header of a safetensors file: its tensors, on the meta device, and its metadata."""
 
     tensors: State
     metadata: dict[str, str]
@@ -90,7 +90,7 @@ def weights_file(path: Path) -> Path:
 
 
 def read(path: Path) -> State:
-    """Return the tensors of a file of weights, whoever wrote it; ValueError for any damage.
+    """Return the tensors of a file of weights, anyone who wrote it; ValueError for any damage.
 
     `.pt` and `.bin` go through torch's restricted reader, which builds tensors and plain containers alone;
     OpenAI's TorchScript archives are programs and are refused.
@@ -162,7 +162,7 @@ def _refuse_odd(name: str, value: object, path: Path) -> None:
 
 
 def header(path: str) -> Header:
-    """Return what a safetensors file says it holds, checked against its size; ValueError for any damage."""
+    """Return the header of a safetensors file, checked against its size; ValueError for any damage."""
     if not storage.exists(path):
         raise ValueError(f"{path}: no such file")
     size = storage.file_info(path).size

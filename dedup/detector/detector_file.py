@@ -36,7 +36,7 @@ class LearnedDetector:
         return self.normaliser.centred(self.network.embed(thumbnails))
 
     def biases(self, vectors: F32) -> F32:
-        """Return what is taken off the similarities of each vector: [n, dims] to [n]."""
+        """Return the correction of the similarities of each vector: [n, dims] to [n]."""
         return self.normaliser.biases(vectors)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 SSCD (Pizzi et al. 2022), a DINO or a company's own drops in. NAME.onnx, or NAME.pt as `torch.jit.save` writes
 it, is described by NAME.toml:
 
-    side = 288                          # pictures are squeezed to squares of so many pixels
+    side = 288                          # pictures are squeezed to squares of this side
     mean = [0.485, 0.456, 0.406]        # of red, green and blue from 0 to 1; left out: 0
     deviation = [0.229, 0.224, 0.225]   # left out: 1
     similarity = "cosine"               # or "signs", where only the signs of the numbers count
@@ -64,7 +64,7 @@ class EncoderSettings:
     views: Literal["whole", "all"] = "whole"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise ValueError for options that contradict each other."""
         if type(self.side) is not int or not 8 <= self.side <= _MOST_SIDE:
             raise ValueError(f"side must be a whole number from 8 to {_MOST_SIDE:,}, not {self.side!r}")
         for name in ("mean", "deviation"):
@@ -84,7 +84,7 @@ def is_encoder(path: str) -> bool:
 
 
 def settings(path: str) -> EncoderSettings:
-    """Return what the TOML beside an encoder says; ValueError, in one line, if it cannot be used."""
+    """Return the settings in the TOML beside an encoder; ValueError, in one line, if it cannot be used."""
     package, _, extra = _RUNTIMES[PurePosixPath(path).suffix.lower()]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"--detector {path} needs {package}: pip install '{extra}'")

@@ -141,7 +141,7 @@ class LearnedJoinWorker:
 
 
 def _learned(folder: str) -> Described:
-    """Return what `LearnedJoinWorker` left in a folder."""
+    """Return the files of `LearnedJoinWorker` in a folder."""
     [learned] = results_in(folder, LearnedIndex)
     return Described(_mapped(learned.vectors), _mapped(learned.biases))
 

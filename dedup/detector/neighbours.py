@@ -101,7 +101,7 @@ class NearestSearch:
         self._similarity[rows], self._row[rows] = similarity.gather(1, order), row.gather(1, order)
 
     def result(self) -> Neighbours:
-        """Return what was found in all blocks so far."""
+        """Return the matches of all blocks so far."""
         return Neighbours(self._similarity.cpu().numpy(), self._row.cpu().numpy())
 
 

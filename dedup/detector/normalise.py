@@ -43,7 +43,7 @@ class Normaliser:
         return _unit(vectors - self.mean)
 
     def biases(self, centred: F32) -> F32:
-        """Return what is taken off the similarities of each descriptor, [n, d] to [n]."""
+        """Return the correction of the similarities of each descriptor, [n, d] to [n]."""
         found = np.empty(len(centred), np.float32)
         step = max(1, _BLOCK // len(self.background))
         for start in range(0, len(centred), step):

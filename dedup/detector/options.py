@@ -57,7 +57,7 @@ class DetectorTrainConfig(RunConfig):
     """Images whose descriptors are kept with the detector, for centring and score normalisation."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise ValueError for options that contradict each other."""
         super().__post_init__()
         self.refuse_not_positive("samples")
         if self.background < 16:
@@ -65,7 +65,7 @@ class DetectorTrainConfig(RunConfig):
         named_sets.parse_all(self.eval)
 
     def planned_steps(self, epoch_steps: Sequence[int]) -> int:
-        """Return the steps in which so many samples are seen, however many an epoch has."""
+        """Return the steps in which that many samples are seen, however many an epoch has."""
         return max(1, (self.samples or SAMPLES[self.model]) // self.recipe().batch_size)
 
 
@@ -101,7 +101,7 @@ class DetectorEmbedConfig:
     """Match the inputs, print the plan and the effective configuration, and write nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise ValueError for options that contradict each other."""
         for name in ("neighbours", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1")

@@ -38,7 +38,7 @@ class PairBatch:
     counts: Counter[str]
 
     def tensors(self) -> list[Tensor]:
-        """Return what was copied to the device in the background."""
+        """Return the batch that was copied to the device in the background."""
         return [part for views in self.micro for part in views]
 
 

@@ -3,7 +3,7 @@
 Clothing before a white wall is nearer to other such clothing than a landscape is to anything: one threshold
 for all sets would either flood one of them or miss copies in the others. So similarities of a sample of
 training images with the set are taken, without those that verification says show the same picture, and the
-tail of what is left is continued to the number of pairs that the whole training set makes.
+tail of everything that is left is continued to the number of pairs that the whole training set makes.
 """
 
 import math

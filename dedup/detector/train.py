@@ -91,7 +91,7 @@ class DetectorTrainer(Trainer[PairBatch]):
         return self.setup.architecture
 
     def own_metrics(self, batch: PairBatch) -> dict[str, Any]:
-        """Return what only the detector's training has to say of a step."""
+        """Return the metrics of a step that only the detector's training has."""
         first, second = self.on_pairs.last
         samples = self.step * self.setup.shape.batch
         return {"samples": samples, "accuracy": proxy_accuracy(first, second)}
@@ -128,7 +128,7 @@ def thumbnails(setup: DetectorSetup, count: int) -> augment.Pixels:
 
     ValueError if none can be decoded.
 
-    uint8 [n, side, side, 3]; fewer if so many cannot be decoded.
+    uint8 [n, side, side, 3]; fewer if that many cannot be decoded.
     """
     sampler, side = setup.sampler, setup.architecture.side
     pieces = AugmentedPairs(sampler, setup.shape, setup.cache, side)
@@ -193,7 +193,7 @@ def unseen_pairs(path: str, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _evaluation(trainer: DetectorTrainer, sets: dict[str, tuple[Tensor, Tensor]]) -> Evaluate | None:
-    """Return what computes the proxy task's accuracy on this rank's sets, if it has any."""
+    """Return the function for the proxy task's accuracy on this rank's sets, if it has any."""
 
     def accuracies() -> dict[str, float]:
         trainer.model.eval()

@@ -1,4 +1,4 @@
-"""The last pictures that a crawl has fetched, from the files that it keeps while it is at work."""
+"""The last pictures that a crawl has fetched, from the files that it keeps while it is running."""
 
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ Place = tuple[str, int, int]
 def newest(root: str, most: int) -> list[tuple[dict[str, Any], Place]]:
     """Return (uid and address, place) of the last pictures of a run, the newest first.
 
-    They are in the parts of units that are at work, and in what finished units have staged.
+    They are in the parts of units that are running, and in what finished units have staged.
     """
     layout = extend.under_way(root) or Layout(root)
     rounds = layout.rounds()

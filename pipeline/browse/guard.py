@@ -1,4 +1,5 @@
-"""Let only this machine's browser, or whoever has the token, ask; and let the page load nothing but itself.
+"""Let only this machine's browser, or anyone who has the token, ask; and let the page load nothing but
+itself.
 
 A page of another site can send requests to 127.0.0.1, and with a name that it lets point there (DNS
 rebinding) even read the answers: so Host must be an address that was asked for, and a request that writes
@@ -52,7 +53,7 @@ class Guard:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse what others ask for, and set the headers of every answer."""
+        """Refuse requests of other hosts, and set the headers of every answer."""
         has_token = self._has_token(request)
         try:
             if self.needs_token and not has_token:

@@ -114,7 +114,7 @@ class Server:
         return found
 
     def info(self, request: web.Request) -> dict[str, Any]:
-        """Return what the page needs to know of the dataset."""
+        """Return the facts about the dataset that the page needs."""
         del request
         is_run = self._of.layout is not None
         if self._path is None:
@@ -146,7 +146,7 @@ class Server:
         return {"total": page.total, "is_exact": page.is_exact, "samples": [show(row) for row in page.rows]}
 
     def _filter(self, given: Any) -> Filter:
-        """Return the filter of a request's parameters; ValueError for what is none."""
+        """Return the filter of a request's parameters; ValueError for anything that is none."""
         query, number = given.get("query", ""), None
         if query:
             number = self._search.query_number(query)
@@ -366,7 +366,7 @@ class Server:
         return shown | ({"picture": f"api/staged/{row['uid']}"} if is_staged else {})
 
     def _shown(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row without what only the server needs, and without contact data."""
+        """Return a row without the things that only the server needs, and without contact data."""
         found = {name: value for name, value in row.items() if name not in _HIDDEN}
         if self._mask:
             for name in ("caption", "detail"):

@@ -98,7 +98,7 @@ class CaptionJudge:
         return Verdict("", "" if matched else "no_caption", "", matched, "", 0.0)
 
     def page(self, images: Sequence[Image]) -> Page:
-        """Return what the page of these images says of their captions' language."""
+        """Return the evidence of these images' page about their captions' language."""
         first = images[0]
         alone = len(images) == 1 and len(first.texts) < 2 and not first.page_lang and not first.page_url
         return no_page if self._identifier is None or alone else cache(partial(self._prior, images))

@@ -61,7 +61,7 @@ def fetch_pages(crawl: Crawl, runner: Runner, pieces: list[Piece]) -> list[Piece
 
 
 def _named(path: str) -> Iterator[FoundLink]:
-    """Yield what a source names: itself, or the URLs in a local list or sitemap."""
+    """Yield the URLs that a source names: itself, or the URLs in a local list or sitemap."""
     if is_web(path):
         yield FoundLink(url=path, kind="source", any_site=True)
         return
@@ -94,7 +94,7 @@ class Frontier:
         self._bad: list[Image] = []
 
     def admit(self, found: Iterable[tuple[int, FoundLink]]) -> list[Wanted]:
-        """Return what is to be fetched, each URL once, within its site unless it may leave it."""
+        """Return the URLs to fetch, each once, within its site unless it may leave it."""
         options, wave = self._crawl.config.sources, []
         for _, one in found:
             try:

@@ -115,7 +115,8 @@ def _no_page(content_type: str, body: bytes) -> str:
 
 
 def _listed(url: str, found: sitemap.Sitemap, kind: str, depth: int) -> tuple[list[Image], list[FoundLink]]:
-    """Return what a sitemap lists. One that the user named may list other sites, as an index of many does."""
+    """Return the URLs that a sitemap lists. A sitemap that the user named may list other sites, as an index
+    of many does."""
     images = [bad_record(f"sitemap: {found.problem}", url)] if found.problem else []
     if found.kind == "pages":
         below = [

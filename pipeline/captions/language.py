@@ -129,7 +129,7 @@ class Decision(NamedTuple):
 
 
 def code_of(tag: str) -> str:
-    """Return what the model calls the language of a BCP 47 tag, "" for none: pt-br is pt, nb is no."""
+    """Return the model's name of the language of a BCP 47 tag, "" for none: pt-br is pt, nb is no."""
     primary = tag.lower().partition("-")[0]
     return _CALLED.get(primary, primary)
 
@@ -204,7 +204,8 @@ def _load(path: Path) -> "_language.Model | None":
 
 
 def predictor(path: Path) -> Predict:
-    """Return what names the likeliest languages of a line: our code where it was built, else fastText's."""
+    """Return the function that names the likeliest languages of a line: our code where it was built, else
+    fastText's."""
     if (model := _load(path)) is not None:
         return partial(_language.predict, model)
     return _fasttext(path)
@@ -234,7 +235,7 @@ class Identifier:
         self._certainty = weights.certainty
 
     def evidence(self, text: str) -> Evidence | None:
-        """Return what a text speaks for; None if it has no letter. Never raises.
+        """Return the languages that a text speaks for; None if it has no letter. Never raises.
 
         Text is lower-cased, because capitals mislead the model (90.1 instead of 88.9% of 10,000 English alt
         texts are told to be English). The model is too sure of short texts: its probabilities are raised to a
@@ -267,7 +268,7 @@ class Identifier:
         return _language.tell(self._model, line, letters, others, self._certainty, *prior, wanted)
 
     def of_page(self, captions: Iterable[str]) -> Evidence | None:
-        """Return what a page's captions together speak for; None if they are fewer than two."""
+        """Return the languages that a page's captions together speak for; None if they are fewer than two."""
         distinct = list(dict.fromkeys(captions))
         if len(distinct) < 2:
             return None  # which would only be counted twice

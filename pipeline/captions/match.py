@@ -61,7 +61,7 @@ class _Table(dict[int, str | int]):
 
 
 class _Ignorable(_Table):
-    """Delete what is not seen: joiners, soft hyphens, direction marks, variation selectors."""
+    """Delete invisible characters: joiners, soft hyphens, direction marks, variation selectors."""
 
     def entry(self, code: int) -> str | int:
         if code in _BEFORE_NFKC:

@@ -108,7 +108,7 @@ def _referred(reference: re.Match[str]) -> str:
 
 
 def _visible(text: str) -> str:
-    """Delete what no reader sees, and compose the rest."""
+    """Delete invisible characters, and compose the rest."""
     text = unicodedata.normalize("NFC", text.translate(_REMOVED))
     if _JOINERS[0] in text or _JOINERS[1] in text:
         text = unicodedata.normalize("NFC", _STRAY_JOINER.sub("", _JOINER_RUN.sub(r"\1", text)))

@@ -139,7 +139,7 @@ def describe(thumbnails: Thumbnails) -> Descriptors:
 
 
 def luma(thumbnails: Thumbnails) -> Thumbnails:
-    """Return what `describe` hashes: uint8 [..., 64, 64, 3] to [..., 64, 64]."""
+    """Return the input of the hash of `describe`: uint8 [..., 64, 64, 3] to [..., 64, 64]."""
     return _levels(luma_chroma(thumbnails))
 
 
@@ -179,7 +179,7 @@ def _colour_vectors(ycc: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
 
 
 def colours_of(blocks: Coefficients) -> npt.NDArray[np.int16]:
-    """Return what is kept of the low frequencies of luma, Cb and Cr: [3, n, 16, 16] to int16 [n, 256]."""
+    """Return the stored part of the low frequencies of luma, Cb and Cr: [3, n, 16, 16] to int16 [n, 256]."""
     places = (_LUMA_AT, _CHROMA_AT, _CHROMA_AT)
     parts = [block[:, at[:, 0], at[:, 1]] for block, at in zip(blocks, places, strict=True)]
     vectors: npt.NDArray[np.int16] = np.rint(np.concatenate(parts, axis=1)).astype(np.int16)
@@ -220,7 +220,7 @@ def pack(descriptors: Descriptors) -> list[bytes]:
 
 
 def unpack(packed: list[bytes]) -> Descriptors:
-    """Return what `pack` packed, descriptors of n images; ValueError for anything of another length."""
+    """Undo `pack`: return the descriptors of n images; ValueError for anything of another length."""
     if any(len(one) != PACKED_BYTES for one in packed):
         raise ValueError(f"a descriptor is {PACKED_BYTES} bytes")
     rows = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, PACKED_BYTES)

@@ -218,7 +218,7 @@ def _of_sample(example_id: str, sample: webdataset.WebDatasetSample, bad: Counte
 
 
 def row_of(sample: webdataset.WebDatasetSample) -> dict[str, Any] | None:
-    """Return what KEY.json holds, {} without one, None if it is no usable row."""
+    """Return the content of KEY.json, {} without one, None if it is no usable row."""
     try:
         return untrusted.parse_row(sample.parts["json"]) if "json" in sample.parts else {}
     except ValueError:
@@ -269,7 +269,7 @@ def label_of(value: object, where: str) -> tuple[str, bool]:
 
 
 def class_names(path: str) -> tuple[str, ...]:
-    """Return what the labels 0, 1, ... of a set are called, where that lies with it; ValueError.
+    """Return the names of a set's labels 0, 1, ..., if they lie with it; ValueError.
 
     Parquet: the ClassLabel of Hugging Face's datasets, in the schema's metadata. WebDataset: classnames.txt,
     a line each, beside the shards or one folder up, where CLIP_benchmark has it.

@@ -77,7 +77,7 @@ def read(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[WebDatase
 
 
 def _content(stream: "_Stream", member: tarwalk.Member, bad: Counter[str]) -> bytes | None:
-    """Return what a wanted member holds, having passed over it; None for any other."""
+    """Return the content of a wanted member, having passed over it; None for any other."""
     is_wanted = member.is_file and split_name(member.name).suffix in _WANTED
     if not member.is_file:
         bad["not_a_file"] += not member.is_folder

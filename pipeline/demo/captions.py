@@ -169,7 +169,7 @@ def french(spec: PictureSpec, rng: random.Random) -> str:
 
 
 def file_name(spec: PictureSpec, rng: random.Random) -> str:
-    """Return what programs put into an alt text: the file's name, with the class in it."""
+    """Return the text that programs put into an alt text: the file's name, with the class in it."""
     number = rng.randint(1, 9999)
     colour, label = spec.colour, spec.label
     names = (

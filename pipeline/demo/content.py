@@ -24,7 +24,8 @@ _ROLE_REASONS: Final[dict[Role, str]] = {
 PRIVATE: Final = "/private/"
 """What the robots.txt of a robots_partial site disallows."""
 _SHARES: Final = {"shared_url": 40, "same_bytes": 40, "dead_link": 30, "moved": 75, "moved_to_other_site": 75}
-"""One of so many pictures is referenced elsewhere or copied; one dead or moved link stands beside so many."""
+"""One of that many pictures is referenced elsewhere or copied; one dead or moved link stands beside that
+many."""
 _PLACEHOLDERS: Final = 30
 _INLINE: Final = 5
 _TRACKERS: Final = 20
@@ -170,7 +171,7 @@ def _place_picture(site: Draft, number: int, rng: random.Random) -> Placed:
 
 
 def _alternatives(site: Draft, stem: str, image: Image.Image, markup: Markup) -> tuple[tuple[str, int], ...]:
-    """Write what srcset offers beside the picture, and return the paths and widths."""
+    """Write the files of srcset beside the picture, and return the paths and widths."""
     if markup not in ("picture", "srcset"):
         return ()
     half = image.reduce(2)

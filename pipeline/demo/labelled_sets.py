@@ -1,4 +1,4 @@
-"""Draw what the demonstration's model is measured on beside the clean set: labelled drawings, and renditions.
+"""Draw the evaluation sets of the demonstration beside the clean set: labelled drawings, and renditions.
 
 Probes are fitted on the labelled drawings. The renditions are the shift that the model never saw: the same
 kind of drawing in pencil, as a negative and in four tones; each with its caption, and its rendition as group.

@@ -92,7 +92,7 @@ class Reference:
 def references(site: str, page: DrawnPage, digest: Callable[[str], str | None]) -> list[Reference]:
     """Return the truth about the page's images, in the order in which they stand in it.
 
-    `digest` gives the SHA-256 of what is behind an absolute URL, or None.
+    `digest` gives the SHA-256 of everything that is behind an absolute URL, or None.
     """
     base = urljoin(page.url, page.base) if page.base else page.url
     found = []

@@ -69,7 +69,7 @@ def main(argv: Sequence[str], prog: str = "openwit demo") -> int:
 
 
 def steps_of(options: DemoConfig) -> list[tuple[str, Step]]:
-    """Return what is done in which order."""
+    """Return the steps in their order."""
     steps: list[tuple[str, Step]] = [
         ("crawl the web", crawl),
         ("verify the dataset", verify),
@@ -234,7 +234,8 @@ def the_web(folder: Path, options: DemoConfig, console: Console) -> "Web":
 
 
 def crawl_arguments(web: "Web", out: Path, options: DemoConfig) -> list[str]:
-    """Return what the demo hands to `openwit crawl`; the same works from a shell while the web is served."""
+    """Return the arguments of the demo for `openwit crawl`; the same works from a shell while the web is
+    served."""
     return [
         "--queries", str(web.queries), "--source", web.sitemap, "--source-format", "pages", "--out", str(out),
         "--per-query", str(options.per_query), "--samples-per-shard", "250", "--seed", str(options.seed),

@@ -69,7 +69,7 @@ def layouts(root: str) -> tuple[Layout, ...]:
 
 
 def interrupted(root: str) -> str:
-    """Return what to do about an extension that is not finished, or "" if there is none."""
+    """Return the advice about an extension that is not finished, or "" if there is none."""
     part = under_way(root)
     if part is None:
         return ""
@@ -123,7 +123,7 @@ def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: Stage
 
 
 def publishing(root: str) -> str:
-    """Return what to do about an extension that stopped while it was published, or ""."""
+    """Return the advice about an extension that stopped while it was published, or ""."""
     part = under_way(root)
     is_begun = part is not None and storage.exists(storage.join(part.work, PUBLISHING))
     return interrupted(root) if is_begun else ""
@@ -221,7 +221,7 @@ def _spelled(path: str) -> str:
 
 
 def refuse_change(layout: Layout, *, retry: bool, changed: str) -> None:
-    """Raise ValueError for a command that would build an extended run anew; its first command is harmless.
+    """Raise ValueError for a command that would build an extended run again; its first command is harmless.
 
     changed: the options that differ from those of the run.
     """
@@ -241,7 +241,7 @@ def refuse_change(layout: Layout, *, retry: bool, changed: str) -> None:
 
 
 def advice(layout: Layout, changes: list[str]) -> str:
-    """Return what to do about sources that are not those of a run; `changes` as `run.changed_inputs` says."""
+    """Return the advice about sources that are not those of a run; `changes` as `run.changed_inputs` says."""
     shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
     what = f"the sources are not those of this run ({shown}): "
     if not storage.exists(layout.manifest):

@@ -66,7 +66,7 @@ def _plan_stored(crawl: Crawl) -> Work:
 
 
 def stored_of(crawl: Crawl) -> list[Stored]:
-    """Return what was taken from the shards of the run that is extended."""
+    """Return the samples that were taken from the shards of the extended run."""
     return results_in(crawl.layout.stage("select", "stored"), Stored) if crawl.base else []
 
 

@@ -38,7 +38,7 @@ class StoredWorker:
     queries: QueryTable
 
     def open(self) -> dropped_samples.Dropped:
-        """Load what was dropped before."""
+        """Load the samples that were dropped before."""
         return dropped_samples.load(self.root, self.extensions)
 
     def run(self, state: dropped_samples.Dropped, task: StoredShard) -> Stored:
@@ -129,7 +129,7 @@ class DropWorker:
 class NewShuffler(DedupeShuffler):
     """Bring all rows of a URL together, and leave out the URLs that the run has tried.
 
-    A URL that the run knew and never tried is decided anew, by its captions in the new sources.
+    A URL that the run knew and never tried is decided again, by its captions in the new sources.
     """
 
     queries: QueryTable

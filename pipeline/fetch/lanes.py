@@ -4,9 +4,9 @@ A unit is what one worker fetches in one go. Sites stay together, so robots.txt,
 paid once, and a site is in one unit of a round only, so its rate holds however many workers there are. With a
 rate to keep, a unit takes as long as its longest site, so sites that take equally long share units, and the
 longer they take the more of them: then no worker waits for one site. What a site cannot give within a unit's
-time is put off to the next round. bench/politeness_simulation.py shows what the figures below are for.
+time is deferred to the next round. bench/politeness_simulation.py shows what the figures below are for.
 
-A site of ten million images must not be ten million rows of one partition: most of what it has is put off,
+A site of ten million images must not be ten million rows of one partition: most of what it has is deferred,
 and is known to be before its images are together (`beyond`).
 """
 
@@ -25,7 +25,7 @@ PUT_OFF_IMAGES = 100_000
 
 
 class SiteShare(NamedTuple):
-    """A share of one site: which of its images, and of how many lanes it is one; 0 if it is put off."""
+    """A share of one site: which of its images, and of how many lanes it is one; 0 if it is deferred."""
 
     site: str
     images: np.ndarray  # int64 indices
@@ -35,7 +35,7 @@ class SiteShare(NamedTuple):
 
 
 def share(lanes: int) -> float:
-    """Return the share of a site's rate that one of so many lanes has."""
+    """Return the share of a site's rate per lane."""
     return 1 / lanes if lanes else 0.0
 
 
@@ -58,7 +58,7 @@ def lanes_of(site: str, images: np.ndarray, delay: float, limits: UnitLimits) ->
 
 
 def put_off_parts(images: np.ndarray) -> list[np.ndarray]:
-    """Return what is put off, cut into parts for a unit each."""
+    """Return the deferred images, cut into a part per unit."""
     return [images[start : start + PUT_OFF_IMAGES] for start in range(0, len(images), PUT_OFF_IMAGES)]
 
 
@@ -68,7 +68,7 @@ def room(seconds: float, limits: UnitLimits) -> int:
 
 
 def deadline(seconds: float, images: int) -> float:
-    """Return after how many seconds a unit planned for so many puts off what is left.
+    """Return after how many seconds a unit planned for that many puts off what is left.
 
     Twice as long is enough for sites that answer slowly, and a tenth of a second an image for a machine that
     does; what asks for more, by Crawl-delay or 429, would hold up a worker for one site.
@@ -94,7 +94,7 @@ def by_site(sites: pa.Array) -> tuple[list[str], list[np.ndarray]]:
 def beyond(
     sites: pa.Array, hashes: np.ndarray, delay: Callable[[str], float], limits: UnitLimits, earlier: int
 ) -> np.ndarray:
-    """Return which of some images `cut` will put off whatever others there are, bool [images].
+    """Return which of some images `cut` will deferred whatever others there are, bool [images].
 
     sites: str [images]; hashes: uint64 [images], first bits of uids, ascending: the order of `cut`. A site's
     time goes to its first images, so what is too late among these is too late among all. And the images are
@@ -117,7 +117,7 @@ def beyond(
 
 
 def at_least(found: float) -> float:
-    """Return how many are to be expected at the least where so many were found (Poisson, 8 deviations)."""
+    """Return the least expected number, given the number found (Poisson, 8 deviations)."""
     return max(0.0, found - 8 * sqrt(found))
 
 

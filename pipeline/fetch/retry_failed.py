@@ -1,4 +1,4 @@
-"""Another round for what failed in passing: `--retry-failed` on a run that is finished.
+"""Another round for what failed for a transient reason: `--retry-failed` on a run that is finished.
 
 The round takes those images of the last one whose failure may have passed and that a query would still keep,
 at the thresholds that hold, so it tries nothing new; then everything that arrived is merged and balanced
@@ -126,7 +126,7 @@ def _keep_groups(layout: Layout) -> None:
 
 
 def restore(crawl: Crawl, fetched: Rounds) -> None:
-    """Stage the shards' images again, and let the tables of what was fetched point to them.
+    """Stage the shards' images again, and let the tables of everything that was fetched point to them.
 
     What was fetched and not needed is gone; its rows become `over_cap`. An image merged into another, or
     rejected with a whole group, keeps its row without an image. Takes 40 bytes an image of the set.
@@ -150,7 +150,7 @@ def restore(crawl: Crawl, fetched: Rounds) -> None:
 
 
 def forget_restored(layout: Layout) -> None:
-    """Remove what `restore` has staged."""
+    """Remove the images that `restore` has staged."""
     storage.remove_tree(layout.stage("fetch", _RESTORED))
 
 

@@ -50,7 +50,7 @@ def refused(rights: Rights, licences: tuple[str, ...]) -> str:
 
 
 def of_pages(unit: pa.Table) -> dict[bytes, str]:
-    """Return what the pages of each image of caption rows say, by uid, where any says something."""
+    """Return the statements of the pages of each image of caption rows, by uid, where any says something."""
     found: dict[bytes, str] = {}
     for uid, text in zip(unit["uid"].to_pylist(), unit["page_rights"].to_pylist(), strict=True):
         if text:

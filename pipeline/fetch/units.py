@@ -33,7 +33,7 @@ def worth_retrying(fetched: pa.Table, unit: pa.Table, query_hash: U64, arrived: 
     """Return for each image of a unit whether the next round tries it again, bool [images].
 
     Only what failed for a passing reason, and only if one of its queries would keep it: `arrived` holds the
-    thresholds of what is there so far, which let everything in where a query has too few.
+    thresholds of everything that is there so far, which let everything in where a query has too few.
     """
     passing: np.ndarray = pc.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy()
     kept: np.ndarray = passing & chosen(SampleQueryPairs.of(unit, len(query_hash)), query_hash, arrived)

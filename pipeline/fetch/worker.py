@@ -3,10 +3,10 @@
 A staged shard is a blob of encoded images, in the order in which the finished set wants them, and a table
 with one row for every image that was tried. The table is written after the blob and the marker last.
 
-Until then each image is kept as it is judged (`flow.kept`), failures too: whoever continues the unit asks
+Until then each image is kept as it is judged (`flow.kept`), failures too: anyone who continues the unit asks
 only for the rest, and has of the unit's time what is left of it. What was under way is asked for again.
 
-Fetching a URL twice does not give the same bytes, and a worker that was given up may still be at work beside
+Fetching a URL twice does not give the same bytes, and a worker that was given up may still be running beside
 its successor. So each attempt names its files itself, and those count that the marker names: of markers too
 the first one counts.
 """
@@ -71,7 +71,7 @@ class _Row:
     said: Said = NOTHING
 
     def header(self) -> kept.Header:
-        """Return what is kept of the row beside its JPEG."""
+        """Return the part of the row that is stored beside its JPEG."""
         answer = self.outcome
         return {
             "key": self.uid.hex(), "reason": self.reason, "detail": self.detail,

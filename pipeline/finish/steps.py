@@ -52,7 +52,7 @@ class _Finish:
 
     @property
     def near(self) -> list[NearMerged]:
-        """Return what was merged as near-duplicates, if that is another step's result."""
+        """Return the merged near-duplicates, if another step found them."""
         own = self.crawl.layout.merged(self.last)
         return results_in(self.merged, NearMerged) if self.merged != own else []
 

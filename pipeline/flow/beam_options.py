@@ -68,7 +68,8 @@ def _of_entry(name: str, value: Any) -> Iterator[str]:
 def check(flags: Sequence[str]) -> None:
     """Raise ValueError, of one line, for values that Beam cannot read or that contradict each other.
 
-    For Dataflow also for what is missing or without effect: its workers would find it out minutes later.
+    For Dataflow also for anything that is missing or without effect: its workers would find it out minutes
+    later.
     """
     from apache_beam.options.pipeline_options import TestOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator

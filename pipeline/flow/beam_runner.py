@@ -50,7 +50,7 @@ class BeamRunner:
         return beam_options.runs_on_dataflow(self.flags)
 
     def options(self, tasks: int) -> PipelineOptions:
-        """Return the pipeline options for a job whose first step has so many tasks.
+        """Return the pipeline options for a job whose first step has that many tasks.
 
         FnApiRunner is named because plain DirectRunner tries to download another engine. One task gains
         nothing from processes, which cost two seconds to start. Elsewhere workers need nothing of this
@@ -72,7 +72,7 @@ class BeamRunner:
     def run(self, steps: Sequence[Step], watch: "Watch | None" = None) -> None:
         """Run steps as one job, of which the first one is planned here; a failure raises RuntimeError.
 
-        watch: shows each step while it is at work.
+        watch: shows each step while it is running.
         """
         quiet_beam()
         work = plan(steps[0])

@@ -66,7 +66,7 @@ def count(**numbers: int) -> None:
 
 
 def signs(folder: str) -> list[dict[str, Any]]:
-    """Return what the tasks of a folder that are at work, or were when they were killed, last said."""
+    """Return the last signs of life of a folder's running or killed tasks."""
     found = []
     for path in storage.list_files(folder, SUFFIX):
         with contextlib.suppress(FileNotFoundError, ValueError):  # it has just ended, or is no sign

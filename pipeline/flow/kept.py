@@ -1,4 +1,4 @@
-"""What a unit has fetched so far, kept while it is at work: a stop loses seconds of it, not the unit.
+"""What a unit has fetched so far, kept while it is running: a stop loses seconds of it, not the unit.
 
 Each attempt at a unit appends records to a part of its own, FOLDER/kept/UNIT/ATTEMPT.part, and begins with
 the records of all parts that it finds there. Locally a record is with the system at once, so that no kill
@@ -77,7 +77,7 @@ class Kept:
         self._size = self._flushed = self._objects = 0
 
     def __enter__(self) -> Self:
-        """Read what is there, and begin a part."""
+        """Read the existing parts, and begin a new one."""
         with contextlib.ExitStack() as stack:
             self._started = time.monotonic()
             self._is_local = storage.is_local(self._folder)
@@ -96,7 +96,7 @@ class Kept:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Keep what has come since, if the unit is not finished."""
+        """Keep the images that have come since, if the unit is not finished."""
         try:
             if kind is not None:
                 self.flush()
@@ -106,7 +106,7 @@ class Kept:
             self._stack.close()
 
     def add(self, header: Header, body: bytes, requests: int = 0) -> Place:
-        """Append a record, after so many requests of this attempt; OSError if it cannot be written."""
+        """Append a record, after that many requests of this attempt; OSError if it cannot be written."""
         spent = round(self.spent + time.monotonic() - self._started, 3)
         self._write(_encoded({**header, "spent": spent, "requests": self.requests + requests}, body))
         return Place(len(self._files) - 1, self._size - len(body), len(body))
@@ -116,7 +116,7 @@ class Kept:
         return os.pread(self._files[place.file].fileno(), place.length, place.offset)
 
     def flush(self) -> None:
-        """Let what was added outlive the machine."""
+        """Sync the added bytes to the disk."""
         with self._lock:
             size = self._size
             if size in (self._flushed, len(_MAGIC)):
@@ -286,5 +286,5 @@ def count(folder: str) -> int:
 
 
 def remove(folder: str) -> None:
-    """Remove what attempts that came too late have left of a step that is finished."""
+    """Remove the files that late attempts have left of a finished step."""
     storage.remove_tree(storage.join(folder, _FOLDER))

@@ -158,7 +158,7 @@ def _run_task(worker: Worker, folder: str, task: Part) -> Part:
 
 
 def run(pool: Pool, step: Step, work: Work, at_once: int) -> None:
-    """Do what of a step is not done yet; it is done when its results are written.
+    """Run the unfinished tasks of a step; it is done when its results are written.
 
     at_once: partitions of a shuffle that are in memory at a time.
     """
@@ -258,7 +258,7 @@ def _bounds(pairs: I64) -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def stderr_to(path: str) -> Iterator[None]:
-    """Let file descriptor 2 write to a local file while workers are at work; nothing happens without a path.
+    """Let file descriptor 2 write to a local file while workers are running; nothing happens without a path.
 
     Decoders, codecs and Beam's workers write there; what matters comes back as a result or an exception.
     """

@@ -25,7 +25,7 @@ def read_marker(folder: str, name: str) -> Part | None:
 
 
 def mark(folder: str, result: Part) -> None:
-    """Write the marker of a task that is done the same by whoever does it."""
+    """Write the marker of a task whose result is the same for every worker."""
     storage.write_bytes(marker_path(folder, result.name), dump(result, folder).encode())
 
 

@@ -51,7 +51,7 @@ def _name(kind: type["Part"]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Say what one task is, or what it has left; by itself a task that is nothing but its name."""
+    """Describe a task, or its result; by itself a task that is nothing but its name."""
 
     name: str
     """Within its step."""

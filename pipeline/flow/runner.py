@@ -33,7 +33,7 @@ class Runner:
     """Local file for the standard error of worker processes; they inherit ours without it."""
     name: str = ""
     """Of the jobs on a cluster, unless a flag gives one. Dataflow refuses a second job of the same name: so
-    no new launcher begins a stage on which the job of a lost one is still at work."""
+    no new launcher begins a stage on which the job of a lost one is still running."""
     watch: Watch = unwatched
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Runner:
 
     @cached_property
     def beam(self) -> "BeamRunner":
-        """Return what runs a graph of Beam's."""
+        """Return the runner of a Beam graph."""
         from pipeline.flow.beam_runner import BeamRunner
 
         return BeamRunner(self.flags, self.workers, self.log, self.name)

@@ -153,7 +153,7 @@ class Watch(Protocol):
     """Show the progress of a step while it runs, as `progress.ShowProgress` does."""
 
     def __call__(self, label: str, folder: str, total: int, images: int = 0) -> AbstractContextManager[None]:
-        """Follow a step in whose folder `total` markers appear; its tasks have so many images, if known."""
+        """Follow a step in whose folder `total` markers appear; its tasks have that many images, if known."""
         ...
 
 

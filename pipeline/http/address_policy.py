@@ -63,7 +63,7 @@ class Attempts:
 
 
 ATTEMPTS: Final[contextvars.ContextVar[Attempts | None]] = contextvars.ContextVar("ATTEMPTS", default=None)
-"""Set by whoever wants to know; tasks started below share the object."""
+"""Set by anyone who wants to know; tasks started below share the object."""
 
 
 class AddressPolicy:

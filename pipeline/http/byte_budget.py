@@ -17,8 +17,9 @@ _REMEMBERED: Final = 50  # answers, over which times are averaged
 class Memory:
     """Bytes of bodies held by all units of an event loop, at most `limit`.
 
-    A body of declared length is reserved whole before it is read, first come first served, so whoever holds
-    some can finish. New requests start only while less than half is held: then those in flight rarely wait.
+    A body of declared length is reserved whole before it is read, first come first served, so anyone who
+    holds some can finish. New requests start only while less than half is held: then those in flight rarely
+    wait.
     """
 
     def __init__(self, limit: int) -> None:
@@ -49,7 +50,7 @@ class Memory:
             raise
 
     def try_reserve(self, size: int) -> bool:
-        """Reserve `size` bytes if there are so many."""
+        """Reserve `size` bytes if there are that many."""
         if self.held + size > self.limit:
             return False
         self._add(size)

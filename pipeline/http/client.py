@@ -154,7 +154,7 @@ class _Handler(client_proto.ResponseHandler):
         super().set_response_params(**params)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """Count anew after an interim answer, and no more after the head that counts."""
+        """Count again after an interim answer, and no more after the head that counts."""
         self._head = 0 if data[0].code < 200 else None
         super().feed_data(data, size)
 

@@ -132,7 +132,7 @@ class Resolver(AbstractResolver):
         self._outage = ""
 
     def known(self, host: str, family: int = socket.AF_UNSPEC) -> Answer | str | None:
-        """Return what is remembered of a name: addresses, why there are none, or None."""
+        """Return the cached answer for a name: addresses, why there are none, or None."""
         key, now = (host, int(family)), self._clock()
         return self._found.get(key, now) or self._failed.get(key, now)
 

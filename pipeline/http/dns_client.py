@@ -1,4 +1,4 @@
-"""A stub resolver (RFC 1035): ask given name servers over UDP, and over TCP for what is cut.
+"""A stub resolver (RFC 1035): ask given name servers over UDP, and over TCP for anything that is cut.
 
 No thread waits for an answer, so a dead name costs one small socket for a while. Each query has a socket,
 thus a port, and a number of its own (RFC 5452). What comes back is untrusted: anything malformed is none.
@@ -100,7 +100,7 @@ def query(name: str, kind: int, number: int) -> bytes:
 
 
 def parse(message: bytes, asked: bytes) -> DnsReply:
-    """Read the response to `asked`; ValueError for what is malformed or answers something else."""
+    """Read the response to `asked`; ValueError for anything that is malformed or answers something else."""
     try:
         return _parse(message, asked)
     except (struct.error, IndexError) as error:
@@ -163,7 +163,7 @@ def _name(message: bytes, position: int) -> tuple[str, int]:
 
 
 class _Exchange(asyncio.DatagramProtocol):
-    """Wait for the one datagram that answers; others, whoever sent them, are passed over."""
+    """Wait for the one datagram that answers; answers of others are ignored."""
 
     def __init__(self, asked: bytes) -> None:
         self._asked = asked

@@ -39,7 +39,8 @@ def reason(signal: OptOut) -> str:
 def check_headers(
     headers: Iterable[tuple[str, str]], honoured: Collection[OptOut] = OPT_OUTS
 ) -> Refusal | None:
-    """Return what opts the response out, with a detail such as `X-Robots-Tag: noai`, or None; never raises.
+    """Return the signal that opts the response out, with a detail such as `X-Robots-Tag: noai`, or None;
+    never raises.
 
     `headers` are all (name, value) pairs, repeated names included.
     """
@@ -53,7 +54,8 @@ def check_headers(
 
 
 def check_page(metas: Iterable[tuple[str, str]], headers: Iterable[tuple[str, str]] = ()) -> str | None:
-    """Return what reserves the images of a page: a detail such as `meta robots: noai`; never raises.
+    """Return the signal that reserves the images of a page: a detail such as `meta robots: noai`; never
+    raises.
 
     `metas` are the (name, content) pairs of its <meta>, `headers` those of its answer.
     """

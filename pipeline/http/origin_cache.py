@@ -50,7 +50,7 @@ class AuthorityCache(Generic[Value]):
         return value
 
     async def get(self, authority: str, load: Callable[[], Awaitable[Value]]) -> Value:
-        """Return the value of `authority`, from `load` if need be; whoever asks meanwhile waits for it."""
+        """Return the value of `authority`, from `load` if need be; anyone who asks meanwhile waits for it."""
         while (value := self.known(authority)) is None:
             if (loading := self._loading.get(authority)) is not None:
                 await loading.wait()

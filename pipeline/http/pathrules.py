@@ -1,7 +1,7 @@
 """Rules for parts of a site: path patterns as in robots.txt, the most specific one decides.
 
-robots.txt itself is protego's; this is for what is attached to paths elsewhere, where of two equally specific
-rules the one that reserves wins (in robots.txt it is the one that allows).
+robots.txt itself is protego's; this is for anything that is attached to paths elsewhere, where of two equally
+specific rules the one that reserves wins (in robots.txt it is the one that allows).
 """
 
 from collections.abc import Iterable

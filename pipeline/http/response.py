@@ -41,7 +41,8 @@ class Reader:
         )  # a body at a time: what it unpacks to counts in no budget until then
 
     async def image(self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch) -> Reply:
-        """Read the body of what was asked for, an image or a page, if nothing speaks against it."""
+        """Read the body of everything that was asked for, an image or a page, if nothing speaks against
+        it."""
         status, headers = response.status, response.headers
         reply = Reply(status=status, content_type=headers.get("Content-Type", "")[:200])
         if status == 200 or status in REDIRECTS:

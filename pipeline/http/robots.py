@@ -56,7 +56,7 @@ class Rules:
         self.size = len(text) + sum(rules.size for _, rules in self._preferences)
 
     def refusal(self, url: str, honoured: Collection[OptOut] = OPT_OUTS) -> Refusal | None:
-        """Return what speaks against fetching the absolute `url`, or None."""
+        """Return the reason against fetching the absolute `url`, or None."""
         if not self._protego.can_fetch(url, TOKEN):
             return Refusal("robots_disallow", "")
         if "robots-alias" in honoured:

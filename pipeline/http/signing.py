@@ -2,7 +2,7 @@
 
 draft-ietf-webbotauth-httpsig-protocol, formerly draft-meunier-web-bot-auth-architecture: Ed25519 over the
 authority and the Signature-Agent member, which names the origin where the public key is hosted. A signature
-holds for minutes, and for one site: whoever sees it can do no more with it than ask there again.
+holds for minutes, and for one site: anyone who sees it can do no more with it than ask there again.
 """
 
 import base64
@@ -22,7 +22,7 @@ _LABEL: Final = "sig1"
 
 
 def signature_base(covered: Sequence[tuple[str, str]], parameters: str) -> bytes:
-    """Return what is signed (RFC 9421, section 2.5).
+    """Return the signature base (RFC 9421, section 2.5).
 
     covered: component identifiers as they are serialised, such as '"@authority"', with their values.
     parameters: those of the signature, the list of components first.

@@ -87,7 +87,7 @@ class SiteRules:
         return RobotsVerdict(None, "robots_unavailable", f"robots.txt: {reply.reason} {reply.detail}"[:300])
 
     async def _fetch_tdmrep(self, origin: str, gate: Gate) -> PathRules:
-        """Ask for tdmrep.json; what is not there, or is no answer, reserves nothing (section 6.1)."""
+        """Ask for tdmrep.json; what is missing, or is no answer, reserves nothing (section 6.1)."""
         reply, _ = await self._get(origin + tdmrep.PATH, gate, tdmrep.MAX_BYTES)
         if reply.reason or not 200 <= reply.status < 300:
             return PathRules()

@@ -19,7 +19,7 @@ NO_CONTACT: Final = (
     "the images are on hosts of others: give --contact, a URL or a mail address for the User-Agent, so that "
     "their owners can reach you"
 )
-"""What to tell whoever would fetch from others and has named nobody."""
+"""What to tell anyone who would fetch from others and has named nobody."""
 
 
 def user_agent(contact: str) -> str:

@@ -30,7 +30,7 @@ class Parts(NamedTuple):
     """Hold a file taken apart; fields only."""
 
     pixels: bytes
-    """The file without what its pixels do not need."""
+    """The file without the things that its pixels do not need."""
     exif: bytes = b""
     """With or without the prefix of JPEG."""
     profile: bytes = b""

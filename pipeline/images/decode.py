@@ -69,7 +69,7 @@ class Decoded(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Hold what Pillow decoded, as `Decoded` does."""
+    """Hold an image that Pillow decoded, as `Decoded` does."""
 
     image: Image.Image
     """Opaque RGB, or as stored where that was asked for."""
@@ -85,7 +85,8 @@ class Opened(NamedTuple):
 
 
 def format_of(data: bytes, options: ImageOptions) -> str:
-    """Return the format of a file that is to be decoded; BadImage for what is none of `options.formats`."""
+    """Return the format of a file that is to be decoded; BadImage for anything that is none of
+    `options.formats`."""
     if not data:
         raise BadImage("empty_body")
     if len(data) < options.min_bytes:
@@ -155,7 +156,7 @@ def measure(data: bytes, name: str, check: Check) -> tuple[int, int]:
 
 
 def _judged(data: bytes, name: str, check: Check, work: Callable[[], T]) -> T:
-    """Return what `work` does with Pillow; whatever that raises becomes a BadImage."""
+    """Run `work` with Pillow; any exception of it becomes a BadImage."""
     if name == "webp" and (size := webp_size(data)):  # Pillow allocates 8 bytes a pixel on opening
         check(*size)
     try:
@@ -243,7 +244,8 @@ def _opaque(image: Image.Image, profile: bytes) -> tuple[Image.Image, Conversion
 
 
 def _stored(image: Image.Image, profile: bytes) -> tuple[Image.Image, Conversion | None]:
-    """Return what Pillow resizes and then converts to RGB as it is; what it would clip or refuse, opaque."""
+    """Return an image that Pillow can resize and then convert to RGB; modes that it would clip or refuse,
+    opaque."""
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
         return _opaque(image, profile)
     image.info.pop("transparency", None)  # changes no pixel in a conversion to RGB, but warns

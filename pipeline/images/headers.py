@@ -30,7 +30,7 @@ _PPM: Final = re.compile(rb"P[1-6]\s")
 
 
 class JpegMarkers(NamedTuple):
-    """Hold what the markers of a JPEG say; fields only."""
+    """Hold the contents of a JPEG's markers; fields only."""
 
     scans: int
     """Scans up to the end of the image, counted to at most one more than asked for."""
@@ -66,7 +66,7 @@ def sniff(data: bytes) -> str:
 
 
 def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMarkers:
-    """Return what the markers of a JPEG (ITU-T T.81, annex B) say of it.
+    """Return the contents of a JPEG's markers (ITU-T T.81, annex B).
 
     Counting stops after `max_scans` + 1. Segments are skipped by their lengths, so a thumbnail inside Exif
     does not count, nor does what follows the end of the image (a film, a second picture, an archive). A

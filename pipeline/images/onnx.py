@@ -34,7 +34,7 @@ class OnnxFile:
 
 
 class Answer(NamedTuple):
-    """Hold what a network returns; fields only."""
+    """Hold the output of a network; fields only."""
 
     shape: list[int]
     values: bytes

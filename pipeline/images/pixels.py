@@ -48,7 +48,7 @@ _MOST_PLAIN: Final = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Say what is made of a picture."""
+    """Describe the outputs for a picture."""
 
     form: Literal["whole", "centre", "size"]
     """whole: all of it; centre: resized and cut to a square; size: nothing, it is only measured."""
@@ -70,7 +70,7 @@ class Made(NamedTuple):
 
 
 def make(data: bytes, wanted: Wanted) -> Made:
-    """Return what is wanted of a picture: what the child runs."""
+    """Process a picture: this runs in the child."""
     try:
         if wanted.form == "centre":
             square = centre(data, wanted.side)
@@ -170,7 +170,7 @@ def _jpeg(
     data: bytes, side: int, markers: JpegMarkers, most: int = LIMITS.max_pixels * LIMITS.max_scans,
     scratch: NDArray[np.uint8] | None = None,
 ) -> tuple[Pixels | None, bool]:  # fmt: skip
-    """Decode an ordinary JPEG of at most so many pixels times scans, None for another."""
+    """Decode an ordinary JPEG of at most that many pixels times scans, None for another."""
     try:
         height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:

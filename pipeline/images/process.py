@@ -69,7 +69,7 @@ class Processed(NamedTuple):
 
 
 def process_with_pdq(data: bytes, options: ImageOptions) -> Processed:
-    """Return what `process` does, and the PDQ hash of the whole picture: 3 to 10 ms more.
+    """Return the result of `process`, and the PDQ hash of the whole picture: 3 to 10 ms more.
 
     What is stored stays the same. A large JPEG is decoded scaled for the hash, too.
     """
@@ -127,7 +127,8 @@ def _pdq(data: bytes, name: str, decoded: Decoded, options: ImageOptions) -> str
 
 
 def _look(whole: Pixels, stored: Pixels, options: ImageOptions) -> tuple[bytes, int, bytes]:
-    """Return perceptual hash and quality of the whole, and the descriptor of what is stored or nothing.
+    """Return perceptual hash and quality of the whole, and the descriptor of everything that is stored or
+    nothing.
 
     The descriptor is what `openwit overlap` would make after decoding again. Most pictures have no border:
     one thumbnail is enough for both.

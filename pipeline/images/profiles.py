@@ -55,11 +55,11 @@ class Conversion:
 
 @lru_cache(maxsize=32)
 def conversion(profile: bytes, mode: str) -> Conversion | None:
-    """Return what converts pixels of `mode` (RGB, L, CMYK) to sRGB; None where there is nothing to do.
+    """Return the converter of pixels of `mode` (RGB, L, CMYK) to sRGB; None where there is nothing to do.
 
-    That is without a profile, for the many variants of sRGB, and for what cannot be meant: profiles of other
-    pixels, of links or names, broken ones, and those under which white is not light, black not dark, or a
-    ramp of greys not rising.
+    That is without a profile, for the many variants of sRGB, and for anything that cannot be meant: profiles
+    of other pixels, of links or names, broken ones, and those under which white is not light, black not dark,
+    or a ramp of greys not rising.
     """
     if len(profile) < 128 or profile[12:16] not in _CLASSES or profile[16:20] != _SPACES.get(mode):
         return None

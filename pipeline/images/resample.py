@@ -49,7 +49,7 @@ def shrink(pixels: Pixels, extent: tuple[float, float], width: int, height: int,
 
 
 def _table(pixels: int, extent: float, count: int, by: Filter) -> Table:
-    """Return how the first `extent` of so many pixels make `count`."""
+    """Return how the first `extent` of that many pixels make `count`."""
     scale = extent / count
     support = _SUPPORT[by] * scale
     centres = (np.arange(count)[:, None] + 0.5) * scale

@@ -20,7 +20,8 @@ _RESERVED: Final = re.compile(rb"\btdm:reservation(?:\s*=\s*[\"']|\s*>)\s*1\b")
 
 
 def prohibited(data: bytes) -> str:
-    """Return what in an image's XMP prohibits data mining, such as `DMI-PROHIBITED`, or nothing."""
+    """Return the property of an image's XMP that prohibits data mining, such as `DMI-PROHIBITED`, or
+    nothing."""
     for text in (data, _compressed_xmp(data)):
         if _PROHIBITED in text and (found := _PROPERTY.search(text)):
             return f"plus:DataMining: {found[1].decode('ascii')}"

@@ -25,7 +25,7 @@ NOTHING: Final = Said()
 
 
 def read(data: bytes, links: str = "") -> Said:
-    """Return what is said of a picture; links: the answer's header Link. Never raises."""
+    """Return the rights statements of a picture; links: the answer's header Link. Never raises."""
     found = embedded.find(data)
     properties = xmp.read(found.xmp) if found.xmp else {}
     targets = [one.target for one in licences(links) if not one.is_rsl] if links else []

@@ -119,7 +119,7 @@ def load(*specs: str) -> Scorer:
 
 
 def identity(spec: str) -> str:
-    """Return what decides the values of a scorer: its name, and the contents of its files, not their place.
+    """Return the identity of a scorer's values: its name, and the contents of its files, not their place.
 
     ValueError as `load`.
     """

@@ -13,7 +13,7 @@ _CREATORS = ("dc:creator", "cc:attributionName", "photoshop:Credit")
 
 
 def statements(found: Embedded, xmp: Properties, links: Iterable[str] = ()) -> list[Statement]:
-    """Return what is said of the picture; links: targets of the answer's `Link` with rel=license.
+    """Return the rights statements of the picture; links: targets of the answer's `Link` with rel=license.
 
     xmpRights:WebStatement names a page about the terms, xmpRights:UsageTerms describes them: they name a
     licence only where it can be told. Of several names of creators the first property counts, as of XMP, IPTC

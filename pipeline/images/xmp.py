@@ -92,7 +92,8 @@ def _short(name: str) -> str:
 
 
 def read(packet: bytes) -> Properties:
-    """Return the properties of a packet by `prefix:name`, each with its texts; {} for what is no XML.
+    """Return the properties of a packet by `prefix:name`, each with its texts; {} for anything that is no
+    XML.
 
     Document types, and so entities, are refused. What stands before damage is returned.
     """

@@ -49,7 +49,8 @@ class _Seekable:
 
 
 def places(file: IO[bytes]) -> Iterator[tuple[str, Place]]:
-    """Yield key and place of each sample with a picture; ValueError for what is no plain tar archive."""
+    """Yield key and place of each sample with a picture; ValueError for anything that is no plain tar
+    archive."""
     stream = _Seekable(file)
     key, found = "", dict[str, tuple[int, int]]()
     try:

@@ -52,7 +52,8 @@ def published(of: Dataset) -> str:
 
 
 def forget(layout: Layout) -> None:
-    """Take what a run has no more out of its index, if it has one: out of the file, not only out of sight."""
+    """Delete samples that a run no longer has from its index, if it has one: from the file, not only from
+    view."""
     of = Dataset(layout.root, layout)
     remote = published(of)
     if local_file(of).exists() or (remote and storage.exists(remote)):

@@ -97,7 +97,7 @@ class Search:
     def page(self, wanted: Filter, offset: int, limit: int, table: str = "samples") -> Page:
         """Return one page of samples, or of rejects, and how many there are.
 
-        ValueError for the name of a column that is not there, TimeoutError for a filter that takes too long.
+        ValueError for the name of a column that is missing, TimeoutError for a filter that takes too long.
         """
         limit, offset = max(0, min(limit, MOST)), max(0, offset)
         question = self._question(wanted, table)
@@ -260,7 +260,7 @@ class Search:
         return {name: row[name] for name in row.keys() if name != "phash"} if row else None  # noqa: SIM118
 
     def by_uids(self, uids: Sequence[str]) -> list[dict[str, Any]]:
-        """Return samples in the order of their uids as given; those that are not there are left out."""
+        """Return samples in the order of their uids as given; those that are missing are left out."""
         marks = ", ".join("?" * len(uids))
         rows = self._db.execute(
             f"SELECT {self._columns('samples')} FROM samples WHERE uid IN ({marks})", list(uids)
@@ -275,7 +275,8 @@ class Search:
         return np.fromiter((row[0].encode() for row in rows), "S32", count)
 
     def pictures(self, uids: Sequence[str]) -> list[bytes]:
-        """Return the stored pictures of samples, in the order of their uids; b"" for what is not there."""
+        """Return the stored pictures of samples, in the order of their uids; b"" for anything that is
+        missing."""
         rows = {row["uid"]: row for row in self.by_uids(uids)}
         known = [uid for uid in uids if uid in rows]
         found = storage.read_ranges([self.place(rows[uid]) for uid in known])
@@ -447,7 +448,7 @@ class _Question(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Return what stands after FROM: the posting lists lead where there are words or tags."""
+        """Return the SQL after FROM: the posting lists lead where there are words or tags."""
         if not self.match:
             return f"{self.table} WHERE {' AND '.join(self.bounds)}" if self.bounds else self.table
         joined = f"{self.table}_text CROSS JOIN {self.table} ON {self.table}.id = {self.table}_text.rowid"

@@ -206,7 +206,7 @@ class Index:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open an index for writing, made anew where there is none of this version."""
+    """Open an index for writing, made again where there is none of this version."""
     db = sqlite3.connect(path)
     try:
         version = db.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
@@ -239,7 +239,7 @@ def leading_zeros(priorities: balance.U64) -> npt.NDArray[np.int64]:
 def write_queries(
     db: sqlite3.Connection, rows: Iterable[tuple[int, str, int, int, int, int, bytes, bytes | None]]
 ) -> None:
-    """Write the query list anew: id, query, matched, kept, present, short, hash, threshold.
+    """Write the query list again: id, query, matched, kept, present, short, hash, threshold.
 
     A query's `place` is its rank by what it keeps, and the full-text table is in that order: so what begins
     with a word is found with the largest first, without sorting.

@@ -142,7 +142,7 @@ def _largest(
 
 
 def prune(uids: Path, vectors: Path, wanted: npt.NDArray[np.bytes_]) -> None:
-    """Write the files of vectors anew without samples that are not wanted: sorted, S32 [n]."""
+    """Write the files of vectors again without samples that are not wanted: sorted, S32 [n]."""
     if not uids.exists() or not uids.stat().st_size:
         return
     known = np.fromfile(uids, _UID)

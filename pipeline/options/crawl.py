@@ -20,12 +20,13 @@ Stage = Literal["all", "candidates", "select", "fetch", "finish"]
 
 
 def _before_near(dedup: str) -> str:
-    """Return what --dedup means when images are fetched: near-duplicates are found among what has arrived."""
+    """Return the meaning of --dedup while images are fetched: near-duplicates are found among the images that
+    have arrived."""
     return "off" if dedup == "off" else "exact"
 
 
 def _scorers(specs: tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return what --scorer means, as it was noted when there could be one alone."""
+    """Return --scorer as older runs noted it, when there could be only one."""
     return specs if len(specs) > 1 else "".join(specs)
 
 
@@ -171,7 +172,7 @@ class CrawlConfig:
     """Partitions that this machine holds in memory at a time; a cluster has all at once."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done, saying what can."""
+        """Raise ValueError, which names the alternative, for options that cannot be carried out."""
         if not self.source:
             raise ValueError("give at least one --source: a file, folder, glob or @LIST of paths")
         if self.extend and (self.retry_failed or self.restart or self.stage != "all"):

@@ -86,7 +86,7 @@ class FetchOptions:
     licence."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work; ValueError says what would."""
+        """Raise ValueError, which names the alternative, for options that cannot work."""
         for name in (
             "timeout",
             "connect_timeout",
@@ -155,6 +155,6 @@ class UnitLimits:
     """Units of a round that a site may be in at most, each with an equal share of its rate."""
 
     def __post_init__(self) -> None:
-        """Refuse what would make no unit."""
+        """Raise ValueError for limits that allow no unit."""
         if self.unit_images < 1 or self.unit_seconds <= 0 or self.unit_lanes < 1 or self.unit_rate <= 0:
             raise ValueError("a unit holds at least one image, lasts some seconds and has at least one lane")

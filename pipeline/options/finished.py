@@ -54,8 +54,8 @@ class VerifyConfig:
     """Private key of `openwit identity` by which the manifest is signed if nothing is wrong, such as after a
     takedown: manifest.dsse.json."""
     against_web: int = 0
-    """Ask for so many of the set's URLs, chosen at random, again, under the crawl's own rules and delays, and
-    say how many still give the same bytes or the same picture. Nothing is written."""
+    """Request this many of the set's URLs, chosen at random, again, under the crawl's own rules and delays,
+    and say how many still give the same bytes or the same picture. Nothing is written."""
     seed: int = 0
     """Decides which URLs --against-web asks for."""
     contact: str = ""
@@ -66,7 +66,7 @@ class VerifyConfig:
     """Private key of `openwit identity` by which the requests of --against-web are signed."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Raise ValueError for options that cannot be carried out."""
         if self.against_web < 0 or self.seed < 0:
             raise ValueError("against_web and seed must not be negative")
 
@@ -109,7 +109,7 @@ class IdentityConfig:
     requests, not manifests."""
 
     def __post_init__(self) -> None:
-        """Refuse what no site could look up."""
+        """Raise ValueError for a URL that no site could look up."""
         if self.url and not re.fullmatch(r"https://[a-z0-9.-]+(:[0-9]+)?/?", self.url):
             raise ValueError(f"--url must be an origin such as https://bot.example.org, not {self.url!r}")
 
@@ -132,7 +132,7 @@ class CompactConfig:
     """Shards that are written at a time on this machine; on a cluster Beam's own flags decide."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Raise ValueError for options that cannot be carried out."""
         if self.run.rstrip("/") == self.out.rstrip("/"):
             raise ValueError("--out must be another folder than --run")
         if self.workers < 1:
@@ -171,11 +171,11 @@ class TakedownConfig:
     """Say how much would be removed, and write nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what is not understood."""
+        """Raise ValueError for options that are not understood."""
         self.request()
 
     def request(self) -> "Tombstones":
-        """Return what is asked for, as digests."""
+        """Return the requested hashes, as digests."""
         from pipeline.tombstones import request
 
         return request(
@@ -210,7 +210,7 @@ class ScoreConfig:
     """Processes on this machine, each with models of its own; on a cluster Beam's own flags decide."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Raise ValueError for options that cannot be carried out."""
         if not self.scorer:
             raise ValueError("give at least one --scorer")
         if self.workers < 1:

@@ -75,7 +75,7 @@ def implied(arguments: Sequence[str]) -> list[str]:
 
 
 def last(arguments: Sequence[str], option: str) -> str:
-    """Return the last value of an option among arguments, "" if it is not there."""
+    """Return the last value of an option among arguments, "" if it is missing."""
     found = ""
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")

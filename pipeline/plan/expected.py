@@ -59,7 +59,7 @@ def pieces_for(
 
 
 def reached(sites: np.ndarray, seconds: float, delay: float) -> float:
-    """Return the share of the images that sites can give in so many seconds, one request every `delay`."""
+    """Return the share of the images that sites can give in that many seconds, one request every `delay`."""
     total = float(sites.sum())
     return float(np.minimum(sites, seconds / delay).sum()) / total if total and delay else 1.0
 

@@ -76,7 +76,7 @@ class PlanConfig:
     """Print the effective configuration, rates and prices, and predict nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be planned; ValueError says what can."""
+        """Raise ValueError, which names the alternative, for a plan that is not possible."""
         for name in ("per_query", "queries", "workers", "cores", "max_inflight", "gpus", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -15,7 +15,7 @@ _TURNS = 12
 
 
 class PlannedStage(NamedTuple):
-    """Hold what one stage takes."""
+    """Hold the resources of a stage."""
 
     name: str
     core_hours: float
@@ -46,7 +46,7 @@ class Scale:
 
 
 def scale_of(yields: Yields, config: PlanConfig) -> Scale:
-    """Scale a pilot up to --pieces or --pairs; ValueError if no number of pieces gives so many samples."""
+    """Scale a pilot up to --pieces or --pairs; ValueError if no number of pieces gives that many samples."""
     balance, arrives = yields.balance, yields.arrived / yields.tried
     # Of what arrives, some merges with the same bytes under another URL.
     expected_here = expected.kept(balance, 1.0, config.per_query, arrives)
@@ -104,7 +104,8 @@ def starts(config: PlanConfig, rates: dict[str, Any]) -> dict[str, float]:
 
 
 def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -> list[PlannedStage]:
-    """Return what each stage of the crawl takes, in order, and the overlap analysis if it is planned."""
+    """Return the resources of each stage of the crawl, in order, and of the overlap analysis if it is
+    planned."""
     cores = config.workers * config.cores
     parse = rates["candidates"].get(f"{form}_s_per_mb", 0.0) * scale.source_bytes / 1e6
     https = config.https_share
@@ -152,7 +153,7 @@ def overlap_seconds(samples: float, examples: float, rate: dict[str, float]) -> 
 def money(
     scale: Scale, done: list[PlannedStage], gpu_days: float, config: PlanConfig, prices: dict[str, float]
 ) -> dict[str, float]:
-    """Return what each part costs, in the currency of the prices.
+    """Return the cost of each part, in the currency of the prices.
 
     Cores are paid by the hour that they are held, also while they wait for other people's servers.
     """

@@ -56,7 +56,7 @@ def balance(queries: int) -> PilotPairs:
 
 
 def common_crawl(queries: int) -> Yields:
-    """Return what `SAMPLES` matched images of Common Crawl's WAT files come from and come to."""
+    """Return the inputs and the outcome of `SAMPLES` matched images of Common Crawl's WAT files."""
     figures = tomllib.loads(resources.files("pipeline.plan").joinpath("common_crawl.toml").read_text())
     candidates = SAMPLES / (figures["distinct"] * figures["matched"])
     pieces = candidates / figures["candidates"]

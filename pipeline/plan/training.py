@@ -15,7 +15,7 @@ PASSES = 3.0
 
 
 class Training(NamedTuple):
-    """Hold what training a model takes."""
+    """Hold the resources of training a model."""
 
     samples_seen: float
     flops: float
@@ -34,7 +34,8 @@ def check(model: str, gpu: str, rates: dict[str, Any]) -> None:
 
 
 def training(model: str, pairs: float, epochs: int, gpu: str, mfu: float, rates: dict[str, Any]) -> Training:
-    """Return what `epochs` passes over `pairs` samples take; ValueError for an unknown model or device."""
+    """Return the resources of `epochs` passes over `pairs` samples; ValueError for an unknown model or
+    device."""
     check(model, gpu, rates)
     architecture = ARCHITECTURES[model]
     device = rates[gpu]

@@ -64,7 +64,7 @@ def _template() -> jinja2.Template:
 
 
 def plain(name: str) -> str:
-    """Return a folder's name without what Markdown or YAML would read as its own."""
+    """Return a folder's name without the things that Markdown or YAML would read as its own."""
     return "".join(c if c.isalnum() or c in " ._-" else "_" for c in name) or "dataset"
 
 

@@ -42,7 +42,7 @@ def _failures() -> Totals:
 
 
 class TimeBins:
-    """Values over time, in at most so many bins."""
+    """Values over time, in at most that many bins."""
 
     def __init__(self) -> None:
         self.width = 1
@@ -75,7 +75,7 @@ class TimeBins:
 
 
 def read(layout: Layout, extensions: int = 0) -> CrawlFigures:
-    """Sum the logs of all rounds of a run, and of its first so many extensions."""
+    """Sum the logs of all rounds of a run, and of its first extensions."""
     found, pace = CrawlFigures(), TimeBins()
     sites, failures = Totals({"site": pa.string()}, _SITE, maxima=("slowest",)), _failures()
     parts = [Layout(layout.root, number) for number in range(extensions + 1)]

@@ -97,7 +97,7 @@ def _numbered(counts: np.ndarray) -> list[tuple[str, int, float]]:
 
 
 def stage_text(run: Collected, stage: str) -> str:
-    """Return what a candidate that is left after a stage is."""
+    """Return the description of a candidate after a stage."""
     balanced = is_balanced(run.manifest)
     if stage == "candidates":
         return _STAGES[stage] + (" and match a query" if balanced else "")
@@ -138,7 +138,7 @@ def drawings(run: Collected) -> dict[str, str]:
 
 
 def titles(run: Collected) -> dict[str, str]:
-    """Return what each figure shows, as a finding with its number."""
+    """Return the finding of each figure, with its number."""
     found, balance, network = run.samples, run.balance, run.network
     said: dict[str, str] = {}
     if balance.queries:
@@ -213,7 +213,7 @@ def _tile(number: int, one: str, many: str = "") -> tuple[str, str]:
 
 
 def balance_text(run: Collected) -> str:
-    """Return what the cap did, in words."""
+    """Return the effect of the cap, in words."""
     balance = run.balance
     if not balance.queries:
         return "This run has no query counts."

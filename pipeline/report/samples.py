@@ -20,11 +20,11 @@ from pipeline.finished_set import FinishedSet
 from pipeline.report.totals import Totals, counts_by, value_counts
 
 MOST_WORDS: Final = 60
-"""Captions of more words are counted with those of so many."""
+"""Captions of more words are counted with this length."""
 MOST_COUNTED: Final = 16
-"""Samples with more captions or queries are counted with those of so many."""
+"""Samples with more captions or queries are counted with this number."""
 LONGEST_SIDE: Final = 8_192
-"""Images with a longer shorter side, in pixels, are counted with those of so many."""
+"""Images whose shorter side is longer, in pixels, are counted with this size."""
 ASPECTS_PER_OCTAVE: Final = 8
 ASPECT_OCTAVES: Final = 4
 """Width over height is counted from 1:16 to 16:1."""

@@ -127,7 +127,7 @@ def _stored(options: ImageOptions) -> str:
 
 
 def opt_outs(manifest: Manifest) -> list[tuple[str, str, int]]:
-    """Return (reason, meaning, texts left out) of what was honoured in this crawl."""
+    """Return (reason, meaning, texts left out) of everything that was honoured in this crawl."""
     return [
         (cause.reason, cause.meaning, cause.captions)
         for step in funnel(manifest.counts)
@@ -137,7 +137,7 @@ def opt_outs(manifest: Manifest) -> list[tuple[str, str, int]]:
 
 
 def personal(manifest: Manifest) -> list[str]:
-    """Return what personal data may be there."""
+    """Return the personal data that the set may hold."""
     options = options_of(manifest)
     masked = "are masked" if options.mask_contacts else "are not masked"
     exif = "is kept in the column `exif`" if options.images.keep_exif else "is not kept"
@@ -149,7 +149,7 @@ def personal(manifest: Manifest) -> list[str]:
 
 
 def limitations(manifest: Manifest) -> list[str]:
-    """Return what users must know, as far as the configuration tells."""
+    """Return the facts that users must know, as far as the configuration has them."""
     options, said = options_of(manifest), []
     said.append(
         "The texts are those that pages put beside an image. Nobody has checked that they describe it."
@@ -172,7 +172,7 @@ def limitations(manifest: Manifest) -> list[str]:
 
 
 def follows(manifest: Manifest) -> str:
-    """Return what decides on what is in the set."""
+    """Return the options that decide the content of the set."""
     queries = "the queries, " if is_balanced(manifest) else ""
     return f"The content of the set follows {queries}the pages that were read, and who may be crawled"
 

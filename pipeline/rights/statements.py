@@ -97,7 +97,7 @@ def union(texts: Iterable[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def resolve(*texts: str) -> Rights:
-    """Return what encoded statements come to."""
+    """Return the sum of encoded statements."""
     statements = [one for text in texts for one in decode(text)]
     if not statements:
         return NOTHING

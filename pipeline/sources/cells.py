@@ -94,7 +94,7 @@ def _names(kind: pa.StructType) -> list[str]:
 
 
 def _as_text(cell: Any) -> str | None:
-    """Return what NumPy or Arrow write for a value, None if neither can."""
+    """Return the value as NumPy or Arrow write it, None if neither can."""
     column = pa.array([cell.value], cell.type) if hasattr(cell, "value") else None
     try:
         if column is not None and pa.types.is_temporal(cell.type):

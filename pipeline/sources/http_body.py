@@ -1,7 +1,7 @@
-"""The body of an archived HTTP answer: chunks joined, content decoded, at most so many bytes.
+"""The body of an archived HTTP answer: chunks joined, content decoded, at most that many bytes.
 
 Archives differ from their headers: some tools keep the headers of the wire beside a decoded body (pywb's
-own samples claim chunks that are not there). So a coding is undone only where the bytes show it.
+own samples claim chunks that are missing). So a coding is undone only where the bytes show it.
 """
 
 from pipeline.http import codings

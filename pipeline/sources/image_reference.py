@@ -84,7 +84,8 @@ _LESSER: Final = re.compile(
 def references(
     attributes: Attributes, sources: list[srcset.ImageCandidate], formats: Collection[str] = FORMATS
 ) -> list[str]:
-    """Return what an element may show, best first: of usable formats by their names, placeholders last.
+    """Return the pictures that an element may show, best first: of usable formats by their names,
+    placeholders last.
 
     `sources` are the candidates of the <picture> around it. The largest comes first: by w, then by x, then
     what a lazy loader would take, then src.
@@ -105,7 +106,8 @@ def references(
 
 
 def candidates(attributes: Attributes, *, is_lazy: bool) -> list[srcset.ImageCandidate]:
-    """Return what the srcset of an element and its lazy kin list; `is_lazy` looks into all attributes."""
+    """Return the pictures of an element's srcset and its lazy variants; `is_lazy` looks into all
+    attributes."""
     lazy = _listed(attributes.get(name) for name in LAZY_SRCSET)
     listed = [
         c for c in lazy if _is_image(c.url) or (_is_url(c.url) and (is_lazy or c.width or c.density != 1))

@@ -69,7 +69,8 @@ class PageRights:
             self._read_json(tree)
 
     def of(self, url: str, node: LexborNode | None = None) -> str:
-        """Return what is said of an image of the page and of the page, "" for nothing; see `encode`."""
+        """Return the statements about an image of the page and about the page, "" for nothing; see
+        `encode`."""
         own = list(self._images.get(_key(url), ())) if self._images else []
         if node is not None and (self._scopes or self._figures):
             own += self._around(node)
@@ -202,7 +203,7 @@ def of_links(
     links: Iterable[tuple[str, str, str, str]], metas: Iterable[tuple[str, str]],
     headers: Iterable[tuple[str, str]], base: str,
 ) -> str:  # fmt: skip
-    """Return what a page says by its links alone, (any, href, rel, type) of each, encoded."""
+    """Return the statements of a page's links alone, (any, href, rel, type) of each, encoded."""
     found = [Statement("page", "page HTTP Link", absolute(one, base)) for one in linked_licences(headers)]
     found += meta_statements(metas)
     for _, href, rel, kind in links:
@@ -237,7 +238,7 @@ def absolute(reference: str, base: str) -> str:
 
 
 def meta_statements(metas: Iterable[tuple[str, str]]) -> list[Statement]:
-    """Return what <meta> says of a page's terms, from (name, content) pairs."""
+    """Return the statements of <meta> about a page's terms, from (name, content) pairs."""
     found: list[Statement] = []
     for name, content in metas:
         name, content = name.strip().lower(), content.strip()
@@ -251,7 +252,7 @@ def meta_statements(metas: Iterable[tuple[str, str]]) -> list[Statement]:
 
 
 def _key(url: str) -> str:
-    """Return what two references to one image have in common: its canonical URL, whatever the scheme."""
+    """Return the key that two references to the same image share: its canonical URL, whatever the scheme."""
     try:
         parts = urlsplit(canonical(url))
     except (BadUrl, ValueError):

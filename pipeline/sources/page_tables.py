@@ -22,7 +22,7 @@ def write(path: str, images: Iterable[tuple[int, Image]]) -> int:
 
 
 def _text(text: str) -> str:
-    """Return what UTF-8 can hold."""
+    """Return the text without characters that UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -23,7 +23,7 @@ _MAX_PAGES: Final = 1000  # HTML files in a piece, so that small files spread ov
 def plan(sources: Sequence[str], options: SourceOptions) -> list[Piece]:
     """Return the pieces of all sources, in their order; the same files give the same pieces.
 
-    Raises ValueError where a pattern matches nothing, a format is unknown or a column is not there; OSError
+    Raises ValueError where a pattern matches nothing, a format is unknown or a column is missing; OSError
     where a file cannot be opened. Files of the web are not looked at: each is one piece.
     """
     if options.base_url is not None:

@@ -42,7 +42,7 @@ def is_named_like_one(url: str) -> bool:
 
 
 def parse(data: bytes, content_type: str = "") -> Sitemap | None:
-    """Return what a sitemap lists, or None where the bytes are no sitemap; never raises.
+    """Return the URLs that a sitemap lists, or None where the bytes are no sitemap; never raises.
 
     Without a charset in the Content-Type, an XML declaration counts.
     """

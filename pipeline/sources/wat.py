@@ -279,7 +279,7 @@ def _response(record: object) -> dict[str, Any]:
 
 
 def _language(metas: object, properties: list[tuple[str, str]], headers: list[tuple[str, str]]) -> str:
-    """Return what a page declares; since 2024 its <html lang> stands among the metas."""
+    """Return the language that a page declares; since 2024 its <html lang> stands among the metas."""
     named = [(name.lower(), content) for name, content in properties]
     attributes = [content for wanted in page_language.HTML_LANG for name, content in named if name == wanted]
     pragmas = [

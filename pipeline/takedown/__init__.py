@@ -1,1 +1,1 @@
-"""Takedown: remove samples from every file of a run, for good."""
+"""Takedown: remove samples from every file of a run."""

@@ -136,7 +136,7 @@ class Plan:
     """NNNNN.tar that are written again."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no plan: ValueError."""
+        """Raise ValueError for anything but a plan."""
         if not all(map(checked_manifest.SHARD_NAME.fullmatch, self.shards)):
             raise ValueError("shards must be digits and .tar")
         if tables.REASON not in self.counts.rejected_by_stage.get("candidates", {}):
@@ -177,7 +177,7 @@ def write_down(layout: Layout, tombstones: Tombstones, plan: Plan | None, overla
 
 
 def _read_pending(layout: Layout) -> Pending | None:
-    """Return what an interrupted takedown wrote down, None if there is none; ValueError for anything else."""
+    """Return the plan of an interrupted takedown, None if there is none; ValueError for anything else."""
     path = storage.join(layout.root, PENDING)
     found = read_json(path)
     if found is None:
@@ -203,7 +203,7 @@ def _check_reports(folders: Sequence[str]) -> None:
 
 
 def apply(layout: Layout, pending: Pending) -> None:
-    """Do what was written down; doing it again, wholly or from the middle, gives the same files."""
+    """Carry the plan out; doing it again, wholly or from the middle, gives the same files."""
     tombstones = Tombstones.from_json(pending.tombstones)
     save_tombstones(layout.root, tombstones)
     plan = pending.published
@@ -228,7 +228,7 @@ def apply(layout: Layout, pending: Pending) -> None:
 
 
 def _forget_finish(layout: Layout, *, is_finished: bool) -> None:
-    """Remove the last stage's own files: a finished run needs them no more, another makes them anew."""
+    """Remove the last stage's own files: a finished run needs them no more, another makes them again."""
     if not is_finished:
         run_folder.discard_from(layout, "finish")
         return
@@ -236,7 +236,7 @@ def _forget_finish(layout: Layout, *, is_finished: bool) -> None:
 
 
 def _scrub_overlap(folder: str, tombstones: Tombstones) -> None:
-    """Remove rows from an overlap report's tables; its page goes, and the same command makes it anew."""
+    """Remove rows from an overlap report's tables; its page goes, and the same command makes it again."""
     for path in tables.find_files(folder, ".parquet"):
         tables.rewrite(path, tombstones)
     for name in ("index.html", "report.json"):

@@ -1,4 +1,4 @@
-"""Remove what was taken down from the finished set: shards, rejected rows, counts, manifest.
+"""Remove the named samples from the finished set: shards, rejected rows, counts, manifest.
 
 Keys keep their numbers.
 """
@@ -23,7 +23,8 @@ _ACCOUNT = f"candidates/{REASON}"
 
 
 def scrub_shard(state: FinishedSet, name: str, tombstones: Tombstones) -> ManifestShard:
-    """Rewrite a shard, NNNNN.tar, without what was taken down; return its entry for the manifest."""
+    """Rewrite a shard, NNNNN.tar, without the things that was taken down; return its entry for the
+    manifest."""
     shard = storage.stem(name)
     table = state.table(shard)
     left = table.filter(pa.array(~tables.hits(table, tombstones)))
@@ -92,7 +93,7 @@ def scrub_manifest(
 
 
 def _scrub_query_counts(layout: Layout, stored: Manifest) -> QueryTotals:
-    """Count samples by query anew, from the shards and what is left of the work folder."""
+    """Count samples by query again, from the shards and what is left of the work folder."""
     path = storage.join(layout.root, "query_counts.parquet")
     old = schemas.read_table(path)
     matched, present, short = (old[name].to_numpy().copy() for name in ("matched", "present", "short"))

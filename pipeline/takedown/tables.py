@@ -1,4 +1,4 @@
-"""Find and remove rows of what was taken down, in any of a run's tables."""
+"""Find and remove rows of everything that was taken down, in any of a run's tables."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,7 +122,7 @@ def _utf8(text: str) -> str:
 
 
 def taken_down_rows(candidates: int) -> pa.Table:
-    """Return rejected rows that stand for so many candidates and tell nothing else."""
+    """Return rejected rows that stand for that many candidates and tell nothing else."""
     counts = [_MOST_CANDIDATES] * (candidates // _MOST_CANDIDATES) + [candidates % _MOST_CANDIDATES]
     rows = [("", "", "", "", "candidates", REASON, "", count, "") for count in counts if count]
     return schemas.to_table(rows, schemas.REJECTED_ROWS)

@@ -1,4 +1,4 @@
-"""Remove what was taken down from a run's work folder: rows, staged images, counts.
+"""Remove the named samples from a run's work folder: rows, staged images, counts.
 
 In the files of the first stage the rows become `taken_down`, so that no candidate is lost; the files of later
 stages forget them. Every step can be repeated: a takedown that was killed is finished by doing it again.
@@ -33,7 +33,7 @@ _BLOB: Final = re.compile(r"[\w-]+/[\w@-]+", re.ASCII)  # round-0/00000-0000@ATT
 
 
 def scrub(layout: Layout, tombstones: Tombstones) -> None:
-    """Remove all rows and images of what was taken down from RUN/work."""
+    """Remove all rows and images of everything that was taken down from RUN/work."""
     parts = parts_of(layout)
     _remove_leftovers(layout, parts)
     for part in parts:
@@ -53,13 +53,14 @@ def scrub(layout: Layout, tombstones: Tombstones) -> None:
 
 
 def parts_of(layout: Layout) -> list[Part]:
-    """Return what the finished tasks of all stages have left; ValueError if another version left them."""
+    """Return the results of the finished tasks of all stages; ValueError if another version left them."""
     folders = {posixpath.dirname(path) for path in tables.find_files(layout.work, ".json")}
     return [part for folder in sorted(folders - {layout.work}) for part in finished(folder).values()]
 
 
 def _remove_leftovers(layout: Layout, parts: list[Part]) -> None:
-    """Remove what is made again: of attempts that came to no end, or not first, and slices of shuffles."""
+    """Remove files that can be made again: of attempts that did not finish, or not first, and slices of
+    shuffles."""
     for stage in storage.list_files(layout.work):
         for folder in storage.list_files(stage, ".spill"):
             storage.remove_tree(folder)
@@ -166,7 +167,7 @@ def _recount(layout: Layout, part: Samples | Merged, tombstones: Tombstones) -> 
 
 
 def _sum_counts(layout: Layout) -> None:
-    """Write the sums of counts by query anew, where they were written before."""
+    """Write the sums of counts by query again, where they were written before."""
     rounds = layout.rounds()
     for number in [*rounds, len(rounds)]:
         for folder in (layout.tried(number), layout.arrived(number)):

@@ -55,7 +55,7 @@ class ChartPoint(NamedTuple):
 
 
 def round_step(extent: float, parts: int = 5) -> float:
-    """Return 1, 2 or 5 times a power of ten that divides an extent into about so many parts."""
+    """Return 1, 2 or 5 times a power of ten that divides an extent into about that many parts."""
     if extent <= 0:
         return 1.0
     power = 10 ** math.floor(math.log10(extent / parts))

@@ -45,7 +45,7 @@ def run(config: EvalConfig, console: Console) -> int:
 
 
 def watch_of(console: Console) -> "EncodingWatch":
-    """Return what shows a step's progress: a bar on a terminal, else a line of the log."""
+    """Return the display of a step's progress: a bar on a terminal, else a line of the log."""
 
     @contextlib.contextmanager
     def watch(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
@@ -62,7 +62,7 @@ def watch_of(console: Console) -> "EncodingWatch":
 
 
 def _show_plan(config: EvalConfig, console: Console) -> None:
-    """Print what would be evaluated, after looking at every input."""
+    """Print the planned evaluations, after checking every input."""
     from pipeline.data import evalsets
     from train.evaluation import classes, known_sets, models, prompts, robustness
 

@@ -158,7 +158,7 @@ class EncodedModel:
         return known
 
     def numbered(self, name: str) -> tuple[str, ...]:
-        """Return what a set, or its training images, say that the labels 0, 1, ... are called."""
+        """Return the names of the labels 0, 1, ... by the set or its training images."""
         paths = [self.path(name), *([self.path(name, "train")] if self.config.fits(name) else [])]
         return next(filter(None, map(evalsets.class_names, paths)), ())
 

@@ -26,7 +26,7 @@ from train.evaluation.results import Result
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """Hold what was found so far."""
+    """Hold the findings so far."""
 
     config: EvalConfig
     watch: EncodingWatch

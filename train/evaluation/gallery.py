@@ -43,7 +43,7 @@ def draw(
 
 
 def thumbnail(data: bytes) -> str:
-    """Return a small JPEG in base64, empty for what is not a picture."""
+    """Return a small JPEG in base64, empty for anything that is not a picture."""
     try:
         image = Image.fromarray(decode(data, _SIDE))
     except BadImage:

@@ -108,7 +108,7 @@ def device_of(asked: str) -> torch.device:
 
 
 def load(source: ModelSource, config: EvalConfig) -> Encoder:
-    """Load a checkpoint in evaluation mode; ValueError for what is none."""
+    """Load a checkpoint in evaluation mode; ValueError for anything that is none."""
     return ready(source, config.device, config.activation, config.vocab, config.precision)
 
 
@@ -116,7 +116,7 @@ def ready(
     source: ModelSource, device: str = "auto", activation: weights.Asked = "auto", vocab: str = "",
     precision: str = "fp32",
 ) -> Encoder:  # fmt: skip
-    """Load a model in evaluation mode on a device; ValueError for what is none."""
+    """Load a model in evaluation mode on a device; ValueError for anything that is none."""
     place = device_of(device)
     model, tokenizer = read(source.path, activation, vocab)
     scale = model.logit_scale.detach().exp()
@@ -132,8 +132,8 @@ def ready(
 def read(path: str, activation: weights.Asked = "auto", vocab: str = "") -> tuple[CLIP, AnyTokenizer]:
     """Return the model and the vocabulary of a training run, a checkpoint in it, or imported weights.
 
-    activation, vocab: of imported weights; by default as what lies beside them says. ValueError for what is
-    none.
+    activation, vocab: of imported weights; by default as what lies beside them says. ValueError for anything
+    that is none.
     """
     if checkpoint.is_own(path):
         loaded = checkpoint.load_model(path)
@@ -164,7 +164,7 @@ def fingerprint_of(model: CLIP, tokenizer: AnyTokenizer) -> str:
 
 
 def describe(path: str) -> str:
-    """Return what a checkpoint is, without loading its weights."""
+    """Return the description of a checkpoint, without loading its weights."""
     if not checkpoint.is_own(path):
         file = weights.weights_file(Path(path))
         if file.suffix == ".safetensors":

@@ -161,7 +161,7 @@ class EvalConfig:
     """Threads that decode images."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise ValueError for options that contradict each other."""
         self._check_inputs()
         self._check_names()
         for name in ("draws", "batch_size", "workers"):

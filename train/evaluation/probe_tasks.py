@@ -33,7 +33,7 @@ _FEW_SHOT_HALVINGS: Final = 1  # a decade apart: with a few examples a finer C i
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitting:
-    """Hold what a probe is fitted on, chosen by, and scored on; probes are fitted once."""
+    """Hold the images that a probe is fitted on, chosen by, and scored on; probes are fitted once."""
 
     model: str
     dataset: str

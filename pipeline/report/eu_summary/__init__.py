@@ -43,7 +43,7 @@ def read(layout: Layout) -> Summary | None:
 
 
 def answers_of(summary: Summary | None) -> dict[str, str]:
-    """Return what people have answered, by field."""
+    """Return people's answers, by field."""
     return {
         field["id"]: field["value"]
         for section in (summary or {}).get("sections", [])

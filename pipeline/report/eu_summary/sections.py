@@ -18,7 +18,8 @@ Field = dict[str, Any]
 Section = dict[str, Any]
 
 TOP_SHARE: Final = 0.10
-"""The template's section 2.3: the top 10% of all domain names by the size of what was scraped of each."""
+"""The template's section 2.3: the top 10% of all domain names by the size of everything that was scraped of
+each."""
 TOP_SHARE_SME: Final = 0.05
 MOST_SME: Final = 1_000
 """For SMEs, start-ups among them: the top 5%, or 1,000 domain names, whichever is less."""
@@ -28,7 +29,7 @@ _TEXT_RANGES: Final = ((10**9, "Less than 1 billion tokens"), (10**13, "1 billio
 
 
 def shown_domains(domains: int, *, sme: bool) -> int:
-    """Return how many of so many domain names the template asks for."""
+    """Return how many of that many domain names the template asks for."""
     if sme:
         return min(math.ceil(TOP_SHARE_SME * domains), MOST_SME)
     return math.ceil(TOP_SHARE * domains)
