@@ -1,6 +1,7 @@
 """`openwit crawl`: check, run the stages, verify, and end with a table."""
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,8 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     named.configure(options.fetch)
     if options.queries == presets.ALL:
         options = replace(options, per_query=querylist.NO_CAP)
+    if options.blur_faces and "blur-faces" not in options.scorer:
+        options = replace(options, scorer=(*options.scorer, "blur-faces"))
     check_paths(options)
     check_scoring(options)
     check_keys(options)
@@ -235,6 +238,8 @@ def check_keys(options: CrawlConfig) -> None:
     from pipeline import keys
     from pipeline.http import signing
 
+    if options.images.iscc:
+        importlib.import_module("iscc_lib")  # of an extra, which whoever catches the error names
     signers = [keys.load(path) for path in (options.fetch.sign_with, options.sign_manifest) if path]
     if options.fetch.sign_with:
         signing.Signer(signers[0])

@@ -59,7 +59,8 @@ def tables() -> list[Table]:
     return [
         Table("Samples", "RUN/shards/00000.parquet", "One row per sample of `00000.tar`, in its order; `KEY.json` in "
               "the tar holds the same row without `fetched_at` and `descriptor`. `--scorer` adds `score_*` columns "
-              "(float), `--keep-columns` adds columns of the source (string or double).", shard_schema(), {
+              "(float), `--blur-faces` the column `faces` (boxes: left, top, width, height), `--iscc` the column "
+              "`iscc` (ISO 24138), `--keep-columns` adds columns of the source (string or double).", shard_schema(), {
             "key": "name of the sample's members in the tar: shard number, then index",
             "url": "image URL as the source has it, absolute",
             "caption": "first caption, also in `KEY.txt`",

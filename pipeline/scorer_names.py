@@ -9,6 +9,8 @@ BUILT_IN: Final = {
     "clip-score-masked": "train.scorers:MaskedClipScore",
     "aesthetic": "train.scorers:Aesthetic",
     "nsfw": "pipeline.images.nsfw:Nsfw",
+    "faces": "pipeline.images.faces:Faces",
+    "blur-faces": "pipeline.images.faces:BlurredFaces",
 }
 """Scorers by name. Those that need torch are in a room above, and are imported when they are asked for."""
 

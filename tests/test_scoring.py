@@ -59,7 +59,7 @@ def test_batches_are_fixed_and_the_order_is_kept() -> None:
 
 
 def test_no_samples_are_empty_columns() -> None:
-    columns, replacements = score_batches(Brightness(), [])
+    columns, replacements, _ = score_batches(Brightness(), [])
     assert {name: (c.shape, c.dtype) for name, c in columns.items()} == dict.fromkeys(
         Brightness.columns, ((0,), np.dtype(np.float32))
     )

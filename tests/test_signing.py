@@ -106,9 +106,9 @@ def is_signed(headers: dict[str, str], public: keys.Jwk) -> bool:
 
 
 @contextlib.contextmanager
-def serve(seen: list[dict[str, str]]) -> Iterator[str]:
+def serve(seen: list[dict[str, str]], picture: bytes = b"") -> Iterator[str]:
     """Serve a picture at every path but robots.txt, and note the requests; yield the origin."""
-    picture = jpeg(scene(1, 96, 128))
+    picture = picture or jpeg(scene(1, 96, 128))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +65,8 @@ class _Row:
     fetched_at: int = 0  # ms
     sha256: bytes | None = None
     place: kept.Place = _NOWHERE  # of the JPEG among what is kept
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Optional columns of the shards: scores, and boxes of faces."""
     reason: str = ""
     detail: str = ""
     said: Said = NOTHING
@@ -172,6 +173,8 @@ def score(
         row.scores = {name: float(values[index]) for name, values in scored.columns.items()}
         if keep_if is not None and not keep_if.check(row.scores):
             row.reason, row.detail = "score_filter", json.dumps(row.scores, sort_keys=True)
+        if scored.boxes is not None:
+            row.scores["faces"] = scored.boxes[index]
     for index, jpeg in scored.replacements.items():
         rows[index].place = kept.Place(_EDITED, edited.tell(), len(jpeg))
         edited.write(jpeg)
@@ -188,10 +191,11 @@ def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]])
         exif, phash, quality = (image.exif, image.phash, image.quality) if image else ("", "", 0)
         offset, length = places.get(row.uid, (0, 0))
         detail = row.detail.encode("utf-8", "replace").decode()[: schemas.DETAIL_CHARACTERS]
+        optional = row.scores | ({"iscc": image.iscc} if image and image.iscc else {})
         return (
             row.uid, row.reason, detail, answer.final_url, answer.status, row.fetched_at, row.size,
             row.sha256, image.format if image else "", *size, exif, phash, quality,
-            json.dumps(row.scores, sort_keys=True) if row.scores else "", *row.said[:3],
+            json.dumps(optional, sort_keys=True) if optional else "", *row.said[:3],
             blob if length else "", offset, length,
         )  # fmt: skip
 

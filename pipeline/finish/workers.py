@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -229,6 +229,10 @@ class WriteWorker:
         return describe_shard(base, task.name, rows, tar)
 
 
+OPTIONAL: Final = {"iscc": pa.string(), "faces": pa.list_(pa.list_(pa.int32()))}
+"""Columns that options add, beside score_*."""
+
+
 def shard_table(table: pa.Table, keys: list[str], extra: Sequence[tuple[str, str]]) -> pa.Table:
     """Return a shard's Parquet rows: img2dataset's columns, then openwit's, then scores and kept columns."""
     count = len(table)
@@ -263,7 +267,7 @@ def shard_table(table: pa.Table, keys: list[str], extra: Sequence[tuple[str, str
     }
     scores = [json.loads(text) if text else {} for text in table["scores"].to_pylist()]
     for name in sorted(scores[0]) if scores else []:
-        columns[name] = pa.array([row[name] for row in scores], pa.float32())
+        columns[name] = pa.array([row[name] for row in scores], OPTIONAL.get(name, pa.float32()))
     kept = [orjson.loads(text) if text else {} for text in table["extra"].to_pylist()]
     for name, kind in extra:
         label = name if name not in columns else f"{name}_"

@@ -44,12 +44,10 @@ class Answer(NamedTuple):
 class OnnxNetwork:
     """Ask a network of one input and one output."""
 
-    def __init__(self, path: str) -> None:
-        """Take a local file; it is read by the first question."""
+    def __init__(self, path: str, function: str = "pipeline.images.onnx:run") -> None:
+        """Take a local file, which is read by the first question, and what the child runs."""
         self._path = path
-        self._child = Child(
-            "pipeline.images.onnx:run", OnnxFile(path=path), memory_bytes=_MEMORY, seconds=_SECONDS
-        )
+        self._child = Child(function, OnnxFile(path=path), memory_bytes=_MEMORY, seconds=_SECONDS)
 
     def __call__(self, batch: Floats) -> Floats:
         """Return the first output, float32; ValueError if the network does not take the batch."""
@@ -76,13 +74,17 @@ class OnnxNetwork:
 
 def run(data: bytes, file: OnnxFile) -> Answer:
     """Return the answer to a request: what the child runs."""
-    size = int.from_bytes(data[:4], "big")
-    shape = json.loads(data[4 : 4 + size])
-    batch = np.frombuffer(data, np.float32, offset=4 + size).reshape(shape)
-    network = _session(file.path)
+    batch, network = asked(data), _session(file.path)
     [found, *_] = network.run(None, {network.get_inputs()[0].name: batch})
     values = np.ascontiguousarray(found, np.float32)
     return Answer(list(values.shape), values.tobytes())
+
+
+def asked(data: bytes) -> Floats:
+    """Return the batch of a request."""
+    size = int.from_bytes(data[:4], "big")
+    shape = json.loads(data[4 : 4 + size])
+    return np.frombuffer(data, np.float32, offset=4 + size).reshape(shape)
 
 
 @functools.lru_cache(maxsize=1)

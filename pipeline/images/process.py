@@ -16,7 +16,7 @@ import simplejpeg
 
 from pipeline.data import views
 from pipeline.data.descriptors import SIDE, describe, luma, pack, quality, sign_hash
-from pipeline.images import exif
+from pipeline.images import exif, iscc
 from pipeline.images.decode import (
     BadImage,
     Decoded,
@@ -64,6 +64,8 @@ class Processed(NamedTuple):
     descriptor: str = ""
     """Hexadecimal digits of `pipeline.data.descriptors.pack`, of the stored picture without its border; empty
     where it is to be described later."""
+    iscc: str = ""
+    """"ISCC:..." with --iscc: `pipeline.images.iscc.code`."""
     pdq: str = ""
     """64 hexadecimal digits, of `process_with_pdq`, unless the picture has too little detail for it."""
 
@@ -110,6 +112,7 @@ def process(data: bytes, options: ImageOptions, *, with_pdq: bool = False) -> Pr
         phash=phash.hex(),
         quality=detail,
         descriptor=descriptor.hex(),
+        iscc=iscc.code(whole, data) if options.iscc else "",
         pdq=_pdq(data, name, decoded, options) if with_pdq else "",
     )
 

@@ -48,6 +48,15 @@ class Editor(Protocol):
         ...
 
 
+@runtime_checkable
+class Finder(Protocol):
+    """What a scorer may offer besides: boxes of what it found, for the column faces."""
+
+    def boxes(self) -> list[list[list[int]]]:
+        """Return the boxes in each of the images that were scored last: left, top, width, height, pixels."""
+        ...
+
+
 class Scored(NamedTuple):
     """Hold the outcome of scoring; fields only."""
 
@@ -55,6 +64,8 @@ class Scored(NamedTuple):
     """Scores in the order given, float32 [n] for each column."""
     replacements: dict[int, bytes]
     """The JPEG to store instead, by position, where the scorer changed an image."""
+    boxes: list[list[list[int]]] | None = None
+    """Those that a `Finder` found in each image; None without one."""
 
 
 class Sharpness:
@@ -110,6 +121,11 @@ class Several:
             if isinstance(scorer, Editor):
                 edited = scorer.edit(list(edited))
         return edited
+
+    def boxes(self) -> list[list[list[int]]] | None:
+        """Return what the one that finds has found, None if there is none."""
+        finders = [scorer for scorer in self._scorers if isinstance(scorer, Finder)]
+        return finders[0].boxes() if finders else None
 
 
 def load(*specs: str) -> Scorer:
@@ -178,6 +194,7 @@ def score_batches(
     """
     parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in scorer.columns}
     replacements: dict[int, bytes] = {}
+    boxes: list[list[list[int]]] = []
     remaining, start = iter(samples), 0
     while batch := list(itertools.islice(remaining, batch_size)):
         images = [cast(Pixels, simplejpeg.decode_jpeg(jpeg, "RGB")) for jpeg, _ in batch]
@@ -189,12 +206,14 @@ def score_batches(
             if values.shape != (len(batch),):
                 raise ValueError(f"the scorer returned {name} of shape {values.shape}, not ({len(batch)},)")
             column.append(values)
+        if isinstance(scorer, Finder):
+            boxes += scorer.boxes() or []
         if isinstance(scorer, Editor):
             edited = _edited(scorer, images)
             replacements |= {start + i: encode_jpeg(image, quality) for i, image in edited.items()}
         start += len(batch)
     columns = {name: np.concatenate(column or [np.zeros(0, np.float32)]) for name, column in parts.items()}
-    return Scored(columns, replacements)
+    return Scored(columns, replacements, boxes if len(boxes) == start else None)
 
 
 def _edited(editor: Editor, images: list[Pixels]) -> dict[int, Pixels]:

@@ -131,6 +131,9 @@ class CrawlConfig:
     scorer: tyro.conf.UseAppendAction[tuple[str, ...]] = decides("fetch", default=(), fetch=_scorers)
     """Adds score_* columns: NAME=FILES of the built-in ones that `openwit score --help` lists, such as
     clip-score=CHECKPOINT, or MODULE:CLASS of your own. May be given several times."""
+    blur_faces: bool = False
+    """Blur faces before images are stored, as `--scorer blur-faces` does; their boxes are the column faces.
+    Costs some 60 ms an image."""
     keep_if: str = decides("fetch", default="")
     """Condition on scores that a sample must satisfy, such as "score_clip >= 0.28"."""
     licence: str = decides("fetch", default="")

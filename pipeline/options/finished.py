@@ -204,8 +204,9 @@ class ScoreConfig:
     that was trained to filter, score_dfn; clip-score-masked=CHECKPOINT,DETECTOR: with the text in the picture
     painted over, which a detector in ONNX finds, score_clip_masked; aesthetic=CHECKPOINT,HEAD: a linear head
     (.safetensors or .npz) on the model's embeddings, score_aesthetic; nsfw: Yahoo's open_nsfw, score_nsfw;
-    sharpness: score_sharpness; or MODULE:CLASS[=FILES] of your own. A checkpoint is a training run, or
-    weights of open_clip, OpenAI or Hugging Face. May be given several times."""
+    faces: how many CenterFace finds, score_faces; sharpness: score_sharpness; or MODULE:CLASS[=FILES] of your
+    own. A checkpoint is a training run, or weights of open_clip, OpenAI or Hugging Face. May be given several
+    times."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes on this machine, each with models of its own; on a cluster Beam's own flags decide."""
 

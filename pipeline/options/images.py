@@ -41,6 +41,9 @@ class ImageOptions:
     formats: tuple[str, ...] = decides("candidates", "fetch", default=WEB_FORMATS)
     """Formats taken, told from the content, never from a name or a header of the server; bmp, tiff and ppm
     can be added."""
+    iscc: bool = False
+    """Add the column iscc: the International Standard Content Code (ISO 24138) of each image, by which
+    registries of rightsholders are searched."""
     keep_exif: bool = False
     """Store the original's Exif as JSON beside the image. It names places, times, devices and people."""
     allow_animated: bool = False
