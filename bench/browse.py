@@ -2,6 +2,8 @@
 
     python -m bench.browse --rows 1000000 10000000
     python -m bench.browse --rows 1000000 --peers     # duckdb and tantivy beside SQLite's FTS5, if installed
+    python -m bench.browse --rows --datasets 100000    # the datasets library beside
+    python -m bench.browse --rows --vectors 100000 --graph    # search by meaning, usearch beside if installed
 
 Rows are of the shape of a crawl's: ten Zipf-distributed words a caption, seven queries, sites with a heavy
 tail; the pictures are those of one small tar. Pages are asked for over HTTP, of a process of its own (the
@@ -26,8 +28,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import balance
+from pipeline.index import build
 from pipeline.index.offsets import Place, places
+from pipeline.index.search import Filter, Search
 from pipeline.index.tables import SAMPLE_COLUMNS, Index, Source, finish, rank_tags, write_queries
+from pipeline.index.vectors import Vectors
 from pipeline.shards import Sample, write_shard
 from tests.scenes import jpeg, scene
 
@@ -246,6 +251,63 @@ def peers(count: int, shard: Path, folder: Path) -> None:
             searcher.doc(address) for _, address in searcher.search(parsed, 60).hits])  # fmt: skip
 
 
+def show_datasets(count: int, folder: Path) -> None:
+    """Print what a WebDataset of so many samples takes until it can be searched: openwit, and `datasets`."""
+    from datasets import Image, load_dataset
+
+    rng, pictures = np.random.default_rng(0), [jpeg(scene(n, 64, 64)) for n in range(100)]
+    shards = []
+    for start in range(0, count, 10_000):
+        words = np.minimum(rng.zipf(1.2, (min(10_000, count - start), WORDS)), VOCABULARY)
+        texts = (" ".join(f"word{word}" for word in row) for row in words)
+        shards.append(str(folder / f"{start:09d}.tar"))
+        samples = (Sample(f"{start + n:09d}", pictures[n % 100], text, b"{}") for n, text in enumerate(texts))
+        write_shard(Path(shards[-1]), samples)
+    started = time.process_time()
+    build.index_shards(folder / "index.sqlite", "bench", shards, lambda done, total, found: None)
+    indexed = time.process_time() - started
+    search = Search(folder / "index.sqlite")
+    print(f"{count:,} samples: openwit {indexed:.1f} CPU s to index")
+    show_engine("two words", lambda: search.page(Filter(text="word40 word7"), 0, 60))
+    search.close()
+    started = time.process_time()
+    cache = str(folder / "cache")
+    found = load_dataset("webdataset", data_files=shards, split="train", cache_dir=cache)
+    print(f"  datasets: {time.process_time() - started:.1f} CPU s to load")
+    found = found.cast_column("jpg", Image(decode=False))
+    started = time.process_time()
+    chosen = found.filter(
+        lambda text: "word40 " in text and "word7 " in text, input_columns="txt", load_from_cache_file=False
+    )
+    print(f"    two words {time.process_time() - started:8.2f} CPU s, {len(chosen):,} samples")
+
+
+def show_vectors(count: int, width: int, folder: Path, graph: bool) -> None:
+    """Print what the nearest of so many vectors cost: all compared, and by usearch's graph."""
+    rng = np.random.default_rng(0)
+    found = Vectors(folder / "index.sqlite", f"{count:016d}", width)
+    with found.vectors.open("wb") as file, found.uids.open("wb") as names:
+        for start in range(0, count, 10_000):
+            block = rng.normal(size=(min(10_000, count - start), width)).astype(np.float32)
+            file.write((block / np.linalg.norm(block, axis=1, keepdims=True)).astype(np.float16).tobytes())
+            names.write(np.array([f"{start + n:032x}" for n in range(len(block))], "S32").tobytes())
+    wanted = [np.asarray(found.row(n), np.float32) for n in range(0, count, count // 10)]
+    exact = [one.uid for vector in wanted for one in found.nearest(vector, 60)]
+    started = time.process_time()
+    for vector in wanted:
+        found.nearest(vector, 60)
+    print(f"{count:,} vectors, all compared: {(time.process_time() - started) * 100:.0f} CPU ms a question")
+    if not graph:
+        return
+    started = time.process_time()
+    found.make_graph()
+    built = (time.process_time() - started) / count * 1e6
+    started = time.process_time()
+    by_graph = [one.uid for vector in wanted for one in found.nearest(vector, 60)]
+    taken, shared = (time.process_time() - started) * 100, len({*exact} & {*by_graph}) / len({*exact})
+    print(f"  usearch: {built:.0f} CPU us a vector to build, {taken:.1f} CPU ms, finds {shared:.1%} of them")
+
+
 def show_cost(name: str, started: float, size: int, count: int) -> None:
     """Print CPU time and bytes per row."""
     taken = (time.process_time() - started) / count * 1e6
@@ -266,9 +328,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--vectors", type=int, nargs="*", default=[])
+    parser.add_argument("--graph", action="store_true", help="usearch's graph beside")
+    parser.add_argument("--datasets", type=int, nargs="*", default=[])
     options = parser.parse_args()
+    for count in options.datasets:
+        with tempfile.TemporaryDirectory() as name:
+            show_datasets(count, Path(name))
+    for count in options.vectors:
+        with tempfile.TemporaryDirectory() as name:
+            show_vectors(count, 512, Path(name), options.graph)
     for count in options.rows:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

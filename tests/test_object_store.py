@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,10 @@ from pipeline.demo.server import Server
 from pipeline.fetch.parts import Restored
 from pipeline.flow import markers
 from pipeline.flow.parts import Part
+from pipeline.index import place
+from pipeline.index.search import Filter, Search
 from pipeline.verify import main as verify
+from tests import finished_run
 from tests.crawling import arguments, contents, settle
 from tests.scenes import scene, write_folder
 from tests.test_queries_wordnet import write_wordnet
@@ -433,3 +437,39 @@ def test_the_query_list_is_built_on_the_store(store: s3.Store, tmp_path: Path) -
     assert queries([*there, "--out", f"{store.url}/q/queries.parquet", *common]) == 0
     assert queries([*here, "--out", str(tmp_path / "q.parquet"), *common]) == 0
     assert store.read("q/queries.parquet") == (tmp_path / "q.parquet").read_bytes()
+
+
+# --- the index
+
+
+def test_an_index_is_shared_by_the_store_and_pictures_are_read_from_it(
+    store: s3.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tmp_path / "indexed"
+    finished_run.build(local, [f"umbrella {n}" for n in range(12)], ["umbrella"])
+    for path in filter(Path.is_file, sorted(local.rglob("*"))):
+        key = f"indexed/{path.relative_to(local)}"
+        store.client.put_object(Bucket=s3.BUCKET, Key=key, Body=path.read_bytes())
+    of = place.dataset(f"{store.url}/indexed")
+    for machine in ("one", "other"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        seen: list[int] = []
+        path, _ = place.renew(of, lambda done, total, rows, seen=seen: seen.append(done))
+        assert path.is_relative_to(tmp_path / machine) and "indexed/index/index.sqlite" in store.keys(
+            "indexed"
+        )
+        assert (seen[0] == 0) == (machine == "one"), "the other machine copies what the first one made"
+    search = Search(path)
+    assert search.page(Filter(text="umbrella"), 0, 5).total == 12
+    store.proxy.seen.clear()
+    pictures = search.pictures(["000000003", "000010001"])
+    with tarfile.open(local / "shards" / "00000.tar") as tar:
+        member = tar.extractfile("000000003.jpg")
+        assert member is not None and pictures[0] == member.read()
+    assert all(status == 206 for method, _, status in store.proxy.seen if method == "GET"), "ranges alone"
+    search.close()
+    everybodys = place.dataset(f"{store.url}/indexed/shards/*.tar")
+    path, refused = place.renew(everybodys, lambda done, total, rows: None)
+    search = Search(path)
+    assert refused == [] and search.page(Filter(), 0, 20).total == 12
+    search.close()

@@ -18,7 +18,7 @@ from pipeline.index.search import Search
 
 EXACT: Final = 1_000_000
 """Vectors up to which all are compared."""
-_BLOCK: Final = 16_384  # vectors that are compared at a time: 32 MB of float32 at 512 numbers each
+_BLOCK: Final = 16_384  # vectors that are compared at a time: 16 MB at 512 numbers each
 _READ: Final = 64  # pictures that are read and encoded at a time
 _EXTRA: Final = 4  # times the vectors wanted that the graph is asked for
 _UID: Final = np.dtype("S32")
@@ -41,21 +41,21 @@ class Vectors:
     def __init__(self, index: Path, fingerprint: str, width: int) -> None:
         base = f"{index.stem}-{fingerprint[:16]}"
         self._index, self._width = index, width
-        self._vectors, self._uids, self._graph = (
+        self.vectors, self.uids, self._graph = (
             index.with_name(f"{base}.{suffix}") for suffix in ("f16", "uid", "usearch")
         )
         self._open: Any = None
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return self._uids.stat().st_size // _UID.itemsize if self._uids.exists() else 0
+        return self.uids.stat().st_size // _UID.itemsize if self.uids.exists() else 0
 
     def _mapped(self) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.float16]]:
         if not len(self):
             return np.zeros(0, _UID), np.zeros((0, self._width), np.float16)
         return (
-            np.memmap(self._uids, _UID, "r", shape=(len(self),)),
-            np.memmap(self._vectors, np.float16, "r", shape=(len(self), self._width)),
+            np.memmap(self.uids, _UID, "r", shape=(len(self),)),
+            np.memmap(self.vectors, np.float16, "r", shape=(len(self), self._width)),
         )
 
     def renew(self, search: Search, encode: Encode, progress: Callable[[int, int], None]) -> int:
@@ -64,13 +64,13 @@ class Vectors:
         What was encoded is kept if this is stopped. progress: called with vectors done and in all.
         """
         wanted = np.unique(search.all_uids())
-        prune(self._uids, self._vectors, wanted)
+        prune(self.uids, self.vectors, wanted)
         known, _ = self._mapped()
         missing = np.setdiff1d(wanted, known)
         del known
         if len(missing):
             self._graph.unlink(missing_ok=True)
-            with self._vectors.open("ab") as vectors, self._uids.open("ab") as uids:
+            with self.vectors.open("ab") as vectors, self.uids.open("ab") as uids:
                 vectors.truncate(uids.tell() * self._width * 2 // _UID.itemsize)
                 vectors.seek(0, 2)
                 for start in range(0, len(missing), _READ):
@@ -81,10 +81,10 @@ class Vectors:
                     uids.write(some[places].tobytes())
                     progress(min(start + _READ, len(missing)), len(missing))
         if len(self) > EXACT:
-            self._make_graph()
+            self.make_graph()
         return len(missing)
 
-    def _make_graph(self) -> None:
+    def make_graph(self) -> None:
         """Build the graph where usearch is installed and there is none."""
         if self._graph.exists():
             return
@@ -97,6 +97,12 @@ class Vectors:
                 block = np.asarray(vectors[start : start + _BLOCK])
                 graph.add(np.arange(start, start + len(block)), block)
             graph.save(str(self._graph))
+
+    def row(self, number: int) -> npt.NDArray[np.float16]:
+        """Return the vector of a row, float16 [E]."""
+        _, vectors = self._mapped()
+        found: npt.NDArray[np.float16] = vectors[number]
+        return found
 
     def nearest(self, vector: Floats, count: int) -> list[Found]:
         """Return the samples whose vectors have the largest cosine with a unit vector float32 [E]."""
@@ -128,16 +134,25 @@ class Vectors:
 def _largest(
     vectors: npt.NDArray[np.float16], vector: Floats, count: int
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return rows and cosines of the largest, by falling cosine: all are compared."""
+    """Return rows and cosines of the largest, by falling cosine.
+
+    All are compared in half precision, a tenth of the time where the processor has it, and the best four
+    times as many as are wanted again in single.
+    """
+    import torch  # which encoded them
+
+    query, some = torch.from_numpy(vector).half(), _EXTRA * count
     rows, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
     for start in range(0, len(vectors), _BLOCK):
-        own = vectors[start : start + _BLOCK].astype(np.float32) @ vector
+        own = (torch.from_numpy(np.array(vectors[start : start + _BLOCK])) @ query).float().numpy()
         scores = np.concatenate([scores, own])
         rows = np.concatenate([rows, np.arange(start, start + len(own))])
-        if len(rows) > count:
-            best = np.argpartition(-scores, count - 1)[:count]
+        if len(rows) > some:
+            best = np.argpartition(-scores, some - 1)[:some]
             rows, scores = rows[best], scores[best]
-    order = np.lexsort((rows, -scores))
+    rows.sort()
+    scores = vectors[rows].astype(np.float32) @ vector
+    order = np.argsort(-scores, kind="stable")[:count]
     return rows[order], scores[order]
 
 
