@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.test_eval_parts import drawn
-from train.evaluation import average_figures
+from train.evaluation import average_figures, confusion
 from train.evaluation.charts import Chart
 from train.evaluation.results import Result
 
@@ -127,3 +127,15 @@ def test_transfer_is_shown_over_imagenet() -> None:
     assert "large: 88.3% on average, 70.0% on ImageNet" in titles(chart)
     assert [name for _, name in chart.legend] == ["models", "other encoders"] and "3 other sets" in chart.note
     assert average_figures.against_imagenet([p for p in PROBES if p.dataset != "imagenet"], ENCODERS) == []
+
+
+def test_accuracy_by_class_and_what_each_is_taken_for() -> None:
+    truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 2]]
+    logits = np.eye(3)[[0, 1, 1, 1, 0]]
+    found = confusion.by_class(truth, logits, ["cat", "dog", "owl"])
+    assert found["chance"] == 3 / 5 and found["matrix"] == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
+    assert [(row["name"], row["accuracy"], row["taken_for"], row["mistakes"]) for row in found["rows"]] == [
+        ("owl", 0.0, "cat", 1), ("cat", pytest.approx(1 / 3), "dog", 2), ("dog", 1.0, "", 0)
+    ]  # fmt: skip
+    assert found["shades"][0] == [2, 4, 0]
+    assert confusion.by_class(np.ones((2, 3), bool), logits[:2], ["a", "b", "c"]) == {}

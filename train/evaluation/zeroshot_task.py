@@ -17,6 +17,7 @@ from train.evaluation import (
     bootstrap,
     classes,
     compare,
+    confusion,
     gallery,
     geolocation,
     lexicon,
@@ -138,6 +139,8 @@ def _one(encoded: EncodedModel, name: str, others: dict[str, dict[str, dict[str,
     }  # fmt: skip
     if beside:
         detail["compare"] = beside
+    if told := confusion.by_class(truth[rows], logits[rows], known.names):
+        detail["classes"] = told
     kinds = ("class_name", "single_template")
     metrics = {f"{config.main_metric(name)}_{kind}": detail["prompts"][kind] for kind in kinds}
     whole = _measured(encoded, name, found, scored)
