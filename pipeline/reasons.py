@@ -65,6 +65,7 @@ REASONS: Final[dict[str, Reason]] = {
         opt_out_tdm_reservation="the answer says tdm-reservation: 1",
         opt_out_xmp="the image's own XMP metadata prohibits data mining",
         opt_out_c2pa="a C2PA manifest in the image (CAWG training and data mining) does not allow training",
+        opt_out_rsl="its terms for machines (Really Simple Licensing) do not let it be trained on freely",
         opt_out_site="not asked: the last answers of this server all opted out",
         redirect_loop="the redirects come back to a URL already seen",
         too_many_redirects="more redirects than allowed",

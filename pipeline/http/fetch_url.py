@@ -18,6 +18,7 @@ from pipeline.http.optout import Refusal
 from pipeline.http.response import Reader, Reply
 from pipeline.http.site_rules import SiteRules
 from pipeline.options import FetchOptions
+from pipeline.rights.link_header import RSL, licences
 
 
 class Outcome(NamedTuple):
@@ -137,7 +138,7 @@ class Fetcher:
                 return href, Reply(refusal.reason, (refusal.detail or via)[:300])
             reply = await self._client.ask(href, gate, watch, self._reader.image, keep_alive=keep_alive)
             if reply.redirect is None:
-                return href, reply
+                return href, await self._by_terms(href, reply, gate)
             seen.append(href)
             try:
                 target = urls.resolve(reply.redirect, href)
@@ -152,6 +153,16 @@ class Fetcher:
             if len(seen) > self.options.max_redirects:
                 return target, reply._replace(reason="too_many_redirects", detail=f"{len(seen)} redirects")
             href = target
+
+    async def _by_terms(self, href: str, reply: Reply, gate: Gate) -> Reply:
+        """Return an answer, refused if the terms for machines that it links to say so."""
+        if reply.reason or RSL not in reply.links.lower() or "rsl" not in self.options.opt_out:
+            return reply
+        targets = [one.target for one in licences(reply.links) if one.is_rsl]
+        refusal = await self._site_rules.linked(href, targets, gate)
+        if refusal is None:
+            return reply
+        return reply._replace(reason=refusal.reason, detail=refusal.detail, body=b"", links="")
 
     async def _refuse_with_rules(self, href: str, gate: Gate) -> Refusal | None:
         refusal = self.refuse(href)

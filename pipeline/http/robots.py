@@ -29,13 +29,15 @@ MAX_CRAWL_DELAY: Final = 60.0
 
 _LINE = re.compile(
     r"\s*(?:(?P<agent>user[ -]?agent)|(?P<allow>allow)|(?P<disallow>dis+al+ow|diasllow|disallaw)"
-    r"|(?P<delay>crawl[ -]?delay)|(?P<signal>content-signals?)|(?P<usage>content-usage))"
+    r"|(?P<delay>crawl[ -]?delay)|(?P<signal>content-signals?)|(?P<usage>content-usage)"
+    r"|(?P<licence>license))"
     r"\s*[:\s]\s*(?P<value>.*)",
     re.IGNORECASE,
 )
-_KINDS: Final = ("agent", "allow", "disallow", "delay", "signal", "usage")
+_KINDS: Final = ("agent", "allow", "disallow", "delay", "signal", "usage", "licence")
 _AGENT_NAME = re.compile(r"[A-Za-z0-9_-]+|\*")
 _OTHER_LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_MAX_LICENCES: Final = 4  # files of terms that are asked for
 _LARGE_TEXT: Final = 16 << 10  # characters; protego needs 0.2 s a MiB and would hold up the event loop
 
 
@@ -53,6 +55,8 @@ class Rules:
             ("content-signal", PathRules(rule for each in ours for rule in each.signals)),
             ("content-usage", PathRules(rule for each in ours for rule in each.usages)),
         )
+        self.licences = tuple(dict.fromkeys(url for each in ours for url in each.licences))[:_MAX_LICENCES]
+        """URLs of terms of Really Simple Licensing that hold for us."""
         self.size = len(text) + sum(rules.size for _, rules in self._preferences)
 
     def refusal(self, url: str, honoured: Collection[OptOut] = OPT_OUTS) -> Refusal | None:
@@ -76,6 +80,7 @@ class _Said:
     delay: float = 0.0
     signals: list[tuple[str, bool]] = field(default_factory=list)
     usages: list[tuple[str, bool]] = field(default_factory=list)
+    licences: list[str] = field(default_factory=list)
 
 
 class RobotsVerdict(NamedTuple):
@@ -97,7 +102,8 @@ def parse(body: bytes) -> Rules:
     said: dict[str, _Said] = {}
     # It must be UTF-8; but who saved it as UTF-16 has said what they want all the same.
     encoding = "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    for group, rules in _groups(body.decode(encoding, "replace")):
+    everywhere: list[str] = []
+    for group, rules in _groups(body.decode(encoding, "replace"), everywhere):
         ours = [agent for agent in ("*", TOKEN, *ALIASES) if agent in group]
         if not ours:
             continue
@@ -109,6 +115,9 @@ def parse(body: bytes) -> Rules:
             known.delay = max(known.delay, group[agent].delay)
             known.signals += group[agent].signals
             known.usages += group[agent].usages
+            known.licences += group[agent].licences
+    for one in {"*", *said}:
+        said.setdefault(one, _Said()).licences += everywhere
     return Rules("\n".join(kept), said)
 
 
@@ -128,11 +137,12 @@ async def verdict_off_loop(status: int, body: bytes) -> RobotsVerdict:
     return verdict_for_status(status, body)
 
 
-def _groups(text: str) -> Iterator[tuple[dict[str, _Said], list[str]]]:
+def _groups(text: str, everywhere: list[str]) -> Iterator[tuple[dict[str, _Said], list[str]]]:
     """Yield each group: what is said to its agents, in lower case, and the rules as lines.
 
     A group is a run of user-agent lines and the rules after it (RFC 9309, section 2.2); whatever else stands
-    between them does not separate them. A Crawl-delay and a preference count for the agents named above it.
+    between them does not separate them. A Crawl-delay, a preference and a License count for the agents named
+    above it; a License before all of them goes to `everywhere`.
     """
     agents: dict[str, _Said] = {}
     rules: list[str] = []
@@ -146,6 +156,9 @@ def _groups(text: str) -> Iterator[tuple[dict[str, _Said], list[str]]]:
         elif kind == "delay":
             for each in agents.values():
                 each.delay = max(each.delay, _seconds(value))
+        elif kind == "licence":
+            for known in [each.licences for each in agents.values()] or [everywhere]:
+                known.append(value)
         elif kind in ("signal", "usage"):
             for rule in _preference(kind, value):
                 for each in agents.values():
@@ -162,7 +175,7 @@ def _preference(kind: str, value: str) -> Iterator[tuple[str, bool]]:
     `Content-Usage: [path] train-ai=n` (draft-ietf-aipref-attach), `Content-Signal: ai-train=no`
     (contentsignals.org).
     """
-    first, _, rest = value.partition(" ")
+    first, rest = (*re.split(r"[ \t]+", value, maxsplit=1), "")[:2]
     path, preference = (first, rest) if first.startswith(("/", "*")) else ("/", value)
     preference = preference.lower()
     if kind == "usage":

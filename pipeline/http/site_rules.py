@@ -1,11 +1,11 @@
-"""What a site says before it is asked: robots.txt and tdmrep.json, fetched once and remembered."""
+"""What a site says before it is asked: robots.txt, tdmrep.json and RSL, fetched once and remembered."""
 
 import asyncio
 import functools
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline import urls
-from pipeline.http import errors, robots, tdmrep
+from pipeline.http import errors, robots, rsl, tdmrep
 from pipeline.http.address_policy import ATTEMPTS, AddressPolicy, Attempts, check_url
 from pipeline.http.client import Client, authority
 from pipeline.http.gate import Gate, Stopwatch
@@ -16,6 +16,7 @@ from pipeline.http.response import Reader, Reply
 from pipeline.http.robots import RobotsVerdict
 from pipeline.options import FetchOptions
 
+_MAX_LINKED: Final = 4
 REDIRECTS: Final = 5
 """RFC 9309, section 2.3.1.2: at least five."""
 
@@ -29,6 +30,8 @@ class SiteRules:
         self._client = client
         self._reader = Reader(options)
         self._robots: AuthorityCache[RobotsVerdict] = AuthorityCache(_keep_verdict)
+        self._terms: AuthorityCache[PathRules] = AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size))
+        self._linked: AuthorityCache[_Linked] = AuthorityCache(lambda found: (CACHE_SECONDS, found.size))
         self._reserved: AuthorityCache[PathRules] = AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size))
 
     def refuse(self, href: str) -> Refusal | None:
@@ -44,6 +47,25 @@ class SiteRules:
         rules = self._reserved.known(origin)
         if rules is not None and (pattern := rules.reserving(href)):
             return Refusal(reason("tdmrep"), f"tdmrep.json reserves {pattern}"[:300])
+        rules = self._terms.known(origin)
+        if rules is not None and (pattern := rules.reserving(href)):
+            return Refusal(reason("rsl"), f"the License of robots.txt reserves {pattern}"[:300])
+        return None
+
+    async def linked(self, href: str, targets: list[str], gate: Gate) -> Refusal | None:
+        """Return why the terms that an answer links to refuse it; those that cannot be read refuse."""
+        for target in targets[:_MAX_LINKED]:
+            try:
+                url = urls.resolve(target, href)
+            except urls.BadUrl:
+                continue
+            if check_url(url, self._policy) is not None:
+                return Refusal(reason("rsl"), "Link: its terms cannot be asked for")
+            found = await self._linked.get(url, functools.partial(self._fetch_terms, url, gate))
+            if found.terms is None:
+                return Refusal(reason("rsl"), f"Link: the terms at {url} cannot be read"[:300])
+            if pattern := rsl.rules(found.terms, authority(href)).reserving(href):
+                return Refusal(reason("rsl"), f"Link: the terms at {url} reserve {pattern}"[:300])
         return None
 
     def knows(self, href: str) -> bool:
@@ -52,7 +74,9 @@ class SiteRules:
         verdict = self._robots.known(origin)
         if verdict is None:
             return False
-        return not self._has_tdmrep(verdict, origin) or self._reserved.known(origin) is not None
+        if self._has_tdmrep(verdict, origin) and self._reserved.known(origin) is None:
+            return False
+        return not self._has_terms(verdict) or self._terms.known(origin) is not None
 
     def crawl_delay(self, href: str) -> float:
         """Return the Crawl-delay in seconds that is known for a resolved URL, or 0."""
@@ -68,13 +92,45 @@ class SiteRules:
         if self._robots.known(origin) is None:
             await self._robots.get(origin, lambda: self._fetch_robots(origin, gate))
         elif not self.knows(href):
-            await self._reserved.get(origin, lambda: self._fetch_tdmrep(origin, gate))
+            verdict = self._robots.known(origin)
+            assert verdict is not None
+            if self._has_tdmrep(verdict, origin) and self._reserved.known(origin) is None:
+                await self._reserved.get(origin, lambda: self._fetch_tdmrep(origin, gate))
+            else:
+                await self._terms.get(origin, lambda: self._fetch_licences(origin, verdict, gate))
 
     def _has_tdmrep(self, verdict: RobotsVerdict, origin: str) -> bool:
         """Return whether tdmrep.json is asked for: not where robots.txt keeps us out anyway."""
         if "tdmrep" not in self._options.opt_out or verdict.rules is None:
             return False
         return verdict.rules.refusal(origin + tdmrep.PATH, self._options.opt_out) is None
+
+    def _has_terms(self, verdict: RobotsVerdict) -> bool:
+        return "rsl" in self._options.opt_out and verdict.rules is not None and bool(verdict.rules.licences)
+
+    async def _fetch_licences(self, origin: str, verdict: RobotsVerdict, gate: Gate) -> PathRules:
+        """Ask for the terms that robots.txt names; those that cannot be read reserve everything."""
+        assert verdict.rules is not None
+        found: list[rsl.Term] = []
+        everything = rsl.Term(origin, "/", True)
+        for named in verdict.rules.licences:
+            try:
+                url = urls.resolve(named, f"{origin}/robots.txt")
+            except urls.BadUrl:
+                found.append(everything)
+                continue
+            terms = None
+            if check_url(url, self._policy) is None:
+                terms = (await self._fetch_terms(url, gate)).terms
+            found += [everything] if terms is None else terms
+        return rsl.rules(found, origin)
+
+    async def _fetch_terms(self, url: str, gate: Gate) -> "_Linked":
+        reply, last = await self._get(url, gate, rsl.MAX_BYTES)
+        if reply.reason or not 200 <= reply.status < 300:
+            return _Linked(None, 0)
+        terms = await asyncio.to_thread(rsl.parse, reply.body, last)
+        return _Linked(terms, len(reply.body))
 
     async def _fetch_robots(self, origin: str, gate: Gate) -> RobotsVerdict:
         reply, last = await self._get(f"{origin}/robots.txt", gate, robots.MAX_BYTES)
@@ -113,6 +169,13 @@ class SiteRules:
         finally:
             ATTEMPTS.reset(token)
         return reply, href
+
+
+class _Linked(NamedTuple):
+    """A file of terms, None where it cannot be read, and its size in characters; fields only."""
+
+    terms: list[rsl.Term] | None
+    size: int
 
 
 def _keep_verdict(verdict: RobotsVerdict) -> tuple[float, int]:

@@ -19,6 +19,7 @@ OptOut = Literal[
     "xmp",
     "page",
     "c2pa",
+    "rsl",
 ]
 OPT_OUTS: Final[tuple[OptOut, ...]] = get_args(OptOut)
 """What a site may say against machine learning, beside robots.txt for us; `x-y` is reason opt_out_x_y."""
@@ -31,7 +32,7 @@ def _of_pages(opt_out: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in opt_out if name == "page")
 
 
-_LATER: Final = ("c2pa",)
+_LATER: Final = ("c2pa", "rsl")
 """Signals that earlier versions did not know: their runs may be extended, and honour them from then on."""
 
 
