@@ -13,8 +13,10 @@ from PIL import Image
 import beam_job
 from pipeline.images import faces
 from pipeline.images.decoder import Decoder
+from pipeline.images.process import encode_jpeg
 from pipeline.images.scoring import load, score_batches
 from pipeline.options import ImageOptions
+from pipeline.report.thumbnails import thumbnail
 from pipeline.shards import read_shard
 from tests.crawling import refused
 from tests.scenes import jpeg, scene
@@ -77,6 +79,16 @@ def test_a_blurred_box_holds_no_detail_and_nothing_else_changes() -> None:
     assert found[40:60, 48:62].std() < 20 < image[40:60, 48:62].std()
     corner = faces.blurred(image, [[0, 0, 5, 5], [150, 110, 10, 10], [0, 0, 160, 120]])
     assert corner.shape == image.shape and corner.dtype == np.uint8
+
+
+def test_the_gallery_shows_no_face_whose_box_is_known() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (160, 160, 3)).astype(np.uint8)
+    plain, hidden = (
+        np.asarray(Image.open(io.BytesIO(thumbnail(encode_jpeg(noise, 95), boxes))))
+        for boxes in ((), [[40, 40, 60, 60]])
+    )
+    assert hidden[55:85, 55:85].std() < plain[55:85, 55:85].std() / 2
+    assert hidden[:20].std() > plain[:20].std() / 2
 
 
 def test_faces_on_photographs_are_found_and_blurred(sample_data: Path) -> None:

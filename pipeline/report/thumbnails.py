@@ -1,25 +1,33 @@
 """Small pictures of samples, from the shards."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import numpy as np
 from PIL import Image
 
 from pipeline import schemas, storage
+from pipeline.images import faces
 from pipeline.shards import read_shard
 
 _SIDE: Final = 160
 _QUALITY: Final = 72
 
 
-def thumbnail(jpeg: bytes) -> bytes:
-    """Return a JPEG of at most 160 pixels, some 4 KB; b"" if it cannot be decoded."""
+def thumbnail(jpeg: bytes, boxes: Sequence[faces.Box] = ()) -> bytes:
+    """Return a JPEG of at most 160 pixels, some 4 KB; b"" if it cannot be decoded.
+
+    boxes: of faces, which are blurred.
+    """
     sink = io.BytesIO()
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-            image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
+            if not boxes:
+                image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
             small = image.convert("RGB")
+            if boxes:
+                small = Image.fromarray(faces.blurred(np.asarray(small), list(boxes)))
     except (OSError, ValueError, Image.DecompressionBombError):
         return b""
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=None)
@@ -39,7 +47,8 @@ def read(shards: str, keys: Iterable[tuple[str, str]]) -> dict[str, tuple[dict[s
         with storage.open_input(f"{base}.tar") as file:
             for sample in read_shard(file):
                 if sample.key in own:
-                    found[sample.key] = (rows[sample.key], thumbnail(sample.jpg))
+                    row = rows[sample.key]
+                    found[sample.key] = (row, thumbnail(sample.jpg, row.get("faces") or ()))
                 if sample.key >= max(own):
                     break
     return found

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline import checked_manifest, dropped_samples, finished_set, manifest, run_folder, schemas, storage
 from pipeline.checked_manifest import Counts, Manifest, ManifestShard, QueryTotals
+from pipeline.finish.workers import published
 from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
 from pipeline.run_folder import Layout
@@ -43,7 +44,7 @@ def scrub_rejected(layout: Layout, tombstones: Tombstones, taken_down: int) -> N
             _ACCOUNT, 0
         )
     if taken_down > accounted:
-        schemas.write_table(own, tables.taken_down_rows(taken_down - accounted))
+        schemas.write_table(own, published(tables.taken_down_rows(taken_down - accounted)))
 
 
 def _reclassified(rows: pa.Table) -> dict[str, int]:
