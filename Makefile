@@ -6,12 +6,13 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: docs engines image installs demo demo-full test fuzz lint bench real clean help
+.PHONY: examples docs engines image installs demo demo-full test fuzz lint bench real clean help
 
 help:
 	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
 	@echo "make demo-full  the same with a larger web and every evaluation (15 minutes)"
 	@echo "make test       run every test"
+	@echo "make examples   run the examples and notebooks in a fresh folder (a minute)"
 	@echo "make fuzz       the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site, in site/; a broken link is an error"
@@ -32,6 +33,9 @@ demo-full: $(DEMO)
 # An empty PYTHONDONTWRITEBYTECODE lets pytest keep the assertions that it has rewritten: 15 seconds a process.
 test: $(READY)
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+examples: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/test_examples.py
 
 fuzz: $(READY)
 	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_sanitized.py

@@ -108,7 +108,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tars = sorted(str(path) for path in Path(layout.shards).glob("*.tar"))
     write_webshart(tars, str(folder / "offsets"))
     write_energon(tars, str(folder / "energon"))
-    eval_models.export(folder / "model")
+    eval_models.export(folder / "model", seed=2)
     eval_models.colours(folder / "colours", 6)
     return folder
 
