@@ -30,6 +30,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run", "crawl"),
     "index": ("pipeline.index.cli", "main", "index a dataset for browse", "crawl"),
     "browse": ("pipeline.browse.cli", "main", "look at a dataset in the browser", "crawl"),
+    "convert": (
+        "pipeline.convert",
+        "main",
+        "write a run as files, or as Parquet with images",
+        "crawl",
+    ),
     "push": ("pipeline.hub", "push_main", "send a finished run to the Hugging Face Hub", "crawl,hf"),
     "pull": ("pipeline.hub", "pull_main", "fetch a run from the Hugging Face Hub, and check it", "crawl,hf"),
     "overlap": ("dedup.cli", "main", "compare a dataset with evaluation sets, and report", "overlap"),

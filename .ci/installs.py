@@ -24,8 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("openwit", "pipeline", "queries", "dedup", "train")
-COMMANDS = ("queries", "crawl", "status", "verify", "compact", "takedown", "push", "pull", "overlap",
-            "detector train", "detector embed", "plan", "train", "eval", "export", "demo")  # fmt: skip
+COMMANDS = ("queries", "crawl", "status", "verify", "compact", "takedown", "convert", "push", "pull",
+            "overlap", "detector train", "detector embed", "plan", "train", "eval", "export",
+            "demo")  # fmt: skip
 DRAW = """
 import csv, random, sys
 from pathlib import Path

@@ -22,6 +22,7 @@ CONFIGS: Final = {
     "takedown": "pipeline.options.finished:TakedownConfig",
     "index": "pipeline.options.finished:IndexConfig",
     "browse": "pipeline.options.finished:BrowseConfig",
+    "convert": "pipeline.options.finished:ConvertConfig",
     "push": "pipeline.options.finished:PushConfig",
     "pull": "pipeline.options.finished:PullConfig",
     "overlap": "dedup.options:OverlapConfig",
@@ -34,7 +35,7 @@ CONFIGS: Final = {
     "demo": "pipeline.demo.options:DemoConfig",
 }
 """Where the options of each command are."""
-FIRST: Final = {"index": "--run", "browse": "--run", "push": "--run", "pull": "--source"}
+FIRST: Final = {"index": "--run", "browse": "--run", "convert": "--run", "push": "--run", "pull": "--source"}
 """What the first argument of a command stands for, where it has no name."""
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tyro.conf import UseAppendAction
 
@@ -320,3 +320,33 @@ class PullConfig:
     """Branch, tag or commit of the repository; by default main."""
     check: bool = False
     """Print the number of files and the effective configuration, and fetch nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Write a finished run in another form: plain files, or Parquet with the images in it.
+
+    The run stays as it is. Run the same command again to continue where it stopped.
+    """
+
+    EXAMPLES: ClassVar = (
+        "openwit convert run --format parquet --out run-parquet",
+        "openwit convert run --format files --out run-files",
+    )
+    """Lines of the help."""
+
+    run: str
+    """Folder of the finished run."""
+    out: str
+    """Folder to write. A later takedown does not reach it: remove it and convert again."""
+    format: Literal["files", "parquet"]
+    """files: NNNNN/KEY.jpg, KEY.txt and KEY.json; parquet: NNNNN.parquet with a column image, which
+    `datasets` and the viewer of the Hugging Face Hub show as pictures. Both have NNNNN.parquet with all other
+    columns."""
+    check: bool = False
+    """Print what would be written, and write nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if self.run.rstrip("/") == self.out.rstrip("/"):
+            raise ValueError("--out must be another folder than --run")

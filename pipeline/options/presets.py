@@ -88,7 +88,7 @@ IMG2DATASET: Final = Counterparts(
     tool="img2dataset",
     flags={
         "url_list": "--source", "input_format": "--source-format", "output_folder": "--out",
-        "output_format": "shards are always WebDataset with Parquet beside them",
+        "output_format": "shards are WebDataset with Parquet beside them; `openwit convert` writes others",
         "save_additional_columns": "--keep-columns, once per column,",
         "resize_only_if_bigger": "not needed: images are never enlarged",
         "upscale_interpolation": "not needed: images are never enlarged",
