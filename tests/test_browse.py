@@ -1,6 +1,7 @@
 """`openwit browse`: a real server, a real browser, and people who should not get in."""
 
 import asyncio
+import importlib.util
 import io
 import json
 import socket
@@ -87,7 +88,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     finished_run.build(folder, texts, ["beach", "dog", "<img src=x onerror=alert(1)>"], per_shard=500)
     rows = [("1" * 32, text, text, text, "candidates", "bad_url", text, 1, "") for text in HOSTILE]
     schemas.write_table(f"{folder}/rejected/b.parquet", schemas.to_table(rows, schemas.REJECTED_ROWS))
-    merged = ("2" * 32, "https://a.test/copy.jpg", "a copy", "", "fetch", "merged_into", "000000007", 1)
+    merged = ("2" * 32, "https://a.test/copy.jpg", "a copy", "", "fetch", "merged_into", "000000007", 1, "")
     schemas.write_table(f"{folder}/rejected/c.parquet", schemas.to_table([merged], schemas.REJECTED_ROWS))
     overlap_report(folder.parent / "overlap")
     of = place.dataset(str(folder))
@@ -287,6 +288,21 @@ def shown(page: Page, served: Served, view: str, condition: str) -> None:
     page.wait(condition)
 
 
+def barriers(page: Page) -> list[str]:
+    """Return what axe-core finds serious or critical in a page; nothing where axe-core is not installed."""
+    found = importlib.util.find_spec("axe_core_python")
+    if found is None or found.origin is None:
+        return []
+    axe = Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+    page.call("Runtime.evaluate", expression=f"{axe}; 0")
+    page.run("globalThis.found = null; axe.run(document, { resultTypes: ['violations'] }).then((r) => {"
+             "found = r.violations.filter((one) => ['serious', 'critical'].includes(one.impact))"
+             ".map((one) => `${one.id}: ${one.nodes[0].html}`); }); 0")  # fmt: skip
+    page.wait("found !== null")
+    answer: list[str] = page.run("found")
+    return answer
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_view_is_shown_without_an_error(page: Page, served: Served, width: int) -> None:
     page.call(
@@ -311,6 +327,7 @@ def test_every_view_is_shown_without_an_error(page: Page, served: Served, width:
         shown(page, served, view, condition)
         page.wait("document.documentElement.scrollWidth <= innerWidth")
         expected = ["404"] if view.endswith("none") else []
+        assert barriers(page) == []
         problems = page.problems(served.url)
         assert len(problems) == len(expected), problems
 
