@@ -25,6 +25,7 @@ from pipeline.select.workers import (
     SampleQueryPairs,
     SharedCaptionShuffler,
     chosen,
+    read_samples,
 )
 from tests.rows import caption_table, uid_of
 
@@ -113,11 +114,11 @@ def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
     ]  # fmt: skip
     runner.run(steps)
     admitted = steps[2].results(Samples)
-    tables = [schemas.read_table(one.path).to_pylist() for one in admitted]
+    tables = [read_samples(one.path, one.shared).to_pylist() for one in admitted]
     rows = sorted((row["url"], row["caption"]) for table in tables for row in table)
     kept = set()
     for result in admitted:
-        table = schemas.read_table(result.path)
+        table = read_samples(result.path, result.shared)
         pairs = SampleQueryPairs.of(table, len(QUERIES))
         mask = chosen(pairs, queries.hashes, read_vector(f"{found}/thresholds"))
         kept |= set(table.filter(pairs.rows_of(mask, len(table)))["url"].to_pylist())

@@ -63,6 +63,8 @@ class Known(Part):
     """The thresholds up to which it tried them."""
     extension: int
     """Which of its extensions has found them, 0 for the run itself."""
+    shared: Blob = ""
+    """As of `Samples`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,13 @@ def known_samples(base: Base) -> list[Known]:
         selected, fetched = run_folder.done(part, Selected), run_folder.done(part, Rounds)
         tried = storage.join(part.tried(fetched.last), "thresholds")
         tasks += [
-            Known(name=samples.name, path=samples.path, tried=tried, extension=part.extension)
+            Known(
+                name=samples.name,
+                path=samples.path,
+                tried=tried,
+                extension=part.extension,
+                shared=samples.shared,
+            )
             for samples in selected.samples
         ]
     return tasks

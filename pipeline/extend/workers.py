@@ -24,7 +24,7 @@ from pipeline.extend.parts import (
 from pipeline.flow.markers import read_vector, write_vector
 from pipeline.flow.worker import partition_name
 from pipeline.select.parts import CaptionFiles, Deduplicated
-from pipeline.select.workers import DedupeShuffler, QueryTable, SampleQueryPairs, chosen, slices
+from pipeline.select.workers import DedupeShuffler, QueryTable, SampleQueryPairs, chosen, read_samples, slices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class NewShuffler(DedupeShuffler):
         if isinstance(task, CaptionFiles):
             yield from super().split(task, partitions)
             return
-        table = schemas.read_table(task.path, ["uid", "matched"])
+        table = read_samples(task.path, task.shared, ["uid", "matched"])
         table = known_rows(table, self.queries, read_vector(task.tried), task.extension)
         yield from slices(table, schemas.partition_of(schemas.high_bits(table["uid"]), partitions))
 

@@ -23,7 +23,7 @@ from pipeline.options import FetchOptions
 from pipeline.options.fetch import UnitLimits
 from pipeline.reasons import REASONS
 from pipeline.select.parts import Samples
-from pipeline.select.workers import QueryTable, SampleQueryPairs, chosen, concat, slices
+from pipeline.select.workers import QueryTable, SampleQueryPairs, chosen, concat, read_samples, slices
 
 _HOST = r"^https?://(?P<host>[a-z0-9.-]+)(?::[0-9]+)?(?:[/?]|$)"
 _TRANSIENT = pa.array(sorted(word for word, reason in REASONS.items() if reason.transient))
@@ -65,7 +65,7 @@ class UnitShuffler:
         yield from slices(table, partition)
 
     def _new(self, task: Samples) -> pa.Table:
-        table = schemas.read_table(task.path)
+        table = read_samples(task.path, task.shared)
         pairs = SampleQueryPairs.of(table, self.queries.queries)
         wanted = chosen(pairs, self.queries.hashes, read_vector(self.thresholds))
         if self.previous:

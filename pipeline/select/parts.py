@@ -51,6 +51,8 @@ class Samples(SampleTable):
     rows: int
     samples: int
     rejected: dict[str, int]
+    shared: Blob = ""
+    """uint64: the hashes of texts that were rejected, whose rows are still in the file; "" for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

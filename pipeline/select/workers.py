@@ -193,6 +193,16 @@ class SharedCaptionShuffler:
         return SharedCaptions(name=name, path=path, shared=len(shared))
 
 
+def read_samples(path: str, shared: str, columns: list[str] | None = None) -> pa.Table:
+    """Return columns of a file of samples, without the rows of texts whose hashes the file `shared` holds."""
+    if not shared:
+        return schemas.read_table(path, columns)
+    table = schemas.read_table(path, columns and [*columns, "caption_hash"])
+    keeps = np.isin(table["caption_hash"].to_numpy(), _vector(shared), invert=True)
+    table = table.filter(pa.array(keeps))
+    return table.select(columns) if columns else table
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdmitWorker:
     """Take the shared captions out of a deduplicated file and count what is left by query."""
@@ -207,23 +217,22 @@ class AdmitWorker:
     def run(self, state: None, task: Deduplicated) -> Samples:
         """Write NAME.parquet, NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
         base = storage.join(self.folder, task.name)
-        table = schemas.read_table(task.path, ["uid", "caption_hash", "matched"])
-        is_shared = np.isin(table["caption_hash"].to_numpy(), _vector(self.shared))
-        rejected = schemas.REJECTED_ROWS.empty_table()
+        hashes = schemas.read_table(task.path, ["caption_hash"])["caption_hash"].to_numpy()
+        is_shared = np.isin(hashes, _vector(self.shared))
+        rejected, shared = schemas.REJECTED_ROWS.empty_table(), ""
         if is_shared.any():
-            table = schemas.read_table(task.path)
-            rejected = schemas.rejected_table(table.filter(pa.array(is_shared)), "select", "shared_caption")
-            table = table.filter(pa.array(~is_shared))
-            schemas.write_table(f"{base}.parquet", table)
-        else:  # then all columns stay where they are
-            storage.link(task.path, f"{base}.parquet")
+            rows = schemas.read_table(task.path, ["uid", "url", "caption", "page_url", "page_rights"])
+            rejected = schemas.rejected_table(rows.filter(pa.array(is_shared)), "select", "shared_caption")
+            shared = self.shared
+        storage.link(task.path, f"{base}.parquet")  # whose columns are not moved before rows are chosen
         schemas.write_table(f"{base}.rejected.parquet", rejected)
+        table = read_samples(task.path, shared, ["uid", "matched"])
         pairs = SampleQueryPairs.of(table, self.queries.queries)
         write_vector(f"{base}.counts", pairs.counts(self.queries.queries)[None])
         return Samples(
             name=task.name, path=f"{base}.parquet", rejects=f"{base}.rejected.parquet",
             counts=f"{base}.counts", rows=len(table), samples=len(pairs.starts),
-            rejected=schemas.count_reasons(rejected),
+            rejected=schemas.count_reasons(rejected), shared=shared,
         )  # fmt: skip
 
 
@@ -235,7 +244,9 @@ class PairCounter:
 
     def pairs(self, task: SampleTable, counts: I64, rank: I64) -> tuple[np.ndarray, U64]:
         """Return the pairs that may decide a threshold."""
-        pairs = SampleQueryPairs.of(schemas.read_table(task.path, ["uid", "matched"]), self.queries.queries)
+        shared = task.shared if isinstance(task, Samples) else ""
+        table = read_samples(task.path, shared, ["uid", "matched"])
+        pairs = SampleQueryPairs.of(table, self.queries.queries)
         return balance.head_pairs(pairs.query, pairs.priorities(self.queries.hashes), counts, rank)
 
 
@@ -257,7 +268,7 @@ class UntriedWorker:
 
     def run(self, state: None, task: Samples) -> Untried:
         """Write NAME.rejected.parquet and NAME.counts, int64 [1, Q]."""
-        table = schemas.read_table(task.path)
+        table = read_samples(task.path, task.shared)
         pairs = SampleQueryPairs.of(table, self.queries.queries)
         untried = ~chosen(pairs, self.queries.hashes, _vector(self.thresholds))
         base = storage.join(self.folder, task.name)

@@ -25,7 +25,7 @@ from pipeline.flow.parts import Counted, Part, files, only
 from pipeline.flow.steps import TASKS, leftovers, tasks_in
 from pipeline.run_folder import Layout
 from pipeline.select.parts import Samples
-from pipeline.select.workers import QueryTable, SampleQueryPairs
+from pipeline.select.workers import QueryTable, SampleQueryPairs, read_samples
 from pipeline.takedown import tables
 from pipeline.tombstones import Tombstones
 
@@ -150,7 +150,8 @@ def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
 
 def _recount(layout: Layout, part: Samples | Merged, tombstones: Tombstones) -> None:
     """Write the counts by query of a samples file, or of a merged one, as they will be."""
-    table = schemas.read_table(part.path, ["uid", "url", "page_url", "matched"])
+    shared = part.shared if isinstance(part, Samples) else ""
+    table = read_samples(part.path, shared, ["uid", "url", "page_url", "matched"])
     gone = tables.hits(table, tombstones)
     if not gone.any():
         return
