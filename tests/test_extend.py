@@ -372,7 +372,7 @@ def test_the_first_command_of_a_grown_run_changes_nothing(
     assert main(out) == 0
     for argv, said in (
         ([*out, "--retry-failed"], "--retry-failed would write the shards of this run again"),
-        ([*out, "--per-query", "6"], "--per-query 5 -> 6 would build this run anew"),
+        ([*out, "--per-query", "6"], "--per-query 5 -> 6 would build this run again"),
         (["--out", str(grown), *command(web, parts[1:2], *OPTIONS)], "--extend"),
         (extension(grown, parts[:2]), f"has read {parts[0]}, {parts[1]} already"),
     ):
