@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dedup import statistics
 from dedup.contamination import Conclusion, recall_at
 from dedup.parts import FoundCopies
+from dedup.picture_kinds import NAMED
 from dedup.statistics import SweepPoint
 
 _SWEEP_STEPS: Final = 13
@@ -54,6 +57,24 @@ class Detectors:
 
     hashes: DetectorFindings
     learned: DetectorFindings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookAlikes:
+    """Examples of one kind that look like training images, or like anything, and are no overlap."""
+
+    kind: str
+    """As `picture_kinds.kind_of` names it."""
+    examples: int
+    """That do not overlap; those without detail are not even compared."""
+    refused: int
+    """Of these: that have a candidate, which was not the same picture."""
+    example_id: str
+    """The one whose candidate is the most similar, or the first."""
+    uid: str
+    """Of the candidate; empty without any."""
+    reason: str
+    """For which it was refused, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +121,7 @@ class SetFindings:
     published_after_crawl: bool | None
     recall_note: str | None
     """Why the recall could not be measured."""
+    look_alikes: tuple[LookAlikes, ...] = ()
     detectors: Detectors | None = None
     """None without a learned detector."""
 
@@ -168,9 +190,39 @@ class Findings:
         return found
 
 
+def look_alikes(one: Conclusion, examples: pa.Table, matches: pa.Table) -> tuple[LookAlikes, ...]:
+    """Return the named kinds of a set's examples that do not overlap, in the order of `NAMED`."""
+    ids = one.dataset.example_ids
+    clean = {ids[row] for row in np.flatnonzero(~one.overlap)}
+    own = matches.filter(pc.equal(matches["dataset"], one.dataset.name)).sort_by(
+        [("rank", "ascending"), ("similarity", "descending"), ("example_id", "ascending")]
+    )
+    best: dict[str, tuple[float, str, str]] = {}
+    columns = (own[name].to_pylist() for name in ("example_id", "similarity", "uid", "refused"))
+    for example_id, similarity, uid, refused in zip(*columns, strict=True):
+        if refused and example_id in clean:
+            best.setdefault(example_id, (similarity, uid, refused))
+    mine = examples.filter(pc.equal(examples["dataset"], one.dataset.name))
+    kinds: dict[str, list[str]] = {}
+    for example_id, kind in zip(mine["example_id"].to_pylist(), mine["kind"].to_pylist(), strict=True):
+        if kind and example_id in clean:
+            kinds.setdefault(kind, []).append(example_id)
+    found = []
+    for kind in NAMED:
+        if kind in kinds:
+            first = min(kinds[kind], key=lambda name: (-best.get(name, (-1.0, "", ""))[0], name))
+            _, uid, reason = best.get(first, (-1.0, "", ""))
+            found.append(LookAlikes(
+                kind=kind, examples=len(kinds[kind]), refused=sum(name in best for name in kinds[kind]),
+                example_id=first, uid=uid, reason=reason,
+            ))  # fmt: skip
+    return tuple(found)
+
+
 def of_set(
     one: Conclusion, copies: Planted, *, published: str | None = None,
     published_after_crawl: bool | None = None, detectors: Detectors | None = None,
+    alike: tuple[LookAlikes, ...] = (),
 ) -> SetFindings:  # fmt: skip
     """Return the findings of a set at its threshold."""
     c, data = one.comparison, one.dataset
@@ -195,6 +247,7 @@ def of_set(
         planted=len(copies.plain.either.get("mixed", ())),
         published=published, published_after_crawl=published_after_crawl,
         recall_note=copies.plain.note or copies.reversed.note or None, detectors=detectors,
+        look_alikes=alike,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from dedup.parts import (
     FittedWhitening,
     Joining,
 )
+from dedup.picture_kinds import kind_of
 from dedup.search import References, Whitening, quantised, wholes
 from pipeline import private, schemas, storage
 from pipeline.data import evalsets, views
@@ -74,10 +75,11 @@ class IndexWorker:
         hashes, colours = [], []
         with storage.atomic_output(f"{base}.images") as images, images.open("wb") as sink:
             for example in _examples(task):
-                jpeg, reason = b"", ""
+                jpeg, reason, kind = b"", "", ""
                 try:
                     jpeg = state.normalised(example.image)
-                    found = describe(views.thumbnails(views.inner(state.decode(jpeg, ours=True))))
+                    rgb = state.decode(jpeg, ours=True)
+                    kind, found = kind_of(rgb), describe(views.thumbnails(views.inner(rgb)))
                 except BadImage as bad:
                     jpeg, reason = b"", bad.reason
                 if reason:
@@ -90,7 +92,7 @@ class IndexWorker:
                     colours.append(found.colours)
                 row = len(hashes) - 1 if state_word == "compared" else -1
                 texts = (example.example_id, example.label, example.caption, example.group)
-                rows.append((task.dataset, *texts, state_word, row, sink.tell(), len(jpeg), reason))
+                rows.append((task.dataset, *texts, state_word, row, sink.tell(), len(jpeg), reason, kind))
                 sink.write(jpeg)
         described = DescribedExamples(
             name=task.name, examples=f"{base}.examples.parquet", images=f"{base}.images",

@@ -41,7 +41,7 @@ from pipeline.flow.steps import Tasks, Work
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 10  # of descriptors, views, verification and the steps' files; raised when they change
+VERSION: Final = 11  # of descriptors, views, verification and the steps' files; raised when they change
 _SAMPLED_SHARDS: Final = 8
 _NAMED: Final = 100  # training images that cannot be decoded
 _OWN_FILES: Final = ("report.json", "work")
@@ -133,7 +133,7 @@ def run(job: OverlapJob) -> Findings:
     )
     detectors = _detectors(concluded, matches, planted, steps.thresholds) if config.detector else {}
     found = replace(
-        _found(job, concluded, planted, results, detectors),
+        _found(job, concluded, planted, results, detectors, examples, matches),
         dropped=_publish(job, concluded, matches), text=_publish_texts(job, results),
     )  # fmt: skip
     path = storage.join(job.out, "index.html")
@@ -318,7 +318,7 @@ def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str
 
 def _found(
     job: OverlapJob, concluded: list[Conclusion], planted: dict[str, Planted],
-    results: list[MatchedShard], detectors: dict[str, Detectors],
+    results: list[MatchedShard], detectors: dict[str, Detectors], examples: pa.Table, matches: pa.Table,
 ) -> Findings:  # fmt: skip
     config = job.config
     published = dict(named(config.published, "published"))
@@ -335,7 +335,7 @@ def _found(
             findings.of_set(
                 one, planted[name], published=published.get(name),
                 published_after_crawl=_is_after(published.get(name), job.training.last_fetch),
-                detectors=detectors.get(name),
+                detectors=detectors.get(name), alike=findings.look_alikes(one, examples, matches),
             )
             for one in concluded
             for name in [one.dataset.name]

@@ -20,6 +20,7 @@ EXAMPLES: Final = pa.schema(
         pa.field("offset", pa.int64(), nullable=False),  # of its JPEG in images.bin
         pa.field("length", pa.int32(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # for which it is unreadable
+        pa.field("kind", pa.string(), nullable=False),  # `picture_kinds.kind_of`
     ]
 )
 MATCHES: Final = pa.schema(

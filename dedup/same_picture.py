@@ -136,7 +136,7 @@ def verify(query: PictureFeatures, reference: PictureFeatures) -> Verification:
         return Verification(False, "spread", inliers, correlation)
     if correlation < (MIN_CORRELATION if inliers >= MANY_INLIERS else SURE_CORRELATION):
         return Verification(False, "correlation", inliers, correlation)
-    plain = min(_plain_share(query.luma), _plain_share(reference.luma)) >= MIN_PLAIN
+    plain = min(plain_share(query.luma), plain_share(reference.luma)) >= MIN_PLAIN
     if plain and difference > PLAIN_DIFFERENCE:
         return Verification(False, "content", inliers, correlation)
     chroma = _chroma_cosine(query.rgb, reference.rgb, affine)
@@ -176,7 +176,7 @@ def _common_area(affine: Affine, query: Pixels, reference: Pixels) -> tuple[floa
     return float(common), float(common) / smaller if smaller else 0.0
 
 
-def _plain_share(luma: Pixels) -> float:
+def plain_share(luma: Pixels) -> float:
     """Return the share of an image's places in which nothing is to be seen."""
     height, width = (side // _PLACE * _PLACE for side in luma.shape)
     places = (

@@ -148,7 +148,7 @@ def overlap_report(folder: Path) -> None:
     examples = [
         {"dataset": "toys", "example_id": f"a/{n + 1}.jpg", "label": "", "caption": "", "group": "",
          "state": "compared", "row": n, "offset": n * len(pictures[0]), "length": len(pictures[n]),
-         "reason": ""}
+         "reason": "", "kind": ""}
         for n in range(2)
     ]  # fmt: skip
     schemas.write_table(str(work / "examples.parquet"), pa.Table.from_pylist(examples, EXAMPLES))

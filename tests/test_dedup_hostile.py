@@ -1,12 +1,19 @@
 """Pictures that look alike and are not the same: no pair of them is an overlap, and their copies are."""
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
 
 from dedup import planted, training_set
+from dedup.contamination import Dataset, conclude
+from dedup.findings import LookAlikes, look_alikes
 from dedup.matcher import ImageMatcher, picture_of
+from dedup.parts import EXAMPLES, MATCHES
+from dedup.picture_kinds import kind_of
 from dedup.search import Whitening
+from pipeline import schemas
 from pipeline.data import views
 from pipeline.data.descriptors import describe
 from tests.scenes import scene
@@ -93,6 +100,62 @@ def product(n: int) -> np.ndarray:
 
 
 GROUPS = {one.__name__: one for one in (blank, gradient, logo, text_page, placeholder, digit, tiny, product)}
+
+
+KINDS = {
+    "blank": "blank", "gradient": "gradient", "text_page": "text page", "digit": "tiny", "tiny": "tiny",
+    "logo": "plain ground", "placeholder": "plain ground", "product": "plain ground",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_such_pictures_are_named(group):
+    assert {kind_of(GROUPS[group](n)) for n in range(10)} == {KINDS[group]}
+
+
+def test_photographs_have_no_such_name():
+    assert Counter(kind_of(scene(n)) for n in range(20)) == {"": 20}
+
+
+def test_the_report_counts_them_with_an_example():
+    names = ["a", "b", "c", "d", "e", "f"]
+    kinds = ["tiny", "tiny", "tiny", "plain ground", "", "blank"]
+    rows = [("x", name, "", "", "", "compared", 0, 0, 0, "", kind)
+            for name, kind in zip(names, kinds, strict=True)]  # fmt: skip
+    # a overlaps; b and d have a candidate that was refused, and so has e, which is a photograph.
+    pairs = [("a", "u1", 0.9, ""), ("b", "u2", 0.5, "inliers"), ("d", "u3", 0.8, "content"),
+             ("e", "u4", 0.6, "spread")]  # fmt: skip
+    found = [
+        (
+            "x",
+            name,
+            uid,
+            "",
+            value,
+            not refused,
+            1,
+            refused,
+            0,
+            0.0,
+            "whole",
+            False,
+            "",
+            "s",
+            uid,
+            value,
+            None,
+        )
+        for name, uid, value, refused in pairs
+    ]
+    similarity = np.array([0.9, *[-np.inf] * 5])
+    dataset = Dataset("x", names, [""] * 6, 1, similarity, None, [])
+    [concluded] = conclude([dataset], {}, 0.35, 1)
+    told = look_alikes(concluded, schemas.to_table(rows, EXAMPLES), schemas.to_table(found, MATCHES))
+    assert told == (
+        LookAlikes(kind="tiny", examples=2, refused=1, example_id="b", uid="u2", reason="inliers"),
+        LookAlikes(kind="blank", examples=1, refused=0, example_id="f", uid="", reason=""),
+        LookAlikes(kind="plain ground", examples=1, refused=1, example_id="d", uid="u3", reason="content"),
+    )
 
 
 @pytest.fixture(scope="module")

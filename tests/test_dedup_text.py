@@ -71,9 +71,9 @@ def test_the_bands_find_what_the_default_would_lose():
 
 def test_captions_and_prompts_are_the_texts_of_a_set():
     rows = [
-        ("d", "1", "tree_frog", "A frog.", "", "compared", 0, 0, 0, ""),
-        ("d", "2", "tree_frog", "A frog.", "", "compared", 1, 0, 0, ""),
-        ("e", "3", "7", "", "", "unreadable", -1, 0, 0, "not_image"),
+        ("d", "1", "tree_frog", "A frog.", "", "compared", 0, 0, 0, "", ""),
+        ("d", "2", "tree_frog", "A frog.", "", "compared", 1, 0, 0, "", ""),
+        ("e", "3", "7", "", "", "unreadable", -1, 0, 0, "not_image", ""),
     ]
     table: pa.Table = schemas.to_table(rows, EXAMPLES)
     assert near_captions.texts_of(table) == [

@@ -44,7 +44,19 @@ def build(folder: Path, sets: int, matched: int, examples: int, gallery: int = 2
         datasets.append(Dataset(name, ids, ["x"] * examples, 0, similarity, correct, []))
         for n, one in enumerate(ids):
             rows.append(
-                (name, one, HOSTILE[1], "", "", "compared", n, int(offsets[n % 3]), len(jpegs[n % 3]), "")
+                (
+                    name,
+                    one,
+                    HOSTILE[1],
+                    "",
+                    "",
+                    "compared",
+                    n,
+                    int(offsets[n % 3]),
+                    len(jpegs[n % 3]),
+                    "",
+                    "tiny",
+                )
             )
         for n in range(matched):
             text = HOSTILE[n % len(HOSTILE)]

@@ -56,15 +56,17 @@ def near_pairs(bucket: I32, hashes: U8, radius: int = RADIUS) -> Iterator[tuple[
     bucket: int32 [n], ascending; hashes: uint8 [n, 32]. All rows are compared with the one `apart` rows
     below, which costs as little for a million small buckets as for one that is large.
     """
-    words = np.ascontiguousarray(hashes).view(np.uint64)
+    words = np.ascontiguousarray(np.ascontiguousarray(hashes).view(np.uint64).T)
     stop = np.searchsorted(bucket, bucket, "right")
-    for start in range(0, len(words), _BLOCK):
-        rows, apart = np.arange(start, min(start + _BLOCK, len(words))), 1
+    for start in range(0, len(hashes), _BLOCK):
+        rows, apart = np.arange(start, min(start + _BLOCK, len(hashes))), 1
         while len(rows := rows[rows + apart < stop[rows]]):
-            distance = np.bitwise_count(words[rows] ^ words[rows + apart]).sum(axis=1, dtype=np.int64)
+            distance = np.zeros(len(rows), np.int16)
+            for word in words:
+                distance += np.bitwise_count(word[rows] ^ word[rows + apart])
             near = np.flatnonzero(distance <= radius)
             if len(near):
-                yield rows[near], rows[near] + apart, distance[near]
+                yield rows[near], rows[near] + apart, distance[near].astype(np.int64)
             apart += 1
 
 
