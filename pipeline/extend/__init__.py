@@ -11,8 +11,9 @@ from pipeline import checked_manifest, manifest, restart, run_folder, schemas, s
 from pipeline import config as parser
 from pipeline.checked_manifest import Manifest
 from pipeline.options import CrawlConfig, SourceOptions
+from pipeline.options.fetch import LATER
 from pipeline.options.presets import ALL, last
-from pipeline.publishing import StageOptions
+from pipeline.publishing import StageOptions, Value
 from pipeline.run_folder import EXTENSIONS, Layout, read_json
 from pipeline.stages import Rounds
 
@@ -45,9 +46,19 @@ def arguments(argv: Sequence[str]) -> list[str]:
     known = dict(parser.fields(CrawlConfig))
     for name, value in stored.configuration.items():
         if name in known and name not in _NOT_TAKEN_OVER and value is not None and value != "":
+            if name == "opt_out":
+                value = with_later_signals(value, stored.semantics.get("fetch", {}).get("opt_out"))
             repeated = hasattr(known[name].type, "__metadata__")
             flags += parser.flag(name, value, argv, repeated=repeated)
     return [*flags, *argv]
+
+
+def with_later_signals(opt_out: Value, decided: Value) -> Value:
+    """Return the opt-outs of a run, and those that it did not know: it left out what it `decided` against."""
+    if not isinstance(opt_out, list | tuple) or not isinstance(decided, list | tuple):
+        return opt_out
+    unknown = (name for name in LATER if name not in opt_out and f"no {name}" not in decided)
+    return (*map(str, opt_out), *unknown)
 
 
 def under_way(root: str) -> Layout | None:

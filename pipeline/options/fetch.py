@@ -32,14 +32,14 @@ def _of_pages(opt_out: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in opt_out if name == "page")
 
 
-_LATER: Final = ("c2pa", "rsl")
+LATER: Final = ("c2pa", "rsl")
 """Signals that earlier versions did not know: their runs may be extended, and honour them from then on."""
 
 
 def _in_order(opt_out: tuple[str, ...]) -> tuple[str, ...]:
     """Return what an option decides: the signals of the first version, and of later ones those left out."""
-    without = (f"no {name}" for name in _LATER if name not in opt_out)
-    return (*sorted(name for name in opt_out if name not in _LATER), *without)
+    without = (f"no {name}" for name in LATER if name not in opt_out)
+    return (*sorted(name for name in opt_out if name not in LATER), *without)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,8 @@ def _candidates(piece: JudgedPiece, tombstones: Tombstones) -> None:
     taken = pc.equal(rest["reason"], tables.REASON).to_numpy()
     rest = rest.filter(pa.array(~taken))
     left = len(accepted) - int(gone.sum()) + int(pc.sum(rest["candidates"]).as_py() or 0)
-    rows = pa.concat_tables([rest, tables.taken_down_rows(piece.candidates - left)])
+    tombs = tables.taken_down_rows(piece.candidates - left).select(rest.column_names)  # older ones have fewer
+    rows = pa.concat_tables([rest, tombs])
     # The rejected ones first: if it ends between the two, the accepted hits are found again.
     schemas.write_table(piece.rejects, rows)
     schemas.write_table(piece.path, accepted.filter(pa.array(~gone)))
