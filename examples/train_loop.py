@@ -4,7 +4,6 @@ The model is a toy: it learns to tell captions with "red" from others. What matt
 state lies in the checkpoint, so the second half sees just the batches that the first half did not.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -47,4 +46,4 @@ def main(folder: str = "run") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
