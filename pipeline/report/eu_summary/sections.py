@@ -207,7 +207,7 @@ def _reservations(manifest: Manifest) -> list[Field]:
                "AI models, which commits to respect reservations of rights"),
         _known("protocols", "Opt-out protocols and solutions honoured before and while collecting",
                ["robots.txt (RFC 9309)", *honoured]),
-        _known("protocols_not_honoured", "Protocols that were switched off in this run", not_honoured),
+        _known("protocols_not_honoured", "Protocols that this run did not honour", not_honoured),
         _known("left_out", "Captions left out for a reservation, by reason", left_out),
         _known("takedown", "After collection", statements.takedown(manifest).replace("`", "")),
         _asked("copyright_policy", "The provider's copyright policy (Article 53(1)(c)), and other measures"),
