@@ -131,7 +131,7 @@ def parts() -> list[Part]:
     html = "\n".join(
         _HTML.sub(" ", path.read_text()) for top in PACKAGES for path in sorted((ROOT / top).rglob("*.html"))
     )
-    user = {"what": 1.0, "one": 2.0, "a for per": 0.5, "phrases": 0.3}
+    user = {"what": 1.5, "one": 2.0, "a for per": 0.5, "phrases": 0.3}
     return [
         Part("README", pages([ROOT / "README.md"]), user),
         Part("docs", pages(docs), user),

@@ -196,7 +196,16 @@ def test_every_option_in_the_text_exists() -> None:
         option.flag for name in reference.CONFIGS for option in reference.options(reference.config_of(name))
     }
     known |= {flag.replace("--", "--no-", 1) for flag in known}
-    known |= {"--help", "--help-all", "--config", "--quiet", "--verbose", "--runner", "--nproc-per-node"}
+    known |= {
+        "--help",
+        "--help-all",
+        "--config",
+        "--quiet",
+        "--verbose",
+        "--runner",
+        "--nproc-per-node",
+        "--no-deps",
+    }
     assert set(re.findall(r"(?<!\S|-)`?(--[a-z][a-z0-9-]*)", README)) <= known
 
 

@@ -42,7 +42,8 @@ _LARGE_TEXT: Final = 16 << 10  # characters; protego needs 0.2 s a MiB and would
 
 
 class Rules:
-    """What one robots.txt says to us: `refusal(url)`, `crawl_delay` in seconds, and `size` in characters."""
+    """The rules of a robots.txt for us: `refusal(url)`, `crawl_delay` in seconds, and `size` in
+    characters."""
 
     def __init__(self, text: str, said: "dict[str, _Said]") -> None:
         self._protego = Protego.parse(text)

@@ -51,7 +51,8 @@ class Counts:
 
 
 class SharedLimits:
-    """What the units of one event loop share: requests in flight, memory, and the pace of sites."""
+    """The common resources of the units of an event loop: requests in flight, memory, and the pace of
+    sites."""
 
     def __init__(self, options: FetchOptions, window: AnswersInFlight | None = None) -> None:
         self.window = window

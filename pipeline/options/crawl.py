@@ -138,8 +138,9 @@ class CrawlConfig:
     """Condition on scores that a sample must satisfy, such as "score_clip >= 0.28"."""
     licence: str = decides("fetch", default="")
     """Licences that are kept, between commas: cc0, cc-pdm, cc-by, cc-by-sa, cc-by-nd, cc-by-nc, cc-by-nc-sa,
-    cc-by-nc-nd of any version, or identifiers such as CC-BY-4.0. What states none, or several that differ,
-    goes. By default all are kept, and the columns licence and licence_source say what is known."""
+    cc-by-nc-nd of any version, or identifiers such as CC-BY-4.0. Images that state none, or several that
+    differ, are rejected. By default all are kept, and the columns licence and licence_source say what is
+    known."""
     drop_synthetic: bool = decides("fetch", default=False)
     """Leave out pictures of which IPTC, C2PA or a generator's own mark says that a machine made them or parts
     of them. Few generated pictures still say so: the column synthetic has those that do."""

@@ -93,7 +93,7 @@ class SummaryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityConfig:
-    """Make a key for signed requests or manifests, and the file by which others verify what it signs.
+    """Make a key for signed requests or manifests, and the file by which others verify its signatures.
 
     The key is Ed25519. `crawl --sign-with` signs requests as Web Bot Auth says (RFC 9421); sites look the
     public key up at --url. Hosting, rotation and what sites see: docs/responsible-use.md.
@@ -344,7 +344,7 @@ class ConvertConfig:
     `datasets` and the viewer of the Hugging Face Hub show as pictures. Both have NNNNN.parquet with all other
     columns."""
     check: bool = False
-    """Print what would be written, and write nothing."""
+    """Print the plan, and write nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
