@@ -62,8 +62,8 @@ def without(hidden: list[str], *commands: list[str]) -> dict[str, tuple[int, str
 
 def test_every_package_of_the_extras_is_known_by_its_module() -> None:
     for extra, names in OPTIONAL.items():
-        if extra in ("nsfw", "iscc") and not any(map(extras.is_installed, names)):
-            continue  # 50 MB that an environment made before it was declared lacks
+        if extra in ("nsfw", "iscc", "search") and not any(map(extras.is_installed, names)):
+            continue  # that an environment made before it was declared lacks
         for name in names:
             assert extras.is_installed(name.split("[")[0]), name
 
