@@ -44,7 +44,7 @@ _PLAIN_REST: Final = re.compile(
 )
 _RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # what check_page looks for
 _LICENSING: Final = (b"creativecommons.org/", b'"rel":"license')  # of links; other spellings are rare
-_OF_HEAD: Final = re.compile(rb"licen[cs]e|rights|copyright", re.IGNORECASE)
+_OF_HEAD: Final = (b"licen", b"rights", b"copyright")
 _LANGUAGE_METAS: Final = (b"html@", b"language", b"og:locale")
 _USED_METAS: Final = (b"og:image", *_LANGUAGE_METAS)
 _HEADER_LANGUAGE: Final = re.compile(rb'"content-language":(?:"([^"\\]*)")?')
@@ -144,7 +144,8 @@ def _may_name_terms(data: bytes) -> bool:
     """Return whether a page's links, <meta> or headers may speak of its terms: few do."""
     if any(word in data for word in _LICENSING):
         return True
-    return _OF_HEAD.search(data, 0, max(data.find(b'"Links":['), 0)) is not None
+    head = data[: max(data.find(b'"Links":['), 0)].lower()
+    return any(word in head for word in _OF_HEAD)
 
 
 def _with_rights(images: list[Image], response: dict[str, Any], base: str) -> list[Image]:
