@@ -324,7 +324,7 @@ def test_a_url_list_with_kept_columns_and_a_scorer(web: Server, tmp_path: Path) 
     assert blurred and all(json.loads(row["detail"])["score_sharpness"] <= 300 for row in blurred)
     by_caption = dict(zip(table["caption"].to_pylist(), table["similarity"].to_pylist(), strict=True))
     for row in rows:
-        assert row["source"] == "list.parquet" and row["licence"] in ("cc0", None)
+        assert row["source"] == "list.parquet" and row["licence_"] in ("cc0", None)
         assert row["similarity"] == by_caption.get(row["caption"], row["similarity"])
     assert {type(row["similarity"]) for row in rows} == {float}
 

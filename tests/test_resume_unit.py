@@ -25,6 +25,7 @@ from pipeline import schemas, storage
 from pipeline.cli import main
 from pipeline.fetch import worker as fetching
 from pipeline.fetch.parts import UNIT_ROWS, Fetched, Unit
+from pipeline.fetch.terms import Terms
 from pipeline.fetch.worker import FetchWorker, Refused, receive
 from pipeline.flow import kept
 from pipeline.flow.markers import finished
@@ -297,7 +298,8 @@ def test_a_scorer_sees_the_whole_unit_however_often_it_was_stopped(slow: SlowWeb
     state = stopped.open()
     with kept.Kept(stopped.folder, "0", "earlier") as store:
         first = schemas.read_table(task.path).slice(0, 10)
-        rows = stopped._receive_all(state, first, store, fetching.UnitLog(), fetching.Counts(), 300.0)
+        log, counts = fetching.UnitLog(), fetching.Counts()
+        rows = stopped._receive_all(state, first, store, log, counts, 300.0, Terms())
         assert len(list(rows)) == 10
     start = len(slow.log)
     found = stopped.run(state, task)
