@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
         "rewrite shards without the samples that --extend dropped",
         "crawl",
     ),
-    "score": ("pipeline.score", "main", "score a run's samples for --keep-if", "crawl"),
+    "score": ("pipeline.score.cli", "main", "score a run's samples for --keep-if", "crawl"),
     "takedown": ("pipeline.takedown.cli", "main", "remove samples from a run", "crawl"),
     "index": ("pipeline.index.cli", "main", "index a dataset for browse", "crawl"),
     "browse": ("pipeline.browse.cli", "main", "look at a dataset in the browser", "crawl"),

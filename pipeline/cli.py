@@ -1,7 +1,6 @@
 """`openwit crawl`: check, run the stages, verify, and end with a table."""
 
 import contextlib
-import importlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +9,12 @@ from typing import Any
 
 import xxhash
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pipeline import (
     checked_manifest,
+    crawl_checks,
+    crawl_tables,
     extend,
     hashlist,
     manifest,
@@ -24,23 +24,20 @@ from pipeline import (
     querylist,
     restart,
     run_folder,
-    scorer_names,
     storage,
     tombstones,
 )
 from pipeline import config as parser
-from pipeline.checked_manifest import Extension, Manifest
+from pipeline.checked_manifest import Extension
 from pipeline.cli_runtime import guarded, job_name, stoppable, worker_log
 from pipeline.flow import beam_options
-from pipeline.formats import count, size
-from pipeline.http.user_agent import NO_CONTACT
-from pipeline.keep_if import KeepIf
 from pipeline.lock import lock
-from pipeline.options import CrawlConfig, ImageOptions, presets
+from pipeline.options import CrawlConfig, presets
 from pipeline.progress import ShowProgress
 from pipeline.publishing import StageOptions
 from pipeline.run_folder import Layout
-from pipeline.terminal import output, show_places, terminal
+from pipeline.score import names as scorer_names
+from pipeline.terminal import output, terminal
 
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # how lines are printed
 _ASKED_FILES = 1000  # remote inputs whose size and version are asked for
@@ -80,10 +77,10 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
         options = replace(options, per_query=querylist.NO_CAP)
     if options.blur_faces and "blur-faces" not in options.scorer:
         options = replace(options, scorer=(*options.scorer, "blur-faces"))
-    check_paths(options)
-    check_scoring(options)
-    check_keys(options)
-    if warning := too_small_for(options.model, options.images):
+    crawl_checks.check_paths(options)
+    crawl_checks.check_scoring(options)
+    crawl_checks.check_keys(options)
+    if warning := crawl_checks.too_small_for(options.model, options.images):
         console.print(Text.assemble(("note", "yellow"), f" {warning}"), soft_wrap=True)
     layout = run_folder.current(options.out.rstrip("/"))
     whole = sources.plan(options.source, options.sources)
@@ -100,13 +97,13 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     changed: list[restart.Change] = []
     lost: restart.Loss | None = None
     if not options.extend:
-        changed, lost = what_changed(layout, options, inputs, fingerprints, semantics)
+        changed, lost = crawl_checks.what_changed(layout, options, inputs, fingerprints, semantics)
     refused = restart.refusal(changed, lost) if lost and not options.restart else ""
-    contact = missing_contact(options, pieces, layout)
+    contact = crawl_checks.missing_contact(options, pieces, layout)
     if note := preview.without_captions(pieces, options):
         console.print(Text.assemble(("note", "yellow"), f" {note}"), soft_wrap=True)
     if options.check or options.check_all:
-        show_plan(console, options, pieces, inputs, queries, layout)
+        crawl_tables.show_plan(console, options, pieces, inputs, queries, layout)
         if lost and not refused:
             console.print(f"--restart: {restart.describe(changed, lost)}", **_PLAIN)
     if refused or contact:
@@ -164,116 +161,6 @@ def add(
     part, parts = extend.begin(options, inputs, semantics)
     base = Base(part, parts)
     return run_stages(options, beam_flags, part, pieces, queries, fingerprints, semantics, console, base)
-
-
-def check_paths(options: CrawlConfig) -> None:
-    """Raise ValueError for a query list that is missing, or a folder that cannot be made."""
-    if options.queries != presets.ALL and not storage.exists(options.queries):
-        raise ValueError(
-            f"--queries {options.queries}: there is no such file; `all` takes every row without a list"
-        )
-    if (
-        options.queries != presets.ALL
-        and storage.is_local(options.queries)
-        and storage.is_folder(options.queries)
-    ):
-        raise ValueError(f"--queries {options.queries} is a folder, where a file is needed")
-    if storage.is_local(options.out):
-        folder = storage.local_path(options.out).absolute()
-        for path in (folder, *folder.parents):
-            if path.exists() and not path.is_dir():
-                raise ValueError(f"--out {options.out}: {path} is a file, not a folder")
-
-
-def what_changed(
-    layout: Layout,
-    options: CrawlConfig,
-    inputs: list[storage.FileInfo],
-    fingerprints: dict[str, str],
-    semantics: StageOptions,
-) -> tuple[list[restart.Change], restart.Loss | None]:
-    """Return the options that are not those of the run, and what beginning again costs, None if nothing is.
-
-    ValueError for what --restart does not allow either: other sources, or a run that has been extended.
-    """
-    if sources := run_folder.changed_inputs(layout, inputs):
-        raise ValueError(extend.advice(layout, sources))
-    stage = run_folder.first_changed_stage(layout, fingerprints)
-    changed = restart.changes(run_folder.begun_options(layout), semantics) if stage else []
-    extend.refuse_change(layout, retry=options.retry_failed, changed="; ".join(map(str, changed)))
-    if stage == "finish" and run_folder.read_json(layout.stage("fetch", "removed.stage")):
-        raise ValueError(
-            f"{'; '.join(map(str, changed))} would need the fetched images, which went when the shards "
-            "were verified; choose another --out, and --keep-staging to be able to change it"
-        )
-    if stage:
-        return changed, restart.loss(layout, stage)
-    if options.restart and run_folder.is_done(layout, "finish"):
-        counts = checked_manifest.of(layout.root).counts
-        found = outcome.worst(counts)
-        if not counts.samples and found is not None:
-            empty = "candidates" if found[0].stage == "candidates" else "fetch"
-            return [], restart.loss(layout, empty)
-    return [], None
-
-
-def missing_contact(options: CrawlConfig, pieces: list[Any], layout: Layout) -> str:
-    """Return the advice about a contact that this command will need and does not have, or ""."""
-    from pipeline import preview
-
-    stages = {"all": run_folder.STAGES}.get(options.stage, (options.stage,))
-    pages = any(piece.format == "pages" for piece in pieces)
-    fetching = {"fetch", "candidates"} if pages else {"fetch"}
-    part = extend.under_way(layout.root) or layout if not options.extend else None
-    left = [
-        s for s in fetching & {*stages} if part is None or not run_folder.is_done(part, s) or options.restart
-    ]
-    if options.fetch.contact or not (left or options.retry_failed):
-        return ""
-    return NO_CONTACT if preview.needs_contact(pieces, options) else ""
-
-
-def check_keys(options: CrawlConfig) -> None:
-    """Raise ValueError for keys that cannot be used, or one for both purposes (Web Bot Auth forbids that)."""
-    from pipeline import keys
-    from pipeline.http import signing
-
-    if options.images.iscc:
-        importlib.import_module("iscc_lib")  # of an extra, which whoever catches the error names
-    signers = [keys.load(path) for path in (options.fetch.sign_with, options.sign_manifest) if path]
-    if options.fetch.sign_with:
-        signing.Signer(signers[0])
-    if len({key.thumbprint for key in signers}) < len(signers):
-        raise ValueError(
-            "--sign-with and --sign-manifest need keys of their own: `openwit identity` makes one"
-        )
-
-
-def check_scoring(options: CrawlConfig) -> None:
-    """Raise ValueError for a scorer that cannot be had, or a condition on what it does not give."""
-    if not options.scorer:
-        return
-    from pipeline.images import scoring
-
-    scorer = scoring.load(*options.scorer)
-    if options.keep_if:
-        condition = KeepIf.parse(options.keep_if)
-        condition.require(scorer.columns)
-        condition.refuse_shares()
-
-
-def too_small_for(model: str, images: ImageOptions) -> str:
-    """Return the fault of the stored size for a model, or ""; ValueError for an unknown model."""
-    if not model:
-        return ""
-    from pipeline.data.architectures import ARCHITECTURES
-
-    if model not in ARCHITECTURES:
-        raise ValueError(f"unknown model {model}{parser.nearest(model, list(ARCHITECTURES))}")
-    side = ARCHITECTURES[model].image_size
-    if images.resize_mode == "longer" or (images.resize_mode != "keep" and images.image_size < side):
-        return f"{model} is trained at {side} pixels; store the shorter side at --image-size {side} or more"
-    return ""
 
 
 def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:
@@ -395,7 +282,7 @@ def run_stages(
             done, after = ", ".join(run_folder.STAGES[: number + 1]), run_folder.STAGES[number + 1]
             console.print(f"Done: {done}. Next: the same command with --stage {after}, or without it.")
             return 0
-    show_result(output(options.log_json), Layout(layout.root), time.monotonic() - started)
+    crawl_tables.show_result(output(options.log_json), Layout(layout.root), time.monotonic() - started)
     retry_failed.retried(layout)
     return judge_result(console, Layout(layout.root), {piece.format for piece in pieces})
 
@@ -441,100 +328,3 @@ def judge_result(console: Console, layout: Layout, formats: set[str]) -> int:
     for warning in outcome.warnings(counts, formats):
         console.print(Text.assemble(("warning", "yellow"), f" {warning}"), soft_wrap=True)
     return 0
-
-
-def show_plan(
-    console: Console, options: CrawlConfig, pieces: list[Any], inputs: list[storage.FileInfo], queries:
-    list[str], layout: Layout,
-) -> None:  # fmt: skip
-    """Print the inputs of a run and its expected outcome, then the options that differ from the defaults."""
-    from pipeline import preview
-    from pipeline.candidates.judge import CaptionJudge
-    from pipeline.captions.language import Identifier
-    from pipeline.captions.match import MatchAll, Matcher
-
-    known = [stage for stage in run_folder.STAGES if run_folder.is_done(layout, stage)]
-    matcher = MatchAll() if queries == querylist.EVERYTHING else Matcher(queries, options.rule)
-    identifier = Identifier()
-    judge = CaptionJudge(
-        matcher, options.text, identifier, options.lang, options.mask_contacts, options.sources.empty_captions
-    )
-    found = preview.look(pieces, options, judge)
-    total = sum(info.size for info in inputs if info.size > 0)
-    rows = "" if found.rows is None else f", {count(found.rows, 'row')}"
-    wanted = count(len(queries), "query", "queries")
-    if isinstance(matcher, Matcher) and matcher.dead:
-        wanted += (
-            f", of which {len(matcher.dead):,} can match no caption, such as {queries[matcher.dead[0]]!r}"
-        )
-    if queries == querylist.EVERYTHING:
-        wanted = "none: every row is wanted"
-    lines = [
-        ("sources", f"{count(len(inputs), 'file')}, {size(total)}, in {count(len(pieces), 'piece')}{rows}"),
-        *(("columns", line) for line in found.columns),
-        ("queries", wanted),
-        ("captions", preview.verdicts(found)),
-        *preview.expectations(found, options, layout.root),
-        ("contact", options.fetch.contact or "none"),
-        ("done", f"{', '.join(known) or 'nothing'} in {layout.root}; nothing was written"),
-    ]  # fmt: skip
-    for name, line in lines:
-        console.print(f"{name:<9} {line}", **_PLAIN)
-    values = parser.effective(options)
-    for name in ("check", "check_all"):
-        values.pop(name)
-    if queries == querylist.EVERYTHING:
-        values.pop("per_query")
-    if not options.check_all:
-        defaults = parser.defaults(CrawlConfig)
-        values = {n: value for n, value in values.items() if n not in defaults or defaults[n] != value}
-        sys.stdout.write("# Options that are not the defaults; --check-all prints all of them.\n")
-    sys.stdout.write(parser.to_toml(values))
-
-
-def show_result(console: Console, layout: Layout, seconds: float) -> None:
-    """Print the final table."""
-    stored = checked_manifest.of(layout.root)
-    counts = stored.counts
-    # Not as the table's title, which would be folded to its width.
-    console.print(layout.root, style="italic", highlight=False, soft_wrap=True, markup=False)
-    table = Table()
-    for name, justify in (("stage", "left"), ("what", "left"), ("count", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_row("candidates", "captions found", f"{counts.candidates:,}")
-    for stage, reasons in sorted(
-        counts.rejected_by_stage.items(), key=lambda item: run_folder.STAGES.index(item[0])
-    ):
-        # Zero stands for images that are gone while their captions live on in the one they were merged into.
-        for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
-            table.add_row(stage, f"- {reason}", f"{number:,}")
-    table.add_row("finish", "captions in shards", f"{counts.captions:,}", style="bold")
-    table.add_row("", "samples in shards", f"{counts.samples:,}", style="bold")
-    for number, (what, value) in enumerate(pilot.lines(stored.pilot) if stored.pilot else []):
-        table.add_row("pilot" if not number else "", what, value, style="cyan")
-    console.print(table)
-    for note in notes(layout, stored):
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
-    where = [("shards", f"{len(stored.shards)} in {layout.shards}"), ("rejected rows", layout.rejected),
-             ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
-             ("time", f"{seconds:,.1f} s")]  # fmt: skip
-    show_places(console, where)
-
-
-def notes(layout: Layout, stored: Manifest) -> list[str]:
-    """Return advice for a person beside the counts of a manifest."""
-    result = []
-    if stored.pilot:
-        result.append(f"`openwit plan --run {layout.root}` takes repeats and the cap on queries into account")
-    if near := stored.near_duplicates:
-        most = ", ".join(f"{row.site} {row.removed:,} of {row.images:,}" for row in near.sites[:3])
-        result.append(
-            f"near-duplicates: {near.removed:,} of {near.images:,} images are merged into "
-            f"{near.groups:,} others{f'; most of {most}' if most else ''}"
-        )
-    if late := stored.counts.rejected_by_stage.get("fetch", {}).get("deferred", 0):
-        result.append(
-            f"{late:,} captions stand at images of sites that were slower than --unit-seconds and --rounds "
-            "allow: the same command with --retry-failed asks for them"
-        )
-    return result

@@ -17,7 +17,6 @@ from pipeline import (
     finished_set,
     manifest,
     schemas,
-    score_files,
     storage,
     tombstones,
 )
@@ -32,6 +31,7 @@ from pipeline.lock import lock
 from pipeline.manifest import Shard
 from pipeline.options.finished import CompactConfig
 from pipeline.run_folder import Layout, read_json
+from pipeline.score import files as score_files
 from pipeline.terminal import output, terminal
 from pipeline.verify import problems_of
 

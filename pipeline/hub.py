@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from pipeline import checked_manifest, dropped_samples, extend, run_folder, score_files, storage, tombstones
+from pipeline import checked_manifest, dropped_samples, extend, run_folder, storage, tombstones
 from pipeline import config as parser
 from pipeline.cli_runtime import guarded
 from pipeline.formats import count, size
 from pipeline.options.finished import PullConfig, PushConfig
 from pipeline.run_folder import Layout
+from pipeline.score import files as score_files
 from pipeline.terminal import output, show_places, terminal
 from pipeline.verify import problems_of
 

@@ -17,7 +17,6 @@ from pipeline import (
     keys,
     manifest,
     schemas,
-    score_files,
     storage,
     tombstones,
 )
@@ -27,6 +26,7 @@ from pipeline.formats import count
 from pipeline.options.finished import VerifyConfig
 from pipeline.report import eu_summary
 from pipeline.run_folder import Layout
+from pipeline.score import files as score_files
 from pipeline.terminal import output, terminal
 from pipeline.untrusted import visible
 

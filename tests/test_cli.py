@@ -8,7 +8,8 @@ import pytest
 
 import beam_job
 from pipeline import config
-from pipeline.cli import main, too_small_for
+from pipeline.cli import main
+from pipeline.crawl_checks import too_small_for
 from pipeline.demo.server import Server
 from pipeline.options import CrawlConfig, ImageOptions
 from tests.crawling import arguments

@@ -29,7 +29,7 @@ from pipeline.finished_set import FinishedSet
 from pipeline.flow.markers import read_vector
 from pipeline.reasons import REASONS
 from pipeline.run_folder import Layout
-from pipeline.score import main as score
+from pipeline.score.cli import main as score
 from pipeline.select.workers import QueryTable
 from pipeline.takedown.cli import main as takedown
 from pipeline.verify import main as verify

@@ -181,7 +181,11 @@ def test_a_retry_that_is_killed_is_continued(web: Server, run: Path, retried: Pa
 
 @pytest.mark.parametrize(
     "place",
-    ["pipeline.run_folder.discard_from", "pipeline.fetch.steps.cut_units", "pipeline.cli.show_result"],
+    [
+        "pipeline.run_folder.discard_from",
+        "pipeline.fetch.steps.cut_units",
+        "pipeline.crawl_tables.show_result",
+    ],
 )
 def test_a_retry_that_is_stopped_at_an_awkward_place_is_the_same_one_when_continued(
     web: Server, run: Path, retried: Path, place: str, monkeypatch: pytest.MonkeyPatch

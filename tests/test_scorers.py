@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline import score_files
 from pipeline.images import scoring, text_areas
 from pipeline.images.onnx import OnnxNetwork
 from pipeline.images.scoring import load, score_batches
-from pipeline.keep_if import KeepIf, least_of
-from pipeline.score import main as score
+from pipeline.score import files as score_files
+from pipeline.score.cli import main as score
+from pipeline.score.keep_if import KeepIf, least_of
 from pipeline.verify import main as verify
 from tests import eval_models, finished_run, train_peers
 from tests.scenes import jpeg, scene

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.images.process import Pixels, encode_jpeg
 from pipeline.images.scoring import Sharpness, load, score_batches
-from pipeline.keep_if import KeepIf
+from pipeline.score.keep_if import KeepIf
 
 
 def image(level: int, height: int = 40, width: int = 60) -> Pixels:

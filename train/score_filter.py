@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import score_files, storage
+from pipeline import storage
 from pipeline.dropped_samples import Dropped
-from pipeline.keep_if import KeepIf
+from pipeline.score import files as score_files
+from pipeline.score.keep_if import KeepIf
 
 _THREADS = 8
 

@@ -42,8 +42,8 @@ from pipeline.images.decoder import Decoder
 from pipeline.images.process import Processed
 from pipeline.images.said import NOTHING, Said
 from pipeline.images.scoring import Scorer, load, score_batches
-from pipeline.keep_if import KeepIf
 from pipeline.options import FetchOptions, ImageOptions
+from pipeline.score.keep_if import KeepIf
 from pipeline.tombstones import Tombstones
 from pipeline.tombstones import load as load_tombstones
 

@@ -17,7 +17,7 @@ import simplejpeg
 
 from pipeline.images.decode import Pixels
 from pipeline.images.process import encode_jpeg
-from pipeline.scorer_names import BUILT_IN, files_of
+from pipeline.score.names import BUILT_IN, files_of
 
 PREFIX: Final = "score_"
 

@@ -22,7 +22,6 @@ from pipeline import (
     manifest,
     run_folder,
     schemas,
-    score_files,
     storage,
     untrusted,
     urls,
@@ -44,7 +43,8 @@ from pipeline.index.tables import (
     write_queries,
 )
 from pipeline.run_folder import Layout
-from pipeline.score_files import ScoreSet
+from pipeline.score import files as score_files
+from pipeline.score.files import ScoreSet
 from pipeline.stages import Rounds
 
 _SCORE: Final = re.compile(r"score_\w+", re.ASCII)

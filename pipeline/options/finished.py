@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tyro.conf import UseAppendAction
 
-from pipeline import hashlist, scorer_names
+from pipeline import hashlist
+from pipeline.score import names as scorer_names
 
 if TYPE_CHECKING:
     from pipeline.tombstones import Tombstones

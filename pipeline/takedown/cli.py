@@ -20,7 +20,6 @@ from pipeline import (
     manifest,
     run_folder,
     schemas,
-    score_files,
     storage,
 )
 from pipeline import config as parser
@@ -32,6 +31,7 @@ from pipeline.index import place
 from pipeline.lock import lock
 from pipeline.options.finished import TakedownConfig
 from pipeline.run_folder import Layout, read_json
+from pipeline.score import files as score_files
 from pipeline.takedown import published, tables, work
 from pipeline.terminal import output, terminal
 from pipeline.tombstones import PENDING, Tombstones

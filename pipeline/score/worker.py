@@ -6,10 +6,12 @@ from typing import IO
 
 import pyarrow as pa
 
-from pipeline import schemas, score_files, scorer_names, storage
+from pipeline import schemas, storage
 from pipeline.flow.parts import Part
 from pipeline.images.scoring import Scorer, Several, load, score_batches
-from pipeline.score_files import ScoredShard
+from pipeline.score import files as score_files
+from pipeline.score import names as scorer_names
+from pipeline.score.files import ScoredShard
 from pipeline.shards import read_shard
 
 

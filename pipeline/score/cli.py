@@ -19,8 +19,6 @@ from pipeline import (
     manifest,
     publishing,
     schemas,
-    score_files,
-    scorer_names,
     storage,
     tombstones,
 )
@@ -29,11 +27,13 @@ from pipeline.checked_manifest import Manifest
 from pipeline.cli_runtime import guarded, job_name, worker_log
 from pipeline.flow import beam_options
 from pipeline.flow.parts import Part
-from pipeline.keep_if import least_of
 from pipeline.lock import lock
 from pipeline.options.finished import ScoreConfig
 from pipeline.run_folder import Layout, read_json
-from pipeline.score_files import ScoredShard, ScoreSet, ScoreTable
+from pipeline.score import files as score_files
+from pipeline.score import names as scorer_names
+from pipeline.score.files import ScoredShard, ScoreSet, ScoreTable
+from pipeline.score.keep_if import least_of
 from pipeline.terminal import output, terminal
 
 _SHOWN: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -100,7 +100,7 @@ def _score(
     wanted: Sequence[ScoreSet],
 ) -> None:  # fmt: skip
     from pipeline.flow.runner import Runner
-    from pipeline.score_worker import ScoreWorker
+    from pipeline.score.worker import ScoreWorker
 
     names, root = [*map(scorer_names.name_of, options.scorer)], layout.root
     missing = set[str]()

@@ -1,0 +1,1 @@
+"""Scores of a finished set: the command, its workers, the tables beside the shards, conditions on them."""
