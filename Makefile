@@ -84,7 +84,7 @@ $(DEMO): pyproject.toml constraints.txt $(wildcard dedup/*.c pipeline/captions/*
 	@touch $(DEMO)
 
 $(READY): $(DEMO)
-	$(PIP) --editable ".[all,s3,gcp,nsfw,docs,test]"
+	$(PIP) --editable ".[all,s3,gcp,nsfw,iscc,search,docs,test]"
 	# The peers that weights and scores are compared with; they require torchvision, which the tests do without.
 	$(PIP) --no-deps open_clip_torch clip-benchmark
 	@touch $(READY)

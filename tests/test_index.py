@@ -235,6 +235,8 @@ def test_the_nearest_vectors_with_and_without_a_graph(
     order = np.argsort(-(stored.astype(np.float32) @ query), kind="stable")
     monkeypatch.setattr(vectors, "_BLOCK", 7)
     assert [one.uid for one in found.nearest(query, 5)] == [uids[row].decode() for row in order[:5]]
+    found.make_graph()  # where usearch is installed
+    assert [one.uid for one in found.nearest(query, 5)] == [uids[row].decode() for row in order[:5]]
     db = sqlite3.connect(path)
     db.execute("DELETE FROM samples WHERE uid = ?", (uids[3].decode(),))
     db.execute("UPDATE meta SET value = value - 1 WHERE name = 'samples'")

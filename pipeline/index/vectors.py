@@ -96,7 +96,10 @@ class Vectors:
             for start in range(0, len(vectors), _BLOCK):
                 block = np.asarray(vectors[start : start + _BLOCK])
                 graph.add(np.arange(start, start + len(block)), block)
-            graph.save(str(self._graph))
+            temporary = self._graph.with_suffix(".new")
+            graph.save(str(temporary))
+            temporary.replace(self._graph)  # never half a graph
+            self._open = None
 
     def row(self, number: int) -> npt.NDArray[np.float16]:
         """Return the vector of a row, float16 [E]."""
