@@ -9,7 +9,9 @@ On a CPU: the pool of `pool.py`, the tiny model, three seeds. On a GPU, a finish
 
 Arms: raw, basic (DataComp's rules for captions), text (basic, and a query in the caption), balanced (each
 query contributes a cap at most), online (the same drawn anew each epoch, `train --balance`), score (the
-best half by the text arm's own model, `openwit score`), dedup (one of pictures that look alike).
+best half by the text arm's own model, `openwit score`), dedup (one of pictures that look alike), random (as
+many of raw as balanced keeps: where a set of one size is to be chosen from a larger pool, as CLIP's was, that
+is what balanced has to beat).
 
 Each trained arm is a line on the terminal with its time, and a file in OUT: the same command goes on where it
 stopped, and --minutes stops it in time. OUT/index.html compares: macro accuracy, that of frequent and of rare
@@ -41,7 +43,7 @@ from train.options import TrainConfig
 from train.tokenizer import Tokenizer
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data"
-ARMS = ("raw", "basic", "text", "balanced", "online", "score", "dedup")
+ARMS = ("raw", "basic", "text", "balanced", "online", "score", "dedup", "random")
 TEMPLATES = ("{}", "a photo of a {}.", "the {}")
 TAIL = 0.06
 SHARE = 0.5  # of the text arm that the score arm keeps
@@ -81,6 +83,11 @@ class Bench:
         captions = self.rows["caption"].to_pylist()
         everything = np.ones(len(captions), bool)
         if arm == "raw":
+            return everything
+        if arm == "random":
+            everything[np.random.default_rng(0).permutation(len(captions))[self.kept("balanced").sum() :]] = (
+                False
+            )
             return everything
         if arm == "dedup":
             return unlike(self.rows["phash"].to_pylist())

@@ -18,6 +18,7 @@ LABELS = {
     "text": "basic, and a query in the caption", "balanced": "text, each query capped",
     "online": "text, drawn anew each epoch", "score": "text, the best half by its own model",
     "dedup": "everything, one of pictures that look alike",
+    "random": "everything, as many at random as balanced keeps",
 }  # fmt: skip
 
 
@@ -33,6 +34,8 @@ class Line(NamedTuple):
     tail: float
     gain: str
     tail_gain: str
+    size_gain: str
+    """Over random, which has as many pairs."""
 
 
 def accuracies(found: Mapping[str, Any]) -> dict[str, float]:
@@ -77,7 +80,7 @@ def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: 
 
     table = []
     for arm in LABELS:
-        own, raw = by_arm.get(arm, {}), by_arm.get("raw", {})
+        own, raw, same = (by_arm.get(name, {}) for name in (arm, "raw", "random"))
         if not own:
             continue
         every = set(next(iter(own.values())))
@@ -89,6 +92,8 @@ def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: 
             *map(float, sums),
             said([mean(own[seed], every) - mean(raw[seed], every) for seed in both]),
             said([mean(own[seed], tail or every) - mean(raw[seed], tail or every) for seed in both]),
+            said([mean(own[seed], every) - mean(same[seed], every) for seed in same if seed in own])
+            if arm in ("balanced", "online") else "–",
         ))  # fmt: skip
     return table
 
