@@ -175,6 +175,23 @@ def measured(scores: np.ndarray, targets: np.ndarray, most: int) -> tuple[Values
     return values, ends
 
 
+def confused(targets: np.ndarray, answered: np.ndarray, names: list[str]) -> Values:
+    """Return accuracy by class and what each class is taken for, from scikit-learn's matrix."""
+    matrix = sk.confusion_matrix(targets, answered, labels=range(len(names)))
+    recall = sk.recall_score(targets, answered, labels=range(len(names)), average=None)
+    rows = [
+        {"name": name, "examples": int(matrix[n].sum()), "accuracy": float(recall[n]),
+         "mistakes": int(max(np.delete(matrix[n], n)))}
+        for n, name in enumerate(names)
+    ]  # fmt: skip
+    shares = sk.confusion_matrix(targets, answered, labels=range(len(names)), normalize="true")
+    return {
+        "chance": float(np.bincount(targets).max() / len(targets)),
+        "rows": sorted(rows, key=lambda row: (row["accuracy"], row["name"])), "matrix": matrix.tolist(),
+        "shades": np.ceil(5 * shares).tolist(),
+    }  # fmt: skip
+
+
 # ---- the tasks
 
 
@@ -214,6 +231,7 @@ class Recomputed:
             detail[f"gain_{kind}"], detail[f"gain_{kind}_interval"] = float(gain.mean()), of_difference(gain)
         values |= {f"acc1_{kind}": detail[kind] for kind in ("class_name", "single_template")}
         found: Values = {"metrics": values, "intervals": ends, "detail": {"prompts": detail}}
+        found["detail"]["classes"] = confused(self.test.targets, self.clean.scores.argmax(axis=1), self.names)
         if theirs:
             beside = {name: self._beside(right["ensemble"], own) for name, own in theirs.items()}
             found["detail"]["compare"] = beside
@@ -277,7 +295,8 @@ class Recomputed:
         needed = worth(zero, [*((one["shots"], one["mean"]) for one in curve), (every, last)])
         if needed is not None:
             values["shots_to_match_zero_shot"] = needed
-        detail = {"curve": curve, "zero_shot": zero, "shots_to_match": needed, "all_examples": every}
+        detail = {"curve": curve, "zero_shot": zero, "shots_to_match": needed, "all_examples": every,
+                  "all_examples_score": last}  # fmt: skip
         return {"metrics": values, "intervals": spans, "detail": detail}
 
     def _swept(self, rows: list[int]) -> LogisticRegression:

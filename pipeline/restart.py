@@ -1,10 +1,11 @@
 """What a changed option costs a run: which options changed, what would go, and what to type."""
 
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, cast
 
 from pipeline import checked_manifest, run_folder
 from pipeline.formats import count
+from pipeline.options.fetch import opt_outs_typed
 from pipeline.progress import MarkerReader
 from pipeline.publishing import StageOptions, Value
 from pipeline.run_folder import Layout
@@ -66,6 +67,8 @@ def _typed(semantics: StageOptions, without: frozenset[str]) -> Iterator[tuple[s
     for options in semantics.values():
         flat |= options  # a later stage's value is the whole one
     for name, value in flat.items():
+        if name == "opt_out":
+            value = opt_outs_typed(cast(Sequence[str], value))
         if name not in without:
             yield f"--{name.replace('_', '-')}", value
 

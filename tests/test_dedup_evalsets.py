@@ -135,7 +135,7 @@ def test_braces_are_alike_everywhere_and_missing_files_are_counted(tmp_path, rea
     assert find("{s000,s005}.tar") == at(0, 5)
     assert find(f"s{{000..001}}.tar::{tmp_path}/s005.tar") == at(0, 1, 5)
     with pytest.raises(
-        ValueError, match=r"6 of the 10 files .* are not there, the first .*s003.tar.*s\*.tar"
+        ValueError, match=r"6 of the 10 files that .* names are missing, the first .*s003.tar.*s\*.tar"
     ):
         find("s{000..009}.tar")
     with pytest.raises(ValueError, match=r"1 of the 2 files"):

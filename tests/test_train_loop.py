@@ -451,7 +451,7 @@ def test_every_option_has_help_and_survives_toml(run: Path, tmp_path: Path) -> N
     after, _ = options.parse(TrainConfig, ["--config", str(tmp_path / "c.toml")], prog="openwit train")
     assert after == before
     out = subprocess.run(
-        [sys.executable, "-m", "train", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "train", "--help-all"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     for name in options.effective(before):
         assert f"--{name.replace('_', '-')}" in out

@@ -1,8 +1,11 @@
 """A pool of real photographs with captions as the web has them: skewed, half of them noise.
 
 Classes are those of CIFAR-10 and of clothing; how many photographs each has follows Zipf's law. Captions name
-the class among words of real alt texts. Noise is the web's: real alt texts at wrong pictures, another class's
-caption, boilerplate and file names, and pictures that come again, encoded anew, under other captions.
+the class, half of them in a real alt text. Noise is the web's: real alt texts at wrong pictures, another
+class's caption, boilerplate and file names, and pictures that come again, encoded anew, under other captions.
+
+What is wrong must not be told by the queries that match it, or a choice by queries would choose the noise:
+right captions are as long as wrong ones, and wrong classes as frequent as they are among the right ones.
 """
 
 import hashlib
@@ -103,12 +106,15 @@ def pairs(
     ]
 
     def caption(label: str) -> str:
+        if rng.random() < 0.5:
+            alt = alts[int(rng.integers(len(alts)))].split()
+            place = int(rng.integers(len(alt) + 1))
+            return " ".join([*alt[:place], label, *alt[place:]])
         v, w = (words[int(rng.integers(len(words)))] for _ in range(2))
         return SHAPES[int(rng.integers(len(SHAPES)))].format(c=label, v=v, w=w)
 
     for photo, label in clean:
         yield photo, caption(label), "clean"
-    labels = list(counts)
     for alt in alts[: int(0.7 * len(clean))]:
         photo, _ = clean[int(rng.integers(len(clean)))]
         other = stored(photo.jpeg, int(rng.integers(60, 90)))
@@ -117,7 +123,7 @@ def pairs(
         photo, _ = clean[int(rng.integers(len(clean)))]
         yield (
             Photo(photo.label, stored(photo.jpeg, 91)),
-            caption(labels[int(rng.integers(len(labels)))]),
+            caption(clean[int(rng.integers(len(clean)))][1]),
             "wrong class",
         )
     for number in range(int(0.15 * len(clean))):

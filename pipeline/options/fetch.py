@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -40,6 +41,12 @@ def _in_order(opt_out: tuple[str, ...]) -> tuple[str, ...]:
     """Return what an option decides: the signals of the first version, and of later ones those left out."""
     without = (f"no {name}" for name in LATER if name not in opt_out)
     return (*sorted(name for name in opt_out if name not in LATER), *without)
+
+
+def opt_outs_typed(told: Sequence[str]) -> tuple[str, ...]:
+    """Return the signals, sorted, of what `_in_order` has told."""
+    later = [name for name in LATER if f"no {name}" not in told]
+    return tuple(sorted([*(name for name in told if not name.startswith("no ")), *later]))
 
 
 @dataclass(frozen=True, kw_only=True)
