@@ -12,7 +12,7 @@ help:
 	@echo "make demo       build a dataset from a small web served on loopback, and train on it (5 minutes)"
 	@echo "make demo-full  the same with a larger web and every evaluation (15 minutes)"
 	@echo "make test       run every test"
-	@echo "make examples   run the examples and notebooks in a fresh folder (a minute)"
+	@echo "make examples   run the examples, notebooks and the demo in a fresh folder (three minutes)"
 	@echo "make fuzz       the tests' mutation fuzzing with a hundred times as many inputs (an hour or two)"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site, in site/; a broken link is an error"
@@ -34,8 +34,11 @@ demo-full: $(DEMO)
 test: $(READY)
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Too long for `make test`, and called by .ci/run as well: the notebooks, the demo, and a report on photographs
+# computed again by other programs.
 examples: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/test_examples.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m slow \
+	  tests/test_examples.py tests/test_demo.py tests/test_eval_independent.py
 
 fuzz: $(READY)
 	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_sanitized.py

@@ -25,6 +25,7 @@ from train.evaluation.options import Task
 pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.mark.slow
 def test_the_demo_builds_checks_and_compares(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

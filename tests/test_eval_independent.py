@@ -44,6 +44,7 @@ def unpack(root: Path) -> None:
                 return
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # at the largest C
 @pytest.mark.skipif(not ARCHIVE.exists(), reason="needs the sample data beside the checkout")
 def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path: Path) -> None:
