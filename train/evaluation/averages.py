@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Average(NamedTuple):
 def mean(values: Sequence[float], drawn: Sequence[Replicates], confidence: float) -> tuple[float, Interval]:
     """Return the mean over sets of a metric, and its interval from each set's replicates [r]."""
     averaged = _averaged(drawn)
-    return math.fsum(values) / len(values), bootstrap.percentile(averaged, confidence)
+    return fmean(values), bootstrap.percentile(averaged, confidence)
 
 
 def _averaged(drawn: Sequence[Replicates]) -> Replicates:
@@ -66,7 +67,7 @@ def with_splits(found: Sequence[Result], confidence: float) -> list[Result]:
 def _mean_of_splits(whole: str, own: Sequence[Result], confidence: float) -> Result:
     first = own[0]
     names = [name for name in first.metrics if all(name in one.metrics for one in own)]
-    metrics = {name: math.fsum(one.metrics[name] for one in own) / len(own) for name in names}
+    metrics = {name: fmean(one.metrics[name] for one in own) for name in names}
     drawn = [one.replicates for one in own if one.replicates is not None]
     replicates = _averaged(drawn) if len(drawn) == len(own) else None
     spans = {} if replicates is None else {first.main: bootstrap.percentile(replicates, confidence)}
@@ -93,23 +94,19 @@ def _mean_curve(splits: Sequence[dict[str, Any]], confidence: float) -> dict[str
         draws = np.mean([row["draws"] for row in rows], axis=0)
         low, high = bootstrap.of_mean(draws.tolist(), confidence)
         curve.append({
-            "shots": rows[0]["shots"], "per_class": _mean([row["per_class"] for row in rows]),
+            "shots": rows[0]["shots"], "per_class": fmean([row["per_class"] for row in rows]),
             "mean": float(draws.mean()), "low": low, "high": high, "draws": draws.tolist(),
         })  # fmt: skip
     found: dict[str, Any] = {"curve": curve}
     if all("zero_shot" in one for one in splits):
-        found["zero_shot"] = _mean([one["zero_shot"] for one in splits])
+        found["zero_shot"] = fmean([one["zero_shot"] for one in splits])
         points = [(row["per_class"], row["mean"]) for row in curve]
         if all("all_examples" in one for one in splits):
-            found |= {name: _mean([one[name] for one in splits])
+            found |= {name: fmean([one[name] for one in splits])
                       for name in ("all_examples", "all_examples_score")}  # fmt: skip
             points.append((found["all_examples"], found["all_examples_score"]))
         found["shots_to_match"] = fewshot.shots_to_match(found["zero_shot"], points)
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def over_sets(found: Sequence[Result], confidence: float) -> dict[tuple[str, str], Average]:
@@ -126,5 +123,5 @@ def over_sets(found: Sequence[Result], confidence: float) -> dict[tuple[str, str
         drawn = [one.replicates for one in own if one.replicates is not None]
         value, interval = mean([one.value for one in own], drawn, confidence)
         theirs = [one.metrics.get("mean_average_precision", one.metrics.get("acc1", math.nan)) for one in own]
-        averages[model, task] = Average(value, interval, len(own), math.fsum(theirs) / len(theirs))
+        averages[model, task] = Average(value, interval, len(own), fmean(theirs))
     return averages
