@@ -85,9 +85,8 @@ class Bench:
         if arm == "raw":
             return everything
         if arm == "random":
-            everything[np.random.default_rng(0).permutation(len(captions))[self.kept("balanced").sum() :]] = (
-                False
-            )
+            order = np.random.default_rng(0).permutation(len(captions))
+            everything[order[self.kept("balanced").sum() :]] = False
             return everything
         if arm == "dedup":
             return unlike(self.rows["phash"].to_pylist())
