@@ -80,7 +80,7 @@ def usage() -> str:
 
 
 def unknown(name: str) -> str:
-    """Return the line for a first argument that is no command: the nearest one, or the place of an option."""
+    """Return the message for a first argument that is no command: name the nearest, or where options go."""
     from pipeline.config import fields, nearest
 
     if not name.startswith("-"):

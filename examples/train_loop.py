@@ -1,7 +1,7 @@
 """Train a small model of your own on the dataset of own_list.ipynb, stop in the middle, and continue.
 
-The model is a toy: it learns to tell captions with "red" from others. What matters is the loop: the reader's
-state lies in the checkpoint, so the second half sees just the batches that the first half did not.
+The model is a toy: it learns to tell captions with "red" from others. The loop is the point: the reader's
+state lies in the checkpoint, so the second half sees exactly the batches that the first half did not.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import openwit
 
 
 def train(folder: str, checkpoint: Path, stop_after: int) -> list[str]:
-    """Take so many steps from where the checkpoint is; return the uids of the samples that were seen."""
+    """Take `steps` steps from the checkpoint on; return the uids of the samples that were seen."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,4 +1,4 @@
-"""openwit from Python: read what a crawl made, and use its parts.
+"""openwit from Python: read the result of a crawl, and use its parts.
 
     >>> import openwit
     >>> dataset = openwit.open("run")
@@ -74,7 +74,7 @@ _ELSEWHERE: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a name stands for when it is first used."""
+    """Import the object behind a name when the name is first used."""
     if name == "__version__":
         from importlib import metadata
 
@@ -94,7 +94,7 @@ def __dir__() -> list[str]:
 
 
 def _require(name: str, extras: str) -> None:
-    """Raise ImportError with the line that installs what a name needs."""
+    """Raise ImportError with the line that installs the package a name needs."""
     if extras:
         from pipeline import extras as installed
 
@@ -119,13 +119,13 @@ class Sample:
     """The first caption, "" where there is none."""
     captions: tuple[str, ...]
     row: Mapping[str, Any]
-    """The sample's row, such as uid, url, width, query_ids; of other WebDatasets what KEY.json holds."""
+    """The sample's row, such as uid, url, width, query_ids; for other WebDatasets KEY.json's contents."""
 
     def picture(self) -> "Image":
         """Return the image as a Pillow image in RGB; ValueError for anything that cannot be decoded.
 
-        Files are anybody's: what is no plain JPEG is decoded in a child process, within bounds of time and
-        memory.
+        Files are untrusted: any file that is no plain JPEG is decoded in a child process, within limits of
+        time and memory.
         """
         _require("Sample.picture", "crawl")
         from PIL import Image
@@ -171,7 +171,7 @@ class Dataset:
 
     @property
     def manifest(self) -> "Manifest":
-        """What manifest.json says, field by field; ValueError for a WebDataset without one."""
+        """The contents of manifest.json, field by field; ValueError for a WebDataset that has no manifest."""
         return self._of_run("manifest")[0]
 
     def samples(self) -> Iterator[Sample]:
@@ -193,7 +193,7 @@ class Dataset:
         return dataset.table(self._shards, self._run and self._run[1], columns)
 
     def query(self, text: str) -> Iterator[Sample]:
-        """Yield the samples with a caption that has these words, one after the other, as a query matches.
+        """Yield the samples whose caption contains this phrase, as a query matches.
 
         text: any words; they need not be in the run's query list. Case does not count.
         """
@@ -205,7 +205,7 @@ class Dataset:
         return (one for one in self.samples() if any(map(matcher.match, one.captions)))
 
     def queries(self) -> "pa.Table":
-        """Return query_counts.parquet: what each query matched and keeps. ValueError for a WebDataset."""
+        """Return query_counts.parquet: matched and kept samples per query. ValueError for a WebDataset."""
         self._of_run("query list")
         from pipeline import run_folder, schemas
 
@@ -254,7 +254,7 @@ def balance(
     uids: Sequence[str], matches: Sequence[Sequence[int]], queries: Sequence[str], *,
     per_query: int = 20_000, seed: int = 0,
 ) -> list[list[int]]:  # fmt: skip
-    """Return for each sample the queries that keep it; a sample without one is not in the set.
+    """Return for each sample the queries that keep it; a sample that no query keeps is not in the set.
 
     A query keeps its `per_query` samples of smallest h(seed, uid, query): the exact cap of `openwit crawl`,
     and the same samples for the same seed. uids: as of `openwit.uid`; matches: for each sample the numbers of
@@ -290,13 +290,13 @@ def crawl(out: str, *, queries: str, source: str | Sequence[str], **options: Any
 
 
 def overlap(run: str, sets: Mapping[str, str], *, out: str, **options: Any) -> "Findings":
-    """Compare a training set with evaluation sets as `openwit overlap` does; return what report.json says.
+    """Compare a training set with evaluation sets as `openwit overlap` does; return report.json's contents.
 
     run: a run, or a glob of any WebDataset; sets: path by name. Of each set `datasets` has examples, overlap,
     contamination and more. Files go to `out`; the options are those of the command, with _ for -.
 
     >>> found = openwit.overlap("run", {"copies": "copies"}, out="overlap", workers=1, planted=0)
-    >>> [(one.name, one.examples, one.overlap) for one in found.datasets]
+    >>> [(dataset.name, dataset.examples, dataset.overlap) for dataset in found.datasets]
     [('copies', 3, 2)]
     """
     _require("overlap", "overlap")

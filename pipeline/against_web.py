@@ -28,7 +28,7 @@ _COLUMNS: Final = ["key", "uid", "url", "sha256", "phash"]
 
 @dataclass
 class Comparison:
-    """What became of the URLs that were asked."""
+    """The outcome of asking for URLs again."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
     """URLs by one of the words above, or the reason why nothing came."""
@@ -54,7 +54,7 @@ def choose(state: FinishedSet, wanted: int, seed: int) -> list[dict[str, Any]]:
 
 
 def compare(rows: list[dict[str, Any]], fetch: FetchOptions, images: ImageOptions) -> Comparison:
-    """Fetch the URLs of rows and compare what comes with the rows' hashes."""
+    """Fetch the URLs of rows and compare each answer with the row's hashes."""
     from pipeline.fetch.terms import Terms
     from pipeline.http.fetch_thread import FetchLoop
     from pipeline.images import said

@@ -62,9 +62,9 @@ def trusted(given: str) -> set[str]:
 
 
 def check(layout: Layout, wanted: set[str]) -> tuple[str, list[str]]:
-    """Return by whom a manifest is signed ("" if by nobody) and what is wrong with that.
+    """Return the signer of a manifest ("" if it is not signed) and the problems with the signature.
 
-    wanted: thumbprints of which one must have signed; none: any key will do that signs what is there.
+    wanted: thumbprints, one of which must have signed; if empty, any valid signature will do.
     """
     place = path(layout)
     if not storage.exists(place):

@@ -1,4 +1,4 @@
-"""Balance: at most k samples a query, exact, deterministic, growable.
+"""Balance: at most k samples per query, exact, deterministic, growable.
 
 Every (sample, query) pair has a priority, a uniform 64-bit hash of (seed, uid, query). A query keeps its k
 smallest priorities; a sample is in the set if any of its queries keeps it. So the decision is a pure
@@ -95,7 +95,7 @@ def largest(query: NDArray[np.int32], priority: U64) -> tuple[NDArray[np.int32],
 def thresholds(query: NDArray[np.int32], found: I64, priority: U64, counts: I64, rank: I64) -> U64:
     """Return uint64 [Q]: a query keeps priorities up to its threshold; queries within `rank` keep everything.
 
-    The first three are `largest` of what `smallest` left of all head pairs.
+    The first three are the result of `largest` on the pairs that `smallest` kept of all head pairs.
     """
     heads = counts > rank
     per_query = np.zeros(len(counts), np.int64)

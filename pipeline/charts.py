@@ -53,7 +53,7 @@ def draw(
     paint: Callable[[Figure], None], label: str, name: str = "", *,
     size: tuple[float, float] = SIZE, lines: int | None = None,
 ) -> Markup:  # fmt: skip
-    """Return an SVG element with what `paint` draws; `label` is read aloud.
+    """Return an SVG element that `paint` draws into; screen readers read `label` aloud.
 
     name: keeps its ids apart from those of the page's other charts; by default it follows from the drawing.
     size: width and height in inches of 72 units. lines: of text above axes whose labels are short numbers,
@@ -77,7 +77,7 @@ def draw(
 
 
 def picture(paint: Callable[[Figure], None], label: str, size: tuple[float, float] = SIZE) -> str:
-    """Return a whole SVG file with what `paint` draws, in the colours of our pages."""
+    """Return a whole SVG file that `paint` draws into, in the colours of our pages."""
     colours, _, _ = _PAGE.read_text(encoding="utf-8").partition("* {")
     svg = draw(paint, label, "p", size=size)
     head, _, rest = svg.partition(">")

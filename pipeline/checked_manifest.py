@@ -1,7 +1,7 @@
-"""The manifest of a finished run as dataclasses, and the one codec that reads and writes it.
+"""The manifest of a finished run as dataclasses, and the only codec that reads and writes it.
 
-Anybody may have written a manifest, so only what has its form is let in. Names of shards become paths that
-commands read, hash and write again, so they are digits and .tar.
+Anybody may have written a manifest, so a value is let in only if it has the expected form. Names of shards
+become paths that commands read, hash and write again, so they are digits and .tar.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class Crawled:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the candidates: each is a caption of a sample, or rejected."""
+    """The outcome of the candidates: each is a caption of a sample, or rejected."""
 
     candidates: Count
     captions: Count
@@ -102,7 +102,7 @@ def _refuse_unknown(place: str, names: Any, known: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestRound:
-    """What came of a round of fetching."""
+    """The result of a round of fetching."""
 
     images: Count
     bytes: Count
@@ -116,7 +116,7 @@ class ManifestRound:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryTotals:
-    """How many queries there are, have a match, keep all that they may, and lack what could be tried."""
+    """The numbers of queries: all, with a match, at their limit, and short although URLs are left to try."""
 
     queries: Count = 0
     matched: Count = 0
@@ -135,7 +135,7 @@ class SiteRemoval:
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicates:
-    """What `--dedup near` has taken out of a set."""
+    """The samples that `--dedup near` removed from a set."""
 
     pairs: Count = 0
     beyond: Count = 0
@@ -146,7 +146,7 @@ class NearDuplicates:
     groups: Count
     largest_group: Count = 0
     sites: tuple[SiteRemoval, ...]
-    """Those that lose images, the ones that lose most first."""
+    """The sites that lose images, largest loss first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class Pieces:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeSource:
-    """What all pieces would give at a pilot's rates: an upper bound."""
+    """The expected numbers for all pieces at a pilot's rates: an upper bound."""
 
     candidates: Count
     tries: Count
@@ -170,7 +170,7 @@ class WholeSource:
 
 @dataclass(frozen=True, kw_only=True)
 class PilotYields:
-    """What one piece of a pilot gave, and which share each step kept; a share of nothing is None."""
+    """The numbers of one piece of a pilot, and the share that each step kept; a share of nothing is None."""
 
     pieces: Pieces
     candidates_per_piece: float
@@ -184,7 +184,7 @@ class PilotYields:
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:
-    """What `--extend` added to a run, and what it dropped."""
+    """The samples that `--extend` added to a run and those it dropped."""
 
     source: tuple[str, ...]
     sources: dict[str, Value] = field(default_factory=dict)
@@ -215,7 +215,7 @@ class ShardList:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that manifest.json says; what runs of older versions do not say has a default."""
+    """All contents of manifest.json; fields that older versions did not write have a default."""
 
     format: str = "openwit run"
     format_version: int = 1
@@ -238,7 +238,7 @@ class Manifest:
     extensions: tuple[Extension, ...] = ()
     compacted: bool = False
     others: dict[str, Any] = field(default_factory=dict)
-    """What a later version may have added: it is written as it was read."""
+    """Fields that a later version may have added: they are written back as they were read."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a manifest that commands could not work with."""
@@ -258,7 +258,7 @@ class Manifest:
 
     @property
     def per_query(self) -> int:
-        """Return how many samples a query contributes at most."""
+        """Return the largest number of samples that a query contributes."""
         value = self.configuration["per_query"]
         assert isinstance(value, int)
         return value
@@ -285,7 +285,7 @@ _FIELDS: Final = frozenset(one.name for one in dataclasses.fields(Manifest)) - {
 
 
 def read(root: str) -> Manifest | None:
-    """Return a run's manifest, None if it has none; ValueError if it is not one that openwit writes."""
+    """Return a run's manifest, None if it has none; ValueError if openwit did not write it."""
     path = storage.join(root, "manifest.json")
     found = untrusted.read_json(path)
     if found is None and not storage.exists(path):

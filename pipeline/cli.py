@@ -67,7 +67,7 @@ def crawl_from_python(values: Mapping[str, Any]) -> None:
 def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -> int:
     """Run the stages that are asked for and not done; return 0 when the run is complete, 1 if it is empty.
 
-    ValueError for options that cannot be done, or that would change what the run has already.
+    ValueError for options that cannot be combined, or that would change results the run already has.
     """
     from pipeline import preview, sources  # their readers are in the crawl extra
     from pipeline.http import named
@@ -134,7 +134,7 @@ def begin(
 
 
 def repeating(options: CrawlConfig) -> str:
-    """Return config.toml: every option's value but what is private, and what to give beside it."""
+    """Return config.toml: the value of every option that is not private, and the flags to give beside it."""
     values = parser.effective(options)
     if options.queries == presets.ALL:
         values.pop("per_query")  # it caps nothing
@@ -166,8 +166,8 @@ def add(
 def inputs_of(pieces: list[Any]) -> list[storage.FileInfo]:
     """Return the identity of the input files.
 
-    Those of the web, and of long lists on object stores, are taken to be what their URL says: asking for each
-    of Common Crawl's 90,000 paths would take longer than many a run.
+    Inputs on the web, and long lists on object stores, are identified by their URL alone: asking for each of
+    Common Crawl's 90,000 paths would take longer than many runs.
     """
     from pipeline.sources.inputs import is_web
     from pipeline.sources.plan import page_files
@@ -210,9 +210,9 @@ def prepare(
     layout: Layout, options: CrawlConfig, inputs: list[storage.FileInfo], changed: list[restart.Change],
     lost: restart.Loss | None, console: Console,
 ) -> Layout:  # fmt: skip
-    """Begin a new run, or see what of an old one may be continued; return where it works.
+    """Begin a new run, or find the stage from which an old run continues; return the folder it works in.
 
-    The caller has refused what would lose something without --restart.
+    The caller has refused every change that would lose results without --restart.
     """
     if not layout.replaces:  # what an exchange left that was killed at its very end
         storage.remove_tree(replace(layout, replaces=True).published)
@@ -240,7 +240,7 @@ def run_stages(
 ) -> int:  # fmt: skip
     """Run each wanted stage that has no marker; `base`: the crawl.Base that is extended.
 
-    ValueError for a --stage before which another one is not done.
+    ValueError for a --stage if an earlier stage is not done.
     """
     from pipeline.candidates.steps import candidates
     from pipeline.crawl import Crawl

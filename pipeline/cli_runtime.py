@@ -1,4 +1,4 @@
-"""What every command does around its work: a terminal of its own, signals, exit codes, how to go on."""
+"""The frame around every command: its own terminal, signals, exit codes, and the command that continues."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ class Stop:
     """Say whether a signal has come: the exception that it raises may arrive as another."""
 
     code: int = 0
-    """Exit code, 128 + the signal's number; 0 without one."""
+    """Exit code, 128 + the signal's number; 0 without a signal."""
 
 
 def job_name(command: str, folder: str) -> str:
@@ -41,7 +41,7 @@ def job_name(command: str, folder: str) -> str:
 
 
 def worker_log(folder: str) -> str:
-    """Return the local file for what worker processes say, which nobody needs to see."""
+    """Return the local file for the output of worker processes, which users need not see."""
     if storage.is_local(folder):
         return str(storage.local_path(folder) / "workers.log")
     digest = hashlib.sha256(folder.encode()).hexdigest()[:12]
@@ -145,7 +145,7 @@ def guarded(prog: str, console: Console, work: str, action: Callable[[], int]) -
 
 
 def _failed(console: Console, work: str, error: Exception) -> int:
-    """Say in one line what happened, leave the traceback in the log, and return 1."""
+    """Print the error in one line, leave the traceback in the log, and return 1."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     console.print(Text.assemble(("failed", "red"), f" {lines[-1]}"), soft_wrap=True)
     if any(f"[Errno {number}]" in str(error) for number in _FULL):

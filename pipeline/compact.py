@@ -39,7 +39,7 @@ _COPIED: Final = ("config.toml", "query_counts.parquet", tombstones.FILE)
 
 
 def main(argv: Sequence[str], prog: str = "openwit compact") -> int:
-    """Compact a run; return 0 when the new one is whole."""
+    """Compact a run; return 0 when the new run is whole."""
     options, beam_flags = parser.parse(CompactConfig, argv, prog=prog, beam=True)
     console, work = terminal(), Layout(options.out.rstrip("/")).work
     return guarded(prog, console, work, lambda: compact(options, beam_flags))
@@ -99,7 +99,7 @@ def _write_shards(
 def _write_rest(
     source: Layout, target: Layout, stored: Manifest, shards: tuple[ManifestShard, ...]
 ) -> None:  # fmt: skip
-    """Copy what stays as it is, and publish the manifest last."""
+    """Copy the files that stay the same, and publish the manifest last."""
     for name in _COPIED:
         if storage.exists(storage.join(source.root, name)):
             storage.copy_file(storage.join(source.root, name), storage.join(target.root, name))

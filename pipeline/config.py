@@ -1,7 +1,8 @@
 """One parser for the command line and TOML: options are the fields of frozen dataclasses.
 
 A TOML file holds the same options, at its top level or in a table named after the command, and Beam's flags
-in the table [beam]; what is typed wins. An unknown key or flag is refused with the nearest valid name.
+in the table [beam]; flags on the command line win. An unknown key or flag is refused with the nearest valid
+name.
 """
 
 import ast
@@ -149,7 +150,7 @@ def completion(commands: Mapping[str, type], shell: str) -> str:
 
 
 def first_as(flag: str, argv: Sequence[str]) -> list[str]:
-    """Return arguments in which a first one without a name is this flag's."""
+    """Return the arguments, with this flag put before a first argument that has none."""
     return [flag, *argv] if argv and not argv[0].startswith("-") else [*argv]
 
 
@@ -166,8 +167,8 @@ def parse(
     """Return the configuration and, if `beam`, the Beam flags among `argv`.
 
     Exits with 2 after a usage error, as argparse does. `--config FILE.toml` may stand anywhere. implied:
-    returns the flags for which others stand; what is given wins over them. other: the tool that people come
-    from, whose flags are refused with their counterparts here.
+    returns the flags that other flags stand for; flags that are given win over them. other: the tool that
+    people come from, whose flags are refused with the name of their counterpart here.
     """
     arguments = list(argv)
     if HELP & set(arguments):
@@ -197,7 +198,7 @@ def parse(
 def _refuse_misspelt(
     arguments: Sequence[str], config_class: type, beam: bool, other: Counterparts | None
 ) -> None:
-    """Raise ValueError for an unknown flag, before the one that it was meant to be is missed."""
+    """Raise ValueError for an unknown flag, before the flag it was meant to be is reported as missing."""
     names = [name.replace("_", "-") for name, _ in fields(config_class)]
     known = {*HELP, "--config", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)}
     given = [
@@ -233,7 +234,7 @@ def _refuse_several(arguments: Sequence[str], rest: Sequence[str], config_class:
 
 
 def _join_repeated(arguments: list[str], config_class: type) -> list[str]:
-    """Return the arguments with all values of a list after its first flag: a second one would start again."""
+    """Return the arguments with all values of a list after its first flag; a second would start again."""
     lists = {
         f"--{name.replace('_', '-')}" for name, field in fields(config_class)
         if typing.get_origin(field.type) is tuple and not hasattr(field.type, "__metadata__")
@@ -391,7 +392,7 @@ def _nested(config_class: type, values: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def defaults(config_class: type) -> dict[str, Value]:
-    """Return the default of every option that has one, by name."""
+    """Return the default of every option that has a default, by name."""
     found: dict[str, Value] = {}
     for name, field in fields(config_class):
         if field.default_factory is not dataclasses.MISSING:

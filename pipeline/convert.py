@@ -1,7 +1,7 @@
 """`openwit convert`: a finished run as plain files, or as Parquet with the images in it.
 
-Both are laid out as img2dataset's outputs of that name. What a takedown or an extension took out of the run
-is left out. A shard's Parquet file is written last of its files: it says that the shard is done.
+Both are laid out as img2dataset's outputs of that name. Samples that a takedown or an extension removed from
+the run are left out. A shard's Parquet file is written last of its files: it says that the shard is done.
 """
 
 import json
@@ -23,7 +23,7 @@ from pipeline.terminal import output, show_places, terminal
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
-"""What makes `datasets` and the Hub's viewer take the column for pictures."""
+"""Metadata that makes `datasets` and the Hub's viewer read the column as pictures."""
 
 
 def main(argv: Sequence[str], prog: str = "openwit convert") -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str], prog: str = "openwit convert") -> int:
 
 
 def convert(options: ConvertConfig) -> int:
-    """Write what is not there yet; ValueError for a run that is not finished."""
+    """Write the files that are missing; ValueError for a run that is not finished."""
     layout, out = Layout(options.run.rstrip("/")), options.out.rstrip("/")
     checked_manifest.of(layout.root)
     name, shards, run = dataset.find(layout.root)

@@ -1,4 +1,4 @@
-"""What the stages of one crawl share, and the sums over their results."""
+"""The state that the stages of one crawl share, and the sums over their results."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SLICE_ROWS = 200
 
 @dataclass(frozen=True)
 class Crawl:
-    """What every step of one crawl shares; small and picklable, since steps are planned on workers."""
+    """The state that all steps of a crawl share; small and picklable, since steps are planned on workers."""
 
     config: CrawlConfig
     layout: Layout

@@ -38,9 +38,9 @@ def what_changed(
     fingerprints: dict[str, str],
     semantics: StageOptions,
 ) -> tuple[list[restart.Change], restart.Loss | None]:
-    """Return the options that are not those of the run, and what beginning again costs, None if nothing is.
+    """Return the options that differ from the run's, and the loss if it begins again (None if there is none).
 
-    ValueError for what --restart does not allow either: other sources, or a run that has been extended.
+    ValueError for changes that --restart cannot make either: other sources, or a run that has been extended.
     """
     if sources := run_folder.changed_inputs(layout, inputs):
         raise ValueError(extend.advice(layout, sources))
@@ -96,7 +96,7 @@ def check_keys(options: CrawlConfig) -> None:
 
 
 def check_scoring(options: CrawlConfig) -> None:
-    """Raise ValueError for a scorer that cannot be had, or a condition on what it does not give."""
+    """Raise ValueError for a scorer that cannot be loaded, or a condition on a column it does not write."""
     if not options.scorer:
         return
     from pipeline.images import scoring

@@ -71,7 +71,7 @@ def _foreign(path: str) -> Iterator[tuple[str, bytes, tuple[str, ...], Row]]:
 
 
 def table(shards: Sequence[str], of_run: FinishedSet | None, columns: Sequence[str] | None) -> pa.Table:
-    """Return the rows of all samples: Parquet beside the shards, else what the archives hold."""
+    """Return the rows of all samples: from the Parquet files beside the shards, else from the archives."""
     tables = [_rows(path, of_run, columns) for path in shards]
     return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
 

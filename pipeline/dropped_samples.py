@@ -31,7 +31,7 @@ ROWS: Final = pa.schema(
 
 
 class Dropped:
-    """What of each shard is no part of the set."""
+    """The dropped samples of each shard."""
 
     def __init__(self, table: pa.Table | None = None) -> None:
         """Take rows (shard, key) that are sorted by shard; 20 bytes of memory for each."""

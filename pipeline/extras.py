@@ -1,4 +1,4 @@
-"""Name what is missing: the package, and the extra of openwit that brings it."""
+"""Name the package that is missing, and the extra of openwit that installs it."""
 
 import importlib.metadata
 import importlib.util
@@ -70,9 +70,8 @@ def sentence(prog: str, package: str, extras: str) -> str:
 def advice(prog: str, error: BaseException, extras: str = "") -> str:
     """Return the line for a failure whose cause is a missing package of an extra, or "".
 
-    extras: those of the command, which are named if the package is among theirs; else the smallest one that
-    has it. The failure may be that of a
-    worker process, which comes as text.
+    extras: those of the command, which are named if the package is among theirs; else the smallest extra that
+    has it. The failure may be that of a worker process, which comes as text.
     """
     words = _NO_MODULE.findall(str(error))
     if isinstance(error, ImportError):

@@ -1,8 +1,9 @@
 """Read text files of strangers: unpacked by their first bytes, UTF-16 as UTF-8, cut at line feeds alone.
 
-Names mislead (a plain list is called .csv.gz, a packed one .csv): the magic bytes decide. A line ends at LF
-or CRLF, or at CR where the file has no LF at all (old spreadsheets on a Mac), but not where `str.splitlines`
-sees an end, too: at U+2028, NEL, VT, FF and the separators FS, GS and RS, which captions hold.
+Names mislead (a plain list is called .csv.gz, a compressed list .csv): the magic bytes decide. A line ends at
+LF or CRLF, or at CR where the file has no LF at all (old spreadsheets on a Mac), but not where
+`str.splitlines` sees an end, too: at U+2028, NEL, VT, FF and the separators FS, GS and RS, which captions
+hold.
 """
 
 import bz2
@@ -21,7 +22,7 @@ import pyarrow as pa
 DAMAGED: Final = (EOFError, OSError, zlib.error)
 
 MAX_LINE: Final = 1 << 20
-"""Bytes of one line; of a longer one no more is held."""
+"""Largest number of bytes of a line that is held; the rest of a longer line is skipped."""
 
 _HEAD: Final = 64
 _BLOCK: Final = 1 << 18
@@ -122,7 +123,7 @@ def _wide(head: bytes) -> str:
 
 
 class _Raw(io.RawIOBase):
-    """A file of what a function returns, b"" at its end: what precedes damage comes before the error."""
+    """A file of the bytes that a function returns, b"" at the end; bytes before damage precede the error."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -139,7 +140,7 @@ class _Raw(io.RawIOBase):
 
 
 def _as_utf8(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
-    """Return a reader of another encoding's bytes as UTF-8; what is none of its characters becomes U+FFFD."""
+    """Return a reader of another encoding's bytes as UTF-8; invalid bytes become U+FFFD."""
     decoder = codecs.getincrementaldecoder(encoding)("replace")
 
     def read(size: int) -> bytes:
@@ -153,7 +154,7 @@ def _as_utf8(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
 
 
 def _some(file: IO[bytes], size: int) -> bytes:
-    """Read once: a buffered reader that fills its buffer would lose what precedes damage."""
+    """Read once: a buffered reader that fills its buffer would lose the bytes before damage."""
     read: Callable[[int], bytes] = getattr(file, "read1", file.read)
     return read(size)
 
@@ -167,7 +168,7 @@ class Line(NamedTuple):
 
 
 class Lines:
-    """Read lines one by one, from byte `start` of a file that stands there; no more than a line is held."""
+    """Read lines singly, from byte `start` of a seekable file; no more than a line is held."""
 
     def __init__(self, file: IO[bytes], start: int = 0, limit: int = MAX_LINE) -> None:
         self._file, self._limit = file, limit

@@ -31,7 +31,7 @@ def points(difference: float | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value, a dash for none; one that a double cannot hold is told by its bound."""
+    """Return a p-value, a dash for None; a value too small for a double is shown by its bound."""
     if value is None:
         return "–"
     if value < _UNDERFLOW:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 DISTANCE: Final = 31
-"""Bits of 256 up to which two pictures count as one: `pipeline.near.groups.RADIUS`, with the reason.
+"""Bits of 256 up to which two pictures count as the same: `pipeline.near.groups.RADIUS`, with the reason.
 
-For PDQ it is what Meta advises.
+For PDQ it is the distance that Meta advises.
 """
 MAX_DISTANCE: Final = 90
 """Unrelated pictures differ in 128 bits on average, with a standard deviation of 8: above this, all match."""
@@ -73,7 +73,7 @@ class HashList:
         return ""
 
     def of_picture(self, phash: str, pdq: str = "") -> str:
-        """Return the kind of hash and the distance if a picture is near a listed one, or "".
+        """Return the kind of hash and the distance if a picture is near a hash of the list, or "".
 
         phash, pdq: 64 hex digits, or "" for none.
         """
@@ -95,9 +95,9 @@ class HashList:
 def parse(lines: Iterable[str], name: str) -> HashList:
     """Read one hash a line; ValueError names a line that is none, or a list without any.
 
-    A line is `HEX`, of 64 digits for SHA-256 and 32 for MD5, what follows it being a file name as sha256sum
-    and md5sum write it; or `sha256 HEX`, `md5 HEX`, `phash HEX [DISTANCE]`, or `pdq HEX [DISTANCE]`.
-    `#` begins a comment.
+    A line is `HEX`, of 64 digits for SHA-256 and 32 for MD5, with an optional file name after it as sha256sum
+    and md5sum write it; or `sha256 HEX`, `md5 HEX`, `phash HEX [DISTANCE]`, or `pdq HEX [DISTANCE]`. `#`
+    begins a comment.
     """
     exact: dict[str, set[bytes]] = {"sha256": set(), "md5": set()}
     looks: dict[str, dict[bytes, int]] = {"phash": {}, "pdq": {}}

@@ -1,9 +1,9 @@
 """`openwit push` and `openwit pull`: a finished run to the Hugging Face Hub and back.
 
-A push makes one commit per that many files, the manifest in the last one: who reads the repository while it
-is filled finds no manifest, or the one of the set before. What the repository has already is not sent again,
-so the same command continues after a stop. A pull continues likewise, and ends with the checks of `openwit
-verify`.
+A push makes one commit per that many files, with the manifest in the last commit: anyone who reads the
+repository while it is filled finds no manifest, or that of the previous set. Files that the repository
+already has are not sent again, so the same command continues after a stop. A pull continues likewise, and
+ends with the checks of `openwit verify`.
 """
 
 import itertools
@@ -51,7 +51,7 @@ def push_main(argv: Sequence[str], prog: str = "openwit push") -> int:
 
 
 def push(options: PushConfig) -> int:
-    """Send what is published of a run; ValueError for a run that is not finished."""
+    """Send the published files of a run; ValueError for a run that is not finished."""
     layout, name = Layout(options.run.rstrip("/")), repository(options.to)
     if not storage.is_local(layout.root):
         raise ValueError(f"--run {layout.root}: push sends a run that lies on this machine")

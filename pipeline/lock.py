@@ -1,8 +1,9 @@
 """Keep a second launcher out of a folder, and say who holds it.
 
 Locally the kernel decides, so that a killed launcher holds nothing. On an object store the lock is an object
-that only one can create and that its holder writes again every 20 s; one that has been silent for two
-minutes may be taken over. It saves work, no more: what is committed is decided by who writes a marker first.
+that only one process can create and that its holder writes again every 20 s; a lock that has been silent for
+two minutes may be taken over. The lock saves work, no more: whoever writes a marker first decides which
+result counts.
 """
 
 import _thread
@@ -37,7 +38,7 @@ class Holder:
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
     command: str = field(default_factory=lambda: shlex.join(["openwit", *sys.argv[1:]]))
-    """What was typed, to be typed again."""
+    """The command as typed, to be typed again."""
     started: float = field(default_factory=time.time)
     beat: float = field(default_factory=time.time)
     """Last sign of life; locally not renewed."""
@@ -110,7 +111,7 @@ def _encoded(holder: Holder) -> bytes:
 
 @contextlib.contextmanager
 def _local_lock(work: str, own: Holder) -> Iterator[None]:
-    """Hold the kernel's lock, and remove what a killed launcher left half-written."""
+    """Hold the kernel's lock, and remove the half-written files of a killed launcher."""
     if sys.platform == "win32":
         yield
         return

@@ -1,4 +1,4 @@
-"""The manifest of a finished run: what it is, from what, and that its counts add up."""
+"""The manifest of a finished run: its inputs, options and versions, and the check that its counts add up."""
 
 import importlib.metadata
 import json
@@ -80,7 +80,7 @@ class NewSet:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what may change the bytes of a run."""
+    """Return the versions of the packages that may change the bytes of a run."""
     found = {"python": platform.python_version(), "machine": platform.machine(), "openwit": own_version()}
     for name in _PACKAGES:
         try:
@@ -147,9 +147,9 @@ def write_query_counts(
 ) -> QueryTotals:
     """Publish query_counts.parquet and return its totals.
 
-    short: what a query lacks although there was more to try, min(per_query - kept, untried); untried: matched
-    - tried. threshold: a query keeps the samples of the set whose priority is not above it (all of them, if
-    `thresholds` is not given).
+    short: the samples a query lacks although there was more to try, min(per_query - kept, untried); untried:
+    matched - tried. threshold: a query keeps the samples of the set whose priority is not above it (all of
+    them, if `thresholds` is not given).
     """
     kept, present = kept_present
     assert (kept <= per_query).all(), "a query keeps more than --per-query samples"

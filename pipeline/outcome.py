@@ -1,4 +1,4 @@
-"""What a user should know of a run's counts: nothing arrived, or one reason took most of a stage."""
+"""Advice on a run's counts: nothing arrived, or one reason took most of a stage."""
 
 from collections.abc import Iterable
 
@@ -23,7 +23,7 @@ def warnings(counts: Counts, formats: Iterable[str]) -> list[str]:
 
 
 def nothing(counts: Counts) -> str:
-    """Return why a finished run has no sample and what to do about it, or "" if it has one."""
+    """Return why a finished run has no sample and how to mend it, or "" if it has samples."""
     if counts.samples:
         return ""
     found = worst(counts)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 BATCH_ROWS: Final = 1024
 BATCH_BYTES: Final = 64 << 20
-"""Bytes that a batch's cells are to have at most; one row has what it has."""
+"""Most bytes that a batch's cells should have; a single row may have more."""
 MAX_PAGE: Final = 256 << 20
 """Bytes of a page, which is unpacked whole."""
 
@@ -29,7 +29,7 @@ _MAX_DEPTH: Final = 16
 
 
 class ParquetPage(NamedTuple):
-    """What a page's header declares; `values` is 0 for a dictionary's."""
+    """The fields of a page's header; `values` is 0 for a dictionary's."""
 
     unpacked: int
     packed: int

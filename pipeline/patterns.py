@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 _MOST: Final = 1_000_000  # names that braces may write out
 _THREADS: Final = 16
 ARCHIVES: Final = (".tar", ".tar.gz", ".tgz")
-"""What names of shards end in."""
+"""The endings of shards' names."""
 
 
 def find(argument: str, folder_suffix: str = "") -> list[str]:
@@ -59,7 +59,7 @@ def expand(argument: str) -> list[str]:
 
 
 def is_hidden(relative: str) -> bool:
-    """Return whether a path leads through a name that is no data: one that begins with ".", or __MACOSX.
+    """Return whether a path leads through a name that holds no data: `.hidden`, or __MACOSX.
 
     File managers, notebooks and archivers leave such files beside people's own.
     """
@@ -70,7 +70,7 @@ def is_hidden(relative: str) -> bool:
 
 
 def archive_stem(path: str) -> str:
-    """Return a shard's name without the things that makes it one: "a/clip.v2.tar.gz" -> "clip.v2"."""
+    """Return a shard's name without its endings: "a/clip.v2.tar.gz" -> "clip.v2"."""
     name = posixpath.basename(path)
     ending = next((one for one in ARCHIVES if name.lower().endswith(one)), "")
     return name[: len(name) - len(ending)]

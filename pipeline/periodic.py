@@ -11,8 +11,8 @@ def every(
 ) -> Iterator[None]:
     """Call `action` each that many seconds while the block takes, the first time after as many.
 
-    What it raises goes to `failed` and ends nothing, but StopIteration ends the calls. One that has begun is
-    waited for.
+    An exception in it goes to `failed` and the calls continue, but StopIteration ends them. A call that has
+    begun is waited for.
     """
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A pilot: a hash sample of the source pieces, and what its yields mean for the whole source."""
+"""A pilot: a hash sample of the source pieces, and the expected numbers for the whole source."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def pieces_read(layout: Layout) -> Pieces:
 
 
 def sample(pieces: list[Any], share: float, seed: int) -> list[Any]:
-    """Return a hash sample of the pieces, at least one; all of them for a share of 1."""
+    """Return a hash sample of the pieces, at least one piece; all of them for a share of 1."""
     if share >= 1:
         return pieces
     order = sorted(pieces, key=lambda piece: xxhash.xxh3_64_intdigest(repr(piece).encode(), seed=seed))
@@ -67,7 +67,7 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def lines(found: PilotYields) -> list[tuple[str, str]]:
-    """Return (what, value) rows for the final table of a pilot."""
+    """Return (name, value) rows for the final table of a pilot."""
 
     def percent(share: float | None) -> str:
         return "" if share is None else f"{share:.1%}"

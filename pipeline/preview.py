@@ -31,10 +31,10 @@ _REASONS: Final = 4  # that are shown
 
 @dataclass
 class Preview:
-    """What the first captions of the sources say of the rest."""
+    """A forecast of a run from the first captions of its sources."""
 
     columns: list[str] = field(default_factory=list)
-    """Of each kind of list: which columns are read, and for what."""
+    """For each kind of list: the columns that are read, and their use."""
     rows: int | None = None
     """Of all lists, None where that is not known."""
     captions: int = 0
@@ -45,7 +45,7 @@ class Preview:
 
     @property
     def expected(self) -> int | None:
-        """Return how many images all rows come to if they are as the first ones."""
+        """Return the number of images in all rows if the first rows are typical."""
         return None if self.rows is None or not self.captions else self.rows * self.accepted // self.captions
 
 
@@ -142,7 +142,7 @@ def needs_contact(pieces: list[Piece], config: CrawlConfig) -> bool:
 
 
 def expectations(preview: Preview, config: CrawlConfig, root: str) -> list[tuple[str, str]]:
-    """Return (what, how much) rows: samples, time under the sites' rates, disk."""
+    """Return (name, amount) rows: samples, time under the sites' rates, disk."""
     expected = preview.expected
     if expected is None:
         return [("samples", "not known before the sources are read; `--sample` makes a pilot")]

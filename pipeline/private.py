@@ -12,8 +12,8 @@ from pathlib import Path
 def folder(name: str) -> Path:
     """Return a folder of one's own below $XDG_CACHE_HOME or ~/.cache, made with mode 0700.
 
-    Where there is no home to write to it is a new temporary one, which goes with this process. ValueError if
-    somebody else owns it or may look into it.
+    Without a home folder that can be written to, it is a new temporary folder that this process removes.
+    ValueError if somebody else owns it or may look into it.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:

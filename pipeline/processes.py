@@ -1,4 +1,4 @@
-"""End the processes that this one has started, and those that they have; and this one with its parent."""
+"""End this process's children and grandchildren, and this process with its parent."""
 
 import contextlib
 import multiprocessing
@@ -17,7 +17,7 @@ _PATIENCE: Final = 5.0  # seconds
 
 
 def descendants(of: int = 0) -> list[int]:
-    """Return the ids of all processes below one, by default this one; [] where the system does not tell."""
+    """Return the ids of a process's descendants (by default this process); [] where the system lists none."""
     children: dict[int, list[int]] = defaultdict(list)
     for pid, parent in _processes():
         children[parent].append(pid)
@@ -67,7 +67,7 @@ def _ask_to_end(pids: list[int]) -> None:
 
 
 def end_with_parent(worker: int = 0) -> None:
-    """Let this process end when the one that started it is gone, however that ended.
+    """Let this process end when the process that started it is gone, however that ended.
 
     `worker` is there for DataLoader's `worker_init_fn`. PyTorch's own watch compares the parent's process id,
     which under forkserver is that of the server; and the server lives as long as a worker does.
@@ -93,7 +93,7 @@ def spare(pids: Iterable[int]) -> None:
 def kill(*, all_of_them: bool = False) -> None:
     """Kill them, the spared ones too if wanted: all that they leave is either whole or not to be seen.
 
-    Those that handle SIGTERM, to keep what they have (`flow.kept`), get five seconds first; with
+    Processes that handle SIGTERM, to keep finished work (`flow.kept`), get five seconds first; with
     `all_of_them` nobody gets any.
     """
     if not all_of_them:

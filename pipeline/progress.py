@@ -1,7 +1,7 @@
 """How far a step is, from the files that its tasks leave: on a terminal, in a log, for machines.
 
-A step is a folder in which that many markers will appear. `ShowProgress` shows the one running and notes all
-of them in progress.json, from which `openwit status` tells the same to somebody else.
+A step is a folder in which that many markers will appear. `ShowProgress` shows the running step and writes
+all of them to progress.json, from which `openwit status` shows the same to somebody else.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _BAR: Final = 20
 
 @dataclass
 class Tally:
-    """What the finished tasks of a step sum to, and what those running have said."""
+    """The sums over the finished tasks of a step, and the last reports of the running tasks."""
 
     done: int = 0
     images: int = 0
@@ -103,14 +103,14 @@ class StepProgress:
 
 
 class Pace:
-    """Estimate a rate and the time left from what was done at several moments."""
+    """Estimate a rate and the time left from the counts at several moments."""
 
     def __init__(self, step: StepProgress) -> None:
         self._step = step
         self._seen: deque[tuple[float, int, int]] = deque()
 
     def at(self, moment: float, tally: Tally) -> tuple[float, str, float | None]:
-        """Return the rate, of what it is (images or tasks a second), and the seconds left if known."""
+        """Return the rate, its unit (images or tasks per second), and the seconds left if known."""
         self._seen.append((moment, tally.images, tally.done))
         while len(self._seen) > 2 and moment - self._seen[1][0] > _WINDOW:
             self._seen.popleft()
@@ -146,7 +146,7 @@ def bar_line(
     """Return how far a bar is, of how much, and the text beside it, which never needs more than `columns`.
 
     It counts images where their number is known: of a single task it would else show nothing until its end.
-    What does not fit is left out whole: first the bytes, then the reasons, the rarest first.
+    Parts that do not fit are left out whole: first the bytes, then the reasons, the rarest first.
     """
     total, done = (step.images, tally.images) if step.images else (step.total, tally.done)
     done = min(done, total)
@@ -203,9 +203,9 @@ class Notes:
         self.steps = read_steps(self._path) or []
 
     def begin(self, step: StepProgress) -> StepProgress:
-        """Note a step; one that an earlier launcher finished stays as it is noted.
+        """Note a step; a step that an earlier launcher finished keeps its entry.
 
-        What earlier launchers noted of this stage and later ones has been discarded, or will be noted again.
+        Entries of earlier launchers for this stage and later stages are discarded, or will be written again.
         """
         old = next((one for one in self.steps if one.folder == step.folder), None)
         self._own.add(step.folder)
@@ -301,7 +301,7 @@ class ShowProgress:
             yield show
 
     def _say_what_is_kept(self, step: StepProgress, folder: str, reader: MarkerReader) -> None:
-        """Say after a stop inside tasks what of them will not be done again."""
+        """Print, after a stop inside tasks, how much of their work will not be done again."""
         at_work = kept.count(folder)
         if not at_work:
             return

@@ -1,4 +1,4 @@
-"""What stays out of published files: signed queries of web addresses, and the private contact."""
+"""Keep secrets out of published files: signed queries of web addresses, and the private contact."""
 
 import shlex
 import sys
@@ -28,8 +28,7 @@ def public(path: str) -> str:
 
 
 def unsigned(path: str) -> str:
-    """Return an address of the web without the parameters that sign a request: the same file, whoever asks
-    and when."""
+    """Return a web address without the parameters that sign a request: equal files get equal addresses."""
     if not path.startswith(_WEB) or "?" not in path:
         return path
     address, _, query = path.partition("?")

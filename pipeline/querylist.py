@@ -11,11 +11,11 @@ from pipeline.foreign_text import DAMAGED, listed, text_of
 from pipeline.options.presets import ALL
 
 EVERYTHING: Final = ["*"]
-"""The one query of `--queries all`."""
+"""The only query of `--queries all`."""
 _MAX_JSON: Final = 1 << 30  # bytes
 _MAX_BYTES: Final = 512 << 20  # of a list as text: 500,000 queries have 10 MB
 NO_CAP: Final = 2**40
-"""Samples a query where nothing is to be left out."""
+"""Samples per query where nothing is to be left out."""
 
 
 def load(path: str) -> list[str]:

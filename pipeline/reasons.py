@@ -10,7 +10,7 @@ Stage = Literal["candidates", "select", "fetch", "finish"]
 
 
 class Reason(NamedTuple):
-    """Say which stages reject by a reason, whether trying again may help, and what it means."""
+    """Return a reason's stages, whether trying again may help, and its meaning."""
 
     stages: tuple[Stage, ...]
     transient: bool
@@ -198,7 +198,7 @@ REMEDIES: Final[dict[str, str]] = {
     "placeholder": "--placeholder-captions 0 keeps one picture under many unrelated captions",
     "internal_error": "the details in rejected/ name a fault of openwit: please report it",
 }
-"""What a user may do about a reason that takes most of a stage."""
+"""Advice for a user on a reason that takes most of a stage."""
 
 USUAL: Final = frozenset(
     ("over_cap", "duplicate", "merged_into", "known_url", "taken_down", "too_many_captions", "opt_out_site")
@@ -208,7 +208,7 @@ USUAL_OF_PAGES: Final = USUAL | {
     *("no_match", "language", "no_caption", "caption_too_short", "file_name", "boilerplate"),
     *("camera_setting", "repetitive", "data_url", "svg", "shared_caption"),
 }
-"""The same where the sources are pages and not a list of images: most of what stands there is no caption."""
+"""The same where the sources are pages and not a list of images: most texts on a page are no captions."""
 
 
 def remedy(reason: str) -> str:

@@ -36,7 +36,7 @@ CONFIGS: Final = {
 }
 """Where the options of each command are."""
 FIRST: Final = {"index": "--run", "browse": "--run", "convert": "--run", "push": "--run", "pull": "--source"}
-"""What the first argument of a command stands for, where it has no name."""
+"""The name of a command's first argument where no flag is needed."""
 
 
 class Option(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a changed option costs a run: which options changed, what would go, and what to type."""
+"""The cost of a changed option: which options changed, which results would go, which flag to type."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, cast
@@ -26,7 +26,7 @@ class Change(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What would have to be made again if a run began again from a stage."""
+    """The work to do again if a run began again from a stage."""
 
     stage: str
     samples: int
@@ -57,7 +57,7 @@ def changes(
 
 
 def _is_off(value: Value) -> bool:
-    """Return whether an option does nothing: one that did not exist when a run began has not changed."""
+    """Return whether an option does nothing; an option that is newer than the run and off has not changed."""
     return value is None or value is False or value in ("", ())
 
 
@@ -109,7 +109,7 @@ def tried(layout: Layout) -> int:
 
 
 def describe(changed: list[Change], lost: Loss) -> str:
-    """Return one sentence: what changed, and what that would cost."""
+    """Return one sentence: the changed options and their cost."""
     what = "; ".join(map(str, changed)) or "another version of openwit"
     parts = []
     if lost.samples:

@@ -1,4 +1,4 @@
-"""A run's folder: where things lie, what has been done, and whether it may be continued.
+"""A run's folder: the places of its files, the stages that are done, and whether the run may be continued.
 
 Each stage's fingerprint covers its own semantic options, the schema version, its input files and the
 fingerprint upstream. A change reruns from the first stage that it touches; changed inputs are refused.
@@ -33,7 +33,7 @@ SCHEMA_VERSION = 5  # of the files under work/; raised when their meaning change
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Part):
-    """What a finished stage leaves."""
+    """The result of a finished stage."""
 
     name: str = "done"
     stage: ClassVar[str]
@@ -46,14 +46,14 @@ S = TypeVar("S", bound=Stage)
 class Layout:
     """Name the places in a run's folder.
 
-    An extension works in a folder of its own, with the same places in it; what is finished is the run's.
+    An extension works in a folder of its own, with the same places in it; its finished set is the run's.
     """
 
     root: str
     extension: int = 0
-    """0 for the run as first made, n for what its n-th extension adds."""
+    """0 for the run as first made, n for its n-th extension."""
     replaces: bool = False
-    """Whether the set is made beside a finished one, which stays until the new one is verified."""
+    """Whether the set is made beside a finished set, which stays until the new set is verified."""
 
     @property
     def work(self) -> str:
@@ -72,7 +72,7 @@ class Layout:
         return storage.join(self.work, name, *parts)
 
     def tried(self, number: int) -> str:
-        """Return the folder of a round's thresholds; later ones follow from what was fetched."""
+        """Return the folder of a round's thresholds; after round 0 they depend on the fetched images."""
         return self.stage("fetch", f"tried-{number}") if number else self.stage("select", "round-0")
 
     def units(self, number: int) -> str:
@@ -80,7 +80,7 @@ class Layout:
         return self.stage("fetch", f"units-{number}")
 
     def round(self, number: int) -> str:
-        """Return the folder of what a round has fetched."""
+        """Return the folder of a round's fetched images."""
         return self.stage("fetch", f"round-{number}")
 
     def merged(self, number: int) -> str:
@@ -107,8 +107,7 @@ class Layout:
 
     @property
     def published(self) -> str:
-        """Return the folder of everything that is published: the run's own, or beside it one that will
-        replace it."""
+        """Return the folder of all published files: the run's, or the folder beside it that replaces it."""
         return storage.join(self.root, _NEXT) if self.replaces else self.root
 
     @property
@@ -148,7 +147,7 @@ class Layout:
 
     @property
     def near_duplicates(self) -> str:
-        """Return the path of what `--dedup near` took out, by site."""
+        """Return the path of the counts, by site, of samples that `--dedup near` removed."""
         return storage.join(self.published, "near_duplicates.parquet")
 
     @property
@@ -163,7 +162,7 @@ class Layout:
 
 
 def current(root: str) -> Layout:
-    """Return where a run works; while its finished set is to be replaced, the new one is made beside it."""
+    """Return the folder a run works in; a set that will replace the finished set is made beside it."""
     layout = Layout(root)
     return replace(layout, replaces=storage.exists(_note(root)) and not is_done(layout, "finish"))
 
@@ -173,7 +172,7 @@ def _note(root: str) -> str:
 
 
 def keep_until_replaced(layout: Layout) -> Layout:
-    """Note that the finished set, if there is one, stays until another is verified; return where to work."""
+    """Note that a finished set, if there is any, stays until another is verified; return where to work."""
     if layout.replaces or not storage.exists(layout.manifest):
         return layout
     storage.write_bytes(_note(layout.root), b"true")
@@ -181,7 +180,7 @@ def keep_until_replaced(layout: Layout) -> Layout:
 
 
 def publish_next(layout: Layout) -> Layout:
-    """Put a verified new set in the place of the finished one; return where that lies.
+    """Put a verified new set in the place of the finished set; return its folder.
 
     Anyone who is killed on the way does it again: the new set stays whole beside the run until all of it is
     in place too, and the manifest, which makes readers see a set, goes first and comes last.
@@ -251,7 +250,7 @@ def first_changed_stage(layout: Layout, fingerprints: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Begun:
-    """What is noted when a stage begins."""
+    """The record made when a stage begins."""
 
     fingerprint: str
     options: dict[str, Value]
@@ -339,5 +338,5 @@ def finish_stage(layout: Layout, result: Stage) -> None:
 
 
 def reopen(layout: Layout, stage: str) -> None:
-    """Let a stage be one that is not finished."""
+    """Mark a stage as not finished."""
     storage.remove_tree(layout.stage(stage, _DONE))

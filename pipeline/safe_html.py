@@ -1,4 +1,4 @@
-"""Make HTML pages that hold text of the web: escaped, visible as what it is, and unable to do anything.
+"""Make HTML pages that hold text of the web: escaped, invisible characters shown, nothing run.
 
 A page names its own script and style by their hashes in its content security policy; nothing else may run
 or load.
@@ -25,7 +25,7 @@ _SHARED: Final = Path(__file__).parent
 
 
 def link(page: str, target: str, text: str) -> list[tuple[str, str]]:
-    """Return a link from a page to another one of this machine, by `render`'s `links`, if that is there."""
+    """Return a link from a page to another on this machine, by `render`'s `links`, if that page exists."""
     if not (storage.is_local(page) and storage.is_local(target) and storage.exists(target)):
         return []
     start = storage.local_path(page).resolve().parent
@@ -65,7 +65,7 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def render(folder: Path, filters: Mapping[str, Callable[..., str]] | None = None, **values: object) -> str:
-    """Return the page that a folder's report.html, report.css and report.js, if there is one, make.
+    """Return the page made of a folder's report.html and report.css, and report.js if it exists.
 
     report.html fills the blocks of page.html, which has the head; page.css is the style that all pages share.
     Everything is escaped, unknown names are refused, and the page holds style and script itself.

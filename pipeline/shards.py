@@ -1,10 +1,10 @@
 """Write and read shards: tar archives of samples, as WebDataset reads them, with reproducible bytes.
 
 A sample is three members, `KEY.jpg`, `KEY.json` and `KEY.txt`, in that order. Headers are plain ustar
-(POSIX.1-1988) with mode 0644, no owner and no time, byte for byte what `tarfile` writes for such members,
-made here because `tarfile` takes many times as long. The reader takes nothing else: no links, devices,
-extension headers or other suffixes, and never unpickles. It tells a cut archive from a whole one by the two
-zero blocks at the end of every tar.
+(POSIX.1-1988) with mode 0644, no owner and no time, byte for byte those of `tarfile` for such members, made
+here because `tarfile` takes many times as long. The reader takes nothing else: no links, devices, extension
+headers or other suffixes, and never unpickles. Every tar ends with two zero blocks; they tell a whole archive
+from a cut one.
 """
 
 import hashlib
@@ -120,8 +120,8 @@ def _header(name: bytes, size: int) -> bytes:
 def read_shard(file: IO[bytes], bad: Counter[str] | None = None) -> Iterator[Sample]:
     """Yield the samples of a shard from a stream of bytes (no seeking); ShardError if it is cut or broken.
 
-    What is well-formed but does not belong is left out and counted in `bad`: `not_a_file` (a link, a device,
-    an extension header), `bad_name` (not DIGITS.jpg, .json or .txt), `too_large` (over MAX_MEMBER),
+    Members that are well-formed but do not belong are left out and counted in `bad`: `not_a_file` (a link, a
+    device, an extension header), `bad_name` (not DIGITS.jpg, .json or .txt), `too_large` (over MAX_MEMBER),
     `bad_text` (not UTF-8), `duplicate` (a member twice) and `incomplete` (not all three members).
     """
     bad = Counter() if bad is None else bad

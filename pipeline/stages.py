@@ -1,4 +1,4 @@
-"""What each finished stage of a crawl leaves, for later stages and commands to find its tables."""
+"""The results of each finished stage of a crawl, where later stages and commands find its tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

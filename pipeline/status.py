@@ -75,7 +75,7 @@ def state_of(root: str, now: float) -> dict[str, Any]:
 
 
 def next_stage(command: str, done: list[str]) -> str:
-    """Return the command for the stage after the one that a finished `--stage NAME` was for, or ""."""
+    """Return the command for the stage after a finished `--stage NAME`, or ""."""
     words = shlex.split(command)
     asked = last(words, "--stage")
     if asked not in done or asked == run_folder.STAGES[-1]:

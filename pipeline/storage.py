@@ -1,8 +1,8 @@
 """Read, list and publish files on any file system that fsspec knows.
 
 Publishing is atomic: a reader sees the whole file or none. Locally that is a temporary file in the same
-folder, fsync and rename; on an object store it is one PUT, or a multipart upload that is completed last. What
-fails in passing there is tried again.
+folder, fsync and rename; on an object store it is one PUT, or a multipart upload that is completed last.
+Operations that fail there for a transient reason are tried again.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def stem(path: str) -> str:
 def sibling(path: str, ending: str) -> str:
     """Return the file of the same stem beside another: ("a/0.tar", ".parquet") -> "a/0.parquet".
 
-    The one way to get from a path to another: what a folder is called never matters.
+    The only way to get from a path to another: the name of a folder never matters.
     """
     return join(posixpath.dirname(path), stem(path) + ending)
 
@@ -77,7 +77,7 @@ def sibling(path: str, ending: str) -> str:
 def file_system(path: str) -> tuple[Any, str]:
     """Return fsspec's file system of `path`, and the path in it.
 
-    Remote listings are not cached: what they are for is to see what other processes have written.
+    Remote listings are not cached: they are made to see files that other processes have written.
     """
     from fsspec.core import url_to_fs  # imports asyncio; no help text needs it
 

@@ -1,5 +1,4 @@
-"""Try again what failed for a transient reason: object stores answer 503 under load, and connections
-break."""
+"""Try again after a transient failure: object stores answer 503 under load, and connections break."""
 
 import errno
 import logging

@@ -46,7 +46,7 @@ class Member(NamedTuple):
 def members(stream: Stream) -> Iterator[Member]:
     """Yield members, the stream standing at their content; anyone who asks for the next has passed over it.
 
-    ValueError for anything that is no archive, or for a cut one: `UnendedError` if it ends where a member
+    ValueError for a file that is no archive, or for a cut archive: `UnendedError` if it ends where a member
     could begin.
     """
     name, size = "", -1

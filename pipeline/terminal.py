@@ -46,7 +46,7 @@ def terminal() -> Terminal:
 
 
 def output(log_json: str = "") -> Terminal:
-    """Return a console on stdout for what a command was asked for; on stderr where --log-json has stdout."""
+    """Return a console on stdout for the results of a command; on stderr where --log-json has stdout."""
     if log_json == "-":
         return terminal()
     return Terminal() if sys.stdout.isatty() else Terminal(width=_LINE)
@@ -60,7 +60,7 @@ def show_places(console: Console, places: Sequence[tuple[str, str]]) -> None:
 
 
 def told(error: Exception) -> str:
-    """Return an error in words: what a file of that name is in place of a file, without errno."""
+    """Return an error in words, without errno: it says if something else than a file has that name."""
     name = getattr(error, "filename", None)
     if isinstance(error, FileNotFoundError) and name:
         return f"{name}: there is no such file or folder"

@@ -16,7 +16,7 @@ from pipeline.hashlist import HashList
 FILE: Final = "tombstones.json"
 PENDING: Final = "takedown.json"
 _MAX_JSON: Final = 1 << 30  # bytes: a digest for each image
-"""What a takedown is about to do, while it is under way."""
+"""The tombstones that a running takedown is about to apply."""
 
 
 def domain_digest(name: str) -> str:
@@ -26,12 +26,12 @@ def domain_digest(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Tombstones:
-    """The digests of what must not come back."""
+    """The digests of URLs, domains and images that must not come back."""
 
     urls: frozenset[str] = frozenset()
     """uids of canonical URLs, of images or of pages."""
     domains: frozenset[str] = frozenset()
-    """`domain_digest` of names; what is below them is meant as well."""
+    """`domain_digest` of names; their subdomains are included."""
     images: HashList = field(default_factory=HashList)
 
     def __bool__(self) -> bool:
@@ -92,8 +92,7 @@ def request(
     phash: Iterable[str] = (),
     distance: int = hashlist.DISTANCE,
 ) -> Tombstones:
-    """Return the tombstones for what somebody asks to be removed; ValueError for anything that is not
-    understood."""
+    """Return the tombstones for a request of removal; ValueError for a line that is not understood."""
     digests = []
     for value in sha256:
         digest = value.lower()
@@ -109,8 +108,7 @@ def request(
 
 
 def _twins(url: str) -> tuple[str, str]:
-    """Return a URL under http and https: anyone who names one means what is there, however it was asked
-    for."""
+    """Return a URL under http and https: a request for removal covers both."""
     rest = url.partition("://")[2]
     return f"http://{rest}", f"https://{rest}"
 

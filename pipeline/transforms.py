@@ -77,7 +77,7 @@ class Picture(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """What is not taken, and why; fields only."""
+    """A rejected candidate and its reason; fields only."""
 
     url: str
     text: str
@@ -97,7 +97,7 @@ class ReadCandidates(beam.PTransform):
 
     >>> with beam.Pipeline(runner="FnApiRunner") as p:
     ...     found = p | openwit.ReadCandidates(["list.csv"])
-    ...     shown = found["accepted"] | beam.Map(lambda one: print(one.url, one.text))
+    ...     shown = found["accepted"] | beam.Map(lambda row: print(row.url, row.text))
     http://example.com/1.jpg a red house at the lake
     """
 
@@ -106,7 +106,7 @@ class ReadCandidates(beam.PTransform):
     formats: tuple[str, ...] = ImageOptions().formats
 
     def __post_init__(self) -> None:
-        """Find the files, so that what is missing is told now."""
+        """Find the files, so that a missing file is reported now."""
         super().__init__()
         self._pieces = sources.plan(list(self.source), self.options)
 
@@ -123,7 +123,7 @@ class ReadCandidates(beam.PTransform):
                     yield Candidate(image.url, text, kind, image.page_url, image.page_lang)
 
     def expand(self, start: beam.pvalue.PBegin) -> Any:  # a type hint of Beam's is of one collection
-        """Return the candidates, and what a source has that is none."""
+        """Return the candidates, and the rows of a source that are none."""
         return (
             start
             | beam.Create(self._pieces)
@@ -173,8 +173,8 @@ def _join(group: tuple[str, Iterable[tuple[int, str, str, list[int]]]], most: in
 class MatchQueries(beam.PTransform):
     """Clean and filter captions, identify their language, match them to queries; one sample for each URL.
 
-    queries: a list as `openwit crawl` takes it, at a path that every worker can read. Of a page's language
-    counts what the page declares; a crawl looks at the page's other captions as well.
+    queries: a list as `openwit crawl` takes it, at a path that every worker can read. The language that a
+    page declares counts; a crawl also looks at the page's other captions.
 
     >>> texts = [openwit.Candidate("http://example.com/1.jpg", "a red house at the lake", "alt", "", "")]
     >>> with beam.Pipeline(runner="FnApiRunner") as p:
@@ -190,7 +190,7 @@ class MatchQueries(beam.PTransform):
     max_captions: int = 16
 
     def expand(self, candidates: beam.PCollection) -> Any:  # a type hint of Beam's is of one collection
-        """Return the samples and what matches no query."""
+        """Return the samples, and the captions that match no query."""
         match = beam.ParDo(_Match(self.queries, self.rules, self.lang))
         judged = candidates | match.with_outputs(REJECTED, main=ACCEPTED)
         samples = (
@@ -323,7 +323,7 @@ class FetchImages(beam.PTransform):
             raise ValueError(NO_CONTACT)
 
     def expand(self, samples: beam.PCollection) -> Any:  # a type hint of Beam's is of one collection
-        """Return pictures, and what did not arrive."""
+        """Return pictures, and the failed fetches."""
         return (
             samples
             | beam.Map(_by_site).with_output_types(tuple[str, Sample])

@@ -15,7 +15,7 @@ import can_ada
 from publicsuffixlist import PublicSuffixList
 
 MAX_LENGTH: Final = 2083
-"""Characters, as written and as resolved: what Internet Explorer took, still the widest common limit."""
+"""Characters, as written and as resolved: the limit of Internet Explorer, still the widest common limit."""
 
 _STRIPPED: Final = "".join(map(chr, range(0x21)))  # WHATWG: leading and trailing C0 controls and space
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -45,10 +45,10 @@ class BadUrl(ValueError):  # noqa: N818 - the name says what is wrong, as ValueE
 def resolve(url: str, base: str | None = None) -> str:
     """Return the absolute http(s) URL that `url`, found on the page `base`, asks for; without its fragment.
 
-    This is what is fetched: WHATWG serialisation and nothing more (host in lower case and IDNA, default port
-    dropped, dot segments resolved, what is not allowed percent-encoded), so ASCII only.
-    Raises BadUrl: `data_url`, `bad_scheme` (not http or https), or `bad_url` (no URL, empty, longer than
-    MAX_LENGTH, with a user name or password, or relative without a base).
+    This URL is fetched: WHATWG serialisation and nothing more (host in lower case and IDNA, default port
+    dropped, dot segments resolved, forbidden characters percent-encoded), so ASCII only. Raises BadUrl:
+    `data_url`, `bad_scheme` (not http or https), or `bad_url` (no URL, empty, longer than MAX_LENGTH, with a
+    user name or password, or relative without a base).
     """
     global _resolved
     if base is None and url == _resolved:  # what a source has resolved is asked for its canonical form next
@@ -86,7 +86,7 @@ def origin(base: str) -> str:
 
 
 def canonical(url: str, base: str | None = None) -> str:
-    """Return the one form under which a URL is counted; raises BadUrl as `resolve` does.
+    """Return the canonical form under which a URL is counted; raises BadUrl as `resolve` does.
 
     It is `resolve` plus %xx in upper case in the path (RFC 3986, section 6.2.2.1). The query string stays as
     it is, since servers may compare it byte by byte, and http and https are two URLs.
@@ -99,7 +99,7 @@ def canonical(url: str, base: str | None = None) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """Return a URL, or what was to be one, without the user name and password in it; never raises.
+    """Return a URL, or a text that should be a URL, without the user name and password in it; never raises.
 
     Such URLs are refused, but their rows show them, and a set is handed on.
     """

@@ -15,7 +15,7 @@ def verbosity() -> str:
 
 
 def take_verbosity(arguments: Sequence[str]) -> list[str]:
-    """Note --quiet or --verbose for this process, and return the other arguments; the last one wins."""
+    """Note --quiet or --verbose for this process, and return the other arguments; the last flag wins."""
     said = [FLAGS[argument] for argument in arguments if argument in FLAGS]
     os.environ.pop(_VERBOSITY, None)
     if said:

@@ -68,7 +68,7 @@ def verify(layout: Layout, options: VerifyConfig) -> int:
 
 
 def signature(layout: Layout, signed_by: str) -> tuple[str, list[str]]:
-    """Return who has signed the manifest ("" if nobody has), and what is wrong with that."""
+    """Return the signer of the manifest ("" if it is not signed), and the problems with the signature."""
     wanted = attestation.trusted(signed_by) if signed_by else set()
     if not wanted and (package := extras.missing("sign")):
         if storage.exists(attestation.path(layout)):
@@ -79,7 +79,7 @@ def signature(layout: Layout, signed_by: str) -> tuple[str, list[str]]:
 
 
 def show_comparison(layout: Layout, options: VerifyConfig) -> None:
-    """Ask for some URLs again and print what became of them."""
+    """Ask for some URLs again and print the outcomes."""
     from pipeline import against_web
     from pipeline.http.user_agent import NO_CONTACT, requires_contact
     from pipeline.report import statements
@@ -142,9 +142,9 @@ def accounting(layout: Layout) -> list[str]:
 
 
 def balanced(layout: Layout) -> list[str]:
-    """Return the shards with a sample that no query keeps, or with a dropped one that a query keeps.
+    """Return the shards with a sample that no query keeps, or with a dropped sample that a query keeps.
 
-    What was dropped stays dropped even where a takedown has made room for it.
+    Dropped samples stay dropped even where a takedown has made room for them.
     """
     stored = checked_manifest.of(layout.root)
     state, problems = finished_set.load(layout, stored), []

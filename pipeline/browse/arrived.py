@@ -18,7 +18,7 @@ Place = tuple[str, int, int]
 def newest(root: str, most: int) -> list[tuple[dict[str, Any], Place]]:
     """Return (uid and address, place) of the last pictures of a run, the newest first.
 
-    They are in the parts of units that are running, and in what finished units have staged.
+    They are in the parts of running units, and in the staged images of finished units.
     """
     layout = extend.under_way(root) or Layout(root)
     rounds = layout.rounds()

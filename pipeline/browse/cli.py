@@ -1,4 +1,4 @@
-"""`openwit browse`: index what is missing, serve the page, open it."""
+"""`openwit browse`: index missing samples, serve the page, open it."""
 
 import asyncio
 import contextlib

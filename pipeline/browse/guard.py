@@ -3,7 +3,7 @@ itself.
 
 A page of another site can send requests to 127.0.0.1, and with a name that it lets point there (DNS
 rebinding) even read the answers: so Host must be an address that was asked for, and a request that writes
-needs this server's own Origin. What came from the web is only ever text or a picture.
+needs this server's own Origin. Text from the web is only ever shown as text or a picture.
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""What browse writes when it is asked: lists of uids, small WebDatasets, views under a name."""
+"""The files that browse writes on request: lists of uids, small WebDatasets, views under a name."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Pictures that show what a text says or what another picture shows, by a CLIP model. It imports torch."""
+"""Pictures that show the contents of a text or of another picture, by a CLIP model. It imports torch."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from pipeline.index.search import Search
 from pipeline.index.vectors import Floats, Found, Vectors
 
 MOST: Final = 600
-"""Pictures that one question finds."""
+"""Most pictures that a question finds."""
 
 
 class Semantic:

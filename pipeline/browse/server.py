@@ -84,7 +84,7 @@ class Server:
         return await asyncio.get_running_loop().run_in_executor(self._threads, action, *arguments)
 
     async def _answer(self, action: Callable[..., T], *arguments: Any) -> T:
-        """Return a function's value; what it refuses is 400, an absence 404, what takes too long 503."""
+        """Return a function's value; a refusal is 400, an absence 404, a timeout 503."""
         try:
             return await self._in_thread(action, *arguments)
         except ValueError as error:
@@ -164,7 +164,7 @@ class Server:
         )  # fmt: skip
 
     def sample(self, request: web.Request) -> dict[str, Any]:
-        """Return all that is known of one sample: its KEY.json, its queries, what was merged into it."""
+        """Return everything known of one sample: its KEY.json, its queries, the samples merged into it."""
         uid = request.match_info["uid"]
         row = self._search.sample(uid)
         rejected = [self._rejected(one) for one in self._search.rejects_of(uid)]
@@ -190,7 +190,7 @@ class Server:
         return storage.read_ranges([self._search.place(row, part)])[0]
 
     def _image(self, read: Callable[[web.Request], bytes | None]) -> Callable[[web.Request], Any]:
-        """Return a handler that answers with a picture, if it is one that browsers take for a picture."""
+        """Return a handler that answers with a picture, if browsers read the file as a picture."""
 
         async def handler(request: web.Request) -> web.Response:
             data = await self._answer(read, request)
@@ -332,7 +332,7 @@ class Server:
 
     @property
     def _folder(self) -> str:
-        """Return the folder in which browse writes: the run's own, else the one it was started in."""
+        """Return the folder in which browse writes: the run's own, else the folder it was started in."""
         return self._of.name if self._of.layout is not None else "."
 
     def export(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -358,7 +358,7 @@ class Server:
         return saved.save_view(self._folder, saved.check_name(given.get("name")), given.get("view"))
 
     def _rejected(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a rejected row, and where its picture can be seen: the run's own, or one that was kept."""
+        """Return a rejected row, and the place of its picture: in the run, or among the kept pictures."""
         shown = self._shown(row)
         if row["reason"] == "merged_into" and self._search.sample(row["detail"]) is not None:
             return shown | {"picture": f"api/image/{row['detail']}"}

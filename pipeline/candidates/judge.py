@@ -34,11 +34,11 @@ _LIST_IMAGES = 64  # of a list that are read together
 _PAGE_IMAGES = 200  # of a page that are looked at together
 
 Page = Callable[[], Prior]
-"""What the page of a caption says of its language, found when it is first asked for."""
+"""The language that a caption's page suggests, found when it is first asked for."""
 
 
 class Verdict(NamedTuple):
-    """What becomes of one text: the caption with its matches, or a reason."""
+    """The verdict on one text: the caption with its matches, or a reason."""
 
     caption: str
     reason: str
@@ -54,7 +54,7 @@ def no_page() -> Prior:
 
 
 class _Text:
-    """What is known of a text."""
+    """The facts known of a text."""
 
     __slots__ = ("caption", "matched", "prior", "reason", "told")
 
@@ -150,7 +150,7 @@ class CaptionJudge:
         return Verdict(read.caption, "", "", matched, lang, score)
 
     def _tell(self, caption: str, prior: Prior) -> tuple[str, float, float]:
-        """Return a caption's language, its probability, and that of the wanted one."""
+        """Return a caption's language, its probability, and the probability of the wanted language."""
         assert self._identifier is not None
         return self._identifier.tell(caption, prior, self._wanted) or (UNDETERMINED, 0.0, 0.0)
 
@@ -248,7 +248,7 @@ def judged(
 
 
 def _with_pages(images: Iterator[Image], judge: CaptionJudge) -> Iterator[tuple[Image, Page]]:
-    """Yield images with what their page says of its language; sources give the images of a page together."""
+    """Yield images with the language their page suggests; sources give the images of a page together."""
     for url, group in itertools.groupby(images, operator.attrgetter("page_url")):
         while several := list(itertools.islice(group, _PAGE_IMAGES if url else _LIST_IMAGES)):
             judge.read_ahead(several)

@@ -1,4 +1,4 @@
-"""Drive the fetching of pages: what the user named, what sitemaps list, what pages link to, pass by pass.
+"""Drive the fetching of pages, pass by pass: pages the user named, pages in sitemaps, linked pages.
 
 Each pass is cut into units that are fetched politely and leave durable files, as images are; between passes
 the launcher decides what comes next, so that no page is asked for twice and no site's calendar without end.
@@ -32,7 +32,7 @@ FORMAT: Final = "pages"
 
 
 class Wanted(NamedTuple):
-    """What is to be fetched: the columns of PAGE_ROWS between position and lanes."""
+    """The pages to fetch: the columns of PAGE_ROWS between position and lanes."""
 
     url: str
     kind: str
@@ -73,7 +73,7 @@ def _named(path: str) -> Iterator[FoundLink]:
 
 
 def _found(results: list[FetchedPages]) -> Iterator[tuple[int, FoundLink]]:
-    """Yield (position, what was found) in the order of the pages, however they were cut into units."""
+    """Yield (position, result) in the order of the pages, however they were cut into units."""
     tables = [schemas.read_table(result.found) for result in results]
     table = pa.concat_tables([FOUND_ROWS.empty_table(), *tables])
     order = np.argsort(table["position"].to_numpy(), kind="stable")
@@ -82,7 +82,7 @@ def _found(results: list[FetchedPages]) -> Iterator[tuple[int, FoundLink]]:
 
 
 class Frontier:
-    """What has been asked for, and how much more may be."""
+    """The pages asked for so far, and the room left under the limits."""
 
     def __init__(self, crawl: Crawl) -> None:
         self._crawl = crawl
@@ -121,7 +121,7 @@ class Frontier:
         return wave
 
     def write_limits(self) -> str:
-        """Publish rows for what was not fetched: URLs that are none, and by site what was beyond a limit."""
+        """Publish rows for addresses not fetched: malformed URLs, and by site the number beyond a limit."""
         beyond = [
             Image("", (), f"http://{site}/", None, "page_limit", f"{count} pages more")
             for site, count in sorted(self._refused.items())
@@ -137,7 +137,7 @@ class Frontier:
 def _pass(
     crawl: Crawl, runner: Runner, number: int, wave: list[Wanted]
 ) -> tuple[list[FetchedPages], list[Wanted]]:
-    """Fetch the sitemaps of a wave or, if there are none, all of it; return results and what is left.
+    """Fetch the sitemaps of a wave or, if there are none, all of it; return the results and the pages left.
 
     Not both at once: in two units of one pass a site would be asked at twice its rate.
     """

@@ -1,6 +1,6 @@
-"""Fetch pages and sitemaps: one unit in; the images of its pages, and what is to be fetched next, out.
+"""Fetch pages and sitemaps: one unit in; the images of its pages, and the pages to fetch next, out.
 
-The client is the one that fetches images, and so are its rules: robots.txt, opt-outs, addresses, pace, sizes.
+The client is that of images, and so are its rules: robots.txt, opt-outs, addresses, pace, sizes.
 """
 
 import re
@@ -69,7 +69,7 @@ def is_sitemap(row: dict[str, object]) -> bool:
 def judge(
     row: dict[str, object], outcome: Outcome, depth: int, formats: Collection[str] = FORMATS
 ) -> tuple[list[Image], list[FoundLink]]:
-    """Return the images of what one row of PAGE_ROWS was answered with, and what to fetch after it.
+    """Return the images in the answer to one row of PAGE_ROWS, and the pages to fetch after it.
 
     depth: how far links are followed; formats: those of images that are taken. A page that cannot be had is
     one Image with a reason, unless it is to be tried again.
@@ -102,10 +102,10 @@ def judge(
 
 
 def _no_page(content_type: str, body: bytes) -> str:
-    """Return "" for HTML, or what it is instead.
+    """Return "" for HTML, or else the type of the file.
 
-    Of several types the last one counts (https://fetch.spec.whatwg.org/#concept-header-extract-mime-type);
-    where none is a type, the bytes decide as in browsers (https://mimesniff.spec.whatwg.org).
+    Of several types the last counts (https://fetch.spec.whatwg.org/#concept-header-extract-mime-type); where
+    none is a type, the bytes decide as in browsers (https://mimesniff.spec.whatwg.org).
     """
     found = [match[1].lower() for part in content_type.split(",") if (match := _TYPE.match(part.strip()))]
     media_type = found[-1] if found else ""
@@ -134,7 +134,7 @@ def _listed(url: str, found: sitemap.Sitemap, kind: str, depth: int) -> tuple[li
 
 
 class _State:
-    """What a worker process keeps between units: an event loop with its caches."""
+    """The state of a worker process between units: an event loop with its caches."""
 
     def __init__(self, fetch: FetchOptions) -> None:
         self._fetch = fetch

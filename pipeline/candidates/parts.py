@@ -57,7 +57,7 @@ class JudgedPiece(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class PageUnit(Part):
-    """Pages that one task fetches."""
+    """Pages per task."""
 
     path: Annotated[str, File(PAGE_ROWS)]
 
@@ -71,7 +71,7 @@ class PageUnits(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedPages(Part):
-    """The images of a unit of pages, and what is to be fetched next."""
+    """The images of a unit of pages, and the pages to fetch next."""
 
     path: Annotated[str, File(IMAGE_ROWS)]
     found: Annotated[str, File(FOUND_ROWS)]

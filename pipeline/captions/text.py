@@ -1,8 +1,8 @@
-"""Clean a caption, and say why one is not wanted. Any `str` is safe input.
+"""Clean a caption, and give a reason if it is not wanted. Any `str` is safe input.
 
-Rules drop what is certainly not a description and leave judgement to the query match: CLIP (Radford et al.
-2021, section 2.2) and MetaCLIP (arXiv 2309.16671) state no rules of length at all. The file-name rules make
-explicit what MetaCLIP's case-sensitive match does by accident, see `match.tokens`.
+Rules drop texts that are certainly no description and leave judgement to the query match: CLIP (Radford et
+al. 2021, section 2.2) and MetaCLIP (arXiv 2309.16671) state no rules of length at all. The file-name rules
+make explicit an accidental effect of MetaCLIP's case-sensitive match, see `match.tokens`.
 """
 
 import html
@@ -20,7 +20,7 @@ except ImportError:  # not built: every text is read by every rule
     _text = None  # type: ignore[assignment]
 
 CUT_CHARS: Final = 8192
-"""Raw text beyond this many characters is not looked at; what was cut exceeds every `max_chars` below it."""
+"""Raw text beyond this many characters is ignored; a text that was cut exceeds every `max_chars` below it."""
 
 _UNESCAPE_ROUNDS: Final = (
     3  # "&amp;amp;quot;" is seen in the wild; deeper nesting is an attack, not a caption
@@ -41,7 +41,7 @@ _TAG: Final = re.compile(
 
 
 class _Removed(dict[int, int | None]):
-    """The translation that deletes what no reader sees; learns a code point when it meets it."""
+    """The translation that deletes invisible characters; learns a code point when it meets it."""
 
     def __missing__(self, code: int) -> int | None:
         char = chr(code)
@@ -61,8 +61,8 @@ _REMOVED: Final = _Removed()
 def clean(text: str) -> str:
     """Return `text` as a reader sees it, in NFC and on one line; never raises, and always encodes to UTF-8.
 
-    What is clean stays as it is: cleaning goes on while it uncovers more to clean, such as a character
-    reference that a hidden character had split, and what goes on for long loses the signs that start markup.
+    Clean text stays as it is. Cleaning repeats while it uncovers more to clean, such as a character reference
+    that a hidden character had split; a text that never gets clean loses the signs that start markup.
 
     Character references that end in a semicolon are resolved (also when escaped twice), stray HTML tags
     become spaces, and controls, direction marks, zero-width characters, lone surrogates, private-use
@@ -242,7 +242,7 @@ def is_joined(word: str) -> bool:
     """Return whether words are joined as names of files and templates are ("control_14ct", "a-b-c-d-e").
 
     An underscore or a percent escape is enough. Hyphens also make real words ("jack-in-the-pulpit",
-    "SARS-CoV-2"), so four are needed, or three with a digit beside them; shorter ones match no query anyhow.
+    "SARS-CoV-2"), so four are needed, or three with a digit beside them; shorter names match no query anyhow.
     """
     if "_" in word.strip("_") or _PERCENT.search(word):
         return True
@@ -329,7 +329,7 @@ _MACHINE_CAPTION: Final = re.compile(
 
 
 def is_template(text: str) -> bool:
-    """Return whether the text is what pages say at any image ("Photo 3 of 7", "Click to enlarge")."""
+    """Return whether the text is a phrase that fits any image ("Photo 3 of 7", "Click to enlarge")."""
     if len(text) > 80:
         return False
     if _FIXED_TEMPLATE.fullmatch(text):

@@ -1,9 +1,9 @@
 """Describe an image by the low frequencies of a 64 x 64 thumbnail: 256 signs of luma, 256 numbers of colour.
 
-The signs are the usual DCT hash, at 16 x 16 frequencies, 32 bytes an image. Re-encoding, resizing, squeezing
-and colour changes leave most bits alone; crops, rotations beyond a few degrees and mirroring do not, which is
-what views of the reference side are for. The numbers, 512 bytes an image, tell apart what the signs confuse.
-Only numpy is needed.
+The signs are the usual DCT hash, at 16 x 16 frequencies, 32 bytes per image. Re-encoding, resizing, squeezing
+and colour changes leave most bits alone; crops, rotations beyond a few degrees and mirroring do not, so the
+reference side has views. The numbers, 512 bytes per image, tell apart images that the signs confuse. Only
+numpy is needed.
 """
 
 from typing import Final, NamedTuple, Protocol
@@ -105,7 +105,7 @@ def quality(luma: Thumbnails) -> int:
 
 
 class Descriptors(NamedTuple):
-    """What is kept of n images; fields only."""
+    """The descriptors of n images; fields only."""
 
     hashes: npt.NDArray[np.uint8]
     """[n, 32]: `sign_hash`."""
@@ -118,7 +118,7 @@ class Descriptors(NamedTuple):
 
 
 class Detector(Protocol):
-    """Embed thumbnails so that near-duplicates have a high cosine: what a learned detector gives."""
+    """Embed thumbnails so that near-duplicates have a high cosine: the interface of a learned detector."""
 
     name: str
     side: int

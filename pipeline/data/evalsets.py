@@ -40,7 +40,7 @@ class Example(NamedTuple):
     """As stored, not yet decoded; empty where the example has none."""
     label: str = ""
     caption: str = ""
-    """The only one, or the first."""
+    """The caption, or the first of several."""
     group: str = ""
     several_captions: tuple[str, ...] = ()
     """All of them where there are several: a line each in .txt, a list in .json or Parquet."""
@@ -60,7 +60,7 @@ class Listing(NamedTuple):
     files: list[str]
     """Images of a folder, shards, or Parquet files, sorted."""
     left_out: Counter[str]
-    """Of a folder: what is no data, by why."""
+    """For a folder: the number of files that are no data, by reason."""
 
 
 def form_of(path: str) -> Form:
@@ -83,7 +83,7 @@ def files_of(path: str) -> list[str]:
 
 
 def listing(path: str) -> Listing:
-    """Return the files of a set and what is left out; ValueError if there are none, or some of those named.
+    """Return the files of a set and those left out; ValueError if there are none, or some of those named.
 
     Links are followed, as torchvision's ImageFolder does. Names that begin with ".", and __MACOSX, are no
     data: notebooks, file managers and archivers leave them.
@@ -105,13 +105,13 @@ def listing(path: str) -> Listing:
 
 
 def left_out_of(found: Listing) -> str:
-    """Return a sentence on what of a folder is no data, "" where nothing was left out."""
+    """Return a sentence on the files of a folder that are no data, "" where nothing was left out."""
     parts = [f"{count:,} {why}" for why, count in sorted(found.left_out.items()) if count]
     return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def _below(folder: str) -> tuple[list[str], Counter[str]]:
-    """Return the images below a folder, as POSIX paths relative to it, and what is left out."""
+    """Return the images below a folder, as POSIX paths relative to it, and the files left out."""
     left_out: Counter[str] = Counter()
     if not storage.is_local(folder):
         fs, root = storage.file_system(folder)
@@ -218,7 +218,7 @@ def _of_sample(example_id: str, sample: webdataset.WebDatasetSample, bad: Counte
 
 
 def row_of(sample: webdataset.WebDatasetSample) -> dict[str, Any] | None:
-    """Return the content of KEY.json, {} without one, None if it is no usable row."""
+    """Return the content of KEY.json, {} if it is missing, None if it is no usable row."""
     try:
         return untrusted.parse_row(sample.parts["json"]) if "json" in sample.parts else {}
     except ValueError:
@@ -247,7 +247,7 @@ def label_of(value: object, where: str) -> tuple[str, bool]:
     """Return a label as text, "" where there is none, and whether it holds several classes.
 
     None, NaN and -1, which the Hub's test splits have, are no label; whole floats are numbers; a list is
-    several classes. ValueError, which says `where`, for what can be no class.
+    several classes. ValueError, with `where` in it, for a value that cannot be a class.
     """
     if isinstance(value, list):
         parts = list(dict.fromkeys(part for one in value if (part := label_of(one, where)[0])))

@@ -1,9 +1,9 @@
 """Show the reference side from many sides: crops and rotations of each evaluation image.
 
-A training image is described once, as it is; that it may be a part of an evaluation image, a turned one, or
-what that one is a part of, is searched for by describing the evaluation image accordingly: those are few.
-Mirroring needs no views of its own: the query is mirrored instead, by a change of signs. Nor do borders:
-they are cut off both sides.
+A training image is described once, as it is. It may be a part of an evaluation image, a turned copy of it, or
+a picture that it is a part of; these are found by describing views of the evaluation images, which are few.
+Mirroring needs no views of its own: the query is mirrored instead, by a change of signs. Nor do borders: they
+are cut off both sides.
 """
 
 import math
@@ -30,10 +30,10 @@ class View(NamedTuple):
     outside: float = 0.0
     """Share of each side that lies outside the image, which is continued there by its outermost pixels."""
     x: float = 0.5
-    """How what is outside is divided between left and right, 0 to 1."""
+    """The share of the area outside that is on the left, 0 to 1."""
     y: float = 0.5
     degrees: float = 0.0
-    """Counter-clockwise; what the turned image does not cover is black."""
+    """Counter-clockwise; areas that the turned image does not cover are black."""
 
 
 def _crop(width: float, height: float, x: float, y: float, name: str = "crop") -> View:
@@ -162,7 +162,7 @@ def without_border(rgb: Pixels) -> Pixels | None:
 
 
 def inner(rgb: Pixels) -> Pixels:
-    """Return the picture without its border, or the picture: what both sides are compared as."""
+    """Return the picture without its border, or the picture itself: both sides are compared in this form."""
     inside = without_border(rgb)
     return rgb if inside is None else inside
 

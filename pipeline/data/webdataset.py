@@ -1,8 +1,8 @@
 """Read anybody's WebDataset: tar archives whose consecutive members share a name up to the first dot.
 
-openwit's own shards have a stricter and faster reader, `pipeline.shards`. This one takes what writers of the
-field produce (directories, PAX and GNU long names) and only ever returns bytes of regular files: nothing is
-extracted, followed or unpickled.
+openwit's own shards have a stricter and faster reader, `pipeline.shards`. This reader takes all that writers
+of the field produce (directories, PAX and GNU long names) and only ever returns bytes of regular files:
+nothing is extracted, followed or unpickled.
 """
 
 import bz2

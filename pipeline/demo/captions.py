@@ -1,4 +1,4 @@
-"""Write the texts that stand beside the drawings: good captions, and what real pages put there instead."""
+"""Write the texts beside the drawings: good captions, and the texts that real pages have in their place."""
 
 import random
 from typing import Final, NamedTuple

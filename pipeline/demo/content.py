@@ -22,7 +22,7 @@ _ROLE_REASONS: Final[dict[Role, str]] = {
     "noai": "opt_out_x_robots_tag",
 }
 PRIVATE: Final = "/private/"
-"""What the robots.txt of a robots_partial site disallows."""
+"""The paths that the robots.txt of a robots_partial site disallows."""
 _SHARES: Final = {"shared_url": 40, "same_bytes": 40, "dead_link": 30, "moved": 75, "moved_to_other_site": 75}
 """One of that many pictures is referenced elsewhere or copied; one dead or moved link stands beside that
 many."""
@@ -85,7 +85,7 @@ class Draft:
 
 
 class Placed(NamedTuple):
-    """Say where an ordinary picture is, for what refers to it later."""
+    """The place of an ordinary picture, for pages that refer to it later."""
 
     site: Draft
     mark_index: int
@@ -96,7 +96,7 @@ class Placed(NamedTuple):
 def fill(sites: list[Draft], sizes: list[int], seed: int) -> list[Placed]:
     """Put pictures, links between sites and oddities into `sites`; `sizes` counts the pictures of each.
 
-    Returns the ordinary pictures of ordinary sites that have a caption naming what they show.
+    Returns the ordinary pictures of ordinary sites whose caption names their subject.
     """
     placed: list[Placed] = []
     for site, size in zip(sites, sizes, strict=True):
@@ -260,7 +260,7 @@ def _add_placeholders(sites: list[Draft], rng: random.Random) -> None:
 
 
 def _add_inline(sites: list[Draft], rng: random.Random) -> None:
-    """Add pictures inlined in the page, vector images, and the one-pixel images that count visits."""
+    """Add pictures inlined in the page, vector images, and pixels that count visits."""
     for _ in range(_INLINE):
         spec = random_spec(rng, dimensions=(64, 48))
         inline = base64.b64encode(encode(draw(spec), "JPEG", quality=60)).decode("ascii")

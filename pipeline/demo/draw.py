@@ -190,7 +190,7 @@ def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def placeholder(width: int = 320, height: int = 240) -> Image.Image:
-    """Return the picture that careless sites show in place of a missing one."""
+    """Return the placeholder that careless sites show for a missing picture."""
     image = Image.new("RGB", (width, height), (226, 226, 226))
     pen = ImageDraw.Draw(image)
     pen.rectangle((8, 8, width - 9, height - 9), outline=(170, 170, 170), width=3)

@@ -29,14 +29,14 @@ class Answer:
 
 
 class Oddity(NamedTuple):
-    """Hold one odd address: its file, its answer, and what a crawl must make of it."""
+    """Hold one odd address: its file, its answer, and the result that a crawl must reach."""
 
     special: str
     path: str
     data: bytes | None
     answer: Answer
     spec: PictureSpec
-    """What the caption says is in the picture; true only where `reason` is None."""
+    """The caption's subject is in the picture; true only where `reason` is None."""
     reason: str | None
 
 

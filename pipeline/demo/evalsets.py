@@ -1,7 +1,7 @@
-"""Draw evaluation sets for the demonstration: a clean one, and one with altered copies of web pictures.
+"""Draw evaluation sets for the demonstration: a clean set, and a set with altered copies of web pictures.
 
-The clean one holds what must not be taken for copies: other takes of a picture of the web, and pictures that
-bear a piece of one as their logo.
+The clean set holds pictures that must not be taken for copies: other takes of a picture of the web, and
+pictures that bear a piece of a web picture as their logo.
 """
 
 import io

@@ -34,11 +34,11 @@ RENDITIONS: Final[dict[str, Callable[[Image.Image], Image.Image]]] = {
 }
 SOME_COLOURS: Final = tuple(COLOURS)[:4]
 OTHER_COLOURS: Final = tuple(COLOURS)[4:]
-"""Of the bias probe: which colours are assigned to whom, and what changes when the others are added."""
+"""For the bias probe: which colours are assigned to whom, and the change when the others are added."""
 
 
 def write_labelled(folder: Path, seed: int) -> Path:
-    """Write drawings in class folders and return the folder; what is there already is left."""
+    """Write drawings in class folders and return the folder; existing files are left."""
     for label in CLASSES:
         rng = random.Random(f"{seed}/labelled/{label}")
         (folder / label).mkdir(parents=True, exist_ok=True)

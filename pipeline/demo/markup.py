@@ -15,11 +15,11 @@ TRANSPARENT_GIF: Final = "data:image/gif;base64," + base64.b64encode(
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,"
     b"\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
 ).decode("ascii")
-"""What stands in `src` until a script puts the address from the lazy attribute there."""
+"""The value of `src` until a script puts the address from the lazy attribute there."""
 
 
 class ImageText(NamedTuple):
-    """Hold one text of an image as a browser would give it, and what it is."""
+    """Hold one text of an image as a browser would give it, and its kind."""
 
     kind: TextKind
     text: str
@@ -41,14 +41,14 @@ class ImageElement:
     label: str | None = None
     colour: str | None = None
     special: tuple[str, ...] = ()
-    """What is out of the ordinary, in words such as dead_link; sorted."""
+    """Its oddities, in words such as dead_link; sorted."""
     reason: str | None = None
-    """The reason for which the image cannot get into the shards, whatever its texts, if there is one."""
+    """The reason that keeps the image out of the shards, whatever its texts; None if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnPage:
-    """Hold one page: where it is and what is on it."""
+    """Hold one page: its address and contents."""
 
     url: str
     title: str

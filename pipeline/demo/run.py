@@ -89,7 +89,7 @@ def verify(web: "Web", out: Path, options: DemoConfig) -> int:
 def overlap(web: "Web", out: Path, options: DemoConfig) -> int:
     """Compare the set with the two evaluation sets that came with the web, one with planted copies.
 
-    What copies do to an accuracy is shown with that of a classifier that remembers what it has seen.
+    The effect of copies on an accuracy is shown by a classifier that remembers every image it has seen.
     """
     from dedup.cli import main as overlap_main
     from pipeline.demo.nearest_neighbour import write_predictions
@@ -144,7 +144,7 @@ def train(web: "Web", out: Path, options: DemoConfig) -> int:
 
 
 def measure(web: "Web", out: Path, options: DemoConfig) -> int:
-    """Measure the trained model: zero-shot, or with --full in every way, beside one that remembers."""
+    """Measure the trained model: zero-shot, or with --full every way, beside a classifier that remembers."""
     from train.evaluation.cli import main as eval_main
 
     wanted = {"full": options.full, "train": _done(out).get("train")}
@@ -161,7 +161,7 @@ def measure(web: "Web", out: Path, options: DemoConfig) -> int:
 
 
 def everything(web: "Web", out: Path, options: DemoConfig) -> list[str]:
-    """Return the arguments of `openwit eval` for all tasks but geolocation, having drawn what they need.
+    """Return the arguments of `openwit eval` for all tasks but geolocation, having drawn the sets they need.
 
     Drawn pictures were taken nowhere.
     """
@@ -222,7 +222,7 @@ def show(console: Console, out: Path, options: DemoConfig, seconds: float) -> No
 
 
 def the_web(folder: Path, options: DemoConfig, console: Console) -> "Web":
-    """Return the web of an earlier demo in the same folder, or draw one."""
+    """Return the web of an earlier demo in the same folder, or draw a new web."""
     from pipeline.demo.web import build, load
 
     if (folder / "web.json").exists():

@@ -1,14 +1,14 @@
 """Build the demonstration web: sites of pictures and pages, source files for a crawl, and the exact truth.
 
-What `build` writes into its folder, the same bytes for the same arguments:
+The files that `build` writes into its folder, the same bytes for the same arguments:
 
-    sites/SITE/...            what each site serves; the first one has sitemap-index.xml, which lists all
+    sites/SITE/...            the files of each site; the first has sitemap-index.xml, which lists all
     web.warc.gz               every page as a WARC response record, as in Common Crawl
-    pages.txt                 the sites' home pages, one URL a line
+    pages.txt                 the sites' home pages, one URL per line
     urls.parquet              url and caption: a table of some of the images
-    queries.txt               one query a line
+    queries.txt               one query per line
     eval/clean/CLASS/*.png    an evaluation set; eval/contaminated holds altered copies of pictures too
-    eval/truth.jsonl          which, and how altered
+    eval/truth.jsonl          the altered pictures, and how they were altered
     truth.jsonl               every image reference of every page: see pages.Reference
     web.json                  the sites and the special answers, for the server
 """
@@ -110,7 +110,7 @@ def build(
 ) -> Web:  # fmt: skip
     """Build a web of `n_images` drawings on `n_sites` sites in a new or empty folder, and return it.
 
-    Pages hold absolute URLs, so the port is decided here: `port`, or a free one. Where only 127.0.0.1
+    Pages hold absolute URLs, so the port is decided here: `port`, or any free port. Where only 127.0.0.1
     exists, the sites take consecutive ports from it. `evaluation_sets`: whether they are drawn too, another
     400 pictures. ValueError for a folder in use or too small a web.
     """

@@ -1,4 +1,4 @@
-"""`openwit crawl --extend RUN`: what may be added to a finished run, and how that begins."""
+"""`openwit crawl --extend RUN`: the additions a finished run allows, and how an extension begins."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -31,8 +31,8 @@ _NOT_TAKEN_OVER: Final = frozenset(
 def arguments(argv: Sequence[str]) -> list[str]:
     """Return the arguments of `openwit crawl`, after those that follow from --extend if it is given.
 
-    The run's own options come first, so that what is typed wins, and can be compared. ValueError for a run
-    that is not finished, or whose work folder is gone.
+    The run's own options come first, so that options on the command line win, and can be compared. ValueError
+    for a run that is not finished, or whose work folder is gone.
     """
     root = last(argv, "--extend").rstrip("/")
     if not root:
@@ -54,7 +54,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
 
 
 def with_later_signals(opt_out: Value, decided: Value) -> Value:
-    """Return the opt-outs of a run, and those that it did not know: it left out what it `decided` against."""
+    """Return the opt-outs of a run, with those added since its version that it has not `decided` against."""
     if not isinstance(opt_out, list | tuple) or not isinstance(decided, list | tuple):
         return opt_out
     unknown = (name for name in LATER if name not in opt_out and f"no {name}" not in decided)
@@ -93,7 +93,7 @@ def interrupted(root: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Base:
-    """What an extension notes when it begins."""
+    """The record made when an extension begins."""
 
     manifest: dict[str, Any]
     """Of the run before it, as JSON."""
@@ -120,7 +120,7 @@ def manifest_before(part: Layout) -> Manifest:
 
 
 def check(options: CrawlConfig, inputs: list[storage.FileInfo], semantics: StageOptions) -> None:
-    """Raise ValueError for what stands against an extension, or against continuing the one under way."""
+    """Raise ValueError if an extension, or continuing the extension under way, is impossible."""
     root = options.out.rstrip("/")
     part = under_way(root)
     if part is not None:
@@ -143,7 +143,7 @@ def publishing(root: str) -> str:
 def begin(
     options: CrawlConfig, inputs: list[storage.FileInfo], semantics: StageOptions
 ) -> tuple[Layout, tuple[Layout, ...]]:
-    """Begin an extension, or continue the one that is under way, after `check`.
+    """Begin an extension, or continue the extension under way, after `check`.
 
     Return where it works, and where the run before it worked.
     """

@@ -1,4 +1,4 @@
-"""Tables and parts of an extension: what the finished run means for the samples that are added to it."""
+"""Tables and parts of an extension: the effect of the finished run on the samples that are added to it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -49,7 +49,7 @@ class Stored(SampleTable):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCounts(SampleTable):
-    """The samples of a shard as a round counts what arrived."""
+    """The samples of a shard, in the form in which a round counts arrived images."""
 
     path: Annotated[str, File(STORED_ROWS)]
 

@@ -1,4 +1,4 @@
-"""Drive what is particular to `--extend`: what the run has already, what it drops, and their publication."""
+"""Drive the steps only `--extend` has: the run's existing samples, those it drops, and their publication."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,7 +47,7 @@ class Base:
 
 
 def stored_samples(crawl: Crawl) -> list[Step]:
-    """Take from the run's shards what counts in the balance; nothing where no run is extended."""
+    """Read the samples that count in the balance from the run's shards; nothing where no run is extended."""
     if crawl.base is None:
         return []
     layout, folder = crawl.layout, crawl.layout.stage("select", "stored")
@@ -152,13 +152,13 @@ def write_query_counts(crawl: Crawl, counts: dict[str, np.ndarray], thresholds: 
 
 
 def near_duplicates_path(crawl: Crawl) -> str:
-    """Return where finish writes what `--dedup near` took out, by site: of an extension, its own alone."""
+    """Return the file where finish counts `--dedup near`'s removals by site: for an extension, its own."""
     layout = crawl.layout
     return layout.stage("finish", "near_duplicates.parquet") if crawl.base else layout.near_duplicates
 
 
 def _near_duplicates(crawl: Crawl, before: NearDuplicates | None, own: NearDuplicates) -> NearDuplicates:
-    """Publish near_duplicates.parquet of the grown run; return what its manifest says of it."""
+    """Publish near_duplicates.parquet of the grown run; return its entry for the manifest."""
     known, files = storage.join(crawl.layout.work, extend.NEAR), [near_duplicates_path(crawl)]
     files += [known] if storage.exists(known) else []
     sums = pa.concat_tables(map(schemas.read_table, files)).group_by("site").aggregate(
@@ -182,7 +182,7 @@ def _near_duplicates(crawl: Crawl, before: NearDuplicates | None, own: NearDupli
 def publish(crawl: Crawl, found: NewSet, entry: Extension) -> None:
     """Publish an extension: its dropped samples, its counts and, last, the manifest that names its shards.
 
-    `entry`: what the manifest says of the extension, without its figures. Doing it again writes the same.
+    `entry`: the manifest's entry for the extension, without its figures. Doing it again writes the same.
     """
     base, layout = crawl.base, crawl.layout
     assert base is not None
@@ -225,7 +225,7 @@ def publish(crawl: Crawl, found: NewSet, entry: Extension) -> None:
 
 
 def _publish_dropped(crawl: Crawl, new_set: NewSet) -> None:
-    """Add the rows of this extension to those of earlier ones; a reader of the old manifest skips them."""
+    """Add the rows of this extension to those of earlier ones, which a reader of the old manifest skips."""
     assert crawl.base is not None
     path = storage.join(crawl.layout.root, dropped_samples.FILE)
     before = dropped_samples.rows(crawl.layout.root, crawl.layout.extension - 1)

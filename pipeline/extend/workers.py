@@ -1,4 +1,4 @@
-"""Extend: what the samples of a finished run mean for those that are added to it.
+"""Extend: the effect of a finished run's samples on those that are added to it.
 
 The run's own samples stay as they are stored. They count in the balance, they take the place of new images
 with the same bytes, and tightened thresholds drop some of them.
@@ -29,7 +29,7 @@ from pipeline.select.workers import DedupeShuffler, QueryTable, SampleQueryPairs
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWorker:
-    """Take from a shard of the run what decides: its samples, without those that were dropped before."""
+    """Read the samples of a shard of the run, without those that were dropped before."""
 
     folder: str
     root: str
@@ -62,7 +62,7 @@ class StoredWorker:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCountWorker:
-    """Count stored samples as `MergeShuffler` counts what arrived."""
+    """Count stored samples as `MergeShuffler` counts arrived images."""
 
     folder: str
     queries: QueryTable
@@ -183,7 +183,7 @@ def known_rows(table: pa.Table, queries: QueryTable, thresholds: np.ndarray, ext
 def moved_counts(known: pa.Table, found: pa.ChunkedArray, queries: int) -> np.ndarray:
     """Return by query the samples of the run that were never tried and are among the `found` uids, int64 [Q].
 
-    Of one that was moved before, the extension that has it now counts.
+    If a sample was moved before, the extension that has it now counts.
     """
     known = known.filter(pc.is_in(known["uid"], value_set=pc.unique(found)))
     known = known.filter(pc.invert(known["tried"])).sort_by("uid").combine_chunks()

@@ -1,1 +1,1 @@
-"""Fetch: rounds of work units, and what of all that arrived each query keeps."""
+"""Fetch: rounds of work units, and the arrived images that each query keeps."""

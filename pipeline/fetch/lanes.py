@@ -1,13 +1,14 @@
 """Cut the images of a partition of sites into work units, packed by time.
 
-A unit is what one worker fetches in one go. Sites stay together, so robots.txt, names and connections are
-paid once, and a site is in one unit of a round only, so its rate holds however many workers there are. With a
-rate to keep, a unit takes as long as its longest site, so sites that take equally long share units, and the
-longer they take the more of them: then no worker waits for one site. What a site cannot give within a unit's
-time is deferred to the next round. bench/politeness_simulation.py shows what the figures below are for.
+A unit is the work that one worker fetches in one go. Sites stay together, so robots.txt, names and
+connections are paid once, and a site is in one unit of a round only, so its rate holds however many workers
+there are. With a rate to keep, a unit takes as long as its longest site, so sites that take equally long
+share units, and the longer they take the more of them: then no worker waits for one site. Images that a site
+cannot give within a unit's time are deferred to the next round. bench/politeness_simulation.py shows the
+reasons for the figures below.
 
-A site of ten million images must not be ten million rows of one partition: most of what it has is deferred,
-and is known to be before its images are together (`beyond`).
+A site of ten million images must not be ten million rows of one partition: most of its images are deferred,
+and that is known before they are together (`beyond`).
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ PUT_OFF_IMAGES = 100_000
 
 
 class SiteShare(NamedTuple):
-    """A share of one site: which of its images, and of how many lanes it is one; 0 if it is deferred."""
+    """A share of one site: its images, and the number of lanes it is one of; 0 lanes if it is deferred."""
 
     site: str
     images: np.ndarray  # int64 indices
@@ -40,7 +41,7 @@ def share(lanes: int) -> float:
 
 
 def lane_sizes(images: int, delay: float, limits: UnitLimits) -> tuple[int, int, int]:
-    """Return how many of a site's images a round takes, in how many lanes, and how many it puts off."""
+    """Return how many of a site's images a round takes, in how many lanes, and how many are deferred."""
     if delay <= 0:
         return images, ceil(images / limits.unit_images), 0
     taken = images if images * delay <= limits.unit_seconds else max(1, int(limits.unit_seconds / delay))
@@ -63,15 +64,15 @@ def put_off_parts(images: np.ndarray) -> list[np.ndarray]:
 
 
 def room(seconds: float, limits: UnitLimits) -> int:
-    """Return how many images a unit may hold whose sites take about so long: those of its class."""
+    """Return the most images in a unit whose sites take about `seconds`: the limit of its class."""
     return max(limits.unit_images, int(limits.unit_rate * 2 ** duration_class(seconds)))
 
 
 def deadline(seconds: float, images: int) -> float:
-    """Return after how many seconds a unit planned for that many puts off what is left.
+    """Return the seconds after which a unit planned for `seconds` defers the images that are left.
 
-    Twice as long is enough for sites that answer slowly, and a tenth of a second an image for a machine that
-    does; what asks for more, by Crawl-delay or 429, would hold up a worker for one site.
+    Twice as long is enough for sites that answer slowly, and a tenth of a second per image for a machine that
+    does; a site that asks for more, by Crawl-delay or 429, would hold up a worker.
     """
     return 300.0 + 2 * seconds + min(images, 20_000) / 10
 
@@ -97,10 +98,10 @@ def beyond(
     """Return which of some images `cut` will deferred whatever others there are, bool [images].
 
     sites: str [images]; hashes: uint64 [images], first bits of uids, ascending: the order of `cut`. A site's
-    time goes to its first images, so what is too late among these is too late among all. And the images are
-    those of one range of hashes: where a site has n of them in a hundredth of all hashes it has about as many
-    in each hundredth before, but for those that `earlier` rounds took. Eight standard deviations are left for
-    chance.
+    time goes to its first images, so an image that is too late among these is too late among all. And the
+    images are those of one range of hashes: where a site has n of them in a hundredth of all hashes it has
+    about as many in each hundredth before, but for those that `earlier` rounds took. Eight standard
+    deviations are left for chance.
     """
     late = np.zeros(len(sites), bool)
     start, stop = (hashes[[0, -1]] / 2.0**64).tolist() if len(hashes) else (0.0, 0.0)

@@ -1,7 +1,7 @@
-"""Merge: what arrived, with images of the same bytes made one.
+"""Merge: the arrived images, with images of the same bytes joined.
 
-It runs after every round, because only then is known which queries are still short; the last one's result is
-what finish writes.
+It runs after every round, because only then is known which queries are still short; finish writes the result
+after the last round.
 """
 
 from collections.abc import Iterable, Iterator
@@ -71,9 +71,9 @@ class MergeShuffler:
         return "sha256" if self.by_bytes else "uid"
 
     def split(self, task: Fetched | Stored, partitions: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the caption rows of a unit's images that arrived, with what is known of the image.
+        """Yield the caption rows of a unit's arrived images, with the facts known of each image.
 
-        Of a file of stored samples, which a run that is extended has already, yield what they are called.
+        For a file of stored samples, which an extended run already has, yield their uids and hashes.
         """
         if isinstance(task, Stored):
             stored = schemas.read_table(task.path, ["uid", "sha256"])

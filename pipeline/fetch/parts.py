@@ -20,7 +20,7 @@ MERGED_ROWS: Final = pa.schema([*CAPTION_ROWS, *FETCHED])
 
 @dataclass(frozen=True, kw_only=True)
 class Unit(Part):
-    """The images that one task fetches."""
+    """The images of one task."""
 
     path: Annotated[str, File(UNIT_ROWS)]
     images: int
@@ -37,7 +37,7 @@ class Units(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched(Part):
-    """What came of a unit: a row for each of its images, and those that arrived, staged."""
+    """The result of a unit: a row for each of its images, and the arrived images, staged."""
 
     unit: Annotated[str, File(UNIT_ROWS)]
     path: Annotated[str, File(FETCHED_ROWS)]
@@ -53,7 +53,7 @@ class Fetched(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Merged(SampleTable):
-    """What had arrived after a round, of a range of hashes: images of the same bytes are one."""
+    """The arrived images after a round, in a range of hashes; images of the same bytes are joined."""
 
     round: int
     path: Annotated[str, File(MERGED_ROWS)]
@@ -65,7 +65,7 @@ class Merged(SampleTable):
 
 @dataclass(frozen=True, kw_only=True)
 class Round(Part):
-    """What came of a round."""
+    """The result of a round."""
 
     units: tuple[Fetched, ...]
     merged: tuple[Merged, ...]

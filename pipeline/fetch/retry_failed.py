@@ -1,9 +1,9 @@
-"""Another round for what failed for a transient reason: `--retry-failed` on a run that is finished.
+"""Another round for transient failures: `--retry-failed` on a run that is finished.
 
-The round takes those images of the last one whose failure may have passed and that a query would still keep,
-at the thresholds that hold, so it tries nothing new; then everything that arrived is merged and balanced
-again. Where the staged images were removed, they are taken back out of the shards first; what was merged by
-its looks into an image of the set then stays merged into it.
+The round takes those images of the last round whose failure may have passed and that a query would still
+keep, at the thresholds that hold, so it tries nothing new; then everything that arrived is merged and
+balanced again. Where the staged images were removed, they are taken back out of the shards first; an image
+that `--dedup near` merged into an image of the set then stays merged.
 """
 
 from typing import Any, Final
@@ -33,9 +33,9 @@ NO_BYTES: Final = -1
 
 
 def reopen(crawl: Crawl) -> int | None:
-    """Make a finished run one that has a round to go; return how many images that will try.
+    """Give a finished run another round; return how many images it will try.
 
-    ValueError for a run that cannot have one.
+    ValueError for a run that cannot have another round.
 
     0 leaves everything as it is; None stands for a run that is not finished and only has to be continued, or
     whose last `--retry-failed` did all but say so.
@@ -64,7 +64,7 @@ def reopen(crawl: Crawl) -> int | None:
 
 
 def resume(layout: Layout) -> None:
-    """Complete what `reopen` had begun when it was killed."""
+    """Complete the work of a `reopen` that was killed."""
     if not run_folder.is_done(layout, "fetch") or run_folder.is_done(layout, "finish"):
         return
     if read_json(layout.stage("fetch", _COMMAND)) == run_folder.done(layout, Rounds).last + 1:
@@ -72,7 +72,7 @@ def resume(layout: Layout) -> None:
 
 
 def retried(layout: Layout) -> None:
-    """Note that a command has come to its end: the next `--retry-failed` is another one."""
+    """Note that a command has come to its end: the next `--retry-failed` begins a new round."""
     storage.remove_tree(layout.stage("fetch", _COMMAND))
 
 
@@ -90,7 +90,7 @@ def retries(layout: Layout) -> list[int]:
 
 
 def repeat_thresholds(layout: Layout, number: int) -> None:
-    """Let a round try up to the thresholds of the one before: nothing but its retries."""
+    """Let a round try up to the thresholds of the round before: nothing but its retries."""
     for name in ("rank", "counts", "thresholds"):  # the last one says that they are all there
         write_vector(
             storage.join(layout.tried(number), name),
@@ -99,7 +99,7 @@ def repeat_thresholds(layout: Layout, number: int) -> None:
 
 
 def _retried(crawl: Crawl, fetched: Rounds) -> int:
-    """Return how many images of the last round another one would try."""
+    """Return how many images of the last round another round would try."""
     arrived = read_vector(storage.join(crawl.layout.arrived(fetched.last), "thresholds"))
     count = 0
     for unit in fetched.rounds[-1].units:
@@ -115,7 +115,7 @@ def merged_before(layout: Layout) -> str:
 
 
 def _keep_groups(layout: Layout) -> None:
-    """Note which images were merged by their looks into one that is in the set; only that one has bytes."""
+    """Note which near-duplicates were merged into an image of the set; only that image has bytes."""
     shards = checked_manifest.of(layout.root).shards
     rows = (storage.sibling(storage.join(layout.shards, shard.name), ".parquet") for shard in shards)
     kept = [uid for path in rows for uid in schemas.read_table(path, ["uid"])["uid"].to_pylist()]
@@ -128,8 +128,8 @@ def _keep_groups(layout: Layout) -> None:
 def restore(crawl: Crawl, fetched: Rounds) -> None:
     """Stage the shards' images again, and let the tables of everything that was fetched point to them.
 
-    What was fetched and not needed is gone; its rows become `over_cap`. An image merged into another, or
-    rejected with a whole group, keeps its row without an image. Takes 40 bytes an image of the set.
+    Fetched images that were not needed are gone; their rows become `over_cap`. An image merged into another,
+    or rejected with a whole group, keeps its row without an image. Takes 40 bytes per image of the set.
     """
     layout = crawl.layout
     key = "uid" if crawl.config.dedup == "off" else "sha256"

@@ -1,4 +1,4 @@
-"""The steps of a round: whom to try, the units, the images, and what of all that arrived each query keeps."""
+"""The steps of a round: the images to try, the units, their answers, and the images that each query keeps."""
 
 from functools import partial
 
@@ -113,7 +113,7 @@ def _plan_fetch(crawl: Crawl, number: int) -> Work:
 
 
 def _merge(crawl: Crawl, number: int) -> Step:
-    """Merge all that arrived so far, images of the same bytes into one."""
+    """Merge all images that arrived so far; those of the same bytes are joined."""
     config = crawl.config
     folder = crawl.layout.merged(number)
     shuffler = MergeShuffler(

@@ -1,4 +1,4 @@
-"""Whether a picture may be kept, by what is said of it: opt-outs first, then its origin, then its licence."""
+"""Whether a picture may be kept, by its terms: opt-outs first, then its origin, then its licence."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from pipeline.rights.statements import Rights, resolve, union
 
 @dataclass(frozen=True)
 class Terms:
-    """What is honoured and wanted."""
+    """The opt-outs to honour, and the origins and licences to keep."""
 
     opt_out: Collection[str] = OPT_OUTS
     drop_synthetic: bool = False
     licences: tuple[str, ...] = ()
     """Identifiers and families of those that are kept; () keeps all."""
     pages: Mapping[bytes, str] = field(default_factory=dict)
-    """What is said of an image by its pages, by uid; needed for `licences` alone."""
+    """The pages' statements on an image, by uid; needed for `licences` alone."""
 
     def judge(self, uid: bytes, outcome: Outcome, said: Said) -> Outcome:
         """Return the answer, with a reason if it is refused."""
@@ -59,7 +59,7 @@ def of_pages(unit: pa.Table) -> dict[bytes, str]:
 
 
 def unlicensed(table: pa.Table, starts: list[int], licences: tuple[str, ...]) -> list[bool]:
-    """Return for groups of rows, by where they start, whether what is said of them names no such licence."""
+    """Return for groups of rows, given by their starts, whether their statements name no such licence."""
     pages, own = table["page_rights"].to_pylist(), table["rights"].to_pylist()
     stops = [*starts[1:], len(table)]
     texts = (

@@ -1,6 +1,6 @@
-"""What fetching a unit took, by site and over time: JSON lines beside the staged shard.
+"""The cost of fetching a unit, by site and over time: JSON lines beside the staged shard.
 
-They say how the crawl went, not what came of it, so nothing that decides on the set reads them.
+They describe the crawl, not its results, so no step that decides on the set reads them.
 """
 
 import json
@@ -36,7 +36,7 @@ class _Site:
 
 
 class UnitLog:
-    """Gather what is worth knowing of a unit's fetches."""
+    """Gather the figures of a unit's fetches."""
 
     def __init__(self) -> None:
         self._sites: dict[str, _Site] = {}

@@ -1,7 +1,7 @@
 """Rounds: which images are fetched when, as work units.
 
-A round takes the samples between each query's old and new threshold, and once more what failed in the round
-before for a reason that may pass, if a query is still short of it.
+A round takes the samples between each query's old and new threshold, and tries transient failures of the
+previous round again if a query is still short of them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,8 +32,8 @@ _TRANSIENT = pa.array(sorted(word for word, reason in REASONS.items() if reason.
 def worth_retrying(fetched: pa.Table, unit: pa.Table, query_hash: U64, arrived: U64) -> np.ndarray:
     """Return for each image of a unit whether the next round tries it again, bool [images].
 
-    Only what failed for a passing reason, and only if one of its queries would keep it: `arrived` holds the
-    thresholds of everything that is there so far, which let everything in where a query has too few.
+    Only transient failures, and only if one of its queries would keep the image: `arrived` holds the
+    thresholds of all images so far, which let everything in where a query has too few.
     """
     passing: np.ndarray = pc.is_in(fetched["reason"], value_set=_TRANSIENT).to_numpy()
     kept: np.ndarray = passing & chosen(SampleQueryPairs.of(unit, len(query_hash)), query_hash, arrived)

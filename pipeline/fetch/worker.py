@@ -4,11 +4,11 @@ A staged shard is a blob of encoded images, in the order in which the finished s
 with one row for every image that was tried. The table is written after the blob and the marker last.
 
 Until then each image is kept as it is judged (`flow.kept`), failures too: anyone who continues the unit asks
-only for the rest, and has of the unit's time what is left of it. What was under way is asked for again.
+only for the rest, in the time that the unit has left. Requests that were under way are sent again.
 
 Fetching a URL twice does not give the same bytes, and a worker that was given up may still be running beside
-its successor. So each attempt names its files itself, and those count that the marker names: of markers too
-the first one counts.
+its successor. So each attempt names its files itself, and only the files named by the marker count; of two
+markers the first counts.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ _NOWHERE: Final = kept.Place(0, 0, 0)
 
 @dataclass
 class _Row:
-    """What is known of one image while its unit is worked on."""
+    """The facts known of an image while its unit is worked on."""
 
     uid: bytes
     outcome: Outcome  # without its body
@@ -99,7 +99,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class Refused:
-    """What may not be stored: what --hash-list names, and what was taken down."""
+    """The images that may not be stored: those of --hash-list, and those taken down."""
 
     listed: hashlist.HashList = field(default_factory=hashlist.HashList)
     tombstones: Tombstones = field(default_factory=Tombstones)
@@ -121,7 +121,7 @@ class Refused:
 def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: Refused) -> _Row:
     """Decode and resize one answer; whatever goes wrong becomes the row's reason.
 
-    Of what is refused nothing is kept, neither hashes nor sizes.
+    Nothing of a refused image is kept, neither hashes nor sizes.
     """
     row = _Row(uid, outcome._replace(body=b""), len(outcome.body), fetched_at=now)
     row.reason, row.detail = outcome.reason, outcome.detail
@@ -166,7 +166,7 @@ def score(
     scorer: Scorer,
     keep_if: KeepIf | None,
 ) -> None:
-    """Score the fetched images in order, reject by `keep_if`; what the scorer changed goes to `edited`."""
+    """Score the fetched images in order, reject by `keep_if`; images the scorer changed go to `edited`."""
     samples = ((body(row.place), texts) for row, texts in zip(rows, captions, strict=True))
     scored = score_batches(scorer, samples)
     for index, row in enumerate(rows):
@@ -203,7 +203,7 @@ def _to_table(rows: list[_Row], blob: str, places: dict[bytes, tuple[int, int]])
 
 
 class _State:
-    """What a worker process keeps between units: an event loop with its caches, and the decode child."""
+    """The state of a worker process between units: an event loop with its caches, and the decode child."""
 
     def __init__(self, worker: "FetchWorker") -> None:
         self.loop = FetchLoop(worker.fetch)
@@ -228,7 +228,7 @@ class FetchWorker:
 
     folder: str
     blobs: str
-    """What the rows call the folder of the blobs: it does not depend on where the run lies."""
+    """The name of the blobs' folder in the rows: it does not depend on the run's place."""
     fetch: FetchOptions
     images: ImageOptions
     seed: int

@@ -60,7 +60,7 @@ class Failures(Part):
 
     unit: Fetched
     arrived: Blob = ""
-    """The thresholds by which the round after took up what had failed; "" in the last round."""
+    """The thresholds by which the next round tried failures again; "" in the last round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class RejectTask(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class RejectedRows(Part):
-    """What a file of rejected rows stands for."""
+    """The contents of a file of rejected rows."""
 
     counts: dict[str, int]
     """Candidates by "stage/reason", published or not."""

@@ -38,7 +38,7 @@ _ALL_REJECTED_UP_TO = 10_000_000  # candidates
 
 @dataclass(frozen=True)
 class _Finish:
-    """What the steps of this stage share; picklable, as their plans are."""
+    """The state that the steps of this stage share; picklable, as their plans are."""
 
     crawl: Crawl
     last: int
@@ -110,7 +110,7 @@ def finish(crawl: Crawl, runner: Runner) -> NewSet:
 
 
 def _balance(this: _Finish) -> Step:
-    """Apply the thresholds of what arrived: which samples are in the set."""
+    """Apply the thresholds of the arrived images: which samples are in the set."""
     folder = this.folder("samples")
     worker = AssembleWorker(folder=folder, queries=this.crawl.queries, thresholds=this.thresholds)
     return Tasks(label="balance", folder=folder, plan=partial(_plan_balance, this), worker=worker)
@@ -217,7 +217,7 @@ def _dropped(this: _Finish) -> list[DroppedSamples]:
 
 
 def _later(this: _Finish, number: int) -> str:
-    """Return the thresholds by which the round after took up what had failed, "" for the last round."""
+    """Return the thresholds by which the next round tried failures again, "" for the last round."""
     return storage.join(this.crawl.layout.arrived(number), "thresholds") if number < this.last else ""
 
 

@@ -276,7 +276,7 @@ def shard_table(table: pa.Table, keys: list[str], extra: Sequence[tuple[str, str
 
 
 def published(rejected: pa.Table) -> pa.Table:
-    """Return rejected rows as they are published: what is said of their terms as columns."""
+    """Return rejected rows in their published form: statements on their terms as columns."""
     for name, column in rights_columns(rejected["rights"]).items():
         rejected = rejected.append_column(name, column)
     return rejected.drop_columns(["rights"])
@@ -302,7 +302,7 @@ def _extra_column(values: list[Any], kind: str) -> pa.Array:
 
 @dataclass(frozen=True, kw_only=True)
 class RejectWorker:
-    """Publish rejected rows; what was sent to the fetcher is kept whole, the rest may be sampled."""
+    """Publish rejected rows; rows that were sent to the fetcher are kept whole, the rest may be sampled."""
 
     folder: str
     queries: QueryTable

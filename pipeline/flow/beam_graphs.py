@@ -1,8 +1,8 @@
 """The Beam shell: steps as one graph, which wires plain functions; `beam_runner` runs it.
 
 Every step reads its tasks from a file, so that a graph stays small and can be built before its inputs exist,
-and leaves durable files with a marker written last, so that running it again skips what is done. Nothing else
-in openwit imports Beam, but for beam_runner.py and beam_job_server.py.
+and leaves durable files with a marker written last, so that finished tasks are skipped when it runs again.
+Nothing else in openwit imports Beam, but for beam_runner.py and beam_job_server.py.
 """
 
 import functools
@@ -38,7 +38,7 @@ from pipeline.flow.worker import Counter, Shuffler, Worker, reduce_partition, ru
 
 @dataclass
 class Plan(beam.PTransform):
-    """Plan a step when what comes in says that the one before is done, and spread its tasks over the workers.
+    """Plan a step once its input reports the previous step done, and spread its tasks over the workers.
 
     Yields each task as a line of JSON, for a shuffle after the number of partitions. The launcher has
     planned the first step of a job, and those whose work is known to it alone.
@@ -131,7 +131,7 @@ def _write_results(group: tuple[int, Iterable[str]], folder: str) -> str:
 class Collect(beam.PTransform):
     """Write the results of a step when all are there; yields its folder, once.
 
-    Takes what says that the step before is done, and the results.
+    Takes the report that the previous step is done, and the results.
     """
 
     folder: str
@@ -387,11 +387,11 @@ def _graph(step: Step, *, is_planned: bool, is_spilled: bool) -> beam.PTransform
 
 @dataclass
 class Steps(beam.PTransform):
-    """Do steps one after the other: each begins when the files of the one before are there.
+    """Do steps in order: each begins when the files of the previous step are there.
 
-    is_spilled: what is shuffled goes through files, which stay until the job is over, for runners that hold
-    all values of a group in memory (github.com/apache/beam/issues/18848, of Spark's 30184); Flink's refuses
-    one of more than some MB, too (20655).
+    is_spilled: shuffled values go through files, which stay until the job is over, for runners that hold all
+    values of a group in memory (github.com/apache/beam/issues/18848, of Spark's 30184); Flink's also refuses
+    a value of more than some MB (20655).
     """
 
     steps: tuple[Step, ...]

@@ -1,4 +1,4 @@
-"""Beam's flags: which there are, how a TOML table says them, and what a runner cannot do with them."""
+"""Beam's flags: which exist, how a TOML table holds them, and which of them a runner cannot follow."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ _REFUSED: Final = {
     "streaming": _ENDLESS,
     "update": _ENDLESS,
 }
-"""What no job of openwit can do on a cluster, and why."""
+"""The flags that no job of openwit can follow on a cluster, and why."""
 _OF_OTHERS: Final = ("Portable", "JobServer", "FlinkRunner", "SparkRunner", "PrismRunner", "Direct")
 """Beam's classes of options that Dataflow passes over without a word."""
 
@@ -140,7 +140,7 @@ def _dataflow_runner() -> Any:
 
 
 def _check_dataflow(options: Any, given: Mapping[str, str], runner: Any) -> None:
-    """given: the flags by the name of what they set."""
+    """given: the flags by the name of their destination."""
     from apache_beam.options.pipeline_options import GoogleCloudOptions, SetupOptions, WorkerOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 

@@ -21,7 +21,7 @@ from pipeline.flow.steps import Step, Watch, is_planned, plan, watched
 
 _NOTHING_SENT: Final = ("--no_save_main_session", "--experiments=disable_logging_submission_environment")
 _TOLD: Final = re.compile("navigate to https://| is in state |JOB_MESSAGE_")
-"""In Dataflow's notes: where a job can be looked at, how it is, and what it says."""
+"""For Dataflow's notes: where a job can be looked at, its state, and its messages."""
 
 
 def _is_told(record: logging.LogRecord) -> bool:
@@ -70,7 +70,7 @@ class BeamRunner:
         return PipelineOptions(flags)
 
     def run(self, steps: Sequence[Step], watch: "Watch | None" = None) -> None:
-        """Run steps as one job, of which the first one is planned here; a failure raises RuntimeError.
+        """Run steps as one job, of which only the first step is planned here; a failure raises RuntimeError.
 
         watch: shows each step while it is running.
         """
@@ -112,7 +112,7 @@ class BeamRunner:
 
 @contextlib.contextmanager
 def _followed(steps: Sequence[Step], watch: "Watch | None") -> Iterator[None]:
-    """Show the steps of a job one after the other while the block runs it, from the files that they leave."""
+    """Show the steps of a job in turn while the block runs it, from the files that they leave."""
     if watch is None:
         yield
         return

@@ -30,7 +30,7 @@ def interval(folder: str) -> float:
 
 @contextlib.contextmanager
 def heartbeat(folder: str, name: str) -> Iterator[None]:
-    """Leave signs of a task's life while the block takes; `count` adds to what they say."""
+    """Leave signs of a task's life while the block runs; `count` adds to their numbers."""
     started, counts = time.time(), dict[str, int]()
     path = storage.join(folder, f"{name}{SUFFIX}")
     written: list[bool] = []
@@ -58,7 +58,7 @@ def heartbeat(folder: str, name: str) -> Iterator[None]:
 
 
 def count(**numbers: int) -> None:
-    """Add to the numbers of this thread's task; nothing happens outside of one."""
+    """Add to the numbers of this thread's task; nothing happens outside a task."""
     counts = getattr(_local, "counts", None)
     if counts is not None:
         for name, number in numbers.items():

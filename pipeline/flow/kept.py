@@ -1,10 +1,10 @@
-"""What a unit has fetched so far, kept while it is running: a stop loses seconds of it, not the unit.
+"""Keep the images that a unit has fetched so far: a stop loses seconds of its work, not the unit.
 
 Each attempt at a unit appends records to a part of its own, FOLDER/kept/UNIT/ATTEMPT.part, and begins with
 the records of all parts that it finds there. Locally a record is with the system at once, so that no kill
-loses it, and on the disk within seconds, for a power cut; an object store gets what has come since as one
-more small object, ATTEMPT-NUMBER.part, twice a minute and when the attempt is stopped. When the unit's marker
-is there its parts go.
+loses it, and on the disk within seconds, for a power cut; an object store gets the records since the last
+write as one more small object, ATTEMPT-NUMBER.part, twice a minute and when the attempt is stopped. When the
+unit's marker is there its parts go.
 
 A record is a header, JSON with a `key`, and a body, after their lengths and a checksum. Of a part that was
 cut off or damaged the records before the damage count.
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 SUFFIX: Final = ".part"
 NO_VERDICTS: Final = frozenset({"internal_error", "dns_error"})
 """Reasons that are not kept: a process that is ended has errors of all kinds; and in an outage of names the
-first ones fail before it is noticed. To look a name up again asks no site for anything."""
+first lookups fail before it is noticed. To look a name up again asks no site for anything."""
 _FOLDER: Final = "kept"
 _MAGIC: Final = b"openwit part 1\n"
 _FRAME: Final = struct.Struct("<III")  # bytes of header and body, CRC-32 of both
@@ -64,8 +64,8 @@ class KeptRecord(NamedTuple):
 class Kept:
     """The records of a unit, those of earlier attempts and its own; a context manager.
 
-    `records` holds the first one of each key that earlier attempts kept, `spent` the seconds that they took
-    and `requests` what they sent.
+    `records` holds the first record per key that earlier attempts kept, `spent` the seconds that they took
+    and `requests` the requests that they sent.
     """
 
     def __init__(self, folder: str, unit: str, attempt: str) -> None:
@@ -77,7 +77,7 @@ class Kept:
         self._size = self._flushed = self._objects = 0
 
     def __enter__(self) -> Self:
-        """Read the existing parts, and begin a new one."""
+        """Read the existing parts, and begin a new part."""
         with contextlib.ExitStack() as stack:
             self._started = time.monotonic()
             self._is_local = storage.is_local(self._folder)
@@ -191,9 +191,9 @@ def _on_term(action: Callable[[], None]) -> Iterator[None]:
 
 
 def attempt(folder: str, name: str, work: Callable[[str, Kept], P]) -> P:
-    """Do a unit and write its marker, then let go what was kept; return the result that counts.
+    """Do a unit and write its marker, then remove the kept records; return the result that counts.
 
-    work: is given what this attempt adds to the names of its files, and what earlier ones have kept.
+    work: is given the suffix of this attempt's file names, and the records of earlier attempts.
     """
     own = uuid.uuid4().hex[:8]
     with Kept(folder, name, own) as store:

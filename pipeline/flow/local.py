@@ -101,7 +101,7 @@ class Pool:
         return ProcessPoolExecutor(self.workers, context, initializer=_begin, initargs=(self._log,))
 
     def close(self) -> None:
-        """Kill the processes; what they leave is either whole or not to be seen."""
+        """Kill the processes; their files are either whole or invisible."""
         executor, self._executor = self._executor, None
         if executor is not None:
             for child in multiprocessing.active_children():
@@ -198,8 +198,8 @@ def _reduce_whole(shuffler: Shuffler, folder: str, inputs: Sequence[Part]) -> Pa
 def _run_shuffle(pool: Pool, step: Shuffle, work: Work, at_once: int) -> list[Part]:
     """Split the inputs, reduce each partition that has rows and no marker yet, and return all results.
 
-    Several partitions are split to disk, and `at_once` of them are in memory at a time; a single one holds
-    the same rows in memory as its reduction does.
+    Several partitions are split to disk, and `at_once` of them are in memory at a time; a single partition
+    holds the same rows in memory as its reduction does.
     """
     folder, shuffler = step.folder, step.shuffler
     done = finished(folder)
@@ -260,7 +260,7 @@ def _bounds(pairs: I64) -> Iterator[tuple[int, int]]:
 def stderr_to(path: str) -> Iterator[None]:
     """Let file descriptor 2 write to a local file while workers are running; nothing happens without a path.
 
-    Decoders, codecs and Beam's workers write there; what matters comes back as a result or an exception.
+    Decoders, codecs and Beam's workers write there; results and exceptions come back another way.
     """
     if not path:
         yield

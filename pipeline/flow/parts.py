@@ -1,7 +1,7 @@
-"""Parts: what steps take and leave, as frozen dataclasses that name their own files.
+"""Parts: the tasks and results of steps, as frozen dataclasses that name their own files.
 
-A part is a task, the result of one, or the result of a whole stage. In markers and lists of tasks it is JSON
-with its kind; its files are noted relative to the folder where that lies, so that a run can be moved.
+A part is a task, the result of a task, or the result of a whole stage. In markers and lists of tasks it is
+JSON with its kind; its files are noted relative to the folder where that lies, so that a run can be moved.
 
     @dataclass(frozen=True, kw_only=True)
     class Judged(Part):
@@ -105,7 +105,7 @@ def _kind(name: Any) -> type[Part] | None:
 
 
 def only(part: Part | None, kind: type[P]) -> P:
-    """Return a part that is of a kind: what a step's own code has left there."""
+    """Return a part that must be of a kind: a step's own code wrote it."""
     assert isinstance(part, kind), f"a {kind.__name__} is expected, not {part!r}"
     return part
 

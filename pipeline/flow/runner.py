@@ -32,8 +32,8 @@ class Runner:
     log: str = ""
     """Local file for the standard error of worker processes; they inherit ours without it."""
     name: str = ""
-    """Of the jobs on a cluster, unless a flag gives one. Dataflow refuses a second job of the same name: so
-    no new launcher begins a stage on which the job of a lost one is still running."""
+    """The name of the jobs on a cluster, unless a flag gives another. Dataflow refuses a second job of the
+    same name: so no new launcher begins a stage while the job of a lost launcher is still running on it."""
     watch: Watch = unwatched
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Runner:
         return BeamRunner(self.flags, self.workers, self.log, self.name)
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Do the steps that are not done, in order: here one after the other, on a Beam runner as one job."""
+        """Do the steps that are not done, in order: here in turn, on a Beam runner as a single job."""
         for number, step in enumerate(steps):
             if step.is_done:
                 with watched(step, self.watch):  # as done
@@ -86,9 +86,8 @@ class Runner:
     ) -> list[P]:  # fmt: skip
         """Run the tasks that have no marker yet and return the results of all, in the order of the tasks.
 
-        kind: of the results.
-        seconds: how long all of them take one after the other, if that is known. Unlike the tasks of a step,
-        these may become more from one command to the next.
+        kind: of the results. seconds: the time of all of them on one core, if that is known. Unlike the tasks
+        of a step, these may become more from one command to the next.
         """
         step = Tasks(label=label, folder=folder, plan=partial(_given, tasks, seconds), worker=worker)
         names = {task.name for task in tasks}

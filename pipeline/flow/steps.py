@@ -24,13 +24,13 @@ TASKS: Final = "tasks.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a step has to do."""
+    """The work of a step."""
 
     tasks: Sequence[Part]
     partitions: int = 1
     """Of a shuffle."""
     rank: I64 | None = None
-    """Of thresholds, [Q]: which of a query's samples, by priority, is the last one within."""
+    """For thresholds, [Q]: per query, the rank by priority of the last sample that is within."""
     seconds: float = 0.0
     """How long all tasks take one core, where that is known; 0 where it is not."""
 
@@ -58,7 +58,7 @@ class Step:
         return storage.exists(storage.join(self.folder, self.marker))
 
     def reopen(self) -> None:
-        """Let a finished step be one that is not: its tasks have become more."""
+        """Mark a finished step as not finished: it has more tasks now."""
         storage.remove_tree(storage.join(self.folder, self.marker))
 
     def results(self, kind: type[P]) -> list[P]:

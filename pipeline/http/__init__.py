@@ -1,1 +1,1 @@
-"""Fetch politely and safely: what may be fetched, by whom, how fast, and what went wrong."""
+"""Fetch politely and safely: which URLs may be fetched, by whom, how fast, and why a fetch failed."""

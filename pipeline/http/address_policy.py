@@ -1,9 +1,9 @@
 """Where the fetcher may connect to: web ports on public addresses, and ranges that the user opened.
 
-URLs and redirects come from strangers, and names resolve to whatever their owners like, so the only place
-that sees every address is the one where sockets are made: a resolver is never asked about IP literals, and a
-check before the connection is undone by the next DNS answer (rebinding). `socket_factory` is that place;
-`check_url` only says no earlier and more clearly. Server-side request forgery: OWASP Top 10 2021, A10.
+URLs and redirects come from strangers, and names resolve to whatever their owners like, so only the code that
+makes sockets sees every address: a resolver is never asked about IP literals, and a check before the
+connection is undone by the next DNS answer (rebinding). `socket_factory` is that place; `check_url` only says
+no earlier and more clearly. Server-side request forgery: OWASP Top 10 2021, A10.
 """
 
 import contextvars
@@ -19,13 +19,13 @@ from pipeline import urls
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
-"""What getaddrinfo yields: family, type, protocol, canonical name, socket address."""
+"""An entry of getaddrinfo: family, type, protocol, canonical name, socket address."""
 
 WEB_PORTS: Final = frozenset({80, 443, 8000, 8080, 8443, 8888})
 """A crawler must not be made to speak to mail, database or shell servers."""
 
 RECEIVE_BUFFER: Final = 64 << 10
-"""Bytes the kernel may hold for a connection, so that one flooding server cannot occupy the event loop."""
+"""Bytes the kernel may hold for a connection, so that no flooding server can occupy the event loop."""
 
 # `ipaddress.is_global` differs between Python versions and holds for ranges that lead elsewhere, so IPv6 is
 # an allow-list: global unicast (RFC 4291, section 2.4) without what embeds IPv4 or is for documents.
@@ -53,7 +53,7 @@ class AddressBlocked(OSError):  # noqa: N818 - the connector tries the next addr
 
 @dataclass
 class Attempts:
-    """What became of one request's connections, written where the sockets are made."""
+    """The outcome of one request's connections, written where the sockets are made."""
 
     opened: int = 0
     address: str = ""
@@ -74,7 +74,7 @@ class AddressPolicy:
 
     @classmethod
     def from_text(cls, networks: tuple[str, ...]) -> "AddressPolicy":
-        """Read networks such as 127.0.0.0/8; ValueError names the one that is not a network."""
+        """Read networks such as 127.0.0.0/8; ValueError names the text that is not a network."""
         try:
             return cls(tuple(ipaddress.ip_network(text) for text in networks))
         except ValueError as error:
@@ -153,7 +153,7 @@ def socket_factory(
 
 @lru_cache(maxsize=1 << 12)
 def _address(text: str) -> Address | None:
-    """Parse an IP address, an IPv4 address inside an IPv6 one (::ffff:0:0/96) as what it stands for."""
+    """Parse an IP address; an IPv4 address inside an IPv6 address (::ffff:0:0/96) is read as IPv4."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

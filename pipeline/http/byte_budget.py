@@ -1,4 +1,4 @@
-"""What many fetches share: a budget of bytes, and how many answers may be on their way to be dealt with."""
+"""Limits that many fetches share: a budget of bytes, and a number of answers in flight."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 _FEWEST: Final = 16
-"""Answers that may be under way or waiting, however long the caller takes for one."""
+"""Answers that may be under way or waiting, even if the caller takes long for each."""
 
 _AHEAD: Final = 0.25
 """Seconds of the caller's work that may wait for it."""
@@ -74,11 +74,11 @@ class Memory:
 
 
 class AnswersInFlight:
-    """How many answers are asked for and not dealt with yet: what keeps the caller busy, and not more.
+    """The answers that were asked for and not dealt with yet: enough to keep the caller busy, and not more.
 
     An answer that waits to be decoded is lost if the process ends, and would be asked for again. So, by
-    Little's law, as many are let out as the caller deals with in the time that one takes on the network, and
-    a quarter of a second more; at most `most`.
+    Little's law, as many requests are let out as the caller deals with in an answer's time on the network,
+    and a quarter of a second more; at most `most`.
     """
 
     def __init__(self, most: int) -> None:
@@ -100,14 +100,14 @@ class AnswersInFlight:
         self._set()
 
     def leave(self) -> None:
-        """Count one that is dealt with, or that will never come."""
+        """Count an answer that was dealt with, or that will never come."""
         self._out -= 1
         self._set()
 
     def learn(self, work: float, network: float) -> None:
         """Note how long one took, in seconds: the caller, and the network.
 
-        The first one should have had a body: how long those take says nothing that have none.
+        The first answer should have a body: times of answers without a body say nothing on those that have.
         """
         self._seen = min(self._seen + 1, _REMEMBERED)
         self._work += (work - self._work) / self._seen

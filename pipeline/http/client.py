@@ -26,7 +26,7 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 """For how long an idle connection is kept."""
 
 MAX_INTERIM: Final = 16
-"""Interim answers (1xx) before the one that counts; RFC 9110, section 15.2, sets no limit."""
+"""Interim answers (1xx) before the final answer; RFC 9110, section 15.2, sets no limit."""
 
 MAX_HEADER: Final = 64 << 10
 """Bytes of one line of an answer's head, name and value; security policies alone take 9 KiB at some sites."""
@@ -81,7 +81,7 @@ class Client:
     async def ask(
         self, href: str, gate: Gate, watch: Stopwatch, read: Read, *, keep_alive: bool = True
     ) -> Reply:
-        """Send one request and let `read` judge the answer; what is not read to its end is closed."""
+        """Send a request and let `read` judge the answer; an answer not read to its end is closed."""
         attempts = ATTEMPTS.get() or Attempts()
         attempts.opened, attempts.blocked = 0, ""
         response: aiohttp.ClientResponse | None = None
@@ -159,7 +159,7 @@ class _Handler(client_proto.ResponseHandler):
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the head's end."""
+        """Count the bytes before the head's end."""
         super().data_received(data)
         if self._head is not None:
             self._head += len(data)
@@ -194,5 +194,5 @@ async def _no_hidden_retry(
 
 
 def authority(href: str) -> str:
-    """Return scheme://host[:port] of a resolved URL: what a robots.txt and a connection belong to."""
+    """Return scheme://host[:port] of a resolved URL: the owner of a robots.txt and of a connection."""
     return "/".join(href.split("/", 3)[:3])

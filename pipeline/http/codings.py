@@ -1,4 +1,4 @@
-"""Content-Encoding (RFC 9110, section 8.4): which words name an encoding, and how one is undone in bounds.
+"""Content-Encoding (RFC 9110, section 8.4): the words that name an encoding, and decoding within limits.
 
 Servers write many a word there that is none: `none`, `UTF-8`, `binary`, `aws-chunked`, `image/jpeg`.
 Browsers, curl and urllib take such a body as it is, and so do we. A few kilobytes may unpack to gigabytes, so
@@ -32,7 +32,7 @@ def named(values: Iterable[str]) -> list[str]:
 
 
 def undo(body: bytes, encodings: list[str], limit: int) -> tuple[bytes, str]:
-    """Return the plain body of at most `limit` bytes and "", or nothing and what is wrong; never raises."""
+    """Return the plain body of at most `limit` bytes and "", or nothing and the fault; never raises."""
     if len(encodings) > MAX_LAYERS:
         return b"", f"{len(encodings)} encodings"
     for encoding in reversed(encodings):
@@ -47,11 +47,11 @@ def undo(body: bytes, encodings: list[str], limit: int) -> tuple[bytes, str]:
 
 
 def salvage(body: bytes, encodings: list[str], limit: int) -> tuple[bytes, str]:
-    """Return at most `limit` bytes of what an archive kept of a body, and what is wrong ("" if nothing).
+    """Return at most `limit` bytes of the body that an archive kept, and the fault ("" if there is none).
 
     Archives differ from the headers that they keep: many hold the body unpacked already. So text is left as
-    it is. Of a damaged body the part before the damage is returned, and what follows the end of a packed one
-    does not count.
+    it is. If a body is damaged, the part before the damage is returned; bytes after the end of a compressed
+    body do not count.
     """
     for layer, encoding in reversed([*enumerate(encodings)][-MAX_LAYERS:]):
         is_text = _is_text(body)
@@ -71,7 +71,7 @@ def salvage(body: bytes, encodings: list[str], limit: int) -> tuple[bytes, str]:
 
 
 def _is_text(body: bytes) -> bool:
-    """Return whether bytes begin as text does, in UTF-16 perhaps: what is packed begins otherwise."""
+    """Return whether bytes begin as text does, in UTF-16 perhaps: a compressed body begins otherwise."""
     if body.startswith((b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")):
         return True
     return _CONTROL.search(body, 0, 512) is None and not body.startswith(_ZSTD)
@@ -96,7 +96,7 @@ def _inflated(body: bytes, most: int, window_bits: int = 31) -> tuple[bytes, str
 
 
 def _deflated(body: bytes, most: int) -> tuple[bytes, str]:
-    """Inflate zlib's format, as the RFC says, or the raw one, which some servers send."""
+    """Inflate zlib's format, as the RFC says, or the raw format, which some servers send."""
     found = _inflated(body, most, 15)
     raw = _inflated(body, most, -15) if found[1] and not found[0] else found
     return found if raw[1] and not raw[0] else raw

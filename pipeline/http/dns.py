@@ -31,7 +31,7 @@ FOUND_SECONDS: Final = 300.0
 FAILED_SECONDS: Final = 60.0
 
 WINDOW: Final = 200
-"""Lookups that an outage is judged by: when too many of the last ones got no answer at all."""
+"""Number of last lookups that an outage is judged by: an outage if too many of them got no answer at all."""
 
 FIRST_WINDOW: Final = 20
 """The same at the start, for lists of few names and for a run that never had a name server."""
@@ -41,7 +41,7 @@ CONTROL: Final = "example.com"
 
 CONTROL_TRIES: Final = 12
 CONTROL_SECONDS: Final = 5.0
-"""Between two tries: an outage of a minute is waited out, a longer one ends the run."""
+"""Between two tries: an outage of a minute is waited out, a longer outage ends the run."""
 
 Value = TypeVar("Value")
 Key = tuple[str, int]
@@ -49,17 +49,17 @@ Lookup = Callable[[str, socket.AddressFamily], Answer]
 
 
 class OutageError(Exception):
-    """No name server answers any more; what is fetched meanwhile would be lost for nothing."""
+    """No name server answers any more; fetches in the meantime would fail for nothing."""
 
 
 class NameSource(Protocol):
     """Who is asked for names."""
 
     async def ask(self, host: str, family: socket.AddressFamily) -> Answer:
-        """Return addresses; OSError if there are none, UnansweredError (one) if nobody says."""
+        """Return addresses; OSError if there are none, UnansweredError (an OSError) if no server answers."""
 
     def close(self) -> None:
-        """Drop what waits."""
+        """Drop the waiting lookups."""
 
 
 def lookup(host: str, family: socket.AddressFamily) -> Answer:
@@ -89,7 +89,7 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._lookup, host, family)
 
     def close(self) -> None:
-        """Drop what waits."""
+        """Drop the waiting lookups."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -103,9 +103,9 @@ def source(options: FetchOptions, instead: Lookup | None = None) -> NameSource:
 class Resolver(AbstractResolver):
     """Resolve for the scheduler and aiohttp's connector; never an empty list, on which that would fail.
 
-    Whether an address may be used is not asked here but where the socket is made (`address_policy`).
-    Each cache holds `max_names`, some 400 bytes each; units are cut by site, so what was pushed out is hardly
-    ever asked for again, however many millions of names a crawl has.
+    Whether an address may be used is not asked here but where the socket is made (`address_policy`). Each
+    cache holds `max_names`, some 400 bytes each; units are cut by site, so a name that was pushed out is
+    hardly ever asked for again, however many millions of names a crawl has.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Drop what waits."""
+        """Drop the waiting lookups."""
         tasks = [task for task in (*self._running.values(), self._check) if task is not None]
         for task in tasks:
             task.cancel()
@@ -191,7 +191,7 @@ class Resolver(AbstractResolver):
         return answer
 
     async def _until_healthy(self) -> None:
-        """Wait while an outage is looked into; raises OutageError if it is one."""
+        """Wait while an outage is looked into; raises OutageError if it is real."""
         await self._healthy.wait()
         if self._outage:
             raise OutageError(self._outage)

@@ -1,7 +1,8 @@
 """A stub resolver (RFC 1035): ask given name servers over UDP, and over TCP for anything that is cut.
 
 No thread waits for an answer, so a dead name costs one small socket for a while. Each query has a socket,
-thus a port, and a number of its own (RFC 5452). What comes back is untrusted: anything malformed is none.
+thus a port, and a number of its own (RFC 5452). Answers are untrusted: a malformed answer counts as no
+answer.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 Answer = tuple[tuple[socket.AddressFamily, str], ...]
 
 TRIES: Final = (1.5, 2.5, 5.0)
-"""Seconds for each try; with several servers each try asks the next one."""
+"""Seconds for each try; with several servers each try asks the next server."""
 
 _HEADER: Final = struct.Struct(">HHHHHH")
 _KINDS: Final = {socket.AF_INET: 1, socket.AF_INET6: 28}  # A and AAAA (RFC 3596)
@@ -33,7 +34,7 @@ class UnansweredError(OSError):
 
 
 class DnsReply(NamedTuple):
-    """What a well-formed response says: its code, whether it is cut, and the addresses of the name."""
+    """The contents of a well-formed response: its code, whether it is cut, and the addresses of the name."""
 
     code: int
     truncated: bool
@@ -52,7 +53,7 @@ class DnsClient:
         self._with_ipv6 = _has_ipv6_route()
 
     async def ask(self, host: str, family: socket.AddressFamily) -> Answer:
-        """Return addresses; OSError if there are none, UnansweredError (one) if nobody says."""
+        """Return addresses; OSError if there are none, UnansweredError (an OSError) if no server answers."""
         if family == socket.AF_UNSPEC:
             families = [socket.AF_INET, *([socket.AF_INET6] if self._with_ipv6 else [])]
         else:
@@ -141,7 +142,7 @@ def _parse(message: bytes, asked: bytes) -> DnsReply:
 
 
 def _name(message: bytes, position: int) -> tuple[str, int]:
-    """Return the name at a position, in lower case, and where what follows it begins (section 4.1.4)."""
+    """Return the name at a position, in lower case, and the position after it (section 4.1.4)."""
     labels: list[bytes] = []
     after = 0
     for _ in range(_MAX_LABELS):
@@ -163,7 +164,7 @@ def _name(message: bytes, position: int) -> tuple[str, int]:
 
 
 class _Exchange(asyncio.DatagramProtocol):
-    """Wait for the one datagram that answers; answers of others are ignored."""
+    """Wait for the datagram that answers; other datagrams are ignored."""
 
     def __init__(self, asked: bytes) -> None:
         self._asked = asked

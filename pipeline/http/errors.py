@@ -1,4 +1,4 @@
-"""What a status or an exception of the HTTP client means, as a word of `pipeline.reasons`."""
+"""The meaning of a status or an exception of the HTTP client, as a word of `pipeline.reasons`."""
 
 import asyncio
 import errno

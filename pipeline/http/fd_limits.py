@@ -15,7 +15,7 @@ _SHARES: Final = 8
 
 
 def requests_at_once(options: FetchOptions) -> int:
-    """Return how many requests may be in flight: --max-inflight, or what the limit on open files allows."""
+    """Return how many requests may be in flight: --max-inflight, or the limit on open files."""
     return min(options.max_inflight, _share(options))
 
 

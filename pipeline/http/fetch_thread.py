@@ -54,7 +54,8 @@ class FetchLoop:
     ) -> Iterator[_Item]:
         """Yield (key, outcome) for each (key, URL), in the order they finish; see `fetch_many`.
 
-        `counts`, if given, is complete when the iteration is. Leaving it early cancels what is under way.
+        `counts`, if given, is complete when the iteration is. Leaving it early cancels the fetches that are
+        under way.
         """
         if self._loop.is_closed():
             raise RuntimeError("this FetchLoop is closed")

@@ -1,7 +1,7 @@
 """Fetch one URL as a well-behaved stranger: robots.txt, opt-outs, bounds on everything, no exceptions.
 
-In this order: the URL's policy, what the site says (`site_rules`), the request (its address is judged where
-the socket is made), status, opt-out headers, encoding, declared length, body. What may not be read is not
+In this order: the URL's policy, the site's rules (`site_rules`), the request (its address is judged where the
+socket is made), status, opt-out headers, encoding, declared length, body. A body that may not be read is not
 read: the connection is closed. Redirects are followed by hand, each hop through all of it. Many URLs at once:
 `scheduler.fetch_many`.
 """
@@ -22,9 +22,9 @@ from pipeline.rights.link_header import RSL, licences
 
 
 class Outcome(NamedTuple):
-    """What came of one URL; `reason` is a word of `pipeline.reasons`, "" where `body` is what was asked for.
+    """The outcome of one URL; `reason` is a word of `pipeline.reasons`, or "" with the file in `body`.
 
-    `url` is as given, `final_url` the last one asked or, with `redirect_elsewhere`, the one to ask next;
+    `url` is as given, `final_url` the last URL asked or, with `redirect_elsewhere`, the next URL to ask;
     `status` that of the last answer or 0; `elapsed` seconds on the network; `address` the numeric address;
     `retry_after` the seconds that the server asked for with 429 or 503; `links` the header Link, as far as it
     may speak of licences.
@@ -72,7 +72,7 @@ class Fetcher:
         await self._resolver.close()
 
     async def fetch(self, url: str, gate: Gate | None = None, *, keep_alive: bool = True) -> Outcome:
-        """Fetch `url`; what goes wrong is a reason. Without `keep_alive` the connection ends with it."""
+        """Fetch `url`; a failure is a reason. Without `keep_alive` the connection ends with it."""
         watch, attempts, final_url = Stopwatch(self.options.timeout), Attempts(), url
         token = ATTEMPTS.set(attempts)
         try:
@@ -94,7 +94,7 @@ class Fetcher:
         return self._site_rules.refuse(href)
 
     def knows_rules(self, href: str) -> bool:
-        """Return whether robots.txt and its like that hold for a resolved URL are at hand."""
+        """Return whether the rules (robots.txt and others) that hold for a resolved URL are at hand."""
         return self._site_rules.knows(href)
 
     async def load_rules(self, href: str, gate: Gate) -> None:

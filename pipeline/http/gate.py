@@ -1,4 +1,4 @@
-"""What a fetch has to wait for: its turn and memory, which the caller imposes, and its own time."""
+"""The conditions a fetch waits for: its turn and memory, which the caller imposes, and its own time."""
 
 import asyncio
 import contextlib
@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Gate(Protocol):
-    """What the caller imposes on a fetch: its turn at the site, and memory."""
+    """The caller's conditions for a fetch: its turn at the site, and memory."""
 
     async def request(self) -> None:
-        """Return when a request may be sent; called before each one, robots.txt and redirects included."""
+        """Return when a request may be sent; called before each, robots.txt and redirects included."""
 
     async def reserve(self, size: int) -> None:
         """Return when `size` bytes of a body may be held; called before each body."""

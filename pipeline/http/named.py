@@ -78,7 +78,7 @@ class _Answer(NamedTuple):
 def download(url: str, sink: IO[bytes], sleep: Callable[[float], None] = time.sleep) -> None:
     """Copy a file of the web to `sink`, one connection at a time, and rewind it; OSError when all tries fail.
 
-    Waits before another try: what Retry-After asks for (at most 5 minutes), or 1, 2, 4 ... seconds.
+    Waits before another try: the time that Retry-After asks for (at most 5 minutes), or 1, 2, 4 ... seconds.
     """
     _retried(lambda: _run(_get(url, sink)), sleep)
     sink.seek(0)
@@ -103,7 +103,7 @@ def _retried(
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, in a thread of its own where this one has a loop that runs."""
+    """Run a coroutine to its end, in its own thread if this thread has a loop that runs."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -230,7 +230,7 @@ async def _copy(
 
 
 def _wait(headers: dict[str, str]) -> float:
-    """Return the seconds that a Retry-After header asks for, 0 without one."""
+    """Return the seconds that a Retry-After header asks for, 0 if it is missing."""
     value = headers.get("retry-after", "")
     if value.strip().isdigit():
         return float(value)
@@ -284,12 +284,12 @@ class WebFiles(AbstractFileSystem):  # type: ignore[misc]
         return True
 
     def isdir(self, path: str) -> bool:
-        """Return False: what a server has below a URL is not known."""
+        """Return False: a URL's children are not known."""
         del path
         return False
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """Raise FileNotFoundError: servers do not list what they have."""
+        """Raise FileNotFoundError: servers do not list their files."""
         del detail
         raise FileNotFoundError(path)
 
@@ -299,7 +299,7 @@ class WebFiles(AbstractFileSystem):  # type: ignore[misc]
         return []
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """Raise ValueError: servers do not list what they have."""
+        """Raise ValueError: servers do not list their files."""
         raise ValueError(f"{path}: a URL cannot be a pattern; name each file, or give an @FILE list of them")
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:

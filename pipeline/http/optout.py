@@ -2,7 +2,7 @@
 
 X-Robots-Tag with noai and its kin and its successor Robots-Tag (draft-illyes-repext), tdm-reservation (TDM
 Reservation Protocol, W3C community group report of 2024-05-10) and Content-Usage (draft-ietf-aipref-attach).
-Any of them suffices. Where a value can be read in two ways, the one that refuses stands.
+Any of them suffices. Where a value can be read in two ways, the reading that refuses stands.
 """
 
 import re
@@ -94,7 +94,7 @@ def usage_preference(value: str) -> bool | None:
 
 
 def robots_tag(value: str, directives: frozenset[str] = DIRECTIVES) -> str | None:
-    """Read `[agent:] directive, directive ..., agent: directive`; an agent holds until the next one."""
+    """Read `[agent:] directive, directive ..., agent: directive`; an agent holds until the next agent."""
     agent = "*"
     for part in re.split("[,;]", value):
         name, colon, rest = (piece.strip() for piece in part.partition(":"))

@@ -1,4 +1,4 @@
-"""What is remembered of authorities (scheme, host, port), for a while and within bounds."""
+"""A cache of values by authority (scheme, host, port), limited in time and size."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 class AuthorityCache(Generic[Value]):
     """Values by authority, least recently used ones forgotten first.
 
-    `keep` says for how many seconds a value stands and what it weighs in characters; `max_characters` bounds
+    `keep` returns for how many seconds a value stands and its weight in characters; `max_characters` bounds
     the sum. Parsed rules take some ten times that in memory.
     """
 

@@ -1,7 +1,7 @@
 """Rules for parts of a site: path patterns as in robots.txt, the most specific one decides.
 
 robots.txt itself is protego's; this is for anything that is attached to paths elsewhere, where of two equally
-specific rules the one that reserves wins (in robots.txt it is the one that allows).
+specific rules the reserving rule wins (in robots.txt the allowing rule does).
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 _KEPT: Final = "%/:?#[]@!$&'()*+,;=~-._"
 _MAX_WILDCARDS: Final = 2000
-"""Patterns with * or $ are tried one by one; of more, those that reserve are kept."""
+"""Patterns with * or $ are tried in turn; if there are too many, those that reserve are kept."""
 
 
 class PathRules:

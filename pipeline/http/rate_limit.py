@@ -23,7 +23,7 @@ PUBLIC_DELAY: Final = 1.0
 """Seconds between requests to a site unless told otherwise."""
 
 LONGEST_PAUSE: Final = 60.0
-"""Seconds that a unit waits for a site that asked for it; for longer ones its URLs go to a later round."""
+"""Longest wait, in seconds, that a site may ask a unit for; beyond it its URLs go to a later round."""
 
 
 def site_delay(site: str, options: FetchOptions) -> float:
@@ -72,8 +72,8 @@ class Lane:
 class Schedule:
     """Hand out lanes whose time has come.
 
-    Of several, the one that had the most URLs to begin with comes first: the long ones decide when a unit
-    ends, and while they can use all the capacity no other site holds a connection open.
+    Of several, the lane that had the most URLs to begin with comes first: long lanes decide when a unit ends,
+    and while they can use all the capacity no other site holds a connection open.
     """
 
     def __init__(self, lanes: Iterable[Lane]) -> None:
@@ -190,7 +190,7 @@ def turn(lane: Lane, now: float) -> float:
 def retry_after(value: str | None, date: str | None = None) -> float | None:
     """Read Retry-After (RFC 9110, section 10.2.3), seconds or a date, as seconds; None if there is none.
 
-    A date is compared with the server's own Date where it sends one, since clocks differ.
+    A date is compared with the server's own Date if the server sends it, since clocks differ.
     """
     if value is None:
         return None

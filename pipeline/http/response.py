@@ -1,4 +1,4 @@
-"""What an answer is worth: status, opt-outs, encoding and length are judged before the body is read."""
+"""Judge an answer: status, opt-outs, encoding and length are judged before the body is read."""
 
 import asyncio
 from typing import Final, NamedTuple
@@ -32,7 +32,7 @@ class Reply(NamedTuple):
 
 
 class Reader:
-    """Read answers within the bounds of `options`; what is not read to its end is the caller's to close."""
+    """Read answers within the limits of `options`; the caller closes an answer not read to its end."""
 
     def __init__(self, options: FetchOptions) -> None:
         self._options = options

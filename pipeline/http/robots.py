@@ -1,4 +1,4 @@
-"""robots.txt (RFC 9309): what it says to us.
+"""robots.txt (RFC 9309): the rules that hold for us.
 
 protego matches the paths; which lines it gets to see is decided here, because its grouping deviates where it
 matters: unknown lines end a group (RFC 9309, section 2.2.4: they must not), and a group's name matches any
@@ -25,7 +25,7 @@ MAX_BYTES: Final = 500 << 10
 """Of a file; RFC 9309, section 2.5, asks for at least 500 KiB."""
 
 MAX_CRAWL_DELAY: Final = 60.0
-"""Seconds. Nothing of a site with a longer one would be fetched in reasonable time."""
+"""Seconds. Nothing of a site with a longer delay would be fetched in reasonable time."""
 
 _LINE = re.compile(
     r"\s*(?:(?P<agent>user[ -]?agent)|(?P<allow>allow)|(?P<disallow>dis+al+ow|diasllow|disallaw)"
@@ -76,7 +76,7 @@ class Rules:
 
 @dataclass
 class _Said:
-    """What a robots.txt says to one agent beside its rules."""
+    """The content of a robots.txt for one agent beside its rules."""
 
     delay: float = 0.0
     signals: list[tuple[str, bool]] = field(default_factory=list)
@@ -139,7 +139,7 @@ async def verdict_off_loop(status: int, body: bytes) -> RobotsVerdict:
 
 
 def _groups(text: str, everywhere: list[str]) -> Iterator[tuple[dict[str, _Said], list[str]]]:
-    """Yield each group: what is said to its agents, in lower case, and the rules as lines.
+    """Yield each group: the settings for its agents, in lower case, and the rules as lines.
 
     A group is a run of user-agent lines and the rules after it (RFC 9309, section 2.2); whatever else stands
     between them does not separate them. A Crawl-delay, a preference and a License count for the agents named

@@ -1,9 +1,9 @@
 """Really Simple Licensing (RSL 1.0, 2025-12-10): whether terms for machines let images be trained on.
 
 A file of terms is named by `License:` in robots.txt, or by an answer's `Link` with rel=license and the type
-application/rsl+xml. Its <content> elements name URLs; each <license> in one is an offer, and one that lets
-training be done for nothing is enough. An offer that must be paid for, or that holds only for some users or
-countries, is none: nobody here has agreed to it.
+application/rsl+xml. Its <content> elements name URLs; each <license> in it is an offer, and a single offer
+that allows training for nothing is enough. An offer that must be paid for, or that holds only for some users
+or countries, is none: nobody here has agreed to it.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _MAX_DEPTH: Final = 50
 
 
 class Term(NamedTuple):
-    """What one <content> says; fields only."""
+    """The contents of one <content>; fields only."""
 
     authority: str
     """scheme://host of its URLs."""
@@ -108,7 +108,7 @@ class _Parser:
 
 
 def parse(body: bytes, base: str) -> list[Term] | None:
-    """Read a file of terms that was found at `base`; None for what is no XML with <rsl>; never raises."""
+    """Read a file of terms that was found at `base`; None if it is no XML with <rsl>; never raises."""
     found = _Parser(base)
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler, parser.EndElementHandler = found.start, found.end
@@ -123,7 +123,7 @@ def parse(body: bytes, base: str) -> list[Term] | None:
 
 
 def rules(terms: Iterable[Term], authority: str) -> PathRules:
-    """Return what terms reserve at an authority: the longest pattern decides, of equal ones the strictest."""
+    """Return the reservation of terms at an authority: the longest pattern decides, then the strictest."""
     host = authority.partition("//")[2]
     own = [term for term in terms if term.authority.partition("//")[2] == host]
     return PathRules((term.pattern, term.reserved) for term in own)

@@ -43,7 +43,7 @@ OnOutcome = Callable[[object, Outcome], None]
 
 @dataclass
 class Counts:
-    """What a unit cost and yielded: requests (robots.txt, redirects included), bytes of bodies, reasons."""
+    """The cost and yield of a unit: requests (robots.txt, redirects included), bytes of bodies, reasons."""
 
     requests: int = 0
     bytes: int = 0
@@ -81,10 +81,9 @@ async def fetch_many(
     """Fetch all (key, URL) `rows` and call `on_outcome(key, outcome)` for each, in the order they finish.
 
     `shares` says for a site which part of its rate this unit has (1 where it says nothing): starts are then
-    delay / share seconds apart, and with 0 the site is `deferred`. After `deadline` seconds no request
-    starts and what is left is `deferred`.
-    With a `pool` of the caller's, the caller releases each body's bytes from its memory when done with it.
-    `counts`, if given, is kept up to date on the way; it is what is returned.
+    delay / share seconds apart, and with 0 the site is `deferred`. After `deadline` seconds no request starts
+    and the remaining rows are `deferred`. With a `pool` of the caller's, the caller releases each body's
+    bytes from its memory when done with it. `counts`, if given, is kept up to date on the way, and returned.
     """
     unit = _Unit(fetcher, on_outcome, counts or Counts(), pool, shares or {})
     await unit.run(rows, math.inf if deadline is None else time.monotonic() + deadline)
@@ -110,7 +109,7 @@ class _Ticket:
         self._counts.requests += 1
 
     async def reserve(self, size: int) -> None:
-        """Reserve memory for a body; the one before it is gone."""
+        """Reserve memory for a body; the previous body is gone."""
         self.keep(0)
         await self._memory.reserve(size)
         self._reserved = size
@@ -187,7 +186,7 @@ class _Unit:
             await self._sleep(min(self._schedule.seconds_to_next(now), end - now))
 
     def _begin(self, group: asyncio.TaskGroup, lane: Lane, row: QueuedUrl, now: float) -> bool:
-        """Start what `row`, the lane's first, waits for; return whether that is a request.
+        """Start the next action for `row`, the lane's first; return whether that is a request.
 
         A name is looked up without one of the places for requests: dead ones take long and are many. So is a
         busy address waited for.
@@ -268,7 +267,7 @@ class _Unit:
             ticket.keep(0)
 
     def _lanes(self, rows: Iterable[tuple[object, str]]) -> Iterable[Lane]:
-        """Group the rows by site; what is no URL is answered at once."""
+        """Group the rows by site; a malformed URL is answered at once."""
         lanes: dict[str, Lane] = {}
         for key, url in rows:
             try:
@@ -295,7 +294,7 @@ class _Unit:
         )
 
     def _next_row(self, lane: Lane) -> QueuedUrl | None:
-        """Return the first row that needs a request, still in the lane; the ones before it are answered."""
+        """Return the first row that needs a request, still in the lane; the rows before it are answered."""
         while lane.pending:
             row = lane.pending[0]
             refusal = self._refuse(row)

@@ -45,7 +45,7 @@ class Signer:
         self, key: keys.Key, label: str = _LABEL, clock: Callable[[], float] = time.time,
         seconds: int = SECONDS, nonce: Callable[[], bytes] = lambda: os.urandom(64),
     ) -> None:  # fmt: skip
-        """Take a key; ValueError for one that says not where its directory is hosted."""
+        """Take a key; ValueError for a key that does not say where its directory is hosted."""
         if not key.agent:
             raise ValueError("the key names no --url of a directory: make one by `openwit identity --url`")
         self._key, self._label, self._clock, self._seconds, self._nonce = key, label, clock, seconds, nonce

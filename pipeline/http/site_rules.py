@@ -1,4 +1,4 @@
-"""What a site says before it is asked: robots.txt, tdmrep.json and RSL, fetched once and remembered."""
+"""The rules of a site: robots.txt, tdmrep.json and RSL, fetched before anything else, and remembered."""
 
 import asyncio
 import functools
@@ -22,7 +22,7 @@ REDIRECTS: Final = 5
 
 
 class SiteRules:
-    """The rules of authorities; `load` what is not known, then `refuse` says what they mean for a URL."""
+    """The rules of authorities; `load` those not known, then `refuse` applies them to a URL."""
 
     def __init__(self, options: FetchOptions, policy: AddressPolicy, client: Client) -> None:
         self._options = options
@@ -143,7 +143,7 @@ class SiteRules:
         return RobotsVerdict(None, "robots_unavailable", f"robots.txt: {reply.reason} {reply.detail}"[:300])
 
     async def _fetch_tdmrep(self, origin: str, gate: Gate) -> PathRules:
-        """Ask for tdmrep.json; what is missing, or is no answer, reserves nothing (section 6.1)."""
+        """Ask for tdmrep.json; a missing file, or a malformed answer, reserves nothing (section 6.1)."""
         reply, _ = await self._get(origin + tdmrep.PATH, gate, tdmrep.MAX_BYTES)
         if reply.reason or not 200 <= reply.status < 300:
             return PathRules()

@@ -1,7 +1,7 @@
 """/.well-known/tdmrep.json: which paths of a site are reserved from text and data mining.
 
 TDM Reservation Protocol, W3C community group report of 2024-05-10, section 6.1: a JSON list of objects with
-`location`, a path pattern as in robots.txt, and `tdm-reservation`, 1 or 0. What is not that says nothing.
+`location`, a path pattern as in robots.txt, and `tdm-reservation`, 1 or 0. Anything else says nothing.
 """
 
 import json

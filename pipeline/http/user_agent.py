@@ -9,7 +9,7 @@ from pipeline import urls
 from pipeline.http.address_policy import AddressPolicy
 
 TOKEN: Final = "openwit"  # noqa: S105 - the product token of RFC 9309: letters, "_" and "-" only
-"""What robots.txt and other opt-outs call us."""
+"""The name by which robots.txt and other opt-outs address us."""
 
 ALIASES: Final = ("img2dataset", "laiondownloader", "ccbot")
 """Agents that are honoured too where they are named: such a site has decided about image-text datasets."""
@@ -32,7 +32,7 @@ def user_agent(contact: str) -> str:
 
 
 def requires_contact(references: Iterable[str], networks: tuple[str, ...] = ()) -> bool:
-    """Return whether one of the URLs leads to anything but this machine or `networks`, written as such."""
+    """Return whether any of the URLs leads elsewhere than to this machine or `networks`, written as such."""
     policy = AddressPolicy.from_text(networks)
     return any(not _is_own(url, policy) for url in references)
 
