@@ -1,4 +1,4 @@
-"""What a query job reads, and the fingerprints by which it knows what it has done already."""
+"""The inputs of a query job, and the fingerprints by which it knows the work it has already done."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
 """The query job: steps of independent tasks over durable files, run by Beam, continued where they stopped.
 
 Each step lies in a folder named after the fingerprint of its options, its inputs and the steps before it. So
-a changed option reruns from the first step that it touches, and the same command continues what was
-interrupted.
+a changed option reruns from the first step that it touches, and the same command continues an interrupted
+job.
 """
 
 import json
@@ -46,7 +46,7 @@ class QueryJob:
     inputs: Inputs
     runner: Runner
     statistics: dict[str, Any] = field(default_factory=dict)
-    """What each source read and offered, for the report."""
+    """The pages each source read and the queries it offered, for the report."""
 
     def run(self) -> dict[str, Any]:
         """Write the list, the report and the summary; return the summary."""

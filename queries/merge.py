@@ -4,7 +4,7 @@ The order is that of the paper (Radford et al. 2021, section 2.2): words of Wiki
 titles, then all WordNet synsets not already in the list; a user's own queries last. A query counts under the
 first source that has it. WordNet and the user's queries are always complete, so their places are set aside
 first. Of the rest words have their share at least, the most frequent first, and so have bigrams and titles,
-in MetaCLIP's proportions; what one source cannot use goes to the others, to words first.
+in MetaCLIP's proportions; places that a source cannot fill go to the others, to words first.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ _WORDS, _BIGRAMS, _TITLES = 251_465, 100_646, 61_235
 WORD_SHARE: Final = _WORDS / (_WORDS + _BIGRAMS + _TITLES)
 """Share of words beside WordNet and the user's queries, where bigrams and titles fill theirs."""
 BIGRAM_SHARE: Final = _BIGRAMS / (_BIGRAMS + _TITLES)
-"""Share of bigrams in what bigrams and titles have together."""
+"""Share of bigrams among bigrams and titles together."""
 
 SOURCES: Final = ("unigram", "bigram", "title", "wordnet", "extra")
 
@@ -55,8 +55,8 @@ _EXAMPLES: Final = 12
 class RankedEntry:
     """Hold one query that a source offers, best first within the source.
 
-    count: occurrences in Wikipedia, views, or synsets; score: what the source ranks by, PMI in bits for
-    bigrams.
+    count: occurrences in Wikipedia, views, or synsets; score: the value that the source ranks by, PMI in bits
+    for bigrams.
     """
 
     query: str
@@ -77,7 +77,7 @@ class Query:
 
 @dataclass(kw_only=True)
 class MergedList:
-    """Hold the list, and what the sources offered that is not in it or not under their name."""
+    """Hold the list, and the offers of sources that are not in it or not under their name."""
 
     queries: list[Query] = field(default_factory=list)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)

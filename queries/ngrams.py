@@ -96,8 +96,8 @@ def _runs(pairs: U64, counts: I64) -> Bigrams:
 def partition_bounds(word_counts: I64, partition_words: int = PARTITION_WORDS) -> I64:
     """Return the first word id of each partition of bigrams and, last, one more than the highest id.
 
-    A word begins at most as many bigrams as it occurs; so cutting the running sum of counts bounds what a
-    partition can hold, except that one word is never cut.
+    A word begins at most as many bigrams as it occurs; so cutting the running sum of counts limits the size
+    of a partition, except that a single word is never cut.
     """
     before = np.cumsum(word_counts) - word_counts
     new = np.flatnonzero(np.diff(before // partition_words)) + 1
@@ -130,8 +130,9 @@ def best_pairs(
     and how many there were to choose from.
 
     word_counts[i] is that of word id i+1, and ids ascend with the words, so that equal scores are in
-    alphabetical order. PMI alone would rank what occurs once: it is at most log2(words / count). Bigrams of
-    PMI 0 or less occur together no more often than by chance and are no candidates, however few there are.
+    alphabetical order. PMI alone would rank bigrams that occur once: it is at most log2(words / count).
+    Bigrams of PMI 0 or less occur together no more often than by chance and are no candidates, however few
+    there are.
     """
     enough = counted.counts >= min_count
     pairs, counts = counted.pairs[enough], counted.counts[enough]

@@ -1,7 +1,7 @@
 """Read how often the articles of one wiki were viewed, from both of Wikimedia's kinds of files.
 
 Hourly (https://dumps.wikimedia.org/other/pageviews/readme.html): `domain title views bytes`, where the domain
-is `en` for the desktop site and `en.m` for the mobile one. Complete
+is `en` for the desktop site and `en.m` for the mobile site. Complete
 (https://dumps.wikimedia.org/other/pageview_complete/readme.html): `wiki title page-id platform views hours`,
 a line per platform; of a day or of a month. Titles have underscores for spaces, some are percent-encoded, and
 those with a quotation mark are quoted and escaped.
@@ -102,7 +102,7 @@ def canonical_title(written: str, language: str = "") -> str:
     """Return a title as the dump has it: `"\\"Weird_Al\\"_Yankovic"` is `"Weird Al" Yankovic`.
 
     Percent signs are decoded where two hex digits follow, which no title may hold; the first letter is
-    raised, as Wikipedia does; what follows a # is a place in the page. Empty for no title ("-").
+    raised, as Wikipedia does; characters after a # are a place in the page. Empty for no title ("-").
     """
     title = written
     if len(title) >= 2 and title[0] == title[-1] == '"':

@@ -1,4 +1,4 @@
-"""What the steps of the query job take and leave."""
+"""The inputs and results of the query job's steps."""
 
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -42,7 +42,7 @@ class TextBlock(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPiece(Part):
-    """What a piece of the dump holds."""
+    """The contents of a piece of the dump."""
 
     blocks: tuple[TextBlock, ...]
     pages: tuple[Annotated[str, File(PAGES)], ...]

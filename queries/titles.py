@@ -1,7 +1,7 @@
 """Turn page views into views of articles: redirects resolved, and pages that are no article left out.
 
-Two joins by title, each within a partition: what was viewed with the dump's pages, giving views of articles
-and of redirects' targets; then the sum for each article. Only Wikipedia says what a page is: without a dump a
+Two joins by title, each within a partition: viewed titles with the dump's pages, giving views of articles and
+of redirects' targets; then the sum for each article. Only Wikipedia says what a page is: without a dump a
 title is judged by its words.
 """
 
@@ -32,7 +32,7 @@ DROPPED: Final = {
     "main_page": "the main page",
     "too_few_views": "viewed less often than --min-views",
 }
-"""Why a viewed title is no query, and what each reason means."""
+"""Why a viewed title is no query, and the meaning of each reason."""
 
 # Languages beyond these are added here: the template that marks a disambiguation page (its first letters,
 # lower case), and the words with which titles of lists begin.
@@ -83,7 +83,7 @@ _NAMESPACES: Final = frozenset(
 
 
 class Judge:
-    """Say of what kind a page is."""
+    """Return the kind of a page."""
 
     def __init__(
         self, language: str, main_page: str = "Main Page", namespaces: frozenset[str] = frozenset()

@@ -1,6 +1,6 @@
 """Encode plain text as streams of token ids, in blocks of bounded size.
 
-The words of a Wikipedia are looked at once. What follows works on numbers: a block is its own vocabulary and
+The words of a Wikipedia are looked at once. The next steps work on numbers: a block is its own vocabulary and
 the text as ids in it, 0 standing wherever two words do not follow each other in a sentence (a line end, a
 punctuation mark, a symbol). From blocks, words are counted by adding vocabularies, and bigrams once the
 frequent words are known.
@@ -44,7 +44,7 @@ def is_word(token: str) -> bool:
 class TokenEncoder:
     """Collect texts into blocks.
 
-    The normaliser never joins what white space separates, so a text's tokens are those of its chunks between
+    The normaliser never joins texts across white space, so a text's tokens are those of its chunks between
     white space; and few chunks are new. A chunk met before costs one look-up, whatever its characters.
     """
 
@@ -61,7 +61,7 @@ class TokenEncoder:
         self._tokens = 0
 
     def add(self, text: str) -> Iterator[TokenBlock]:
-        """Add a text; yields a block when one is full."""
+        """Add a text; yields a block when it is full."""
         self._pending.append(text)
         self._pending_characters += len(text) + 1
         if self._pending_characters >= _BATCH_CHARACTERS:

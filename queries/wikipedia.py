@@ -4,8 +4,8 @@ The dump is MediaWiki's export XML (https://www.mediawiki.org/xml/export-0.11/),
 by one program in one form: a `<page>` and a `</page>` each on a line, text escaped. So the bytes are searched
 for these, which costs nothing beside the decompression.
 
-A multistream dump is many bzip2 streams of 100 whole pages one after the other; the index beside it names
-where each begins.
+A multistream dump is a sequence of many bzip2 streams of 100 whole pages; the index beside it names where
+each begins.
 """
 
 import bz2
@@ -51,7 +51,7 @@ class Wiki:
     images: frozenset[str] = frozenset({"file", "image", "media"})
     categories: frozenset[str] = frozenset({"category"})
     namespaces: frozenset[str] = frozenset()
-    """Lower-case names of all namespaces but the main one."""
+    """Lower-case names of all namespaces but the main namespace."""
 
 
 def plan(paths: list[str], piece_bytes: int = PIECE_BYTES) -> list[DumpPiece]:
@@ -104,7 +104,7 @@ def _stream_offsets(index: str) -> list[int]:
 
 
 def _even_cuts(offsets: list[int], size: int, piece_bytes: int) -> list[int]:
-    """Return a subset of `offsets`, each at least `piece_bytes` after the one before."""
+    """Return a subset of `offsets`, each at least `piece_bytes` after the previous offset."""
     cuts = [0]
     for offset in offsets:
         if offset >= cuts[-1] + piece_bytes and offset < size:
@@ -122,7 +122,7 @@ def read_pages(piece: DumpPiece, damage: Callable[[str], None]) -> Iterator[Arti
 
 
 def read_site(path: str) -> Wiki:
-    """Return the statements of a dump about its wiki; a dump without a head is taken for an English one."""
+    """Return the statements of a dump about its wiki; a dump without a head is taken for English."""
     head = b""
     for block in _blocks_of(path):
         head += block
@@ -146,7 +146,7 @@ def _blocks_of(path: str) -> Iterator[bytes]:
 
 
 def _plain_blocks(piece: DumpPiece) -> Iterator[bytes]:
-    """Yield the bytes from the first page that begins in a piece to the end of the last one."""
+    """Yield the bytes from the first page that begins in a piece to the end of its last page."""
     with storage.open_input(piece.path) as file:
         file.seek(piece.start)
         position, tail = piece.start, b""

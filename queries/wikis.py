@@ -1,4 +1,4 @@
-"""What MediaWiki's own words are in the larger Wikipedias: namespaces, and the options of images.
+"""MediaWiki's own words in the larger Wikipedias: namespaces, and the options of images.
 
 The head of a dump names a wiki's namespaces once each; pages also use older names and those of variants,
 which no dump lists. English names hold everywhere.

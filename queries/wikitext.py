@@ -1,9 +1,9 @@
 """Turn wikitext into plain text, fast enough for a whole Wikipedia on one machine.
 
 Everything a reader of the page sees as text is kept: prose, headings, list items, table cells, captions and
-link labels. What the reader does not see, or what is not language, goes: templates, references, comments,
-markup, mathematics, galleries, categories. A line end stands wherever two texts do not follow each other in a
-sentence.
+link labels. Parts that the reader does not see, or that are not language, go: templates, references,
+comments, markup, mathematics, galleries, categories. A line end stands wherever two texts do not follow each
+other in a sentence.
 
 Every step is linear in the page. C code (`find`, `replace`, `re.split`) passes over the characters; Python
 runs only once per tag, brace pair or namespaced link, and there is about one such in 200 characters.
@@ -165,7 +165,7 @@ def _open_tables(text: str) -> str:
 
 
 class _Spaces(NamedTuple):
-    """How a wiki calls what links lead to."""
+    """A wiki's names for the targets of links."""
 
     images: frozenset[str]
     categories: frozenset[str]
@@ -174,7 +174,7 @@ class _Spaces(NamedTuple):
 
 
 def _resolve_links(text: str, spaces: _Spaces) -> str:
-    """Leave of links what is shown; inner links first, so that an image's caption is plain by its turn."""
+    """Replace links by their visible text; inner links first, so that an image's caption is already plain."""
 
     def label(match: re.Match[str]) -> str:
         target, *parts = match[1].split("|")
@@ -232,7 +232,7 @@ def _variant(match: re.Match[str]) -> str:
 
 
 def _switch(match: re.Match[str]) -> str:
-    """Leave out __TOC__ and its like, in the capitals of any language or in letters that have none."""
+    """Leave out magic words such as __TOC__, in the capitals of any language or in letters that have none."""
     return "" if match[1] == match[1].upper() else match[0]
 
 

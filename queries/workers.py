@@ -96,7 +96,7 @@ class EncodeWorker:
 
 @dataclass
 class _PieceFiles:
-    """Collect what one piece gives, and write it before it grows large."""
+    """Collect the results of a piece, and write them before they grow large."""
 
     worker: EncodeWorker
     name: str
@@ -235,7 +235,7 @@ class PairsWorker:
 
 
 class _Counted:
-    """What ranking needs of all words and bigrams."""
+    """The figures of all words and bigrams that ranking needs."""
 
     def __init__(self, vocabulary: pa.Table, words: int, files: tuple[str, ...]) -> None:
         self.word_counts: npt.NDArray[np.int64] = vocabulary["count"].to_numpy()
@@ -325,7 +325,7 @@ class ViewsWorker:
 
 @dataclass
 class _Viewed:
-    """The files of views and pages, and what judges them where that is wanted."""
+    """The files of views and pages, and the judge of titles where needed."""
 
     files: tuple[str, ...]
     pages: tuple[str, ...]

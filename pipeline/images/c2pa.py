@@ -1,8 +1,8 @@
 """Read C2PA manifests (C2PA 2.x) as far as they say how a picture was made and whether it may be trained on.
 
 A manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5), its assertions CBOR or JSON. Nothing is fetched,
-and no signature is checked: whoever forges a refusal is believed, and who says that a machine made a picture.
-Sizes are bounded, and what is broken counts as absent; never raises.
+and no signature is checked: a forged refusal is believed, and so is a statement that a machine made the
+picture. Sizes are bounded, and broken parts count as absent; never raises.
 """
 
 import struct
@@ -28,7 +28,7 @@ class Assertion(NamedTuple):
     """A decoded assertion; fields only."""
 
     manifest: int
-    """Place of its manifest in the store; the last one is the active one, of the picture as it is."""
+    """Place of its manifest in the store; the last is the active manifest, of the picture as it is."""
     label: str
     value: Any
 
@@ -92,7 +92,7 @@ def _decoded(kind: bytes, data: bytes) -> Any:
 
 
 def cbor(data: bytes) -> Any:
-    """Decode one item of CBOR (RFC 8949); ValueError or struct.error for what is none or too large."""
+    """Decode one item of CBOR (RFC 8949); ValueError or struct.error if it is malformed or too large."""
     left, position = _MAX_ITEMS, 0
 
     def argument(info: int) -> int:
@@ -198,10 +198,10 @@ def _found(value: Any, names: tuple[str, ...]) -> Iterator[tuple[dict[str, Any],
 
 
 def refusal(store: Store) -> str:
-    """Return what in a training and data mining assertion (CAWG 1.1, before it C2PA 1.x) refuses, or "".
+    """Return a refusing entry of a training and data mining assertion (CAWG 1.1, C2PA 1.x), or "".
 
-    Any manifest of the store counts: what a picture was made from has an owner, too. `constrained` refuses,
-    since it takes terms that nobody here has agreed to.
+    Any manifest of the store counts: the pictures that this picture was made from have owners, too.
+    `constrained` refuses, since it takes terms that nobody here has agreed to.
     """
     for one in store.assertions:
         if not one.label.partition("__")[0].endswith("training-mining") or not isinstance(one.value, dict):

@@ -1,11 +1,11 @@
 """Run a function of untrusted bytes in a child process that can be killed.
 
-No timeout in Python stops a decoder that loops in C, and no exception survives one that crashes. So each
-worker keeps one child, sends it the bytes of an image and reads back the result, and kills and replaces it
-when it takes too long or too much memory, or dies. What comes back is to be checked like any other untrusted
-input: JSON and bytes with their lengths, never a pickle. The child gets no descriptors but its pipes and
-standard error, no environment but what Python and the libraries need, writes no files, and ends when its
-parent does.
+No timeout in Python stops a decoder that loops in C, and no exception handler survives a decoder that
+crashes. So each worker keeps one child, sends it the bytes of an image and reads back the result, and kills
+and replaces it when it takes too long or too much memory, or dies. The child's answers are to be checked like
+any other untrusted input: JSON and bytes with their lengths, never a pickle. The child gets no descriptors
+but its pipes and standard error, only the environment that Python and the libraries need, writes no files,
+and ends when its parent does.
 
 The protocol: the child is sent one configuration (JSON), answers with one frame when it is ready, and then
 one request at a time. A frame is a 4-byte big-endian length and that many bytes; a result is two frames, the
@@ -30,13 +30,13 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 Function = Callable[[bytes, Any], Any]
-"""Maps bytes and options to a NamedTuple: one field of bytes, the others what JSON has."""
+"""Maps bytes and options to a NamedTuple: one field of bytes, the others of JSON's types."""
 
 _LENGTH: Final = struct.Struct(">I")
 _MAX_HEADER: Final = 1 << 20
 _MAX_BODY: Final = 256 << 20
 _FAILURES: Final = ("decode_memory", "internal_error")
-"""What the child itself says of a request without a result."""
+"""The child's own words for a request without a result."""
 _START_SECONDS: Final = 60.0
 # Linux's default limit for unprivileged users; the usual 64 KiB makes two processes take turns over an image.
 _PIPE_BYTES: Final = 1 << 20
@@ -65,7 +65,7 @@ class Child:
     """Ask a child process, one request at a time; calls from several threads wait for each other.
 
     `function` is "module:function", `options` a dataclass of simple fields, which it is called with.
-    `memory_bytes` is what the child may allocate beyond its own size after start (enforced on Linux),
+    `memory_bytes` limits the child's allocations beyond its own size after start (enforced on Linux),
     `seconds` wall time per request.
     """
 
@@ -247,7 +247,7 @@ def _widen(pipe: IO[bytes]) -> None:
 
 
 def _limit(memory_bytes: int) -> None:
-    """Bound what the process may do from here on: its memory, files, core dumps."""
+    """Limit the process from here on: its memory, files, core dumps."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     statm = Path("/proc/self/statm")

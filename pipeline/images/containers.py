@@ -1,8 +1,8 @@
-"""Take a file apart into what its pixels need, its Exif and its colour profile, and leave the rest behind.
+"""Take a file apart: keep the parts that its pixels need, its Exif and its colour profile, and drop the rest.
 
 Browsers show a picture whatever is wrong with its comments, and decoders differ in which of them they mind.
-So decoders are only given what pixels need, and metadata is read here: what is broken or too large counts as
-absent.
+So decoders are given no more than pixels need, and metadata is read here: a broken or too large part counts
+as absent.
 """
 
 import re
@@ -52,8 +52,8 @@ def jpeg(data: bytes) -> Parts:
 def png(data: bytes) -> Parts:
     """Return a PNG with nothing but IHDR, PLTE, tRNS and IDAT: of an animation, the picture that IDAT holds.
 
-    Ancillary chunks with a wrong checksum or length are left out, as the standard's section 13.1 asks. One
-    whose length leads nowhere is passed over as far as the pixels.
+    Ancillary chunks with a wrong checksum or length are left out, as the standard's section 13.1 asks. A
+    chunk whose length leads nowhere is passed over as far as the pixels.
     """
     kept, found = [_PNG], Parts(data)
     position, colour, seen = len(_PNG), -1, False
@@ -93,7 +93,7 @@ def png(data: bytes) -> Parts:
 
 
 def _leads_on(data: bytes, end: int) -> bool:
-    """Return whether a chunk that ends here is followed by another one or by nothing."""
+    """Return whether a chunk that ends here is followed by another chunk or by nothing."""
     return end == len(data) or bool(_KIND.match(data, end + 4))
 
 

@@ -1,8 +1,8 @@
 """Decode untrusted pictures: judged by their headers first, then opaque RGB, and how to turn and colour it.
 
 One way for the crawl, for training and evaluation sets. Ordinary JPEG is simplejpeg's (libjpeg-turbo's), and
-its callers know how fast and how exact it has to be; everything else is Pillow's. What may take long or crash
-is run in a process that can be killed (`pipeline.images.decoder`).
+its callers know how fast and how exact it has to be; everything else is Pillow's. Work that may take long or
+crash runs in a process that can be killed (`pipeline.images.decoder`).
 """
 
 import io
@@ -202,7 +202,7 @@ def _opened(
 
 
 def _header(data: bytes, name: str) -> Image.Image:
-    """Open a file, without its metadata if they are what hinders."""
+    """Open a file, without its metadata if they prevent it."""
     try:
         return Image.open(io.BytesIO(data), formats=[name.upper()])
     except Exception:
@@ -223,7 +223,7 @@ def _decoding_reason(error: Exception) -> str:
 def _opaque(image: Image.Image, profile: bytes) -> tuple[Image.Image, Conversion | None]:
     """Return RGB, transparency over white, 16 bits scaled to 8; and the conversion that it still needs.
 
-    What is not RGB or grey by its nature (CMYK, Lab) is converted here.
+    Pictures that are not RGB or grey by nature (CMYK, Lab) are converted here.
     """
     if image.mode.startswith("I") or image.mode == "F":  # Pillow's own conversion clips at 255
         return Image.fromarray(np.repeat(_to_8_bits(image)[..., None], 3, axis=2)), profiles.conversion(
@@ -254,7 +254,7 @@ def _stored(image: Image.Image, profile: bytes) -> tuple[Image.Image, Conversion
 
 
 def _to_8_bits(image: Image.Image) -> Pixels:
-    """Return greys of 16 bits or more as uint8 [height, width], a transparent one as white."""
+    """Return greys of 16 bits or more as uint8 [height, width], transparent pixels as white."""
     grey = np.asarray(image)
     if image.mode == "F":  # no standard says what is white
         finite = np.nan_to_num(grey, nan=0, posinf=0, neginf=0)

@@ -17,7 +17,8 @@ class Decoder:
     `decode_memory`, `decode_crash` and, for a Python error of our own, `internal_error`. One image is decoded
     at a time; calls from several threads wait for each other.
 
-    `function` names what the child runs, as "module:function" with the signature of `images.process`.
+    `function` names the function that the child runs, as "module:function" with the signature of
+    `images.process`.
     """
 
     def __init__(

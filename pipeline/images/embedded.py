@@ -1,6 +1,6 @@
 """Find the metadata that a picture carries, without decoding it: XMP, IPTC-IIM, Exif, JUMBF and PNG's texts.
 
-Sizes that a file declares are not believed: what does not fit ends the search. Never raises.
+Sizes that a file declares are not believed: a part that does not fit ends the search. Never raises.
 """
 
 import re
@@ -46,7 +46,7 @@ class Embedded(NamedTuple):
 
 
 def find(data: bytes) -> Embedded:
-    """Return the metadata of a picture of any format; what is broken counts as absent."""
+    """Return the metadata of a picture of any format; broken parts count as absent."""
     name = sniff(data)
     found = {"jpeg": _jpeg, "png": _png, "webp": _webp, "avif": _boxes}.get(name, lambda _: Embedded())(data)
     if not found.xmp and name not in ("jpeg", "png") and (packet := _PACKET.search(data)):

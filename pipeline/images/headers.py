@@ -5,9 +5,10 @@ import struct
 from typing import Final, NamedTuple
 
 WEB_FORMATS: Final = ("jpeg", "png", "webp", "gif", "avif")
-"""What browsers show. Most security notices of image decoders concern formats that are not among these."""
+"""Formats that browsers show. Most security notices of image decoders concern other formats."""
 FORMATS: Final = (*WEB_FORMATS, "bmp", "tiff", "ppm")
-"""What can be decoded: by the crawl where `formats` says so, in training and evaluation sets always.
+"""The formats that can be decoded: by the crawl where `formats` says so, in training and evaluation sets
+always.
 
 `ppm` stands for the binary and plain forms of PBM, PGM and PPM.
 """
@@ -69,9 +70,9 @@ def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMark
     """Return the contents of a JPEG's markers (ITU-T T.81, annex B).
 
     Counting stops after `max_scans` + 1. Segments are skipped by their lengths, so a thumbnail inside Exif
-    does not count, nor does what follows the end of the image (a film, a second picture, an archive). A
-    broken stream gives what could be read of it. Unless `whole`, a sequential image whose first scan has all
-    components is not looked at further: decoders take no second one, and `ended` is not known.
+    does not count, nor do bytes after the end of the image (a film, a second picture, an archive). A broken
+    stream gives the part that could be read. Unless `whole`, a sequential image whose first scan has all
+    components is not looked at further: decoders take no second scan, and `ended` is not known.
     """
     scans, ended, exif, position, components = 0, False, b"", 2, 0
     profile: dict[int, bytes] = {}
@@ -103,7 +104,7 @@ def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMark
 
 
 def _joined(parts: dict[int, bytes]) -> bytes:
-    """Return the profile whose numbered parts these are, nothing if one is missing."""
+    """Return the profile made of these numbered parts, nothing if a part is missing."""
     numbers = sorted(parts)
     return b"".join(parts[n] for n in numbers) if numbers == list(range(1, len(parts) + 1)) else b""
 

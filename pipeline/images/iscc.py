@@ -1,8 +1,9 @@
 """The International Standard Content Code of an image (ISO 24138:2024), by which registries know works.
 
-ISCC-CODE of an Image-Code (what is seen), a Data-Code (similar bytes) and an Instance-Code (the bytes), each
-of 64 bits, by iscc-lib. The picture is normalised as the ISCC's own software does: upright, border of one
-colour cut off, grey, 32 by 32; from the picture in its stored size, for which a large original was decoded.
+ISCC-CODE of an Image-Code (the visible content), a Data-Code (similar bytes) and an Instance-Code (the
+bytes), each of 64 bits, by iscc-lib. The picture is normalised as the ISCC's own software does: upright,
+border of one colour cut off, grey, 32 by 32; from the picture in its stored size, for which a large original
+was decoded.
 """
 
 from typing import Final

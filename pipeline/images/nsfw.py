@@ -28,7 +28,7 @@ class Nsfw:
     """Score how probably a picture is pornographic, from 0 to 1.
 
     Mahadeokar and Pesavento 2016 (open_nsfw) call less than 0.2 safe and more than 0.8 unsafe; COYO-700M
-    keeps up to 0.5. Drawings, violence and text are not what it was trained for.
+    keeps up to 0.5. It was not trained for drawings, violence and text.
     """
 
     columns = ("score_nsfw",)
@@ -40,7 +40,7 @@ class Nsfw:
         self._network = OnnxNetwork(path)
 
     def score(self, images: list[Pixels], captions: list[list[str]]) -> Mapping[str, Floats]:
-        """Return the one column."""
+        """Return the only column."""
         scores = np.zeros(len(images), np.float32)
         for start in range(0, len(images), _AT_ONCE):
             batch = np.stack([prepared(image) for image in images[start : start + _AT_ONCE]])

@@ -1,8 +1,8 @@
 """Run a network in ONNX that anybody may have made, in a child process with bounded time and memory.
 
-A file in ONNX is a graph, not a program, but what reads it is C++ and what it asks for is the file's choice.
-So it runs where pictures are decoded (`child`): killable, without files to write. Weights outside the file
-are not read. One thread does the arithmetic: the same picture has the same score.
+A file in ONNX is a graph, not a program, but its reader is C++ and the file chooses the operations it asks
+for. So it runs where pictures are decoded (`child`): killable, without files to write. Weights outside the
+file are not read. One thread does the arithmetic: the same picture has the same score.
 """
 
 import functools
@@ -45,7 +45,7 @@ class OnnxNetwork:
     """Ask a network of one input and one output."""
 
     def __init__(self, path: str, function: str = "pipeline.images.onnx:run") -> None:
-        """Take a local file, which is read by the first question, and what the child runs."""
+        """Take a local file, which is read by the first question, and the function that the child runs."""
         self._path = path
         self._child = Child(function, OnnxFile(path=path), memory_bytes=_MEMORY, seconds=_SECONDS)
 
@@ -73,7 +73,7 @@ class OnnxNetwork:
 
 
 def run(data: bytes, file: OnnxFile) -> Answer:
-    """Return the answer to a request: what the child runs."""
+    """Return the answer to a request: the function that the child runs."""
     batch, network = asked(data), _session(file.path)
     [found, *_] = network.run(None, {network.get_inputs()[0].name: batch})
     values = np.ascontiguousarray(found, np.float32)

@@ -1,8 +1,8 @@
 """Whether something says that a machine made a picture: IPTC's digital source type, C2PA, generators' names.
 
-`generated` is a picture made by a model or an algorithm, `partly` one that was edited by it or has parts of
-it.
-A picture of which nothing is said may be either: most tools leave no trace, and most sites remove it.
+`generated` is a picture made by a model or an algorithm, `partly` a picture that was edited by it or has
+parts of it. A picture of which nothing is said may be either: most tools leave no trace, and most sites
+remove it.
 """
 
 import re
@@ -44,7 +44,7 @@ _MAX_TEXT: Final = 8_000
 
 
 def origin(found: Embedded, xmp: Properties, store: c2pa.Store) -> tuple[str, str]:
-    """Return (`generated`, `partly` or "", what says so); the first that says `generated` counts."""
+    """Return (`generated`, `partly` or "", the statement); the first `generated` counts."""
     said: list[tuple[str, str]] = []
     for one in c2pa.source_types(store):
         kind = _TERMS.get(_LOWER.get(one.term.lower(), ""), "")
@@ -61,7 +61,7 @@ def origin(found: Embedded, xmp: Properties, store: c2pa.Store) -> tuple[str, st
 
 
 def _generators(found: Embedded, xmp: Properties) -> list[str]:
-    """Return what names a generator: in PNG's texts, Exif and XMP."""
+    """Return the text that names a generator: in PNG's texts, Exif and XMP."""
     said: list[str] = []
     for key, text in found.texts:
         name, text = key.lower(), text[:_MAX_TEXT]

@@ -1,7 +1,7 @@
 """Decode anybody's pictures for training and evaluation: RGB as pages show it, in bounds of size and time.
 
-Ordinary JPEG is decoded where it is asked for, since its headers bound what it costs; everything else in a
-child process that is killed when it takes too long. Both give the same pixels.
+Ordinary JPEG is decoded by the caller, since its headers bound its cost; everything else in a child process
+that is killed when it takes too long. Both give the same pixels.
 """
 
 import functools
@@ -53,7 +53,7 @@ class Wanted:
     form: Literal["whole", "centre", "size"]
     """whole: all of it; centre: resized and cut to a square; size: nothing, it is only measured."""
     side: int = 0
-    """whole: what the shorter side of a JPEG may be scaled down to; centre: of the square."""
+    """whole: the size to which a JPEG's shorter side may be scaled down; centre: of the square."""
 
 
 class Made(NamedTuple):
@@ -211,10 +211,10 @@ def _check(width: int, height: int) -> None:
 def centre(data: bytes, side: int) -> Pixels:
     """Return the picture resized to a shorter side of `side` and cut to a square: uint8 [side, side, 3].
 
-    To the pixel what OpenAI's code and open_clip do by torchvision's Resize and CenterCrop: Pillow's exact
-    decoder and bicubic filter, and RGB only after the crop, so that a palette and single bits are resized to
-    the nearest, and what is transparent shows the colours below. Unlike theirs, pictures are upright and in
-    sRGB, and greys of 16 bits are scaled. Of a long picture only what lies about the centre is resized.
+    To the pixel the result of OpenAI's code and open_clip by torchvision's Resize and CenterCrop: Pillow's
+    exact decoder and bicubic filter, and RGB only after the crop, so that a palette and single bits are
+    resized to the nearest, and transparent pixels show the colours below. Unlike theirs, pictures are upright
+    and in sRGB, and greys of 16 bits are scaled. Only the part of a long picture about its centre is resized.
     Raises BadImage.
     """
     opened = open_picture(
@@ -258,8 +258,8 @@ def size_of(data: bytes) -> tuple[int, int]:
 def decode(data: bytes, shorter: int = 0, scratch: NDArray[np.uint8] | None = None) -> Pixels:
     """Decode to RGB [H, W, 3]; a JPEG may come out scaled down while its shorter side is at least `shorter`.
 
-    What its headers do not bound is decoded in a child process of this one. Raises BadImage. The result may
-    lie in `scratch`, uint8 [bytes].
+    A picture whose cost its headers do not bound is decoded in a child process. Raises BadImage. The result
+    may lie in `scratch`, uint8 [bytes].
     """
     found = quick(data, shorter, scratch)
     return _child_of(os.getpid(), "whole", shorter).decode(data) if found is None else found

@@ -1,10 +1,10 @@
 """Turn untrusted bytes into a small clean JPEG and a description, or into a reason why not.
 
-`process` runs inside the decoding child (`pipeline.images.decoder`), which bounds its time and memory; what a
-header tells is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
-(libjpeg-turbo's 1/8, 1/4 and 1/2), where that costs no detail to speak of, and resized from there.
-Pillow takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded
-afresh, so only the pixels of the source survive: no metadata, no trailer, no second file in the first.
+`process` runs inside the decoding child (`pipeline.images.decoder`), which bounds its time and memory; the
+header is judged here before any pixel is decoded. JPEG is decoded scaled, by the inverse DCT itself
+(libjpeg-turbo's 1/8, 1/4 and 1/2), where that costs no detail to speak of, and resized from there. Pillow
+takes every other format, CMYK, and JPEG that libjpeg-turbo objects to. Output is always encoded afresh, so
+only the pixels of the source survive: no metadata, no trailer, no second file in the first.
 """
 
 import math
@@ -52,7 +52,7 @@ class Processed(NamedTuple):
     width: int = 0
     height: int = 0
     original_width: int = 0
-    """Of the original as it is meant to be seen, that is, after its Exif orientation."""
+    """Of the original as viewers show it, that is, after its Exif orientation."""
     original_height: int = 0
     format: str = ""
     exif: str = ""
@@ -73,7 +73,7 @@ class Processed(NamedTuple):
 def process_with_pdq(data: bytes, options: ImageOptions) -> Processed:
     """Return the result of `process`, and the PDQ hash of the whole picture: 3 to 10 ms more.
 
-    What is stored stays the same. A large JPEG is decoded scaled for the hash, too.
+    The stored image stays the same. A large JPEG is decoded scaled for the hash, too.
     """
     return process(data, options, with_pdq=True)
 
@@ -118,7 +118,7 @@ def process(data: bytes, options: ImageOptions, *, with_pdq: bool = False) -> Pr
 
 
 def _pdq(data: bytes, name: str, decoded: Decoded, options: ImageOptions) -> str:
-    """Return the PDQ hash of the whole picture, decoded again where that was below what the hash needs."""
+    """Return the PDQ hash of the whole picture, decoded again if the pixels are too few for the hash."""
     if min(decoded.extent) < min(_PDQ_SIDE, decoded.width, decoded.height):
         decoded = _decode(data, name, replace(options, resize_mode="square", image_size=_PDQ_SIDE))
     columns, rows = map(int, decoded.extent)
@@ -133,8 +133,8 @@ def _look(whole: Pixels, stored: Pixels, options: ImageOptions) -> tuple[bytes, 
     """Return perceptual hash and quality of the whole, and the descriptor of everything that is stored or
     nothing.
 
-    The descriptor is what `openwit overlap` would make after decoding again. Most pictures have no border:
-    one thumbnail is enough for both.
+    The descriptor equals that of `openwit overlap` after decoding again. Most pictures have no border: one
+    thumbnail is enough for both.
     """
     thumbnail = views.squeeze(whole, SIDE)
     if options.describe == "later":
@@ -161,7 +161,7 @@ def encode_jpeg(rgb: Pixels, jpeg_quality: int) -> bytes:
 
 
 def _check_size(width: int, height: int, options: ImageOptions) -> None:
-    """Refuse an original by its size, and one that no JPEG could hold."""
+    """Refuse an original by its size, and a size that no JPEG could hold."""
     check_size(width, height, options)
     if max(target(width, height, options)) > MAX_JPEG_SIDE:
         size = f"{width} x {height} pixels"

@@ -1,4 +1,4 @@
-"""Convert colours to sRGB as a picture's ICC profile says; a profile that cannot be meant counts as none."""
+"""Convert colours to sRGB by a picture's ICC profile; an implausible profile counts as none."""
 
 import io
 from dataclasses import dataclass
@@ -57,9 +57,9 @@ class Conversion:
 def conversion(profile: bytes, mode: str) -> Conversion | None:
     """Return the converter of pixels of `mode` (RGB, L, CMYK) to sRGB; None where there is nothing to do.
 
-    That is without a profile, for the many variants of sRGB, and for anything that cannot be meant: profiles
-    of other pixels, of links or names, broken ones, and those under which white is not light, black not dark,
-    or a ramp of greys not rising.
+    That is no profile, one of the many variants of sRGB, or an implausible profile: profiles of other pixels,
+    of links or names, broken profiles, and those under which white is not light, black not dark, or a ramp of
+    greys not rising.
     """
     if len(profile) < 128 or profile[12:16] not in _CLASSES or profile[16:20] != _SPACES.get(mode):
         return None

@@ -25,7 +25,7 @@ _SLOPE: Final = -0.5
 
 
 class Table(NamedTuple):
-    """What makes each row, or column, of a result; fields only."""
+    """The source pixels and weights of each row, or column, of a result; fields only."""
 
     starts: npt.NDArray[np.int32]
     """[n] the first of those it is made of."""

@@ -1,4 +1,4 @@
-"""What an image says about data mining in its own metadata.
+"""Statements about data mining in an image's own metadata.
 
 The Data Mining property of PLUS (IPTC Photo Metadata Standard 2023.1) is in the XMP packet, a piece of XML
 that is plain text in every format but for PNG's compressed iTXt. So the file is searched for the value, and

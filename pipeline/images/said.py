@@ -1,4 +1,4 @@
-"""All that a picture and the answer that brought it say of it: terms, origin, and what is refused."""
+"""All statements of a picture and of the answer that brought it: terms, origin, and refusals."""
 
 from typing import Final, NamedTuple
 
@@ -9,16 +9,16 @@ from pipeline.rights.statements import encode
 
 
 class Said(NamedTuple):
-    """What is said of a picture; fields only."""
+    """The statements about a picture; fields only."""
 
     rights: str = ""
     """As `rights.statements.encode` writes it."""
     synthetic: str = ""
     synthetic_source: str = ""
     prohibited: str = ""
-    """What in its XMP prohibits data mining, such as `plus:DataMining: DMI-PROHIBITED`."""
+    """The statement in its XMP that prohibits data mining, such as `plus:DataMining: DMI-PROHIBITED`."""
     refused: str = ""
-    """What in its C2PA manifests refuses training or data mining, such as `cawg.ai_training: notAllowed`."""
+    """The C2PA assertion that refuses training or data mining, such as `cawg.ai_training: notAllowed`."""
 
 
 NOTHING: Final = Said()

@@ -23,7 +23,7 @@ PREFIX: Final = "score_"
 
 
 class Scorer(Protocol):
-    """What a scorer looks like: made once per worker, given images as stored in the order of the shard."""
+    """The interface of a scorer: made once per worker, given images as stored in the order of the shard."""
 
     columns: tuple[str, ...]
     """Names of the columns that `score` returns; each begins with `score_`. A scorer made of files has a
@@ -41,7 +41,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Editor(Protocol):
-    """What a scorer may offer besides: to change images before they are stored, such as to blur faces."""
+    """An optional interface of a scorer: to change images before they are stored, such as to blur faces."""
 
     def edit(self, images: list[Pixels]) -> Sequence[Pixels]:
         """Return the images to store; the same object where nothing changes. Called after `score`."""
@@ -50,7 +50,7 @@ class Editor(Protocol):
 
 @runtime_checkable
 class Finder(Protocol):
-    """What a scorer may offer besides: boxes of what it found, for the column faces."""
+    """An optional interface of a scorer: boxes of its detections, for the column faces."""
 
     def boxes(self) -> list[list[list[int]]]:
         """Return the boxes in each of the images that were scored last: left, top, width, height, pixels."""
@@ -65,7 +65,7 @@ class Scored(NamedTuple):
     replacements: dict[int, bytes]
     """The JPEG to store instead, by position, where the scorer changed an image."""
     boxes: list[list[list[int]]] | None = None
-    """Those that a `Finder` found in each image; None without one."""
+    """The boxes that a `Finder` found in each image; None without a `Finder`."""
 
 
 class Sharpness:
@@ -95,7 +95,7 @@ class Sharpness:
 
 
 class Several:
-    """Several scorers as one: the columns of all, and the edits of one after the other."""
+    """Several scorers in one: the columns of all, and their edits in turn."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         """Take scorers of different columns; ValueError for a column that two of them have."""
@@ -123,13 +123,13 @@ class Several:
         return edited
 
     def boxes(self) -> list[list[list[int]]] | None:
-        """Return what the one that finds has found, None if there is none."""
+        """Return the boxes of the scorer that finds some, None if there is no such scorer."""
         finders = [scorer for scorer in self._scorers if isinstance(scorer, Finder)]
         return finders[0].boxes() if finders else None
 
 
 def load(*specs: str) -> Scorer:
-    """Return the scorer that "NAME=FILES" names, or several as one; ValueError says what is wrong."""
+    """Return the scorer of "NAME=FILES", or several in one; ValueError says how to mend it."""
     scorers = [_load(spec) for spec in specs]
     return scorers[0] if len(scorers) == 1 else Several(scorers)
 

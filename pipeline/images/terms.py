@@ -1,4 +1,4 @@
-"""What a picture's own metadata, and the answer that brought it, say of its terms."""
+"""Terms stated by a picture's own metadata, and by the answer that brought it."""
 
 from collections.abc import Iterable
 
@@ -48,5 +48,5 @@ def statements(found: Embedded, xmp: Properties, links: Iterable[str] = ()) -> l
 
 
 def _first(found: Iterable[tuple[str, str | None] | None]) -> list[tuple[str, str]]:
-    """Return the first one that is stated, as a list of one or none."""
+    """Return the first statement, as a list of at most a single entry."""
     return next(([(one[0], one[1])] for one in found if one and one[1]), [])

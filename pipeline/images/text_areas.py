@@ -16,7 +16,7 @@ from pipeline.images.decode import Pixels
 Detector = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 _SIDE: Final = 480
-"""Of the picture that the detector sees, its longer one; 736 finds a fiftieth more in 2.5 times the time."""
+"""The longer side of the picture that the detector sees; 736 finds a fiftieth more in 2.5 times the time."""
 _CORE: Final = 0.3
 _SURE: Final = 0.5
 _GROWTH: Final = 1.6

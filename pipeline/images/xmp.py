@@ -83,7 +83,7 @@ class _Reader:
 
 
 def _short(name: str) -> str:
-    """Return `prefix:name`, "rdf" for what only holds values, "" for a namespace that is not read."""
+    """Return `prefix:name`, "rdf" for elements that only hold values, "" for a namespace that is not read."""
     space, _, local = name.rpartition(" ")
     if space in (_RDF, _XML, _META):
         return "rdf" if space == _RDF and local in ("Bag", "Seq", "Alt", "li", "Description", "value") else ""
@@ -95,7 +95,7 @@ def read(packet: bytes) -> Properties:
     """Return the properties of a packet by `prefix:name`, each with its texts; {} for anything that is no
     XML.
 
-    Document types, and so entities, are refused. What stands before damage is returned.
+    Document types, and so entities, are refused. Entries before damage are returned.
     """
     packet = packet[:MAX_PACKET].strip(b"\0 \t\r\n")
     if b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:

@@ -106,7 +106,7 @@ def _shard_source(
 def _score_columns(
     index: Index, layout: Layout, stored: Manifest, scored: Mapping[str, ScoreSet]
 ) -> list[str]:
-    """Return the names of the columns of scores, of the crawl and later ones, which the table gets."""
+    """Return the names of the columns of scores, from the crawl and added later, which the table gets."""
     found = {column for one in scored.values() for column in one.columns}
     for shard in stored.shards[:1]:
         with storage.open_input(storage.join(layout.shards, f"{storage.stem(shard.name)}.parquet")) as file:
@@ -203,7 +203,7 @@ def _described(path: str) -> Source:
 def _foreign_rows(
     index: Index, source: Source, number: int, refused: list[str]
 ) -> Iterator[Sequence[object]]:
-    """Yield the rows of an archive: caption from KEY.txt, and what KEY.json has by openwit's names."""
+    """Yield the rows of an archive: caption from KEY.txt, and the fields of KEY.json by openwit's names."""
     with storage.open_input(source.path) as file, storage.open_input(source.path) as content:
         if file.read(6).startswith(_PACKED):
             refused.append(f"{source.path} is compressed, so no single picture can be read: unpack it")

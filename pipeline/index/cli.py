@@ -53,7 +53,7 @@ def index(options: IndexConfig) -> int:
 
 
 def show_check(of: place.Dataset, options: IndexConfig | BrowseConfig) -> None:
-    """Print which index would be made of what, and the effective configuration."""
+    """Print which index would be made from which files, and the effective configuration."""
     shards = tars(of)
     path = place.local_file(of)
     known = f"the index {path} is renewed" if path.exists() else f"an index is built, {path}"

@@ -37,7 +37,7 @@ def renew(index: Index) -> None:
 def stars(hashes: U8) -> list[tuple[int, int, int]]:
     """Return (member, first member of its group, distance) of rows that have near ones: uint8 [n, 32].
 
-    Who has the most neighbours becomes a first one, and takes those that are not taken yet.
+    The row with the most neighbours begins a group, and takes its neighbours that are free; then the next.
     """
     near = dict[int, dict[int, int]]()
     for a, b, distance in _pairs(hashes):

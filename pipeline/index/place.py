@@ -52,8 +52,7 @@ def published(of: Dataset) -> str:
 
 
 def forget(layout: Layout) -> None:
-    """Delete samples that a run no longer has from its index, if it has one: from the file, not only from
-    view."""
+    """Delete samples that a run no longer has from its index, if any: from the file, not only from view."""
     of = Dataset(layout.root, layout)
     remote = published(of)
     if local_file(of).exists() or (remote and storage.exists(remote)):

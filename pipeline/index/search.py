@@ -1,7 +1,7 @@
 """Ask an index: pages of samples and rejects by text, query and facets; queries, sites, one sample.
 
-Every question has a time limit, since a search for "a" over a hundred million captions may be asked by a
-typing error: what has been counted by then is a lower bound, and says so.
+Every question has a time limit, since a search for "a" over a hundred million captions may be a typing error:
+the count at that moment is a lower bound, and says so.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Filter:
     """Least value by numeric column."""
     most: Mapping[str, float] = field(default_factory=dict)
     sort: str = ""
-    """A numeric column, or one after "-" for the largest first; else in the order of the set."""
+    """A numeric column, with "-" before it for the largest first; else in the order of the set."""
 
 
 class Page(NamedTuple):
@@ -111,9 +111,9 @@ class Search:
     ) -> tuple[str, list[Any]]:
         """Return the statement for a page, and its values.
 
-        Posting lists come in the order of ids, one by one, so that a page costs what it shows. The largest of
-        a filter are found by sorting what it leaves, or, where that is much, by walking the sorted column and
-        asking of each whether it is among them.
+        Posting lists come in the order of ids, lazily, so that a page costs no more than the rows it shows.
+        The largest rows under a filter are found by sorting the rows it leaves, or, where these are many, by
+        walking the sorted column and checking each row against them.
         """
         table, paged = question.table, [limit, offset]
         columns = self._columns(table)
@@ -188,7 +188,7 @@ class Search:
     def _total(self, wanted: Filter, question: "_Question") -> tuple[int, bool]:
         """Return how many rows a filter leaves: as noted where it is one facet or none, else counted.
 
-        A count reads no more than a page does; what it has come to by then is a lower bound.
+        A count reads no more than a page does; if it has to stop it is a lower bound.
         """
         table = question.table
         if not question.match and not question.bounds:
@@ -340,9 +340,9 @@ class Search:
     def ranked(self, query: int, offset: int, limit: int) -> list[dict[str, Any]]:
         """Return samples of a query in the order in which it takes them, with priority in 0..1 and kept.
 
-        A query keeps the samples whose h(seed, uid, query) is at most its threshold; the others are there
-        for the sake of other queries. Samples are tagged by the leading zeros of that number, so that the
-        first ones are a short list.
+        A query keeps the samples whose h(seed, uid, query) is at most its threshold; the others are there for
+        the sake of other queries. Samples are tagged by the leading zeros of that number, so that the first
+        samples are a short list.
         """
         row = self._db.execute("SELECT hash, threshold FROM queries WHERE id = ?", (query,)).fetchone()
         if row is None:

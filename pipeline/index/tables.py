@@ -5,8 +5,8 @@ the columns that a page of pictures shows. `rejects` has one per rejected row. E
 caption, URL and tags, without a copy of the text. A tag stands for a value of a facet (a site, a language, a
 reason), vNUMBER; for a query that the caption matches, qNUMBER; or for how soon such a query takes the
 sample, rNUMBERxZEROS, by the leading zeros of the priority. So a filter and a search are one look-up of
-posting lists, whose cost grows with what they find and not with the set, and the first samples of a query are
-a short list.
+posting lists, whose cost grows with the rows they find and not with the set, and the first samples of a query
+are a short list.
 """
 
 import json
@@ -241,8 +241,8 @@ def write_queries(
 ) -> None:
     """Write the query list again: id, query, matched, kept, present, short, hash, threshold.
 
-    A query's `place` is its rank by what it keeps, and the full-text table is in that order: so what begins
-    with a word is found with the largest first, without sorting.
+    A query's `place` is its rank by the samples it keeps, and the full-text table is in that order: so
+    queries that begin with a word are found with the largest first, without sorting.
     """
     ordered = sorted(rows, key=lambda row: (-row[3], row[0]))
     with db:
@@ -261,7 +261,7 @@ def write_queries(
 
 
 def finish(index: "Index", name: str) -> None:
-    """Make what sorting needs, merge the posting lists, and note what the index is of."""
+    """Make the indexes for sorting, merge the posting lists, and note which files the index is of."""
     db = index.db
     columns = [row[1] for row in db.execute("PRAGMA table_info(samples)")]
     numbers = [column for column in columns if column in NUMBERS or column.startswith("score_")]

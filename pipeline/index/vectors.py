@@ -1,9 +1,9 @@
 """Embeddings of a set's pictures as a column beside its index, and the nearest of them.
 
-NAME.f16 holds unit vectors float16 [samples, E] one after the other, NAME.uid the samples' uids in the same
-order, 32 bytes each, filled up with zeros. Both are appended to, and mapped into memory, never read whole.
-All are compared, in blocks; above a million usearch's graph (HNSW) is asked first, where it is installed, and
-the best that it names are compared exactly.
+NAME.f16 holds unit vectors float16 [samples, E] in sequence, NAME.uid the samples' uids in the same order, 32
+bytes each, filled up with zeros. Both are appended to, and mapped into memory, never read whole. All are
+compared, in blocks; above a million usearch's graph (HNSW) is asked first, where it is installed, and the
+best that it names are compared exactly.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Encode = Callable[[list[bytes]], tuple[Floats, list[int]]]
 
 
 class Found(NamedTuple):
-    """A sample and its cosine with what was asked for; fields only."""
+    """A sample and its cosine with the question; fields only."""
 
     uid: str
     similarity: float
@@ -61,7 +61,7 @@ class Vectors:
     def renew(self, search: Search, encode: Encode, progress: Callable[[int, int], None]) -> int:
         """Encode the samples that have no vector yet, and drop those that have gone; return the new ones.
 
-        What was encoded is kept if this is stopped. progress: called with vectors done and in all.
+        Encoded vectors are kept if this is stopped. progress: called with vectors done and in all.
         """
         wanted = np.unique(search.all_uids())
         prune(self.uids, self.vectors, wanted)

@@ -53,8 +53,8 @@ def band_keys(hashes: U8) -> npt.NDArray[np.int32]:
 def near_pairs(bucket: I32, hashes: U8, radius: int = RADIUS) -> Iterator[tuple[I64, I64, I64]]:
     """Yield rows a < b of a bucket and their distance, of all pairs within the radius.
 
-    bucket: int32 [n], ascending; hashes: uint8 [n, 32]. All rows are compared with the one `apart` rows
-    below, which costs as little for a million small buckets as for one that is large.
+    bucket: int32 [n], ascending; hashes: uint8 [n, 32]. All rows are compared with the row `apart` rows
+    below, which costs as little for a million small buckets as for a single large bucket.
     """
     words = np.ascontiguousarray(np.ascontiguousarray(hashes).view(np.uint64).T)
     stop = np.searchsorted(bucket, bucket, "right")
@@ -71,7 +71,7 @@ def near_pairs(bucket: I32, hashes: U8, radius: int = RADIUS) -> Iterator[tuple[
 
 
 def first_of_each(bucket: I32, hashes: U8) -> I64:
-    """Return for each row the first one of its bucket with the same hash, or itself: int64 [n].
+    """Return for each row the first row of its bucket with the same hash, or itself: int64 [n].
 
     bucket: int32 [n], ascending; hashes: uint8 [n, 32].
     """
@@ -90,7 +90,7 @@ def bucket_edges(
 ) -> tuple[pa.Table, int]:
     """Return EDGES of a partition's rows, sorted by bucket and uid, and how many hashes were not compared.
 
-    Two images that are in the set already have none. Of two images that share several bands the lowest one
+    Two images that are in the set already have none. Of two images that share several bands the lowest band
     has the edge. Images of one hash are joined to the first of them by edges of distance 0; it alone has
     edges to others: a placeholder on 5,000 sites has 5,000 edges, not 12 million.
     """

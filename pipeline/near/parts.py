@@ -52,7 +52,7 @@ class GroupTask(Part):
     """Pairs in these."""
     beyond: int
     stored: tuple[Stored, ...] = ()
-    """Samples that an extended run has already: they stay, and take in what is near them."""
+    """Samples that an extended run has already: they stay, and images near them are merged into them."""
     merged_before: Annotated[str, File(GROUPS)] = ""
     """Groups that stay as they are, since only their representatives have bytes left."""
 
@@ -75,6 +75,6 @@ class Groups(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class NearMerged(Merged):
-    """What is left of a range of hashes when near-duplicates are merged."""
+    """The samples left in a range of hashes when near-duplicates are merged."""
 
     sites: Annotated[str, File(SITES)]

@@ -32,7 +32,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Tables = Callable[[], Iterable[pa.Table]]
-"""Gives the tables, one at a time, as often as it is called."""
+"""Returns the tables lazily, as often as it is called."""
 
 _UID: Final = f"S{schemas.UID_BYTES}"
 _SORTED: Final = 1 << 22  # pairs that are sorted at a time, about: 32 MiB
@@ -46,7 +46,7 @@ class Images:
     uids: Uids
     """[n], ascending."""
     order: I32
-    """[n]: which one is of rank 0, 1, ..."""
+    """[n]: the image of rank 0, 1, ..."""
     rank: I32
     """[n]: the inverse."""
     kind: I32
@@ -57,7 +57,7 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Stars:
-    """Groups of images, none of one."""
+    """Groups of images, each of two or more."""
 
     groups: pa.Table
     """GROUPS, sorted by uid."""
@@ -148,7 +148,7 @@ def _places(uids: Uids, given: Uids) -> tuple[I64, I64]:
 def _linked(known: Images, edges: Iterable[pa.Table], pairs: int, folder: Path) -> U64:
     """Return, mapped from a file, which kinds are near each other: uint64 [2 * pairs at most], ascending.
 
-    The upper half of a number is the one kind, the lower half the other.
+    The upper half of a number is the first kind, the lower half the second.
     """
     width = max(1, -(-len(known.uids) // min(_MOST_PIECES, max(1, 2 * pairs // _SORTED))))
     pieces: dict[int, Path] = {}
@@ -169,7 +169,7 @@ def _linked(known: Images, edges: Iterable[pa.Table], pairs: int, folder: Path) 
 
 
 def _joined(pieces: Sequence[Path], path: Path) -> U64:
-    """Sort each piece, and map all of them, one after the other, from one file."""
+    """Sort each piece, and map all of them in sequence from one file."""
     with path.open("wb") as sink:
         for piece in pieces:
             sink.write(np.sort(np.fromfile(piece, np.uint64)).tobytes())
@@ -224,6 +224,6 @@ def _stars(known: Images, star: I32, before: pa.Table) -> Stars:
 
 
 def tables(paths: Sequence[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yield tables one at a time."""
+    """Yield tables singly."""
     for path in paths:
         yield schemas.read_table(path, columns)

@@ -24,7 +24,7 @@ _SITES_IN_MANIFEST = 50
 
 
 class Near(NamedTuple):
-    """What finish goes on with; fields only."""
+    """The result that finish uses; fields only."""
 
     folder: str
     """Of the merged images."""
@@ -35,7 +35,7 @@ class Near(NamedTuple):
 def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
     """Merge near-duplicates and find again which samples each query keeps; `last`: the last round.
 
-    A job of its own, since what it takes out is judged before anything is written: ValueError if more than
+    A job of its own, since its removals are judged before anything is written: ValueError if more than
     --dedup-limit of the images would go. One worker joins the pairs to groups, with some 60 bytes of memory
     for each image that stands in one (`pipeline.near.stars`).
     """

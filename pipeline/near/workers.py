@@ -32,7 +32,7 @@ def _read_groups(file: storage.FileInfo) -> pa.Table:
 
 
 def representatives(uids: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:
-    """Return the uid that each image is merged into, its own if it is in no group or represents one.
+    """Return the uid that each image is merged into, its own if it is in no group or represents a group.
 
     groups: GROUPS, sorted by uid. Searched and not hashed: a hash table is as large again, for each call.
     """
@@ -70,7 +70,7 @@ class GroupWorker:
 
 
 def _staying(task: GroupTask, before: pa.Table | None) -> Iterator[pa.Table]:
-    """Yield the uids of images that stay: what is stored, and what others were merged into before."""
+    """Yield the uids of images that stay: stored images, and those that others were merged into before."""
     yield from tables([one.path for one in task.stored], ["uid"])
     if before is not None:
         yield before.select(["representative"]).rename_columns(["uid"])

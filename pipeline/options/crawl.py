@@ -26,7 +26,7 @@ def _before_near(dedup: str) -> str:
 
 
 def _scorers(specs: tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return --scorer as older runs noted it, when there could be only one."""
+    """Return --scorer as older runs noted it, when only a single scorer was allowed."""
     return specs if len(specs) > 1 else "".join(specs)
 
 
@@ -125,7 +125,7 @@ class CrawlConfig:
     md5sum write them too), `pdq HEX [DISTANCE]` as safety organisations exchange it, or
     `phash HEX [DISTANCE]`. Looked at before anything is written."""
     seed: int = decides("select", default=0)
-    """Decides which samples a query keeps, and their order."""
+    """Decides which samples each query keeps, and their order."""
 
     images: ImageOptions = decides("fetch", default=ImageOptions)
     scorer: tyro.conf.UseAppendAction[tuple[str, ...]] = decides("fetch", default=(), fetch=_scorers)

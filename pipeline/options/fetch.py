@@ -23,7 +23,7 @@ OptOut = Literal[
     "rsl",
 ]
 OPT_OUTS: Final[tuple[OptOut, ...]] = get_args(OptOut)
-"""What a site may say against machine learning, beside robots.txt for us; `x-y` is reason opt_out_x_y."""
+"""Signals by which a site may refuse machine learning, beside robots.txt; `x-y` is reason opt_out_x_y."""
 
 _LEAST_HELD_BYTES: Final = 500 << 10  # a robots.txt must fit as well (RFC 9309, section 2.5)
 
@@ -38,13 +38,13 @@ LATER: Final = ("c2pa", "rsl")
 
 
 def _in_order(opt_out: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what an option decides: the signals of the first version, and of later ones those left out."""
+    """Return the value that decides the result: the first version's signals, and later signals left out."""
     without = (f"no {name}" for name in LATER if name not in opt_out)
     return (*sorted(name for name in opt_out if name not in LATER), *without)
 
 
 def opt_outs_typed(told: Sequence[str]) -> tuple[str, ...]:
-    """Return the signals, sorted, of what `_in_order` has told."""
+    """Return the signals, sorted, from a value of `_in_order`."""
     later = [name for name in LATER if f"no {name}" not in told]
     return tuple(sorted([*(name for name in told if not name.startswith("no ")), *later]))
 
@@ -66,7 +66,7 @@ class FetchOptions:
     connect_timeout: float = 10.0
     """Seconds for name, connection and TLS handshake."""
     read_timeout: float = 10.0
-    """Seconds a server may stay silent."""
+    """Seconds that a server may stay silent."""
     min_rate: float = 1000.0
     """Bytes per second below which a body is given up, judged from --read-timeout on."""
     max_bytes: int = decides("fetch", default=20 << 20)

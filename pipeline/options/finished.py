@@ -97,7 +97,7 @@ class IdentityConfig:
     """Make a key for signed requests or manifests, and the file by which others verify its signatures.
 
     The key is Ed25519. `crawl --sign-with` signs requests as Web Bot Auth says (RFC 9421); sites look the
-    public key up at --url. Hosting, rotation and what sites see: docs/responsible-use.md.
+    public key up at --url. Hosting, rotation and the view of sites: docs/responsible-use.md.
     """
 
     EXAMPLES: ClassVar = ("openwit identity --out identity --url https://bot.example.org",)
@@ -348,6 +348,6 @@ class ConvertConfig:
     """Print the plan, and write nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Refuse impossible values."""
         if self.run.rstrip("/") == self.out.rstrip("/"):
             raise ValueError("--out must be another folder than --run")

@@ -1,4 +1,4 @@
-"""Named sets of options: what `--queries all` and `--preset` stand for. What is typed wins over them."""
+"""Named sets of options: the values behind `--queries all` and `--preset`. Flags win over them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -22,7 +22,7 @@ _EVERY_SIZE: Final[Mapping[str, Value]] = {"min_side": 0, "max_aspect": float(MA
 EVERY_ROW: Final[Mapping[str, Value]] = {
     "lang": "any", **_EVERY_TEXT, "empty_captions": True, "dedup": "off", "max_captions": 10_000,
 }  # fmt: skip
-"""What `--queries all` stands for: every caption filter, shared and placeholder rules and merging are off."""
+"""The values of `--queries all`: every caption filter, shared and placeholder rules and merging are off."""
 
 PRESETS: Final[Mapping[str, Mapping[str, Value]]] = {
     # img2dataset 1.47 keeps whatever OpenCV decodes, at --encode_quality 95.

@@ -21,7 +21,7 @@ class PlannedStage(NamedTuple):
     core_hours: float
     wall_hours: float
     bound: str
-    """What decides its wall time: cores, requests in flight, or politeness."""
+    """The bound on its wall time: cores, requests in flight, or politeness."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Yields for plans without a pilot, drawn to agree with what others published about Common Crawl.
+"""Yields for plans without a pilot, chosen to agree with published figures about Common Crawl.
 
 MetaCLIP (arXiv:2309.16671) reports 1.6 billion matched pairs for 500,000 queries, 3.5 matches a text, 16,000
 queries above 20,000 matches that hold 94.5% of all matches, 114,000 queries without any, the most frequent

@@ -9,7 +9,7 @@ from pipeline.data.architectures import ARCHITECTURES, RECIPES
 from train.flops import image_flops, text_flops
 
 CAPTION_TOKENS = 77.0
-"""Of the context, padding included: what the paper's text tower computes, and more than ours, which packs."""
+"""Of the context, padding included, as in the paper's text tower; ours packs, and computes fewer."""
 PASSES = 3.0
 """A training step costs three forward passes (arXiv:2204.02311, appendix B)."""
 

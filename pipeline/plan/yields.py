@@ -1,4 +1,4 @@
-"""What a pilot found: how much of its source became candidates, samples, images, bytes."""
+"""The findings of a pilot: how much of its source became candidates, samples, images, bytes."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class PilotPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Yields:
-    """What came of the pieces that a pilot read."""
+    """The results of the pieces that a pilot read."""
 
     pieces: float
     source_bytes: float
@@ -89,7 +89,7 @@ def of_run(root: str) -> Yields:
 
 
 def shuffled(candidates: Candidates, select: Selected, fetch: Rounds) -> list[str]:
-    """Return the files whose rows cross a shuffle: candidates, samples into units, what was fetched."""
+    """Return the files whose rows cross a shuffle: candidates, samples into units, fetched images."""
     files = [piece.path for piece in candidates.pieces]
     files += [samples.path for samples in select.samples]
     return files + [unit.path for unit in fetch.units]
@@ -117,7 +117,7 @@ def smoothed(counts: np.ndarray) -> NDArray[np.float64]:
     """Return the expected images of each site, float64, for the counts of a sample.
 
     A site seen r times, r small, stands for (r + 1) f(r+1) / f(r), where f(r) sites were seen r times (Good
-    1953); what that leaves is on sites that were not seen, of which there are f1^2 / 2 f2 or more (Chao).
+    1953); the remainder is on sites that were not seen, of which there are f1^2 / 2 f2 or more (Chao).
     """
     sizes = counts.astype(float)
     seen = np.bincount(np.minimum(counts, _FEW + 1), minlength=_FEW + 2)
@@ -149,7 +149,7 @@ def source_bytes(layout: Layout) -> int:
 
 
 def piece_format(layout: Layout, manifest: Manifest) -> str:
-    """Return the format of the sources: as it was given, or of the first one's name."""
+    """Return the format of the sources: as it was given, or by the name of the first source."""
     given = manifest.configuration.get("source_format", "auto")
     inputs = read_json(layout.stage("candidates", "inputs.list")) or [["", 0, ""]]
     return str(given) if given != "auto" else format_of(str(inputs[0][0])) or "html"

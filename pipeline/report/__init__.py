@@ -1,4 +1,4 @@
-"""What a finished run looks like: a page to look at, its numbers as JSON, a dataset card and a Croissant."""
+"""The reports of a finished run: a page to look at, its numbers as JSON, a dataset card and a Croissant."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What the cap did: counts per query before and after, from the rarest query to the most frequent."""
+"""The effect of the cap: counts per query before and after, from the rarest query to the most frequent."""
 
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple

@@ -75,7 +75,7 @@ def collect(layout: Layout) -> Collected:
 def _gallery(state: FinishedSet) -> list[tuple[str, str]]:
     """Return (shard, key) of the first samples of shards spread evenly.
 
-    Samples lie in the order of a seeded hash, so the first ones are a fair sample, and little is read.
+    Samples lie in the order of a seeded hash, so the first samples are a fair sample, and little is read.
     """
     if not state.shards:
         return []

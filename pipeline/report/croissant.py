@@ -1,6 +1,6 @@
 """croissant.json: the dataset for machines (MLCommons Croissant 1.1): files, rows, provenance, terms of use.
 
-Every shard is a file with its SHA-256; the images are a set of files inside the tars, and the rows a set of
+Every shard is a file with its SHA-256; the images form a set of files inside the tars, and the rows a set of
 Parquet files. Both have the key of the sample; no reference joins them, because mlcroissant 1.1.1 cannot join
 two sets of files that it streams.
 """
@@ -117,7 +117,7 @@ def _usage() -> Node:
 
 
 def _provenance(manifest: Manifest) -> Node:
-    """Return from what and by what the set was made, in the terms of PROV-O."""
+    """Return the sources and software that made the set, in the terms of PROV-O."""
     crawl: Node = {"@type": "prov:Activity", "prov:label": "Web crawl by openwit"}
     if manifest.crawled.first:
         crawl["prov:startedAtTime"], crawl["prov:endedAtTime"] = manifest.crawled.first, manifest.crawled.last

@@ -161,7 +161,7 @@ def aspects(figures: SampleFigures) -> str:
 
 
 def pace(network: CrawlFigures) -> str:
-    """Return images a second and requests under way over time."""
+    """Return images per second and requests under way over time."""
 
     def paint(figure: Figure) -> None:
         above, below = figure.subplots(2, sharex=True)

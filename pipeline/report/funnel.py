@@ -1,4 +1,4 @@
-"""From candidates to samples: what each stage let through, and why not the rest."""
+"""From candidates to samples: the rows that each stage let through, and the reasons for the rest."""
 
 from typing import NamedTuple
 
@@ -48,11 +48,11 @@ def funnel(counts: Counts) -> list[FunnelStep]:
 
 
 def _explained(reason: str) -> tuple[bool, str]:
-    """Return whether a reason is transient and what it means, also for words of other versions."""
+    """Return whether a reason is transient and its meaning, also for words of other versions."""
     known = REASONS.get(reason)
     return (known.transient, known.meaning) if known else (False, "a reason of another version of openwit")
 
 
 def is_opt_out(reason: str) -> bool:
-    """Return whether a reason honours what a site asked for: robots.txt or one of the opt-out signals."""
+    """Return whether a reason honours a site's wish: robots.txt or one of the opt-out signals."""
     return reason.startswith(("robots_", "opt_out"))

@@ -22,7 +22,7 @@ _SITE: Final = {
 
 @dataclass
 class CrawlFigures:
-    """What the units' logs say; empty for a run that kept none."""
+    """The contents of the units' logs; empty for a run that kept none."""
 
     units: int = 0
     requests: int = 0

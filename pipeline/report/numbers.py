@@ -1,4 +1,4 @@
-"""What the page and report.json derive alike from a collected run: the cost of opt-outs, and the sites."""
+"""Numbers that the page and report.json derive alike from a run: the cost of opt-outs, and the sites."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +17,7 @@ _FAILING: Final = 30
 
 
 class OptOut(NamedTuple):
-    """What honouring one signal cost; fields only."""
+    """The cost of honouring one signal; fields only."""
 
     reason: str
     meaning: str

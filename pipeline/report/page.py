@@ -81,7 +81,7 @@ def _value(value: float) -> str:
 
 
 def _shares(counts: dict[str, int]) -> list[tuple[str, int, float]]:
-    """Return name, count and share of the largest; what is beyond them as one row."""
+    """Return name, count and share of the largest; the remainder is a single row."""
     total = max(sum(counts.values()), 1)
     rows = list(counts.items())
     if len(rows) > _ROWS:

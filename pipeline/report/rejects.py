@@ -1,4 +1,4 @@
-"""A few rejected rows of each reason: what a filter refuses is best judged by looking."""
+"""A few rejected rows of each reason: a filter is best judged by looking at the rows it refuses."""
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -15,7 +15,7 @@ _COLUMNS: Final = ["uid", "url", "caption", "reason", "detail"]
 
 
 class ShownRejection(NamedTuple):
-    """One rejected row; fields only. Rows are ordered by uid, a hash: the first ones are a fair sample."""
+    """One rejected row; fields only. Rows are ordered by uid, a hash: the first rows are a fair sample."""
 
     uid: str
     url: str

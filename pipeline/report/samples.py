@@ -1,4 +1,4 @@
-"""What is in the shards: exact counts over all rows, and the few rows worth looking at.
+"""The contents of the shards: exact counts over all rows, and the few rows worth looking at.
 
 One pass over the Parquet files, a shard at a time.
 """
@@ -41,7 +41,7 @@ _Values = Callable[[pa.Table], np.ndarray]
 
 
 class Measure(NamedTuple):
-    """By what rows are worth looking at; its extreme rows are shown. Fields only."""
+    """A measure that makes rows worth looking at; its extreme rows are shown. Fields only."""
 
     name: str
     title: str
@@ -124,7 +124,7 @@ def _scores(names: Iterable[str]) -> tuple[Measure, ...]:
 
 @dataclass
 class SampleFigures:
-    """What the shards hold; counts are exact."""
+    """The contents of the shards; counts are exact."""
 
     samples: int = 0
     captions: int = 0
@@ -160,7 +160,7 @@ def _SITES() -> Totals:  # noqa: N802 - a schema
 
 
 def read(state: FinishedSet) -> SampleFigures:
-    """Return the sums over all shards of a finished set, read one after the other."""
+    """Return the sums over all shards of a finished set, read in turn."""
     summary = Summary()
     for shard in state.shards:
         with storage.open_input(storage.join(state.folder, f"{shard}.parquet")) as file:
@@ -171,7 +171,7 @@ def read(state: FinishedSet) -> SampleFigures:
 
 
 class Summary:
-    """Sum up shards one after the other."""
+    """Sum up shards in turn."""
 
     def __init__(self) -> None:
         self._found = SampleFigures()

@@ -1,4 +1,4 @@
-"""What a manifest says of its dataset, in sentences for the card and the Croissant; nothing else."""
+"""The sentences that a manifest supports about its dataset, for the card and the Croissant; nothing else."""
 
 import json
 import posixpath
@@ -80,7 +80,7 @@ def timeframe(manifest: Manifest) -> str:
 
 
 def preprocessing(manifest: Manifest) -> list[str]:
-    """Return which filters were on, and what was done to texts and images."""
+    """Return which filters were on, and how texts and images were changed."""
     options = options_of(manifest)
     text, images = options.text, options.images
     said = [

@@ -1,1 +1,1 @@
-"""Under what terms a picture may be used and who made it: what is said, gathered and never guessed."""
+"""The terms of use and the makers of pictures: statements are gathered and never guessed."""

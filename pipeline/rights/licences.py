@@ -1,7 +1,7 @@
 """Tell a licence from its URL or name, as an identifier of SPDX, Creative Commons or rightsstatements.org.
 
-Only what names one licence is told: `https://creativecommons.org/licenses/by/4.0/deed.de` is CC-BY-4.0, and
-so is "CC BY 4.0". "Free to use", or a page about licences, is none.
+Only a text that names a single licence is read: `https://creativecommons.org/licenses/by/4.0/deed.de` is
+CC-BY-4.0, and so is "CC BY 4.0". "Free to use", or a page about licences, is none.
 """
 
 import difflib
@@ -40,7 +40,7 @@ _MAX_TEXT: Final = 300
 _VERSION: Final = re.compile(r"-\d.*")
 
 FAMILIES: Final = ("cc0", "cc-pdm", "cc-pddc", *(f"cc-{code}" for code in _CODE))
-"""What --licence takes beside an identifier: any version of these."""
+"""Values of --licence beside an identifier: any version of these."""
 
 
 @lru_cache(maxsize=4096)
@@ -99,7 +99,7 @@ def is_among(identifier: str, wanted: Iterable[str]) -> bool:
 
 
 def wanted(text: str) -> tuple[str, ...]:
-    """Read --licence: names between commas; ValueError for one that no licence has."""
+    """Read --licence: names between commas; ValueError for a name that no licence has."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in FAMILIES and not re.fullmatch(r"[a-z0-9.+-]*\d[a-z0-9.+-]*|mit|rs-[a-z-]+", name):

@@ -1,8 +1,8 @@
-"""What pages, answers and pictures say of their terms, and what that comes to for a sample.
+"""Statements on terms by pages, answers and pictures, and the terms that follow for a sample.
 
-A statement says where it stands and of what: of this picture, or of the page that shows it. What is said of
-the picture counts before what is said of its page, and a bare link to a licence counts last. Statements of
-one kind that differ are a `conflict`, and licence_source has each; nothing is inferred.
+A statement says where it was found and its subject: this picture, or the page that shows it. Statements on
+the picture count before statements on its page, and a bare link to a licence counts last. Statements of one
+kind that differ are a `conflict`, and licence_source has each; nothing is inferred.
 """
 
 import re
@@ -16,7 +16,7 @@ from pipeline.rights.licences import identify
 from pipeline.urls import without_credentials
 
 About = Literal["image", "page", "link"]
-"""link: a page links to a licence without saying of what it is."""
+"""link: a page links to a licence without naming its subject."""
 
 CONFLICT: Final = "conflict"
 OTHER: Final = "other"
@@ -44,7 +44,7 @@ class Statement(NamedTuple):
 
 
 class Rights(NamedTuple):
-    """What is known of a sample's terms; the columns of a shard by these names. All are "" where unknown."""
+    """The known terms of a sample; the columns of a shard by these names. All are "" where unknown."""
 
     licence: str = ""
     """Identifier of SPDX, Creative Commons or rightsstatements.org (RS-...); other; conflict."""
@@ -114,7 +114,7 @@ def resolve(*texts: str) -> Rights:
 
 
 def _licence(statements: list[Statement]) -> tuple[str, str, str]:
-    """Return licence, URL and source, by the statements of the first kind that names one."""
+    """Return licence, URL and source, by the statements of the first kind that names a licence."""
     named = [one for one in statements if one.licence or identify(one.page)]
     by_kind = [(about, [one for one in named if one.about == about]) for about in _ORDER]
     said = [(about, found) for about, found in by_kind if found]
@@ -141,5 +141,5 @@ def _is_of(name: str, names: set[str]) -> bool:
 
 
 def _name(statement: Statement) -> str:
-    """Return the identifier of a statement's licence, or what it calls it."""
+    """Return the identifier of a statement's licence, or the name it gives."""
     return identify(statement.licence) or identify(statement.page) or statement.licence

@@ -1,7 +1,7 @@
 """`openwit score`: score a finished run, so that training and browsing can choose by it.
 
 Shards stay as they are: the scores are tables beside them (`score_files`), which `openwit train --keep-if`
-reads. Run again after the run was extended, it scores what is new.
+reads. Run again after the run was extended, it scores the new samples.
 """
 
 import math
@@ -48,7 +48,7 @@ def main(argv: Sequence[str], prog: str = "openwit score") -> int:
 
 
 def score(options: ScoreConfig, beam_flags: tuple[str, ...]) -> int:
-    """Score the shards that have no scores by these scorers yet, then publish what they are.
+    """Score the shards that these scorers have not scored yet, then publish the tables.
 
     ValueError for a run that is not finished, or for columns that it has already.
     """

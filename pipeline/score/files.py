@@ -90,7 +90,7 @@ def names(root: str) -> list[str]:
 
 
 def read(root: str, name: str) -> ScoreSet | None:
-    """Return a set of scores, None where it is not finished; ValueError for what openwit does not write."""
+    """Return a set of scores, None where it is not finished; ValueError if openwit did not write it."""
     path = folder(root, name, FILE)
     found = untrusted.read_json(path)
     if found is None:
@@ -129,7 +129,7 @@ def by_column(root: str, wanted: Sequence[str]) -> dict[str, str]:
 def rewrite(root: str, change: Callable[[str], object]) -> None:
     """Remove rows of all tables by `change`, which is given their paths, after it was done to the shards.
 
-    What is not finished goes. Doing it again gives the same files.
+    Unfinished scores are removed. Doing it again gives the same files.
     """
     storage.remove_tree(storage.join(root, FOLDER, WORK))
     for name in names(root):
@@ -151,7 +151,7 @@ def rewrite(root: str, change: Callable[[str], object]) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Write the scores of a run for another one with some of its samples, under the same keys."""
+    """Write the scores of a run for another run with some of its samples, under the same keys."""
     shards = checked_manifest.of(target).shards
     for name in names(source):
         scores = read(source, name)

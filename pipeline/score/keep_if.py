@@ -66,7 +66,7 @@ class KeepIf:
     def parse(cls, text: str) -> Self:
         """Return the condition that `text` states, such as "score_nsfw < 0.5 and (width > 9 or height > 9)".
 
-        ValueError names what is not understood. Nothing in the text is ever executed.
+        ValueError names the part that is not understood. Nothing in the text is ever executed.
         """
         if len(text) > _MAX_EXPRESSION:
             raise ValueError(f"a condition of {len(text)} characters; at most {_MAX_EXPRESSION} are read")
@@ -89,7 +89,7 @@ class KeepIf:
             )
 
     def refuse_shares(self) -> None:
-        """Raise ValueError if the condition takes a share of all rows, for who sees one after the other."""
+        """Raise ValueError if the condition takes a share of all rows, for callers that see rows in turn."""
         for top in self.tops:
             raise ValueError(
                 f"top({top.column}, {top.share:g}) takes a share of all samples, which are not known before "
@@ -97,7 +97,7 @@ class KeepIf:
             )
 
     def resolve(self, values: Mapping[str, npt.NDArray[np.floating]]) -> Self:
-        """Return the condition with what its shares take, from all values of their columns."""
+        """Return the condition with the thresholds of its shares, from all values of their columns."""
         return replace(self, least={top: least_of(values[top.column], top.share) for top in self.tops})
 
     def check(self, row: Mapping[str, object]) -> bool:

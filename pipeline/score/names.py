@@ -1,4 +1,4 @@
-"""What `--scorer` is given: NAME or module:Class, then `=` and its files: `aesthetic=runs/b32,head.npz`."""
+"""The value of `--scorer`: NAME or module:Class, then `=` and its files: `aesthetic=runs/b32,head.npz`."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Score one shard of a finished run: what the processes of `openwit score` do."""
+"""Score one shard of a finished run: the work of the processes of `openwit score`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

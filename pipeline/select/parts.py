@@ -9,7 +9,7 @@ from pipeline.schemas import CAPTION_ROWS, REJECTED_ROWS
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionFiles(Part):
-    """Files of captions that one task splits."""
+    """Files of captions that a task splits."""
 
     paths: tuple[Annotated[str, File(CAPTION_ROWS)], ...]
 
@@ -44,7 +44,7 @@ class SampleTable(Counted):
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(SampleTable):
-    """What may be fetched: the samples of a range of uids."""
+    """The samples that may be fetched, in a range of uids."""
 
     path: Annotated[str, File(CAPTION_ROWS)]
     rejects: Annotated[str, File(REJECTED_ROWS)]

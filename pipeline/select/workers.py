@@ -1,4 +1,4 @@
-"""Select: deduplicate by URL, count, find thresholds, and cut what is to be fetched into work units.
+"""Select: deduplicate by URL, count, find thresholds, and cut the samples to fetch into work units.
 
 Everything is a pass over caption rows sorted by (uid, caption_hash): a sample is a run of rows.
 """
@@ -205,7 +205,7 @@ def read_samples(path: str, shared: str, columns: list[str] | None = None) -> pa
 
 @dataclass(frozen=True, kw_only=True)
 class AdmitWorker:
-    """Take the shared captions out of a deduplicated file and count what is left by query."""
+    """Take the shared captions out of a deduplicated file and count the remaining samples by query."""
 
     folder: str
     queries: QueryTable

@@ -1,6 +1,6 @@
 """Sources of (image reference, texts): crawl archives, HTML folders and URL lists, behind `plan` and `read`.
 
-`plan` turns what the user names into pieces, `read` yields the images of one piece. One bad record never
+`plan` turns the user's arguments into pieces, `read` yields the images of one piece. One bad record never
 ends a file: it is an Image with a reason. OSError means that the file cannot be had: try the piece again.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["Format", "Image", "Kind", "Piece", "SourceOptions", "plan", "read"]
 def read(piece: Piece, options: SourceOptions, formats: Collection[str] = FORMATS) -> Iterator[Image]:
     """Yield the images of a piece, in the order of the file; OSError if the file cannot be opened.
 
-    `formats` are those of images that are taken: a page may offer one picture in several.
+    `formats` are the accepted image formats: a page may offer a picture in several.
     """
     if piece.format == "html":
         yield from _read_pages(piece, formats)
@@ -38,7 +38,7 @@ def read(piece: Piece, options: SourceOptions, formats: Collection[str] = FORMAT
 
 
 def _with_caption(image: Image) -> Image:
-    """Give a row without a caption an empty one."""
+    """Give a row without a caption an empty caption."""
     return image if image.texts else image._replace(texts=(("caption", ""),))
 
 

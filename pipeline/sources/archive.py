@@ -1,4 +1,4 @@
-"""WARC and WAT files: one pass over their records, from any byte range, past what is damaged."""
+"""WARC and WAT files: one pass over their records, from any byte range, past damage."""
 
 import contextlib
 import importlib
@@ -111,8 +111,9 @@ def records(
 ) -> Iterator[Loaded | Damage]:
     """Yield `load(record)` for each record that starts in `start` <= offset < `end` (-1: the file's end).
 
-    `load` reads what it needs of the record, and may raise OSError. A stretch that cannot be read is one
-    Damage; reading goes on at the next record after it. LF-only headers, which some tools write, are read.
+    `load` reads the part that it needs of the record, and may raise OSError. A stretch that cannot be read is
+    one Damage; reading goes on at the next record after it. LF-only headers, which some tools write, are
+    read.
     """
     file.seek(0)
     is_gzip = file.read(len(_GZIP)) == _GZIP

@@ -1,4 +1,4 @@
-"""Turn the cells of a list into what JSON can hold: text, numbers, lists, objects or null, and no error."""
+"""Turn the cells of a list into JSON's values: text, numbers, lists, objects or null, and no error."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.sources.records import scalar
 
 _MAX_DEPTH: Final = 32
-"""Levels of a nested cell that are kept; what is deeper is null."""
+"""Levels of a nested cell that are kept; deeper levels are null."""
 _INTEGERS: Final = range(-(1 << 63), 1 << 64)  # what JSON's readers hold
 
 

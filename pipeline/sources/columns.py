@@ -1,4 +1,4 @@
-"""Find the columns of a URL list: which of them hold image URLs and captions, or what is wrong with it."""
+"""Find the columns of a URL list: which of them hold image URLs and captions, or why it is refused."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """What a list has, and what is read of it."""
+    """The columns of a list, and those that are read."""
 
     names: tuple[str, ...]
     """All columns; of a jsonl file all keys in its first objects."""
@@ -212,7 +212,7 @@ def _refuse_no_objects(path: str, first: bytes | None) -> None:
 
 
 def _of_urls(text: IO[bytes], path: str, options: SourceOptions) -> Listed | None:
-    """Return the one column of a list of URLs, one a line; ValueError if it looks like something else."""
+    """Return the only column of a list of URLs, one per line; ValueError if it looks like another format."""
     first = next(_lines(Lines(text)), None)
     if first is None:
         return None

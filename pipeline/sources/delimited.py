@@ -1,9 +1,9 @@
 """Cut CSV and TSV files into records, and records into fields, as the csv module, pandas and Arrow do.
 
-CSV (RFC 4180): a quote opens a field only at its start; within, two quotes are one and line ends are text;
-what follows the closing quote is text again. TSV is written with quotes (csv, pandas, spreadsheets) and
-without (CC12M, whose captions hold stray ones), so there a quote counts only where it encloses a whole field,
-and goes over line ends only where what it takes in are not rows on their own.
+CSV (RFC 4180): a quote opens a field only at its start; within, a doubled quote is a quote and line ends are
+text; characters after the closing quote are text again. TSV is written with quotes (csv, pandas,
+spreadsheets) and without (CC12M, whose captions hold stray quotes), so there a quote counts only where it
+encloses a whole field, and goes over line ends only where the lines it takes in are not rows on their own.
 """
 
 import re
@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 
 def records(lines: Lines, format: str, columns: int = 0) -> Iterator[Record]:
-    """Yield the records of a csv or tsv file, blank ones left out; `columns`: of its first one, if known."""
+    """Yield the records of a csv or tsv file, except blank ones; `columns`: of its first record, if known."""
     return _csv_records(lines) if format == "csv" else _tsv_records(lines, columns)
 
 

@@ -1,8 +1,8 @@
 """Keep a hostile page from holding the HTML parser for hours.
 
 The standard's tree construction takes quadratic or cubic time on deep nesting: 20,000 open <div> take lexbor
-1.4 s and 4,000 `<b id=N><p>` 15 s. So larger pages are scanned first, in linear time, and one that nests
-beyond what people write is reduced to its images and metadata before it is parsed.
+1.4 s and 4,000 `<b id=N><p>` 15 s. So larger pages are scanned first, in linear time, and a page that nests
+deeper than people write is reduced to its images and metadata before it is parsed.
 """
 
 import re

@@ -8,7 +8,7 @@ from pipeline.http import codings
 
 
 def decode(data: bytes, transfer: str, encoding: str, limit: int) -> tuple[bytes, str]:
-    """Return the decoded body, cut at `limit` bytes, and what was wrong with it ("" if nothing).
+    """Return the decoded body, cut at `limit` bytes, and its fault ("" if there is none).
 
     `transfer` and `encoding` are the Transfer-Encoding and Content-Encoding headers. Of a damaged body the
     part before the damage is returned.
@@ -19,7 +19,7 @@ def decode(data: bytes, transfer: str, encoding: str, limit: int) -> tuple[bytes
 
 
 def _joined(data: bytes) -> bytes:
-    """Join chunks (RFC 9112, section 7.1); what does not begin with a chunk size is returned as it is."""
+    """Join chunks (RFC 9112, section 7.1); a body without a chunk size at its start is returned as it is."""
     parts: list[bytes] = []
     at = 0
     while at < len(data):

@@ -88,7 +88,7 @@ def references(
     placeholders last.
 
     `sources` are the candidates of the <picture> around it. The largest comes first: by w, then by x, then
-    what a lazy loader would take, then src.
+    the image of a lazy loader, then src.
     """
     src = attributes.get("src")
     has_src = src is not None and not is_placeholder(src) and not _is_unusable(src, formats)

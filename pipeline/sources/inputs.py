@@ -17,7 +17,7 @@ def is_web(path: str) -> bool:
 
 @contextlib.contextmanager
 def open_stored(path: str) -> Iterator[IO[bytes]]:
-    """Open `path` as stored, seekable; a file of the web is downloaded to a temporary one first.
+    """Open `path` as stored, seekable; a file of the web is downloaded to a temporary file first.
 
     Raises OSError if it cannot be opened or, after several tries, downloaded.
     """

@@ -21,7 +21,7 @@ from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_ima
 from pipeline.urls import BadUrl, resolve
 
 MAX_HTML: Final = 8 << 20
-"""Bytes parsed of a page; what follows is not read. Common Crawl cuts pages at 1 MiB, since 2025 at 5 MiB."""
+"""Bytes parsed of a page; the rest is not read. Common Crawl cuts pages at 1 MiB, since 2025 at 5 MiB."""
 
 _MAX_SOURCES: Final = 16  # of a <picture>, and candidates of each: an author writes three
 _MAX_PARENTS: Final = 32  # how far up a <figure> is looked for; bounds the walk in hostile nesting
@@ -51,7 +51,7 @@ _SILENT: Final = frozenset(("script", "style", "noscript", "template"))
 
 
 class Page(NamedTuple):
-    """A parsed page; what `problem` says is for the row that tells of it."""
+    """A parsed page; `problem` goes into the row that reports it."""
 
     tree: LexborHTMLParser
     encoding: str
@@ -172,7 +172,7 @@ def open_graph(
 
 
 class _Context(NamedTuple):
-    """What the elements of a page share; both dicts are by node, each read once however many ask."""
+    """State that the elements of a page share; both dicts are by node, and each node is read only once."""
 
     page_url: str
     base: str

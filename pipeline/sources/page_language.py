@@ -20,11 +20,12 @@ def declared(
     headers: Iterable[tuple[str, str]],
     metas: Iterable[tuple[str, str]],
 ) -> str:
-    """Return a language tag of BCP 47 in lower case, such as `pt-br`, or "" if a page names no single one.
+    """Return a language tag of BCP 47 in lower case, such as `pt-br`, or "" if a page names none or several.
 
     In the order of the HTML Standard (section 3.2.6.2): the lang attributes of <html>, `pragmas`, which are
     (http-equiv, content) of <meta>, and the `headers` of the answer; then (name, content) of `metas`, which
-    the standard does not know and people write. What is no tag ("English") and lists are passed over.
+    the standard does not know and people write. Lists, and values that are no tag ("English"), are passed
+    over.
     """
     named = [(_META_NAMES.get(name.strip().lower()), content) for name, content in metas]
     said = [

@@ -1,9 +1,9 @@
-"""What a page says of the terms of its images.
+"""A page's statements on the terms of its images.
 
 Of the page: rel=license on <link>, <a> and <area> (HTML Standard, 4.6.7.6), the header Link, links to
 Creative Commons, <meta> of Dublin Core and its kin, schema.org's license. Of one image: schema.org's
 ImageObject (license, acquireLicensePage, creator, creditText, copyrightNotice) in JSON-LD or microdata, and a
-licence linked to from the <figure> around it. Markup about another image is not taken for this one.
+licence linked to from the <figure> around it. Markup about another image is not taken for that of this image.
 """
 
 import functools
@@ -215,7 +215,7 @@ def of_links(
 
 
 def _licensing(href: str, rel: str, kind: str) -> About | Literal[""]:
-    """Return of what a link names the licence: "page" with rel=license, "link" to Creative Commons, or ""."""
+    """Return the subject of a link's licence: "page" with rel=license, "link" to Creative Commons, or ""."""
     if RSL in kind.lower():
         return ""
     if _RELATIONS & set(rel.lower().split()):

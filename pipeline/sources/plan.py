@@ -1,4 +1,4 @@
-"""Turn what the user names (paths, globs, folders, @FILE lists, URLs) into pieces for parallel reading."""
+"""Turn the user's arguments (paths, globs, folders, @FILE lists, URLs) into pieces for parallel reading."""
 
 import posixpath
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What every source yields, and how one unit of reading is named. Plain fields only: they cross processes."""
+"""The rows of every source, and the name of a unit of reading. Plain fields only: they cross processes."""
 
 from typing import Final, Literal, NamedTuple
 
@@ -7,7 +7,7 @@ from pipeline.urls import BadUrl, resolve
 Kind = Literal["alt", "title", "figcaption", "og", "caption"]
 
 MAX_TEXT: Final = 10_000
-"""Characters kept of one text: far above any caption, so that a hostile page cannot multiply a long one."""
+"""Characters kept of a text: far above any caption, so that a hostile page cannot multiply a long text."""
 _MAX_SHOWN: Final = 256  # characters of an unusable reference that are worth keeping
 
 
@@ -21,11 +21,11 @@ class Image(NamedTuple):
     reason: str | None = None
     detail: str = ""
     opt_out: str = ""
-    """What its page says against the use of its images, such as `meta robots: noai`."""
+    """Its page's refusal to let its images be used, such as `meta robots: noai`."""
     page_lang: str = ""
     """The language that its page says it is in: a tag of BCP 47 in lower case, or "" where it says none."""
     rights: str = ""
-    """What its page says of its terms, as `rights.statements.encode` writes it."""
+    """Its page's statements on its terms, as `rights.statements.encode` writes them."""
 
 
 def make_image(
@@ -36,7 +36,7 @@ def make_image(
     extra: dict[str, object] | None = None,
     page_lang: str = "",
 ) -> Image:
-    """Resolve `reference` against `base`; what cannot be fetched becomes an Image with its reason."""
+    """Resolve `reference` against `base`; a URL that cannot be fetched becomes an Image with its reason."""
     for _, text in texts:
         if len(text) > MAX_TEXT or not text.isascii():
             texts = tuple((kind, scalar(text[:MAX_TEXT])) for kind, text in texts)

@@ -1,8 +1,8 @@
 """Sitemaps (https://www.sitemaps.org/protocol.html): XML, gzipped XML, plain text, and RSS or Atom feeds.
 
-What arrives may be hostile. XML is parsed as a stream, up to limits of bytes, URLs and depth; a document type
-declaration ends it at once, so that no entity is ever expanded. Of a file that is broken further on, what was
-read before counts.
+Answers may be hostile. XML is parsed as a stream, up to limits of bytes, URLs and depth; a document type
+declaration ends it at once, so that no entity is ever expanded. If a file is broken further on, the URLs
+before count.
 """
 
 import re
@@ -145,7 +145,7 @@ class _Reader:
 
 
 def _xml(text: str) -> tuple[list[str], str]:
-    """Return the URLs up to the first thing that is wrong, and what that is ("" if nothing)."""
+    """Return the URLs up to the first fault, and that fault ("" if there is none)."""
     reader = _Reader()
     try:
         for start in range(0, len(text), _STEP):

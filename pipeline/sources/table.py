@@ -57,7 +57,7 @@ def boundaries(path: str, format: str, piece_bytes: int) -> list[int]:
     """Return where a file may be cut so that each piece holds about `piece_bytes`; [] leaves it whole.
 
     Row groups for parquet; bytes for UTF-8 that is not compressed. A csv or tsv file, whose quotes may hold
-    line ends, is read through once to find its records, so only a local one is cut.
+    line ends, is read through once to find its records, so only a local file is cut.
     """
     if format == "parquet":
         return _group_boundaries(path, piece_bytes)

@@ -1,4 +1,4 @@
-"""WARC files: the HTML pages among the responses, each read as `page_images` reads one."""
+"""WARC files: the HTML pages among the responses, each read as `page_images` reads a page."""
 
 from collections.abc import Collection, Iterator
 from typing import IO, Final, NamedTuple
@@ -27,8 +27,8 @@ class _Page(NamedTuple):
 def read(file: IO[bytes], piece: Piece, formats: Collection[str] = FORMATS) -> Iterator[Image]:
     """Yield the images of the HTML pages in a piece of a WARC file.
 
-    Pages are answers with a 2xx status and an HTML type, or none and a body that begins as HTML does. What
-    cannot be read is a bad_record.
+    Pages are answers with a 2xx status and an HTML type, or none and a body that begins as HTML does. An
+    unreadable record is a bad_record.
     """
     for page in archive.records(file, piece.start, piece.end, _TYPES, _load):
         if isinstance(page, archive.Damage):
@@ -40,7 +40,7 @@ def read(file: IO[bytes], piece: Piece, formats: Collection[str] = FORMATS) -> I
 
 
 def _load(record: WarcRecord) -> _Page | None:
-    """Return the page in a record, decoded up to what is parsed; None where there is none."""
+    """Return the page in a record, decoded as far as it is parsed; None where there is none."""
     uri = scalar(record.headers.get("WARC-Target-URI") or "").strip("<>")
     transfer = codings = ""
     said: tuple[tuple[str, str], ...] = ()

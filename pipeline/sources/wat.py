@@ -1,14 +1,14 @@
 """Common Crawl WAT files: the <img> elements and og:image of each page, as the crawl's own parser found them.
 
 Of a page's terms a WAT has the <meta>, the <link> and <a> with their rel, and the headers; JSON-LD, microdata
-and what stands around an image are not in it.
+and the text around an image are not in it.
 
 A WAT record is one line of JSON per WARC record; a page's images are the IMG@/src objects of
 Envelope.Payload-Metadata.HTTP-Response-Metadata.HTML-Metadata.Links, with alt and title, its metadata are in
 Head. Lazy attributes, srcset and figcaption are not in a WAT: the WARC has them.
 
-Most of the bytes are <a> links. So the IMG@/src objects are cut out by a regular expression that knows
-JSON's strings, and only they are parsed; what does not look as the writer of WATs writes it is parsed whole.
+Most of the bytes are <a> links. So the IMG@/src objects are cut out by a regular expression that knows JSON's
+strings, and only they are parsed; a record that does not look like the WAT writer's is parsed whole.
 """
 
 import itertools
@@ -68,7 +68,7 @@ class _Record(NamedTuple):
     uri: str
     offset: int
     data: bytes | int
-    """Its block; of one that is too large, how many bytes it has."""
+    """Its block; for a block that is too large, its number of bytes."""
 
 
 def read(file: IO[bytes], piece: Piece) -> Iterator[Image]:
@@ -166,7 +166,7 @@ def _with_rights(images: list[Image], response: dict[str, Any], base: str) -> li
 def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
     """Parse Head.Metas if og:image or a language is named there, and the header Content-Language.
 
-    LookupError for a <base>, for what may be an opt-out of the page, or where that cannot be told.
+    LookupError for a <base>, for a possible opt-out of the page, or where that cannot be told.
     """
     first = parts[0]
     links = first.find(b'"Links":[')
@@ -292,7 +292,7 @@ def _language(metas: object, properties: list[tuple[str, str]], headers: list[tu
 
 
 def _headers(response: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the page's headers; since 2024 what is repeated is a list."""
+    """Return the page's headers; since 2024 a repeated header is a list."""
     return [
         (name, _text(value))
         for name, values in _get(response, "Headers").items()
@@ -344,7 +344,7 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 
 def _text(value: object) -> str:
-    """Return a string; the first of a list, which is what repeated headers and attributes became in 2024."""
+    """Return a string; the first of a list, since repeated headers and attributes became lists in 2024."""
     if isinstance(value, str):
         return value
     return _text(value[0]) if isinstance(value, list) and value else ""

@@ -1,7 +1,7 @@
 """`openwit takedown`: remove samples from a run, and refuse them from then on.
 
-What is to happen is written down first, in RUN/takedown.json, and done after that in steps that can be
-repeated; a takedown that was killed is finished by the next one. The file names nothing but digests.
+The plan is written down first, in RUN/takedown.json, and then done in steps that can be repeated; a killed
+takedown is finished by the next. The file names nothing but digests.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def main(argv: Sequence[str], prog: str = "openwit takedown") -> int:
 
 
 def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
-    """Finish what was interrupted, then do what is asked for; ValueError where that cannot be done."""
+    """Finish an interrupted takedown, then do the request; ValueError where that cannot be done."""
     is_finished = storage.exists(layout.manifest)
     if not is_finished and not storage.exists(layout.work):
         raise ValueError(f"{layout.root} holds no run")
@@ -128,7 +128,7 @@ def _hex(value: bytes | str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a takedown makes of a finished set."""
+    """The result of a takedown for a finished set."""
 
     counts: Counts
     """Of the manifest as it will be."""
@@ -150,7 +150,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """What is written down before anything is done, in RUN/takedown.json."""
+    """The plan, written down before anything is done, in RUN/takedown.json."""
 
     tombstones: dict[str, Any]
     """As `Tombstones.to_json` returns it."""
@@ -170,7 +170,7 @@ def removed(layout: Layout, tombstones: Tombstones) -> tuple[Plan | None, int]:
 
 
 def write_down(layout: Layout, tombstones: Tombstones, plan: Plan | None, overlap: Sequence[str]) -> Pending:
-    """Publish what is about to be done: from here on the takedown will be finished, whatever happens."""
+    """Publish the plan: from here on the takedown will be finished, whatever happens."""
     pending = Pending(tombstones=tombstones.to_json(), published=plan, overlap=tuple(overlap))
     manifest.write_json(storage.join(layout.root, PENDING), asdict(pending))
     return pending

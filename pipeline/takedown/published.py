@@ -94,7 +94,7 @@ def scrub_manifest(
 
 
 def _scrub_query_counts(layout: Layout, stored: Manifest) -> QueryTotals:
-    """Count samples by query again, from the shards and what is left of the work folder."""
+    """Count samples by query again, from the shards and the remaining files of the work folder."""
     path = storage.join(layout.root, "query_counts.parquet")
     old = schemas.read_table(path)
     matched, present, short = (old[name].to_numpy().copy() for name in ("matched", "present", "short"))

@@ -38,7 +38,7 @@ def find_files(folder: str, suffix: str) -> list[str]:
 
 
 def named_in(part: Part) -> Iterator[str]:
-    """Yield the tables of a part that may name what was taken down."""
+    """Yield the tables of a part that may name removed samples."""
     return parts.tables(part, "uid", "detail", *URL_COLUMNS)
 
 
@@ -70,7 +70,7 @@ def image_hits(table: pa.Table, tombstones: Tombstones) -> Mask:
 
 
 def _among(column: pa.ChunkedArray, is_hit: Callable[[Any], bool]) -> Mask:
-    """Return which values are hits, asking once for each distinct one."""
+    """Return which values are hits, checking each distinct value once."""
     found = [value for value in column.unique().to_pylist() if value is not None and is_hit(value)]
     mask: Mask = pc.is_in(column, value_set=pa.array(found, column.type)).to_numpy()
     return mask
@@ -85,7 +85,7 @@ def _raw(value: bytes | str) -> bytes:
 
 
 def without(table: pa.Table, mask: Mask, tombstones: Tombstones) -> pa.Table:
-    """Return the other rows; what their details tell of the removed ones goes too."""
+    """Return the other rows; details of them that name the removed rows go too."""
     table = table.filter(pa.array(~mask))
     if "detail" not in table.column_names:
         return table
@@ -106,7 +106,7 @@ def _tells(text: str, tombstones: Tombstones) -> bool:
 
 
 def kept_rows(headers: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return as a table what the headers of kept images (`fetch.worker`) say of whose they are."""
+    """Return a table of the identities of kept images (`fetch.worker`), from their headers."""
     rows = (
         (
             bytes.fromhex(header["key"]), _utf8(header["detail"]), _utf8(header["final_url"]),

@@ -120,7 +120,7 @@ def kept_images(layout: Layout) -> list[str]:
 
 
 def _kept(layout: Layout, tombstones: Tombstones) -> None:
-    """Forget what unfinished units have kept of it. Pages, which name many images, are fetched again."""
+    """Remove the matching images from unfinished units. Pages, which name many images, are fetched again."""
     images = set(kept_images(layout))
     for path in tables.find_files(layout.work, kept.SUFFIX):
         if path not in images:
@@ -139,7 +139,7 @@ def _kept(layout: Layout, tombstones: Tombstones) -> None:
 
 
 def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
-    """Put zeros over (offset, length) ranges of a file; what is beside them keeps its place."""
+    """Put zeros over (offset, length) ranges of a file; bytes beside them keep their place."""
     with storage.open_input(path) as source, storage.atomic_output(path) as temporary:
         with temporary.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
@@ -150,7 +150,7 @@ def overwrite(path: str, ranges: Iterable[tuple[int, int]]) -> None:
 
 
 def _recount(layout: Layout, part: Samples | Merged, tombstones: Tombstones) -> None:
-    """Write the counts by query of a samples file, or of a merged one, as they will be."""
+    """Write the counts by query of a samples file, or of a merged file, as they will be."""
     shared = part.shared if isinstance(part, Samples) else ""
     table = read_samples(part.path, shared, ["uid", "url", "page_url", "matched"])
     gone = tables.hits(table, tombstones)

@@ -2,7 +2,7 @@
 
 Article 53(1)(d) of Regulation (EU) 2024/1689; the fields are those of the Commission's template, C(2025) 8311
 of 5 December 2025 (first published on 24 July 2025). The summary is of a model, a run is one of its data
-sources: what only the model's provider can say is marked as such, and stays as it was answered whenever the
+sources: fields that only the model's provider can fill are marked as such, and answers stay whenever the
 report is written again. Each number is a sum over the shards or the rejected rows, so that `openwit verify`
 can make the whole file again and compare.
 """
@@ -24,7 +24,7 @@ _TEMPLATE: Final = {
 }  # fmt: skip
 
 Summary = dict[str, Any]
-"""What the JSON file holds."""
+"""The contents of the JSON file."""
 
 
 def path(layout: Layout, kind: str = "json") -> str:
@@ -58,7 +58,7 @@ def build(
     """Return the summary of a finished run from its shards and its manifest alone.
 
     answers: of people, by field. sme: cut the list of domains as smaller providers may. figures: the sums
-    over the shards, where they are there. ValueError for an answer to what is no question.
+    over the shards, where they are there. ValueError for an answer without its question.
     """
     manifest = checked_manifest.of(layout.published)
     figures = figures or samples.read(finished_set.load(layout, manifest))
@@ -81,7 +81,7 @@ def unanswered(summary: Summary) -> list[str]:
 
 
 def problems(layout: Layout) -> list[str]:
-    """Return where the stored summary is not what the shards say; [] if nowhere, or if there is none."""
+    """Return where the stored summary differs from the shards; [] if nowhere, or if there is none."""
     stored = read(layout)
     if stored is None:
         return []

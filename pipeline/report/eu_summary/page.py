@@ -1,4 +1,4 @@
-"""The summary as a page to publish: what is known, and what a person has to add, told apart."""
+"""The summary as a page to publish, with known fields told apart from those that a person has to add."""
 
 import posixpath
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The template's sections and fields, with what a run knows of each."""
+"""The template's sections and fields, each filled from a run as far as it is known."""
 
 import math
 from datetime import datetime
