@@ -1,4 +1,4 @@
-"""From matches to what is published: which examples overlap, at which threshold, and the statistics."""
+"""From matches to published results: which examples overlap, at which threshold, and the statistics."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,14 +42,14 @@ def ranked(found: pa.Table, neighbours: int) -> pa.Table:
 
 
 class Dataset(NamedTuple):
-    """An evaluation set's examples in order, and what is known of each; fields only."""
+    """An evaluation set's examples in order, and the facts known of each; fields only."""
 
     name: str
     example_ids: list[str]
     labels: list[str]
     low_information: int
     similarity: npt.NDArray[np.float64]
-    """[n]: of the most similar verified training image; -inf without one."""
+    """[n]: similarity of the most similar verified training image; -inf if there is none."""
     correct: npt.NDArray[np.bool_] | None
     unreadable: list[Unreadable]
     """Examples beside these n that cannot be decoded: nobody knows whether they overlap."""

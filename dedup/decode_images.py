@@ -26,7 +26,7 @@ _OPTIONS: Final = ImageOptions(
 
 
 class Pictures:
-    """Decode pictures from anywhere; what openwit did not write goes through a killable child process."""
+    """Decode pictures from anywhere; files not written by openwit go through a killable child process."""
 
     def __init__(self) -> None:
         self._decoder: Decoder | None = None
@@ -50,7 +50,7 @@ class Pictures:
         return rgb
 
     def decode_or_none(self, data: bytes, *, ours: bool) -> Pixels | None:
-        """Return the same, or None, where the caller leaves out what cannot be decoded."""
+        """Return the same, or None, where the caller leaves out images that cannot be decoded."""
         try:
             return self.decode(data, ours=ours)
         except BadImage:
@@ -63,7 +63,7 @@ class Pictures:
 
 
 def is_plain_jpeg(data: bytes) -> bool:
-    """Return whether the headers of a JPEG bound what decoding it costs, as those of what openwit stores."""
+    """Return whether a JPEG's headers bound the cost of decoding it, as those of openwit's own files do."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except Exception:  # noqa: BLE001 - libjpeg's many ways to refuse

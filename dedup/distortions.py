@@ -1,4 +1,4 @@
-"""Alter photographs as the web does, for measuring what the search finds.
+"""Alter photographs as the web does, to measure the recall of the search.
 
 The kinds are those of CLIP's duplicate detector (Radford et al. 2021, arXiv 2103.00020, appendix C): crops,
 aspect, rescaling, small rotations, JPEG and colour, together in `mixed`; beside them mirroring, borders and
@@ -56,7 +56,7 @@ def aspect(rgb: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def resize(rgb: Pixels, rng: np.random.Generator) -> Pixels:
-    """Rescale so that the shorter side has 64 to 512 pixels, the longer one 4,096 at most."""
+    """Rescale so that the shorter side has 64 to 512 pixels, the longer side 4,096 at most."""
     side = math.exp(rng.uniform(math.log(64), math.log(512)))
     scale = min(side / min(rgb.shape[:2]), _LONGEST / max(rgb.shape[:2]))
     method = _INTERPOLATIONS[rng.integers(len(_INTERPOLATIONS))]

@@ -1,4 +1,4 @@
-"""The paper's figure 17: what the overlap does to accuracy, over how large it is."""
+"""The paper's figure 17: the effect of the overlap on accuracy, over its size."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Panel(NamedTuple):
 
 
 class _Mark(NamedTuple):
-    """What is drawn of a set: a difference of accuracies with its interval."""
+    """A set's mark: a difference of accuracies with its interval."""
 
     middle: float
     low: float

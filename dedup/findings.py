@@ -1,4 +1,4 @@
-"""What an overlap analysis found, as report.json, the page and the final table say it.
+"""The findings of an overlap analysis, for report.json, the page and the final table.
 
 The fields stand in the order of report.json.
 """
@@ -30,11 +30,11 @@ class UnreadableExample:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorFindings:
-    """What the hashes or the learned detector found on their own."""
+    """The findings of the hashes or of the learned detector alone."""
 
     overlap: int
     alone: int
-    """Examples that the other one did not find."""
+    """Examples that the other search did not find."""
     recall: dict[str, float]
     recall_reversed: dict[str, float]
     own_threshold: float | None = None
@@ -43,7 +43,7 @@ class DetectorFindings:
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """What was found of the copies of a set, in both directions."""
+    """The number of a set's copies that were found, in both directions."""
 
     plain: FoundCopies
     """The training image is the copy."""
@@ -70,7 +70,7 @@ class LookAlikes:
     refused: int
     """Of these: that have a candidate, which was not the same picture."""
     example_id: str
-    """The one whose candidate is the most similar, or the first."""
+    """The example whose candidate is the most similar, or the first."""
     uid: str
     """Of the candidate; empty without any."""
     reason: str
@@ -79,7 +79,7 @@ class LookAlikes:
 
 @dataclass(frozen=True, kw_only=True)
 class SetFindings:
-    """What was found of one evaluation set; accuracies are None without predictions."""
+    """The findings for one evaluation set; accuracies are None without predictions."""
 
     name: str
     examples: int
@@ -148,7 +148,7 @@ class SetTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFindings:
-    """What the comparison of texts found."""
+    """The findings of the comparison of texts."""
 
     threshold: float
     """Jaccard similarity."""
@@ -178,7 +178,7 @@ class Findings:
     """Training images in drop.parquet; None where none was asked for."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return report.json; what was not asked for is not in it."""
+        """Return report.json; parts that were not asked for are left out."""
         found = asdict(self)
         for entry in found["datasets"]:
             if entry["detectors"] is None:

@@ -2,8 +2,8 @@
 
 Of hashes as vectors of +1 and -1 the product is 256 less twice the distance: a whole number up to 256 in
 size, which float16 holds, as it does all sums on the way. On a CPU, where float16 is slow, float32 does the
-same. What lies within the radius is looked at once more where it is; only what may reach the floor leaves the
-device.
+same. Pairs within the radius are looked at once more on the device; only those that may reach the floor leave
+it.
 """
 
 import copy

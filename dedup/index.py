@@ -116,7 +116,7 @@ def _save(path: str, array: npt.NDArray[Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class JoinWorker:
-    """Join what was described of all sets into one index."""
+    """Join the descriptions of all sets into one index."""
 
     folder: str
     examples: str

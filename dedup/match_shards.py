@@ -1,7 +1,7 @@
 """Match one shard with the index: a shard in, one table of matches out.
 
-A shard is read once and in batches, so memory does not grow with it. What openwit wrote was described when it
-was fetched: of those images only the candidates are decoded, for verification. Altered copies of evaluation
+A shard is read once and in batches, so memory does not grow with it. Images written by openwit were described
+when they were fetched: only candidates among them are decoded, for verification. Altered copies of evaluation
 images are searched for in the same way (`planted.py`).
 """
 
@@ -52,7 +52,7 @@ _NAMED: Final = 20  # images of a shard that cannot be decoded
 
 @dataclass(frozen=True)
 class MatchState:
-    """What a worker process keeps."""
+    """The state of a worker process."""
 
     pictures: Pictures
     index: Index | None
@@ -172,7 +172,7 @@ class MatchWorker:
     detector: str = ""
     """A learned detector's file, or empty."""
     learned: str = ""
-    """Folder of what it made of the index."""
+    """Folder of the detector's vectors of the index."""
     thresholds: str = ""
     """Folder of its thresholds."""
     crops: bool = True

@@ -25,7 +25,7 @@ VIEWS_AND_CROPS: Final = (
     *views.VIEWS,
     *(crop._replace(name=f"whole, as a {crop.name} of the training image") for crop in CROPS),
 )
-"""What a candidate's view is a number of."""
+"""The views that a candidate's number of a view counts."""
 
 
 class TrainingPicture(NamedTuple):
@@ -33,12 +33,12 @@ class TrainingPicture(NamedTuple):
 
     sample: training_set.TrainingImage
     rgb: Pixels
-    """Without a border, if it has one."""
+    """Without its border."""
     thumbnail: Pixels
 
 
 class CandidatePair(NamedTuple):
-    """A pair and what became of it; fields only."""
+    """A pair and the result of its verification; fields only."""
 
     picture: int
     example: int
@@ -165,7 +165,7 @@ class ImageMatcher:
         learned: dict[int, tuple[float, int]],
         known: dict[bool, PictureFeatures],
     ) -> Iterator[CandidatePair]:
-        """Add to the candidates of a picture what the detector found, and verify it."""
+        """Add the detector's finds to the candidates of a picture, and verify them."""
         best = sorted(learned, key=lambda example: (-learned[example][0], example))
         self.counts["learned_candidates"] += len(best)
         self.counts["candidates_not_verified"] += max(0, len(best) - _MOST_CANDIDATES)

@@ -53,9 +53,9 @@ class Sketcher:
         self._hashes: dict[str, int] = {}
 
     def digests(self, sets: Sequence[Iterable[str]]) -> U32:
-        """Return uint32 [n, 128], what `MinHash.update_batch` of each set's UTF-8 elements gives.
+        """Return uint32 [n, 128], the result of `MinHash.update_batch` for each set's UTF-8 elements.
 
-        Sets of one size are a matrix of hashes, whose columns are permuted and reduced one after another.
+        Sets of the same size are a matrix of hashes, whose columns are permuted and reduced in turn.
         """
         a, b = (values.astype(np.uint32) for values in self._permutations)
         found = np.full((len(sets), PERMUTATIONS), 0xFFFFFFFF, np.uint32)

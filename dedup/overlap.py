@@ -1,7 +1,7 @@
-"""The overlap job: sample, index, match, conclude. Each step lies in a folder named by what it is made from.
+"""The overlap job: sample, index, match, conclude. Each step lies in a folder named by its inputs.
 
-Only what is concluded depends on thresholds and predictions, so that deciding on them costs seconds; other
-sets cost a search, but never a fetch.
+Only the conclusions depend on thresholds and predictions, so that deciding on them costs seconds; other sets
+cost a search, but never a fetch.
 """
 
 import datetime
@@ -64,7 +64,7 @@ class OverlapJob:
         return self.config.out.rstrip("/")
 
     def folder(self, step: str, digest: str) -> str:
-        """Return the folder of a step that is made from what a digest stands for."""
+        """Return the folder of a step whose inputs have this digest."""
         return storage.join(self.out, "work", f"{step}-{digest}")
 
 
@@ -107,7 +107,7 @@ def check_output(out: str) -> None:
 
 
 def run(job: OverlapJob) -> Findings:
-    """Run the steps that are not done and publish the result; return what report.json holds."""
+    """Run the steps that are not done and publish the result; return the contents of report.json."""
     check_output(job.out)
     if not job.config.device:
         search.warn_without_kernel()
@@ -167,7 +167,7 @@ class _Steps:
         config, self._chosen = job.config, _sampled(job)
         sample = _digest(self._chosen)
         self.digest = _digest(sample, job.eval_inputs, config.eval, config.min_quality)
-        """Of what the search is made from."""
+        """Of the inputs of the search."""
         folder = job.folder("sample", sample)
         sampling = Tasks(
             label="sample", folder=folder, plan=partial(_plan_sample, self._chosen),
@@ -238,7 +238,7 @@ class _Steps:
 
 
 def _joining(step: Tasks, join: Tasks) -> list[Tasks]:
-    """Return a step and the one that joins its files, without those that are joined already."""
+    """Return a step and the step that joins its files, or the latter alone if they are joined already."""
     return [join] if join.is_done else [step, join]
 
 
@@ -253,7 +253,7 @@ def _plan_sample(chosen: list[storage.FileInfo]) -> Work:
 def _detectors(
     concluded: list[Conclusion], matches: pa.Table, planted: dict[str, Planted], thresholds: str
 ) -> dict[str, Detectors]:
-    """Return by set what the hashes and the learned detector found on their own."""
+    """Return by set the findings of the hashes and of the learned detector alone."""
     from dedup.detector import learned_search
 
     own, result = learned_search.read_thresholds(thresholds), {}

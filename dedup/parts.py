@@ -1,4 +1,4 @@
-"""What the steps of the overlap analysis take and leave, the learned detector's among them."""
+"""The inputs and results of the overlap analysis's steps, the learned detector's among them."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Final
@@ -80,7 +80,7 @@ class SampledColours(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Joining(Part):
-    """The one task of a step that puts together what others have left."""
+    """The only task of a step that joins the files of another step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class _Described(Part):
 
     examples: Annotated[str, File(EXAMPLES)]
     images: Blob
-    """JPEGs, one after the other."""
+    """JPEGs in sequence."""
     hashes: Blob
     """uint8 [compared * views, 32], .npy."""
     colours: Blob
@@ -143,7 +143,7 @@ class ExampleRows(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class RowVectors(Part):
-    """What the learned detector makes of some rows of the index."""
+    """The learned detector's vectors of some rows of the index."""
 
     path: Blob
     """float16 [rows * views, d + 1], .npy: vectors, and the bias last."""
@@ -151,7 +151,7 @@ class RowVectors(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedIndex(Part):
-    """What the learned detector makes of the whole index."""
+    """The learned detector's vectors of the whole index."""
 
     vectors: Blob
     """float16 [compared * views, d], .npy."""
@@ -192,7 +192,7 @@ class PlantedCopies(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedShard(Part):
-    """What a shard has in common with the evaluation sets."""
+    """The matches of a shard with the evaluation sets."""
 
     found: Annotated[str, File(FOUND)]
     texts: Annotated[str, File(TEXT_MATCHES)]
@@ -204,10 +204,10 @@ class MatchedShard(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCopies(Part):
-    """Similarities of planted copies by distortion, -1 for one that was not verified."""
+    """Similarities of planted copies by distortion, -1 for a copy that was not verified."""
 
     either: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """The higher one of both."""
+    """The higher of both."""
     hashes: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """By hash and colour."""
     learned: dict[str, tuple[float, ...]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Name pictures that look like many others because of what they are: blank, tiny, text pages, logos.
+"""Name pictures that look like many others because of their kind: blank, tiny, text pages, logos.
 
 Such pictures are near each other without being copies. The overlap report counts them by these names, so that
 a reader sees that they were looked at, and why none of them is an overlap.
@@ -29,7 +29,7 @@ _GROUND: Final = 0.25  # share of a plain ground that is of one level in 32
 
 
 def kind_of(rgb: Pixels) -> Kind:
-    """Return what a picture is, uint8 RGB [height, width, 3]; empty for a photograph or a drawing.
+    """Return the kind of a picture, uint8 RGB [height, width, 3]; empty for a photograph or a drawing.
 
     tiny: a side of 32 pixels or fewer. blank: one colour. gradient: without detail, or smooth and of no one
     level. text page: lines of writing. plain ground: a logo, a placeholder, or a thing before a wall.

@@ -1,9 +1,9 @@
 """Plant altered copies of a set's own images, to measure the recall on that very set, in both directions.
 
-A copy in the training set is what a page has made of an evaluation image: cropped, turned, written over. The
+A copy in the training set is an evaluation image as a page has altered it: cropped, turned, written over. The
 other direction is as common: the evaluation image is the copy, cut out of a photograph that the training set
-holds whole. Then the evaluation image lacks what the training image shows, and a search that knows views of
-the evaluation image alone finds little; so both are measured, and neither stands for the other.
+holds whole. Then the evaluation image lacks parts that the training image shows, and a search that knows
+views of the evaluation image alone finds little; so both are measured, and neither stands for the other.
 """
 
 from collections import Counter, OrderedDict
@@ -33,7 +33,7 @@ _NOT_FOUND: Final = -1.0
 
 
 class Copies:
-    """Pictures as evaluation images of their own: what `ImageMatcher` needs of an index."""
+    """Pictures as evaluation images of their own: the part of an index that `ImageMatcher` needs."""
 
     def __init__(self, pictures: list[Pixels], whitening: Whitening, min_quality: int) -> None:
         """Describe pictures, without those that have no detail; `numbers` says which are left."""

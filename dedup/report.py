@@ -50,7 +50,7 @@ def previews(results: list[MatchedShard], wanted: set[Place]) -> dict[Place, byt
 def chosen(matches: pa.Table, name: str, count: int) -> pa.Table:
     """Return the pairs of a set that the gallery shows, by falling similarity, evenly over all ranks.
 
-    Every example appears once, with its best training image: the one that decides on it.
+    Every example appears once, with the training image that decides on it, its best.
     """
     best = matches.filter(pc.and_(pc.equal(matches["dataset"], name), pc.equal(matches["rank"], 1)))
     best = best.sort_by([("similarity", "descending"), ("example_id", "ascending")])
@@ -95,7 +95,7 @@ def render(
 
 
 def worst(entries: Sequence[SetFindings]) -> int:
-    """Return which set overlaps most, by its share of examples: the one that the page opens on."""
+    """Return the set with the largest share of overlapping examples, on which the page opens."""
     return max(range(len(entries)), key=lambda n: (entries[n].contamination, entries[n].overlap))
 
 

@@ -1,9 +1,9 @@
-"""Judge whether two images show the same picture, not merely a similar one or the same logo.
+"""Judge whether two images show the same picture, not merely a similar picture or the same logo.
 
-Three steps, the cheap one first: correlation after a small affine alignment of the thumbnails that the search
+Three steps, the cheapest first: correlation after a small affine alignment of the thumbnails that the search
 found alike; then SIFT keypoints (Lowe, 2004) under one affine map found by RANSAC, at least 12 of them and
-spread over what the images share; then correlation of the pixels under that map, which tells a copy from
-another photograph of the same scene.
+spread over the shared area; then correlation of the pixels under that map, which tells a copy from another
+photograph of the same scene.
 """
 
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ Affine = npt.NDArray[np.float64]
 """[2, 3]: maps points of the query into the reference."""
 
 MIN_INLIERS: Final = 12
-"""Keypoints under one affine map. 40,500 pairs of unrelated photographs reached 6 at most."""
+"""Keypoints under a single affine map. 40,500 pairs of unrelated photographs reached 6 at most."""
 GATE: Final = 0.4
 """Correlation of the aligned thumbnails below which keypoints are not looked for."""
 MIN_CORRELATION: Final = 0.6
@@ -54,7 +54,7 @@ _BLUR: Final = 6.0  # pixels at that size: slower changes are lighting
 
 
 class PictureFeatures(NamedTuple):
-    """What verification needs of an image; fields only."""
+    """The features of an image that verification needs; fields only."""
 
     rgb: Pixels
     """[height, width, 3], the shorter side 256."""
@@ -71,7 +71,7 @@ class Verification(NamedTuple):
 
     verified: bool
     reason: str = ""
-    """What was missing: gate, inliers, shape, common, spread, correlation, content or colour; or empty."""
+    """The failed check: gate, inliers, shape, common, spread, correlation, content or colour; or empty."""
     inliers: int = 0
     correlation: float = 0.0
 

@@ -1,13 +1,14 @@
 """Search exactly: every query and its mirror image against every view of every reference, in two looks.
 
 The first look compares hashes, 32 bytes a view, by exclusive-or and population count; no hash within the
-radius is missed. The second computes a similarity for what the first left: the mean of the cosines of signs
-and of whitened colour terms, which is the cosine of both vectors joined. References are memory-mapped arrays,
-which all processes of a machine share: 288 bytes a view, 16 GB for 92 views of 600,000 images.
+radius is missed. The second computes a similarity for the pairs that the first left: the mean of the cosines
+of signs and of whitened colour terms, which is the cosine of both vectors joined. References are
+memory-mapped arrays, which all processes of a machine share: 288 bytes a view, 16 GB for 92 views of 600,000
+images.
 
-`_kernels.c` scans for both mirrorings in one pass, and passes on to the second look only what, by a bound in
-integers, may reach the floor. Where it is not built, or the processor lacks AVX2, faiss and numpy give the
-same hits.
+`_kernels.c` scans for both mirrorings in one pass, and passes on to the second look only pairs that, by a
+bound in integers, may reach the floor. Where it is not built, or the processor lacks AVX2, faiss and numpy
+give the same hits.
 """
 
 import logging

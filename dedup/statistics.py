@@ -2,7 +2,7 @@
 
 An evaluation set (All) is split into the examples that were found in the training set (Overlap) and the rest
 (Clean). With c = |Overlap| / |All|, All - Clean = c * (Overlap - Clean): the gain in reported accuracy. Its
-significance is a one-tailed binomial test of Overlap's accuracy against Clean's, beside a two-sided 99.5%
+significance is a single-tailed binomial test of Overlap's accuracy against Clean's, beside a two-sided 99.5%
 Clopper-Pearson interval (Radford et al. 2021, arXiv 2103.00020, section 5).
 """
 
@@ -25,7 +25,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 def binomial_p(successes: int, trials: int, null: float) -> float:
-    """Return P[Binomial(trials, null) >= successes], the one-tailed (greater) p-value; 1 for no trials."""
+    """Return P[Binomial(trials, null) >= successes], the p-value of the upper tail; 1 for no trials."""
     check_counts(successes, trials)
     return float(stats.binom.sf(successes - 1, trials, null))
 

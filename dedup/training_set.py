@@ -59,7 +59,7 @@ def find(path: str) -> TrainingSet:
 
 
 def read(path: str, is_run: bool, bad: Counter[str] | None = None) -> Iterator[TrainingImage]:
-    """Yield the samples of a shard that have an image; what is left out is counted in `bad`.
+    """Yield the samples of a shard that have an image; those left out are counted in `bad`.
 
     Samples that extending a run has dropped are no part of it. ValueError for anything that is no tar.
     """

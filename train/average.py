@@ -1,4 +1,4 @@
-"""Weights averaged over time (EMA; Polyak and Juditsky 1992): they are what is evaluated and exported."""
+"""Weights averaged over time (EMA; Polyak and Juditsky 1992): they are evaluated and exported."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move towards the model; what is counted in integers is copied."""
+        """Move towards the model; integer values are copied."""
         averages: list[Tensor] = []
         values: list[Tensor] = []
         for name, value in model.state_dict().items():

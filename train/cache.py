@@ -38,7 +38,7 @@ class Cache:
     def local(self, path: str) -> Path:
         """Return a local, uncompressed copy of a shard; the shard itself where it is that.
 
-        ValueError for one that cannot be unpacked, or to more than `limit` or what pictures ever do.
+        ValueError if it cannot be unpacked, or grows beyond `limit` or beyond the ratio of any pictures.
         """
         if storage.is_local(path) and not path.endswith(_PACKED):
             return storage.local_path(path)

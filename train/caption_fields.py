@@ -1,6 +1,6 @@
 """Which fields of a sample's JSON hold its captions, and how often each is drawn.
 
-A caption of the web and one that a model wrote are best mixed: each epoch draws one of them again.
+A caption of the web and a caption that a model wrote are best mixed: each epoch draws one again.
 """
 
 import itertools
@@ -49,7 +49,7 @@ class CaptionFields:
         return [_filled(value) for value in values]
 
     def draw(self, row: dict[str, object], text: str, random: "np.random.Generator") -> str | None:
-        """Return a caption, None where no field has one.
+        """Return a caption, None where all fields are empty.
 
         Fields that are empty leave their share to the others; one of weight 0 is drawn where all of these are
         empty, the first in order. A field that is a list gives one of its captions.

@@ -41,7 +41,7 @@ _STATE: Final[dict[str, Any]] = {
 
 A = TypeVar("A")
 Tensors = dict[str, dict[str, Tensor]]
-"""By the name of a file without its suffix, what it holds."""
+"""The tensors of a file, by its name without the suffix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class State(Generic[A]):
     step: int
     model: str
     architecture: A
-    """The model's sizes, a dataclass of what JSON can hold."""
+    """The model's sizes, a dataclass of JSON's types."""
     seconds: float
     """Time trained so far."""
     counts: dict[str, int]
@@ -92,7 +92,7 @@ class Writer:
         self._error: BaseException | None = None
 
     def save(self, take: Callable[[], Tensors], state: State[Any]) -> None:
-        """Write in the background what `take` copies to main memory; waits for the checkpoint before."""
+        """Write in the background the tensors that `take` copies; waits for the previous checkpoint."""
         self.wait()
         tensors = take()
         if torch.cuda.is_available():
@@ -101,7 +101,7 @@ class Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when nothing is being written; raises what the writing raised."""
+        """Return when nothing is being written; raises the exception of a failed write."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -129,7 +129,7 @@ class Writer:
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy to main memory; from a GPU through pinned memory, without waiting for each.
 
-    What is shared out over processes is made whole: then all of them must call this together.
+    Tensors that are sharded over processes are made whole: then all of them must call this together.
     """
     copied = {}
     for name, tensor in tensors.items():
@@ -238,7 +238,7 @@ def refuse_predictive(path: str, state: State[Architecture]) -> None:
 
 
 def load_model(path: str, device: torch.device | str = "cpu") -> Loaded:
-    """Load a run's newest checkpoint, or the one at `path`, in evaluation mode; ValueError for any damage."""
+    """Load a run's newest checkpoint, or that at `path`, in evaluation mode; ValueError for any damage."""
     folder = find(path)
     tensors, state = read_model(folder)
     refuse_predictive(path, state)
@@ -265,7 +265,7 @@ def read_tokenizer(folder: str) -> AnyTokenizer:
 
 
 def vocabulary_beside(weights_path: str, tokens: int) -> Path | None:
-    """Return the vocabulary that lies beside weights of others with that many tokens, None without one.
+    """Return the vocabulary beside others' weights if it has that many tokens, None without such a file.
 
     CLIP's own is found elsewhere, without the package that reads a tokenizer.json.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=RunConfig)
 Training = tuple[Callable[[C, "World"], "Setup"], Callable[[C], "TrainingResult"]]
-"""What prepares a run, and what does it."""
+"""The function that prepares a run, and the function that does it."""
 
 _EPOCHS = 4  # whose samples the plan lists
 _ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 def train(prog: str, config: C, load: Callable[[], Training[C]], needed: str) -> int:
     """Carry out any command that trains; return its exit code.
 
-    load: imports and returns what prepares such a run and what does it; needed: the extras that it takes.
+    load: imports and returns the functions that prepare and do such a run; needed: their extras.
     """
     try:
         prepare, fit = load()
@@ -117,7 +117,7 @@ def export_main(argv: Sequence[str]) -> int:
 
 
 def missing(prog: str, error: ImportError, needed: str) -> int:
-    """Say which package is missing and how to install it, and return 2; raise what is another failure."""
+    """Print which package is missing and how to install it, and return 2; raise any other failure."""
     if not (line := extras.advice(prog, error, needed)):
         raise error
     sys.stderr.write(visible_lines(line))
@@ -137,7 +137,7 @@ def fail_to_write(prog: str, error: OSError) -> int:
 
 
 def _listed(source: "ShardSource") -> str:
-    """Return the samples of an epoch, or of the first ones where each has others."""
+    """Return the samples of an epoch, or of the first epochs where they differ."""
     shares = [f"{source.share(epoch):,}" for epoch in range(min(source.epochs, _EPOCHS))]
     return ", ".join(shares) + (", ..." if source.epochs > _EPOCHS else "")
 

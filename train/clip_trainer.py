@@ -32,7 +32,7 @@ class OnPixels(nn.Module):
         self.normalise = torch.compile(normalise) if compiled else normalise
 
     def forward(self, pixels: Tensor, *more: PackedText | Tensor) -> Any:
-        """Normalise uint8 [B, N, N, 3] and return what the model does; `more`: what else it takes."""
+        """Normalise uint8 [B, N, N, 3] and return the model's output; `more`: its further arguments."""
         return self.model(self.normalise(pixels), *more)
 
 
@@ -134,7 +134,7 @@ class ClipTrainer(Trainer[Batch]):
         }
 
     def step_flops(self, batch: Batch) -> float:
-        """Return three forward passes' floating-point operations, of a locked tower one."""
+        """Return three forward passes' floating-point operations, of a locked tower a single pass's."""
         p, a = self.setup, self.setup.architecture
         samples = p.shape.batch // p.shape.ranks
         uses_tower = not isinstance(self.model, predictive.BagOfWords)
@@ -145,7 +145,7 @@ class ClipTrainer(Trainer[Batch]):
 
 
 def fit(config: TrainConfig) -> TrainingResult:
-    """Train as configured and return what came of it; ValueError if the options cannot be meant."""
+    """Train as configured and return the result; ValueError if the options contradict each other."""
     return distributed.joined(config.device, lambda world: _fit(config, world))
 
 

@@ -80,7 +80,7 @@ def to_hf(state: State) -> State:
 
 
 def from_hf(state: State) -> State:
-    """Rename the weights of Hugging Face's CLIPModel as ours; ValueError for one that it has not."""
+    """Rename the weights of Hugging Face's CLIPModel as ours; ValueError for a missing tensor."""
     names = {theirs: ours for ours, theirs in _HF_NAMES.items()}
     renamed: State = {}
     for name, value in state.items():

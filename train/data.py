@@ -87,7 +87,7 @@ class Shape:
 
 
 class BatchPiece(NamedTuple):
-    """Hold P samples: uint8 squares, one after the other; int32 ids of all captions; int64 [P] keys.
+    """Hold P samples: uint8 squares in sequence; int32 ids of all captions; int64 [P] keys.
 
     patches: int64 [P, K], of each picture those that are not left out; None where none is.
     """
@@ -364,7 +364,7 @@ def to_device(pixels: list[Tensor], device: torch.device) -> Tensor:
 
 
 def _send_ahead(batches: Iterator[B], device: torch.device) -> Iterator[B]:
-    """Copy on a stream of its own: steps are queued, so the device computes the one before meanwhile."""
+    """Copy on a stream of its own: steps are queued, so the device computes the previous step meanwhile."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     while True:
         with torch.cuda.stream(stream):

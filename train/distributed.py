@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Say which process this is and what it computes on."""
+    """The rank of this process and the device it computes on."""
 
     rank: int
     ranks: int
@@ -70,7 +70,7 @@ def leave() -> None:
 
 
 def joined(wanted: str, work: Callable[[World], T]) -> T:
-    """Be one of the processes that torchrun started, or alone, while `work` runs; return what it returns.
+    """Join the processes that torchrun started, or run alone, while `work` runs; return its value.
 
     It is a call, so that the model it wrapped is gone before the group is. As the group's last owner DDP's
     reducer would wait for gloo's threads with the GIL in hand, and they may be waiting for the GIL.

@@ -72,7 +72,7 @@ class HuggingFaceTokenizer:
         return HuggingFaceTokenizer, (self.to_bytes(),)
 
     def encode(self, text: str, context_length: int | None = 77) -> list[int]:
-        """Return ids with what stands around them; longer captions keep their first tokens and the end."""
+        """Return ids with the special tokens; longer captions keep their first tokens and the end."""
         if context_length is not None:
             text = shorten(text, max(LONGEST, PER_TOKEN * context_length))
         ids = self._inner.encode(repair(text), add_special_tokens=False).ids

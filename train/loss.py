@@ -155,7 +155,7 @@ class _SigmoidLoss(torch.autograd.Function):
 def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, chunk: int = CHUNK) -> Tensor:
     """Return SigLIP's loss of the global batch, summed over texts, averaged over images; else as above.
 
-    `bias`: what is added to the scaled cosines.
+    `bias`: added to the scaled cosines.
     """
     _refuse_unpaired(image, text)
     with torch.autocast(image.device.type, enabled=False):

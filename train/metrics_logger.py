@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log lines, metrics.jsonl, its page, TensorBoard, a progress bar."""
+"""The outputs of a run while it trains: log lines, metrics.jsonl, its page, TensorBoard, a progress bar."""
 
 import json
 import logging
@@ -91,7 +91,7 @@ class MetricsLogger:
         self._show(running=False)
 
     def _show(self, *, running: bool) -> None:
-        """Write the page; a disk that fails to take it does not stop what is trained."""
+        """Write the page; a disk that fails to take it does not stop the training."""
         if self._page is None or self._silent:
             return
         try:

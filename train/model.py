@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Apply blocks one after another, recomputing each in backward with `checkpointing`."""
+    """Apply blocks in turn, recomputing each in backward with `checkpointing`."""
 
     def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class CLIP(nn.Module):
         return self
 
     def lock(self, tower: Tower) -> None:
-        """Train the other tower alone: this one keeps its weights and statistics (LiT, arXiv:2111.07991)."""
+        """Train the other tower alone: this tower keeps weights and statistics (LiT, arXiv:2111.07991)."""
         self.locked = tower
         for name, parameter in self.named_parameters():
             own = "image" if name.startswith("visual.") else "text"

@@ -62,7 +62,7 @@ class RunConfig(ABC):
     resume: bool = False
     """Continue from the newest checkpoint in --out; start from the beginning if there is none."""
     checkpoint_every: int = 1_000
-    """Steps between checkpoints; one is always written at the end and on SIGTERM."""
+    """Steps between checkpoints; the last step and SIGTERM always write a checkpoint."""
     keep_checkpoints: int = 3
     """Newest checkpoints to keep."""
 
@@ -91,7 +91,7 @@ class RunConfig(ABC):
     checkpointing: bool = False
     """Recompute activations in backward: far less memory, a third more arithmetic."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: the GPU of this process if there is one."""
+    """auto: the GPU of this process if there is any."""
 
     eval: Paths = ()
     """NAME=PATH of an evaluation set. May be given several times."""
@@ -131,7 +131,7 @@ class RunConfig(ABC):
 
     @abstractmethod
     def planned_steps(self, epoch_steps: Sequence[int]) -> int:
-        """Return the steps of the whole run, given those of each epoch; the last holds for later ones."""
+        """Return the steps of the whole run, given those of each epoch; the last holds for later epochs."""
 
     def compiles(self, device: str) -> bool:
         """Return whether to compile on this type of device."""

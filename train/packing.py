@@ -24,10 +24,10 @@ _SMALLEST_BUCKET = 16
 class PackedText:
     """Hold `B` captions of `T` tokens together.
 
-    `ids`, `positions`: int64 [T]; `ends`: int64 [B], index of each caption's last token in [T];
-    `starts`: int32 [B + 1], where each caption starts, and T; `longest`: tokens of the longest caption.
-    Buckets are rectangles of captions with padding, one after another: `pad`: int64 [P], for each place the
-    index in [T] of its token; `unpad`: int64 [T], each token's place; `shapes`: (captions, length) each.
+    `ids`, `positions`: int64 [T]; `ends`: int64 [B], index of each caption's last token in [T]; `starts`:
+    int32 [B + 1], where each caption starts, and T; `longest`: tokens of the longest caption. Buckets are
+    rectangles of captions with padding, in sequence: `pad`: int64 [P], for each place the index in [T] of its
+    token; `unpad`: int64 [T], each token's place; `shapes`: (captions, length) each.
     """
 
     ids: Tensor

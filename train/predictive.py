@@ -93,7 +93,7 @@ class Captioner(Predictor):
 
 
 class BagOfWords(Predictor):
-    """Predict which tokens a caption has, whatever their order."""
+    """Predict which tokens are in a caption, whatever their order."""
 
     unused = ("logit_scale", "transformer.", "positional_embedding", "ln_final.")
 

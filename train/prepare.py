@@ -1,4 +1,4 @@
-"""What must be known before the first step: samples, vocabulary, sizes, steps, weights to start from."""
+"""The facts needed before the first step: samples, vocabulary, sizes, steps, weights to start from."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -209,8 +209,7 @@ def _resize(config: TrainConfig, resumed: str, world: World) -> Literal["workers
 
 
 def _activation(config: TrainConfig, resumed: str, start: _Start | None) -> Activation:
-    """Return the activation to train with: that of the weights that it starts from, else the one asked
-    for."""
+    """Return the activation to train with: that of the initial weights, else that of the options."""
     asked = None if config.activation == "auto" else config.activation
     if resumed:
         found = checkpoint.read_state(resumed).architecture.activation

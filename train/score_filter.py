@@ -20,7 +20,7 @@ _THREADS = 8
 
 
 class Listed(NamedTuple):
-    """Name a source, the paths of its tars, and what of them is no part of it; fields only."""
+    """Name a source, the paths of its tars, and their dropped samples; fields only."""
 
     name: str
     shards: tuple[str, ...]

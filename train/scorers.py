@@ -2,7 +2,7 @@
 
 They are asked for by name, `--scorer clip-score=CHECKPOINT`; pipeline.images.scoring has the names. Pictures
 are prepared as for evaluation. On a CPU one thread does the arithmetic, as the processes beside it do theirs,
-so a score does not depend on how many there are.
+so a score does not depend on the number of processes.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class Towers:
 
 @functools.lru_cache(maxsize=2)
 def _towers(path: str) -> Towers:
-    """Return the model at a path; two scorers of the same one share it, and what it has encoded."""
+    """Return the model at a path; two scorers of the same model share it, and its encodings."""
     return Towers(path)
 
 
@@ -102,7 +102,7 @@ class ClipScore:
         self.fingerprint = fingerprint_of(_VERSION, self._towers.fingerprint)
 
     def score(self, images: list[Pixels], captions: list[list[str]]) -> Mapping[str, Floats]:
-        """Return the one column."""
+        """Return the only column."""
         return {self.columns[0]: best_cosines(self._towers.images(images), captions, self._towers)}
 
 
@@ -159,8 +159,8 @@ class Aesthetic:
     """Score how pleasing a picture is: a linear head on the CLIP embeddings that it was fitted on.
 
     Schuhmann et al. 2022 (LAION-5B) fitted such heads for ratings from 1 to 10; openwit ships none. A head is
-    safetensors or npz: `weight` [1, E] and `bias` [1], or such pairs one after another under any names, as
-    of improved-aesthetic-predictor, between whose layers nothing stands.
+    safetensors or npz: `weight` [1, E] and `bias` [1], or a sequence of such pairs under any names, as of
+    improved-aesthetic-predictor, without any function between its layers.
     """
 
     columns = ("score_aesthetic",)
@@ -172,20 +172,20 @@ class Aesthetic:
         self.fingerprint = fingerprint_of(_VERSION, self._towers.fingerprint, storage.sha256_file(head))
 
     def score(self, images: list[Pixels], captions: list[list[str]]) -> Mapping[str, Floats]:
-        """Return the one column."""
+        """Return the only column."""
         embeddings = self._towers.images(images).numpy().astype(np.float64)
         return {self.columns[0]: (embeddings @ self._head.weight + self._head.bias).astype(np.float32)}
 
 
 class Head(NamedTuple):
-    """Hold a linear head: float64 [E], and what is added; fields only."""
+    """Hold a linear head: float64 [E], and its bias; fields only."""
 
     weight: npt.NDArray[np.float64]
     bias: float
 
 
 def read_head(path: str, width: int) -> Head:
-    """Return the layers of a file as one, none of them run; ValueError unless they lead from `width` to 1."""
+    """Return the product of a file's layers, none run; ValueError unless they lead from `width` to 1."""
     arrays = _arrays(path)
     matrices = [name for name, value in arrays.items() if value.ndim == 2]
     weight, bias = np.eye(width), np.zeros(width)

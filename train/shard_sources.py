@@ -55,7 +55,7 @@ class ShardSource:
     shards: tuple[CountedShard, ...]
     weight: float = 1.0
     left_out: str = ""
-    """What of its shards cannot be trained on, in words."""
+    """The reasons for which samples of its shards cannot be trained on, in words."""
     balance: OnlineBalance | None = None
     """Which samples each epoch takes, where they are drawn again."""
 
@@ -70,7 +70,7 @@ class ShardSource:
         return len(self.balance.sizes) if self.balance else 1
 
     def share(self, epoch: int) -> int:
-        """Return how many samples an epoch takes."""
+        """Return how many samples an epoch uses."""
         return int(self.counts(epoch).sum()) if self.balance else round(self.count * self.weight)
 
     def counts(self, turn: int) -> NDArray[np.int64]:
@@ -134,7 +134,7 @@ def _isin(asked: NDArray[np.bytes_], values: NDArray[np.bytes_]) -> NDArray[np.b
 
 @dataclass(kw_only=True)
 class Seen:
-    """Add up what was seen of a source's shards beside its samples."""
+    """Add up the oddities of a source's shards beside its samples."""
 
     left_out: Counter[str] = field(default_factory=Counter)
     """As `tar.TarIndex` has it, and `no_text`: JSON without a caption."""
@@ -145,7 +145,7 @@ class Seen:
     """Of the first damaged shard."""
 
     def __iadd__(self, other: "Seen") -> "Seen":
-        """Add what was seen of another shard."""
+        """Add the counts of another shard."""
         self.left_out += other.left_out
         self.suffixes += other.suffixes
         self.keys, self.damage = self.keys or other.keys, self.damage or other.damage
@@ -183,7 +183,7 @@ def resolve(
     shards: Sequence[str], weights: Sequence[float], drop: Sequence[str], keep: Sequence[str], cache: Cache,
     *, keep_if: str = "", captions: CaptionFields | None = OWN, draws: Draws | None = None,
 ) -> list[ShardSource]:  # fmt: skip
-    """Return the sources that `--shards` names, every sample counted; ValueError if one has none.
+    """Return the sources that `--shards` names, every sample counted; ValueError if a source has none.
 
     captions: leave out samples without a caption in these fields, where that is to be looked up. keep_if: as
     `score_filter` reads it.
@@ -247,7 +247,7 @@ def _balance(source: ShardSource, draws: Draws) -> OnlineBalance:
 
 
 def _list(name: str) -> tuple[list[CountedShard], Dropped]:
-    """Return a source's shards, and what of a run's shards was dropped when it was extended.
+    """Return a source's shards, and the samples of a run's shards that were dropped when it was extended.
 
     Shards that are not counted by a manifest or sizes.json have -1 samples.
     """
@@ -321,7 +321,7 @@ def _count(
 def _captioned(
     opened: "OpenShard", places: NDArray[np.int32], seen: Seen, fields: CaptionFields
 ) -> NDArray[np.int32]:
-    """Return the places with a caption; what has none in its JSON, where it has no text, is counted."""
+    """Return the places with a caption; samples with neither a text nor a caption in JSON are counted."""
     without = []
     for place in places if fields.weights else places[~opened.has_text[places]]:
         row = opened.row(place)

@@ -50,7 +50,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def fill(tensor: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor's values into one that may be shared out."""
+    """Copy a whole tensor's values into a tensor that may be sharded."""
     if isinstance(tensor, DTensor):
         value = value.to(tensor.device)
         value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()

@@ -1,9 +1,9 @@
 """Squares of pictures on their way to the device, where they are resized in batches.
 
 The paper's crop of a stored picture is a square of it, resized: the square travels as it is stored, and the
-processes that decode are spared half of their work. The kernel is the same antialiased bicubic one, here in
-floating point, for a CPU's bytes in fixed point; another device's sums may be rounded another way. So pixels
-differ by a grey level here and there, and a run keeps to one way.
+processes that decode are spared half of their work. The kernel is the same antialiased bicubic kernel, here
+in floating point, for a CPU's bytes in fixed point; another device's sums may be rounded another way. So
+pixels differ by a grey level here and there, and a run keeps to one way.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def largest(size: int) -> int:
 
 
 class Collected:
-    """Collect squares one after the other, in memory that is filled once where all have one side."""
+    """Collect squares in sequence, in memory that is filled once where all have the same side."""
 
     def __init__(self, count: int) -> None:
         self.sides: list[int] = []
@@ -47,7 +47,7 @@ class Collected:
 
 
 def resize(pixels: Tensor, sides: Tensor, size: int) -> Tensor:
-    """Return squares, one after the other in uint8 [bytes], as uint8 [P, N, N, 3] where they are."""
+    """Return squares, in sequence in uint8 [bytes], as uint8 [P, N, N, 3] on the same device."""
     found = sides.tolist()
     if len(set(found)) == 1:
         return _resized(pixels.view(-1, found[0], found[0], 3), size)

@@ -18,7 +18,7 @@ COLUMNS = 6  # offset and size of the image, of the text, of the JSON; size 0 wh
 
 
 class TarIndex(NamedTuple):
-    """Hold one row of COLUMNS int64 per sample with an image and a text, in order; and what was wrong."""
+    """Hold one row of COLUMNS int64 per sample with an image and a text, in order; and the faults."""
 
     rows: NDArray[np.int64]
     left_out: Counter[str]

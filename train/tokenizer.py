@@ -36,7 +36,7 @@ _CACHE_LIMIT = 1 << 20  # distinct words; above it the cache starts anew
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """Give each byte a printable character: itself where it is one, else the next free one from U+0100."""
+    """Give each byte a printable character: itself, or if that is unprintable the next free from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {byte: chr(byte) for byte in printable}
     rest = [byte for byte in range(256) if byte not in alphabet]
@@ -79,7 +79,7 @@ class Tokenizer:
     """Turn captions into ids, remembering every word seen."""
 
     file: Final = "bpe_vocab.txt.gz"
-    """What it is called beside a checkpoint's weights."""
+    """The name of its file beside a checkpoint's weights."""
 
     def __init__(self, merges: list[tuple[str, str]]) -> None:
         self.merges = merges

@@ -28,7 +28,7 @@ from train.run_page import Writer
 from train.training_run import Setup, TrainingResult, default_workers
 
 Evaluate = Callable[[], dict[str, float]]
-"""What computes the accuracies on the evaluation sets, by their names."""
+"""Computes the accuracies on the evaluation sets, by their names."""
 
 
 class Diverged(RuntimeError):  # noqa: N818
@@ -61,7 +61,7 @@ class Trainer(ABC, Generic[B]):
     """Hold a run in progress: model, optimiser, where it is, and how long it took."""
 
     unit: ClassVar[str] = "samples"
-    """What a step takes a batch of."""
+    """The unit of a batch."""
     sharded: bool = False
     """Whether the parameters are shared out over the processes."""
 
@@ -230,7 +230,7 @@ def take_steps(
     trainer: Trainer[B], batches: Iterator[B], writer: checkpoint.Writer, logger: MetricsLogger,
     stop: distributed.SharedStop, evaluate: Evaluate | None = None,
 ) -> tuple[float, dict[str, float]]:  # fmt: skip
-    """Take the remaining steps; return the last loss and what the last evaluation gave."""
+    """Take the remaining steps; return the last loss and the last evaluation's result."""
     steps, config = trainer.setup.steps, trainer.setup.config
     loss_value, accuracies = math.nan, dict[str, float]()
     began = window_began = time.monotonic()

@@ -1,4 +1,4 @@
-"""A training run, whatever is trained: what is known before its first step, and what it came to."""
+"""A training run, for any objective: the facts known before its first step, and its result."""
 
 import os
 from abc import ABC, abstractmethod
@@ -139,7 +139,7 @@ def refuse_changes(setup: Setup, *more: str) -> None:
 
 
 def default_workers(wanted: int | None, world: World) -> int:
-    """Return how many processes decode for this one: its share of the CPUs; one where it trains on them."""
+    """Return how many processes decode for this process: its share of the CPUs; 1 where it trains on them."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if wanted is not None:
         return wanted

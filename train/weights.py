@@ -57,7 +57,7 @@ class Weights(NamedTuple):
 def load(path: str, asked: Asked = "auto") -> Weights:
     """Return imported weights: a file, or a folder of open_clip's or Hugging Face's; ValueError for damage.
 
-    asked: the activation; auto is what the configuration beside them says, else OpenAI's quick-gelu.
+    asked: the activation; auto is that of the configuration beside them, else OpenAI's quick-gelu.
     """
     if not storage.is_local(path):
         raise ValueError(f"{path}: weights to import must lie on this machine: copy them here first")
@@ -295,10 +295,10 @@ def refuse_others(path: str, architecture: Architecture) -> None:
 
 
 def configured(folder: Path, architecture: Architecture) -> Activation | None:
-    """Return the activation that a configuration beside weights asks for, None without one.
+    """Return the activation that a configuration beside weights asks for, None if it is missing.
 
     open_clip's own models mostly have the exact GELU: the wrong one costs points and looks like a poor model.
-    ValueError for what openwit's CLIP has not, rather than numbers of another model.
+    ValueError for a feature that openwit's CLIP lacks, rather than numbers of another model.
     """
     given = _json(folder / "open_clip_config.json")
     if isinstance(model := given.get("model_cfg"), dict):
@@ -324,7 +324,7 @@ _NONE: Final = (None, False, 0, 0.0, "")  # an option that is off
 
 
 def _open_clip_wanted(a: Architecture) -> dict[str, Any]:
-    """Return by key what open_clip's configuration may say of our model; others there must be off."""
+    """Return by key the values of open_clip's configuration that fit our model; others there must be off."""
     layers = list(a.vision_layers) if isinstance(a.vision_layers, tuple) else a.vision_layers
     return {
         **({"model_cfg.init_logit_bias": ...} if a.logit_bias else {}),
@@ -351,7 +351,7 @@ def _open_clip_wanted(a: Architecture) -> dict[str, Any]:
 
 
 def _hf_wanted(a: Architecture) -> dict[str, Any]:
-    """Return by key what Hugging Face's configuration must say of our model where it says anything."""
+    """Return by key the values that Hugging Face's configuration must have, if any, to fit our model."""
     wanted: dict[str, Any] = {"model_type": ["clip"], "projection_dim": [a.embed_dim]}
     for tower, width, layers, heads in (
         ("text_config", a.text_width, a.text_layers, a.text_heads),

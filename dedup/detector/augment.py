@@ -29,7 +29,7 @@ class Strength:
     area: float
     """Least share of the area that a crop keeps."""
     stretch: float
-    """Most that one side of a crop is cut more than the other, a factor."""
+    """Largest factor between the shares of width and of height that a crop keeps."""
     degrees: float
     """Most rotation either way."""
     hue: float

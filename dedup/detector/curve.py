@@ -12,7 +12,7 @@ from pipeline.formats import short
 
 
 class _Logged(NamedTuple):
-    """What a line of metrics.jsonl says."""
+    """The values in a line of metrics.jsonl."""
 
     samples: int
     loss: float

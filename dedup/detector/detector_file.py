@@ -52,7 +52,7 @@ def of_any_kind(path: str) -> AnyDetector:
 
 
 def write(path: str, network: DetectorNetwork, normaliser: Normaliser, about: dict[str, Any]) -> None:
-    """Write a detector's file; `about`: what is to be said of its training."""
+    """Write a detector's file; `about`: notes on its training."""
     tensors = {f"network.{name}": value.contiguous().cpu() for name, value in network.state_dict().items()}
     tensors["mean"] = torch.from_numpy(normaliser.mean)
     tensors["background"] = torch.from_numpy(normaliser.background).half()

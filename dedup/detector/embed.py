@@ -1,7 +1,7 @@
 """`openwit detector embed`: descriptors of every shard and evaluation set as Parquet, then the neighbours.
 
 A shard's file is written whole when the shard is done, named by the shard's version and the detector: run
-again, the command describes what is new. Worker processes decode; the network runs in this one.
+again, the command describes new shards. Worker processes decode; the network runs in the main process.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ def _as_is(piece: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedPlan:
-    """What is to be described."""
+    """The shards and sets to describe."""
 
     training: TrainingSet
     shards: list[Task]
@@ -153,7 +153,7 @@ class EmbedPlan:
 
 
 def plan(config: DetectorEmbedConfig, detector: AnyDetector) -> EmbedPlan:
-    """Return the files to write; they are named by what they are made from."""
+    """Return the files to write; they are named by their inputs."""
     training = training_set.find(config.run)
     shards = []
     for shard in training.shards:

@@ -12,9 +12,9 @@ it, is described by NAME.toml:
 A file from elsewhere is not trusted. No pickle is read: ONNX is a graph, and a TorchScript archive keeps its
 constants in a form that torch reads without Python. But a TorchScript file is a program: it can call every
 operator of torch, among them those that read, map and write files, as soon as it is loaded; either kind can
-loop, crash or take all memory. So it runs in a child process that opens no file and no socket once it has
-the model, has bounded memory and is killed when it is slow (`pipeline.images.child`). What it answers is
-checked like any other input.
+loop, crash or take all memory. So it runs in a child process that opens no file and no socket once it has the
+model, has bounded memory and is killed when it is slow (`pipeline.images.child`). Its answers are checked
+like any other input.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ _CAUSES: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """What the TOML beside an encoder says."""
+    """The contents of the TOML beside an encoder."""
 
     side: int
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -112,7 +112,7 @@ def _toml(path: str) -> str:
 
 
 class EncoderDetector:
-    """An encoder in a child process: what `LearnedDetector` is, without a training mean or a background."""
+    """An encoder in a child process: a `LearnedDetector` without a training mean or a background."""
 
     def __init__(self, path: str) -> None:
         """Start the child and load the model; ValueError, in one line, if that fails."""
@@ -142,7 +142,7 @@ class EncoderDetector:
         return np.asarray(vectors / np.maximum(length, 1e-6), np.float32)
 
     def biases(self, vectors: F32) -> F32:
-        """Return zeros, [n, dims] to [n]: nothing is known of what its training images have in common."""
+        """Return zeros, [n, dims] to [n]: the common part of its training images is not known."""
         return np.zeros(len(vectors), np.float32)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What both kinds of encoder do in their child process: pictures in, vectors out, and no file opened."""
+"""The work of both kinds of encoder in their child process: pictures in, vectors out, and no file opened."""
 
 import resource
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class EncoderAnswer(NamedTuple):
-    """What the child answers; fields only."""
+    """The child's answer; fields only."""
 
     vectors: bytes = b""
     """float32 [n, dims], little-endian."""

@@ -1,8 +1,8 @@
 """Bring the learned detector into the overlap analysis: describe the index, set thresholds, find candidates.
 
-Beside the index of hashes lie the detector's descriptors of all views of every example, and one threshold
-for each set. What the detector finds above it is verified like what the hashes find, without the first gate:
-that compares aligned thumbnails, which the deep crops that only the detector finds are not.
+Beside the index of hashes lie the detector's descriptors of all views of every example, and one threshold for
+each set. Pairs that the detector finds above it are verified like those of the hashes, without the first
+gate: that compares aligned thumbnails, and deep crops, which only the detector finds, are not aligned.
 """
 
 import copy
@@ -73,7 +73,7 @@ def plan(index: str) -> Work:
 
 @dataclass(frozen=True)
 class LearnedState:
-    """What a worker process keeps."""
+    """The state of a worker process."""
 
     index: Index
     detector: AnyDetector
@@ -155,10 +155,10 @@ def _mapped(path: str) -> npt.NDArray[Any]:
 
 
 class LearnedSearch:
-    """Find what a detector takes for copies; one a process."""
+    """Find pairs that a detector takes for copies; one per process."""
 
     def __init__(self, learned: str, settled: str, detector: str, index: Index, floor: float) -> None:
-        """Map what the detector made of the index.
+        """Map the detector's vectors of the index.
 
         learned, settled: folders of that and of its thresholds. floor: where the scale of the hashes begins.
         """
@@ -189,14 +189,14 @@ class LearnedSampleWorker:
     index: str
     """Folder of the index."""
     learned: str
-    """Folder of what the detector made of it."""
+    """Folder of the detector's vectors of the index."""
     detector: str
     """Its file."""
     is_run: bool
     min_quality: int
 
     def open(self) -> LearnedState:
-        """Map what is compared, once a process."""
+        """Map the vectors to compare, once per process."""
         index = Index(joined(self.index))
         return LearnedState(index, _loaded(self.detector), _learned(self.learned), Pictures())
 

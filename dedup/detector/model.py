@@ -147,7 +147,7 @@ def _standardising(network: nn.Module) -> Iterator[None]:
 
 
 class OnPairs(nn.Module):
-    """Embed two views of the same images: what the training loop calls."""
+    """Embed two views of the same images: the training loop calls this."""
 
     def __init__(self, network: DetectorNetwork) -> None:
         super().__init__()

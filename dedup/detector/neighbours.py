@@ -2,7 +2,8 @@
 
 The evaluation side is held, the training side passes by once in blocks of any number of rows, and the k most
 similar of each example are kept; memory does not grow with the training set. A tile of products is compared
-with what is kept, and only rows with something better are sorted: after the first blocks hardly any.
+with the neighbours so far, and only rows with a better neighbour are sorted: after the first blocks hardly
+any.
 
 Arithmetic for 400 million images, 600,000 examples of one view and 512 numbers on one H200: 2 x 4e8 x 6e5 x
 512 = 2.5e17 operations, 311 s at the 790 TFLOP/s that such a GPU measures in half precision; the products in
@@ -29,7 +30,7 @@ class Described(NamedTuple):
     vectors: npt.NDArray[np.float16] | F32
     """[n, d]: centred unit vectors."""
     biases: F32
-    """[n]: what is taken off their similarities."""
+    """[n]: the amounts subtracted from their similarities."""
 
 
 class Neighbours(NamedTuple):

@@ -1,8 +1,9 @@
 """Centre descriptors, and take off how near an image is to everything.
 
 Descriptors of photographs share a direction, and some photographs (a plain sky) are near to many. Subtracting
-the training set's mean descriptor, and from each similarity what both images have with a background sample,
-makes one threshold fit more pairs (score normalisation: Pizzi et al. 2022, arXiv 2202.10261, section 4.3).
+the training set's mean descriptor, and from each similarity the similarity of both images to a background
+sample, makes one threshold fit more pairs (score normalisation: Pizzi et al. 2022, arXiv 2202.10261, section
+4.3).
 """
 
 from dataclasses import dataclass

@@ -96,7 +96,7 @@ class DetectorEmbedConfig:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that decode."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: the GPU if there is one."""
+    """auto: the GPU if there is any."""
     check: bool = False
     """Match the inputs, print the plan and the effective configuration, and write nothing."""
 

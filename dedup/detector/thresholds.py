@@ -23,10 +23,9 @@ def threshold(
 
     `unrelated`: the highest similarities, float32 [m] in any order, among `pairs` pairs that do not match;
     `images`: of the whole training set. Expected false pairs there are at most (1 - precision) x examples.
-    Beyond what the sample can show, an exponential tail is assumed, whose rate is the mean excess of the
-    highest similarities over the next one (Hill's estimator for the exponential domain; Embrechts et al.
-    1997, section 6.4).
-    ValueError for a precision that is not between 0 and 1.
+    Beyond the sample an exponential tail is assumed, whose rate is the mean excess of the highest
+    similarities over the next highest (Hill's estimator for the exponential domain; Embrechts et al. 1997,
+    section 6.4). ValueError for a precision that is not between 0 and 1.
     """
     if not 0 < precision < 1:
         raise ValueError(f"a precision lies between 0 and 1, not at {precision}")
@@ -48,7 +47,7 @@ def on_scale(
 ) -> npt.NDArray[np.float32]:
     """Return similarities of the detector on the scale of the hashes: its threshold at `floor`, 1 at 1.
 
-    similarity: float32 [n]; threshold: that of each one's set, float32 [n]. So one slider and one file of
+    similarity: float32 [n]; threshold: that of each image's set, float32 [n]. So one slider and one file of
     thresholds serve both.
     """
     share = (similarity - threshold) / np.maximum(1 - threshold, 1e-6)

@@ -103,7 +103,7 @@ class DetectorTrainer(Trainer[PairBatch]):
 
 
 def proxy_accuracy(first: Tensor, second: Tensor) -> float:
-    """Return how often each of B images' first view is nearest to its own second one, and the reverse.
+    """Return how often each of B images' first view is nearest to its own second view, and the reverse.
 
     first, second: vectors [B, d], row i of both of image i.
     """
@@ -143,7 +143,7 @@ def thumbnails(setup: DetectorSetup, count: int) -> augment.Pixels:
 
 
 def fit(config: DetectorTrainConfig) -> TrainingResult:
-    """Train as configured and write the detector; ValueError if the options cannot be meant."""
+    """Train as configured and write the detector; ValueError if the options contradict each other."""
     return distributed.joined(config.device, lambda world: _fit(config, world))
 
 

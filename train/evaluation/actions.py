@@ -1,8 +1,9 @@
 """RareAct (Miech et al. 2020; appendix E.3, table 15): mWAP and mSAP, there called mWSAP, as published.
 
-A row of rareact.csv is a clip and an action, a verb and a noun, with what a person says of it: 1 is positive,
-2 to 4 hard negatives, 0 negative. A positive clip is a hard negative of every action that shares its verb or
-its noun, and a negative of all others. Clips of one video count together: mWAP weights them, mSAP draws one.
+A row of rareact.csv is a clip and an action, a verb and a noun, with a person's label: 1 is positive, 2 to 4
+hard negatives, 0 negative. A positive clip is a hard negative of every action that shares its verb or its
+noun, and a negative of all others. Clips of the same video count together: mWAP weights them, mSAP draws one
+of them.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """The paper's figures of averages over sets, and of one encoder against another: 4 to 6 and 10 to 12.
 
-Models are compared over the sets that all of them were measured on. Another encoder is one whose features
-were given (`--features`), a ResNet-50's for instance; its compute comes from `--gflops`.
+Models are compared over the sets that all of them were measured on. Another encoder is given by its features
+(`--features`), a ResNet-50's for instance; its compute comes from `--gflops`.
 """
 
 import math

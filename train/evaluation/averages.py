@@ -24,8 +24,8 @@ class Average(NamedTuple):
     interval: Interval
     sets: int
     accuracy: float
-    """Mean of what CLIP_benchmark measures: accuracy, or mAP where examples have several classes. NaN for
-    tasks without it."""
+    """Mean of CLIP_benchmark's measure: accuracy, or mAP where examples have several classes. NaN for tasks
+    without it."""
 
 
 def mean(values: Sequence[float], drawn: Sequence[Replicates], confidence: float) -> tuple[float, Interval]:
@@ -41,7 +41,7 @@ def _averaged(drawn: Sequence[Replicates]) -> Replicates:
 
 
 def with_splits(found: Sequence[Result], confidence: float) -> list[Result]:
-    """Return the results and, where a set was given in several splits, a further one: the mean over them.
+    """Return the results and, where a set was given in several splits, also the mean over them.
 
     The splits of one set are named as ucf101-split1, ucf101-split2; their results say whose they are.
     """

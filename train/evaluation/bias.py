@@ -1,7 +1,7 @@
 """The bias probe (section 7.1): error rates by group, and which classes a model assigns to whom.
 
-The paper's point is that the list of classes is a decision: adding one ("child") moved what was assigned to
-people under 20. So the rates are given for a user's list, and again with classes added.
+The paper's point is that the list of classes is a decision: adding a class ("child") moved the labels
+assigned to people under 20. So the rates are given for a user's list, and again with classes added.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def label_rates(
     """Return for each label its share of each group's images, and how much it differs: chi-squared, p.
 
     An image has all labels whose probability [n, C] is above the threshold. Sorted by chi-squared, largest
-    first; labels of no image, or of every one, are left out.
+    first; labels of no image, or of every image, are left out.
     """
     order = sorted(set(groups))
     members = np.array([np.array(groups) == group for group in order])

@@ -62,7 +62,7 @@ def clustered(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], 
 
 
 def of_mean(values: Sequence[float], confidence: float) -> Interval:
-    """Return Student's t interval of the mean of independent draws; unknown for a single one."""
+    """Return Student's t interval of the mean of independent draws; unknown for a single draw."""
     if len(values) < 2:
         return Interval(float("nan"), float("nan"))
     mean, error = float(np.mean(values)), float(stats.sem(values))

@@ -32,7 +32,7 @@ SPLITS: Final = (("train", 150), ("valid", 50), ("test", 100))
 
 
 class Built(NamedTuple):
-    """What was made; fields only."""
+    """The sets that were built; fields only."""
 
     written: int
     rejected: list[tuple[str, str]]

@@ -246,7 +246,7 @@ def _colour(series: int) -> str:
 
 
 def _finite(ends: tuple[float | None, float | None], middle: float) -> Span:
-    """Return the ends of an interval, or what is in its middle for an end that is not known."""
+    """Return the ends of an interval, with its middle for an end that is not known."""
     low, high = (middle if end is None or not math.isfinite(end) else end for end in ends)
     return low, high
 

@@ -1,4 +1,4 @@
-"""Classes of a set: its labels in order, and what they are called in prompts."""
+"""Classes of a set: its labels in order, and their names in prompts."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ class Classes(NamedTuple):
     names: list[str]
     """As in reports, and in prompts."""
     further: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - of a NamedTuple, never changed
-    """By label what else prompts call a class: their embeddings are averaged with the others."""
+    """Further names of a class, by label: their embeddings are averaged with the others."""
 
     @property
     def spellings(self) -> list[tuple[str, ...]]:
@@ -110,7 +110,7 @@ def of(
 
     ValueError for a file that names not all of them.
 
-    numbered: what the labels 0, 1, ... are called, where the set says so; used where its labels are numbers.
+    numbered: the names of the labels 0, 1, ..., where the set gives them; used where its labels are numbers.
     Where nothing names them, the labels are the names.
     """
     found = {part for label in labels for part in split(label, several=several)}
@@ -152,9 +152,9 @@ def are_codes(labels: Iterable[str]) -> bool:
 
 
 def warning_of_codes(name: str, known: Classes, prompt: str) -> str:
-    """Return a line that says that prompts hold what says nothing, "" where they do not.
+    """Return a warning if the class names in prompts are meaningless, "" otherwise.
 
-    prompt: one that holds {}.
+    prompt: a text that holds {}.
     """
     if not are_codes(known.names) or prompts.are_digits(name):  # where digits are shown, they are the names
         return ""

@@ -1,4 +1,4 @@
-"""Which classes a model tells apart: accuracy by class, what each is taken for, the matrix of few classes."""
+"""The classes that a model tells apart: accuracy by class, its confusions, the matrix of few classes."""
 
 from typing import Any, Final
 

@@ -29,13 +29,13 @@ _SEVERAL = (
 
 
 class EncodingWatch(Protocol):
-    """Show the progress of one step; what it yields is called with how much is done."""
+    """Show the progress of one step; it yields a function to call with the amount done."""
 
     def __call__(self, label: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
 class EncodedModel:
-    """Hold an encoder, the run's options, and what was encoded so far."""
+    """Hold an encoder, the run's options, and the features so far."""
 
     def __init__(
         self, encoder: Encoder, config: EvalConfig, watch: EncodingWatch, decoders: Sequence[PixelDecoder]
@@ -53,7 +53,7 @@ class EncodedModel:
         return self.encoder.name
 
     def path(self, name: str, split: Split = "test") -> str:
-        """Return where a set's split is; ValueError where a probe would be scored on what fitted it."""
+        """Return where a set's split is; ValueError if a probe would be scored on its training examples."""
         if split == "test":
             return self._paths[name]
         path = self.config.split(split, name)
@@ -109,7 +109,7 @@ class EncodedModel:
         return bool(set(self.config.task) - {"retrieval"}) and not self.several(name)
 
     def _examples(self, name: str, path: str, limit: int) -> Iterator[Example]:
-        """Yield a set's examples; ValueError at the first with several classes where one is needed."""
+        """Yield a set's examples; ValueError at the first with several classes where one class is needed."""
         for example in sets.examples(path, limit):
             if example.several_classes and self._one_class(name):
                 raise ValueError(_SEVERAL.format(name=name, id=example.example_id))

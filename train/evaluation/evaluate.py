@@ -1,4 +1,4 @@
-"""The evaluation: every checkpoint through every task; what is computed once serves all of them."""
+"""The evaluation: every checkpoint through every task; results that several tasks need are computed once."""
 
 from dataclasses import dataclass, field
 
@@ -34,7 +34,7 @@ class Evaluation:
     paths: dict[str, str] = field(default_factory=dict)
     """Of the models, by name."""
     gflops: dict[str, float] = field(default_factory=dict)
-    """Of one image's forward pass, by model; of foreign encoders what --gflops says."""
+    """Of one image's forward pass, by model; of foreign encoders the value of --gflops."""
     fittings: list[Fitting] = field(default_factory=list)
 
     def zero_shot(self, model: str, dataset: str) -> Result | None:
@@ -44,7 +44,7 @@ class Evaluation:
 
 
 def run(config: EvalConfig, watch: EncodingWatch) -> Evaluation:
-    """Evaluate, and write results.json, report.html, and what else was asked for.
+    """Evaluate, and write results.json, report.html, and the other files asked for.
 
     ValueError for two models of one name.
     """

@@ -1,4 +1,4 @@
-"""Encode evaluation sets, and keep what was encoded: every task but the text side starts from here.
+"""Encode evaluation sets, and keep the features: every task but the text side starts from here.
 
 The file is Parquet with `example_id, label, several_classes, group, captions, features, embedding`; other
 encoders' features come in through the same columns, of which only `features` and `label` are needed.
@@ -118,7 +118,7 @@ def _encode(encoder: Encoder, pixels: list[Pixels]) -> tuple[Floats, Floats]:
 
 
 def write(path: str, features: Features, key: str) -> None:
-    """Publish features under the key of what they were made from."""
+    """Publish features under the key of their inputs."""
     table = pa.table(
         {
             "example_id": features.example_ids,

@@ -13,8 +13,8 @@ Bools = npt.NDArray[np.bool_]
 def draw(members: Bools, most: int, seed: int, number: int) -> list[npt.NDArray[np.int64]]:
     """Return for each class the rows of draw `number`, int64 [up to most], in the order they are taken.
 
-    members: bool [n, classes], which classes each example has. k shots are the first k of each class: a
-    draw's larger samples hold its smaller ones.
+    members: bool [n, classes], which classes each example has. k shots are the first k of each class: the
+    larger samples of a draw hold its smaller samples.
     """
     random = np.random.default_rng([seed, number])
     return [random.permutation(np.flatnonzero(column))[:most] for column in members.T]

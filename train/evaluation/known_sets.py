@@ -1,4 +1,4 @@
-"""What is known of an evaluation set by its name: its main metric, splits, prompts and class names.
+"""The facts known of an evaluation set by its name: its main metric, splits, prompts and class names.
 
 The 27 sets of the paper with their metrics and splits (arXiv:2103.00020, table 9), and the sets that share
 ImageNet's prompts. The published prompts and class names are read from an installed clip-benchmark, which
@@ -28,11 +28,11 @@ class KnownSet(NamedTuple):
 
     title: str
     names: str
-    """What people call it, in lower-case letters and digits, separated by spaces."""
+    """Its usual names, in lower-case letters and digits, separated by spaces."""
     sizes: tuple[int, int] = (0, 0)
     """How many images the paper fits a probe on and scores (table 9); zeros where it has no such set."""
     split: str = ""
-    """What those are, where "train" and "test" do not say it."""
+    """The names of those splits, where they are not "train" and "test"."""
     benchmark: str = ""
     """Its key in clip-benchmark's files; empty where they do not have it."""
     metric: str = "acc1"
@@ -94,7 +94,7 @@ _NUMBERED: Final = re.compile(r"(.+?)[-_.](?:split|fold)[-_.]?[0-9]{1,2}$", re.I
 
 
 class Published(NamedTuple):
-    """What clip-benchmark ships of a set; fields only."""
+    """The files on a set that clip-benchmark ships; fields only."""
 
     prompts: tuple[str, ...]
     """With {} for the class."""
@@ -108,7 +108,7 @@ def plain(name: str) -> str:
 
 
 def whole(name: str) -> str:
-    """Return the set that one of several splits is of: "ucf101" of "ucf101-split2"; "" for any other name."""
+    """Return the set that a split belongs to: "ucf101" for "ucf101-split2"; "" for any other name."""
     found = _NUMBERED.match(name)
     return found[1] if found else ""
 

@@ -19,7 +19,7 @@ _QUALITY = 95
 def middle_frame(path: str) -> bytes:
     """Return frame n // 2 of n as JPEG, empty where none can be decoded.
 
-    Frames are counted by decoding: what a header says may be wrong.
+    Frames are counted by decoding: the number in a header may be wrong.
     """
     count = 0
     counted = cv2.VideoCapture(path)

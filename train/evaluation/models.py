@@ -20,7 +20,7 @@ from train.tokenizer import installed_vocabulary
 
 
 class ModelSource(NamedTuple):
-    """Where a model is, and what it is called; fields only."""
+    """The place of a model and its name; fields only."""
 
     name: str
     path: str
@@ -132,7 +132,7 @@ def ready(
 def read(path: str, activation: weights.Asked = "auto", vocab: str = "") -> tuple[CLIP, AnyTokenizer]:
     """Return the model and the vocabulary of a training run, a checkpoint in it, or imported weights.
 
-    activation, vocab: of imported weights; by default as what lies beside them says. ValueError for anything
+    activation, vocab: of imported weights; by default those of the files beside them. ValueError for anything
     that is none.
     """
     if checkpoint.is_own(path):

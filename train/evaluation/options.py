@@ -108,7 +108,7 @@ class EvalConfig:
     draws: int = 5
     """Random draws of the few-shot examples; which were drawn is in few_shot_draws.json."""
     shifted: Several = ()
-    """Set of --data that robustness measures as a shifted copy of the first one, the source. May be given
+    """Set of --data that robustness measures as a shifted copy of the first set, the source. May be given
     several times; by default every set but the first."""
     class_map: Several = ()
     """FILE for all shifted sets or NAME=FILE, where a set's classes are some of the source's, or unite them:
@@ -119,7 +119,7 @@ class EvalConfig:
     by anchor, example ids, for PM-0 and PM-10."""
     options: Several = ()
     """NAME=FILE: JSON of example ids and lists of names, each image's own classes to choose among (IIIT5K's
-    lexicons): a zero-shot result beside the one with the set's classes."""
+    lexicons): a zero-shot result beside that with the set's classes."""
     actions: Several = ()
     """NAME=rareact.csv, for a set whose images are named by its ids, such as 14.jpg: mWAP and mSAP."""
     baseline: str = ""
@@ -152,7 +152,7 @@ class EvalConfig:
     activation: Literal["auto", "quick-gelu", "gelu"] = "auto"
     """Activation of imported weights; auto: as their configuration says, else OpenAI's quick-gelu."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: the GPU if there is one."""
+    """auto: the GPU if there is any."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast, faster on a GPU, accuracies differ by a tenth of a point or so."""
     batch_size: int = 256
@@ -257,7 +257,7 @@ class EvalConfig:
         return dict(named(getattr(self, option), option)).get(name, "")
 
     def for_set(self, option: OfSet, name: str) -> str:
-        """Return a set's own value of an option, else the one for all sets, else ""."""
+        """Return a set's own value of an option, else that for all sets, else ""."""
         values = [value.partition("=") for value in getattr(self, option)]
         own = [rest for key, equals, rest in values if equals and key == name]
         common = [key for key, equals, _ in values if not equals]

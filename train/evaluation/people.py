@@ -13,7 +13,7 @@ from train.evaluation import bootstrap
 
 
 class Answer(NamedTuple):
-    """What a person says of an example; fields only."""
+    """A person's answer to an example; fields only."""
 
     example_id: str
     person: str
@@ -60,7 +60,7 @@ def score(
     """Return table 2's four accuracies with their intervals, over the examples that have a label.
 
     accuracy: of all answers, where "I don't know" is wrong; on guesses: of the others alone. majority: of the
-    answer that most people give, "I don't know" being one; on guesses: the most frequent of the others, of
+    answer that most people give, which may be "I don't know"; on guesses: the most frequent of the others, of
     examples where somebody guesses. Of k equally frequent answers each counts 1/k. Intervals draw examples.
     """
     by_example = _by_example(answers, labels)

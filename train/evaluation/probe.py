@@ -45,7 +45,7 @@ class Probe(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What a sweep found; fields only."""
+    """The result of a sweep; fields only."""
 
     c: float
     tried: dict[float, float]

@@ -99,10 +99,10 @@ class Fitting:
 
     @cached_property
     def shots(self) -> dict[int, float]:
-        """Return by number of shots how many images a class has on average of those it can have.
+        """Return, by number of shots, the mean number of images of a class among those that it can have.
 
-        Left out, with a warning, are numbers that no class has: they would repeat smaller ones. ValueError if
-        none is left.
+        Left out, with a warning, are numbers that no class has: they would repeat smaller numbers. ValueError
+        if none is left.
         """
         sizes = self.members.sum(axis=0)
         sizes = sizes[sizes > 0]
@@ -184,8 +184,8 @@ class Fitting:
 def validation_rows(labels: list[list[str]], example_ids: list[str], seed: int) -> npt.NDArray[np.bool_]:
     """Return bool [n]: a fifth of each class, those of smallest hash, but never a class's only example.
 
-    labels: the classes of each example. One of several is held only while each of them may lose
-    one more. ValueError if every class has only one.
+    labels: the classes of each example. One of several is held only while each of them may lose one more.
+    ValueError if every class has a single example.
     """
     order = sorted(
         range(len(labels)),

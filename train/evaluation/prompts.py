@@ -1,9 +1,9 @@
-"""Prompts: what a class name stands in before it is embedded (arXiv:2103.00020, section 3.1.4).
+"""Prompts: the texts around a class name when it is embedded (arXiv:2103.00020, section 3.1.4).
 
-The paper's findings behind the lists: "a photo of a {}." beats the bare name; saying what kind of thing a set
-is about helps ("a type of pet"), quotes around text to be read, "a satellite photo of" for aerial images; and
-an ensemble over many contexts beats any one of them. `train.evaluation.known_sets` has the published prompts;
-the sentences here are openwit's own selection.
+The paper's findings behind the lists: "a photo of a {}." beats the bare name; naming the kind of a set's
+things helps ("a type of pet"), quotes around text to be read, "a satellite photo of" for aerial images; and
+an ensemble over many contexts beats any single context. `train.evaluation.known_sets` has the published
+prompts; the sentences here are openwit's own selection.
 """
 
 from pathlib import PurePosixPath
@@ -102,7 +102,7 @@ def for_set(name: str, language: str = "en") -> Prompts:
 
 
 def are_digits(name: str) -> bool:
-    """Return whether digits are what the pictures of a set of this name show."""
+    """Return whether the pictures of a set of this name show digits."""
     known = known_sets.find(name)
     return known is not None and known.title in ("MNIST", "SVHN")
 

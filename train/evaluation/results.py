@@ -1,4 +1,4 @@
-"""What an evaluation leaves: results.json in CLIP_benchmark's shape, and predictions by example."""
+"""The files of an evaluation: results.json in CLIP_benchmark's shape, and predictions by example."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class Result:
     main: str = "acc1"
     """The metric that tables show."""
     detail: dict[str, Any] = field(default_factory=dict)
-    """What figures are drawn from, in results.json as well."""
+    """The data of figures, in results.json as well."""
     replicates: Replicates | None = None
     """Of the main metric, to be averaged over sets."""
     examples: str = ""

@@ -1,4 +1,4 @@
-"""Retrieval in both directions, with several captions an image: recall at k (section 3.1, appendix table 13).
+"""Retrieval in both directions, several captions per image: recall at k (section 3.1, table 13).
 
 An image is found if any of its captions is among the k most similar texts; a caption, if its image is among
 the k most similar images. Similarities are computed in chunks: memory grows with chunk x N, never N x N.

@@ -1,8 +1,8 @@
-"""Robustness to natural shifts (section 3.3): what survives of a source's accuracy on a shifted set.
+"""Robustness to natural shifts (section 3.3): the part of a source's accuracy that remains on a shifted set.
 
 Relative robustness is the accuracy on the shifted set minus that of a reference, here the same model's probe
-fitted on the source. Effective robustness is what lies above the accuracy that the source predicts, by a
-line through reference models in logit space (Taori et al. 2020, arXiv:2007.00644).
+fitted on the source. Effective robustness is the part above the accuracy that the source predicts, by a line
+through reference models in logit space (Taori et al. 2020, arXiv:2007.00644).
 """
 
 import csv

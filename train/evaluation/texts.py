@@ -32,7 +32,7 @@ def class_embeddings(
 ) -> Tensor:  # fmt: skip
     """Return unit vectors [classes, E]: the mean over the prompts of each class's embeddings.
 
-    spellings: of each class what it is called, one name or several.
+    spellings: of each class its name, or several names.
     """
     texts = [fill(template, name) for names in spellings for name in names for template in templates]
     embeddings = encode_texts(model, tokenizer, texts, device)

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 Point = tuple[float, float]
 
 MOST: Final = 4
-"""Other runs that are drawn beside one."""
+"""Other runs that are drawn beside a run."""
 _WIDTH, _HEIGHT, _LEFT = 480, 240, 56
 _FEW: Final = 20  # points of a curve that are drawn as dots, too
 _LEAST: Final = 10.0  # seconds between two writings
@@ -206,7 +206,7 @@ class Writer:
         self, out: str, steps: int, *, compare: Sequence[str], shards: Sequence[str],
         chance: Mapping[str, float],
     ) -> None:  # fmt: skip
-        """ValueError where `compare` names what is no training run; shards: what is trained on."""
+        """ValueError where `compare` names a folder that is no training run; shards: the training data."""
         if len(compare) > MOST:
             raise ValueError(f"--compare: at most {MOST} runs are drawn beside one, not {len(compare)}")
         self._out, self._steps, self._next = out.rstrip("/"), steps, 0.0
