@@ -1,4 +1,4 @@
-"""Run the benchmarks that need no input of yours, one after the other: `make bench`.
+"""Run the benchmarks that need no input of yours, in turn: `make bench`.
 
 The others take real inputs or much time: queries_wikitext, queries_scale, queries_match, overlap_recall,
 overlap_search, overlap_text, detector_recall, detector_planted, detector_gpu, train_cifar, eval_cifar,

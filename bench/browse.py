@@ -1,13 +1,13 @@
-"""`openwit browse` at several sizes: what its index costs, and how long its pages take.
+"""`openwit browse` at several sizes: the cost of its index, and the time of its pages.
 
     python -m bench.browse --rows 1000000 10000000
     python -m bench.browse --rows 1000000 --peers     # duckdb and tantivy beside SQLite's FTS5, if installed
     python -m bench.browse --rows --datasets 100000    # the datasets library beside
     python -m bench.browse --rows --vectors 100000 --graph    # search by meaning, usearch beside if installed
 
-Rows are of the shape of a crawl's: ten Zipf-distributed words a caption, seven queries, sites with a heavy
+Rows are of the shape of a crawl's: ten Zipf-distributed words per caption, seven queries, sites with a heavy
 tail; the pictures are those of one small tar. Pages are asked for over HTTP, of a process of its own (the
-system's cache is warm): the median and the slowest of twenty each, and what that process read and held.
+system's cache is warm): the median and the slowest of twenty each, and that process's reads and memory.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def rows(count: int, found: Sequence[tuple[str, Place]], seed: int = 0) -> Itera
 
 
 def make_index(path: Path, count: int, shard: Path) -> None:
-    """Write an index of so many samples, by the code that indexes runs."""
+    """Write an index of `count` samples, by the code that indexes runs."""
     with shard.open("rb") as file:
         found = list(places(file))
     index = Index(path)
@@ -141,12 +141,12 @@ def ask(port: int, path: str) -> tuple[float, bytes]:
 
 
 def read_bytes(pid: int) -> int:
-    """Return what a process has read by system calls."""
+    """Return the bytes that a process has read by system calls."""
     return int(Path(f"/proc/{pid}/io").read_text().split("rchar: ")[1].split()[0])
 
 
 def show_pages(path: Path) -> None:
-    """Serve an index and print what its pages take."""
+    """Serve an index and print the times of its pages."""
     with socket.create_server(("127.0.0.1", 0)) as found_port:
         port = int(found_port.getsockname()[1])
     child = subprocess.Popen([sys.executable, "-c", SERVE, str(path), str(port)], stdout=subprocess.DEVNULL)
@@ -182,7 +182,7 @@ def show_pages(path: Path) -> None:
 
 
 def peers(count: int, shard: Path, folder: Path) -> None:
-    """Print what other engines of search cost on the same rows, where they are installed."""
+    """Print the cost of other search engines on the same rows, where they are installed."""
     with shard.open("rb") as file:
         found = list(places(file))
     try:
@@ -252,7 +252,7 @@ def peers(count: int, shard: Path, folder: Path) -> None:
 
 
 def show_datasets(count: int, folder: Path) -> None:
-    """Print what a WebDataset of so many samples takes until it can be searched: openwit, and `datasets`."""
+    """Print the time until a WebDataset of `count` samples can be searched: openwit, and `datasets`."""
     from datasets import Image, load_dataset
 
     rng, pictures = np.random.default_rng(0), [jpeg(scene(n, 64, 64)) for n in range(100)]
@@ -283,7 +283,7 @@ def show_datasets(count: int, folder: Path) -> None:
 
 
 def show_vectors(count: int, width: int, folder: Path, graph: bool) -> None:
-    """Print what the nearest of so many vectors cost: all compared, and by usearch's graph."""
+    """Print the cost of the nearest vectors among `count`: all compared, and by usearch's graph."""
     rng = np.random.default_rng(0)
     found = Vectors(folder / "index.sqlite", f"{count:016d}", width)
     with found.vectors.open("wb") as file, found.uids.open("wb") as names:

@@ -3,7 +3,7 @@
     python -m bench.candidates_rows --rows 100000 1000000 10000000 --out docs/scaling/candidates.json
     python -m bench.candidates_rows --texts list.parquet --queries queries.json    # real ones, all different
 
-URL lists in Parquet, a million rows a file, captions of ten Zipf-distributed words against 500,000 queries;
+URL lists in Parquet, a million rows per file, captions of ten Zipf-distributed words against 500,000 queries;
 two worker processes. Cleaning, filters, matching and, but for --lang any, language as in every crawl; the
 peak is that of all processes together.
 
@@ -51,7 +51,7 @@ def write_lists(folder: Path, rows: int) -> None:
 
 
 def judge_texts(texts: Path, queries: Path) -> None:
-    """Print what a row of a list costs, by `--lang en` and any."""
+    """Print the cost of a list's row, by `--lang en` and any."""
     wanted = json.loads(queries.read_text())
     with tempfile.TemporaryDirectory() as folder:
         querylist.save(f"{folder}/queries.parquet", wanted)

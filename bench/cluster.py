@@ -86,8 +86,8 @@ def started(
 ) -> Iterator[tuple[tuple[str, ...], standalone.Standalone | None]]:
     """Start a worker pool, and a cluster of several processes if asked to; yield the flags that use them.
 
-    Their files go into `folder`; `file` is what the runner needs, found by `file_of` unless given; `start`
-    the arguments of another pool than the tests' own.
+    Their files go into `folder`; `file` is a file that the runner needs, found by `file_of` unless given;
+    `start` the arguments of another pool than the tests' own.
     """
     flags = [flag.format(file=file or file_of(name)) for flag in KINDS[name].flags]
     with contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ def started(
 
 
 def compare(name: str, flags: Sequence[str], root: Path, web: Web) -> dict[str, object]:
-    """Run every job on a runner and, where that has not been done, locally; return what came of it."""
+    """Run every job on a runner and, where that has not been done, locally; return the results."""
     differing, seconds = list[str](), dict[str, float]()
     for job in COMMANDS:
         if not (root / "local" / f"{job}.done").exists():
@@ -115,7 +115,7 @@ def compare(name: str, flags: Sequence[str], root: Path, web: Web) -> dict[str, 
 
 
 def main() -> int:
-    """Run what is here; return 1 if a file differs."""
+    """Run the jobs on the runners that are here; return 1 if a file differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -45,7 +45,7 @@ class Cramped(pool.Forking):
     started = 0
 
     def target(self) -> Callable[[str, str], None]:
-        """Return what the next worker does."""
+        """Return the next worker's task."""
         self.started += 1
         return functools.partial(cramped, self.folder) if self.started % 2 else pool.work
 

@@ -1,4 +1,4 @@
-"""Kill parts of a cluster at random while jobs run on it, and see that what they end in is the same.
+"""Kill parts of a cluster at random while jobs run on it, and compare the results with undisturbed jobs.
 
     python -m bench.cluster_kills --runner flink [--kills 10] [--seed 0] [--job crawl --job retry ...]
 
@@ -7,7 +7,7 @@ Prism, or a cluster of Flink or Spark of several processes here (`bench.standalo
 worker processes of a pool; first undisturbed, then again and again: after a random time a victim, chosen at
 random, is killed with SIGKILL: a worker process, at once or when it has hung for a while (SIGSTOP), a task
 manager (Flink) or executor (Spark), the job server, or the launcher. A task manager is started again, as
-Kubernetes would; where the launcher or the job server was killed, what is left of the job is cancelled, as
+Kubernetes would; where the launcher or the job server was killed, the rest of the job is cancelled, as
 docs/running.md asks. The same command goes on until the job is done, when every shard, row and count must be
 that of the run on this machine. The server's log says how many images and pages were asked for again. Prints
 tables and one line of JSON; exit code 1 if anything ended otherwise.
@@ -44,7 +44,7 @@ _KILLS: Final = 2  # in one life: Flink and Spark give a task three more attempt
 
 @dataclass
 class Cluster:
-    """A runner whose parts are killed, and what came of it."""
+    """A runner whose parts are killed, and the results."""
 
     name: str
     flags: tuple[str, ...]
@@ -87,7 +87,7 @@ class Cluster:
         return False
 
     def victims(self, launcher: int) -> dict[str, list[int]]:
-        """Return the processes that can be killed now, by what they are."""
+        """Return the processes that can be killed now, by kind."""
         below = {pid: _command(pid) for pid in descendants(launcher)}
         servers = [pid for pid, command in below.items() if "job-port" in command or "job_port" in command]
         # Below the pool stands a process that imports everything once and forks the workers.
@@ -137,7 +137,7 @@ def asked(server: Server) -> int:
 
 
 def differing(job: kills.Job, code: int) -> list[str]:
-    """Return what a job has left otherwise than the undisturbed one."""
+    """Return the differences between a job's files and those of the undisturbed job."""
     found = job.found() if code == 0 else {}
     return [name for name, value in job.expected.items() if found.get(name) != value]
 

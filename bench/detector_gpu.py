@@ -2,10 +2,10 @@
 
     python -m bench.detector_gpu [--device cuda|cpu] [--out FILE]
 
-The floor is the same products alone, by torch.mm on the same tiles in the same run; what the search adds is
-comparing them and keeping the nearest. From both follow the hours of 400 million images against 600,000
-examples of 512 numbers. Vectors are random with planted neighbours, and the nearest found are checked against
-a full sort of a sample. Prints JSON.
+The floor is the same products alone, by torch.mm on the same tiles in the same run; the search adds the
+comparison and keeps the nearest. From both follow the hours of 400 million images against 600,000 examples of
+512 numbers. Vectors are random with planted neighbours, and the nearest found are checked against a full sort
+of a sample. Prints JSON.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m bench.detector_planted --detector OUT/detector.safetensors --photos DIR --others DIR --out DIR
 
 The first 20 of 30 evaluation photographs have a copy that keeps 40 to 50% of the area, at a random place.
-Prints what hashes and the detector found, after verification, and the pairs that are wrong.
+Prints the finds of hashes and detector, after verification, and the wrong pairs.
 """
 
 import argparse

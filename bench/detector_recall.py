@@ -38,7 +38,7 @@ PROXY = 1_712  # photographs, the paper's batch
 
 
 class Descriptors:
-    """What the three similarities are computed from, of n images."""
+    """The descriptors of n images from which the three similarities are computed."""
 
     def __init__(self, detector: detector_file.LearnedDetector, thumbnails: np.ndarray) -> None:
         self.raw = detector.network.embed(thumbnails)

@@ -40,7 +40,7 @@ class ClassPath(NamedTuple):
 
     main: str
     artifacts: tuple[str, ...]
-    """Group, name and version; the first one is the runner."""
+    """Group, name and version; the first is the runner."""
     digest: str
     """`digest` of the folder."""
 
@@ -181,7 +181,7 @@ def fetch(name: str, version: str) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fetch what is not there yet; return 1 if a runner that was named cannot be had."""
+    """Fetch missing files; return 1 if a named runner is not available."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -11,7 +11,7 @@ OUT/figure2.html has the curves, the means of the seeds with 95%
 intervals (Student's t), and how many times fewer samples than the caption model each objective takes to the
 caption model's last accuracy (the paper: 3 and 12). The same command goes on where it was stopped.
 
-The paper's contrastive curve reads its captions as bags of words too; this one has CLIP's text tower.
+The paper's contrastive curve also reads its captions as bags of words; this curve has CLIP's text tower.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def build(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace, objective: str, seed: int) -> None:
-    """Train one model, or what is left of it."""
+    """Train one model, or the rest of its steps."""
     from train.clip_trainer import fit
     from train.options import TrainConfig
 
@@ -181,9 +181,9 @@ def _known(value: float) -> float | None:
 
 
 def table(curves: dict[str, Curve]) -> list[dict[str, Any]]:
-    """Return of each objective its last accuracy, and what it takes to the caption model's.
+    """Return each objective's last accuracy, and the images it needs for that of the caption model.
 
-    None: half an interval of one seed, and what takes an objective to where it never comes.
+    None: half an interval of a single seed, and the images of an objective that never gets there.
     """
     goal = float(curves["caption"].mean.max())
     slowest = curves["caption"].reaches(goal)
@@ -195,7 +195,7 @@ def table(curves: dict[str, Curve]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Build, train what is left, and write the page."""
+    """Build, train the missing models, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -71,7 +71,7 @@ class Image:
     entry: list[str] = field(default_factory=list)
 
     def follow(self, name: str, rest: str) -> None:
-        """Follow one instruction; ValueError for one that this program does not know."""
+        """Follow one instruction; ValueError for an instruction that this program does not know."""
         match name:
             case "WORKDIR":
                 self.folder = rest
@@ -136,7 +136,7 @@ class Image:
         ]  # fmt: skip
 
     def output(self, *argv: str) -> str:
-        """Return what a program says in the image."""
+        """Return the output of a program in the image."""
         return subprocess.run(self.command(argv), check=True, capture_output=True, text=True).stdout
 
 
@@ -185,7 +185,7 @@ def pool(image: Image, log: Path, **environment: str) -> Iterator[None]:
 
 
 def crawl(image: Image, web: Web, folder: Path) -> dict[str, Any]:
-    """Crawl with workers in the image, by stage, and on this machine; return what is to be said of it."""
+    """Crawl with workers in the image, by stage, and on this machine; return the lines to print."""
     flags = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=EXTERNAL",
              f"--environment_config=localhost:{_PORT}"]  # fmt: skip
     settle(web)
@@ -214,7 +214,7 @@ def crawl(image: Image, web: Web, folder: Path) -> dict[str, Any]:
 
 
 def _told(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return what a manifest says that does not change from run to run."""
+    """Return the parts of a manifest that do not change from run to run."""
     return {"tars": {one["name"]: one["sha256"] for one in stored["shards"]}, "counts": stored["counts"]}
 
 

@@ -4,18 +4,18 @@
     python -m bench.img2dataset --images 500 2000 --schemes http
     python -m bench.img2dataset --rows urls.parquet    # how many of a list's rows each of them keeps
 
-Both read the same Parquet of URLs and captions from one loopback server, 50 images a site, and write tar
-shards with the shorter side at 256, JPEG at quality 95, and SHA-256 of what was fetched. img2dataset stands
-in a virtual environment of its own (made in .peers/ at the first run). openwit's figure is the whole
-command: captions are also matched and balanced, robots.txt is asked for, images are decoded in a child
-process, and the shards are mixed and hashed. CPU time is that of all processes but the server. "Steady" is
-the slope between the two sizes, so start-up is not in it.
+Both read the same Parquet of URLs and captions from one loopback server, 50 images per site, and write tar
+shards with the shorter side at 256, JPEG at quality 95, and SHA-256 of the fetched bytes. img2dataset stands
+in a virtual environment of its own (made in .peers/ at the first run). openwit's figure is the whole command:
+captions are also matched and balanced, robots.txt is asked for, images are decoded in a child process, and
+the shards are mixed and hashed. CPU time is that of all processes but the server. "Steady" is the slope
+between the two sizes, so start-up is not in it.
 
 With --rows the two read a list of the web whose URLs are led to the loopback server, which answers every
 path with a picture, `openwit crawl` by --preset img2dataset: rows, images, and the reasons of the others.
 
 Loopback http flatters img2dataset: urllib has no TLS to do. On Python 3.11 https damns it: urllib builds a
-TLS context for each connection (28 ms; python/cpython#95031), where 3.12 and later build one.
+TLS context for each connection (28 ms; python/cpython#95031), where 3.12 and later build a single context.
 """
 
 import argparse
@@ -67,7 +67,7 @@ WORDS = (
 
 
 class Output(NamedTuple):
-    """Hold what a run wrote."""
+    """Hold the results of a run."""
 
     images: int
     bytes: float  # a mean
@@ -222,7 +222,7 @@ class Kept(NamedTuple):
 
 
 def lead_to_loopback(source: Path, target: Path, port: int) -> int:
-    """Write a URL list whose hosts are sites on loopback; what is no http URL stays. Return its rows."""
+    """Write a URL list whose hosts are sites on loopback; anything but an http URL stays. Return its rows."""
     table = pq.read_table(source)
     columns = find_columns(table.column_names, SourceOptions())
     assert columns.caption is not None

@@ -41,7 +41,7 @@ class Split(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What a peer makes of pictures; fields only."""
+    """A peer's results on pictures; fields only."""
 
     features: np.ndarray
     """float64 [n, D], before the projection."""
@@ -79,7 +79,7 @@ class Peer:
 
     @torch.no_grad()
     def features(self, pixels: np.ndarray) -> torch.Tensor:
-        """Return what the image tower makes before its projection; a ResNet's pool has none after it."""
+        """Return the image tower's output before its projection; a ResNet's pool has none after it."""
         visual, parts = self.model.visual, []
         projection = getattr(visual, "proj", None)
         if projection is not None:
@@ -176,7 +176,7 @@ def measured(scores: np.ndarray, targets: np.ndarray, most: int) -> tuple[Values
 
 
 def confused(targets: np.ndarray, answered: np.ndarray, names: list[str]) -> Values:
-    """Return accuracy by class and what each class is taken for, from scikit-learn's matrix."""
+    """Return accuracy by class and the confusions of each class, from scikit-learn's matrix."""
     matrix = sk.confusion_matrix(targets, answered, labels=range(len(names)))
     recall = sk.recall_score(targets, answered, labels=range(len(names)), average=None)
     rows = [
@@ -196,7 +196,7 @@ def confused(targets: np.ndarray, answered: np.ndarray, names: list[str]) -> Val
 
 
 class Recomputed:
-    """One model on one set: every task's row of results.json, computed anew."""
+    """One model on one set: every task's row of results.json, computed again."""
 
     def __init__(
         self, peer: Peer, test: Split, train: Split, names: list[str], out: Path, dataset: str, most: int
@@ -392,7 +392,7 @@ class Pair(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Return what may differ: nothing, a probe's fit, a probe's choice of C, a bootstrap's draws."""
+        """Return the allowed differences: none, a probe's fit, a probe's choice of C, a bootstrap's draws."""
         task = self.row.rpartition(" ")[2]
         drawn = ("recall", "roc_auc", "map11", "gain", "difference_interval")
         if task == "robustness":

@@ -1,10 +1,10 @@
-"""Seconds that a job takes to start on a runner, and what each task adds.
+"""Seconds that a job takes to start on a runner, and the time that each task adds.
 
     python -m bench.job_start --runner flink [--standalone] [--tasks 1 1000]
 
-Jobs of tasks that do nothing, one for each number of tasks; the first one starts the job
-server. Prints a line of JSON for each job: seconds from its
-submission to its first task and to its end, and the CPU seconds of all processes below this one.
+Jobs of tasks that do nothing, a job for each number of tasks; the first job starts the job server. Prints a
+line of JSON for each job: seconds from its submission to its first task and to its end, and the CPU seconds
+of all descendants of this process.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Kill commands at random, again and again, and see that what they end in is the same.
+"""Kill commands at random, again and again, and compare the results with undisturbed commands.
 
     python -m bench.kills [--kills 100] [--seed 0] [--job crawl --job pages ...]
 
 A small web is served on loopback. Six jobs on it are done once undisturbed: a crawl of its pages in a WARC
-file, one that fetches the pages itself from a sitemap, one that looks for near-duplicates, `--retry-failed`
-on a run whose sites were put off, `--extend` of a run of half of the images by the others, and a takedown.
-Then each is started again, in turn, from the same state, and killed with SIGKILL, all its processes at once,
-after a random time; the same command goes on in the same folder until it comes to its end, when every shard,
-row and count must be that of the undisturbed one. After --kills kills a table of what was hit and one line of
-JSON are printed. Exit code 1 if anything ended otherwise. Processes are forked from one that has imported
-everything, so that a kill hits the work and not the start.
+file, a crawl that fetches the pages itself from a sitemap, a crawl that looks for near-duplicates,
+`--retry-failed` on a run whose sites were deferred, `--extend` of a run of half of the images by the others,
+and a takedown. Then each is started again, in turn, from the same state, and killed with SIGKILL, all its
+processes at once, after a random time; the same command continues in the same folder until it comes to its
+end, when every shard, row and count must be that of the undisturbed job. After --kills kills a table of the
+killed steps and one line of JSON are printed. Exit code 1 if anything ended otherwise. Processes are forked
+from a process that has imported everything, so that a kill hits the work and not the start.
 """
 
 import argparse
@@ -49,7 +49,7 @@ _OPTIONS = (
     "--partition-rows", "100", "--samples-per-shard", "20", "--piece-bytes", "4000",
 )  # fmt: skip
 _PUT_OFF = ("--host-delay", "0.02", "--unit-seconds", "0.04")
-"""Two images of a site in a round: what is left is for --retry-failed."""
+"""Two images of a site per round: the rest is for --retry-failed."""
 
 _MOST = 6  # kills of one job, then it may end: a machine that is busier than at first would never let it
 JOBS = ("crawl", "pages", "near", "retry", "extend", "takedown")
@@ -57,7 +57,7 @@ JOBS = ("crawl", "pages", "near", "retry", "extend", "takedown")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A command on one folder, and what it is to end in."""
+    """A command on one folder, and its expected result."""
 
     name: str
     out: Path
@@ -66,7 +66,7 @@ class Job:
     before: Path | None = None
     """State of the folder before the command."""
     seconds: float = 0.0
-    """What it takes undisturbed."""
+    """Its time undisturbed."""
     expected: dict[str, Any] = field(default_factory=dict)
 
     def reset(self) -> None:
@@ -76,7 +76,7 @@ class Job:
             shutil.copytree(self.before, self.out)
 
     def found(self) -> dict[str, Any]:
-        """Return what must be equal."""
+        """Return the files and rows that must be equal."""
         if self.name != "takedown":
             return contents(self.out)
         return {
@@ -252,7 +252,7 @@ def stage_of(job: Job) -> str:
 
 
 def show(hits: Counter[str], done: Counter[str], wrong: Counter[str]) -> None:
-    """Print what was hit and what came of it."""
+    """Print the killed steps and the results."""
     title = f"{hits.total()} kills in {done.total()} jobs, of which {wrong.total()} ended otherwise"
     tables.show(title, ("killed in", "times"), [(stage, str(n)) for stage, n in sorted(hits.items())])
     found = {"kills": hits.total(), "jobs": dict(done), "wrong": dict(wrong)}

@@ -1,4 +1,4 @@
-"""Measure how captions' languages are told, alone and with their page, with weights fitted to other ones.
+"""Measure how captions' languages are told, alone and with their page, with weights fitted to other captions.
 
     python -m bench.language [STAMPS] [--texts PARQUET --words FILE] [--shipped]
 
@@ -6,7 +6,7 @@ STAMPS: captions in 77 languages of 950 pictures, as Debian's package tuxpaint-s
 (/usr/share/tuxpaint/stamps). The pictures are in two halves, by a hash of their names: weights are fitted to
 all captions of one half and measured on those of the other, both ways. A page is ten captions of one language
 and half, taken in a seeded order. With the page: its captions, and a declared language that is wrong ("en")
-for one page in five; beside it the page without any declaration, and one that always declares the wrong
+for one page in five; beside it the page without any declaration, and a page that always declares the wrong
 language. Right is the model's code for the file's locale; the nine locales that the model does not know are
 left out. --texts: rows (TEXT) of which those made of English words alone, three or more, must not be lost;
 halved by a hash as well. --shipped: fit nothing, measure the weights in use.
@@ -14,7 +14,7 @@ halved by a hash as well. --shipped: fit nothing, measure the weights in use.
 Two of the weights are fitted, the certainty of short texts and the threshold: of those that refuse at most
 TARGET of the half's English, alone and with a page, the pair that keeps the fewest captions of other
 languages, alone and with a page alike. The other weights are assumptions that such pages cannot measure: each
-is of one language, and how many declare a wrong one is ours.
+page is of a single language, and the share that declares a wrong language is ours.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from pipeline.captions.language import (
 )
 
 TARGET: Final = 0.005
-"""Share of English that a threshold may refuse where it is fitted: half of what it may elsewhere."""
+"""Share of English that a threshold may refuse where it is fitted: half of its allowance elsewhere."""
 _CERTAINTIES: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _THRESHOLDS: Final = tuple(round(0.005 * step, 3) for step in range(1, 21))
 _PER_PAGE: Final = 10
@@ -77,7 +77,7 @@ class Page(NamedTuple):
 
 
 class Half(NamedTuple):
-    """What weights are fitted to, or measured on."""
+    """The captions that weights are fitted to, or measured on."""
 
     pages: dict[str, list[Page]]
     """By locale."""
@@ -123,7 +123,7 @@ def _read(
 
 
 def evidence(text: str, weights: Weights) -> Evidence:
-    """Return what a caption speaks for, read once."""
+    """Return the evidence of a caption, read once."""
     identifier, read, _ = _read(weights.certainty)
     if text not in read:
         read[text] = identifier.evidence(text)
@@ -133,7 +133,7 @@ def evidence(text: str, weights: Weights) -> Evidence:
 
 
 def together(page: Page, weights: Weights) -> Evidence | None:
-    """Return what the captions of a page speak for together, read once."""
+    """Return the evidence of the captions of a page together, read once."""
     identifier, _, read = _read(weights.certainty)
     key = tuple(page.texts)
     if key not in read:

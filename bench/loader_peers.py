@@ -1,4 +1,4 @@
-"""What other loaders read of the pictures of `bench.train_loader`.
+"""Other loaders on the pictures of `bench.train_loader`.
 
 They are webdataset, LitData, MosaicML streaming and Megatron-Energon.
 

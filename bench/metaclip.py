@@ -90,7 +90,7 @@ def script(path: Path) -> ModuleType:
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what a call returns, and its CPU seconds."""
+    """Return the value of a call, and its CPU seconds."""
     start = time.process_time()
     return call(), time.process_time() - start
 

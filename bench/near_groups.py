@@ -45,7 +45,7 @@ def uids(numbers: np.ndarray) -> np.ndarray:
 
 
 def originals(count: int) -> np.ndarray:
-    """Return for each image the one that it is a copy of, or itself; int64 [count]."""
+    """Return for each image the image that it is a copy of, or itself; int64 [count]."""
     generator, number = np.random.default_rng(1), np.arange(count)
     source = np.where(generator.random(count) < 0.3, generator.integers(0, count, count), number)
     hubs = generator.integers(0, count, (max(1, count // 200_000), 1))

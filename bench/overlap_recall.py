@@ -137,7 +137,7 @@ def peer_scores(
 
 
 def print_rate(images: int, began: float) -> None:
-    """Print how many images a second of this process are described."""
+    """Print how many images per second this process describes."""
     print(f"{images / max(time.process_time() - began, 1e-9):,.0f} images/s of one core")
 
 

@@ -5,12 +5,12 @@
 A picture is searched for as it is and mirrored. Hashes are random with planted copies, the mirrored ones
 differ by the odd bits and six more, as those of photographs; references are memory-mapped from a file, as in
 the job. "Scan" is the search by hashes at radius 100, for which faiss is called once for each of both.
-"Second look" is what the similarity of a pair within the radius costs, at radius 103: as many random pairs
+"Second look" is the cost of the similarity of a pair within the radius, at radius 103: as many random pairs
 lie within that as photographs' within 100; one in 30 stays, as of photographs. "Plain" is the route without
 the C kernel. --avx2 takes AVX-512 from the kernel, not from faiss. Of globs of photographs the hits are
-compared with those of the plain route, each photograph against all views of all. faiss's
-IndexBinaryMultiHash is exact up to radius 31 with 16 bits a hash and one flip. A learned detector's vectors
-are compared with faiss's IndexFlatIP at 100,000.
+compared with those of the plain route, each photograph against all views of all. faiss's IndexBinaryMultiHash
+is exact up to radius 31 with 16 bits a hash and one flip. A learned detector's vectors are compared with
+faiss's IndexFlatIP at 100,000.
 """
 
 import argparse
@@ -251,7 +251,7 @@ def floats() -> tuple[str, ...]:
 
 
 def on_device(device: str, count: int) -> None:
-    """Print how many pictures a second torch searches for, and whether it finds the kernel's hits."""
+    """Print how many pictures per second torch searches for, and whether it finds the kernel's hits."""
     from dedup.gpu_search import DeviceReferences
 
     rng = np.random.default_rng(count)

@@ -1,4 +1,4 @@
-"""Text near-duplicates beside datasketch: digests per second, that they are equal, and what the bands find.
+"""Text near-duplicates beside datasketch: digests per second, their equality, and the bands' pairs.
 
     python -m bench.overlap_text --captions FILE [--column TEXT] [--count 10000]
 
@@ -44,7 +44,7 @@ def captions_of(path: Path, column: str, count: int) -> list[str]:
 
 
 def best(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Return seconds of CPU time, of the faster of two rounds, and what the function returned."""
+    """Return seconds of CPU time, of the faster of two rounds, and the function's value."""
     spent = []
     for _ in range(2):
         start = time.process_time()

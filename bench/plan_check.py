@@ -6,7 +6,7 @@
 
 The source of pilot and run is not that of the rates: its sites have heavy-tailed sizes (Zipf), every tenth
 image is gone, one URL in eight stands twice, and a site is asked once in 20 ms. `predict` writes
-prediction.json; `run` compares it with what happened and writes outcome.json.
+prediction.json; `run` compares it with the run and writes outcome.json.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def predict(folder: Path, scratch: Path) -> None:
 
 
 def outcome(run: Path, usages: dict[str, Usage], rounds: int) -> dict[str, Any]:
-    """Return what a run came to, in the prediction's shape."""
+    """Return a run's numbers, in the prediction's shape."""
     from pipeline.plan.yields import of_run
 
     found = of_run(str(run))

@@ -3,7 +3,7 @@
     python -m bench.plan_rates --out rates.toml
 
 Each stage runs by itself at two sizes against a loopback server (bench.loopback), both large enough that both
-worker processes have work; the slope is its rate and what is left its start-up. CPU time of all processes.
+worker processes have work; the slope is its rate and the remainder its start-up. CPU time of all processes.
 Rates of WAT and WARC parsing, of select at many rows and of GPUs stay those of the package: bench.wat,
 bench.select_rows and bench/gpu.sh measure them.
 """
@@ -29,7 +29,7 @@ Rates = dict[tuple[str, str], float]
 def stage_usage(
     scheme: str, sizes: tuple[int, int], pictures: list[bytes], folder: Path
 ) -> dict[str, list[Usage]]:
-    """Return what each stage cost at both sizes."""
+    """Return the cost of each stage at both sizes."""
     found: dict[str, list[Usage]] = {stage: [] for stage in STAGES}
     certificates = {"SSL_CERT_FILE": str(folder / "ca.pem")} if scheme == "https" else {}
     with loopback.serve(pictures, folder, -(-sizes[1] // loopback.SITE_IMAGES), scheme) as port:
@@ -47,7 +47,7 @@ def stage_usage(
 
 
 def round_usage(size: int, pictures: list[bytes], folder: Path) -> tuple[float, float]:
-    """Return the CPU and wall seconds that one more round adds, where every fifth image is gone."""
+    """Return the CPU and wall seconds that a further round adds, where every fifth image is gone."""
     found = []
     with loopback.serve(pictures, folder, -(-size // loopback.SITE_IMAGES), "http") as port:
         addresses = loopback.urls(size, port, "http")
@@ -65,7 +65,7 @@ def round_usage(size: int, pictures: list[bytes], folder: Path) -> tuple[float, 
 
 
 def line(values: list[float], sizes: tuple[int, int]) -> tuple[float, float]:
-    """Return (what stands before the first image, what an image adds)."""
+    """Return (cost before the first image, cost per image)."""
     slope = max(0.0, (values[1] - values[0]) / (sizes[1] - sizes[0]))
     return max(0.0, values[0] - slope * sizes[0]), slope
 

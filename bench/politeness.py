@@ -5,7 +5,7 @@
 Each site has an address of its own (127.x.y.z) and a name, which a name server on loopback answers late, or
 for a share of dead names never. As units are cut, each site is one worker's. The web server notes when each
 request arrives, so the figures are its own: the most requests to one site in any second and in any ten, the
-requests a second in all, with and without dead names.
+requests per second in all, with and without dead names.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def work(sites: int, dead: float, worker: int, workers: int, seconds: int, names
 
 
 def measure(sites: int, workers: int, seconds: int, dead: float) -> tuple[int, int, float]:
-    """Return the most requests to a site in any 1 s and in any 10 s, and the requests a second in all."""
+    """Return the most requests to a site in any 1 s and in any 10 s, and the requests per second in all."""
     context = multiprocessing.get_context("spawn")
     ready, stop, queue = context.Event(), context.Event(), context.Queue()
     server = context.Process(target=serve, args=(sites, ready, stop, queue))
@@ -113,7 +113,7 @@ def measure(sites: int, workers: int, seconds: int, dead: float) -> tuple[int, i
 
 
 def most(times: dict[int, list[float]], seconds: float) -> int:
-    """Return the most requests to one site in any window of so many seconds, its end not included."""
+    """Return the most requests to one site in any window of `seconds`, its end not included."""
     found = 0
     for each in times.values():
         ordered, start = sorted(each), 0

@@ -4,14 +4,15 @@
 
 Takes half a minute of one core and 0.7 GB at that size.
 
-A discrete simulation at full size: sites of a Zipf-Mandelbrot law fitted to what is published of LAION-400M
+A discrete simulation at full size: sites of a Zipf-Mandelbrot law fitted to published counts of LAION-400M
 (400M URLs on 5M domains; 4,622 domains in 10,000 shuffled rows, 30,898 in 100,000, 186,972 in 10^6:
 img2dataset issues 43 and 101), hashed into partitions, cut into units by `pipeline.fetch.lanes`, and given to
-workers one unit at a time. A share of the sites is dead, slow, or asks for less; what misses a unit's
-deadline or fails in passing comes again in the next round.
+workers one unit at a time. A share of the sites is dead, slow, or asks for less; images that miss a unit's
+deadline or fail for a transient reason come again in the next round.
 
-Bounds: no crawl ends before the images divided by what all workers can decode (`bound`, hours), and none gets
-more from a site than its rate allows in the time that it runs (`could`, the share of all images).
+Bounds: no crawl ends before the images divided by the number that all workers can decode (`bound`, hours),
+and none gets more from a site than its rate allows in the time that it runs (`could`, the share of all
+images).
 """
 
 import argparse
@@ -51,7 +52,7 @@ def fit(sizes: np.ndarray) -> str:
 
 @dataclass
 class Round:
-    """What came of one round."""
+    """The result of one round."""
 
     seconds: float
     busy: float  # share of the workers' time
@@ -69,7 +70,7 @@ def simulate(
     rng: np.random.Generator,
     packed: bool,
 ) -> Round:
-    """Fetch what is left of each site, as far as it can be had in one round."""
+    """Fetch the remaining images of each site, as far as one round allows."""
     partition = rng.integers(0, max(1, int(left.sum()) // 1_000_000), len(left))
     order = rng.permutation(len(left))
     lanes = lanes_of(order[left[order] > 0.5], left, kinds, limits, packed)
@@ -97,7 +98,7 @@ def simulate(
 
 
 class Lanes(NamedTuple):
-    """Lanes, a value of each array for one: images, seconds planned and seconds needed."""
+    """Lanes, one per place of the arrays: images, seconds planned and seconds needed."""
 
     site: np.ndarray
     images: np.ndarray
@@ -148,12 +149,12 @@ def by_unit(function: Callable[[float, int], float], planned: np.ndarray, images
 
 
 def uncut(size: int, limits: UnitLimits) -> tuple[int, int, int]:
-    """Return what `lane_sizes` does, as sites were cut before units were packed by time."""
+    """Return the result of `lane_sizes` as it was before units were packed by time."""
     return size, max(1, min(-(-size // limits.unit_images), limits.unit_lanes)), 0
 
 
 def report(name: str, sizes: np.ndarray, limits: UnitLimits, rounds: int, workers: int, packed: bool) -> None:
-    """Print one way of cutting: how long it takes, what arrives, and the bounds."""
+    """Print one way of cutting: its duration, the arrived images, and the bounds."""
     rng = np.random.default_rng(0)
     kinds = rng.choice(4, len(sizes), p=[1 - DEAD - SLOW - THROTTLED, DEAD, SLOW, THROTTLED])
     left, results = sizes.astype(float), []

@@ -1,10 +1,11 @@
-"""What a query list does to captions: share matched and queries per caption, beside MetaCLIP's rule.
+"""The effect of a query list on captions: share matched and queries per caption, beside MetaCLIP's rule.
 
     python -m bench.queries_match --queries queries.parquet --captions captions.parquet
 
 MetaCLIP's paper (arXiv 2309.16671, section 3) reports that about half of the English texts match, with 3.5
 queries a text. The same captions go through our normaliser and through its rule (text spaced around seven
-marks, case kept, whole spaced tokens), and, to see what keeps texts out, through the candidates' filters.
+marks, case kept, whole spaced tokens), and, to see which rules keep texts out, through the candidates'
+filters.
 """
 
 import argparse

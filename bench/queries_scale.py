@@ -2,8 +2,8 @@
 
     python -m bench.queries_scale --dump DUMP.xml.bz2 --mb 100 --mb 1000 --folder /tmp/scale
 
-A real dump's pages are copied until there are so many MB of XML. In each copy some running words are drawn
-anew: a part from the dump's own words, so that new bigrams come up, and a part by Simon's process (1955), so
+A real dump's pages are copied until they reach the given MB of XML. In each copy some running words are drawn
+again: a part from the dump's own words, so that new bigrams come up, and a part by Simon's process (1955), so
 that new words come up as in real text: a draw is a new word at Heaps' rate, else it repeats an earlier draw,
 whichever it was, so that some become frequent. Each size is run in a process of its own, in one worker; the
 full dump's cost is extrapolated from it.
@@ -62,7 +62,7 @@ class Simon:
         self._drawn = 0
 
     def draw(self, count: int, words: int) -> list[int]:
-        """Return `count` draws for a page of so many words."""
+        """Return `count` draws for a page of `words` words."""
         before = self._factor * self._words**_HEAPS
         self._words += words
         self._due += self._factor * self._words**_HEAPS - before
@@ -101,7 +101,7 @@ def grown_pages(dump: str, seed: int = 0) -> Iterator[tuple[str, str]]:
 
 
 def grow(dump: str, folder: Path, megabytes: int) -> Path:
-    """Write a multistream dump of so many MB of XML, and its index, unless it is there."""
+    """Write a multistream dump of `megabytes` of XML, and its index, unless it is there."""
     path = folder / f"grown{megabytes}-pages-articles-multistream.xml.bz2"
     index = folder / f"grown{megabytes}-pages-articles-multistream-index.txt.bz2"
     if index.exists():

@@ -2,8 +2,8 @@
 
     python -m bench.queries_wikitext DUMP.xml.bz2
 
-CPU time of one core; the best of several runs for what takes less than a second. "end to end" is what a task
-of the query job does with each byte: decompress, find pages, strip, encode.
+CPU time of one core; the best of several runs for anything that takes less than a second. "end to end" is the
+work of a task of the query job on each byte: decompress, find pages, strip, encode.
 """
 
 import argparse

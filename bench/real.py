@@ -28,7 +28,7 @@ TOLERANCE = 0.003
 
 
 class Beside(NamedTuple):
-    """A set's figure and what was published; fields only."""
+    """A set's figure and its published figure; fields only."""
 
     dataset: str
     metric: str
@@ -37,7 +37,7 @@ class Beside(NamedTuple):
     """By source."""
 
     def differs(self, tolerance: float) -> bool:
-        """Return whether it is not what open_clip's table says."""
+        """Return whether it differs from open_clip's table."""
         known = self.published.get("open_clip")
         return known is not None and abs(self.ours - known) > tolerance
 

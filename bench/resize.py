@@ -5,9 +5,9 @@
     python -m bench.resize --detail 'photos/*.jpg'    # how near the results come to Lanczos, by ratio
 
 All make the shorter side 256 and encode JPEG at the same quality. "Pillow" is the usual full decode and
-Lanczos; "full decode, area" is what img2dataset does by default (cv2.imdecode, INTER_AREA, cv2.imencode),
-without its other work. Ours also checks the headers and computes the perceptual hash; the last row adds what
-the child process costs, its CPU time included.
+Lanczos; "full decode, area" is img2dataset's default (cv2.imdecode, INTER_AREA, cv2.imencode), without its
+other work. Ours also checks the headers and computes the perceptual hash; the last row adds the cost of the
+child process, its CPU time included.
 
 --detail resizes photographs by several ratios, as they are and cut to even sides, without encoding, and
 compares with Pillow's Lanczos reduction of the full decode (PSNR, the mean over the photographs).
@@ -120,7 +120,7 @@ def detail(files: Sequence[bytes]) -> list[tuple[str, ...]]:
 
 
 def resized(data: bytes, options: ImageOptions, size: tuple[int, int]) -> Pixels:
-    """Return what the crawl makes of a JPEG, before it is encoded."""
+    """Return the crawl's version of a JPEG, before it is encoded."""
     decoded = decode_jpeg(data, options)
     return resize(decoded.rgb, decoded.extent, *size)
 
@@ -150,7 +150,7 @@ def _compared(picture: Pixels, ratio: float, even: bool) -> tuple[list[float], l
 
 
 def in_child(files: Sequence[bytes]) -> float:
-    """Return CPU seconds an image of parent and child together, of a child that is warm (Linux)."""
+    """Return CPU seconds per image of parent and child together, of a child that is warm (Linux)."""
     with Decoder(OPTIONS) as child:
         best = float("inf")
         for _ in range(1 + REPEATS):  # the first also waits for the child's start

@@ -1,5 +1,4 @@
-"""Draw docs/scaling/*.svg from what bench.candidates_rows, bench.select_rows and bench.plan_check
-wrote.
+"""Draw docs/scaling/*.svg from the files of bench.candidates_rows, bench.select_rows and bench.plan_check.
 
 python -m bench.scaling docs/scaling
 """
@@ -28,7 +27,7 @@ def rows_figure(stages: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def plan_figure(predicted: dict[str, Any], happened: dict[str, Any], path: Path) -> None:
-    """Draw found over foretold for every figure of the plan, with the band of 25%."""
+    """Draw found over predicted for every figure of the plan, with the band of 25%."""
     names = [*happened["scale"], *(f"{stage}, core seconds" for stage in happened["stages"])]
     ratios = [value / predicted["scale"][name] for name, value in happened["scale"].items()]
     ratios += [

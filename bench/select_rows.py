@@ -2,12 +2,12 @@
 
     python -m bench.select_rows --rows 100000 1000000 10000000
 
-Rows are synthetic with a web-like shape and the worst of it: URLs repeat and one has a hundredth of all
-captions (a million of 10^8); sites have a heavy tail and one has a fifth of the images (eleven million); each
-caption has seven queries by Zipf's law, and one query is in every caption. Each size runs in a process of its
-own, so that its peak memory is its own. With --runner it runs on that runner of `bench.cluster`, and what is
-printed is of all its processes: the CPU seconds together, and the peak memory of the largest Python process
-and of the largest other one.
+Rows are synthetic with a web-like shape and the worst of it: URLs repeat and a single URL has a hundredth of
+all captions (a million of 10^8); sites have a heavy tail and one site has a fifth of the images (eleven
+million); each caption has seven queries by Zipf's law, and one query is in every caption. Each size runs in a
+process of its own, so that its peak memory is its own. With --runner it runs on that runner of
+`bench.cluster`, and prints the figures of all its processes: the CPU seconds together, and the peak memory of
+the largest Python process and of the largest other process.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a signed request costs: CPU time of its three header fields, beside http-message-signatures.
+"""The cost of signing a request: CPU time of its three header fields, beside http-message-signatures.
 
 python -m bench.signing
 PYTHONPATH=.:PEERS python -m bench.signing    # with http-message-signatures and requests in PEERS

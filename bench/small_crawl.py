@@ -1,4 +1,4 @@
-"""What a small crawl costs beside loading Beam: CPU and wall time of 40, 400 and 2,000 images.
+"""The cost of a small crawl beside loading Beam: CPU and wall time of 40, 400 and 2,000 images.
 
     python -m bench.small_crawl
     python -m bench.small_crawl --images 40 --rounds 3

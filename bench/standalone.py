@@ -69,7 +69,7 @@ class Standalone:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
-        """Start a process, or start it again; what it says goes into a log of its name."""
+        """Start a process, or start it again; its output goes into a log of its name."""
         environment = {**os.environ, "SPARK_HOME": str(self.folder), "SPARK_SCALA_VERSION": "2.12"}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
@@ -77,7 +77,7 @@ class Standalone:
             )
 
     def ask(self, path: str, method: str = "GET") -> Any:
-        """Return what the cluster says of itself, from JSON."""
+        """Return the cluster's answer about itself, from JSON."""
         request = urllib.request.Request(self.address + path, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
@@ -93,7 +93,7 @@ class Standalone:
         raise RuntimeError(f"no cluster: see the logs in {self.folder}")
 
     def cancel_jobs(self) -> None:
-        """Cancel what still runs on a cluster of Flink; on Spark it ends with its job server."""
+        """Cancel the jobs still running on a cluster of Flink; on Spark they end with their job server."""
         if not self.nodes_are.startswith("/overview"):
             return
         for job in self.ask("/jobs")["jobs"]:

@@ -46,7 +46,7 @@ def said(label: str, number: int) -> list[str]:
 def write_run(
     pairs: list[tuple[str, bytes]], root: Path, say: Callable[[str, int], list[str]] = said
 ) -> None:
-    """Write what the trainer reads of a finished run: shards and the manifest's list of them.
+    """Write the files that the trainer reads of a finished run: shards and the manifest's list of them.
 
     say: makes the captions of a photograph of its class's name and its number.
     """

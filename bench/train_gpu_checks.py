@@ -1,4 +1,4 @@
-"""Check what only a GPU computes: the variable-length kernel, bf16, compiled blocks, TF32 in the loss.
+"""Check the code that only a GPU runs: the variable-length kernel, bf16, compiled blocks, TF32 in the loss.
 
     python -m bench.train_gpu_checks [--device cuda|cpu] [--model ViT-B-32] [--count 256]
 

@@ -3,11 +3,11 @@
     python -m bench.train_loader [--photos FOLDER] [--shorter 224 256] [--size 224] [--seconds 5] [--peers]
 
 Photos are resized to each shorter side, saved at JPEG quality 90 and written as a shard with captions; both
-read it in one process and one thread, in alternating rounds. open_clip's path is what its training script
-builds: webdataset, Pillow, RandomResizedCrop, float normalisation, SimpleTokenizer. Without open_clip or
-torchvision its figure is null. --peers: other loaders (`bench.loader_peers`), each with the paper's crop,
-uint8 and our tokenizer, by Pillow as their users do it and by our decoding. `--photos`: a folder of JPEGs, by
-default the sample data beside the checkout.
+read it in one process and one thread, in alternating rounds. open_clip's path is that of its training script:
+webdataset, Pillow, RandomResizedCrop, float normalisation, SimpleTokenizer. Without open_clip or torchvision
+its figure is null. --peers: other loaders (`bench.loader_peers`), each with the paper's crop, uint8 and our
+tokenizer, by Pillow as their users do it and by our decoding. `--photos`: a folder of JPEGs, by default the
+sample data beside the checkout.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def write_shard(photos: Path, shorter: int, target: Path) -> float:
 def ours(shard: Path, size: int, crop: str, on_device: bool = False) -> Iterator[int]:
     """Yield the samples of each piece that the trainer's worker makes, for ever.
 
-    on_device: the crop is resized on the device, and what that costs is not counted.
+    on_device: the crop is resized on the device, at a cost that is not counted.
     """
     from train import shard_sources
     from train.cache import Cache
@@ -86,7 +86,7 @@ def ours(shard: Path, size: int, crop: str, on_device: bool = False) -> Iterator
 
 
 def finished(size: int, *, is_pillow: bool) -> loader_peers.Finish:
-    """Return what a peer does with a picture and a caption: the paper's crop, and our token ids."""
+    """Return a peer's transforms of a picture and a caption: the paper's crop, and our token ids."""
     import numpy as np
     from PIL import Image as Pillow
 
@@ -133,7 +133,7 @@ def open_clips(shard: Path, size: int) -> Iterator[int]:
 
 
 def rate(batches: Iterator[int], seconds: float) -> float:
-    """Return samples per CPU second, over about so many of them."""
+    """Return samples per CPU second, over about `seconds` of them."""
     next(batches)
     began = time.process_time()
     count = 0

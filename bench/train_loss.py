@@ -2,8 +2,8 @@
 
     python -m bench.train_loss [--batches 1024 4096 ...] [--device cuda|cpu] [--width 512]
 
-Forward and backward, features in float32 (TF32 on a GPU). Memory is what comes on top of the features: on a
-GPU the allocator's peak, on a CPU the growth of a fresh process's peak. Plain cross-entropy, which keeps the
+Forward and backward, features in float32 (TF32 on a GPU). Memory is counted on top of the features: on a GPU
+the allocator's peak, on a CPU the growth of a fresh process's peak. Plain cross-entropy, which keeps the
 matrix in both directions, is measured up to --plain-limit.
 """
 

@@ -1,4 +1,4 @@
-"""What a command and all that it starts costs: CPU time, wall time, peak memory."""
+"""The cost of a command and all its descendants: CPU time, wall time, peak memory."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ _SAMPLE_S: Final = 0.25
 
 
 class Usage(NamedTuple):
-    """Hold what a command cost."""
+    """Hold the cost of a command."""
 
     cpu_s: float
     wall_s: float
@@ -32,8 +32,8 @@ def measure(
 ) -> Usage:
     """Run a command to its end; RuntimeError with the end of its output if it fails.
 
-    Processes that outlive their parents are handed to this one (a subreaper), so their time counts as well.
-    Linux only.
+    Processes that outlive their parents are handed to this process (a subreaper), so their time counts as
+    well. Linux only.
     """
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise RuntimeError("this kernel has no child subreapers")
@@ -74,7 +74,7 @@ def cpu_seconds() -> float:
 
 @contextlib.contextmanager
 def peaks() -> Iterator[dict[str, float]]:
-    """Yield the MB of the largest `python` process and of the largest `other` one, known after the block.
+    """Yield the MB of the largest `python` process and of the largest `other` process, known after the block.
 
     Of this process and those below it, as far as they live for a second.
     """

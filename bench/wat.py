@@ -93,7 +93,7 @@ def generate(path: Path, megabytes: int) -> Path:
 def page_records(rng: random.Random, number: int) -> Iterator[bytes]:
     """Yield the request, response and metadata records of a page.
 
-    Means: 30 KB, 12 images (four in five with alt) and 260 other links, about what real crawls hold.
+    Means: 30 KB, 12 images (four in five with alt) and 260 other links, about those of real crawls.
     """
     host = f"https://www.site{rng.randrange(2000)}.example"
     uri = f"{host}/{slug(rng)}/{slug(rng)}.html"

@@ -8,7 +8,7 @@ import pytest
 
 
 def self_signed(path: Path, host: str, days: tuple[int, int] = (-1, 1)) -> Path:
-    """Write a certificate that nobody but itself vouches for, with its key; valid so many days from now."""
+    """Write a self-signed certificate with its key, valid from `days[0]` to `days[1]` days from now."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,7 +32,7 @@ def self_signed(path: Path, host: str, days: tuple[int, int] = (-1, 1)) -> Path:
 
 
 def server_context(certificate: Path) -> ssl.SSLContext:
-    """Return what a server needs to show a certificate."""
+    """Return the files that a server needs to show a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context

@@ -1,4 +1,4 @@
-"""What tests share: a small web, drawn and served once a session; the sample data; a single thread."""
+"""Fixtures of all tests: a small web, drawn and served once per session; the sample data; a single thread."""
 
 import contextlib
 import gc
@@ -39,7 +39,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_unconfigure() -> None:
-    """Let the end of Python find what is left, of which can_ada would complain."""
+    """Leave the rest to the end of Python, of which can_ada would complain."""
     gc.unfreeze()
 
 
@@ -65,7 +65,8 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
 def _steady_port() -> int:
     """Return a port that is the same in every session if it is free, and no other xdist worker's.
 
-    The web's URLs hold it, and their hashes decide what is drawn: what passes once must pass again.
+    The web's URLs hold the port, and their hashes decide which samples are drawn: a test that passes once
+    must pass again.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for port in range(20_000 + 100 * worker, 20_100 + 100 * worker):

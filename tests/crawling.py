@@ -1,4 +1,4 @@
-"""Run crawls in tests, and read what they left."""
+"""Run crawls in tests, and read their files."""
 
 import contextlib
 import json
@@ -18,9 +18,9 @@ from pipeline.reasons import REASONS
 
 
 def arguments(web: Web, out: Path, *extra: str) -> list[str]:
-    """Return `openwit crawl` arguments for a served web; later ones win.
+    """Return `openwit crawl` arguments for a served web; later arguments win.
 
-    The times are long, so that a busy machine does not change what arrives.
+    The times are long, so that a busy machine does not change which images arrive.
     """
     return [
         "--queries", str(web.queries), "--source", str(web.warc), "--out", str(out), "--timeout", "90",
@@ -30,7 +30,7 @@ def arguments(web: Web, out: Path, *extra: str) -> list[str]:
 
 
 def settle(web: Web) -> None:
-    """Ask for what the server refuses the first time, so that all runs after it get the same answers."""
+    """Ask for the URLs that the server refuses the first time, so that all later runs are alike."""
     for (site, path), answer in web.answers.items():
         for _ in range(answer.fail_first):
             with contextlib.suppress(urllib.error.HTTPError):
@@ -45,7 +45,7 @@ def crawl(web: Web, out: Path, *extra: str) -> Path:
 
 
 def refused(capfd: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """Return what a command that ends with 2 has said."""
+    """Return the message of a command that ends with 2."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
         main(argv)
@@ -74,7 +74,7 @@ def manifest(run: Path) -> dict[str, Any]:
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """Return what must be equal from run to run, whatever the runner and the workers."""
+    """Return the files and rows that must be equal from run to run, whatever the runner and the workers."""
     rows = sorted(json.dumps(row, sort_keys=True) for row in rejected(run))
     parquet = [{name: value for name, value in row.items() if name != "fetched_at"} for row in samples(run)]
     return {

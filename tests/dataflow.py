@@ -1,7 +1,7 @@
-"""A service on loopback that speaks Dataflow's API as far as Beam's client does, and runs what it is sent.
+"""A service on loopback that speaks Dataflow's API as far as Beam's client does, and runs the submitted jobs.
 
-A job's graph is what the client has staged, read back from the file that the request names: what Dataflow
-would get. Its steps are done by Beam's own runner here, in place of workers in containers.
+A job's graph is read back from the file that the client has staged and the request names, as Dataflow would.
+Its steps are done by Beam's own runner here, in place of workers in containers.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ ENDED = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED")
 
 @dataclass
 class Job:
-    """What was submitted, and what has become of it."""
+    """A submitted job, and its state."""
 
     id: str
     request: dict[str, Any]
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def pool(self) -> dict[str, Any]:
-        """Return what is asked of the workers."""
+        """Return the settings that the workers are asked for."""
         (pool,) = self.request["environment"]["workerPools"]
         return dict(pool)
 
@@ -67,11 +67,11 @@ class Service:
     port: int = 0
     jobs: list[Job] = field(default_factory=list)
     work: Callable[[Job], None] = lambda job: run(job)
-    """Does a job; what it raises makes it fail."""
+    """Does a job; an exception makes it fail."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def flags(self, folder: Path) -> tuple[str, ...]:
-        """Return Beam's flags for this service; what the client stages goes to a folder."""
+        """Return Beam's flags for this service; the client's staged files go to a folder."""
         folder.mkdir(exist_ok=True)
         return (
             "--runner=DataflowRunner", "--project=my-project", "--region=us-central1", "--no_auth",
@@ -81,7 +81,7 @@ class Service:
         )  # fmt: skip
 
     def create(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Begin a job unless one of its name is at work."""
+        """Begin a job unless a job of its name is running."""
         request = json.loads(body)
         with self.lock:
             if any(job.request["name"] == request["name"] and job.state not in ENDED for job in self.jobs):

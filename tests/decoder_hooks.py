@@ -1,4 +1,4 @@
-"""What a child process may do at worst; run through `Decoder(function="tests.decoder_hooks:NAME")`."""
+"""The worst that a child process may do; run through `Decoder(function="tests.decoder_hooks:NAME")`."""
 
 import ctypes
 import json
@@ -19,7 +19,7 @@ from pipeline.options import ImageOptions
 
 
 def obey(data: bytes, options: ImageOptions) -> Processed:
-    """Do what the first word of the data says; decode everything else."""
+    """Do the task named by the first word of the data; decode everything else."""
     command = data.split(b" ", 1)[0].decode("latin-1")
     if command not in COMMANDS:
         return really_process(data, options)

@@ -1,4 +1,4 @@
-"""Mutation fuzzing: damage good inputs in seeded ways, and see that a parser only ever does what it may.
+"""Mutation fuzzing: damage good inputs in seeded ways, and check that a parser only ever does things it may.
 
 A target has seeds, words worth inserting, and a check that raises when something is wrong. The same target
 has the same inputs every time; FUZZ_SCALE multiplies their number (`make fuzz` sets it).
@@ -26,7 +26,7 @@ _NUMBERS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Something that reads what strangers wrote."""
+    """A parser of strangers' bytes."""
 
     name: str
     check: Callable[[bytes], object]
@@ -75,7 +75,7 @@ def inputs(target: Target, scale: int = SCALE) -> Iterator[tuple[int, bytes]]:
 
 
 def run(target: Target, scale: int = SCALE) -> int:
-    """Check every input; AssertionError shows the one that failed. Return how many there were."""
+    """Check every input; AssertionError shows the input that failed. Return how many there were."""
     count = 0
     for number, data in inputs(target, scale):
         try:

@@ -15,7 +15,7 @@ LARGE = (".tar", ".parquet")
 
 
 class Repository:
-    """Files by path, large ones by hash, and what was asked."""
+    """Files by path, large files by hash, and the requests."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -28,7 +28,7 @@ class Repository:
 
     @property
     def sha(self) -> str:
-        """Return what stands for the newest commit."""
+        """Return a stand-in for the newest commit."""
         return hashlib.sha1(repr((self.commits, sorted(self.files))).encode()).hexdigest()
 
     def breaks(self) -> bool:
@@ -41,7 +41,7 @@ class Repository:
 
 
 def oid_of(path: str, data: bytes) -> str:
-    """Return git's id of a small file, the SHA-256 of a large one."""
+    """Return git's id of a small file, the SHA-256 of a large file."""
     if path.endswith(LARGE):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
@@ -70,7 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def body(self) -> bytes:
-        """Return what was sent, of known length or in chunks."""
+        """Return the body, of known length or in chunks."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         found = b""

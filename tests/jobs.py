@@ -19,7 +19,7 @@ _URLS = 60
 
 
 def write_inputs(root: Path, web: Web) -> None:
-    """Write what the jobs read: a table of URLs of the web, an encyclopedia, an evaluation set."""
+    """Write the inputs of the jobs: a table of URLs of the web, an encyclopedia, an evaluation set."""
     settle(web)
     pq.write_table(pq.read_table(web.folder / "urls.parquet").slice(0, _URLS), root / "urls.parquet")
     (root / "wordnet").mkdir()
@@ -53,7 +53,7 @@ def arguments_of(job: str, root: Path, web: Web, out: Path) -> list[str]:
 
 
 def run(job: str, root: Path, web: Web, out: Path, *more: str) -> None:
-    """Run one job to its end; `overlap` reads what the first `crawl` has written."""
+    """Run one job to its end; `overlap` reads the files of the first `crawl`."""
     out.mkdir(exist_ok=True)
     assert COMMANDS[job]([*arguments_of(job, root, web, out), *more]) == 0
     if job == "crawl" and not (root / "run").exists():
@@ -61,7 +61,7 @@ def run(job: str, root: Path, web: Web, out: Path, *more: str) -> None:
 
 
 def written(job: str, out: Path) -> dict[str, Any]:
-    """Return what a job wrote that must be the same whatever the runner and the workers."""
+    """Return the files of a job that must be the same whatever the runner and the workers."""
     if job == "queries":
         return {"queries.parquet": (out / "queries.parquet").read_bytes()}
     if job == "crawl":

@@ -9,7 +9,7 @@ from typing import Any
 from tests.threadserver import ThreadServer
 
 SILENT = "silent"
-"""What stands for no answer at all."""
+"""Stands for no answer at all."""
 
 Answer = list[str] | int | str
 """Addresses, a response code, or SILENT; NAME.slow.N is answered after N ms by `by_name`."""
@@ -37,7 +37,7 @@ class NameServer(ThreadServer):
 
     @property
     def address(self) -> str:
-        """Return what --dns-server takes."""
+        """Return the value for --dns-server."""
         return f"127.0.0.1:{self.port}"
 
     def respond(self, query: bytes, transport: str) -> bytes | None:

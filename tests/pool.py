@@ -2,7 +2,7 @@
 
     python -m tests.pool --service_port=50000
 
-Beam's own pool (worker_pool_main) starts each worker as a new Python, which imports everything anew: two
+Beam's own pool (worker_pool_main) starts each worker as a new Python, which imports everything again: two
 seconds of a core, four workers for each of many jobs. These are forked from a process that has done so.
 """
 
@@ -50,7 +50,7 @@ class Forking(BeamFnExternalWorkerPoolServicer):
         self.context.set_forkserver_preload(list(_IMPORTED))
 
     def target(self) -> Callable[[str, str], None]:
-        """Return what the next worker does."""
+        """Return the next worker's task."""
         return work
 
     def StartWorker(self, request: Any, context: Any) -> Any:
@@ -66,7 +66,7 @@ class Forking(BeamFnExternalWorkerPoolServicer):
 
 @contextlib.contextmanager
 def listening(folder: Path, *start: str) -> Iterator[int]:
-    """Start a pool, by default this one, with the arguments after `python`; yield its port."""
+    """Start a pool, by default this pool, with the arguments after `python`; yield its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -102,7 +102,7 @@ PORTABLE = ("--runner=PortableRunner", "--job_endpoint=embed")
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[None]:
-    """Let that job service ask for so many workers: of itself it asks for one, whatever its options say."""
+    """Let that job service ask for `count` workers: by itself it asks for one, whatever its options say."""
     original = FnApiRunner.run_via_runner_api
 
     def several(self: FnApiRunner, proto: Any, options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Give a C module what strangers might, and check its answers: `python -m tests.sanitized FILE.so ROUNDS`.
+"""Give a C module a stranger's input, and check its answers: `python -m tests.sanitized FILE.so ROUNDS`.
 
 `tests/test_sanitized.py` runs it with modules that were built with sanitizers, which end the process at the
 first byte read or written outside, and at undefined arithmetic.
@@ -70,7 +70,7 @@ _CHARACTERS = [*map(chr, range(128)), *"aaabbb    --''__..", "é", "日", "\U000
 
 
 def match(module: ModuleType, rng: np.random.Generator) -> None:
-    """Match random texts, some longer than what the module keeps on its stack, and what is no text."""
+    """Match random texts, some longer than the module's buffers on its stack, and objects that are none."""
 
     def text(most: int) -> str:
         return "".join(
@@ -199,7 +199,7 @@ def text(module: ModuleType, rng: np.random.Generator) -> None:
 
 
 def resample(module: ModuleType, rng: np.random.Generator) -> None:
-    """Make random pictures smaller, at random addresses; then ask for what cannot be made."""
+    """Make random pictures smaller, at random addresses; then ask for impossible sizes."""
     height, width = (int(side) for side in rng.integers(1, rng.choice([5, 60, 300]), 2))
     room = np.frombuffer(rng.bytes(height * (width + 9) * 3 + 7), np.uint8)[rng.integers(0, 8) :]
     picture = room[: height * (width + 9) * 3].reshape(height, width + 9, 3)[:: rng.choice([-1, 1]), 9:]
@@ -232,7 +232,7 @@ CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
 
 
 def main(file: str, rounds: str) -> None:
-    """Try a module so many times."""
+    """Try a module `rounds` times."""
     path = Path(file)
     module = load(path)
     for number in range(int(rounds)):

@@ -1,4 +1,4 @@
-"""docs/architecture.md names every room of the tree and none besides, and what it says of them holds."""
+"""docs/architecture.md names every room of the tree and none besides, and its statements on them hold."""
 
 import re
 from pathlib import Path

@@ -29,7 +29,7 @@ def signed(tmp_path: Path) -> tuple[Layout, keys.Key]:
 
 
 def test_the_dsse_signature_is_the_specifications() -> None:
-    """The protocol's test vector: what is signed, of its example's type and body."""
+    """The protocol's test vector: the bytes to sign, of its example's type and body."""
     found = attestation.encode("http://example.com/HelloWorld", b"hello world")
     assert found == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
 

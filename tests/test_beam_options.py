@@ -1,4 +1,4 @@
-"""Beam's flags, typed or in the table [beam] of --config: what is wrong with them is said in one line."""
+"""Beam's flags, typed or in the table [beam] of --config: faults in them are reported in one line."""
 
 from pathlib import Path
 
@@ -37,14 +37,14 @@ labels = { team = "data" }
 
 
 def parsed(tmp_path: Path, table: str, *typed: str) -> tuple[str, ...]:
-    """Return Beam's flags of a file, and of what is typed beside it."""
+    """Return Beam's flags of a file, and of the flags typed beside it."""
     (tmp_path / "run.toml").write_text(table)
     argv = ["--config", str(tmp_path / "run.toml"), *typed]
     return config.parse(CrawlConfig, argv, prog="openwit crawl", beam=True)[1]
 
 
 def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, table: str, *typed: str) -> str:
-    """Return the one line with which a table and flags are refused."""
+    """Return the line with which a table and flags are refused."""
     with pytest.raises(SystemExit) as stop:
         parsed(tmp_path, table, *typed)
     said = capsys.readouterr().err

@@ -126,7 +126,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def overlap_report(folder: Path) -> None:
-    """Write what `openwit overlap` leaves of two examples with a pair each."""
+    """Write the files that `openwit overlap` leaves for two examples with a pair each."""
     pictures = [jpeg(scene(n, 32, 32)) for n in range(2)]
     common = {
         "dataset": "toys", "url": "", "rank": 1, "mirrored": False, "caption": "a toy", "shard": "00000",
@@ -289,7 +289,7 @@ def shown(page: Page, served: Served, view: str, condition: str) -> None:
 
 
 def barriers(page: Page) -> list[str]:
-    """Return what axe-core finds serious or critical in a page; nothing where axe-core is not installed."""
+    """Return axe-core's serious or critical findings in a page; nothing where axe-core is not installed."""
     found = importlib.util.find_spec("axe_core_python")
     if found is None or found.origin is None:
         return []

@@ -72,7 +72,7 @@ print("size", *names["images"][0]["jpg"].size)
 
 
 def test_datasets_loads_every_configuration_of_the_card(tmp_path: Path) -> None:
-    """And the code that the card shows does what it says."""
+    """And the code that the card shows does as it claims."""
     pytest.importorskip("datasets")
     run = Path(finished_run.build(tmp_path / "demo", [f"a dog number {n}" for n in range(13)]).root)
     report.write(Layout(str(run)))

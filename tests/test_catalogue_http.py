@@ -1,4 +1,4 @@
-"""The catalogue of servers, names and URLs that do what they should not: H1 to H47, each with its outcome.
+"""The catalogue of servers, names and URLs that misbehave: H1 to H47, each with its outcome.
 
 Each case ends in its reason within its time and memory, the next good fetch of the same client succeeds, no
 error is left without a class, and no address that the policy refuses is ever connected to: every connection
@@ -54,7 +54,7 @@ sys.addaudithook(lambda event, args: _CONNECTIONS.append(args) if event == "sock
 
 @pytest.fixture(autouse=True)
 def bounds(secret: Server) -> Iterator[None]:
-    """Check after each case what must hold whatever it was."""
+    """Check after each case the invariants that hold for all of them."""
     _CONNECTIONS.clear()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
@@ -283,7 +283,7 @@ def test_what_is_no_tls(client: Client, server: Server, says: bytes, then: str) 
 
 
 def by_name(answers: dict[str, list[dns.Answer]], *urls: str) -> list[Outcome]:
-    """Fetch with a resolver that gives each name its answers in turn, the last one for good."""
+    """Fetch with a resolver that gives each name its answers in turn, then the last answer forever."""
 
     def ask(host: str, family: socket.AddressFamily) -> dns.Answer:
         if host not in answers:

@@ -1,4 +1,4 @@
-"""The command line: what is wrong is named with what is right, and nothing is written."""
+"""The command line: a wrong option is named beside the right option, and nothing is written."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def usage(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 
 
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:
-    """What takes seconds to import must not stand between a user and the help."""
+    """Imports that take seconds must not stand between a user and the help."""
     script = (
         "import sys, beam_job\n"
         "try: beam_job.main(['--help'])\n"

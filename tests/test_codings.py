@@ -1,4 +1,4 @@
-"""Content-Encoding: which words are one, and what is undone of a body, whatever it is."""
+"""Content-Encoding: which words name an encoding, and how much of any body is decoded."""
 
 import gzip
 import zlib

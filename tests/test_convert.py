@@ -1,4 +1,4 @@
-"""A run as files and as Parquet: the same samples, without what was dropped."""
+"""A run as files and as Parquet: the same samples, without the dropped samples."""
 
 import io
 import json

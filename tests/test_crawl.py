@@ -100,7 +100,7 @@ def test_merged_images_are_traced_and_their_captions_united(web: Server, whole: 
 def test_each_query_keeps_exactly_what_it_may(web: Server, tmp_path: Path) -> None:
     """With rounds enough, each query has the k smallest priorities of all that can be fetched.
 
-    Without merging and placeholders, which depend on what else was fetched.
+    Without merging and placeholders, which depend on the other images fetched.
     """
     alone = ("--workers", "1", "--dedup", "off", "--placeholder-captions", "0")
     whole = crawl(web.web, tmp_path / "whole", *alone)
@@ -167,7 +167,7 @@ def test_shards_are_read_by_others(whole: Path, tmp_path: Path) -> None:
 
 
 def test_descriptors_are_kept_beside_the_images(whole: Path) -> None:
-    """The Parquet rows hold what the images are compared by; KEY.json stays small."""
+    """The Parquet rows hold the values that images are compared by; KEY.json stays small."""
     for row in samples(whole)[::17]:
         with tarfile.open(whole / "shards" / f"{row['key'][:5]}.tar") as tar:
             jpeg, text = (tar.extractfile(f"{row['key']}.{suffix}") for suffix in ("jpg", "json"))

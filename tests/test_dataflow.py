@@ -1,4 +1,4 @@
-"""Every job of every command on a service that speaks Dataflow's API: what it is sent, what comes of it."""
+"""Every job of every command on a service that speaks Dataflow's API: submitted graphs and results."""
 
 import json
 import signal
@@ -149,7 +149,7 @@ class Echo:
         """Load nothing."""
 
     def run(self, state: None, task: Part) -> Part:
-        """Return the task, unless it is one that fails."""
+        """Return the task, unless it is the task that fails."""
         return task
 
 

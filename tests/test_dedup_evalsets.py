@@ -1,4 +1,4 @@
-"""The three forms of evaluation data, their example ids, and what is refused."""
+"""The three forms of evaluation data, their example ids, and the inputs that are refused."""
 
 import io
 import json

@@ -61,7 +61,7 @@ def planted(count: int) -> tuple[list[bytes], np.ndarray, set[tuple[bytes, bytes
 
 
 def write_images(path: Path, uids: list[bytes], hashes: np.ndarray, quality: int = 100) -> Merged:
-    """Write the columns of a merged file that the shuffle reads, two captions an image."""
+    """Write the columns of a merged file that the shuffle reads, two captions per image."""
     order = sorted(range(len(uids)), key=lambda row: uids[row])
     twice = [row for row in order for _ in range(2)]
     table = pa.table(

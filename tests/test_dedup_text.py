@@ -1,4 +1,4 @@
-"""Text near-duplicates: datasketch's digests, exact similarities, and what the bands find."""
+"""Text near-duplicates: datasketch's digests, exact similarities, and the pairs that the bands find."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Verification: copies pass, and the words for what does not."""
+"""Verification: copies pass, and the reasons for pairs that fail."""
 
 from pathlib import Path
 

@@ -53,7 +53,7 @@ def test_the_demo_builds_checks_and_compares(
 
 
 def every_task_is_measured(out: Path) -> None:
-    """Measure a model that learned nothing in the place of the one that two minutes of training leave."""
+    """Measure a model that learned nothing in the place of a model trained for two minutes."""
     eval_models.training_run(out / "model")
     assert run.measure(load(out / "web"), out, run.DemoConfig(out=str(out), full=True)) == 0
     rows = json.loads((out / "evaluation/results.json").read_text())
@@ -78,7 +78,7 @@ def every_task_is_measured(out: Path) -> None:
 
 
 def planted_copies_are_found_all_and_only(out: Path) -> None:
-    """Compare with the truth: copies of what is in the set, no other drawing, no hard negative."""
+    """Compare with the truth: copies of pictures in the set, no other drawing, no hard negative."""
     fetched = {row["url"] for row in samples(out / "run")}
     # A page may offer a picture in several encodings; any of them is that picture.
     lines = (out / "web/truth.jsonl").read_text("utf-8").splitlines()

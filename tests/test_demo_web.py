@@ -454,7 +454,7 @@ def test_a_folder_in_use_and_a_web_too_small_are_refused(web: Web, tmp_path: Pat
 
 
 class Answered:
-    """What came back for one request, the body read."""
+    """The answer to one request, the body read."""
 
     def __init__(self, response: aiohttp.ClientResponse, body: bytes) -> None:
         self.status, self.headers, self.body = response.status, response.headers, body

@@ -1,4 +1,4 @@
-"""docs/deploy/: what Kubernetes, Flink's operator and Slurm read of it; a job that is told to stop."""
+"""docs/deploy/: the parts that Kubernetes, Flink's operator and Slurm read; a job that is told to stop."""
 
 import os
 import re

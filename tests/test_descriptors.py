@@ -1,4 +1,4 @@
-"""The sign hash: stable under what copies undergo, far apart for different pictures, defined to the bit."""
+"""The sign hash: stable under the changes of copies, far apart for different pictures, defined to the bit."""
 
 import io
 import subprocess

@@ -66,7 +66,7 @@ def varint(value: int) -> bytes:
 
 
 def onnx(folder: Path, *, kind: int = 1, shape: tuple[int | str, ...] = ("n", 3, SIDE, SIDE)) -> str:
-    """Write an ONNX model that does what `Mean` does; kind: 1 for float32, 2 for uint8 as it comes."""
+    """Write an ONNX model equal to `Mean`; kind: 1 for float32, 2 for uint8 as it comes."""
 
     def tensor(name: str, of: int, sides: tuple[int | str, ...]) -> bytes:
         dims = b"".join(field(1, field(1 if isinstance(s, int) else 2, s)) for s in sides)
@@ -153,7 +153,7 @@ def test_what_a_program_does_ends_in_its_process(tmp_path, monkeypatch, module, 
 
 
 class Answers:
-    """A child that answers what it is told to."""
+    """A child that gives the answers it is told to give."""
 
     def __init__(self, fields: dict[str, object], data: bytes) -> None:
         self.answer = fields, data

@@ -23,7 +23,7 @@ SMALL = DetectorArchitecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
 
 
 def detector(path: Path, steps: int) -> None:
-    """Write a detector that took so many steps on drawings of the same kind."""
+    """Write a detector trained for `steps` steps on drawings of the same kind."""
     torch.set_num_threads(1)
     background = np.stack([squeeze(scene(n), 64) for n in range(2000, 2100)])
     network = DetectorNetwork(SMALL).initialise(0, torch.from_numpy(background[:32]))

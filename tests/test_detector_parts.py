@@ -113,7 +113,7 @@ def test_any_picture_gives_views(height, width, seed):
 
 
 def test_nothing_depends_on_the_rest_of_the_batch():
-    """What weight norm is for (appendix C): batch norm would let duplicates be told by the batch."""
+    """The purpose of weight norm (appendix C): batch norm would let duplicates be told by the batch."""
     one = network().train()
     together = one(torch.from_numpy(pixels(8)))
     alone = torch.cat([one(torch.from_numpy(pixels(8)[n : n + 1])) for n in range(8)])

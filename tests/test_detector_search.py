@@ -183,7 +183,7 @@ def test_only_what_is_missing_is_described_again(made):
 
 
 def descendants(pid: int | str) -> list[str]:
-    """Return the processes below one, by the threads that started them."""
+    """Return the descendants of a process, by the threads that started them."""
     lists = Path("/proc", str(pid), "task").glob("*/children")
     children = [child for path in lists for child in path.read_text().split()]
     return children + [below for child in children for below in descendants(child)]

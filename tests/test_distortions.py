@@ -1,4 +1,4 @@
-"""Altered copies: of a picture of any shape there is one, and it is a picture."""
+"""Altered copies: a picture of any shape has each of them, and it is a picture."""
 
 import numpy as np
 import pytest

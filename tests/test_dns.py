@@ -242,7 +242,7 @@ class Sure:
 
 
 def find_many(source: Sure, name: str, count: int, **changes: Any) -> str:
-    """Ask for so many names; return "" or the message of the outage."""
+    """Ask for `count` names; return "" or the message of the outage."""
 
     async def main() -> str:
         resolver = dns.Resolver(source, **changes)

@@ -53,7 +53,7 @@ def command_of(words: list[str]) -> tuple[str, list[str]]:
 
 
 def check(line: str, *, whole: bool) -> None:
-    """Parse a command as the program does; an unfinished one may lack what is required."""
+    """Parse a command as the program does; an unfinished command may lack required options."""
     words = shlex.split(line, comments=True)
     whole = whole and not re.search(r" [A-Z]{2,}(?= |$)", line)  # a placeholder
     if words[0] == "nohup":

@@ -1,6 +1,6 @@
-"""What the drivers of the stages decide: which steps run, on what, and what goes on to the next stage.
+"""Decisions of the stages' drivers: which steps run, on which inputs, and the next stage's results.
 
-No step does its work here: a runner plans each one and leaves the results that a test gives it.
+No step does its work here: a runner plans each step and leaves the results that a test gives it.
 """
 
 import json
@@ -53,7 +53,7 @@ class Recorder(Runner):
     jobs: list[list[str]] = field(default_factory=list)
     """Labels of the steps of each call."""
     work: dict[str, Work] = field(default_factory=dict)
-    """What was planned, by label."""
+    """The plans, by label."""
 
     def run(self, steps: Sequence[Step]) -> None:
         self.jobs.append([step.label for step in steps])
@@ -171,7 +171,7 @@ def test_how_long_pieces_take_is_known_of_local_ones_alone(tmp_path: Path) -> No
 
 
 def judged_pieces(crawl: Crawl, pieces: int = 1, rows: int = 10, **reasons: int) -> None:
-    """Let candidates be done, with so many pieces of so many rows."""
+    """Let candidates be done, with the given numbers of pieces and of rows."""
     folder = crawl.layout.stage("candidates")
     found = tuple(judged(storage.join(folder, f"{number:06d}"), rows) for number in range(pieces))
     stage = Candidates(pieces=found, images=9, candidates=rows * pieces, rows=rows * pieces, reasons=reasons)
@@ -448,7 +448,7 @@ NEAR = [
 
 
 def with_near(crawl: Crawl, recorder: Recorder, gone: int) -> None:
-    """Let so many of the last round's five images be near-duplicates of another one."""
+    """Let `gone` of the last round's five images be near-duplicates of another image."""
     base = storage.join(crawl.layout.stage("finish", "near"), "000000")
     sites = schemas.to_table([("a.test", 5, gone)], SITES)
     schemas.write_table(f"{base}.sites.parquet", sites)

@@ -1,4 +1,4 @@
-"""Text encodings: the web's labels, decoders and prescan, and what is told where nothing is declared."""
+"""Text encodings: the web's labels, decoders and prescan, and the detection where nothing is declared."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""The EU's summary: its sums are those of the shards, and what only a person knows is left to a person."""
+"""The EU's summary: its sums are those of the shards, and fields only a person can fill are left open."""
 
 import json
 import math

@@ -526,7 +526,7 @@ def test_models_are_called_by_the_whole_names_of_their_files_and_folders(tmp_pat
 
 
 def test_the_training_loops_accuracy_is_the_evaluations(place, tmp_path):
-    """Of a set of its own names, and of one whose folders are WordNet's ids."""
+    """For a set with names of its own, and a set whose folders are WordNet's ids."""
     from train import checkpoint
     from train.validation import LabelledSet, accuracy
 

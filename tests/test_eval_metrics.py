@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and plain loops; intervals against scipy and against what they promise."""
+"""Metrics against scikit-learn and plain loops; intervals against scipy and their promised coverage."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""What `openwit eval` predicts, `openwit overlap` reads: contamination, then accuracy on both parts."""
+"""`openwit overlap` reads the predictions of `openwit eval`: contamination, then accuracy on both parts."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""People beside the model (table 2), and what it says of people: sums over categories, labels (figure 18)."""
+"""People beside the model (table 2), and its statements on people: sums over categories (figure 18)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The examples run, one after the other in one folder, and the notebooks show what they give."""
+"""The examples run in turn in one folder, and the notebooks show their output."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ def cells(name: str) -> list[dict[str, Any]]:
 
 
 def printed(cell: dict[str, Any]) -> str:
-    """Return what a cell has printed, as stored."""
+    """Return the output of a cell, as stored."""
     streams = (one for one in cell["outputs"] if one["output_type"] == "stream" and one["name"] == "stdout")
     return "".join("".join(one["text"]) for one in streams)
 

@@ -1,4 +1,4 @@
-"""`--extend`: sources added to a finished run give the set that one run over all of them gives."""
+"""`--extend`: sources added to a finished run give the set that a single run over all of them gives."""
 
 import json
 import shutil
@@ -69,8 +69,8 @@ def write_list(path: Path, rows: Iterable[Row]) -> Path:
 def split(web: Server, folder: Path, parts: int) -> list[Path]:
     """Write URL lists of the web's images, and queries.txt: the words that most of their texts have.
 
-    Of images with the same bytes there is one: which captions they unite depends on which of them are tried.
-    What keeps failing is left out: it would only cost rounds.
+    Of images with the same bytes only one is kept: which captions they unite depends on which of them are
+    tried. URLs that keep failing are left out: they would only cost rounds.
     """
     lists: list[list[Row]] = [[] for _ in range(parts)]
     words: Counter[str] = Counter()
@@ -137,7 +137,7 @@ def keys_of(run: Path, shard: str) -> list[str]:
 
 
 def counts_by_query(run: Path) -> list[dict[str, Any]]:
-    """Return query_counts.parquet; a grown run has tried what one run over all sources would not have."""
+    """Return query_counts.parquet; a grown run has tried images that one run over all sources would not."""
     table = pq.read_table(run / "query_counts.parquet").drop_columns(["untried"])
     return table.to_pylist()  # type: ignore[no-any-return]
 
@@ -218,7 +218,7 @@ def test_a_grown_run_is_the_run_over_all_sources(
 
 
 def wanted_spelling(run: Path, row: dict[str, Any]) -> str:
-    """Return another URL of a sample's bytes, one that its queries would keep."""
+    """Return another URL of a sample's bytes, which its queries would keep."""
     state = finished_set.load(Layout(str(run)), checked_manifest.of(str(run)))
     assert state.thresholds is not None
     ids = row["matched_query_ids"]
@@ -233,7 +233,7 @@ def wanted_spelling(run: Path, row: dict[str, Any]) -> str:
 def test_a_known_url_is_not_asked_for_again_and_known_bytes_are_not_stored_twice(
     web: Server, run: Path, tmp_path: Path
 ) -> None:
-    """What of the new source meets the run: a stored URL, a failed one, one over the cap, a copy."""
+    """How the new source meets the run: a stored URL, a failed URL, a URL over the cap, a copy."""
     before, counted = the_set(run), counts_by_query(run)
     # One request each: "moved" is a redirect.
     single = [row for row in samples(run) if len(row["captions"]) == 1 and "/moved" not in row["url"]]
@@ -333,7 +333,7 @@ def test_compacted_shards_are_those_of_the_set(grown: Path, tmp_path: Path) -> N
 
 @pytest.fixture
 def scrubbed(grown: Path, tmp_path: Path) -> tuple[Path, list[Row]]:
-    """The grown run without a sample that it had dropped and one of an extension; and what these were."""
+    """The grown run without a sample that it had dropped and a sample of an extension; and these two."""
     run = shutil.copytree(grown, tmp_path / "run")
     relocate(grown, run)
     gone = dropped_samples.load(str(run), times_extended(run))

@@ -1,4 +1,4 @@
-"""What is missing is named, with the line that installs it: at the start, and deep inside the work."""
+"""A missing package is named, with the line that installs it: at the start, and deep inside the work."""
 
 import importlib.metadata
 import json
@@ -115,7 +115,7 @@ def test_the_core_says_what_else_a_command_needs() -> None:
 
 
 def test_the_core_reads_runs_and_plans(tmp_path: Path) -> None:
-    """What these say of a real run is the same in .ci/installs.py, whose core has nothing else."""
+    """The figures of these on a real run are checked in .ci/installs.py, whose core has nothing else."""
     run = finished_run.build(tmp_path / "run", ["a dog"]).root
     planned = ["plan", "--pairs", "1e6", "--workers", "4", "--cores", "4"]
     found = without(

@@ -82,7 +82,7 @@ Client = Callable[..., list[Outcome]]
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """Give a `fetch` whose client lives as long as the module: what one server does harms no later one."""
+    """Give a `fetch` whose client lives as long as the module: no server harms a later test's server."""
     with asyncio.Runner() as runner:
         fetcher = runner.run(Fetcher(options(), lookup).__aenter__())
 
@@ -432,7 +432,7 @@ ROBOTS = b"User-agent: *\nDisallow: /good\n"
 
 @pytest.mark.parametrize("word", [*NO_ENCODINGS, "gzip", "br", "deflate", "zstd, gzip"])
 def test_robots_txt_is_read_whatever_its_content_encoding_says(word: str) -> None:
-    """As it is where the word is no encoding, and where text was sent under the name of one."""
+    """As it is where the word is no encoding, and where text was sent under the name of an encoding."""
     status("robots_said_encoded", "200 OK", ROBOTS, Content_Encoding=word)
     with Server(robots="robots_said_encoded") as server:
         assert [o.reason for o in fetch(server.url("good"), server.url("big?9"))] == ["robots_disallow", ""]

@@ -84,9 +84,9 @@ class Pace:
         monkeypatch.setattr(module, "turn", later)
 
     def check(self, requests: list[Request], delay: float) -> None:
-        """Assert that each of the requests was decided, `delay` seconds after the one before it.
+        """Assert that each of the requests was decided, `delay` seconds after the previous request.
 
-        The server's log must agree but for half of the whole, which is left to what holds a process up.
+        The server's log must agree but for half of the whole, a margin for anything that holds a process up.
         """
         assert len(self.starts) == len(requests) > 1
         assert min(later - earlier for earlier, later in itertools.pairwise(self.starts)) >= delay - 1e-6
@@ -651,7 +651,7 @@ def test_one_lookup_for_all_who_ask_at_once() -> None:
 
 
 def test_no_more_is_asked_for_than_the_caller_deals_with() -> None:
-    """What waits for a slow caller would be lost with the process."""
+    """Answers that wait for a slow caller would be lost with the process."""
     with Server() as server, FetchLoop(options(host_concurrency=64), lookup) as loop:
         results = loop.run([(i, server.url(f"good?{i}")) for i in range(120)])
         next(results)

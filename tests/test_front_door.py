@@ -1,4 +1,4 @@
-"""The first minutes with `openwit crawl`: plans, contacts, presets, empty runs, and what stays private."""
+"""The first minutes with `openwit crawl`: plans, contacts, presets, empty runs, and private data."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""Whatever arrives, a parser answers with what it may: never another exception, never an unknown reason.
+"""Whatever arrives, a parser answers as it may: never another exception, never an unknown reason.
 
 About a minute of CPU time in all; `make fuzz` tries a hundred times as many inputs.
 """
@@ -47,7 +47,7 @@ def text_of(data: bytes) -> str:
 
 
 def is_sound(image: Image) -> None:
-    """What a source yields can be stored, and says a known reason or a URL that can be asked for."""
+    """The images of a source can be stored, and have a known reason or a URL that can be asked for."""
     for text in (image.url, image.page_url, image.detail, image.opt_out, *(text for _, text in image.texts)):
         text.encode()  # raises where Parquet would
     assert all(len(text) <= MAX_TEXT for _, text in image.texts)

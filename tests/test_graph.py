@@ -84,7 +84,7 @@ def plan_thresholds(samples: str) -> Work:
 
 
 def select(folder: Path, runner: Runner, partitions: int) -> dict[str, str]:
-    """Run the select graphs; return the sha256 of what matters, by name, and the thresholds."""
+    """Run the select graphs; return the sha256 of the tables that count, by name, and the thresholds."""
     paths, _ = candidates_files(folder)
     list_path = str(folder / "queries.parquet")
     querylist.save(list_path, QUERIES)

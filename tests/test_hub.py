@@ -45,7 +45,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return what a run publishes."""
+    """Return the files that a run publishes."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     names = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     return {name: data for name, data in names.items() if not name.startswith(("work/", ".cache/"))}

@@ -1,4 +1,4 @@
-"""Images: what comes out is Pillow's picture at the right size; what cannot come out has the right reason."""
+"""Images: a stored image is Pillow's picture at the right size; a refused image has the right reason."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def pixels(processed: Processed) -> npt.NDArray[np.uint8]:
 
 
 def mean_difference(processed: Processed, expected: Image.Image) -> float:
-    """Return the mean absolute difference in grey levels to what Pillow makes of `expected`.
+    """Return the mean absolute difference in grey levels to Pillow's version of `expected`.
 
     That is the same size by Lanczos, and the same JPEG settings, so that only resizing and colours count.
     """
@@ -178,7 +178,7 @@ def test_orientation_is_applied(name: str, orientation: int) -> None:
 @pytest.mark.parametrize("mode", ["shorter", "square", "keep"])
 @pytest.mark.parametrize("border", [0, 60])
 def test_the_descriptor_is_that_of_the_stored_picture(mode: str, border: int) -> None:
-    """What the fetch keeps is what the overlap job finds when it decodes the stored JPEG."""
+    """The descriptors kept by the fetch are those of the overlap job when it decodes the stored JPEG."""
     data = jpeg(ImageOps.expand(photo(seed=3), border, "white"), quality=92)
     processed = process(data, ImageOptions(resize_mode=mode))  # type: ignore[arg-type]
     kept = unpack([bytes.fromhex(processed.descriptor)])

@@ -1,4 +1,4 @@
-"""A submodule is imported where it is used: what another package imports is not there for everybody."""
+"""A submodule is imported where it is used: an import by another package may be missing elsewhere."""
 
 import ast
 import importlib.util

@@ -1,4 +1,4 @@
-"""What a unit keeps while it is at work: parts that survive damage, attempts beside each other, takedowns."""
+"""The records that a running unit keeps: parts that survive damage, attempts beside each other, takedowns."""
 
 import io
 import subprocess
@@ -32,7 +32,7 @@ class By(Part):
 
 
 def fill(folder: Path | str, unit: str = "7", attempt: str = "a", records: Any = RECORDS) -> None:
-    """Leave what an attempt that is killed leaves."""
+    """Leave the files of an attempt that is killed."""
     with kept.Kept(str(folder), unit, attempt) as store:
         for number, (header, body) in enumerate(records):
             store.add(header, body, requests=number + 1)
@@ -87,7 +87,7 @@ def test_what_is_no_part_holds_nothing(junk: bytes) -> None:
 
 
 def test_attempts_at_work_beside_each_other(tmp_path: Path) -> None:
-    """The second reads what the first has so far; when one is done, the other can still end its own."""
+    """The second reads the records of the first so far; when one is done, the other can still end its own."""
     folder = str(tmp_path)
     with kept.Kept(folder, "7", "a") as first:
         first.add(*RECORDS[1])
@@ -183,7 +183,7 @@ def test_a_worker_of_an_object_store_keeps_what_it_has_when_its_launcher_is_stop
 
 
 def test_the_staged_images_of_all_attempts_go(tmp_path: Path) -> None:
-    """Of two attempts at a unit the first marker counts; the other one's blob is no result's file."""
+    """Of two attempts at a unit the first marker counts; the other attempt's blob is no result's file."""
     layout = Layout(str(tmp_path))
     for name in ("0@first", "0@second"):
         storage.write_bytes(storage.join(layout.round(0), f"{name}.blob"), b"jpeg")

@@ -143,7 +143,7 @@ def test_several_names_of_a_class_are_averaged(tmp_path: Path) -> None:
 
 
 def top_shares(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...]) -> list[float]:
-    """Return what clip-benchmark's `accuracy` does, whose last step NumPy 2.4 refuses."""
+    """Return the result of clip-benchmark's `accuracy`, whose last step NumPy 2.4 refuses."""
     best = output.topk(max(topk), dim=1).indices == target[:, None]
     return [best[:, :count].any(dim=1).double().mean().item() for count in topk]
 

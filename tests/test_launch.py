@@ -82,7 +82,7 @@ class Process(Part):
 
 
 class _WhoAmI:
-    """A worker that waits until another process is at work too."""
+    """A worker that waits until another process is running too."""
 
     def __init__(self, folder: str, processes: int) -> None:
         self.folder, self.processes = folder, processes
@@ -184,7 +184,7 @@ def test_four_processes_of_a_pool_are_at_work_at_a_time(split: tuple[str, ...], 
 
 @pytest.fixture(scope="module")
 def graphs() -> Iterator[dict[str, Step]]:
-    """Yield all steps that jobs run, by kind and what they do; filled by `record`."""
+    """Yield all steps that jobs run, by kind and action; filled by `record`."""
     found: dict[str, Step] = {}
     original = BeamRunner.run
 
@@ -421,7 +421,7 @@ def test_the_image_has_what_a_worker_needs() -> None:
 
 
 def test_the_image_is_followed_without_an_engine(tmp_path: Path) -> None:
-    """All but its programs, which `make image` runs: where files go, who the user is, what begins."""
+    """All but its programs, which `make image` runs: the places of files, the user, the first command."""
     (tmp_path / "boot").touch()
     found = image.Image(tmp_path / "root", tmp_path / "boot")
     lines = image.instructions((ROOT / "Dockerfile").read_text())
@@ -445,7 +445,7 @@ def modules_of(project: dict[str, Any], extra: str) -> set[str]:
 
 
 def test_the_record_of_graphs_is_of_dataclasses(graphs: dict[str, Step], jobs: Path) -> None:
-    """What a graph carries are small frozen options, no tables and no open files."""
+    """A graph carries small frozen options, no tables and no open files."""
     for label, step in graphs.items():
         if isinstance(step, Tasks | Shuffle):
             inner = step.worker if isinstance(step, Tasks) else step.shuffler

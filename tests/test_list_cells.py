@@ -1,4 +1,4 @@
-"""What lists are made of: cells of any type, cells of any size, folders of parts, names with brackets."""
+"""The contents of lists: cells of any type, cells of any size, folders of parts, names with brackets."""
 
 import datetime
 import decimal
@@ -275,7 +275,7 @@ def test_times_of_an_ordinary_kind_are_as_python_writes_them() -> None:
 
 
 def test_batches_do_not_grow_within_a_row_group(tmp_path: Path) -> None:
-    """A column that begins with a dictionary and goes on without one, as most writers' columns do."""
+    """A column that begins with a dictionary and continues without it, as most writers' columns do."""
     path = tmp_path / "a.parquet"
     table = pa.table({"url": [f"{U}{i:08d}/{'x' * 40}.jpg" for i in range(60_000)]})
     pq.write_table(table, path)

@@ -30,7 +30,7 @@ def load(path: Path, options: SourceOptions) -> list[Image]:
 
 
 def check_cuts(path: Path, count: int, kept: tuple[str, ...] = ()) -> list[Image]:
-    """Return all rows, having checked their number and that no cut changes one."""
+    """Return all rows, having checked their number and that no cut changes a row."""
     whole = load(path, SourceOptions(keep_columns=kept))
     assert len(whole) == count
     total = path.stat().st_size

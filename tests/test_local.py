@@ -1,4 +1,4 @@
-"""Steps without Beam: where the work is done, how it ends when a process dies, and what is never loaded."""
+"""Steps without Beam: where the work is done, how it ends when a process dies, and unloaded modules."""
 
 import os
 import subprocess
@@ -127,7 +127,7 @@ def test_processes_end_with_the_command_however_it_ended(tmp_path: Path) -> None
 
 @dataclass(frozen=True)
 class Marking:
-    """Write this process's id down and be at work for long."""
+    """Write this process's id down and run for long."""
 
     folder: str
 

@@ -91,7 +91,7 @@ def test_the_ascii_path_equals_the_general_one(text: str) -> None:
 
 
 def brute_force(queries: list[str], text: str) -> list[int]:
-    """Return what the published rule finds, on normalised strings: a padded substring test for each query."""
+    """Return the matches of the published rule, on normalised strings: a padded substring test per query."""
     spaced = [f" {' '.join(tokens(query))} " for query in queries]
     padded = f" {' '.join(tokens(text))} "
     return [i for i, query in enumerate(spaced) if query.strip() and query in padded]
@@ -163,7 +163,7 @@ def test_matcher_equals_brute_force_on_overlapping_queries(queries: list[str], t
 
 
 def published(queries: list[str], text: str) -> list[int]:
-    """Return what MetaCLIP's substr_matching finds: a padded substring test for each query, case and all."""
+    """Return the matches of MetaCLIP's substr_matching: a padded, case-sensitive substring test per query."""
     for mark in (",", ".", ";", ":", "?", "!", "`"):
         text = text.replace(mark, f" {mark} ")
     for blank in ("\t", "\n", "\r"):

@@ -27,7 +27,7 @@ from tests.test_merge import table_of
 
 
 def survivors(table: pa.Table, groups: dict[str, str]) -> pa.ChunkedArray:
-    """Return what each row is merged into, by URL."""
+    """Return the sample that each row is merged into, by URL."""
     pairs = sorted((uid_of(member), uid_of(star)) for member, star in groups.items())
     return representatives(table["uid"], schemas.to_table(pairs, pa.schema(
         [pa.field("uid", pa.binary(16)), pa.field("representative", pa.binary(16))]
@@ -81,7 +81,7 @@ def pictures() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[SimpleNamespace]:
-    """Serve the pictures on loopback; .hits counts what was asked for."""
+    """Serve the pictures on loopback; .hits counts the requests."""
     files, hits, broken = pictures(), Counter(), set()
 
     class Handler(BaseHTTPRequestHandler):
@@ -172,7 +172,7 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
 
 
 def merged_into(run: Path) -> dict[str, str]:
-    """Return by the name of each picture that was merged the uid of the one that it was merged into."""
+    """Return, by the name of each merged picture, the uid of the picture it was merged into."""
     rows = (row for row in rejected(run) if row["reason"] == "merged_into")
     return {row["url"].rpartition("/")[2]: row["detail"] for row in rows}
 

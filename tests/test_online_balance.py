@@ -1,4 +1,4 @@
-"""Online balance: MetaCLIP's probabilities, drawn anew each epoch, the same for any ranks and stops."""
+"""Online balance: MetaCLIP's probabilities, drawn again each epoch, the same for any ranks and stops."""
 
 import json
 import pickle
@@ -67,7 +67,7 @@ def draws(paths: list[str], cap: int, epochs: int, seed: int = 0) -> OnlineBalan
 
 
 def taken(found: OnlineBalance, epoch: int) -> np.ndarray:
-    """Return which samples an epoch takes, bool [samples]."""
+    """Return which samples an epoch uses, bool [samples]."""
     masks = []
     for shard, size in enumerate(SIZES):
         mask = np.zeros(size, bool)

@@ -1,4 +1,4 @@
-"""Opt-out headers: each way in which they are written, and what must not be taken for one."""
+"""Opt-out headers: each way in which they are written, and headers that must not be taken for an opt-out."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from pipeline.reasons import REASONS
 
 
 def said(headers: list[tuple[str, str]]) -> str | None:
-    """Return what opts out, whatever the signal."""
+    """Return the header that opts out, whatever the signal."""
     refusal = check_headers(headers)
     assert refusal is None or refusal.reason in REASONS
     return refusal.detail if refusal else None

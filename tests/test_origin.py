@@ -1,4 +1,4 @@
-"""Whether a machine made a picture, and what C2PA's manifests refuse, in the places that standards name."""
+"""Whether a machine made a picture, and refusals in C2PA's manifests, in the places that standards name."""
 
 import io
 import json

@@ -2,7 +2,7 @@
 
 They are looked for in .peers/NAME, where `pip install --target .peers/NAME` puts a package:
 webdataset-0.2.86, open_clip (open_clip_torch torchvision), energon (megatron-energon), webshart, litdata,
-mteb. A test whose package is not there is skipped. test_shards.py has the newest webdataset, test_card.py has
+mteb. A test whose package is missing is skipped. test_shards.py has the newest webdataset, test_card.py has
 `datasets`.
 """
 
@@ -114,7 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(place: Path, peer: str, module: str, code: str) -> list[Any]:
-    """Return what code leaves in `found`, run with a peer's packages in front; skip where there are none."""
+    """Return the value of `found` after code has run with a peer's packages in front; skip without them."""
     folders = [ROOT / ".peers" / name for name in peer.split()]
     path = [str(ROOT), *map(str, folders)]
     if missing := next((folder.name for folder in folders if not folder.exists()), ""):

@@ -478,7 +478,7 @@ def test_every_format_is_searched_and_what_cannot_be_decoded_is_left_out(made, t
 
 
 def test_a_recall_that_cannot_be_measured_is_a_note(made, tmp_path, capfd, monkeypatch):
-    """Planted copies of a panorama, and of one whose measurement fails: the job ends well either way."""
+    """Planted copies of a panorama, and of another whose measurement fails: the job ends well either way."""
     wide = np.concatenate([scene(n) for n in range(5)], axis=1)
     write_folder(tmp_path / "set", {"class/wide.png": wide[:90, :900]})
     arguments = [

@@ -27,7 +27,7 @@ SOURCES: Final = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 ENDING: Final = re.compile(r"\\?\.[a-z][a-z0-9_]*(\.[a-z0-9]+)*\$?")
-"""What a file's name may end in, as a string or a pattern in the code."""
+"""The endings of a file's name, as a string or a pattern in the code."""
 EDITS: Final = frozenset(
     ("replace", "removesuffix", "rstrip", "strip", "sub", "split", "rsplit", "partition", "rpartition")
 )

@@ -1,4 +1,4 @@
-"""What is done again and again beside other work: errors end nothing, the end of the block does."""
+"""Calls repeated beside other work: errors end nothing, the end of the block does."""
 
 import threading
 

@@ -38,7 +38,7 @@ def distance(processed: Processed, expected: Image.Image) -> float:
 
 
 def as_meant(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return what LittleCMS makes of a picture and its profile."""
+    """Return LittleCMS's conversion of a picture by its profile."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     assert found is not None

@@ -1,4 +1,4 @@
-"""A pilot: a sample of the pieces, its yields, and what they mean for the whole source."""
+"""A pilot: a sample of the pieces, its yields, and the numbers it predicts for the whole source."""
 
 from dataclasses import asdict
 from pathlib import Path

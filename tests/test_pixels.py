@@ -76,7 +76,7 @@ def test_profiles_and_orientation_are_applied() -> None:
 @pytest.mark.parametrize("size", [(640, 480), (333, 500), (64, 64), (50, 700), (1, 1)])
 @pytest.mark.parametrize("kind", ["JPEG", "grey", "CMYK", "RGB", "RGBA", "LA", "L", "P", "P+tRNS", "1"])
 def test_evaluation_is_resize_and_centre_crop_of_everybody(size: tuple[int, int], kind: str) -> None:
-    """What torchvision's Resize and CenterCrop, and open_clip's and OpenAI's conversion after them, make."""
+    """The result of torchvision's Resize and CenterCrop, and open_clip's and OpenAI's conversion then."""
     mode = {"JPEG": "RGB", "grey": "L", "P+tRNS": "P"}.get(kind, kind)
     picture = photo(*size)
     if mode in ("RGBA", "LA"):

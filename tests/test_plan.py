@@ -28,7 +28,7 @@ def web(small_web: Server) -> Server:
 
 @pytest.fixture(scope="module")
 def crawled(web: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a cap that bites, without later rounds to make up for what is gone."""
+    """A run with a cap that bites, without later rounds to replace missing images."""
     out = tmp_path_factory.mktemp("plan") / "run"
     caps = ["--per-query", "6", "--headroom", "1", "--rounds", "3", "--placeholder-captions", "0"]
     return crawling.crawl(web.web, out, *caps, "--workers", "1")

@@ -1,4 +1,4 @@
-"""Presets: each takes what a few lines take that were written from the paper, not from our code."""
+"""Presets: each keeps the captions that a few lines keep, written from the paper, not from our code."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files of this machine: copies of shards, folders that are ours alone, what the umask leaves."""
+"""Files of this machine: copies of shards, folders that are ours alone, and the modes the umask leaves."""
 
 import gzip
 import os

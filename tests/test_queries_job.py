@@ -117,7 +117,7 @@ def test_workers_and_pieces_do_not_change_a_byte(
 
 
 def test_a_portable_runner_gives_the_same_bytes(tmp_path: Path, sources: dict[str, Any]) -> None:
-    """What Flink, Spark and Dataflow do to a graph: through protocol buffers, coders and pickles."""
+    """A graph as Flink, Spark and Dataflow handle it: through protocol buffers, coders and pickles."""
     options = {name: sources[name] for name in ("wikipedia", "min_count")}
     first, second = _config(tmp_path, "a", **options), _config(tmp_path, "b", **options)
     _run(first)

@@ -1,4 +1,4 @@
-"""Merging: who comes first, who is always in, who shares what is left, and why the others are out."""
+"""Merging: who comes first, who is always in, who shares the rest, and why the others are out."""
 
 from collections import Counter
 

@@ -176,7 +176,7 @@ def _words(text: str) -> Counter[str]:
 
 
 def _shown(code: Any) -> str:
-    """Return what a reader sees of a tree of mwparserfromhell, by the rules that `strip` documents."""
+    """Return the visible text of a tree of mwparserfromhell, by the rules that `strip` documents."""
     return "".join(_node_text(node) for node in code.nodes)
 
 
@@ -219,7 +219,8 @@ def test_words_agree_with_mwparserfromhell_on_a_real_dump() -> None:
 
     `strip_code` itself is no measure: it keeps references, image options ("thumb", "200px") and categories, a
     tenth of all words, and glues together table cells and lines parted by <br>. So its tree is read by the
-    rules of `strip`. What is left are attributes that it takes for cells, and bold marks that do not close.
+    rules of `strip`. The remaining differences are attributes that it takes for cells, and bold marks that do
+    not close.
     """
     mwparserfromhell = pytest.importorskip("mwparserfromhell")
     pages = [

@@ -56,7 +56,7 @@ ONE_PLACE: Final = {
     " pull ": "the same",
     " --retry-failed": "tests/test_retry.py has failures to try again",
 }
-"""What is tested elsewhere."""
+"""Commands that are tested elsewhere."""
 COMMANDS: Final = [
     line
     for line in dict.fromkeys(LINES)
@@ -86,7 +86,7 @@ SMALLER: Final = {
     "eval": ["--workers", "2"],
     "plan": ["--per-query", "100000000", "--host-delay", "0"],  # its pilot is of four sites
 }
-"""What fits commands to thirty images, or lets them take less time."""
+"""Changes that fit commands to thirty images, or let them take less time."""
 ON_LOOPBACK: Final = ["--allow-network", "127.0.0.0/8", "--workers", "1", "--samples-per-shard", "20"]
 
 
@@ -99,7 +99,7 @@ def split(line: str) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def as_it_was() -> Iterator[None]:
-    """Take back what commands set for a whole process: they expect one of their own."""
+    """Undo settings that commands make for a whole process: they expect a process of their own."""
     root = logging.getLogger()
     before = root.handlers[:], root.level, torch.get_num_threads()
     torch.set_num_threads(1)
@@ -162,7 +162,7 @@ def write_sources(root: Path, web: Web) -> None:
 
 
 def write_sets(root: Path) -> None:
-    """Write evaluation sets of each form, and what a model said of one."""
+    """Write evaluation sets of each form, and a model's predictions for one of them."""
     sets = root / "eval"
     for name, each, first in (("cifar10", 3, 0), ("cifar10-train", 8, 100), ("pets", 6, 200),
                               ("pets-train", 20, 300)):  # fmt: skip

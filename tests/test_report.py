@@ -198,7 +198,7 @@ def test_small_runs_have_a_report(tmp_path: Path, captions: tuple[str, ...]) -> 
 
 
 def sentences(page_text: str) -> str:
-    """Return what a report says outside its figures and its configuration."""
+    """Return the text of a report outside its figures and its configuration."""
     kinds = "|".join(rf"<{name}\b.*?</{name}>" for name in ("style", "script", "svg"))
     shown = re.sub(rf"{kinds}|<[^>]+>", " ", page_text, flags=re.DOTALL)
     return re.sub(r"\s+", " ", shown).partition("How to make it again")[0]

@@ -22,7 +22,7 @@ def picture(width: int, height: int, seed: int = 0) -> Pixels:
 
 
 def plainly(*arguments: object) -> Pixels:
-    """Return what numpy makes."""
+    """Return numpy's result."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resample, "_resample", None)
         return shrink(*arguments)  # type: ignore[arg-type]

@@ -263,7 +263,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(
 def test_a_changed_fetch_option_forgets_the_later_rounds(
     web: Server, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Which samples a later round tries follows from what was fetched under the same options."""
+    """Which samples a later round tries follows from the images fetched under the same options."""
     out = shutil.copytree(undisturbed, tmp_path / "run")
     relocate(undisturbed, out)
     changed = (*OPTIONS, "--min-side", "300")

@@ -51,7 +51,7 @@ def picture(number: int) -> bytes:
 
 
 class SlowWeb(NamedTuple):
-    """A web that takes its time, and notes what it is asked for."""
+    """A web that takes its time, and notes its requests."""
 
     port: int
     log: list[str]
@@ -93,7 +93,7 @@ def slow() -> Iterator[SlowWeb]:
         request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
-            """Clients that are killed are what the tests are about."""
+            """The tests kill clients."""
 
     server = Threads(("0.0.0.0", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -135,7 +135,7 @@ def tree(pid: int) -> list[int]:
 
 
 def start_and_stop(slow: SlowWeb, argv: list[str], number: int, share: float = 0.7) -> tuple[int, str]:
-    """Stop a crawl when so much of its pictures was asked for; return how many were, and what it said.
+    """Stop a crawl when `share` of its pictures was asked for; return how many were, and its output.
 
     SIGKILL goes to every process of it, in any order, the others to the launcher alone.
     """
@@ -311,7 +311,7 @@ def test_a_scorer_sees_the_whole_unit_however_often_it_was_stopped(slow: SlowWeb
 
 
 def test_a_decoder_that_dies_is_asked_once_more() -> None:
-    """Whoever ends a crawl may end its decoder first: that says nothing of the picture."""
+    """Any end of a crawl may end its decoder first: that says nothing about the picture."""
 
     class Decoder:
         def __init__(self, *reasons: str) -> None:

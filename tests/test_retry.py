@@ -1,4 +1,4 @@
-"""`--retry-failed`: one more round for what failed in passing, on a run that is finished."""
+"""`--retry-failed`: another round for transient failures, on a run that is finished."""
 
 import json
 import shutil
@@ -31,14 +31,14 @@ def web(small_web: Server) -> Server:
 
 
 def transient(run: Path) -> set[str]:
-    """Return the uids of what failed in passing."""
+    """Return the uids of transient failures."""
     return {
         row["uid"] for row in rejected(run) if row["stage"] == "fetch" and REASONS[row["reason"]].transient
     }
 
 
 def break_units(run: Path, share: int = 3) -> set[str]:
-    """Turn every third image that arrived in a first round into one that failed in passing."""
+    """Turn every third image that arrived in a first round into a transient failure."""
     broken = set()
     for path in (run / "work/fetch/round-0").glob("*.parquet"):
         table = pq.read_table(path)
@@ -53,7 +53,7 @@ def break_units(run: Path, share: int = 3) -> set[str]:
 
 @pytest.fixture(scope="module")
 def broken(web: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, set[str]]:
-    """Two finished runs of one round: one whole, and one in which images failed in passing."""
+    """Two finished runs of one round: one whole, the other with transient failures."""
     whole = tmp_path_factory.mktemp("whole") / "run"
     settle(web.web)
     assert main(arguments(web.web, whole, *OPTIONS, "--stage", "candidates")) == 0
@@ -79,7 +79,7 @@ def run(broken: tuple[Path, Path, set[str]], tmp_path: Path) -> Path:
 
 
 def rows_of(run: Path) -> list[dict[str, object]]:
-    """Return the samples without what depends on their number and time."""
+    """Return the samples without the columns that depend on their number and time."""
     rows = [{**row, "key": "", "fetched_at": None} for row in samples(run)]
     return sorted(rows, key=lambda row: str(row["uid"]))
 

@@ -1,4 +1,4 @@
-"""What images say about data mining in their own metadata, in every place where XMP is kept."""
+"""Statements about data mining in images' own metadata, in every place where XMP is kept."""
 
 import io
 import zlib

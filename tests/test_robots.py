@@ -1,4 +1,4 @@
-"""robots.txt: RFC 9309's grouping and matching as they concern us, and what is remembered."""
+"""robots.txt: RFC 9309's grouping and matching as they concern us, and the cache."""
 
 import asyncio
 

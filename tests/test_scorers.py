@@ -1,4 +1,4 @@
-"""Scores from checkpoints: equal to open_clip's own, beside the shards, and what training keeps by them."""
+"""Scores from checkpoints: equal to open_clip's, stored beside the shards, and used by training."""
 
 import json
 from pathlib import Path

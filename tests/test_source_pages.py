@@ -239,7 +239,7 @@ def test_links_of_a_page_are_found_down_to_the_depth() -> None:
 
 
 class Site(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Serve pages from a function, and keep a log of what was asked for."""
+    """Serve pages from a function, and keep a log of the requests."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -312,7 +312,7 @@ def crawl_pages(source: str, out: Path, *extra: str) -> Path:
 
 
 def pages_of(site: Site) -> Counter[str]:
-    """Return what was asked for but for what says whether it may be."""
+    """Return the requests but for those of robots.txt and other rules."""
     return Counter(
         {path: n for path, n in site.asked.items() if "robots.txt" not in path and "/." not in path}
     )
@@ -406,7 +406,7 @@ def test_options_that_make_no_sense(wrong: dict[str, object]) -> None:
 
 
 def test_the_demo_web_from_one_sitemap(web: Server, tmp_path: Path) -> None:
-    """An index of all sites' sitemaps finds what the WARC file holds, but for sites that are closed."""
+    """An index of all sites' sitemaps finds the images of the WARC file, but for sites that are closed."""
     import pyarrow.parquet as pq
 
     argv = arguments(web.web, tmp_path / "run", "--workers", "1", "--source-format", "pages")

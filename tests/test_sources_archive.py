@@ -276,7 +276,7 @@ FORMS: dict[str, tuple[str, Callable[[list[bytes]], bytes]]] = {
 def test_odd_members_are_read_as_fastwarc_reads_them(
     tmp_path: Path, inflater: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the quick way refuses, whole members around it, at any place."""
+    """Records that the quick way refuses, whole members around them, at any place."""
     monkeypatch.setattr(archive, "_zlib", pytest.importorskip(inflater))
     monkeypatch.setattr(wat, "MAX_RECORD", 100_000)
     good = [gzip.compress(r, mtime=0) for r in pages(6)]

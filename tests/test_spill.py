@@ -1,4 +1,4 @@
-"""The external shuffle: every task is split once however many ranges there are, and each gets what is its."""
+"""The external shuffle: every task is split once for any number of ranges, and each gets its own rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

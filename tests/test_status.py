@@ -1,4 +1,4 @@
-"""While it runs: what a terminal, a log, machines and `openwit status` are told; and how it is stopped."""
+"""While it runs: the output on a terminal, in a log, for machines, by `openwit status`; how it is stopped."""
 
 import io
 import json
@@ -290,7 +290,7 @@ def options(web: Server, source: Path, out: Path, *extra: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(web: Server, source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run without a terminal, under a long name: what it said, and its JSON lines."""
+    """A run without a terminal, under a long name: its output, and its JSON lines."""
     out = tmp_path_factory.mktemp("a-long-name-" + "x" * 100) / "run"
     argv = options(web, source, out, "--workers", "1", "--log-json", "-")
     done = subprocess.run(

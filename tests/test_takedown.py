@@ -1,4 +1,4 @@
-"""Taking down: what was named is nowhere in the run but in the tombstones, and never comes back."""
+"""Taking down: a named sample is nowhere in the run but in the tombstones, and never comes back."""
 
 import json
 import shutil
@@ -81,7 +81,7 @@ def traces(root: Path, needles: list[bytes]) -> set[str]:
 
 
 def needles_of(row: dict[str, Any]) -> list[bytes]:
-    """Return what must not be found of a sample: uid, URL and sha256, as text and as raw bytes."""
+    """Return the traces of a sample that must not be found: uid, URL and sha256, as text and as raw bytes."""
     digests = [bytes.fromhex(row["uid"]), bytes.fromhex(row["sha256"])]
     texts = [row["uid"].encode(), row["url"].encode(), row["sha256"].encode()]
     return [*texts, *digests]
@@ -139,7 +139,7 @@ def test_the_counts_by_query_are_those_of_what_is_left(run: Path) -> None:
 
 
 def test_copies_of_the_same_bytes_go_too(run: Path) -> None:
-    """Two URLs were merged into one sample: naming the one that is not in the set takes the sample."""
+    """Two URLs were merged into one sample: naming the URL that is not in the set removes the sample."""
     merged = next(row for row in rejected(run) if row["reason"] == "merged_into")
     survivor = next(row for row in samples(run) if row["uid"] == merged["detail"])
     assert takedown(["--run", str(run), "--url", merged["url"]]) == 0
@@ -178,7 +178,7 @@ def test_a_run_without_its_work_folder(run: Path) -> None:
 
 
 def test_a_run_that_was_moved(run: Path, tmp_path: Path) -> None:
-    """Its markers name the old place; what is removed lies in the new one, and nothing else goes."""
+    """Its markers name the old place; the files removed lie in the new place, and nothing else goes."""
     victim = alone(run)
     moved = run.rename(tmp_path / "moved")
     before = {p.relative_to(moved) for p in (moved / "work" / "fetch").rglob("*.*")}
@@ -219,7 +219,7 @@ def test_repeating_the_command_changes_nothing(run: Path, web: Server) -> None:
 def test_killed_in_the_middle_and_finished(
     run: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever file was the last one published, the next command ends in the same files."""
+    """Whichever file was published last, the next command ends in the same files."""
     victim = alone(run)
     untouched = shutil.copytree(run, tmp_path / "untouched")
     assert takedown(["--run", str(run), "--url", victim["url"]]) == 0

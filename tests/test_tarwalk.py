@@ -1,4 +1,4 @@
-"""Archives of anybody: what the standard library finds in honest ones, bounds on the others."""
+"""Archives of anybody: the standard library's members in honest archives, limits on the others."""
 
 import bz2
 import contextlib
@@ -25,7 +25,7 @@ FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
 
 class Bytes:
-    """Bytes as a stream, whose reads are bounded by what is there."""
+    """Bytes as a stream, whose reads are bounded by the bytes that are there."""
 
     def __init__(self, data: bytes) -> None:
         self.file, self.left = io.BytesIO(data), len(data)

@@ -1,4 +1,4 @@
-"""tdmrep.json and other rules for paths: which of them decides, and what is no rule."""
+"""tdmrep.json and other rules for paths: which of them decides, and texts that are no rule."""
 
 import json
 from typing import Any

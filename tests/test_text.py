@@ -1,4 +1,4 @@
-"""Cleaning is total and stable; each rule catches what it is for and leaves its near misses alone."""
+"""Cleaning is total and stable; each rule catches its targets and leaves its near misses alone."""
 
 import unicodedata
 from pathlib import Path

@@ -551,7 +551,7 @@ def test_stored_at_the_models_size_the_crop_is_free() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (20, 31)])
 def test_papers_crop_is_resize_then_crop(width: int, height: int) -> None:
-    """Resizing only the crop must give what resizing all and then cropping gives, borders aside."""
+    """Resizing only the crop must equal resizing all and then cropping, borders aside."""
     pixels, encoded = picture(width, height, "PNG")
     size = 32
     crop = image_transforms.training_image(encoded, size, "paper", np.random.default_rng(1))[0].astype(int)

@@ -1,4 +1,4 @@
-"""What makes training fast on a GPU, shown on a CPU: compiled networks, bf16, the fused optimiser."""
+"""The features that make training fast on a GPU, on a CPU: compiled networks, bf16, the fused optimiser."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ Losses = Callable[..., list[float]]
 
 @pytest.fixture(params=["ResNet", "ViT"])
 def clip(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Losses:
-    """Return what trains a small CLIP by `openwit train` with more flags, and returns its losses."""
+    """Return a function that trains a small CLIP by `openwit train` with more flags, giving its losses."""
     small = replace(ARCHITECTURES["tiny"], vision_width=8, text_width=64, embed_dim=32)
     if request.param == "ViT":
         small = replace(small, vision_layers=2, patch_size=16, vision_width=64)
@@ -72,7 +72,7 @@ def test_compiled_blocks_train_as_eager_ones_do(clip: Losses, tmp_path: Path) ->
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Losses:
-    """Return what trains a small detector with more flags, and returns its losses."""
+    """Return a function that trains a small detector with more flags, and returns its losses."""
     shards(tmp_path / "shards", range(48))
 
     def losses(name: str, *flags: str) -> list[float]:

@@ -222,7 +222,7 @@ def test_packed_gradients_equal_padded_gradients() -> None:
 
 
 def test_variable_length_kernel_gets_what_the_buckets_get(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CUDA kernel cannot run here: a plain loop with its signature checks what we pass it."""
+    """The CUDA kernel cannot run here: a plain loop with its signature checks the arguments we pass."""
 
     def loop(q, k, v, cu_q, cu_k, max_q, max_k):  # type: ignore[no-untyped-def]
         assert cu_q.dtype == torch.int32 and max_q == max_k == (cu_q[1:] - cu_q[:-1]).max()

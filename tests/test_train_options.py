@@ -1,4 +1,4 @@
-"""What trainers ask for beside CLIP's recipe, each against open_clip or torch's own, resumed, exported."""
+"""Features beside CLIP's recipe, each against open_clip or torch's own, resumed, exported."""
 
 import shutil
 import socket
@@ -85,7 +85,7 @@ def peers_step(model: torch.nn.Module, architecture: Architecture, loss: torch.n
 
 
 def assert_same(ours: CLIP, theirs: torch.nn.Module) -> None:
-    """Compare gradients, within CLOSE of the largest of a parameter, and which parameters have one."""
+    """Compare gradients, within CLOSE of the largest of a parameter, and which parameters have a gradient."""
     found = dict(theirs.named_parameters())
     largest = max(float(one.grad.abs().max()) for one in found.values() if one.grad is not None)
     for name, parameter in ours.named_parameters():

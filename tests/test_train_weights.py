@@ -1,4 +1,4 @@
-"""Weights of any origin: damage is one sentence, and what is declared is checked before memory is taken."""
+"""Weights of any origin: damage is one sentence, and declared sizes are checked before memory is taken."""
 
 import gzip
 import io
@@ -70,7 +70,7 @@ def without(state: State, *names: str) -> State:
 
 
 def wide(state: State) -> State:
-    """A tensor of a million million numbers, of which one is stored."""
+    """A tensor of a million million numbers, of which a single number is stored."""
     return state | {"token_embedding.weight": torch.zeros(1).expand(1_000_000, 1_000_000)}
 
 

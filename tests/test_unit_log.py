@@ -1,4 +1,4 @@
-"""What a unit's log says: exact sums, whatever the order and however long the unit took."""
+"""The contents of a unit's log: exact sums, whatever the order and however long the unit took."""
 
 import json
 

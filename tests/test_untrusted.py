@@ -1,4 +1,4 @@
-"""What anybody may have written: JSON of any shape, manifests that name other people's files."""
+"""Files that anybody may have written: JSON of any shape, manifests that name other people's files."""
 
 import contextlib
 import json

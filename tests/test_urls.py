@@ -1,4 +1,4 @@
-"""URLs: the WHATWG cases that matter, what is refused and why, and that no string breaks them."""
+"""URLs: the WHATWG cases that matter, refused URLs and why, and that no string breaks them."""
 
 import hashlib
 

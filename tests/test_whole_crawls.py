@@ -1,5 +1,6 @@
-"""Crawls of a small web of our own, from the command to the report: an outage of names, sites that were put
-off, pages that reserve their images, sources in another order, and what must never be written down."""
+"""Crawls of a small web of our own, from the command to the report: an outage of names, sites that were
+deferred, pages that reserve their images, sources in another order, and data that must never be written
+down."""
 
 import io
 import json
@@ -41,7 +42,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def arguments(folder: Path, source: Path | str, *extra: str) -> list[str]:
-    """Return `openwit crawl` arguments for a run in `folder` in which nothing but what is tested is cut."""
+    """Return `openwit crawl` arguments for a run in `folder` where only the tested rule cuts anything."""
     (folder / "queries.txt").write_text("boat\n")
     return [
         "--queries", str(folder / "queries.txt"), "--source", str(source), "--out", str(folder / "run"),
@@ -213,7 +214,7 @@ def test_shuffled_and_repeated_input_gives_the_same_set(server: Server, tmp_path
 
 
 def test_no_password_of_a_url_gets_into_a_file(server: Server, tmp_path: Path, capfd: Any) -> None:
-    """In references and page addresses; a source with one is refused."""
+    """In references and page addresses; a source with such an address is refused."""
     open_one = server.url("picture?1", "a.test")
     secret = open_one.replace("//", "//user:pa55word@")
     urls = [open_one, secret, secret.removeprefix("http:"), "http:user:pa55word@a.test/"]

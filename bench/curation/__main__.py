@@ -8,10 +8,10 @@ On a CPU: the pool of `pool.py`, the tiny model, three seeds. On a GPU, a finish
         --batch-size 4096 --seeds 1 --minutes 14
 
 Arms: raw, basic (DataComp's rules for captions), text (basic, and a query in the caption), balanced (each
-query contributes a cap at most), online (the same drawn anew each epoch, `train --balance`), score (the
-best half by the text arm's own model, `openwit score`), dedup (one of pictures that look alike), random (as
-many of raw as balanced keeps: where a set of one size is to be chosen from a larger pool, as CLIP's was, that
-is what balanced has to beat).
+query contributes a cap at most), online (the same drawn again each epoch, `train --balance`), score (the best
+half by the text arm's own model, `openwit score`), dedup (one of pictures that look alike), random (as many
+of raw as balanced keeps: where a set of a given size is to be chosen from a larger pool, as CLIP's was,
+balanced has to beat it).
 
 Each trained arm is a line on the terminal with its time, and a file in OUT: the same command goes on where it
 stopped, and --minutes stops it in time. OUT/index.html compares: macro accuracy, that of frequent and of rare
@@ -50,7 +50,7 @@ SHARE = 0.5  # of the text arm that the score arm keeps
 
 
 class Bench:
-    """Hold what all arms share: the pool, the vocabulary, and what was asked for."""
+    """Hold the state that all arms share: the pool, the vocabulary, and the options."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, Path(options.out)
@@ -73,7 +73,7 @@ class Bench:
             Tokenizer(vocabulary.learn_merges(counts)).save(self.vocab)
 
     def minutes(self) -> float | None:
-        """Return what is left of --minutes."""
+        """Return the rest of --minutes."""
         if self.options.minutes is None:
             return None
         return float(self.options.minutes - (time.monotonic() - self.started) / 60)
@@ -98,7 +98,7 @@ class Bench:
         return text & self._balanced(text) if arm == "balanced" else text
 
     def _balanced(self, text: np.ndarray) -> np.ndarray:
-        """Return which rows a query keeps of those that are left, by the crawl's own priorities."""
+        """Return the rows that each query keeps of those that are left, by the crawl's own priorities."""
         lists = self.rows["matched_query_ids"].combine_chunks().filter(pa.array(text))
         query = lists.flatten().to_numpy().astype(np.int32)
         row = np.repeat(np.flatnonzero(text), lists.value_lengths().to_numpy())
@@ -206,7 +206,7 @@ def openwit(*arguments: object) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Make the pool, train what is not trained, and write the page; 1 if time was up."""
+    """Make the pool, train the missing arms, and write the page; 1 if time was up."""
     parser = argparse.ArgumentParser(prog="python -m bench.curation")
     parser.add_argument("out")
     parser.add_argument("--run", default="", help="a finished run, in place of the pool that is made")

@@ -53,7 +53,7 @@ def macro(found: Mapping[str, Any]) -> float:
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean of paired differences and the ends of its interval; the mean alone, thrice, of one."""
+    """Return the mean of paired differences and its interval's ends; of one difference, it thrice."""
     mean = float(np.mean(differences))
     if len(differences) < 2:
         return mean, mean, mean

@@ -2,10 +2,11 @@
 
 Classes are those of CIFAR-10 and of clothing; how many photographs each has follows Zipf's law. Captions name
 the class, half of them in a real alt text. Noise is the web's: real alt texts at wrong pictures, another
-class's caption, boilerplate and file names, and pictures that come again, encoded anew, under other captions.
+class's caption, boilerplate and file names, and pictures that come again, encoded again, under other
+captions.
 
-What is wrong must not be told by the queries that match it, or a choice by queries would choose the noise:
-right captions are as long as wrong ones, and wrong classes as frequent as they are among the right ones.
+Queries must not match wrong captions more often than right captions, or a choice by queries would choose the
+noise: both are of the same lengths, and wrong classes as frequent as they are among right captions.
 """
 
 import hashlib
@@ -96,7 +97,7 @@ def _order(name: str) -> bytes:
 def pairs(
     train: dict[str, list[bytes]], counts: dict[str, int], alts: list[str], seed: int
 ) -> Iterator[tuple[Photo, str, str]]:
-    """Yield (photograph, caption, what kind of pair it is)."""
+    """Yield (photograph, caption, kind of pair)."""
     rng = np.random.default_rng(seed)
     words = [word for alt in alts for word in tokens(alt) if word.isalpha()]
     clean = [
