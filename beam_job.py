@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 from pipeline import extras
 from pipeline.verbosity import take_verbosity, verbosity
 
-# command: module, function of (argv) -> exit code, what it does, the extras it needs
+# command: module, function of (argv) -> exit code, its purpose, the extras it needs
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "queries": ("queries.cli", "main", "build the query list from Wikipedia and WordNet", "crawl"),
     "crawl": ("pipeline.cli", "main", "find, balance, fetch and shard image-text pairs", "crawl"),
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for package in ("pipeline", "queries", "dedup", "train"):
             logging.getLogger(package).setLevel(logging.DEBUG)
     for handler in logging.getLogger().handlers:
-        # What Beam says on import where its gcp extra is not installed.
+        # Beam's warning on import where its gcp extra is not installed.
         handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
     module, function, _, needed = COMMANDS[name]
     prog = f"openwit {name}"

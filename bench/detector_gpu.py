@@ -59,7 +59,7 @@ def search(device: torch.device, examples: int, block: int) -> dict[str, Any]:
     sample = shown.vectors[:200].astype(np.float32) @ images.vectors.T.astype(np.float32)
     sample -= shown.biases[:200, None] + images.biases
     exact = np.allclose(-np.sort(-sample, axis=1)[:, :20], found.similarity[:200], atol=1e-5)
-    one.add(images)  # the second time is what a long search is: hardly anything is better
+    one.add(images)  # the second time resembles a long search: hardly anything is better
     spent = seconds(lambda: one.add(images), device)
     kind = torch.float16 if device.type == "cuda" else torch.float32
     a = torch.from_numpy(shown.vectors).to(device, kind)

@@ -164,7 +164,7 @@ def as_python(root: Path) -> None:
 def pool(image: Image, log: Path, **environment: str) -> Iterator[None]:
     """Run the image's entry point as a worker pool, as its user."""
     with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", _PORT)) == 0:  # gRPC would share the port with whoever is there
+        if probe.connect_ex(("127.0.0.1", _PORT)) == 0:  # gRPC would share a taken port
             raise ValueError(f"port {_PORT} is in use: end the worker pool that serves there")
     with log.open("w") as file:
         child = subprocess.Popen(

@@ -171,7 +171,7 @@ def repeat(
         if hits.total() >= kills:
             return hits, done, wrong
         job.reset()
-        # A takedown begins anew each time, so a later one must be able to come to its end.
+        # A takedown begins again each time, so a later takedown must be able to come to its end.
         reach = job.seconds * (1.5 if job.name == "takedown" else 0.6)
         code, lives = None, 0
         while code is None:

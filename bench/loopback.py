@@ -75,7 +75,7 @@ def _certify(folder: Path, names: Sequence[str]) -> None:
         x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(n)) for n in names]), critical=False
     )
     pem = serialization.Encoding.PEM
-    # Beside the authorities that everybody trusts: to read those is what a TLS context costs.
+    # Beside the authorities that everybody trusts: reading those is the cost of a TLS context.
     (folder / "ca.pem").write_bytes(
         Path(certifi.where()).read_bytes() + ca.sign(ca_key, hashes.SHA256()).public_bytes(pem)
     )

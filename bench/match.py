@@ -25,7 +25,7 @@ from pipeline.captions import match
 from pipeline.captions.match import Matcher, tokens
 
 REPEATS = 5
-PEER_CAPTIONS = 50  # the published rule reads every query for every caption: about 25 captions a second
+PEER_CAPTIONS = 50  # the published rule reads every query for every caption: about 25 captions per second
 
 
 class Row(NamedTuple):

@@ -106,7 +106,7 @@ def measure(sites: int, workers: int, seconds: int, dead: float) -> tuple[int, i
     times = queue.get()
     server.join()
     every = sorted(itertools.chain.from_iterable(times.values()))
-    # Workers start one after the other: the rate is that of the middle, when all are under way.
+    # Workers start in turn: the rate is that of the middle, when all are under way.
     first, last = every[0] + 0.25 * (every[-1] - every[0]), every[0] + 0.75 * (every[-1] - every[0])
     rate = sum(first <= moment < last for moment in every) / (last - first)
     return most(times, 1.0), most(times, 10.0), rate

@@ -27,13 +27,13 @@ from pipeline.fetch.lanes import deadline, duration_class, lane_sizes, room
 from pipeline.options.fetch import UnitLimits
 
 DELAY = 1.0
-WORKER_RATE = 150.0  # images a second that one process fetches, decodes and resizes (bench/resize.py)
+WORKER_RATE = 150.0  # images per second that a process fetches, decodes and resizes (bench/resize.py)
 DEAD, SLOW, THROTTLED = (
     0.10,
     0.05,
     0.01,
 )  # shares of the sites: no answer; 8 s an answer; a minute's pause each 10
-PASSING = 0.03  # share of images that fail in passing and succeed the next time
+PASSING = 0.03  # share of images that fail for a transient reason and succeed the next time
 
 
 def site_sizes(images: int, sites: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from queries.wikipedia import plan, read_pages
 from queries.wikitext import strip
 
 _RUNNING_WORD = re.compile(r"(?<= )([a-z]{3,})(?=[ ,.])")
-_OWN, _SIMON = 0.28, 0.12  # shares of running words that are drawn anew
+_OWN, _SIMON = 0.28, 0.12  # shares of running words that are drawn again
 _HEAPS = 0.6  # distinct words grow as this power of all words
 _PAGES_PER_STREAM = 20
 _HEAD = "<mediawiki><siteinfo><base>https://en.wikipedia.org/wiki/Main_Page</base></siteinfo>\n"

@@ -25,7 +25,7 @@ QUERIES = 500_000
 
 
 def write_run(folder: Path, count: int) -> None:
-    """Write the files that the report reads, for a run of `count` samples; the tars are links to one of them."""
+    """Write the files that the report reads, of a run of `count` samples; the tars are links to one tar."""
     import io
 
     import numpy as np

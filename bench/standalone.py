@@ -44,7 +44,7 @@ _FLINK: Final = {
     "taskmanager.memory.managed.size": "192m",
     # Else a group that a sort buffer of some MB cannot hold ends the job: github.com/apache/beam/issues/20655
     "taskmanager.runtime.large-record-handler": "true",
-    # What the job server stages is on the class path already.
+    # The files that the job server stages are on the class path already.
     "classloader.resolve-order": "parent-first",
     "restart-strategy.type": "fixed-delay",
     "restart-strategy.fixed-delay.attempts": 3,

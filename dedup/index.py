@@ -38,7 +38,7 @@ from pipeline.flow.steps import Work, results_in
 from pipeline.images.decode import BadImage
 
 _OLD: Final = 86_400.0  # seconds after which a copy of a version that is gone is removed
-FOLDER_CHUNK: Final = 2_000  # images of a folder that one task describes
+FOLDER_CHUNK: Final = 2_000  # images of a folder that a task describes
 
 
 def plan(sets: list[EvalSet]) -> Work:

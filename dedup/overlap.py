@@ -140,7 +140,7 @@ def run(job: OverlapJob) -> Findings:
     links = safe_html.link(path, storage.join(config.run, "report", "index.html"), "the training set")
     page = report.render(found, concluded, matches, results, files, config.gallery, links)
     storage.write_bytes(path, page.encode())
-    # Last: it is what a finished analysis is known by.
+    # Last: a finished analysis is known by it.
     storage.write_bytes(
         storage.join(job.out, "report.json"),
         (json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n").encode(),

@@ -32,7 +32,7 @@ MATCHES: Final = pa.schema(
         pa.field("similarity", pa.float32(), nullable=False),
         pa.field("verified", pa.bool_(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),  # 1: the most similar training image of an example
-        pa.field("refused", pa.string(), nullable=False),  # what verification missed; empty if verified
+        pa.field("refused", pa.string(), nullable=False),  # the check that failed; empty if verified
         pa.field("inliers", pa.int32(), nullable=False),
         pa.field("correlation", pa.float32(), nullable=False),
         pa.field("view", pa.string(), nullable=False),  # of the evaluation image that was found
@@ -44,7 +44,8 @@ MATCHES: Final = pa.schema(
         pa.field("learned", pa.float32()),  # by the detector, on the same scale; null likewise
     ]
 )
-# What is published of a match, but for its rank, which is not known yet; and a WebP of the training image.
+# The published columns of a match, but for its rank, which is not known yet; and a WebP of the training
+# image.
 FOUND: Final = MATCHES.remove(MATCHES.get_field_index("rank")).append(
     pa.field("preview", pa.binary(), nullable=False)
 )

@@ -80,7 +80,7 @@ def features(rgb: Pixels) -> PictureFeatures:
     """Return the keypoints of an image, uint8 RGB [height, width, 3]."""
     scale = _SIDE / min(rgb.shape[:2])
     if scale != 1:
-        # No side may be stretched without bound: the longer one of a 1 x 1000 strip.
+        # No side may be stretched without limit: the longer side of a 1 x 1000 strip.
         size = tuple(min(4 * _SIDE, max(1, round(side * scale))) for side in rgb.shape[1::-1])
         rgb = np.asarray(
             cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -45,7 +45,7 @@ def find(path: str) -> TrainingSet:
     manifest_path = storage.join(root, "manifest.json")
     if storage.exists(manifest_path):
         run = checked_manifest.shards_of(root)
-        # Only what the manifest lists exists: a stopped job may have left other files.
+        # Only shards in the manifest exist: a stopped job may have left other files.
         shards = [storage.join(root, "shards", shard.name) for shard in run.shards]
         if not shards:
             raise ValueError(f"{root} is a run without shards; `openwit crawl --out {root}` continues it")

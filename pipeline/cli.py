@@ -139,7 +139,7 @@ def repeating(options: CrawlConfig) -> str:
     if options.queries == presets.ALL:
         values.pop("per_query")  # it caps nothing
     for name in ("restart", "check", "check_all", "retry_failed", "stage"):
-        values.pop(name)  # what this one command was for
+        values.pop(name)  # the purpose of this command
     names = [f"--{name.replace('_', '-')}" for name in publishing.left_out(values)]
     head = ""
     if names:
@@ -214,7 +214,7 @@ def prepare(
 
     The caller has refused every change that would lose results without --restart.
     """
-    if not layout.replaces:  # what an exchange left that was killed at its very end
+    if not layout.replaces:  # left by an exchange that was killed at its very end
         storage.remove_tree(replace(layout, replaces=True).published)
     recorded = [list(info) for info in inputs]
     noted = layout.stage("candidates", "inputs.list")

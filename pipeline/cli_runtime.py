@@ -61,7 +61,7 @@ def stoppable() -> Iterator[Stop]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if not found.code:  # the watch deals with a second one
+        if not found.code:  # the watch deals with a second signal
             found.code = 128 + number
             processes.kill()
             raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from pipeline.select.workers import QueryTable
 if TYPE_CHECKING:
     from pipeline.extend.steps import Base
 
-# A slice of fewer rows is mostly headers; tables are gathered until the average slice has so many.
+# A slice of fewer rows is mostly headers; tables are gathered until the average slice has that many.
 SLICE_ROWS = 200
 
 

@@ -85,7 +85,7 @@ def check_keys(options: CrawlConfig) -> None:
     from pipeline.http import signing
 
     if options.images.iscc:
-        importlib.import_module("iscc_lib")  # of an extra, which whoever catches the error names
+        importlib.import_module("iscc_lib")  # of an extra, named by the code that catches the error
     signers = [keys.load(path) for path in (options.fetch.sign_with, options.sign_manifest) if path]
     if options.fetch.sign_with:
         signing.Signer(signers[0])

@@ -79,7 +79,8 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
     for stage, reasons in sorted(
         counts.rejected_by_stage.items(), key=lambda item: run_folder.STAGES.index(item[0])
     ):
-        # Zero stands for images that are gone while their captions live on in the one they were merged into.
+        # Zero stands for images that are gone while their captions live on in the image they were merged
+        # into.
         for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
             table.add_row(stage, f"- {reason}", f"{number:,}")
     table.add_row("finish", "captions in shards", f"{counts.captions:,}", style="bold")

@@ -18,7 +18,7 @@ from typing import IO, Final, NamedTuple, cast
 
 import pyarrow as pa
 
-# What reading a damaged or truncated compressed stream can raise.
+# Exceptions of reading a damaged or truncated compressed stream.
 DAMAGED: Final = (EOFError, OSError, zlib.error)
 
 MAX_LINE: Final = 1 << 20
@@ -37,7 +37,7 @@ _BOMS: Final = (
 _BLANK: Final = re.compile(rb"(?:[ \t\r]*+\n)++")
 _EMPTY: Final = re.compile(rb"(?:[ \r]*+\n)++")  # a line of tabs is a row of empty fields
 
-# What a file is that is no text, and what to do about it.
+# The kinds of file that are no text, and the advice for each.
 _KINDS: Final = (
     (b"PAR1", "a Parquet file: read it with --source-format parquet"),
     (b"PK\x03\x04", "a zip archive or an Excel sheet: unpack it, or save it as CSV"),
@@ -78,7 +78,7 @@ def unpacked(file: IO[bytes]) -> Iterator[IO[bytes]]:
             yield io.BufferedReader(_Raw(plain.read1), _BLOCK)
     elif head.startswith(b"\x28\xb5\x2f\xfd"):
         # Not zstandard's reader, to which a file that is cut short looks whole.
-        stored = pa.PythonFile(_Raw(file.read), mode="r")  # which closes what it is given
+        stored = pa.PythonFile(_Raw(file.read), mode="r")  # which closes the file it is given
         frames = pa.CompressedInputStream(stored, "zstd")
         yield io.BufferedReader(_Raw(lambda size: bytes(frames.read(min(size, _STEP)))), _BLOCK)
     elif _BZIP2.match(head):

@@ -2,8 +2,8 @@
 
 Locally the kernel decides, so that a killed launcher holds nothing. On an object store the lock is an object
 that only one process can create and that its holder writes again every 20 s; a lock that has been silent for
-two minutes may be taken over. The lock saves work, no more: whoever writes a marker first decides which
-result counts.
+two minutes may be taken over. The lock saves work, no more: the first to write a marker decides which result
+counts.
 """
 
 import _thread
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _BEGUN: Final = time.time()  # before this process holds any lock
 _BEAT: Final = 20.0  # seconds
-_SILENT: Final = 120.0  # seconds, several beats and what the clocks of two machines may differ
+_SILENT: Final = 120.0  # seconds: several beats, and the difference that two machines' clocks may have
 _LOCAL_TRIES: Final = 10  # 0.1 s apart: `openwit status` holds the lock for an instant
 
 

@@ -7,7 +7,7 @@ from pipeline.formats import count
 from pipeline.reasons import USUAL, USUAL_OF_PAGES, remedy
 from pipeline.report.funnel import Cause, FunnelStep, funnel
 
-_MOST = 0.5  # of what enters a stage
+_MOST = 0.5  # of the rows that enter a stage
 
 
 def warnings(counts: Counts, formats: Iterable[str]) -> list[str]:

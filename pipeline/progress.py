@@ -256,7 +256,7 @@ class ShowProgress:
                 tally.done = step.total  # partitions without a row leave no marker
                 show(tally, pace)
         except BaseException:
-            with contextlib.suppress(Exception):  # what stopped it counts
+            with contextlib.suppress(Exception):  # the reason of the stop counts
                 self._say_what_is_kept(step, folder, reader)
             raise
         step.ended = time.time()

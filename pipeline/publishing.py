@@ -14,7 +14,7 @@ StageOptions = dict[str, dict[str, Value]]
 
 _WEB: Final = ("http://", "https://", "@http://", "@https://")
 _SIGNING: Final = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-obs-")
-# Of S3, Google, Azure's shared access signatures, CloudFront and Akamai, and what others call a secret.
+# Of S3, Google, Azure's shared access signatures, CloudFront and Akamai, and others' names for a secret.
 _SECRET: Final = frozenset(
     """signature awsaccesskeyid googleaccessid expires policy key-pair-id sig se sp sv sr st ss srt spr sip si
     skoid sktid skt ske sks skv token access_token auth authorization key api_key apikey password secret hdnts

@@ -43,7 +43,7 @@ REASONS: Final[dict[str, Reason]] = {
         language="a match, but improbable in the wanted language; the detail has the likeliest and its score",
         opt_out_page="the page reserves its images: meta robots, meta tdm-reservation or X-Robots-Tag",
     ),
-    # What dedupe, balance and the caption cap leave out.
+    # Reasons of dedupe, balance and the caption cap.
     **_of(
         "select",
         duplicate="the same caption for the same URL was seen already",
@@ -115,7 +115,7 @@ REASONS: Final[dict[str, Reason]] = {
         synthetic="something says that a machine made it or parts of it (--drop-synthetic)",
         hash_listed="its bytes or its look are in --hash-list; nothing of it was stored",
     ),
-    # What is known only when everything has arrived.
+    # Reasons known only when everything has arrived.
     **_of(
         "finish",
         merged_into="the same bytes as another image, or a near-duplicate of it; its captions went there",

@@ -23,7 +23,7 @@ _BEGUN = "begun.stage"
 _DONE = "done.stage"
 _NEXT = "next"  # folder of a set that will replace the finished one
 _MAX_JSON = 1 << 30  # bytes: a stage's summary names every unit
-PUBLISHED_FOLDERS = ("shards", "rejected", "report")  # what is published of a run, without extensions
+PUBLISHED_FOLDERS = ("shards", "rejected", "report")  # the published files of a run, without extensions
 PUBLISHED_FILES = (
     *("query_counts.parquet", "near_duplicates.parquet", "config.toml", "README.md", "croissant.json"),
     "manifest.json",
@@ -297,7 +297,7 @@ def discard_from(layout: Layout, stage: str) -> None:
         for path in (*of_set, layout.shards, layout.rejected):
             storage.remove_tree(path)
     if stage == STAGES[0]:
-        storage.remove_tree(layout.queries)  # before what says that the list is another one
+        storage.remove_tree(layout.queries)  # before the record that the list is another
     for later in reversed(STAGES[STAGES.index(stage) :]):
         for path in storage.list_files(layout.stage(later)):
             if path != layout.stage(later, _BEGUN):

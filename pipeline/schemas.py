@@ -21,7 +21,7 @@ UID_BYTES = 16
 CAPTION_ROWS = pa.schema(
     [
         pa.field("uid", pa.binary(UID_BYTES), nullable=False),  # first half of sha256(canonical URL)
-        pa.field("url", pa.string(), nullable=False),  # as found, absolute: this is what is fetched
+        pa.field("url", pa.string(), nullable=False),  # as found, absolute: this is fetched
         pa.field("caption", pa.string(), nullable=False),
         pa.field("caption_hash", pa.uint64(), nullable=False),
         pa.field("matched", pa.list_(pa.int32()), nullable=False),  # query ids, sorted
@@ -35,8 +35,8 @@ CAPTION_ROWS = pa.schema(
     ]
 )
 
-# One row accounts for `candidates` candidates: 1, or 0 for an image whose captions all went to the one it was
-# merged into. The sum over all rows plus the captions in the shards is the number of candidates.
+# One row accounts for `candidates` candidates: 1, or 0 for an image whose captions all went to the image it
+# was merged into. The sum over all rows plus the captions in the shards is the number of candidates.
 REJECTED_ROWS = pa.schema(
     [
         pa.field("uid", pa.string(), nullable=False),  # empty where the URL is not valid
@@ -47,12 +47,13 @@ REJECTED_ROWS = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
         pa.field("candidates", pa.int32(), nullable=False),
-        pa.field("rights", pa.string(), nullable=False),  # what is said of its terms; published as columns
+        pa.field("rights", pa.string(), nullable=False),  # statements on its terms; published as columns
     ]
 )
 
-# What was fetched, one row an image. blob, offset and length say where its bytes are staged; its descriptors
-# (pipeline.data.descriptors.pack) follow them there, so that they do not travel through the shuffles.
+# The fetched images, one row per image. blob, offset and length say where its bytes are staged; its
+# descriptors (pipeline.data.descriptors.pack) follow them there, so that they do not travel through the
+# shuffles.
 FETCHED_ROWS = pa.schema(
     [
         pa.field("uid", pa.binary(UID_BYTES), nullable=False),
@@ -95,9 +96,9 @@ IMAGE_ROWS = pa.schema(
         pa.field("page_url", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
-        pa.field("opt_out", pa.string(), nullable=False),  # what reserves the page's images
+        pa.field("opt_out", pa.string(), nullable=False),  # the page's refusal to let its images be used
         pa.field("page_lang", pa.string(), nullable=False),
-        pa.field("rights", pa.string(), nullable=False),  # what the page says of its terms
+        pa.field("rights", pa.string(), nullable=False),  # the page's statements on its terms
     ]
 )
 

@@ -4,7 +4,7 @@ A sample is three members, `KEY.jpg`, `KEY.json` and `KEY.txt`, in that order. H
 (POSIX.1-1988) with mode 0644, no owner and no time, byte for byte those of `tarfile` for such members, made
 here because `tarfile` takes many times as long. The reader takes nothing else: no links, devices, extension
 headers or other suffixes, and never unpickles. Every tar ends with two zero blocks; they tell a whole archive
-from a cut one.
+from a part.
 """
 
 import hashlib

@@ -22,7 +22,7 @@ from pipeline.progress import STATE, MarkerReader, Pace, StepProgress, Tally, re
 from pipeline.run_folder import Layout
 from pipeline.terminal import output, terminal
 
-_SLOWEST: Final = 5  # tasks at work that are listed
+_SLOWEST: Final = 5  # running tasks that are listed
 _SILENT_BEATS: Final = 4  # missed signs after which a worker is taken to be gone
 
 

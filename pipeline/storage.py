@@ -219,7 +219,7 @@ def atomic_output(path: str) -> Iterator[Path]:
             temporary.replace(target)
         else:
             fs, inner = file_system(path)
-            # Not through an open file: closing one after an error would publish a part.
+            # Not through an open file: closing a file after an error would publish a part.
             retried(lambda: fs.put_file(str(temporary), inner))
     finally:
         temporary.unlink(missing_ok=True)

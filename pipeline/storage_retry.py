@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 TRIES: Final = 7  # with 0.5, 1, 2 ... 16 seconds between them: 31 s, beside the client library's own tries
 _FIRST_WAIT: Final = 0.5
 
-# 409 is S3's answer to a conditional write that met another one (ConditionalRequestConflict).
+# 409 is S3's answer to a conditional write that met another write (ConditionalRequestConflict).
 _STATUSES: Final = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 _CODES: Final = frozenset(("BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"))
 _ERRNOS: Final = frozenset(

@@ -17,20 +17,20 @@ MAX_ROW: Final = 1 << 20
 """Most bytes of the JSON of one sample."""
 _DEEPEST: Final = 100  # levels; whatever walks a value recurses too
 _LONGEST: Final = 600  # characters of a text that is shown
-_MOST_SECONDS: Final = 1e11  # the year 5138: what the calendar takes
+_MOST_SECONDS: Final = 1e11  # the year 5138: the limit of the calendar
 
 # Never fails, so that it is linear: a string without an end ends with the data.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-# A pair of surrogates stays; a lone one is no character.
+# A pair of surrogates stays; a lone surrogate is no character.
 _ESCAPE: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\.",
     re.DOTALL,
 )
 _LONE: Final = len(r"\ud800")
 
-# Controls, and what reorders or hides text: a caption must not rewrite the words around it. The two joiners
-# U+200C and U+200D stay, which many scripts and emoji need.
+# Controls, and characters that reorder or hide text: a caption must not rewrite the words around it. The two
+# joiners U+200C and U+200D stay, which many scripts and emoji need.
 _CONTROLS: Final = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     r"\ud800-\udfff\U000e0000-\U000e0fff"

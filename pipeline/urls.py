@@ -21,8 +21,8 @@ _STRIPPED: Final = "".join(map(chr, range(0x21)))  # WHATWG: leading and trailin
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _USER_INFO: Final = re.compile(r"(?<=[/\\]{2})[^/\\?#]*@")
 
-# What resolving leaves as it is: a host name of ASCII labels under an alphabetic one; a path without empty
-# segments, dots at a segment's start and escapes, of characters that no part of a URL encodes.
+# URLs that resolving leaves as they are: a host name of ASCII labels under an alphabetic label; a path
+# without empty segments, dots at a segment's start and escapes, of characters that no part of a URL encodes.
 _LABEL: Final = r"(?!xn--)[a-z0-9][a-z0-9-]*+\."
 _CHARACTERS: Final = r"[A-Za-z0-9_~!$&()*+,;=:@.-]"
 PLAIN_HOST: Final = rf"https?://(?:{_LABEL})++(?!xn--)[a-z]{{2,}}+(?=/)"
@@ -51,7 +51,7 @@ def resolve(url: str, base: str | None = None) -> str:
     user name or password, or relative without a base).
     """
     global _resolved
-    if base is None and url == _resolved:  # what a source has resolved is asked for its canonical form next
+    if base is None and url == _resolved:  # a resolved URL is asked for its canonical form next
         return url
     url = url.strip(_STRIPPED)
     if url[:5].lower() == "data:":  # before the length: these are long
@@ -185,7 +185,7 @@ def _parse(url: str, base: str | None) -> can_ada.URL:
         raise BadUrl("bad_url", "relative without a base, or no URL") from None
 
 
-@lru_cache(maxsize=64)  # the references of one page come one after the other
+@lru_cache(maxsize=64)  # the references of a page come in sequence
 def _parse_base(base: str) -> can_ada.URL | None:
     if len(base) > MAX_LENGTH:
         return None

@@ -53,7 +53,7 @@ class QueryJob:
         config = self.config
         sources = self._given()
         excluded = [query for path in config.exclude for query in querylist.load(path)]
-        merge.merge(sources, config.size, excluded)  # what does not fit is told now, not after hours
+        merge.merge(sources, config.size, excluded)  # a contradiction is reported now, not after hours
         # Bigrams and titles beyond their places that may be needed, because these take none or are left out.
         spare = sum(map(len, sources.values())) + len(excluded)
         pieces = wikipedia.plan(self.inputs.wikipedia)
@@ -144,7 +144,7 @@ class QueryJob:
     def _publish(self, merged: merge.MergedList) -> dict[str, Any]:
         listed = [query.query for query in merged.queries]
         dead = Matcher(listed).dead
-        assert not dead, [listed[i] for i in dead]  # `merge` leaves out what has no word
+        assert not dead, [listed[i] for i in dead]  # `merge` leaves out queries without a word
         workers.publish(merged.table(), self.config.out)
         summary = {
             "fingerprint": inputs.of_list(self.config, self.inputs),

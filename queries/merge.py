@@ -125,7 +125,7 @@ def merge(sources: Mapping[str, Iterable[RankedEntry]], size: int, exclude: Iter
     of_bigrams = round(rest * BIGRAM_SHARE)
     ends["bigram"] = _fill(bigrams, 0, present, len(present) + of_bigrams)
     ends["title"] = _fill(titles, 0, present, len(present) + rest - of_bigrams)
-    for name, keys in (("unigram", words), ("title", titles), ("bigram", bigrams)):  # what others left
+    for name, keys in (("unigram", words), ("title", titles), ("bigram", bigrams)):  # places that others left
         ends[name] = _fill(keys, ends[name], present, size)
     listed: set[str] = set()
     for name in SOURCES:

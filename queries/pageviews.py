@@ -22,7 +22,7 @@ BATCH_TITLES: Final = 1_000_000
 """Distinct titles held before they are handed on: about 150 MB."""
 
 _BLOCK: Final = 4 << 20
-# The site itself, its mobile site, and the one of Wikipedia Zero (until 2018).
+# The site itself, its mobile site, and that of Wikipedia Zero (until 2018).
 _HOURLY_SITES: Final = rb"(?:\.m|\.zero)?"
 _SPACES: Final = re.compile(r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 
@@ -75,7 +75,7 @@ def _whole_lines(file: IO[bytes], cut_off: Callable[[Exception], None]) -> Itera
     while True:
         try:
             block = file.read(_BLOCK)
-        except (OSError, EOFError, zlib.error) as error:  # what bz2 and gzip raise for damaged data
+        except (OSError, EOFError, zlib.error) as error:  # exceptions of bz2 and gzip for damaged data
             cut_off(error)
             return  # the last line may be cut
         if not block:
@@ -118,6 +118,7 @@ def canonical_title(written: str, language: str = "") -> str:
         return ""
     if title[0] == "i" and language in _DOTTED:
         return f"İ{title[1:]}"
-    # To title case, by single letters: Georgian stays, U+01C6 becomes U+01C5, what would become two stays.
+    # To title case, by single letters: Georgian stays, U+01C6 becomes U+01C5, a letter that would become two
+    # stays.
     first = title[0].title()
     return title if len(first) > 1 or title[0] in _KEPT else first + title[1:]

@@ -82,7 +82,7 @@ class TokenEncoder:
         chunks = text.split()
         chunk_ids = np.fromiter(map(self._chunks.__getitem__, chunks), np.int64, len(chunks))
         stream = self._chunks.expand(chunk_ids)
-        # Several breaks in a row say no more than one.
+        # Several breaks in a row count as a single break.
         stream = stream[(stream != 0) | (np.concatenate([[1], stream[:-1]]) != 0)]
         self._streams.extend((stream, np.zeros(1, np.uint32)))
         self._tokens += int(np.count_nonzero(stream))

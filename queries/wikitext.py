@@ -33,9 +33,9 @@ INLINE: Final = _names(
     "rt ruby s samp section small span strike strong sub sup time tt u var wbr"
 )
 _TAG: Final = re.compile(r"<(?:!--|(/?)([a-zA-Z]+)\b[^<>]*>)")
-_INERT: Final = re.compile(r"[][{}|<'=*#]")  # so that what `nowiki` protects is not taken for markup later
+_INERT: Final = re.compile(r"[][{}|<'=*#]")  # so that `nowiki`'s text is no markup later
 _BRACES: Final = re.compile(r"\{\{|\}\}")
-# One group that always takes part: joining what `split` returns is then the substitution by the group,
+# One group that always takes part: joining the result of `split` is then the substitution by the group,
 # without a Python call for each match.
 _SIMPLE_LINK: Final = re.compile(r"\[\[(?![^][|:]*:)(?:[^][|]*\|)?([^][|]*)\]\]")
 _LINK: Final = re.compile(r"\[\[([^][]*)\]\]")

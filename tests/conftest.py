@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# A shell lets its background jobs, and xdist its workers, ignore Ctrl-C; what tests start would inherit that.
+# A shell lets its background jobs, and xdist its workers, ignore Ctrl-C; the tests' processes would inherit
+# that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

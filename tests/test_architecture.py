@@ -42,6 +42,7 @@ def test_every_stage_has_its_steps_and_no_beam() -> None:
         for path in (ROOT / top).rglob("*.py")
         if re.search(r"^\s*(import|from) apache_beam", path.read_text(), re.MULTILINE)
     }
-    # One asks Beam for the names of its flags when one is given, the other is for Beam pipelines of users.
+    # The first asks Beam for the names of its flags when a flag is given, the second is for users' Beam
+    # pipelines.
     with_beam -= {"pipeline/config.py", "pipeline/transforms.py"}
     assert {Path(path).parent.as_posix() for path in with_beam} == {"pipeline/flow"}

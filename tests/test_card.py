@@ -171,7 +171,7 @@ def test_size_categories_are_the_hubs(samples: int, word: str) -> None:
 
 def test_mlcroissant_reads_the_croissant(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
-    # It keeps what it extracts by the URL in the file, which is the same for every run.
+    # It keeps extracted files by the URL in the file, which is the same for every run.
     extract = importlib.import_module("mlcroissant._src.operation_graph.operations.extract")
     monkeypatch.setattr(extract, "EXTRACT_PATH", type(extract.EXTRACT_PATH)(tmp_path))
     dataset = mlcroissant.Dataset(jsonld=str(run / "croissant.json"))

@@ -156,7 +156,7 @@ def check(bad: Outcome, good: Outcome, reason: str) -> None:
     assert bad.reason == reason, (bad.reason, bad.detail)
     assert reason == "" or (reason in REASONS and reason != "internal_error")
     assert bool(bad.body) is (reason == "")
-    assert bad.elapsed < 1.2 + 3.0  # --timeout here, and what a busy machine adds
+    assert bad.elapsed < 1.2 + 3.0  # --timeout here, and the delay of a busy machine
     assert (good.reason, good.body) == ("", IMAGE), good.detail
 
 
@@ -279,7 +279,7 @@ def test_what_is_no_tls(client: Client, server: Server, says: bytes, then: str) 
     check(bad, good, bad.reason)
 
 
-# What names answer.
+# Answers for names.
 
 
 def by_name(answers: dict[str, list[dns.Answer]], *urls: str) -> list[Outcome]:
@@ -293,7 +293,7 @@ def by_name(answers: dict[str, list[dns.Answer]], *urls: str) -> list[Outcome]:
 
     async def main() -> list[Outcome]:
         async with Fetcher(options(), ask) as fetcher:
-            fetcher._resolver._found._seconds = 0.0  # every request asks anew
+            fetcher._resolver._found._seconds = 0.0  # every request asks again
             return [await asyncio.wait_for(fetcher.fetch(url), HANG) for url in urls]
 
     return asyncio.run(main())

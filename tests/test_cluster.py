@@ -21,7 +21,7 @@ from tests.jobs import arguments_of, run, write_inputs, written
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).resolve().parents[1]
-# Takes the arguments of Flink's job server and serves as one: Beam's own, in Python.
+# Takes the arguments of Flink's job server and serves as a job server: Beam's own, in Python.
 JOB_SERVER = """#!{python}
 import os, sys
 from apache_beam.runners.portability import local_job_service, local_job_service_main
@@ -85,7 +85,7 @@ def test_what_cannot_be_fetched_is_left_out_and_said(
     said = capfd.readouterr().err.splitlines()
     assert said[0] == "prism: left out, go is not installed" == said[-1]
     assert {line.partition(":")[0] for line in said} == {"prism", "flink", "spark"}
-    # Whoever serves another module under the same version is found out.
+    # A service with another module under the same version is found out.
     go = tmp_path / "go"
     go.write_text(f'#!{sys.executable}\nprint(\'{{"Sum": "h1:another="}}\')\n')
     go.chmod(0o755)

@@ -77,7 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[data
     for name in ("service", "local"):
         out = root / name
         out.mkdir()
-        # A server anew: it refuses an image the first time, so that there is something to retry.
+        # A new server: it refuses an image the first time, so that there is something to retry.
         with serve_web(web), dataflow.serve() as found:
             for main, argv in commands(root, web, out):
                 before = len(found.jobs)

@@ -233,7 +233,7 @@ def test_answers_with_other_fields_or_types_are_refused(changes: dict[str, objec
 
 
 ALLOWED = {
-    # What Pillow under a strict policy made of each file, and which reasons may answer to it.
+    # Pillow's result under a strict policy for each file, and the reasons that may answer to it.
     "OK": {"", "animated", "too_many_scans"},
     "UnidentifiedImageError": {"not_image", "empty_body", "decode_error", "truncated"},
     "OSError": {"truncated", "decode_error"},

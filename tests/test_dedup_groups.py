@@ -321,7 +321,8 @@ def test_what_stays_takes_in_what_is_near_and_is_taken_in_by_none():
         return [tuple(row[name].rstrip(b"\0").decode() for name in GROUPS.names) for row in rows]
 
     assert found() == [("b", "a"), ("c", "a"), ("e", "d")]
-    # b and c stay, though they are small and near each other; the larger takes in what both are near.
+    # b and c stay, though they are small and near each other; the larger takes in the image that both are
+    # near.
     assert found(lambda: [stay]) == [("a", "c"), ("d", "c")]
     assert found(lambda: [stay], before) == [("a", "c"), ("d", "c"), ("x", "c"), ("y", "q")]
 

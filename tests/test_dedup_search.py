@@ -177,7 +177,7 @@ def test_the_kernel_finds_what_brute_force_finds(seed, queries, references, move
         [w.astype(np.int64) @ colours.T.astype(np.int64) for w in weights[: len(both)]]
     ).reshape(distances.shape)
     least = np.sort(products.ravel())[-(products.size // 3 + 1) :][:1] if products.size else np.zeros(1)
-    least = np.repeat(least, 257).astype(np.int32)  # a tie with what a pair needs
+    least = np.repeat(least, 257).astype(np.int32)  # a tie with the pixels that a pair needs
     near = distances <= radius
     if second:
         near &= products >= least[0]
@@ -368,7 +368,7 @@ def test_looking_at_the_outermost_lines_first_changes_nothing(monkeypatch: pytes
     for seed in range(60):
         sides = rng.integers(3, 30, (2, 2)) * (rng.random((2, 1)) < 0.5)
         frame = np.pad(scene(seed, 90, 120), (*sides, (0, 0)), constant_values=128)
-        noise = rng.normal(0, rng.uniform(0, 14), frame.shape)  # around what counts as flat
+        noise = rng.normal(0, rng.uniform(0, 14), frame.shape)  # around the limit of flat
         framed.append(np.clip(frame + noise, 0, 255).astype(np.uint8))
     quick = [views.without_border(picture) for picture in framed]
     monkeypatch.setattr(views, "_may_be_flat", lambda line: True)

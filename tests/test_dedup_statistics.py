@@ -28,7 +28,7 @@ def test_clopper_pearson_is_scipys_two_sided_exact_interval(count):
 
 
 def test_clopper_pearson_is_not_the_interval_of_the_one_sided_test():
-    # scipy gives a one-sided interval with the one-sided test: its upper end is 1.
+    # scipy gives a single-sided interval with that test: its upper end is 1.
     trap = stats.binomtest(70, 100, 0.6, alternative="greater").proportion_ci(0.995, "exact")
     assert trap.high == 1.0
     assert clopper_pearson(70, 100) == pytest.approx((0.558, 0.819), abs=5e-4)

@@ -281,7 +281,7 @@ def test_digests_and_reasons_in_the_truth_hold(web: Web) -> None:
         assert reference.reason is None or reference.reason in REASONS
         if reference.reason is None:
             assert reference.sha256, reference
-        # A label promises that the picture shows it: an unusable one has none, save where not allowed.
+        # A label promises that the picture shows it: an unusable picture has none, save where not allowed.
         refused = (None, "robots_disallow", "robots_unavailable", "opt_out_x_robots_tag",
                    "opt_out_tdm_reservation")  # fmt: skip
         if reference.reason not in refused:

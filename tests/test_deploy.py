@@ -33,7 +33,7 @@ OBJECTS = [
     for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
     for found in yaml.safe_load_all(path.read_text())
 ]
-# What is used of Flink's operator: the fields of its FlinkDeployment, v1beta1.
+# The part of Flink's operator that is used: the fields of its FlinkDeployment, v1beta1.
 FLINK = {
     "": {"apiVersion", "kind", "metadata", "spec"},
     "spec": {"image", "flinkVersion", "serviceAccount", "flinkConfiguration", "podTemplate", "jobManager",

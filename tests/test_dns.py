@@ -105,7 +105,7 @@ def alias(name: str) -> bytes:
         ([("www.example.com", 5, alias("a.test")), ("a.test", 1, IP)], ("8.8.8.8",)),
         ([("a.test", 1, IP), ("www.example.com", 5, alias("a.test"))], ("8.8.8.8",)),
         ([("www.example.com", 5, alias("www.example.com"))], ()),  # an alias of itself
-        ([("other.test", 1, IP)], ()),  # what was not asked for
+        ([("other.test", 1, IP)], ()),  # an answer to another question
         ([("www.example.com", 28, bytes(16))], ()),
         ([("www.example.com", 1, IP + IP)], ()),
         ([], ()),

@@ -71,7 +71,7 @@ def check(line: str, *, whole: bool) -> None:
         if {"--help", "--help-all", "-h"} & set(argv) or not (whole or argv):
             return
         config_class = reference.config_of(name)
-        if "--config" in argv or not whole:  # what is required may stand in the file
+        if "--config" in argv or not whole:  # required options may stand in the file
             known = {"--config", "--runner", *(option.flag for option in reference.options(config_class))}
             flags = [word for word in argv if word.startswith("--") and "_" not in word]
             assert {re.sub("^--no-", "--", f.partition("=")[0]) for f in flags} <= known, line

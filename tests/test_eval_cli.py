@@ -318,7 +318,7 @@ def test_retrieval_equals_a_plain_count(place, tmp_path):
         similar = images @ encode_texts(own, tokenizer, texts, torch.device("cpu")).numpy().T
     owner = np.repeat(np.arange(len(table)), 2)
     for k in (1, 5, 10):
-        # "COLOUR paint" stands with six images: equal similarities count against the right one.
+        # "COLOUR paint" stands with six images: equal similarities count against the right class.
         hits = 0
         for image in range(len(table)):
             best = similar[image][owner == image].max()
@@ -346,7 +346,7 @@ def test_one_report_holds_robustness_retrieval_and_probes(place, tmp_path):
     }  # fmt: skip
     few, full = (found["colours", "m", task]["metrics"] for task in ("few-shot", "linear-probe"))
     zero_shot = found["colours", "m", "zeroshot"]["metrics"]["acc1"]
-    # Ten images a class, all fitted on in the end: the full probe is the curve's last point.
+    # Ten images per class, all fitted on in the end: the full probe is the curve's last point.
     curve = [(1.0, few["acc1_1_shot"]), (2.0, few["acc1_2_shot"]), (10.0, full["acc1"])]
     expected = fewshot.shots_to_match(zero_shot, curve)
     assert few.get("shots_to_match_zero_shot") == (expected and pytest.approx(expected))
@@ -388,7 +388,7 @@ def test_superclasses_are_scored_both_ways_and_against_reference_models(place, t
     expected = np.mean([a == ("warm", "cold")[b] for a, b in zip(truth, scores.argmax(axis=1), strict=True)])
     assert row["metrics"]["acc1"] == pytest.approx(expected)
     truth, scores = shares(place / "test", COLOURS)
-    # Without green, which is in no class of the shifted set; the broken picture, a blue one, is left out.
+    # Without green, which is in no class of the shifted set; the broken picture, which is blue, is left out.
     kept = [COLOURS.index(colour) for colour in ("blue", "red", "yellow")]
     best = scores[:, kept].argmax(axis=1)
     right = [united[a] == united[COLOURS[kept[b]]] for a, b in zip(truth, best, strict=True) if a != "green"]
@@ -437,7 +437,7 @@ def six_classes(folder: Path) -> Path:
     return folder / "six.txt"
 
 
-# ---- what users get wrong
+# ---- mistakes of users
 
 
 def test_unlabelled_folders_are_predicted(place, tmp_path):

@@ -81,7 +81,7 @@ def test_every_number_of_a_report_on_photographs_is_the_other_programs(tmp_path:
     )
     # Scores are float32: of 36,000 pairs one or two may be in another order.
     assert max(by_kind["rankings"]) < 1e-4 and len(by_kind["rankings"]) >= 2
-    # One example of 200 is half a point: a single one may fall on the other side of a probe's boundary.
+    # One example of 200 is half a point: a single example may fall on the other side of a probe's boundary.
     assert max(by_kind["probes"]) <= 0.0051 and len(by_kind["probes"]) > 30
     # A few-shot probe's C is chosen among nine on 40 photographs: one tie broken otherwise moves one draw.
     means = [abs(one.ours - one.theirs) for one in found

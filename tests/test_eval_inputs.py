@@ -72,7 +72,7 @@ def test_names_that_lie_with_numbered_labels_are_what_prompts_say(
     run(model, tmp_path / "c", "--data", f"s={plain}", "--save-predictions")
     assert "s: its classes are numbers, so that prompts say 'a photo of a 0.'; name them with" in caplog.text
     assert probabilities(tmp_path / "c") != probabilities(tmp_path / "a")
-    # A class that no example has is one that the model may choose.
+    # The model may choose a class that no example has.
     more = parquet(tmp_path / "more.parquet", numbers, [*COLOURS, "a fifth"])
     [five] = run(model, tmp_path / "d", "--data", f"s={more}")
     assert json.loads(bytes(json.dumps(five), "utf-8"))["metrics"]["examples"] == 16

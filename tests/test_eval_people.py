@@ -24,7 +24,7 @@ def test_peoples_answers_are_scored_alone_and_by_majority() -> None:
     found = people.score(ANSWERS, LABELS, 0.95, 0)
     assert (found["people"], found["examples"], found["answers"], found["guesses"]) == (3, 4, 12, 6)
     assert found["accuracy"] == pytest.approx(4 / 12) and found["accuracy_on_guesses"] == pytest.approx(4 / 6)
-    # 1: cat. 2: dog, cat and nothing are equally frequent. 3 and 4: nobody knows is what most say.
+    # 1: cat. 2: dog, cat and nothing are equally frequent. 3 and 4: most say that they do not know.
     assert found["majority"] == pytest.approx((1 + 1 / 3) / 4)
     # Of guesses alone: 2 is a tie of two, 3 is right, nobody guesses at 4.
     assert found["majority_on_guesses"] == pytest.approx((1 + 1 / 2 + 1) / 3)

@@ -158,7 +158,7 @@ def test_a_fifth_of_each_class_is_held_out():
     assert kept == {"a", "b", "c"} and 1 <= held.sum() <= 3
 
 
-# ---- several classes an example
+# ---- several classes per example
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])

@@ -239,11 +239,11 @@ def test_a_known_url_is_not_asked_for_again_and_known_bytes_are_not_stored_twice
     single = [row for row in samples(run) if len(row["captions"]) == 1 and "/moved" not in row["url"]]
     stored, copied = single[:2]
     copy_url = wanted_spelling(run, copied)
-    # Whether one fails, and whether one is over its cap, the web's ports decide.
+    # The web's ports decide whether a URL fails, and whether another is over its cap.
     failed = [row for row in rejected(run) if row["stage"] == "fetch"][:1]
     times = Counter(row["uid"] for row in rejected(run))
     spare = [row for row in rejected(run) if row["detail"] == "not fetched" and times[row["uid"]] == 1]
-    over = spare[:1]  # with the one caption that is in the new source again
+    over = spare[:1]  # with the only caption that is in the new source again
     more = write_list(
         tmp_path / "more.parquet",
         [
@@ -265,7 +265,7 @@ def test_a_known_url_is_not_asked_for_again_and_known_bytes_are_not_stored_twice
         ("merged_into", copied["uid"], 1)
     ]
     assert the_set(run) == before and not dropped_samples.rows(str(run), 1).num_rows
-    # A copy is one more URL that matched; the one over the cap was counted already.
+    # A copy is one more URL that matched; the copy over the cap was counted already.
     matches = set(copied["matched_query_ids"])
     for old, now in zip(counted, counts_by_query(run), strict=True):
         assert now["matched"] - old["matched"] == (old["query_id"] in matches)

@@ -416,7 +416,7 @@ ALL_DENIED = "User-agent: *\nDisallow: /"
         ("close_at_once", "robots_unavailable"),
         ("gzip_bomb", "robots_unavailable"),
         ("no_location", "robots_unavailable"),
-        ("endless", ""),  # what is read of it is not a rule
+        ("endless", ""),  # the part that is read of it is not a rule
     ],
 )
 def test_robots_txt(robots: str, reason: str) -> None:
@@ -453,7 +453,7 @@ def test_robots_txt_and_tdmrep_json_are_unpacked_within_their_limit(name: str) -
         assert fetch(server.url("good"), opt_out=OPT_OUTS)[0].reason == "opt_out_tdmrep"
 
 
-# What Content-Encoding says of a body, and how long a head may be.
+# Bodies by Content-Encoding, and the limit of a head.
 
 
 @pytest.mark.parametrize("word", NO_ENCODINGS)

@@ -112,7 +112,7 @@ def test_a_unit_of_good_and_bad_urls() -> None:
         assert outcomes[0].body == IMAGE
         assert [outcomes[i].url for i in range(5)] == urls
         assert len(server.requests) == 3  # robots.txt counts
-        assert counts.requests == 3  # what has no address is not asked
+        assert counts.requests == 3  # an address that cannot be found is not asked
         assert counts.bytes == len(IMAGE)
 
 
@@ -384,7 +384,7 @@ def test_bodies_that_wait_to_be_taken_hold_the_fetching_back() -> None:
         results = loop.run(rows)
         next(results)
         threading.Event().wait(0.5)  # the caller is busy
-        assert len(server.asked("big")) <= 7  # 600 kB, and the one that was taken
+        assert len(server.asked("big")) <= 7  # 600 kB, and the body that was taken
         assert sum(1 for _ in results) == 39
 
 

@@ -309,7 +309,7 @@ def test_a_finished_stage_says_what_comes_next(
     assert main(argv) == 0
 
 
-# --- what is published
+# --- published files
 
 
 SECRET = "X-Amz-Credential=AKIASECRET&X-Amz-Signature=deadbeef&X-Amz-Date=20260101T000000Z"

@@ -224,7 +224,7 @@ def test_the_nearest_vectors_with_and_without_a_graph(
     def encode(pictures: list[bytes]) -> tuple[np.ndarray, list[int]]:
         made = rng.normal(size=(len(pictures), 16)).astype(np.float32)
         made /= np.linalg.norm(made, axis=1, keepdims=True)
-        return made[1:], list(range(1, len(pictures)))  # the first one cannot be decoded
+        return made[1:], list(range(1, len(pictures)))  # the first cannot be decoded
 
     found = vectors.Vectors(path, "f" * 64, 16)
     assert found.renew(search, encode, lambda done, total: None) == len(CAPTIONS)

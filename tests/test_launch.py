@@ -416,7 +416,7 @@ def test_the_image_has_what_a_worker_needs() -> None:
     hidden = sorted(
         (modules_of(project, "train") - there) | {"pandas", "mlcroissant", "transformers", "pytest"}
     )
-    # Not among those: what else this environment happens to have.
+    # Not among those: any other packages of this environment.
     subprocess.run([sys.executable, "-c", HIDE + tried, ",".join(hidden)], check=True, cwd=ROOT)
 
 

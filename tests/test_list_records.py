@@ -17,7 +17,7 @@ from pipeline.sources import Image, SourceOptions, delimited, plan, read
 
 U = "http://example.com/"
 NAMES = ["url", "caption", "k"]
-# All that Unicode calls a line end or a separator, what the formats use, and what looks like it.
+# All line ends and separators of Unicode, the characters that the formats use, and look-alikes.
 CHARACTERS = st.sampled_from(
     [*"\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\x00\ufeff\"',;\t\\{}[]:a é", "\U0001f6a2"]
 )

@@ -111,7 +111,8 @@ def in_python(queries: list[str], rule: match.Rule = "openwit") -> Matcher:
         return Matcher(queries, rule)
 
 
-# What the C module reads byte by byte: every ASCII character, runs of joiners, and letters of several bytes.
+# The input that the C module reads byte by byte: every ASCII character, runs of joiners, and letters of
+# several bytes.
 edges = st.text(
     st.sampled_from([*map(chr, range(128)), *"--''__..", "é", "日", "™", "\u0345", "\ud800"]), max_size=40
 )

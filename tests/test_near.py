@@ -136,7 +136,7 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
     fetched = sum(served.hits.values())
     assert manifest(run)["counts"]["candidates"] == count and manifest(run)["near_duplicates"] is None
 
-    # Over the limit the finished set stays; the same images serve again, none is fetched anew.
+    # Over the limit the finished set stays; the same images serve again, none is fetched again.
     near_at = (*kept, "--dedup", "near", "--restart")
     assert code(argv(served, tmp_path, *near_at, "--dedup-limit", "0.2")) == 2
     message = " ".join(capfd.readouterr().err.split())
@@ -166,7 +166,7 @@ def test_a_crawl_merges_look_alikes_and_accounts_for_all(served, tmp_path, capfd
     counts = found["counts"]
     assert counts["candidates"] == counts["captions"] + counts["rejected"] == count
     assert set(reasons(run)) <= {"merged_into", "over_cap"}
-    # The queries are filled from what is left: 18 images, 9 for each query.
+    # The queries are filled from the remaining images: 18, 9 for each query.
     kept_rows = pq.read_table(run / "query_counts.parquet").to_pylist()
     assert {row["kept"] for row in kept_rows} == {9}
 
@@ -198,7 +198,7 @@ def test_look_alikes_are_merged_in_a_retry_and_in_an_extension(served, tmp_path,
         assert verify(["--run", str(runs[name])]) == 0
     found = {name: merged_into(run) for name, run in runs.items()}
     assert found["staged"].pop("0-1.jpg") == found["staged"].pop("0-2.jpg") == uid("0-0.jpg")
-    # Where 0-2 has no bytes any more, what it was merged into stays, though a larger one has come.
+    # Where 0-2 has no bytes any more, the image it was merged into stays, though a larger image has come.
     assert found["alone"].pop("0-0.jpg") == found["alone"].pop("0-2.jpg") == uid("0-1.jpg")
     assert found["alone"] == found["staged"] and found["alone"]["1-2.jpg"] == uid("1-0.jpg")
     rows = {name: {row["uid"]: row for row in samples(run)} for name, run in runs.items()}
@@ -224,7 +224,7 @@ def test_look_alikes_are_merged_in_a_retry_and_in_an_extension(served, tmp_path,
             del served.files[path]
     assert verify(["--run", str(run)]) == 0
     assert {path: path.read_bytes() for path in stored} == stored, "what is stored stays"
-    # Larger or smaller, a new picture goes to the stored one; among new ones the larger stays.
+    # Larger or smaller, a new picture goes to the stored picture; among new pictures the larger stays.
     late = {name: star for name, star in merged_into(run).items() if name.startswith("late")}
     assert late == {
         "late-0.jpg": uid("0-1.jpg"), "late-1.jpg": uid("1-0.jpg"), "late-3.jpg": uid("late-2.jpg")

@@ -223,7 +223,7 @@ def test_a_conditional_write_whose_answer_is_lost_counts(store: s3.Store) -> Non
     start = len(store.proxy.seen)
     storage.create_bytes(f"{store.url}/lost", b"mine")
     assert storage.read_bytes(f"{store.url}/lost") == b"mine"
-    # It was written before the answer was lost: the second try met the first one's object.
+    # It was written before the answer was lost: the second try met the object of the first.
     store.proxy.lose = lambda number, method, path: method == "PUT" and number == start + 100
     start = len(store.proxy.seen)
     store.proxy.lose = lambda number, method, path: number == start
@@ -262,7 +262,7 @@ def test_the_lock_of_the_dead_is_taken(store: s3.Store) -> None:
     assert lock.holder(work)[1] is False
     with lock.lock(work):
         assert lock.holder(work)[1] is True
-    put_lock(work, started=time.time() - 100_000)  # a container began anew, in which we have the same number
+    put_lock(work, started=time.time() - 100_000)  # restarted container, same number
     with lock.lock(work):
         pass
     put_lock(work, host="elsewhere", beat=time.time() - 130)

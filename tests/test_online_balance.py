@@ -67,7 +67,7 @@ def draws(paths: list[str], cap: int, epochs: int, seed: int = 0) -> OnlineBalan
 
 
 def taken(found: OnlineBalance, epoch: int) -> np.ndarray:
-    """Return which samples an epoch uses, bool [samples]."""
+    """Return, for an epoch, the samples that it uses, bool [samples]."""
     masks = []
     for shard, size in enumerate(SIZES):
         mask = np.zeros(size, bool)
@@ -112,7 +112,7 @@ def test_draws_are_counted_and_repeat(paths: list[str]) -> None:
 def test_more_room_takes_all_that_contain_a_query(paths: list[str]) -> None:
     everything = draws(paths, 10_000, 1)
     assert (taken(everything, 0) == contained().any(axis=1)).all()
-    assert not any(len(part.query) for part in everything.shards)  # nothing is held of what is certain
+    assert not any(len(part.query) for part in everything.shards)  # certain samples are not held
 
 
 def test_counts_are_of_the_samples_that_are_kept(paths: list[str]) -> None:

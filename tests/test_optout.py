@@ -136,7 +136,7 @@ def test_a_directive_is_found_wherever_it_stands(before: list[str], after: list[
         ("openwit=noai", "openwit: noai"),
         ("ccbot=(nosnippet noindex)", "ccbot: noindex"),
         ("otherbot;noai, img2dataset;noml", "img2dataset: noml"),
-        ("*;noindex, openwit;", None),  # whoever is named has rules of its own
+        ("*;noindex, openwit;", None),  # an agent that is named has rules of its own
         ("otherbot;noai", None),
         ("*;nosnippet", None),
         ("", None),

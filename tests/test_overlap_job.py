@@ -111,7 +111,7 @@ def test_matches_have_the_promised_columns(made):
 
 def test_the_report_holds_the_statistics(made):
     dirty, clean = made.report["datasets"]
-    n, k = len(made.ids) - 1, len(FOUND)  # but for the one that cannot be decoded
+    n, k = len(made.ids) - 1, len(FOUND)  # but for the image that cannot be decoded
     assert (dirty["name"], dirty["examples"], dirty["overlap"]) == ("dirty", n, k)
     assert dirty["contamination"] == pytest.approx(k / n)
     assert (dirty["acc_all"], dirty["acc_overlap"], dirty["acc_clean"]) == (k / n, 1.0, 0.0)

@@ -58,7 +58,7 @@ def distance(one: str, other: str) -> int:
 
 
 def test_a_fetched_picture_is_near_its_original_whatever_became_of_its_bytes() -> None:
-    # Smooth, as photographs are: noise is what JPEG and resizing take away.
+    # Smooth, as photographs are: JPEG and resizing take noise away.
     original = cv2.resize(waves(11, 60, 80), (1600, 1200), interpolation=cv2.INTER_CUBIC)
     listed = pdq(original).digits
     options = ImageOptions(image_size=64)

@@ -80,7 +80,7 @@ def test_a_crawl_of_a_sample_ends_with_its_yields(
     assert counts["candidates"] < web.web.candidates()
     assert yields["candidates_per_piece"] * pieces["read"] == pytest.approx(counts["candidates"])
     assert yields["whole"]["samples"] == round(counts["samples"] * pieces["all"] / pieces["read"])
-    # The truth is known: the whole web's captions, give or take what pages differ.
+    # The truth is known: the whole web's captions, give or take the differences between pages.
     assert yields["whole"]["candidates"] == pytest.approx(web.web.candidates(), rel=0.5)
     said = capfd.readouterr().out
     assert f"{pieces['read']} of {pieces['all']}" in said and "openwit plan --run" in said

@@ -94,7 +94,7 @@ def test_new_images_become_rarer_as_a_law_of_powers_says() -> None:
     few, times = draws[:20_000], np.unique(draws[:20_000], return_counts=True)[1]
     found = len(np.unique(draws)) / len(np.unique(few))
     assert expected.growth(10, float((times == 1).mean())) == pytest.approx(found, rel=0.15)
-    assert expected.growth(0.5, 0.3) == 0.5  # inside what was read, nothing is new twice
+    assert expected.growth(0.5, 0.3) == 0.5  # inside the part that was read, nothing is new twice
 
 
 @given(

@@ -144,7 +144,7 @@ def test_a_run_continues_where_it_stopped(
             _run(config)
     assert not Path(config.out).exists()
     with monkeypatch.context() as patch:
-        patch.setattr(workers.EncodeWorker, "run", None)  # what is done is not done again
+        patch.setattr(workers.EncodeWorker, "run", None)  # finished steps are not done again
         patch.setattr(workers.WordsWorker, "run", None)
         patch.setattr(workers.PairsWorker, "run", None)
         _run(config)

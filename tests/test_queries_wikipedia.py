@@ -54,7 +54,7 @@ def test_a_multistream_dump_is_cut_by_its_index(tmp_path: Path, piece_bytes: int
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=20), st.integers(1, 2000))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[str], cut: int) -> None:
-    # What XML 1.0 cannot hold, MediaWiki does not write.
+    # MediaWiki does not write characters that XML 1.0 cannot hold.
     clean = ["".join(c for c in text if c >= " " or c == "\n") for text in texts]
     valid = [text.encode("utf-8", "ignore").decode() for text in clean]
     pages = [Written(f"T{i}", text, "", 4 * (i % 2)) for i, text in enumerate(valid)]

@@ -89,7 +89,7 @@ def test_names_of_namespaces_are_those_of_the_wiki() -> None:
         ("it", "[[Immagine:v.jpg|miniatura|destra|Una volpe]] [[Categoria:Canidi]]", "Una volpe"),
         ("ka", "[[ფაილი:მ.jpg|მინი|მარცხნივ|მელა]] [[კატეგორია:მელები]]", "მელა"),
         ("xx", "[[File:f.jpg|thumb|right|A fox]] [[Category:Foxes]]", "A fox"),
-        # What is an option in one language is a caption in another.
+        # An option in one language is a caption in another.
         ("en", "[[File:l.jpg|thumb|Links]] [[File:r.jpg|thumb|1994 год]]", "Links 1994 год"),
     ],
 )  # fmt: skip

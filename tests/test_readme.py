@@ -221,7 +221,7 @@ def test_every_command_of_the_readme_runs(
     if name not in CHECKED:
         assert beam_job.main(argv) == 0, capfd.readouterr().err
         return
-    if name == "crawl" and "--out" in argv:  # each is the first one of its reader, in a folder of its own
+    if name == "crawl" and "--out" in argv:  # each is the first of its reader, in a folder of its own
         argv[argv.index("--out") + 1] = "new"
     if "--init-from" in argv:  # its weights are the small ones that stand for the download
         small = replace(eval_models.model().architecture, logit_bias="siglip" in argv)

@@ -105,7 +105,7 @@ def test_no_image_with_text_is_lost(served: str, tmp_path: Path) -> None:
     found.update(caption for row in rows for caption in row["captions"])
     missing, extra = texts - found, found - texts
     assert not missing
-    # What the reader does not look at: og:image, and the sources of <picture>.
+    # Parts that the reader does not look at: og:image, and the sources of <picture>.
     assert sum(extra.values()) <= 0.05 * sum(texts.values())
     urls = {row["url"] for row in rows} | {row["url"] for row in rejected(run)}
     assert {url for url, own in expected if own} <= urls

@@ -48,7 +48,7 @@ HOSTILE = (
     "犬と猫 🐕‍🦺 كلب",
 )
 _COUNTED = ("by_words", "by_side", "by_aspect")
-# Arrow and JSON hold no lone surrogates: what reaches a shard has none.
+# Arrow and JSON hold no lone surrogates: text that reaches a shard has none.
 TEXTS = tuple(text.encode("utf-8", "replace").decode() for text in HOSTILE)
 
 

@@ -250,7 +250,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(
     said = capfd.readouterr().err
     assert "The disk is full" in said and "the same command" in said
     assert not (folder / "run" / "manifest.json").exists()
-    for marker in (folder / "run" / "work").rglob("*.json"):  # what counts is whole
+    for marker in (folder / "run" / "work").rglob("*.json"):  # a file that counts is whole
         assert json.loads(marker.read_text())
     make_room()
     assert main(argv) == 0

@@ -154,7 +154,7 @@ def start_and_stop(slow: SlowWeb, argv: list[str], number: int, share: float = 0
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
     _, said = child.communicate(timeout=100)
-    time.sleep(0.5)  # what was under way at the server
+    time.sleep(0.5)  # requests that were under way at the server
     return len(slow.log), said
 
 

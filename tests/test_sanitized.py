@@ -44,7 +44,7 @@ def test_a_module_survives_hostile_input(source: Path, tmp_path: Path) -> None:
     if "Python.h" in done.stderr:
         pytest.skip("no headers of Python")
     assert done.returncode == 0, done.stderr
-    # Python frees little when it ends, and its own allocator would hide what a module does to its memory.
+    # Python frees little when it ends, and its own allocator would hide a module's faults in memory.
     variables = {"LD_PRELOAD": preloaded, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.sanitized", str(built), str(ROUNDS * fuzzing.SCALE)],

@@ -30,5 +30,5 @@ def test_partitions_are_bounded_and_slices_are_not_mostly_headers(rows: int) -> 
     # ...and no task holds more than that and one file: at 4e9 rows 0.85 million, some 200 MB as Arrow.
     assert max(held) < SLICE_ROWS * partitions + max(sizes.values()) + 1
     assert max(held) <= 1_000_000
-    # What one launcher lists stays small: fewer slices than rows / 200.
+    # The lists of a launcher stay small: fewer slices than rows / 200.
     assert len(tasks) * partitions <= rows / SLICE_ROWS + 2 * partitions or rows < WATS * SLICE_ROWS

@@ -180,7 +180,7 @@ def test_scores_lie_beside_shards_that_stay_as_they_are(
         "clip-score/scores.json",
     ]  # fmt: skip
     assert score(argv) == 0 and tree(run / "scores") == first, "done again it is the same"
-    # A set of which a shard is missing, as after an extension: that one alone is made.
+    # A set that lacks a shard, as after an extension: that shard alone is made.
     said = json.loads(first["clip-score/scores.json"])
     said["tables"].pop()
     (run / "scores/clip-score/scores.json").write_text(json.dumps(said))

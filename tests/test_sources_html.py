@@ -268,7 +268,7 @@ def test_every_og_image_keeps_its_own_alt() -> None:
         ("é".encode(), None, "é"),
         (b"\xe9 \x80", None, "é €"),  # no UTF-8: windows-1252
         ("é".encode("latin-1"), "ISO-8859-1", "é"),
-        (b"\x80", "latin1", "€"),  # what the web calls latin1 is windows-1252
+        (b"\x80", "latin1", "€"),  # the web's latin1 is windows-1252
         ("<meta charset=windows-1251>Ж".encode("cp1251"), None, "<meta charset=windows-1251>Ж"),
         ("<meta charset=koi8-r>é".encode(), "utf-8", "<meta charset=koi8-r>é"),  # the header wins
         (b"\xef\xbb\xbf" + "é".encode(), "koi8-r", "é"),  # the byte-order mark wins

@@ -227,7 +227,7 @@ def test_sources_of_the_web_are_downloaded_and_read(server: Flaky) -> None:
     assert [(i.url, i.page_url) for i in read(piece, options)] == [(f"{base}i.jpg", f"{base}index.html")]
 
 
-# Redirects, rates and sizes: by the crawl's policy, whoever named the URL.
+# Redirects, rates and sizes: by the crawl's policy, for any source of the URL.
 
 
 @pytest.fixture(autouse=True)

@@ -272,7 +272,7 @@ def test_every_cut_reads_every_row_once(tmp_path: Path, name: str) -> None:
     whole = load(path)
     assert len(whole) == len(MIXED) and all(i.reason is None for i in whole)
     counts = set()
-    step = 29 if name == "a.parquet" else 1  # row groups, not bytes, are what can be cut there
+    step = 29 if name == "a.parquet" else 1  # there a file is cut at row groups, not bytes
     for size in range(1, path.stat().st_size + 2, step):
         options = SourceOptions(piece_bytes=size)
         pieces = plan([str(path)], options)

@@ -45,7 +45,7 @@ def mark(folder: Path, name: str, **result: Any) -> None:
     (folder / f"{name}.json").write_text(json.dumps({"name": name, **result}))
 
 
-# --- what the files tell
+# --- the contents of the files
 
 
 def test_markers_are_summed_each_once(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_notes_forget_what_was_discarded(tmp_path: Path) -> None:
         noted = first.begin(step(folder))
         noted.ended = 9.0
         first.write()
-    second = Notes(str(tmp_path))  # continues in fetch: what is done stays as it is noted
+    second = Notes(str(tmp_path))  # continues in fetch: finished steps stay as they are noted
     assert second.begin(step("fetch/round-0", before=2)).ended == 9.0
     second.begin(step("fetch/round-1", before=1))
     assert [s.folder for s in second.steps] == [

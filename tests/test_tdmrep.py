@@ -29,7 +29,7 @@ def rules(*pairs: tuple[str, object]) -> bytes:
         (rules(("/", 1), ("/free/", 0)), "/free/a.jpg", None),  # the longest decides
         (rules(("/", 0), ("/paid/", 1)), "/paid/a.jpg", "/paid/"),
         (rules(("/", 0), ("/paid/", 1)), "/free/a.jpg", None),
-        (rules(("/a", 0), ("/a", 1)), "/a", "/a"),  # of equals the one that reserves
+        (rules(("/a", 0), ("/a", 1)), "/a", "/a"),  # of equals the reserving rule
         (rules(("/*.jpg$", 1)), "/x/a.jpg", "/*.jpg$"),
         (rules(("/*.jpg$", 1)), "/x/a.jpg?b", None),
         (rules(("/bilder/größe", 1)), "/bilder/gr%C3%B6%C3%9Fe/a.jpg", "/bilder/gr%C3%B6%C3%9Fe"),
@@ -86,7 +86,7 @@ def test_hostile_patterns_are_quick_and_bounded() -> None:
     assert len(many._wildcards) == 2000
 
 
-# What robots.txt says beside its rules.
+# The contents of robots.txt beside its rules.
 
 PARTLY = "User-agent: *\nContent-Usage: train-ai=n\nContent-Usage: /ok/ train-ai=y"
 GROUPS = [

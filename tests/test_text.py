@@ -68,7 +68,7 @@ def test_clean_is_total_and_encodable(text: str) -> None:
     contacts.mask(cleaned)
 
 
-# Pieces that become markup, or joiners out of place, once what stands between them is gone or composed.
+# Pieces that become markup, or joiners out of place, once the text between them is gone or composed.
 PIECES = (
     *("&", "&am", "amp;", "p;", "&lt", "lt;", "gt;", "#38;", "#x3c", "#60;", "quot", ";", "\u037e", "<", ">"),
     *(
@@ -143,7 +143,7 @@ def test_very_long_text_is_cut_and_still_too_long() -> None:
     assert check(cleaned, TextRules(max_chars=CUT_CHARS - 2, max_words=10**6)) == "caption_too_long"
 
 
-# What each rule must drop.
+# Texts that each rule must drop.
 DROPPED = {
     "file_name": """
         foo-bar-baz_123.png
@@ -379,7 +379,7 @@ def test_share_dropped_from_real_alt_texts() -> None:
 
     table = pq.read_table(SAMPLE / "img2dataset_test_10000.parquet", columns=["TEXT"])
     reasons = [check(clean(text or ""), RULES) for text in table["TEXT"].to_pylist()]
-    # A set that was already filtered for CLIP similarity: file names are what is left to find.
+    # A set that was already filtered for CLIP similarity: only file names are left to find.
     assert 0.015 < reasons.count("file_name") / len(reasons) < 0.025
     assert reasons.count(None) / len(reasons) > 0.975
 
@@ -471,7 +471,7 @@ def test_repetition_is_what_it_says(text: str) -> None:
     assert repetition(text) == share
 
 
-# Of what the rules look for, and of what is plain.
+# Of texts that the rules look for, and of plain texts.
 _parts = st.sampled_from(
     """a the of dog beach red photo image avatar user's thumbnail for version as may be contain IMG_ DSC p
     screen shot iso f/2.8 1/250 ISO9001 555 123-4567 (020) 7946 0958 01.23. +44 tel: 1 22 aa aaaa {x} & &amp;

@@ -427,7 +427,7 @@ def test_the_documented_reader_resumes_at_the_very_sample(
         for rank in range(ranks):
             with pytest.raises(Killed):
                 run(ranks, rank, workers, 3)
-        # What the step that was killed took is not in the state: it is taken again.
+        # The samples of the step that was killed are not in the state: they are taken again.
         taken[:] = [one for number, one in enumerate(taken) if number % 3 < 2]
         for rank in range(ranks):
             run(ranks, rank, again, 99)

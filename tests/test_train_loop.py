@@ -127,7 +127,7 @@ def test_training_learns_and_says_so(run: Path, tmp_path: Path) -> None:
 def test_resuming_in_the_middle_of_an_epoch_is_exact(run: Path, tmp_path: Path) -> None:
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     first = fit(config(run, whole, keep_checkpoints=9))
-    # The second run dies after step 5 of the 4-step epochs: what it had written later is gone.
+    # The second run dies after step 5 of the 4-step epochs: later rows that it had written are gone.
     shutil.copytree(whole, halved)
     for name in ("step-00000010", "step-00000012"):
         shutil.rmtree(halved / "checkpoints" / name)

@@ -88,7 +88,7 @@ def test_special_tokens_in_a_caption_read_as_openais_do(clip: Tokenizer) -> None
     text = "<|startoftext|> hi <|ENDOFTEXT|> x"
     hi, x = clip.encode("hi")[1], clip.encode("x")[1]
     assert clip.encode(text) == [49406, 49406, hi, 49407, x, 49407]
-    # The feature is read at the first end, so what follows cannot matter and is not computed.
+    # The feature is read at the first end, so later tokens cannot matter and are not computed.
     assert clip.caption(text) == [49406, 49406, hi, 49407]
     assert clip.caption("hi") == clip.encode("hi")
 
@@ -198,7 +198,7 @@ def test_cleaning_and_splitting() -> None:
     assert words("it's 42!!") == ["it", "'s", "4", "2", "!!"]
 
 
-# Not the mojibake: what ftfy makes of it may depend on a whole line, wherever it ends.
+# Not the mojibake: ftfy's mending may depend on a whole line, wherever it ends.
 WORDY = [text for text in TRICKY[2:15] if "schÃ" not in text]
 
 

@@ -123,7 +123,7 @@ def test_dead_names_below_the_threshold_are_rows(
     is_whole(tmp_path / "run")
 
 
-# Pages that reserve their images, and sites that are put off.
+# Pages that reserve their images, and sites that are deferred.
 
 
 def page(server: Server, numbers: range, host: str, head: str = "") -> bytes:
@@ -191,7 +191,7 @@ def test_reserved_pages_and_put_off_sites_end_in_rows_the_report_and_the_account
     is_whole(run)
 
 
-# What the order of the input, or repeating it, must not change.
+# Results that the order of the input, or repeating it, must not change.
 
 
 def test_shuffled_and_repeated_input_gives_the_same_set(server: Server, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_shuffled_and_repeated_input_gives_the_same_set(server: Server, tmp_path
     assert found[0] == found[1] == found[2]
 
 
-# What must never be written down.
+# Data that must never be written down.
 
 
 def test_no_password_of_a_url_gets_into_a_file(server: Server, tmp_path: Path, capfd: Any) -> None:

@@ -59,7 +59,7 @@ class ClipTrainer(Trainer[Batch]):
         if setup.initial is not None:
             model.load_state_dict(setup.initial)
         self.sharded = config.fsdp and world.ranks > 1
-        # Convolutions over pixels as they come: a fifth faster, and not for what is shared out by rows.
+        # Convolutions over pixels as they come: a fifth faster, and not for tensors sharded by rows.
         if setup.architecture.is_resnet and not self.sharded:
             model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.lock != "none":

@@ -75,7 +75,7 @@ def backward(
                 with autocast():
                     image, text, *scalars = model(*batch)
                 rows = slice(start, start + image.shape[0])
-                # A stand-in whose gradient is the cached one; the scalars belong to all, and count once.
+                # A stand-in whose gradient is the cached gradient; the scalars belong to all, and count once.
                 stand_in = (image * d_image[rows]).sum() + (text * d_text[rows]).sum()
                 for scalar, gradient in zip(scalars, d_scalars, strict=True):
                     stand_in = stand_in + scalar * gradient * last

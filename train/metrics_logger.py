@@ -31,7 +31,7 @@ class MetricsLogger:
             return
         if first_step and storage.exists(self._path):
             lines = storage.read_bytes(self._path).decode().splitlines()
-            # What followed the checkpoint that we continue from is about to be trained again.
+            # Rows after the checkpoint that we continue from: their steps are about to be trained again.
             self._lines = [line for line in lines if json.loads(line)["step"] <= first_step]
         self.flush()
         if tensorboard:

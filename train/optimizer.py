@@ -18,11 +18,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        # Gains, biases, the class embedding and the scale are the ones with fewer than two dimensions.
+        # Gains, biases, the class embedding and the scale are those with fewer than two dimensions.
         (decayed if parameter.ndim >= 2 and "bias" not in name else plain).append(parameter)
     groups = [decayed, plain]
     if any(hasattr(parameter, "full_tensor") for parameter in decayed):
-        # Shared out over processes, as scalars are not: one kernel takes the one kind or the other.
+        # Sharded over processes, as scalars are not: a kernel takes only one of the kinds.
         groups = [decayed, [p for p in plain if p.ndim], [p for p in plain if not p.ndim]]
     return [
         {"params": own, "weight_decay": 0.0 if place else weight_decay} for place, own in enumerate(groups)

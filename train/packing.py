@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-BUCKETS = 8  # at 15.5 tokens a caption, 8 buckets pad to 21.8 on average, 16 to 18.4, one to 77
+BUCKETS = 8  # at 15.5 tokens per caption, 8 buckets pad to 21.8 on average, 16 to 18.4, a single bucket to 77
 _SMALLEST_BUCKET = 16
 
 
@@ -93,7 +93,7 @@ def _bucket(
     for members in np.array_split(order, buckets):
         columns = np.arange(sizes[members].max())
         real = columns < sizes[members, None]
-        # Padding repeats a caption's last token: causal attention lets no real token see what follows it.
+        # Padding repeats a caption's last token: causal attention lets no real token see later tokens.
         tokens = starts[members, None] + np.minimum(columns, sizes[members, None] - 1)
         unpad[tokens[real]] = place + np.flatnonzero(real)
         pads.append(tokens.ravel())

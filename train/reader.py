@@ -32,7 +32,7 @@ class Samples(NamedTuple):
     images: Tensor
     """uint8 [B, N, N, 3] on the device."""
     captions: list[str]
-    """A caption for each image; of several, one is drawn again in each epoch."""
+    """A caption for each image; of several, one per epoch is drawn."""
     uids: list[str]
     counts: Counter[str]
     """Bad samples that others stand in for, by reason, and pictures that were `enlarged`."""

@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
         self.stride = stride
         self.downsample: nn.Module | None = None
         if stride > 1 or inputs != outputs:
-            # "-1" has no parameters; its name keeps the released state dict's numbering of what follows.
+            # "-1" has no parameters; its name keeps the released state dict's numbering of the next layers.
             self.downsample = nn.Sequential(
                 OrderedDict(
                     [

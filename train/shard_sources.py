@@ -70,7 +70,7 @@ class ShardSource:
         return len(self.balance.sizes) if self.balance else 1
 
     def share(self, epoch: int) -> int:
-        """Return how many samples an epoch uses."""
+        """Return the number of samples per epoch."""
         return int(self.counts(epoch).sum()) if self.balance else round(self.count * self.weight)
 
     def counts(self, turn: int) -> NDArray[np.int64]:

@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"[^&<\x00-\x08\x0b-\x1f\x7f]*").fullmatch
 _LARGEST = 16 << 20  # bytes of a vocabulary; CLIP's own file has 3 million
 LONGEST = 8_192  # characters of a caption that are looked at, far more than its tokens can spell
 PER_TOKEN = 32  # the same for a longer context
-_CACHE_LIMIT = 1 << 20  # distinct words; above it the cache starts anew
+_CACHE_LIMIT = 1 << 20  # distinct words; above it the cache is emptied
 
 
 def _byte_alphabet() -> dict[int, str]:
@@ -116,7 +116,7 @@ class Tokenizer:
             text = shorten(text, max(LONGEST, PER_TOKEN * context_length))
         ids = [self.start]
         cache = self._cache
-        # No pattern of `words` crosses a space, so what stands between spaces is the unit to remember.
+        # No pattern of `words` crosses a space, so the text between spaces is the unit to remember.
         for chunk in clean(text).split(" "):
             found = cache.get(chunk)
             if found is None:

@@ -245,7 +245,7 @@ def main(argv: list[str]) -> int:
     left_over = sum(
         not (out / f"{arm}-{seed}.json").exists() for seed in range(options.seeds) for arm in options.arms
     )
-    # All arms by the first seed before the second: what there is can be compared at any time.
+    # All arms by the first seed before the second: the finished arms can be compared at any time.
     for seed in range(options.seeds):
         for arm in options.arms:
             path = out / f"{arm}-{seed}.json"

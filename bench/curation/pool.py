@@ -84,7 +84,7 @@ def zipf(train: dict[str, list[bytes]], largest: int) -> dict[str, int]:
     """Return how many photographs of each class the pool has, the most frequent class first."""
     many = sorted((one for one in train if len(train[one]) >= largest), key=_order)
     rest = sorted((one for one in train if one not in many), key=lambda one: (-len(train[one]), one))
-    # The heads are classes that have so many; then the two kinds take turns.
+    # The heads are classes that have as many; then the two kinds take turns.
     turns = itertools.chain.from_iterable(itertools.zip_longest(many[4:], rest))
     ranked = [*many[:4], *filter(None, turns)]
     return {one: min(len(train[one]), round(largest / rank**EXPONENT)) for rank, one in enumerate(ranked, 1)}

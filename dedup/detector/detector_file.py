@@ -71,7 +71,7 @@ def read(path: str) -> LearnedDetector:
         if facts.get("format") != _FORMAT:
             raise ValueError(f"its format is {facts.get('format')!r}")
         architecture = _architecture(facts["architecture"], len(header.tensors))
-        # Before memory is taken, what the file says is compared with what it holds.
+        # Before memory is taken, the declared sizes are compared with the file's.
         weights.refuse_misfit(_of_network(header.tensors), DetectorNetwork, architecture, path)
         _refuse_statistics(header.tensors, architecture.dims)
         tensors = weights.tensors(path)

@@ -38,7 +38,7 @@ from pipeline.data.descriptors import describe
 from pipeline.data.views import VIEWS
 from pipeline.flow.steps import Work, results_in
 
-CHUNK: Final = 1_000  # examples that one task describes
+CHUNK: Final = 1_000  # examples per describing task
 _SAMPLE: Final = 2_500  # images of a shard that thresholds are set by
 _HIGHEST: Final = 400  # similarities of a set that a sampled shard reports; as many pairs are verified
 _BATCH: Final = 256

@@ -23,7 +23,7 @@ def answer(data: bytes, settings: EncoderSettings) -> EncoderAnswer:
 
 def _load(model: bytes) -> None:
     torch.set_num_threads(1)
-    # What torch looks up about the processor, it looks up in files, at its first products.
+    # Facts about the processor are read by torch from files, at its first products.
     torch.nn.functional.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3)).flatten(1) @ torch.ones(144)
     try:
         names = zipfile.ZipFile(io.BytesIO(model)).namelist()

@@ -158,7 +158,7 @@ def _fit(config: DetectorTrainConfig, world: World) -> TrainingResult:
     if first:
         lines = storage.read_bytes(storage.join(config.out, "metrics.jsonl")).decode().splitlines()
         storage.write_bytes(storage.join(config.out, "training.svg"), curve.svg(lines).encode())
-    if first and result.complete:  # whoever sends SIGTERM does not wait for it; --resume goes on to it
+    if first and result.complete:  # the sender of SIGTERM does not wait for it; --resume continues to it
         write_detector(storage.join(config.out, DETECTOR), trainer.model, setup, trainer.step)
     return result
 

@@ -161,7 +161,7 @@ def _cut(crawl: Crawl, number: int, wave: list[Wanted]) -> tuple[PageUnit, ...]:
     marker = read_marker(folder, "units")
     if marker is not None:
         return only(marker, PageUnits).units
-    # Passes follow links, so what is put off would be lost: each site has the time that it needs.
+    # Passes follow links, so deferred pages would be lost: each site has the time that it needs.
     fetch, limits = crawl.config.fetch, replace(crawl.config.units, unit_seconds=math.inf)
     sites = pa.array([one.site for one in wave], pa.string())
     units = []

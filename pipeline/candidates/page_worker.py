@@ -196,7 +196,7 @@ class PagesWorker:
         for record in store.records:
             position = record.header["key"]
             yield position, *self._judged(rows.pop(position), _kept_answer(record, store))
-        for kind in (True, False):  # one after the other: each client keeps a pace of its own
+        for kind in (True, False):  # in turn: each client keeps a pace of its own
             wanted = [(position, row["url"]) for position, row in rows.items() if is_sitemap(row) == kind]
             for position, outcome in state.loop(kind).run(wanted, shares=shares) if wanted else ():
                 assert isinstance(position, int)

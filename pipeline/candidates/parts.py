@@ -8,7 +8,7 @@ import pyarrow as pa
 from pipeline.flow.parts import File, Part
 from pipeline.schemas import CAPTION_ROWS, IMAGE_ROWS, REJECTED_ROWS, Piece
 
-# What is to be fetched. kind: "sitemap", "page", or "source" for what the user named, which may be either.
+# The pages to fetch. kind: "sitemap", "page", or "source" for the user's own URLs, which may be either.
 PAGE_ROWS: Final = pa.schema(
     [
         pa.field("position", pa.int64(), nullable=False),
@@ -20,7 +20,7 @@ PAGE_ROWS: Final = pa.schema(
         pa.field("lanes", pa.int16(), nullable=False),
     ]
 )
-# What was found, in the order in which it is to be fetched. parent: the URL of the page or sitemap.
+# The pages found, in the order to fetch them. parent: the URL of the page or sitemap.
 FOUND_ROWS: Final = pa.schema(
     [
         pa.field("position", pa.int64(), nullable=False),  # of the parent

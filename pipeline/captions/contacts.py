@@ -27,7 +27,7 @@ _PHONE: Final = re.compile(
     # Europe: (020) 7946 0958, and five pairs as in 01 23 45 67 89.
     r"|\(0\d{1,4}\)(?: ?\d){5,9}|0[1-9](?:([ .])\d\d)(?:\2\d\d){3})(?![\w-]|[.,]\d)"
 )
-# What is called a telephone: 7 digits or more after the word. A bare "phone" or "mobile" names the device.
+# Numbers called a telephone: 7 digits or more after the word. A bare "phone" or "mobile" names the device.
 _CALLED_PHONE: Final = re.compile(
     r"\b((?:tel|telephone|fax|call|call us|whatsapp|hotline)[:. ]{1,2}|(?:phone|mobile|cell|ph|mob)[:.] ?)"
     r"\d(?:[ ()./-]{0,2}\d){6,14}(?!\w)",

@@ -52,7 +52,7 @@ class _Table(dict[int, str | int]):
 
     def __missing__(self, code: int) -> str | int:
         value = self.entry(code)
-        if code < 0x20000:  # bounds what hostile text can make us remember
+        if code < 0x20000:  # limits the memory that hostile text can take
             self[code] = value
         return value
 
@@ -225,9 +225,9 @@ class _DictIndex:
     """
 
     def __init__(self, queries: list[str]) -> None:
-        # The value is id << 1 | is_prefix, and -1 for what is only a prefix (-1 >> 1 is no id, -1 & 1 is 1).
+        # The value is id << 1 | is_prefix, and -1 for a mere prefix (-1 >> 1 is no id, -1 & 1 is 1).
         self._codes: dict[str, int] = {}
-        # Queries that normalise alike share the id of the first one, which leads to the others.
+        # Queries that normalise alike share the id of the first, which leads to the others.
         self._twins: dict[int, list[int]] = {}
         codes = self._codes
         for query_id, query in enumerate(queries):

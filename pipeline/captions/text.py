@@ -25,9 +25,9 @@ CUT_CHARS: Final = 8192
 _UNESCAPE_ROUNDS: Final = (
     3  # "&amp;amp;quot;" is seen in the wild; deeper nesting is an attack, not a caption
 )
-# With its semicolon: a page's parser has resolved the others, and what it left is text ("Pens&notebooks").
+# With its semicolon: a page's parser has resolved the others, and the rest is text ("Pens&notebooks").
 _REFERENCE: Final = re.compile(r"&(#[0-9]{1,10};|#[xX][0-9a-fA-F]{1,8};|[A-Za-z][A-Za-z0-9]{1,31};)")
-_PASSES: Final = 4  # over a whole text: each may uncover what the one before could not see
+_PASSES: Final = 4  # over a whole text: each may uncover text that the previous could not see
 _NO_MARKUP: Final = str.maketrans("", "", "&<")
 _VISIBLE_FORMATS: Final = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")
 _JOINERS: Final = "\u200c\u200d"
@@ -50,7 +50,7 @@ class _Removed(dict[int, int | None]):
         hidden = category == "Cf" and char not in _VISIBLE_FORMATS and char not in _JOINERS
         control = category == "Cc" and not char.isspace()
         value = None if hidden or control or noncharacter or category in ("Cs", "Co") else code
-        if code < 0x20000:  # bounds what hostile text can make us remember
+        if code < 0x20000:  # limits the memory that hostile text can take
             self[code] = value
         return value
 
@@ -271,7 +271,7 @@ _APERTURE: Final = re.compile(r"(?<!\w)[fƒ]\s?/?\s?\d{1,2}(?:[.,]\d)?\b", re.IG
 _SHUTTER: Final = re.compile(r"\b1/\d{1,5}(?:\s?s(?:ec(?:onds?)?)?)?\b", re.IGNORECASE)
 _ISO: Final = re.compile(r"\biso[ :-]?\s?\d{2,6}\b", re.IGNORECASE)
 _WORD: Final = re.compile(r"\w+")
-# What may stand beside the settings without making it a description: makes, models, labels and units.
+# Words that may stand beside the settings without making it a description: makes, models, labels and units.
 _CAMERA_WORDS: Final = frozenset(
     """canon nikon sony fujifilm fuji olympus panasonic lumix leica pentax sigma tamron samsung apple iphone
     eos mark rebel kiss coolpix alpha powershot ef rf pro plus max ii iii iv v camera lens aperture shutter
@@ -360,7 +360,7 @@ def repetition(text: str) -> float:
         if len(words) >= 4:
             share = 1 - len(set(words)) / len(words)
     middle = len(text) // 2
-    # Most texts end there: what neither crosses the middle nor is all of the second half is too short a run.
+    # Most texts end there: a run that neither crosses the middle nor is all of the second half is too short.
     if len(text) >= 6 and text[middle] in (text[middle - 1], text[-1]):
         before, after = text[:middle], text[middle:]
         run = len(text) - len(before.rstrip(after[0])) - len(after.lstrip(after[0]))

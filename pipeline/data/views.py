@@ -59,7 +59,7 @@ PARTS: Final[tuple[View, ...]] = (
     # A hash finds a crop that differs by 5% of a side. So 71% of the sides, half of the area, and such steps
     # that no place is further than that from one of them.
     *(_crop(0.71, 0.71, x / 4, y / 4) for y in range(5) for x in range(5)),
-    # What squares leave of 3:2 and 16:9, at any place along the width; of upright pictures they cut less.
+    # The squares inside 3:2 and 16:9, at any place along the width; of upright pictures they cut less.
     *(_crop(0.6, 1, x / 6, 0.5) for x in range(7)),
     *(_crop(0.52, 1, x / 8, 0.5) for x in range(9)),
     *(_crop(1, 0.6, 0.5, y) for y in (0, 1 / 2, 1)),

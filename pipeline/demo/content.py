@@ -30,7 +30,7 @@ _PLACEHOLDERS: Final = 30
 _INLINE: Final = 5
 _TRACKERS: Final = 20
 
-# What stands beside an ordinary picture: percent, then (kind, nature) of each text.
+# The texts beside an ordinary picture: percent, then (kind, nature) of each text.
 _TEXTS: Final[tuple[tuple[int, tuple[tuple[TextKind, str], ...]], ...]] = (
     (56, (("alt", "caption"),)),
     (12, (("alt", "caption"), ("title", "title"))),

@@ -98,7 +98,7 @@ def references(site: str, page: DrawnPage, digest: Callable[[str], str | None]) 
     found = []
     for mark in sorted(page.marks, key=lambda mark: mark.markup != "og"):  # <head> comes first
         alternatives = tuple(urljoin(base, href) for href, _ in mark.alternatives)
-        # A fragment never reaches the server: it is no part of what is requested.
+        # A fragment never reaches the server: it is no part of the request.
         url = mark.href if mark.href.startswith("data:") else urljoin(base, mark.href).partition("#")[0]
         found.append(
             Reference(

@@ -135,7 +135,7 @@ def train(web: "Web", out: Path, options: DemoConfig) -> int:
                 "--eval", f"clean={web.folder / 'eval' / 'clean'}",
             ]
         )  # fmt: skip
-    finally:  # what training says of itself is not for what comes after it
+    finally:  # the training's output is not for the steps after it
         root.handlers[:], level = before
         root.setLevel(level)
     if not code:

@@ -37,7 +37,7 @@ from pipeline.demo.markup import DrawnPage, ImageText, Reference, references, re
 
 LARGEST_SHARE: Final = 0.15
 """The first site's share of the pictures."""
-_DATE: Final = "2024-05-18T12:00:00Z"  # pages' date in the WARC file: a fixed one
+_DATE: Final = "2024-05-18T12:00:00Z"  # pages' date in the WARC file: always the same
 _ROLES: Final[tuple[Role, ...]] = ("robots_disallow", "robots_partial", "noai", "robots_unavailable")
 _MIN_SITES: Final = 12
 _INDEX: Final = "sitemap-index.xml"

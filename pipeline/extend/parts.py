@@ -18,7 +18,8 @@ STORED_ROWS: Final = pa.schema(
     ]
 )
 
-# A URL of the run that is extended. `matched`: of one that was not tried, a row for each of its captions.
+# A URL of the run that is extended. `matched`: of an image that was not tried, a row for each of its
+# captions.
 KNOWN_ROWS: Final = pa.schema(
     [
         pa.field("uid", pa.binary(UID_BYTES), nullable=False),

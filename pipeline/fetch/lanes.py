@@ -41,7 +41,7 @@ def share(lanes: int) -> float:
 
 
 def lane_sizes(images: int, delay: float, limits: UnitLimits) -> tuple[int, int, int]:
-    """Return how many of a site's images a round takes, in how many lanes, and how many are deferred."""
+    """Return a site's images in a round, the number of their lanes, and the number of deferred images."""
     if delay <= 0:
         return images, ceil(images / limits.unit_images), 0
     taken = images if images * delay <= limits.unit_seconds else max(1, int(limits.unit_seconds / delay))

@@ -226,8 +226,8 @@ def _whole_groups(
                 reasons[index] = "dropped"
     if licences:
         reasons[(reasons == "") & np.array(unlicensed(table, starts.tolist(), licences), bool)] = "licence"
-    # Of a group that was rejected before a retry of the finished run, nothing is staged any more.
-    # What was merged by its looks has none either (`retry_failed.NO_BYTES`), and is not rejected for that.
+    # Of a group that was rejected before a retry of the finished run, nothing is staged any more. An image
+    # merged as a near-duplicate has none either (`retry_failed.NO_BYTES`), and is not rejected for that.
     staged = np.logical_or.reduceat(table["length"].to_numpy() != 0, starts)
     reasons[(reasons == "") & ~staged] = "placeholder"
     for group in np.flatnonzero((sizes >= max(limit, 2)) & (reasons == "")).tolist():

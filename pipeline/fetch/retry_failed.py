@@ -77,7 +77,7 @@ def retried(layout: Layout) -> None:
 
 
 def _open(layout: Layout) -> None:
-    # The set stays until another is verified. Its stage's marker first: what it stands for is about to go.
+    # The set stays until another is verified. Its stage's marker first: its files are about to go.
     layout = run_folder.keep_until_replaced(layout)
     run_folder.reopen(layout, "finish")
     run_folder.discard_from(layout, "finish")
@@ -91,7 +91,7 @@ def retries(layout: Layout) -> list[int]:
 
 def repeat_thresholds(layout: Layout, number: int) -> None:
     """Let a round try up to the thresholds of the round before: nothing but its retries."""
-    for name in ("rank", "counts", "thresholds"):  # the last one says that they are all there
+    for name in ("rank", "counts", "thresholds"):  # the last says that they are all there
         write_vector(
             storage.join(layout.tried(number), name),
             read_vector(storage.join(layout.tried(number - 1), name)),

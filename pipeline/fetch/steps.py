@@ -14,7 +14,7 @@ from pipeline.stages import Rounds
 
 def fetch(crawl: Crawl, runner: Runner) -> Rounds:
     """Fetch in rounds, one job each, until no query is short of anything that is still to be tried."""
-    again = retries(crawl.layout)  # rounds after the last one that --rounds allowed or needed
+    again = retries(crawl.layout)  # rounds after the last that --rounds allowed or needed
     most = again[-1] + 1 if again else crawl.config.rounds
     runner.run([cut_units(crawl, 0)])  # unless it was the end of another job
     rounds: list[Round] = []

@@ -51,7 +51,7 @@ class UnitShuffler:
     number: int  # of the round
     thresholds: str
     previous: str = ""  # the round before: its thresholds,
-    arrived: str = ""  # and the thresholds of what had arrived by then
+    arrived: str = ""  # and the thresholds of the images that had arrived by then
 
     def split(self, task: Samples | Fetched, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield the new samples of a samples file, or the retries of a fetched unit."""

@@ -64,7 +64,7 @@ class _Row:
     processed: Processed | None = None
     fetched_at: int = 0  # ms
     sha256: bytes | None = None
-    place: kept.Place = _NOWHERE  # of the JPEG among what is kept
+    place: kept.Place = _NOWHERE  # of the JPEG among the kept bytes
     scores: dict[str, Any] = field(default_factory=dict)
     """Optional columns of the shards: scores, and boxes of faces."""
     reason: str = ""
@@ -131,7 +131,7 @@ def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: R
     row.reason, row.detail = refused.answer(outcome, sha256)
     processed = None if row.reason else decoder.process(outcome.body)
     if processed is not None and processed.reason == "decode_crash":
-        processed = decoder.process(outcome.body)  # whoever ends processes may have ended that one first
+        processed = decoder.process(outcome.body)  # it may have been ended first
     if processed is not None:
         row.reason, row.detail = refused.picture(processed.phash, processed.pdq)
     if processed is None or row.reason:
@@ -213,7 +213,7 @@ class _State:
         self.refused = Refused(hashlist.load(worker.hash_list), tombstones)
         process = "process_with_pdq" if self.refused.listed.pdqs else "process"
         self.decoder = Decoder(worker.images, function=f"pipeline.images.process:{process}")
-        # Several DoFns of a process share it; the last one to let go ends the thread and the child.
+        # Several DoFns of a process share it; the last to let go ends the thread and the child.
         weakref.finalize(self, _close, self.loop, self.decoder)
 
 
@@ -258,7 +258,7 @@ class FetchWorker:
         order = balance.sample_order(schemas.high_bits(first["uid"]), self.seed)
         started, log, requests = time.monotonic(), UnitLog(), Counts()
         rows = self._known(first, store, log)
-        # An interruption gives a site no more time, nor less, so that it changes nothing of what arrives.
+        # An interruption gives a site no more time, nor less, so that the arrived images stay the same.
         left = deadline(task.seconds, len(starts)) - store.spent
         missing = first.filter(pa.array(np.array([uid not in rows for uid in uids], bool)))
         pages = of_pages(unit) if self.licences else {}

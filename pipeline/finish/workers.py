@@ -38,8 +38,8 @@ from pipeline.rights.statements import COLUMNS, resolve, union
 from pipeline.select.workers import QueryTable, SampleQueryPairs, concat, slices
 from pipeline.shards import Sample, write_shard
 
-# Kept samples that one group of staged blobs holds: 20 shards of 10,000, some 6 GB, fit a worker's disk, and
-# hold thousands of sites.
+# Kept samples of one group of staged blobs: 20 shards of 10,000, some 6 GB, fit a worker's disk, and hold
+# thousands of sites.
 GROUP_SAMPLES = 200_000
 
 
@@ -213,7 +213,7 @@ class WriteWorker:
         keys = [f"{task.name}{index:0{digits}d}" for index in range(len(table))]
         rows = shard_table(table, keys, task.extra)
         base = storage.join(self.folder, task.name)
-        # What changes between runs of the same bytes stays out of the tar.
+        # Columns that change between runs of the same bytes stay out of the tar.
         metadata = rows.drop_columns(["fetched_at"]).to_pylist()
         descriptors: list[bytes] = []
         images = read_blobs(self.staging, table, descriptors)
@@ -223,7 +223,7 @@ class WriteWorker:
         )
         with storage.atomic_output(f"{base}.tar") as path:
             tar = write_shard(Path(path), samples)
-        # Only in the Parquet file: KEY.json holds what people read.
+        # Only in the Parquet file: KEY.json holds the fields that people read.
         if self.described:
             rows = rows.append_column("descriptor", pa.array(descriptors, pa.binary(PACKED_BYTES)))
         return describe_shard(base, task.name, rows, tar)
@@ -326,7 +326,7 @@ class RejectWorker:
         """Return the rejected rows of a fetched unit: its failures that no later round took up."""
         unit, fetched = schemas.read_table(task.unit.unit), schemas.read_table(task.unit.path)
         final = ~pc.equal(fetched["reason"], "").to_numpy()
-        if task.arrived:  # another round followed, and took what was worth it
+        if task.arrived:  # another round followed, and took the images worth it
             final &= ~worth_retrying(fetched, unit, self.queries.hashes, read_vector(task.arrived))
         starts = schemas.run_starts(unit["uid"])
         of_row = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(unit))))

@@ -401,7 +401,7 @@ class Steps(beam.PTransform):
         done = start | beam.Impulse()
         for number, step in enumerate(self.steps):
             is_planned = step.is_known or not number
-            if is_planned:  # its plan may be as long as its list of tasks, and has done what it is for
+            if is_planned:  # its plan may be as long as its list of tasks, and is no longer needed
                 step = replace(step, plan=_planned)
             done = done | step.label >> _graph(step, is_planned=is_planned, is_spilled=self.is_spilled)
         return done

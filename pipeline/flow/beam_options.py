@@ -54,7 +54,7 @@ def _of_entry(name: str, value: Any) -> Iterator[str]:
             yield f"--{name}"
         case False:
             off = f"--no_{name}"
-            if off in known() or f"--{name}" not in known():  # else what is not given is off
+            if off in known() or f"--{name}" not in known():  # else a missing flag is off
                 yield off
         case list():
             for item in value:
@@ -168,6 +168,6 @@ def _check_dataflow(options: Any, given: Mapping[str, str], runner: Any) -> None
     if _is_here(options):
         return
     validator = PipelineOptionsValidator(options, runner)
-    for name in ("temp_location", "staging_location"):  # Beam would make a bucket for what it cannot read
+    for name in ("temp_location", "staging_location"):  # Beam would make a bucket for such a path
         if name in given and (faults := validator.validate_gcs_path(cloud, name)):
             raise ValueError(f"--{name}: {faults[0]} Give a folder in a bucket, such as gs://my-bucket/temp")

@@ -66,7 +66,7 @@ class BeamRunner:
             processes = min(self.workers, tasks)
             mode = "multi_processing" if processes > 1 else "in_memory"
             own = [f"--direct_running_mode={mode}", f"--direct_num_workers={max(processes, 1)}"]
-            flags = [*own, *flags, "--runner=FnApiRunner"]  # the last one counts
+            flags = [*own, *flags, "--runner=FnApiRunner"]  # the last counts
         return PipelineOptions(flags)
 
     def run(self, steps: Sequence[Step], watch: "Watch | None" = None) -> None:
@@ -152,7 +152,7 @@ def quiet_beam() -> None:
     """Keep Beam's own messages below WARNING out of the user's terminal."""
     for name in ("apache_beam", "root"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It logs the traceback of what a task raised; the exception itself comes back and says what to do.
+    # It logs the traceback of a task's exception; the exception itself comes back and says what to do.
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam.runners.worker.worker_pool_main").setLevel(logging.ERROR)
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(

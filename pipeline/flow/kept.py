@@ -100,7 +100,7 @@ class Kept:
         try:
             if kind is not None:
                 self.flush()
-        except Exception as error:  # noqa: BLE001 - what stopped the unit counts
+        except Exception as error:  # noqa: BLE001 - the reason of the stop counts
             self._failed(error)
         finally:
             self._stack.close()
@@ -133,7 +133,7 @@ class Kept:
 
     def remove(self) -> None:
         """Remove the parts of all attempts: the unit's marker is there."""
-        with contextlib.suppress(OSError):  # another attempt has just begun one, and will do the same
+        with contextlib.suppress(OSError):  # another attempt has just begun the part, and will do the same
             storage.remove_tree(self._folder)
 
     def _begin(self, root: Path) -> IO[bytes]:

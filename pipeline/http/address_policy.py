@@ -28,7 +28,7 @@ RECEIVE_BUFFER: Final = 64 << 10
 """Bytes the kernel may hold for a connection, so that no flooding server can occupy the event loop."""
 
 # `ipaddress.is_global` differs between Python versions and holds for ranges that lead elsewhere, so IPv6 is
-# an allow-list: global unicast (RFC 4291, section 2.4) without what embeds IPv4 or is for documents.
+# an allow-list: global unicast (RFC 4291, section 2.4) without ranges that embed IPv4 or are for documents.
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _V6_DENIED: Final = (
     ipaddress.IPv6Network("2001::/23"),  # IETF protocol assignments, Teredo among them (RFC 2928, RFC 4380)

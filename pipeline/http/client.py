@@ -49,7 +49,7 @@ class Client:
         self._signer = Signer(keys.load(options.sign_with)) if options.sign_with else None
         self.session = aiohttp.ClientSession(
             connector=_Connector(
-                limit=0,  # the callers bound what is in flight
+                limit=0,  # the callers limit the requests in flight
                 resolver=resolver,
                 use_dns_cache=False,  # the resolver has one
                 socket_factory=socket_factory(policy, self._sockets.add),

@@ -81,7 +81,7 @@ def _inflated(body: bytes, most: int, window_bits: int = 31) -> tuple[bytes, str
     inflater = zlib.decompressobj(window_bits)
     parts: list[bytes] = []
     size = 0
-    for start in range(0, len(body), _STEP):  # in steps, so that what precedes damage is kept
+    for start in range(0, len(body), _STEP):  # in steps, so that bytes before damage are kept
         try:
             parts.append(inflater.decompress(body[start : start + _STEP], most - size))
         except zlib.error as error:

@@ -40,7 +40,7 @@ MAX_SECONDS: Final = 6 * 3600.0
 _TRIES: Final = 8
 # data.commoncrawl.org answers 503, and lately 403, to clients that ask too fast.
 _RETRIED: Final = frozenset((403, 408, 429, 500, 502, 503, 504))
-_ABSENT: Final = frozenset((401, 403, 404, 410))  # object stores answer 403 for what is not there
+_ABSENT: Final = frozenset((401, 403, 404, 410))  # object stores answer 403 for a missing object
 _TRANSIENT: Final = errors.SILENT | {"incomplete_body", "bad_http"}
 _MAX_WAIT: Final = 300.0
 _FREE: Final = 256 << 20  # bytes of disk that are left to others

@@ -18,7 +18,7 @@ DIRECTIVES: Final = frozenset({"noai", "noimageai", "noindex", "noimageindex", "
 PAGE_DIRECTIVES: Final = frozenset({"noai", "noimageai", "noimageindex", "noml"})
 """Of a page, about its images. noindex is left out: it keeps the page, not its images, from search."""
 
-# Their values follow a colon and may hold one: 25 Jun 2030 15:00:00 PST.
+# Their values follow a colon and may hold another: 25 Jun 2030 15:00:00 PST.
 _VALUED: Final = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENTS: Final = frozenset({"*", TOKEN, *ALIASES})
 _AGENT_NAME: Final = re.compile(r"[a-z0-9_*-][a-z0-9_.*-]*(?:/\S*)?")

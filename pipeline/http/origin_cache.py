@@ -54,7 +54,7 @@ class AuthorityCache(Generic[Value]):
         while (value := self.known(authority)) is None:
             if (loading := self._loading.get(authority)) is not None:
                 await loading.wait()
-                continue  # if that one was cancelled, one of the waiting takes over
+                continue  # if that request was cancelled, one of the waiting takes over
             self._loading[authority] = asyncio.Event()
             try:
                 value = await load()

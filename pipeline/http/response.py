@@ -36,9 +36,7 @@ class Reader:
 
     def __init__(self, options: FetchOptions) -> None:
         self._options = options
-        self._unpacking = (
-            asyncio.Lock()
-        )  # a body at a time: what it unpacks to counts in no budget until then
+        self._unpacking = asyncio.Lock()  # a body at a time: its unpacked size counts in no budget until then
 
     async def image(self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch) -> Reply:
         """Read the body of everything that was asked for, an image or a page, if nothing speaks against
@@ -73,7 +71,7 @@ class Reader:
     async def site_file(
         self, response: aiohttp.ClientResponse, gate: Gate, watch: Stopwatch, *, limit: int
     ) -> Reply:
-        """Read robots.txt or its like: of more than `limit` bytes the beginning, unless it is packed."""
+        """Read a file of rules, such as robots.txt; of a long file, unless compressed, `limit` bytes."""
         status, headers = response.status, response.headers
         if status in REDIRECTS:
             await _drain(response, watch)

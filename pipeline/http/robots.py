@@ -47,7 +47,7 @@ class Rules:
 
     def __init__(self, text: str, said: "dict[str, _Said]") -> None:
         self._protego = Protego.parse(text)
-        # Our own group, or else the one for all; an alias counts only where the file names it.
+        # Our own group, or else the group for all; an alias counts only where the file names it.
         own = TOKEN if TOKEN in said else "*"
         self._aliases = [alias for alias in ALIASES if alias in said]
         ours = [said[agent] for agent in (own, *self._aliases) if agent in said]
@@ -101,7 +101,7 @@ def parse(body: bytes) -> Rules:
         body = body[: max(body.rfind(b"\n", 0, MAX_BYTES), body.rfind(b"\r", 0, MAX_BYTES)) + 1]
     kept: list[str] = []
     said: dict[str, _Said] = {}
-    # It must be UTF-8; but who saved it as UTF-16 has said what they want all the same.
+    # It must be UTF-8; but a site that saved it as UTF-16 has stated its wishes all the same.
     encoding = "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     everywhere: list[str] = []
     for group, rules in _groups(body.decode(encoding, "replace"), everywhere):
@@ -109,7 +109,7 @@ def parse(body: bytes) -> Rules:
         if not ours:
             continue
         kept += [f"user-agent: {agent}" for agent in ours] + rules
-        # A group without rules still names its agents; protego would join it with the next one.
+        # A group without rules still names its agents; protego would join it with the next group.
         kept += [] if rules else ["disallow:"]
         for agent in ours:
             known = said.setdefault(agent, _Said())

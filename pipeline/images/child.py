@@ -299,7 +299,7 @@ def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
     send(b"ready")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)  # libraries print what hostile files make them say
+    os.dup2(nowhere, 2)  # libraries print messages that hostile files choose
     while (data := receive()) is not None:
         # Should the parent die meanwhile, the end of its pipe is not seen while C code runs. Linux's parent
         # death signal does not help: it is sent as soon as the *thread* that started the child ends.

@@ -24,7 +24,7 @@ _ICC_PREFIX: Final = b"ICC_PROFILE\0"
 _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _SOS: Final = 0xDA
 _SEQUENTIAL: Final = (0xC0, 0xC1)
-# What ends entropy-coded data or begins a segment: not a stuffed 0xFF00, a fill byte, TEM, RSTn or SOI.
+# Markers that end entropy-coded data or begin a segment: not a stuffed 0xFF00, a fill byte, TEM, RSTn or SOI.
 _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _BMP_HEADERS: Final = (12, 16, 40, 52, 56, 64, 108, 124)
 _PPM: Final = re.compile(rb"P[1-6]\s")

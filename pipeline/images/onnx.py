@@ -23,7 +23,7 @@ _SECONDS: Final = 300.0
 _MEMORY: Final = 4 << 30
 _NOWHERE: Final = "/nonexistent"
 _MOST_DIMENSIONS: Final = 8
-_QUIET: Final = 4  # onnxruntime's level of what is fatal
+_QUIET: Final = 4  # onnxruntime's level of fatal errors
 
 
 @dataclass(frozen=True, kw_only=True)

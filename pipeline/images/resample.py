@@ -62,9 +62,9 @@ def _table(pixels: int, extent: float, count: int, by: Filter) -> Table:
         ends = np.minimum(places + 1, centres + support) - np.maximum(places, centres - support)
         weights = np.maximum(ends, 0)
     weights[places >= pixels] = 0
-    totals = np.cumsum(weights, 1)[:, -1:]  # one after the other, as in C
+    totals = np.cumsum(weights, 1)[:, -1:]  # in turn, as in C
     parts = np.rint(weights * ((1 << _BITS) / totals))
-    # What rounding has left goes to the largest, so that a flat picture stays as it is.
+    # The remainder of rounding goes to the largest, so that a flat picture stays as it is.
     parts[np.arange(count), weights.argmax(1)] += (1 << _BITS) - parts.sum(1)
     return Table(first[:, 0].astype(np.int32), parts.astype(np.int16))
 

@@ -95,7 +95,7 @@ class Sharpness:
 
 
 class Several:
-    """Several scorers in one: the columns of all, and their edits in turn."""
+    """Several scorers as a single scorer: the columns of all, and their edits in turn."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         """Take scorers of different columns; ValueError for a column that two of them have."""
@@ -129,7 +129,7 @@ class Several:
 
 
 def load(*specs: str) -> Scorer:
-    """Return the scorer of "NAME=FILES", or several in one; ValueError says how to mend it."""
+    """Return the scorer that "NAME=FILES" names; of several, their union; ValueError says how to mend it."""
     scorers = [_load(spec) for spec in specs]
     return scorers[0] if len(scorers) == 1 else Several(scorers)
 
@@ -158,7 +158,7 @@ def _load(spec: str) -> Scorer:
         module = importlib.import_module(module_name)
     except ImportError as error:
         if given in BUILT_IN:
-            raise  # of an extra, which whoever catches it names
+            raise  # of an extra, named by the code that catches it
         raise ValueError(f"the scorer's module {module_name!r} cannot be imported: {error}") from error
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):

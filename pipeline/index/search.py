@@ -25,7 +25,7 @@ SECONDS: Final = 0.15
 MOST: Final = 200
 """Rows of a page."""
 _STEPS: Final = 10_000  # instructions of SQLite's machine between two looks at the clock
-_LOOKED_UP: Final = 400  # rows that a count beside a page looks up one by one: 2 MB at most
+_LOOKED_UP: Final = 400  # rows that a count beside a page looks up singly: 2 MB at most
 _WALKED: Final = 100_000  # and entries of a sorted column that it counts
 _SORTED: Final = 10_000  # samples up to which a filter's own are sorted, rather than the whole set walked
 _WORD: Final = re.compile(r'-?"[^"]*"|\S+')
@@ -213,7 +213,7 @@ class Search:
 
     def _dense(self, table: str) -> int:
         """Return the first id if ids follow one another, else 0."""
-        low, high = (  # one by one: both in one statement read the whole table
+        low, high = (  # singly: both in one statement read the whole table
             self._db.execute(f"SELECT {side}(id) FROM {table}").fetchone()[0] for side in ("min", "max")
         )
         count = int(self._meta(table) or 0)

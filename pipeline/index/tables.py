@@ -219,7 +219,7 @@ def connect(path: Path) -> sqlite3.Connection:
         with db:
             db.executescript(_TABLES + _QUERIES)
             db.execute("INSERT INTO meta VALUES ('version', ?)", (str(VERSION),))
-    # What is taken down must not stay in free pages; a build that the power ends is built again.
+    # Removed rows must not stay in free pages; a build that the power ends is built again.
     for pragma in ("secure_delete=ON", "journal_mode=DELETE", "synchronous=OFF", "cache_size=-65536"):
         db.execute(f"PRAGMA {pragma}")
     return db

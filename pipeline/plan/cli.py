@@ -38,7 +38,7 @@ def plan(options: PlanConfig, console: Console) -> int:
         sys.stdout.write(parser.to_toml(parser.effective(options)))
         console.print_json(data={"rates": rates, "prices": prices})
         return 0
-    waits = sum(prediction.starts(options, rates).values())  # what is unknown is told before the arithmetic
+    waits = sum(prediction.starts(options, rates).values())  # unknown names are reported first
     if options.model:
         check(options.model, options.gpu, rates["gpu"])
     found = yields_of(options)

@@ -74,7 +74,8 @@ def politeness(sites: np.ndarray, delay: float) -> dict[str, float]:
     if not len(sizes):
         return {"90%": 0.0, "99%": 0.0, "100%": 0.0}
     total = sizes.sum()
-    # Asked for by the time the i-th smallest site is done: all smaller ones, and as much of each larger one.
+    # Asked for by the time the i-th smallest site is done: all smaller sites, and as much of each larger
+    # site.
     by_then = np.cumsum(sizes) + sizes * np.arange(len(sizes) - 1, -1, -1)
     found = {}
     for name, part in (("90%", 0.9), ("99%", 0.99), ("100%", 1.0)):

@@ -48,7 +48,7 @@ class Scale:
 def scale_of(yields: Yields, config: PlanConfig) -> Scale:
     """Scale a pilot up to --pieces or --pairs; ValueError if no number of pieces gives that many samples."""
     balance, arrives = yields.balance, yields.arrived / yields.tried
-    # Of what arrives, some merges with the same bytes under another URL.
+    # Some arrived images merge with the same bytes under another URL.
     expected_here = expected.kept(balance, 1.0, config.per_query, arrives)
     survives = min(1.0, yields.samples / expected_here) if yields.per_query == config.per_query else 1.0
     reached = 1.0

@@ -13,7 +13,7 @@ from pipeline.run_folder import Layout, read_json
 from pipeline.select.workers import SampleQueryPairs
 from pipeline.stages import Candidates, Rounds, Selected
 
-_FEW = 6  # times; what is seen more often is taken as it is
+_FEW = 6  # times; more frequent sites are taken as they are
 
 
 @dataclass(frozen=True)

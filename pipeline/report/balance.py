@@ -69,7 +69,7 @@ def read(path: str, per_query: int) -> Balance:
             BalanceRow(names[i].as_py(), *(int(values[i]) for values in columns.values())) for i in chosen
         ]
 
-    # Queries without a match are all alike: the ones shown are spread evenly over the list.
+    # Queries without a match are all alike: those shown are spread evenly over the list.
     none = np.flatnonzero(matched == 0)
     spread = np.zeros(len(table), bool)
     even = np.linspace(0, max(len(none) - 1, 0), min(_SHOWN_ZERO, len(none)))

@@ -54,7 +54,7 @@ def render(
 @functools.cache  # it is compiled once
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=False,  # noqa: S701 - Markdown; what is not ours goes through `code` or `yaml`
+        autoescape=False,  # noqa: S701 - Markdown; foreign text goes through `code` or `yaml`
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip

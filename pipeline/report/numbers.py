@@ -91,9 +91,7 @@ def _sites(run: Collected, joined: pa.Table) -> Iterator[Site]:
     for batch in joined.to_batches(10_000):
         names = batch["site"]
         own = order.filter(pc.is_in(order["site"], names))
-        worst = dict(
-            zip(own["site"].to_pylist(), own["reason"].to_pylist(), strict=True)
-        )  # the last one stays
+        worst = dict(zip(own["site"].to_pylist(), own["reason"].to_pylist(), strict=True))  # the last stays
         for row in batch.to_pylist():
             asked = row["asked"] or 0
             name, slowest = row["site"], row["slowest"] or 0.0

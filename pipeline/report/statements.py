@@ -13,7 +13,7 @@ from pipeline.report.funnel import funnel, is_opt_out
 def options_of(manifest: Manifest) -> CrawlConfig:
     """Return the options of a run; ValueError if its configuration is not one of this version."""
     configuration = dict(manifest.configuration)
-    if isinstance(scorer := configuration.get("scorer"), str):  # when there could be one alone
+    if isinstance(scorer := configuration.get("scorer"), str):  # when only a single scorer was allowed
         configuration["scorer"] = (scorer,) if scorer else ()
     return config.from_effective(CrawlConfig, configuration)
 

@@ -21,7 +21,7 @@ _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _RECORD: Final = b"WARC/"
 _BLOCK: Final = 1 << 16
 _MAX_HEADER: Final = 1 << 16
-_FED: Final = 1 << 14  # bytes given to an inflater at a time: what follows the member is copied back
+_FED: Final = 1 << 14  # bytes given to an inflater at a time: those after the member are copied back
 
 
 Loaded = TypeVar("Loaded")
@@ -234,7 +234,7 @@ def _walk(file: IO[bytes], size: int, piece_bytes: int) -> list[int]:
         fields = header[: max(blank, 0)].lower()
         length = fields.partition(b"content-length:")[2].split(b"\n")[0].strip()
         if not header.startswith(_RECORD) or not length.isdigit():
-            break  # what follows stays with the last piece
+            break  # the rest stays with the last piece
         at += blank + (4 if header[blank : blank + 1] == b"\r" else 2) + int(length)
         file.seek(at)
         tail = file.read(8)

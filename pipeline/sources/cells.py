@@ -11,7 +11,7 @@ from pipeline.sources.records import scalar
 
 _MAX_DEPTH: Final = 32
 """Levels of a nested cell that are kept; deeper levels are null."""
-_INTEGERS: Final = range(-(1 << 63), 1 << 64)  # what JSON's readers hold
+_INTEGERS: Final = range(-(1 << 63), 1 << 64)  # the limit of JSON's readers
 
 
 def parsed(line: bytes | None) -> object:
@@ -75,7 +75,7 @@ def _cell(cell: Any, depth: int) -> object:
         return None
     try:
         return plain(cell.as_py())
-    except Exception:  # noqa: BLE001, S110 - the next lines find what can be had
+    except Exception:  # noqa: BLE001, S110 - the next lines find the values they can
         pass
     if isinstance(cell, pa.ExtensionScalar | pa.UnionScalar):
         return _cell(cell.value, depth + 1)

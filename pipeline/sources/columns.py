@@ -164,7 +164,7 @@ def _of_jsonl(text: IO[bytes], path: str, options: SourceOptions) -> Listed | No
     if not objects:
         _refuse_no_objects(path, first)
         return Listed((), Columns("", "", options.keep_columns))
-    kept = () if not ended else options.keep_columns  # further down there may be what was left out so far
+    kept = () if not ended else options.keep_columns  # columns may come further down
     columns = find_columns(tuple(names), replace(options, keep_columns=kept))
     value = names.get(columns.url)
     if isinstance(value, list | dict):

@@ -157,7 +157,7 @@ def _tsv_record(first: Line, data: bytes, lines: Lines, ahead: deque[Line], colu
         if more.data is None or size > MAX_LINE:
             break
         if more.data.count(b"\t") == columns - 1 and b"://" in more.data:
-            break  # a row: the quote was a stray one
+            break  # a row: the quote was stray
         if b'"' in more.data:
             at = _end(_INNER, more.data, 0)
             if at < len(more.data):

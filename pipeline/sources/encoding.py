@@ -95,7 +95,7 @@ def decode(data: bytes, label: str) -> str:
     return str(endec.decode(data, label, "replace", bom="ignore"))
 
 
-# What is declared
+# Declarations
 
 
 def _charset_parameter(content_type: str) -> str:
@@ -234,7 +234,7 @@ def _in_document(label: str) -> str | None:
     return "windows-1252" if found == "x-user-defined" else found
 
 
-# What the bytes tell
+# The evidence of the bytes
 
 _LANG: Final = re.compile(
     rb"<html\b[^>]{0,1000}?\slang\s*=\s*[\"']?\s*([a-z]{2,3})(?![a-z])(-(?:tw|hk|mo|hant))?", re.IGNORECASE
@@ -298,7 +298,7 @@ def guess(data: bytes, url: str) -> tuple[str, bool]:
     detector = EncodingDetector()
     detector.feed(sample, last=True)
     name: str = detector.guess_assess(tld=hint, allow_utf8=False)[0]
-    found = known(name) or "windows-874"  # the binding gives this one, and only this one, Python's name
+    found = known(name) or "windows-874"  # the binding gives this encoding alone Python's name
     if hint is not None:
         return found, True
     other = chardet.detect(sample)["encoding"] or "ascii"

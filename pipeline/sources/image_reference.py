@@ -35,7 +35,7 @@ _ENDINGS: Final = {
     **dict.fromkeys(("jpg", "jpe", "jfif", "pjpeg", "pjp"), "jpeg"),
     "apng": "png",
 }
-# Endings of what is no picture, or of one that we do not decode.
+# Endings of files that are no picture, or a picture that we do not decode.
 _NO_PICTURES: Final = frozenset(
     """svg svgz jxl heic heif tif tiff bmp ico cur psd eps ai pdf jp2 j2k jpx wdp jxr dng raw html htm js css
     json xml txt mp4 webm mov m4v avi mp3 woff woff2""".split()  # noqa: SIM905
@@ -70,7 +70,7 @@ _FILLING: Final = frozenset(
 _STEM_PARTS: Final = re.compile(r"[^a-z0-9]+")
 _SIZE: Final = re.compile(r"\d+(?:x\d+)?|[0-9a-f]{8,}")
 
-# Attributes that never hold the picture, and those that hold a lesser one.
+# Attributes that never hold the picture, and attributes that hold a smaller copy.
 _OTHER_MEANING: Final = re.compile(
     r"src|srcset|alt|title|class|id|style|sizes|usemap|longdesc|cite|href|ping|srcdoc|on.*|aria-.*|item.*"
     r"|data-(?:caption|title|alt|description|image-(?:title|caption|meta|description)|permalink|link|href|page|page-?url)"
@@ -98,7 +98,7 @@ def references(
         lazy = _any(attributes)
     plain = [*lazy, *([src] if src is not None else [])]
     found = own + sources
-    ranked = [c.url for c in sorted(found, key=lambda c: (-c.width, -c.density))]  # stable: own ones first
+    ranked = [c.url for c in sorted(found, key=lambda c: (-c.width, -c.density))]  # stable: our own first
     # A lone src counts as 1x, so it stays before a <source> that is no larger.
     is_larger = bool(own) or any(c.width or c.density > 1 for c in sources)
     urls = [*ranked, *plain] if is_larger or not (has_src or lazy) else [*plain, *ranked]
@@ -154,7 +154,7 @@ def _lazy(attributes: Attributes, src: str | None) -> list[str]:
     is_named = src is not None and _ending(src) in _ENDINGS
     widths = _widths(attributes, may_guess=src is None)
     values = (value.strip() for name in LAZY_SRC if (value := attributes.get(name)))
-    # Filled in, a template is a guess at what a server has; beside another file a good src is better.
+    # Filled in, a template is a guess at a server's files; beside another file a good src is better.
     urls = (
         _filled(v, widths) for v in values if src is None or not is_template(v) or _is_of_template(src, v)
     )

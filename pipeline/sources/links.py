@@ -11,7 +11,7 @@ MAX_LINKS: Final = 5_000
 _ROBOTS: Final = frozenset(("robots", TOKEN, *ALIASES))
 _NOFOLLOW: Final = frozenset(("nofollow", "none"))
 
-# What is linked to but is no page; asking for it would be a wasted request.
+# Links to files that are no page; asking for them would be a wasted request.
 _FILES: Final = frozenset(
     (
         *("bmp", "gif", "ico", "jpeg", "jpg", "png", "svg", "tif", "tiff", "webp"),

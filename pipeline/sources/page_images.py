@@ -273,7 +273,7 @@ def base_url(tree: LexborHTMLParser, page_url: str) -> str:
     """Return the URL that a page's references are relative to: its <base>, or its own."""
     for node in tree.tags("base"):
         href = node.attributes.get("href")
-        if href is not None:  # the first one with href counts
+        if href is not None:  # the first with href counts
             try:
                 return resolve(href, page_url)
             except BadUrl:

@@ -49,7 +49,7 @@ def read(piece: Piece, options: SourceOptions) -> Iterator[Image]:
                 )
         except DAMAGED as error:
             yield bad_record(f"{piece.source} is damaged or ends early: {error}")
-        except ValueError as error:  # of its columns: what the plan could not see, as of a file of the web
+        except ValueError as error:  # of its columns, unseen by the plan, as of a web file
             yield bad_record(str(error) if piece.source in str(error) else f"{piece.source}: {error}")
 
 
@@ -163,7 +163,7 @@ def _read_urls(text: IO[bytes], piece: Piece, _: SourceOptions, found: Listed) -
 def _lines(text: IO[bytes], piece: Piece) -> Iterator[Line]:
     """Yield the lines of a piece that are not blank."""
     start = piece.start
-    if start > 0:  # the line that began before this piece belongs to the one before
+    if start > 0:  # the line that began before this piece belongs to the previous piece
         text.seek(start - 1)
         before = Lines(text, start - 1)
         before.read()

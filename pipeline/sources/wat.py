@@ -42,7 +42,7 @@ _PLAIN_REST: Final = re.compile(
     rb',"url":"(%b)?(%b)"(?:,"alt":%b)?(?:,"title":%b)?\}'
     % (PLAIN_HOST.encode(), PLAIN_PATH.encode(), _PLAIN_STRING, _PLAIN_STRING)
 )
-_RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # what check_page looks for
+_RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # the words that check_page looks for
 _LICENSING: Final = (b"creativecommons.org/", b'"rel":"license')  # of links; other spellings are rare
 _OF_HEAD: Final = (b"licen", b"rights", b"copyright")
 _LANGUAGE_METAS: Final = (b"html@", b"language", b"og:locale")
@@ -174,7 +174,7 @@ def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
     said = first[: max(links, 0)].lower()
     if head < 0 or first[links - 2 : links] != b"},":
         return _scattered_metas(parts, said, head)
-    # As Common Crawl writes it: headers, all of Head, then the links; so Head is among what was said.
+    # As Common Crawl writes it: headers, all of Head, then the links; so Head is in `said`.
     if first.find(b'"Base":', head, links) >= 0 or any(word in said for word in _RESERVING):
         raise LookupError
     header = _header_language(said)

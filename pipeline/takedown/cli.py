@@ -68,7 +68,7 @@ def takedown(options: TakedownConfig, layout: Layout, console: Console) -> int:
         _, samples = removed(layout, tombstones)
         output().print(f"{count(samples, 'sample')} would be removed. Nothing was written.")
         return 0
-    # What was typed, which the lock would note, names what is to be forgotten.
+    # The command as typed, which the lock would note, names the very sample to forget.
     with lock(layout.work, f"openwit takedown --run {options.run}"):
         unfinished = _read_pending(layout)
         if not asked and unfinished is None:

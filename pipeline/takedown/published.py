@@ -100,7 +100,7 @@ def _scrub_query_counts(layout: Layout, stored: Manifest) -> QueryTotals:
     matched, present, short = (old[name].to_numpy().copy() for name in ("matched", "present", "short"))
     kept_now, present_now = _kept_present(layout, stored, len(old))
     untried = None if stored.extensions else _untried(layout, len(old))
-    if untried is None:  # of what was not fetched, what was taken down is not known or not told apart
+    if untried is None:  # removed rows that were never fetched are not known or not told apart
         matched -= present - present_now
         untried = old["untried"].to_numpy() if "untried" in old.column_names else short
     else:

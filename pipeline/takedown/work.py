@@ -81,7 +81,7 @@ def _candidates(piece: JudgedPiece, tombstones: Tombstones) -> None:
     taken = pc.equal(rest["reason"], tables.REASON).to_numpy()
     rest = rest.filter(pa.array(~taken))
     left = len(accepted) - int(gone.sum()) + int(pc.sum(rest["candidates"]).as_py() or 0)
-    tombs = tables.taken_down_rows(piece.candidates - left).select(rest.column_names)  # older ones have fewer
+    tombs = tables.taken_down_rows(piece.candidates - left).select(rest.column_names)  # older: fewer
     rows = pa.concat_tables([rest, tombs])
     # The rejected ones first: if it ends between the two, the accepted hits are found again.
     schemas.write_table(piece.rejects, rows)
@@ -179,7 +179,7 @@ def _sum_counts(layout: Layout) -> None:
 
 
 def _sum(layout: Layout, path: str, counts: list[str], number: int) -> None:
-    if not counts and number:  # a round that only retries takes over what the one before has tried
+    if not counts and number:  # a round that only retries takes over the tried images of the previous round
         storage.copy_file(storage.join(layout.tried(number - 1), "counts"), path)
     elif counts and all(map(storage.exists, counts)):
         write_vector(path, np.stack([read_vector(one) for one in counts]).sum(axis=0, dtype=np.int64))

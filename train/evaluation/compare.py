@@ -17,7 +17,7 @@ Shares = npt.NDArray[np.float64]
 
 
 def read(path: str, labels: dict[str, dict[str, str]]) -> dict[str, dict[str, float]]:
-    """Return, per dataset, which examples a file gets right, 1 or 0; ValueError if it cannot be told.
+    """Return the examples of each dataset that a file gets right, 1 or 0; ValueError if it cannot be told.
 
     `labels`: by dataset, the label of each example id. The file has `correct`, or `prediction` to compare
     with the label; `dataset` is needed where several sets have its ids.

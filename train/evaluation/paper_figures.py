@@ -23,7 +23,7 @@ from train.evaluation.charts import (
 )
 from train.evaluation.results import Result
 
-SERIES: Final = 8  # colours; further ones start again
+SERIES: Final = 8  # colours; further models start again
 _LABELS: Final = 20  # of each group that figure 18 shows
 
 

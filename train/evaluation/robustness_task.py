@@ -195,7 +195,7 @@ def _compare(
             pooled = [class_map.pool(one) for one in on_shifted]
             add(predictor, [one.logits(clean.features) for one in found], on_shifted, pooled)
     if zero is None:
-        rows.insert(0, rows.pop())  # the full probe is what another encoder is judged by
+        rows.insert(0, rows.pop())  # another encoder is judged by the full probe
     line, source_column = _line(baseline, source, shift.name)
     for row in rows:
         probe = next((one for one in rows if one["predictor"] == "probe"), None)

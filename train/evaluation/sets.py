@@ -67,7 +67,7 @@ def pictures(
     Each thread has a child process that decodes, so that no file takes longer or more than it may.
     """
     workers = len(decoders)
-    idle: queue.LifoQueue[PixelDecoder] = queue.LifoQueue()  # the last one first: a small set needs few
+    idle: queue.LifoQueue[PixelDecoder] = queue.LifoQueue()  # the last first: a small set needs few
     for decoder in decoders:
         idle.put(decoder)
 

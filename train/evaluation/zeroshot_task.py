@@ -275,7 +275,7 @@ def _subsets(encoded: EncodedModel, name: str, features: Features) -> list[Examp
         if not len(rows):
             raise ValueError(f"{path} names no labelled example of {name}")
         parts = PurePosixPath(path)
-        # clean/NAME.txt is what `openwit overlap` writes: the folder says which part it is.
+        # clean/NAME.txt is written by `openwit overlap`: the folder says which part it is.
         subsets.append(
             ExampleSubset(f"{name}/{parts.parent.name if parts.stem == name else parts.stem}", rows)
         )
