@@ -1,8 +1,8 @@
 """Keep the prose plain: count words and phrases that make a reader read a sentence twice.
 
 `python3 .ci/prose.py` prints the counts per 1,000 words for each part of this repository, and ends with 1 if
-a part is above its limit; `-v` shows each place. `python3 .ci/prose.py docs FOLDER` and `docstrings FOLDER`
-count those of any other project. It needs nothing but the standard library.
+a part is above its limit; `-v` shows each place. `python3 .ci/prose.py docs FOLDER`, `docstrings FOLDER` and
+`comments FOLDER` count those of any other project. It needs nothing but the standard library.
 """
 
 import ast
@@ -17,6 +17,7 @@ _MEASURED = ("benchmarks.md", "scaling.md", "safety.md", "responsible-use.md")
 _OPTIONS = ("Config", "Options", "Rules", "Limits")
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "queries", "dedup", "train", "openwit", "beam_job.py")
+OTHERS = ("bench", "tests", "examples", ".ci")
 _ASKED = "".join(
     f"(?<!{verb} )"
     for verb in ("say", "says", "show", "shows", "predict", "decide", "decides", "explains", "know")
@@ -45,6 +46,8 @@ RULES = {
 """By name: a pattern. Questions may ask what, direct or after a verb."""
 
 
+_DOCTEST = re.compile(r"^ *(?:>>>|\.\.\.).*$", re.MULTILINE)
+_COMMENT = re.compile(r"(?:^ *|  )# (.*)$", re.MULTILINE)
 _HTML = re.compile(r"<style.*?</style>|<script.*?</script>|\{[%{].*?[%}]\}|<[^>]*>", re.DOTALL)
 
 
@@ -68,13 +71,16 @@ def pages(paths: Iterable[Path]) -> str:
     return "\n".join(plain(path.read_text(errors="replace")) for path in sorted(paths))
 
 
-def modules(root: Path, tops: Iterable[str]) -> Iterator[ast.Module]:
-    """Yield the syntax tree of every module."""
+def sources(root: Path, tops: Iterable[str]) -> Iterator[str]:
+    """Yield the text of every module."""
     for top in tops:
         found = [root / top] if top.endswith(".py") else sorted((root / top).rglob("*.py"))
-        for path in found:
-            if path.exists() and "test" not in path.name:
-                yield ast.parse(path.read_text())
+        yield from (path.read_text() for path in found if path != Path(__file__).resolve())
+
+
+def comments(texts: Iterable[str]) -> str:
+    """Return the comments: those after code, and paragraphs of lines with nothing else."""
+    return plain("\n".join(match[1] for text in texts for match in _COMMENT.finditer(text)))
 
 
 def docstrings(trees: Iterable[ast.Module], *, options: bool) -> str:
@@ -90,7 +96,7 @@ def docstrings(trees: Iterable[ast.Module], *, options: bool) -> str:
             for expression in (n for n in node.body if isinstance(n, ast.Expr)):
                 value = expression.value
                 if isinstance(value, ast.Constant) and isinstance(value.value, str) and is_options == options:
-                    found.append(plain(value.value))
+                    found.append(plain(_DOCTEST.sub("", value.value)))
     return "\n".join(found)
 
 
@@ -124,7 +130,8 @@ def count(text: str) -> tuple[int, dict[str, int]]:
 
 def parts() -> list[Part]:
     """Return the parts of this repository."""
-    every = list(modules(ROOT, PACKAGES))
+    code, others = list(sources(ROOT, PACKAGES)), list(sources(ROOT, OTHERS))
+    every, beside = list(map(ast.parse, code)), list(map(ast.parse, others))
     written = [p for p in (ROOT / "docs").rglob("*.md") if p.name not in _GENERATED]
     docs = [p for p in written if p.name not in _MEASURED]
     measured = [p for p in written if p.name in _MEASURED]
@@ -132,17 +139,16 @@ def parts() -> list[Part]:
         _HTML.sub(" ", path.read_text()) for top in PACKAGES for path in sorted((ROOT / top).rglob("*.html"))
     )
     user = {"what": 1.5, "one": 2.0, "a for per": 0.5, "phrases": 0.3}
+    inner = {"what": 0.5, "one": 1.0, "a for per": 0.3, "phrases": 0.3}
     return [
         Part("README", pages([ROOT / "README.md"]), user),
         Part("docs", pages(docs), user),
         Part("benchmarks, safety", pages(measured), {"what": 9, "one": 3, "a for per": 1.5, "phrases": 4}),
         Part("help", docstrings(every, options=True), user),
         Part("messages and reports", messages(every) + html, user),
-        Part(
-            "docstrings",
-            docstrings(every, options=False),
-            {"what": 12, "one": 5, "a for per": 1, "phrases": 1.5},
-        ),
+        Part("docstrings", docstrings(every, options=False), inner),
+        Part("of tests and bench", docstrings(beside, options=False), inner),
+        Part("comments", comments(code + others), inner),
     ]
 
 
@@ -161,14 +167,19 @@ def of_others(kind: str, folder: Path) -> str:
     """Return the prose of another project's folder of docs or of modules."""
     if kind == "docs":
         return pages([*folder.rglob("*.md"), *folder.rglob("*.rst")])
-    trees = list(modules(folder.parent, [folder.name]))
-    return docstrings(trees, options=False) + docstrings(trees, options=True)
+    texts = [path.read_text() for path in sorted(folder.rglob("*.py")) if "test" not in path.name]
+    trees = list(map(ast.parse, texts))
+    return (
+        docstrings(trees, options=False) + docstrings(trees, options=True)
+        if kind == "docstrings"
+        else comments(texts)
+    )
 
 
 def main(argv: list[str]) -> int:
     """Print the counts; return 1 if a part is above its limits."""
     show(f"{'per 1,000 words':<22}{'words':>8}" + "".join(f"{rule:>11}" for rule in RULES))
-    if argv and argv[0] in ("docs", "docstrings"):
+    if argv and argv[0] in ("docs", "docstrings", "comments"):
         for folder in map(Path, argv[1:]):
             show(row(f"{folder.parent.name}/{folder.name}"[-21:], of_others(argv[0], folder)))
         return 0
