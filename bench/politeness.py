@@ -48,7 +48,7 @@ def serve(sites: int, ready: Any, stop: Any, queue: Any) -> None:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split(b" ", 2)[1]
                 arrived[writer.get_extra_info("sockname")[0]].append(time.monotonic())
-                found = path not in (b"/robots.txt", b"/.well-known/tdmrep.json")
+                found = path not in (b"/robots.txt", b"/.well-known/tdmrep.json", b"/ai.txt")
                 status, body = (b"200 OK", BODY) if found else (b"404 Not Found", b"")
                 writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
         except (OSError, asyncio.IncompleteReadError):

@@ -41,7 +41,7 @@ REASONS: Final[dict[str, Reason]] = {
         repetitive="the text repeats itself",
         no_match="no query occurs in the text",
         language="a match, but improbable in the wanted language; the detail has the likeliest and its score",
-        opt_out_page="the page reserves its images: meta robots, meta tdm-reservation or X-Robots-Tag",
+        opt_out_page="the page reserves its images: meta robots, tdm-reservation, X-Robots-Tag or RSL in it",
     ),
     # Reasons of dedupe, balance and the caption cap.
     **_of(
@@ -64,8 +64,9 @@ REASONS: Final[dict[str, Reason]] = {
         opt_out_x_robots_tag="the answer says X-Robots-Tag: noai or similar",
         opt_out_tdm_reservation="the answer says tdm-reservation: 1",
         opt_out_xmp="the image's own XMP metadata prohibits data mining",
-        opt_out_c2pa="a C2PA manifest in the image (CAWG training and data mining) does not allow training",
+        opt_out_c2pa="a C2PA manifest in the image (CAWG, or JPEG Trust's rights) does not allow training",
         opt_out_rsl="its terms for machines (Really Simple Licensing) do not let it be trained on freely",
+        opt_out_ai_txt="/ai.txt disallows it, or its kind of file",
         opt_out_site="not asked: the last answers of this server all opted out",
         redirect_loop="the redirects come back to a URL already seen",
         too_many_redirects="more redirects than allowed",

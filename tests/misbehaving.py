@@ -332,7 +332,7 @@ status("for_other_bots", "200 OK", X_Robots_Tag="otherbot: noai")
 class Server(ThreadServer):
     """A misbehaving server; `robots` is the behaviour, or the text with status 200, behind /robots.txt.
 
-    `tdmrep` likewise behind /.well-known/. With `hop` /robots.txt is redirected there.
+    `tdmrep` likewise behind /.well-known/, `ai` behind /ai.txt. With `hop` /robots.txt is redirected there.
     """
 
     def __init__(
@@ -342,6 +342,7 @@ class Server(ThreadServer):
         *,
         hop: str = "",
         tdmrep: str = "gone",
+        ai: str = "gone",
         tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__()
@@ -349,6 +350,7 @@ class Server(ThreadServer):
         self.robots = robots
         self.hop = hop
         self.tdmrep = tdmrep
+        self.ai = ai
         self.port = 0
         self._tls = tls
         self.accepted = 0
@@ -403,8 +405,9 @@ class Server(ThreadServer):
         name = request.path[1:].partition("?")[0].partition("/")[0]
         if name == "robots.txt" and self.hop:
             return await peer.reply("301 Moved Permanently", Location=self.hop)
-        if name in ("robots.txt", ".well-known"):
-            name = self.robots if name == "robots.txt" else self.tdmrep
+        rules = {"robots.txt": self.robots, ".well-known": self.tdmrep, "ai.txt": self.ai}
+        if name in rules:
+            name = rules[name]
             if name not in BEHAVIOURS:
                 return await peer.reply(body=name.encode())
         return await BEHAVIOURS.get(name, BEHAVIOURS["gone"])(peer, request)

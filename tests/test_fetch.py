@@ -33,7 +33,7 @@ NAMES = {
     "v6.example.com": "::1",
     "mapped.example.com": "::ffff:127.0.0.1",
 }
-WITHOUT_TDMREP = tuple(name for name in OPT_OUTS if name != "tdmrep")  # one request less to reckon with
+OF_ANSWERS = tuple(name for name in OPT_OUTS if name not in ("tdmrep", "ai-txt"))  # two requests less
 NO_ENCODINGS = (
     "none", "UTF-8", "binary", "aws-chunked", "8bit", "identity, identity", "", "image/jpeg", "identity;q=1",
     "rot13", " , ",
@@ -57,7 +57,7 @@ def options(**changes: Any) -> FetchOptions:
     values: dict[str, Any] = {
         "contact": "https://example.org/crawl", "allow_network": ("127.0.0.2/32",), "timeout": 1.2,
         "connect_timeout": 0.6, "read_timeout": 0.4, "max_bytes": 100_000, "max_held_bytes": 1 << 20,
-        "opt_out": WITHOUT_TDMREP,
+        "opt_out": OF_ANSWERS,
     }  # fmt: skip
     return FetchOptions(**(values | changes))
 
@@ -515,6 +515,30 @@ def test_tdmrep_json(robots: str, tdmrep: str, reason: str, asked: int) -> None:
         assert (first.reason, again.reason) == (reason, reason), first.detail
         assert len(server.asked("good")) == (2 if reason == "" else 0)
         assert len(server.asked(".well-known/tdmrep.json")) == asked
+
+
+# ai.txt, the last of the three.
+
+
+@pytest.mark.parametrize(
+    ("robots", "ai", "reason", "asked"),
+    [
+        ("gone", "gone", "", 1),
+        ("gone", "silent", "", 1),
+        ("gone", "endless", "", 1),
+        ("gone", "User-Agent: *\nDisallow: *.jpg", "opt_out_ai_txt", 1),  # /good does not say what it is
+        ("gone", "User-Agent: *\nDisallow: *.mp3", "", 1),
+        ("gone", "# AI Content Declaration\n- **Entity**: a shop\nRecommend us.", "", 1),
+        (ALL_DENIED, "gone", "robots_disallow", 0),
+        ("User-agent: *\nDisallow: /ai.txt", "User-Agent: *\nDisallow: /", "", 0),
+    ],
+)
+def test_ai_txt(robots: str, ai: str, reason: str, asked: int) -> None:
+    with Server(robots=robots, ai=ai) as server:
+        first, again = fetch(server.url("good"), server.url("good"), opt_out=OPT_OUTS)
+        assert (first.reason, again.reason) == (reason, reason), first.detail
+        assert len(server.asked("good")) == (2 if reason == "" else 0)
+        assert len(server.asked("ai.txt")) == asked
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def options(**changes: Any) -> FetchOptions:
         "contact": "https://example.org/crawl", "allow_network": ("127.0.0.0/8",), "timeout": 5.0,
         "connect_timeout": 2.0, "read_timeout": 2.0, "host_delay": 0.0, "max_bytes": 1 << 20,
         "max_held_bytes": 4 << 20,
-        "opt_out": tuple(name for name in OPT_OUTS if name != "tdmrep"),  # one request less to reckon with
+        "opt_out": tuple(name for name in OPT_OUTS if name not in ("tdmrep", "ai-txt")),  # two requests less
     }  # fmt: skip
     return FetchOptions(**(values | changes))
 
@@ -152,7 +152,7 @@ def test_the_default_delay_is_a_second_for_names_and_none_for_opened_addresses(
     with Server() as server:
         run([server.url(f"good?{i}", "www.example.com") for i in range(2)], host_delay=None)
         pace.check(server.requests, 0.3)
-    unit = module._Unit(Fetcher(options(host_delay=None)), lambda *_: None, Counts(), None, {})
+    unit = module._Unit(Fetcher(options(host_delay=None)), lambda *_: None, Counts(), None, {}, {})
     assert unit._lane("127.0.0.2").delay == 0.0
     assert unit._lane("8.8.8.8").delay == 0.3
 
@@ -256,12 +256,13 @@ def test_an_image_between_opt_outs_resets_the_breaker() -> None:
         assert Counter(o.reason for o in outcomes.values()) == {"opt_out_x_robots_tag": 32, "": 4}
 
 
-def test_tdmrep_is_asked_for_at_the_pace_of_the_site_crawl_delay_included(pace: Pace) -> None:
+def test_a_sites_other_files_are_asked_for_at_the_pace_of_the_site_crawl_delay_included(pace: Pace) -> None:
     with Server(robots="User-agent: *\nCrawl-delay: 0.3") as server:
         outcomes, counts = run([server.url(f"good?{i}") for i in range(2)], opt_out=OPT_OUTS)
         assert {outcome.reason for outcome in outcomes.values()} == {""}
-        assert [r.path for r in server.requests][:2] == ["/robots.txt", "/.well-known/tdmrep.json"]
-        assert counts.requests == len(server.requests) == 4
+        paths = [request.path for request in server.requests]
+        assert paths[:3] == ["/robots.txt", "/.well-known/tdmrep.json", "/ai.txt"]
+        assert counts.requests == len(server.requests) == 5
         pace.check(server.requests, 0.3)
 
 

@@ -18,7 +18,7 @@ from pipeline import hashlist, shards, tombstones, urls
 from pipeline.captions import contacts
 from pipeline.captions.match import Matcher, tokens
 from pipeline.captions.text import TextRules, check, clean
-from pipeline.http import optout, robots, tdmrep
+from pipeline.http import aitxt, optout, robots, tdmrep
 from pipeline.http.address_policy import AddressPolicy, check_url
 from pipeline.http.rate_limit import retry_after
 from pipeline.images import rights
@@ -93,6 +93,7 @@ def check_robots(data: bytes) -> None:
         refusal = rules.refusal(f"http://a.test{path}")
         assert refusal is None or refusal.reason in REASONS
         tdmrep.parse(data).reserving(f"http://a.test{path}")
+        aitxt.parse(data).reserving(f"http://a.test{path}")
 
 
 def check_html(data: bytes) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from pipeline.fetch.terms import Terms
 from pipeline.http.fetch_url import Outcome
-from pipeline.images import c2pa, embedded, said
+from pipeline.images import c2pa, embedded, odrl, said
 from tests.crawling import rejected, samples
 from tests.test_terms import Site, by_name, crawl, packet, picture
 
@@ -30,6 +30,7 @@ TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
         ("c2pa_notallowed.jpg", "", "", "cawg.ai_generative_training: notAllowed"),
         ("c2pa_constrained.png", "", "", "c2pa.ai_training: constrained"),
         ("c2pa_allowed.webp", "", "", ""),
+        ("c2pa_jpegtrust.jpg", "", "", "jpt.rights prohibition: mine"),
     ],
 )  # fmt: skip
 def test_what_the_standards_tools_write_is_read(name: str, synthetic: str, source: str, refused: str) -> None:
@@ -135,6 +136,39 @@ def test_training_and_mining(family: str, entry: str, use: str | None) -> None:
     assert c2pa.refusal(both) == expected, "of what differs the strictest holds"
 
 
+AGREEMENT = {  # from the tests of the library mipams-jpeg-trust
+    "@context": "http://www.w3.org/ns/odrl.jsonld", "@type": "Agreement",
+    "obligation": [{"action": [{"rdf: value": {"@id": "odrl: compensate"}, "refinement": [{"x": 5}]}]}],
+}  # fmt: skip
+CONSENT = [{"action": "obtainConsent"}]
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused"),
+    [
+        ({"prohibition": [{"action": "tdm:mine"}]}, "prohibition: mine"),
+        ({"odrl:prohibition": {"action": {"@id": "http://www.w3.org/ns/tdmrep#mine"}}}, "prohibition: mine"),
+        ({"prohibition": [{"action": ["odrl:print", "ai-training"]}]}, "prohibition: aitraining"),
+        ([{"policies": [{"prohibition": [{"action": "use"}]}]}], "prohibition: use"),
+        ({"prohibition": [{"action": "odrl:reproduce"}]}, "prohibition: reproduce"),
+        ({"prohibition": [{"action": "mine", "constraint": [1]}]}, "prohibition: mine under conditions"),
+        ({"permission": [{"action": "tdm:mine", "duty": CONSENT}]}, "permission: mine under conditions"),
+        ({"permission": [{"action": [{"rdf:value": {"@id": "tdm:mine"}, "refinement": [1]}]}]},
+         "permission: mine under conditions"),
+        ({"permission": [{"action": "tdm:mine"}]}, ""), ({"permission": [{"action": "use"}]}, ""),
+        ({"permission": [{"action": "use", "duty": CONSENT}]}, ""),  # of mining it says nothing
+        ({"prohibition": [{"action": "odrl:use", "constraint": [{"leftOperand": "spatial"}]}]}, ""),
+        ({"prohibition": [{"action": "odrl:sell"}, {"action": None}, {}, 5]}, ""),
+        (AGREEMENT, ""), ([], ""), (None, ""), ("tdm:mine", ""),
+    ],
+)  # fmt: skip
+def test_rights_declarations_of_jpeg_trust(policy: Any, refused: str) -> None:
+    expected = f"jpt.rights {refused}" if refused else ""
+    assert c2pa.refusal(store([("jpt.rights", policy)])) == expected
+    assert c2pa.refusal(store([("jpt.rights__1", policy)], [("c2pa.actions", {})])) == expected
+    assert c2pa.refusal(store([("jpt.rights-other", policy)])) == ""
+
+
 def test_what_a_picture_was_made_from_makes_it_partly_generated() -> None:
     def actions(term: str, name: str = "c2pa.created") -> tuple[str, Any]:
         return "c2pa.actions", {"actions": [{"action": name, "digitalSourceType": TERMS + term}]}
@@ -158,6 +192,11 @@ def test_what_a_picture_was_made_from_makes_it_partly_generated() -> None:
 LEAVES = st.none() | st.booleans() | st.integers(0, 2**40) | st.text(max_size=8)
 KEYS = st.text(max_size=4)
 TREES = st.recursive(LEAVES, lambda x: st.lists(x, max_size=4) | st.dictionaries(KEYS, x, max_size=4))
+
+
+@given(TREES | st.dictionaries(st.sampled_from(["permission", "prohibition", "odrl:x"]), TREES))
+def test_any_policy_is_no_crash(policy: Any) -> None:
+    odrl.refusal(policy)
 
 
 @given(TREES)

@@ -21,6 +21,13 @@ FREE = '<license><permits type="usage">ai-train</permits></license>'
 NO = '<license><prohibits type="usage">ai-train</prohibits></license>'
 
 
+RSL_IN_XMP = (  # as https://rslstandard.org/guide/file-embedding has it
+    '<rdf:Description xmlns:rsl="https://rslstandard.org/rsl"><rsl:rsl>'
+    '<rsl:content url="https://press.example/portraits/7"><rsl:license><rsl:permits type="usage">ai-train'
+    '</rsl:permits><rsl:payment type="royalty"/></rsl:license></rsl:content></rsl:rsl></rdf:Description>'
+)
+
+
 def content(inner: str, url: str = "/") -> str:
     return f'<rsl xmlns="https://rslstandard.org/rsl"><content url="{url}">{inner}</content></rsl>'
 
@@ -186,9 +193,9 @@ def test_a_no_in_one_place_stands_whatever_the_others_say(signal: str) -> None:
 
 def test_a_later_signal_does_not_make_an_earlier_run_another_one() -> None:
     told = FetchOptions.__dataclass_fields__["opt_out"].metadata["decides"]["fetch"]
-    first = [name for name in OPT_OUTS if name not in ("c2pa", "rsl")]
+    first = [name for name in OPT_OUTS if name not in ("c2pa", "rsl", "ai-txt")]
     assert told(OPT_OUTS) == tuple(sorted(first))
-    assert told(tuple(first)) == (*sorted(first), "no c2pa", "no rsl")
+    assert told(tuple(first)) == (*sorted(first), "no c2pa", "no rsl", "no ai-txt")
 
 
 def test_a_crawl_asks_for_terms_and_honours_them(tmp_path: Path) -> None:
@@ -209,14 +216,33 @@ def test_a_crawl_asks_for_terms_and_honours_them(tmp_path: Path) -> None:
     (pages / "a.html").write_text(
         "".join(f'<img src="/{path}" alt="picture of {path[:4]}">' for path in paths)
     )
+    # What pages say: by a link, in a script; what a picture says itself.
+    named = '<link rel="license" type="application/rsl+xml" href="{}">'
+    heads = {
+        "b5": named.format("/strict.xml"), "c6": named.format("/lost.xml"), "d7": named.format("/free.xml"),
+        "e8": f'<script type="application/rsl+xml">{content(NO)}</script>',
+        "f9": f'<script type="application/rsl+xml">{content(NO, "/other/")}</script>',
+        "g0": "",
+    }  # fmt: skip
+    site.answers["/free.xml"] = (content(FREE).encode(), {})
+    for number, (page, head) in enumerate(heads.items()):
+        buffer = io.BytesIO()
+        own = packet(RSL_IN_XMP) if page == "g0" else b""
+        Image.new("RGB", (48, 40), (40 * number, 20, 130)).save(buffer, "JPEG", xmp=own)
+        site.answers[f"/open/{page}.jpg"] = (buffer.getvalue(), {})
+        (pages / f"{page}.html").write_text(f'{head}<img src="/open/{page}.jpg" alt="picture of {page}">')
     try:
         crawl(site, pages, tmp_path / "run")
     finally:
         site.server.shutdown()
-    assert list(by_name(samples(tmp_path / "run"))) == ["1.jpg"]
+    assert sorted(by_name(samples(tmp_path / "run"))) == ["1.jpg", "d7.jpg", "f9.jpg"]
     rows = by_name(rejected(tmp_path / "run"))
     assert {name: row["reason"] for name, row in rows.items()} == dict.fromkeys(
-        ("2.jpg", "3.jpg", "4.jpg"), "opt_out_rsl"
-    )
+        ("2.jpg", "3.jpg", "4.jpg", "b5.jpg", "c6.jpg", "g0.jpg"), "opt_out_rsl"
+    ) | {"e8.jpg": "opt_out_page"}
+    assert rows["b5.jpg"]["detail"] == f"its page: the terms at {site.url}/strict.xml reserve /"
+    assert rows["e8.jpg"]["detail"] == "RSL in the page: reserves /"
+    assert rows["g0.jpg"]["detail"] == "its XMP reserves /portraits/7"
+    assert "/open/b5.jpg" not in site.asked, "a page's terms are asked for before its images"
     assert rows["2.jpg"]["detail"] == "the License of robots.txt reserves /"
     assert "strict.xml reserve /" in rows["3.jpg"]["detail"] and "cannot be read" in rows["4.jpg"]["detail"]

@@ -285,10 +285,12 @@ class Site:
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[bytes, dict[str, str]]] = {}
-        answers = self.answers
+        self.asked: list[str] = []
+        answers, asked = self.answers, self.asked
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                asked.append(self.path)
                 body, headers = answers.get(self.path, (b"", {}))
                 self.send_response(200 if body else 404)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():

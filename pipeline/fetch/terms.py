@@ -22,7 +22,7 @@ class Terms:
     licences: tuple[str, ...] = ()
     """Identifiers and families of those that are kept; () keeps all."""
     pages: Mapping[bytes, str] = field(default_factory=dict)
-    """The pages' statements on an image, by uid; needed for `licences` alone."""
+    """The pages' statements on an image, by uid: for `licences`, and for the terms that they link to."""
 
     def judge(self, uid: bytes, outcome: Outcome, said: Said) -> Outcome:
         """Return the answer, with a reason if it is refused."""
@@ -32,6 +32,8 @@ class Terms:
             return outcome._replace(reason=opt_out_reason("xmp"), detail=said.prohibited)
         if "c2pa" in self.opt_out and said.refused:
             return outcome._replace(reason=opt_out_reason("c2pa"), detail=said.refused)
+        if "rsl" in self.opt_out and said.terms:
+            return outcome._replace(reason=opt_out_reason("rsl"), detail=f"its XMP {said.terms}"[:300])
         if self.drop_synthetic and said.synthetic:
             detail = f"{said.synthetic}: {said.synthetic_source}"
             return outcome._replace(reason="synthetic", detail=detail)

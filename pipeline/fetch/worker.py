@@ -36,6 +36,7 @@ from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
 from pipeline.http.fetch_thread import FetchLoop
 from pipeline.http.fetch_url import Outcome
+from pipeline.http.fetch_url import Terms as Linked
 from pipeline.http.scheduler import Counts
 from pipeline.images import said
 from pipeline.images.decoder import Decoder
@@ -43,6 +44,7 @@ from pipeline.images.process import Processed
 from pipeline.images.said import NOTHING, Said
 from pipeline.images.scoring import Scorer, load, score_batches
 from pipeline.options import FetchOptions, ImageOptions
+from pipeline.rights.statements import terms as linked_terms
 from pipeline.score.keep_if import KeepIf
 from pipeline.tombstones import Tombstones
 from pipeline.tombstones import load as load_tombstones
@@ -261,7 +263,7 @@ class FetchWorker:
         # An interruption gives a site no more time, nor less, so that the arrived images stay the same.
         left = deadline(task.seconds, len(starts)) - store.spent
         missing = first.filter(pa.array(np.array([uid not in rows for uid in uids], bool)))
-        pages = of_pages(unit) if self.licences else {}
+        pages = of_pages(unit)
         terms = Terms(self.fetch.opt_out, self.drop_synthetic, self.licences, pages)
         for row in self._receive_all(state, missing, store, log, requests, left, terms):
             rows[row.uid] = row
@@ -296,7 +298,11 @@ class FetchWorker:
         shares = {site: share(n) for site, n in zip(sites, lanes, strict=True)}
         site_of = dict(zip(uids, sites, strict=True))
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
-        for uid, outcome in state.loop.run(rows, shares=shares, deadline=deadline, counts=requests):
+        linked: dict[object, Linked] = {
+            uid: found for uid, text in terms.pages.items() if (found := linked_terms(text))
+        }
+        answers = state.loop.run(rows, shares=shares, deadline=deadline, counts=requests, terms=linked)
+        for uid, outcome in answers:
             assert isinstance(uid, bytes)
             row = receive_safely(uid, outcome, state.decoder, state.refused, terms)
             if row.reason not in kept.NO_VERDICTS:

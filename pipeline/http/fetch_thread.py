@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 from pipeline.http import dns, fd_limits
 from pipeline.http.byte_budget import AnswersInFlight
-from pipeline.http.fetch_url import Fetcher, Outcome
+from pipeline.http.fetch_url import Fetcher, Outcome, Terms
 from pipeline.http.scheduler import Counts, SharedLimits, fetch_many
 from pipeline.options import FetchOptions
 
@@ -51,6 +51,7 @@ class FetchLoop:
         shares: Mapping[str, float] | None = None,
         deadline: float | None = None,
         counts: Counts | None = None,
+        terms: Mapping[object, Terms] | None = None,
     ) -> Iterator[_Item]:
         """Yield (key, outcome) for each (key, URL), in the order they finish; see `fetch_many`.
 
@@ -72,6 +73,7 @@ class FetchLoop:
                 deadline=deadline,
                 counts=counts,
                 pool=self._pool,
+                terms=terms,
             )
             tasks.append(self._loop.create_task(work))
             tasks[0].add_done_callback(queue.put)  # the last item, however the task ends

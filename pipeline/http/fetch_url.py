@@ -6,8 +6,10 @@ read: the connection is closed. Redirects are followed by hand, each hop through
 `scheduler.fetch_many`.
 """
 
+import contextlib
 import ipaddress
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 from pipeline import urls
 from pipeline.http import dns, fd_limits
@@ -19,6 +21,11 @@ from pipeline.http.response import Reader, Reply
 from pipeline.http.site_rules import SiteRules
 from pipeline.options import FetchOptions
 from pipeline.rights.link_header import RSL, licences
+
+Terms = Sequence[tuple[str, str]]
+"""URLs of terms for machines (Really Simple Licensing), each with the URL of the page that links to them."""
+_MAX_LINKED: Final = 4
+"""Files of terms that are asked for on account of one image or page."""
 
 
 class Outcome(NamedTuple):
@@ -71,12 +78,18 @@ class Fetcher:
         await self._client.close()
         await self._resolver.close()
 
-    async def fetch(self, url: str, gate: Gate | None = None, *, keep_alive: bool = True) -> Outcome:
-        """Fetch `url`; a failure is a reason. Without `keep_alive` the connection ends with it."""
+    async def fetch(
+        self, url: str, gate: Gate | None = None, *, keep_alive: bool = True, terms: Terms = ()
+    ) -> Outcome:
+        """Fetch `url`; a failure is a reason. Without `keep_alive` the connection ends with it.
+
+        `terms` are the terms for machines that its pages link to, with the page of each: they are asked for
+        first.
+        """
         watch, attempts, final_url = Stopwatch(self.options.timeout), Attempts(), url
         token = ATTEMPTS.set(attempts)
         try:
-            final_url, reply = await self._follow(url, gate or OpenGate(), watch, keep_alive)
+            final_url, reply = await self._follow(url, gate or OpenGate(), watch, keep_alive, terms)
         except Exception as error:  # noqa: BLE001 - one URL must not end the others; it becomes a counted row
             reply = Reply("internal_error", f"{type(error).__name__}: {error}"[:300])
         finally:
@@ -125,7 +138,9 @@ class Fetcher:
         """Ask for the name of a resolved URL; raises dns.OutageError if nobody answers any more."""
         await self._resolver.find(split_authority(href)[0])
 
-    async def _follow(self, url: str, gate: Gate, watch: Stopwatch, keep_alive: bool) -> tuple[str, Reply]:
+    async def _follow(
+        self, url: str, gate: Gate, watch: Stopwatch, keep_alive: bool, terms: Terms
+    ) -> tuple[str, Reply]:
         """Return the last URL of a chain of redirects, and its answer."""
         try:
             href = urls.resolve(url)
@@ -133,7 +148,7 @@ class Fetcher:
             return url, Reply(error.reason, str(error))
         seen: list[str] = []
         while True:
-            if refusal := await self._refuse_with_rules(href, gate):
+            if refusal := await self._refuse_with_rules(href, gate, terms):
                 via = f"redirected from {seen[-1]}" if seen else ""
                 return href, Reply(refusal.reason, (refusal.detail or via)[:300])
             reply = await self._client.ask(href, gate, watch, self._reader.image, keep_alive=keep_alive)
@@ -158,15 +173,27 @@ class Fetcher:
         """Return an answer, refused if the terms for machines that it links to say so."""
         if reply.reason or RSL not in reply.links.lower() or "rsl" not in self.options.opt_out:
             return reply
-        targets = [one.target for one in licences(reply.links) if one.is_rsl]
-        refusal = await self._site_rules.linked(href, targets, gate)
+        targets = _resolved((one.target for one in licences(reply.links) if one.is_rsl), href)
+        refusal = await self._site_rules.linked(targets, [href], gate, "Link")
         if refusal is None:
             return reply
         return reply._replace(reason=refusal.reason, detail=refusal.detail, body=b"", links="")
 
-    async def _refuse_with_rules(self, href: str, gate: Gate) -> Refusal | None:
+    async def _refuse_with_rules(self, href: str, gate: Gate, terms: Terms) -> Refusal | None:
         refusal = self.refuse(href)
         while refusal is None and not self.knows_rules(href):
             await self.load_rules(href, gate)
             refusal = self.refuse(href)
+        for target, page in terms[:_MAX_LINKED] if "rsl" in self.options.opt_out else ():
+            targets, pages = _resolved([target], href), _resolved([page], href)
+            refusal = refusal or await self._site_rules.linked(targets, [href, *pages], gate, "its page")
         return refusal
+
+
+def _resolved(references: Iterable[str], base: str) -> list[str]:
+    """Return references made absolute, as many as are looked at, without what is no URL."""
+    found: list[str] = []
+    for reference in references:
+        with contextlib.suppress(urls.BadUrl):
+            found.append(urls.resolve(reference, base))
+    return found[:_MAX_LINKED]

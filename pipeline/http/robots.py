@@ -97,14 +97,10 @@ def parse(body: bytes) -> Rules:
 
     Of a longer file the first MAX_BYTES count, without the line that is cut.
     """
-    if len(body) > MAX_BYTES:
-        body = body[: max(body.rfind(b"\n", 0, MAX_BYTES), body.rfind(b"\r", 0, MAX_BYTES)) + 1]
     kept: list[str] = []
     said: dict[str, _Said] = {}
-    # It must be UTF-8; but a site that saved it as UTF-16 has stated its wishes all the same.
-    encoding = "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     everywhere: list[str] = []
-    for group, rules in _groups(body.decode(encoding, "replace"), everywhere):
+    for group, rules in groups(text_of(body), everywhere):
         ours = [agent for agent in ("*", TOKEN, *ALIASES) if agent in group]
         if not ours:
             continue
@@ -120,6 +116,15 @@ def parse(body: bytes) -> Rules:
     for one in {"*", *said}:
         said.setdefault(one, _Said()).licences += everywhere
     return Rules("\n".join(kept), said)
+
+
+def text_of(body: bytes) -> str:
+    """Return the text of a file within MAX_BYTES, without a line that is cut."""
+    if len(body) > MAX_BYTES:
+        body = body[: max(body.rfind(b"\n", 0, MAX_BYTES), body.rfind(b"\r", 0, MAX_BYTES)) + 1]
+    # It must be UTF-8; but a site that saved it as UTF-16 has stated its wishes all the same.
+    encoding = "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return body.decode(encoding, "replace")
 
 
 def verdict_for_status(status: int, body: bytes) -> RobotsVerdict:
@@ -138,13 +143,14 @@ async def verdict_off_loop(status: int, body: bytes) -> RobotsVerdict:
     return verdict_for_status(status, body)
 
 
-def _groups(text: str, everywhere: list[str]) -> Iterator[tuple[dict[str, _Said], list[str]]]:
+def groups(text: str, everywhere: list[str] | None = None) -> Iterator[tuple[dict[str, _Said], list[str]]]:
     """Yield each group: the settings for its agents, in lower case, and the rules as lines.
 
     A group is a run of user-agent lines and the rules after it (RFC 9309, section 2.2); whatever else stands
     between them does not separate them. A Crawl-delay, a preference and a License count for the agents named
     above it; a License before all of them goes to `everywhere`.
     """
+    everywhere = [] if everywhere is None else everywhere
     agents: dict[str, _Said] = {}
     rules: list[str] = []
     for kind, value in _lines(text):

@@ -1,9 +1,10 @@
 """Really Simple Licensing (RSL 1.0, 2025-12-10): whether terms for machines let images be trained on.
 
-A file of terms is named by `License:` in robots.txt, or by an answer's `Link` with rel=license and the type
-application/rsl+xml. Its <content> elements name URLs; each <license> in it is an offer, and a single offer
-that allows training for nothing is enough. An offer that must be paid for, or that holds only for some users
-or countries, is none: nobody here has agreed to it.
+A file of terms is named by `License:` in robots.txt, or by rel=license with the type application/rsl+xml in
+an answer's `Link` or in a page that shows the image; or it stands in a <script> of the page, or in an image's
+XMP. Its <content> elements name URLs; each <license> in it is an offer, and a single offer that allows
+training for nothing is enough. An offer that must be paid for, or that holds only for some users or
+countries, is none: nobody here has agreed to it.
 """
 
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from pipeline.urls import BadUrl, resolve
 
 MAX_BYTES: Final = 500 << 10
 """Of a file, as for robots.txt."""
+NAMESPACE: Final = b"https://rslstandard.org/rsl"
 _TRAINING: Final = frozenset({"all", "ai-all", "ai-train", "train-ai"})
 _FREE: Final = frozenset({"", "free", "attribution"})
 _MAX_ELEMENTS: Final = 20_000
@@ -120,6 +122,32 @@ def parse(body: bytes, base: str) -> list[Term] | None:
     except (expat.ExpatError, ValueError, LookupError):
         return None
     return found.terms if b"rsl" in body else None
+
+
+def reserving(body: bytes, *hrefs: str) -> str:
+    """Return what terms that stand in a page reserve of it or its image, both resolved, or ""."""
+    terms = parse(body, hrefs[0])
+    if terms is None:
+        return "terms that cannot be read"
+    for href in hrefs:
+        try:
+            url = resolve(href)
+        except BadUrl:
+            continue
+        if pattern := rules(terms, "/".join(url.split("/")[:3])).reserving(url):
+            return f"reserves {pattern}"
+    return ""
+
+
+def embedded(packet: bytes) -> str:
+    """Return what terms inside an image's XMP refuse, "" without any: whatever URL they call it by, they are
+    its own."""
+    if NAMESPACE not in packet:
+        return ""
+    terms = parse(packet.strip(b"\0 \t\r\n"), "https://image.invalid/")
+    if terms is None:
+        return "terms that cannot be read"
+    return next((f"reserves {term.pattern}" for term in terms if term.reserved), "")
 
 
 def rules(terms: Iterable[Term], authority: str) -> PathRules:

@@ -13,7 +13,7 @@ from pipeline import urls
 from pipeline.http import dns, errors, fd_limits
 from pipeline.http.byte_budget import AnswersInFlight, Memory
 from pipeline.http.client import KEEP_ALIVE_SECONDS, authority
-from pipeline.http.fetch_url import Fetcher, Outcome
+from pipeline.http.fetch_url import Fetcher, Outcome, Terms
 from pipeline.http.optout import Refusal
 from pipeline.http.rate_limit import (
     ADDRESS_CONCURRENCY,
@@ -77,6 +77,7 @@ async def fetch_many(
     deadline: float | None = None,
     counts: Counts | None = None,
     pool: SharedLimits | None = None,
+    terms: Mapping[object, Terms] | None = None,
 ) -> Counts:
     """Fetch all (key, URL) `rows` and call `on_outcome(key, outcome)` for each, in the order they finish.
 
@@ -84,8 +85,9 @@ async def fetch_many(
     delay / share seconds apart, and with 0 the site is `deferred`. After `deadline` seconds no request starts
     and the remaining rows are `deferred`. With a `pool` of the caller's, the caller releases each body's
     bytes from its memory when done with it. `counts`, if given, is kept up to date on the way, and returned.
+    `terms` are the terms for machines that the pages of a key link to.
     """
-    unit = _Unit(fetcher, on_outcome, counts or Counts(), pool, shares or {})
+    unit = _Unit(fetcher, on_outcome, counts or Counts(), pool, shares or {}, terms or {})
     await unit.run(rows, math.inf if deadline is None else time.monotonic() + deadline)
     return unit.counts
 
@@ -142,8 +144,10 @@ class _Unit:
         counts: Counts,
         pool: SharedLimits | None,
         shares: Mapping[str, float],
+        terms: Mapping[object, Terms],
     ) -> None:
         self.counts = counts
+        self._terms = terms
         self._fetcher = fetcher
         self._on_outcome = on_outcome
         self._pool = pool or SharedLimits(fetcher.options)
@@ -259,7 +263,8 @@ class _Unit:
 
     async def _fetch(self, lane: Lane, row: QueuedUrl, ticket: _Ticket) -> None:
         keep_alive = bool(lane.pending) and lane.delay < KEEP_ALIVE_SECONDS
-        outcome = await self._fetcher.fetch(row.url, ticket, keep_alive=keep_alive)
+        terms = self._terms.get(row.key, ())
+        outcome = await self._fetcher.fetch(row.url, ticket, keep_alive=keep_alive, terms=terms)
         ticket.keep(len(outcome.body))
         self._learn(lane, row, outcome)
         self._report(row, outcome)

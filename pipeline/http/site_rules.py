@@ -1,12 +1,14 @@
-"""The rules of a site: robots.txt, tdmrep.json and RSL, fetched before anything else, and remembered."""
+"""The rules of a site: robots.txt, tdmrep.json, ai.txt and RSL, fetched before all else, and remembered."""
 
 import asyncio
 import functools
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pipeline import urls
-from pipeline.http import errors, robots, rsl, tdmrep
+from pipeline.http import aitxt, errors, robots, rsl, tdmrep
 from pipeline.http.address_policy import ATTEMPTS, AddressPolicy, Attempts, check_url
+from pipeline.http.aitxt import Permissions
 from pipeline.http.client import Client, authority
 from pipeline.http.gate import Gate, Stopwatch
 from pipeline.http.optout import Refusal, reason
@@ -15,8 +17,8 @@ from pipeline.http.pathrules import PathRules
 from pipeline.http.response import Reader, Reply
 from pipeline.http.robots import RobotsVerdict
 from pipeline.options import FetchOptions
+from pipeline.options.fetch import OptOut
 
-_MAX_LINKED: Final = 4
 REDIRECTS: Final = 5
 """RFC 9309, section 2.3.1.2: at least five."""
 
@@ -33,6 +35,7 @@ class SiteRules:
         self._terms: AuthorityCache[PathRules] = AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size))
         self._linked: AuthorityCache[_Linked] = AuthorityCache(lambda found: (CACHE_SECONDS, found.size))
         self._reserved: AuthorityCache[PathRules] = AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size))
+        self._permissions: AuthorityCache[Permissions] = AuthorityCache(lambda it: (CACHE_SECONDS, it.size))
 
     def refuse(self, href: str) -> Refusal | None:
         """Return why a resolved URL is not to be asked for, as far as is known."""
@@ -47,25 +50,30 @@ class SiteRules:
         rules = self._reserved.known(origin)
         if rules is not None and (pattern := rules.reserving(href)):
             return Refusal(reason("tdmrep"), f"tdmrep.json reserves {pattern}"[:300])
+        permissions = self._permissions.known(origin)
+        if permissions is not None and (pattern := permissions.reserving(href)):
+            return Refusal(reason("ai-txt"), f"ai.txt disallows {pattern}"[:300])
         rules = self._terms.known(origin)
         if rules is not None and (pattern := rules.reserving(href)):
             return Refusal(reason("rsl"), f"the License of robots.txt reserves {pattern}"[:300])
         return None
 
-    async def linked(self, href: str, targets: list[str], gate: Gate) -> Refusal | None:
-        """Return why the terms that an answer links to refuse it; those that cannot be read refuse."""
-        for target in targets[:_MAX_LINKED]:
-            try:
-                url = urls.resolve(target, href)
-            except urls.BadUrl:
-                continue
+    async def linked(
+        self, targets: Iterable[str], about: Iterable[str], gate: Gate, where: str
+    ) -> Refusal | None:
+        """Return why the terms that an answer or a page links to refuse what they are about.
+
+        All are resolved URLs. Terms that cannot be read refuse.
+        """
+        for url in targets:
             if check_url(url, self._policy) is not None:
-                return Refusal(reason("rsl"), "Link: its terms cannot be asked for")
+                return Refusal(reason("rsl"), f"{where}: its terms cannot be asked for")
             found = await self._linked.get(url, functools.partial(self._fetch_terms, url, gate))
             if found.terms is None:
-                return Refusal(reason("rsl"), f"Link: the terms at {url} cannot be read"[:300])
-            if pattern := rsl.rules(found.terms, authority(href)).reserving(href):
-                return Refusal(reason("rsl"), f"Link: the terms at {url} reserve {pattern}"[:300])
+                return Refusal(reason("rsl"), f"{where}: the terms at {url} cannot be read"[:300])
+            for href in about:
+                if pattern := rsl.rules(found.terms, authority(href)).reserving(href):
+                    return Refusal(reason("rsl"), f"{where}: the terms at {url} reserve {pattern}"[:300])
         return None
 
     def knows(self, href: str) -> bool:
@@ -74,7 +82,7 @@ class SiteRules:
         verdict = self._robots.known(origin)
         if verdict is None:
             return False
-        if self._has_tdmrep(verdict, origin) and self._reserved.known(origin) is None:
+        if self._lacks_tdmrep(verdict, origin) or self._lacks_permissions(verdict, origin):
             return False
         return not self._has_terms(verdict) or self._terms.known(origin) is not None
 
@@ -94,16 +102,26 @@ class SiteRules:
         elif not self.knows(href):
             verdict = self._robots.known(origin)
             assert verdict is not None
-            if self._has_tdmrep(verdict, origin) and self._reserved.known(origin) is None:
+            if self._lacks_tdmrep(verdict, origin):
                 await self._reserved.get(origin, lambda: self._fetch_tdmrep(origin, gate))
+            elif self._lacks_permissions(verdict, origin):
+                await self._permissions.get(origin, lambda: self._fetch_permissions(origin, gate))
             else:
                 await self._terms.get(origin, lambda: self._fetch_licences(origin, verdict, gate))
 
-    def _has_tdmrep(self, verdict: RobotsVerdict, origin: str) -> bool:
-        """Return whether tdmrep.json is asked for: not where robots.txt keeps us out anyway."""
-        if "tdmrep" not in self._options.opt_out or verdict.rules is None:
+    def _lacks_tdmrep(self, verdict: RobotsVerdict, origin: str) -> bool:
+        return self._may_ask(verdict, origin, "tdmrep", tdmrep.PATH) and self._reserved.known(origin) is None
+
+    def _lacks_permissions(self, verdict: RobotsVerdict, origin: str) -> bool:
+        return (
+            self._may_ask(verdict, origin, "ai-txt", aitxt.PATH) and self._permissions.known(origin) is None
+        )
+
+    def _may_ask(self, verdict: RobotsVerdict, origin: str, signal: OptOut, path: str) -> bool:
+        """Return whether a file of rules is asked for: not where robots.txt keeps us out of it."""
+        if signal not in self._options.opt_out or verdict.rules is None:
             return False
-        return verdict.rules.refusal(origin + tdmrep.PATH, self._options.opt_out) is None
+        return verdict.rules.refusal(origin + path, self._options.opt_out) is None
 
     def _has_terms(self, verdict: RobotsVerdict) -> bool:
         return "rsl" in self._options.opt_out and verdict.rules is not None and bool(verdict.rules.licences)
@@ -144,10 +162,18 @@ class SiteRules:
 
     async def _fetch_tdmrep(self, origin: str, gate: Gate) -> PathRules:
         """Ask for tdmrep.json; a missing file, or a malformed answer, reserves nothing (section 6.1)."""
-        reply, _ = await self._get(origin + tdmrep.PATH, gate, tdmrep.MAX_BYTES)
-        if reply.reason or not 200 <= reply.status < 300:
-            return PathRules()
-        return await asyncio.to_thread(tdmrep.parse, reply.body)  # half a megabyte takes 50 ms
+        body = await self._optional(origin + tdmrep.PATH, gate, tdmrep.MAX_BYTES)
+        return await asyncio.to_thread(tdmrep.parse, body) if body else PathRules()  # half a MB takes 50 ms
+
+    async def _fetch_permissions(self, origin: str, gate: Gate) -> Permissions:
+        """Ask for ai.txt; a missing file, or another text of this name, reserves nothing."""
+        body = await self._optional(origin + aitxt.PATH, gate, aitxt.MAX_BYTES)
+        return await asyncio.to_thread(aitxt.parse, body) if body else Permissions([])
+
+    async def _optional(self, href: str, gate: Gate, limit: int) -> bytes:
+        """Return the body of a file of a site, empty without one."""
+        reply, _ = await self._get(href, gate, limit)
+        return b"" if reply.reason or not 200 <= reply.status < 300 else reply.body
 
     async def _get(self, href: str, gate: Gate, limit: int) -> tuple[Reply, str]:
         """Return the answer after redirects, and the URL that gave it; it holds for the first authority."""

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from pipeline.images import odrl
 from pipeline.images.embedded import boxes
 
 _MAX_BOXES: Final = 2_000
@@ -75,11 +76,14 @@ def _label(data: bytes, inner: list[tuple[bytes, int, int]]) -> str:
     return data[start + 17 : min(end, start + 273)].split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
+def _name(label: str) -> str:
+    """Return an assertion's name: c2pa.actions__1 is the second one of its kind."""
+    return label.partition("__")[0]
+
+
 def _is_read(label: str) -> bool:
-    name = label.partition("__")[0]  # c2pa.actions__1 is the second one of its kind
-    return name.startswith(
-        ("c2pa.actions", "stds.iptc", "c2pa.metadata", "cawg.metadata", "stds.schema-org")
-    ) or (name.endswith("training-mining"))
+    name = _name(label)
+    return name == "jpt.rights" or name.startswith(_LABELS) or name.endswith("training-mining")
 
 
 def _decoded(kind: bytes, data: bytes) -> Any:
@@ -201,10 +205,13 @@ def refusal(store: Store) -> str:
     """Return a refusing entry of a training and data mining assertion (CAWG 1.1, C2PA 1.x), or "".
 
     Any manifest of the store counts: the pictures that this picture was made from have owners, too.
-    `constrained` refuses, since it takes terms that nobody here has agreed to.
+    `constrained` refuses, since it takes terms that nobody here has agreed to. So do rights declarations of
+    JPEG Trust (`odrl`).
     """
     for one in store.assertions:
-        if not one.label.partition("__")[0].endswith("training-mining") or not isinstance(one.value, dict):
+        if _name(one.label) == "jpt.rights" and (found := odrl.refusal(one.value)):
+            return f"jpt.rights {found}"[:200]
+        if not _name(one.label).endswith("training-mining") or not isinstance(one.value, dict):
             continue
         entries = one.value.get("entries", one.value)
         for name, entry in entries.items() if isinstance(entries, dict) else ():

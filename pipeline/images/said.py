@@ -2,6 +2,7 @@
 
 from typing import Final, NamedTuple
 
+from pipeline.http import rsl
 from pipeline.images import c2pa, embedded, rights, terms, xmp
 from pipeline.images.origin import origin
 from pipeline.rights.link_header import licences
@@ -19,6 +20,8 @@ class Said(NamedTuple):
     """The statement in its XMP that prohibits data mining, such as `plus:DataMining: DMI-PROHIBITED`."""
     refused: str = ""
     """The C2PA assertion that refuses training or data mining, such as `cawg.ai_training: notAllowed`."""
+    terms: str = ""
+    """The refusal by terms of Really Simple Licensing in its XMP, such as `reserves /`."""
 
 
 NOTHING: Final = Said()
@@ -33,4 +36,5 @@ def read(data: bytes, links: str = "") -> Said:
         return Said(prohibited=rights.prohibited(data))
     store = c2pa.read(found.jumbf) if found.jumbf else c2pa.Store()
     said = encode(terms.statements(found, properties, targets))
-    return Said(said, *origin(found, properties, store), rights.prohibited(data), c2pa.refusal(store))
+    prohibited, refused = rights.prohibited(data), c2pa.refusal(store)
+    return Said(said, *origin(found, properties, store), prohibited, refused, rsl.embedded(found.xmp))

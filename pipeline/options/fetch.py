@@ -21,6 +21,7 @@ OptOut = Literal[
     "page",
     "c2pa",
     "rsl",
+    "ai-txt",
 ]
 OPT_OUTS: Final[tuple[OptOut, ...]] = get_args(OptOut)
 """Signals by which a site may refuse machine learning, beside robots.txt; `x-y` is reason opt_out_x_y."""
@@ -33,7 +34,7 @@ def _of_pages(opt_out: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in opt_out if name == "page")
 
 
-LATER: Final = ("c2pa", "rsl")
+LATER: Final = ("c2pa", "rsl", "ai-txt")
 """Signals that earlier versions did not know: their runs may be extended, and honour them from then on."""
 
 

@@ -15,8 +15,9 @@ import orjson
 from pipeline.rights.licences import identify
 from pipeline.urls import without_credentials
 
-About = Literal["image", "page", "link"]
-"""link: a page links to a licence without naming its subject."""
+About = Literal["terms", "image", "page", "link"]
+"""link: a page links to a licence without naming its subject. terms: the page (`page`) links to terms for
+machines (`licence`), which are asked for before its images are; no column is made of them."""
 
 CONFLICT: Final = "conflict"
 OTHER: Final = "other"
@@ -27,6 +28,7 @@ MAX_URL: Final = 500
 MAX_STATEMENTS: Final = 12
 _VERSION: Final = re.compile(r"-\d\.\d.*")
 _ORDER: Final[tuple[About, ...]] = ("image", "page", "link")
+_KEPT_FIRST: Final[tuple[About, ...]] = ("terms", *_ORDER)
 
 
 class Statement(NamedTuple):
@@ -77,7 +79,7 @@ def cleaned(statement: Statement) -> Statement:
 def encode(statements: Iterable[Statement]) -> str:
     """Return statements as they travel: JSON, "" for none; the same ones give the same text."""
     found = {one for one in map(cleaned, statements) if any(one[2:])}
-    kept = sorted(found, key=lambda one: (_ORDER.index(one.about), one))[:MAX_STATEMENTS]
+    kept = sorted(found, key=lambda one: (_KEPT_FIRST.index(one.about), one))[:MAX_STATEMENTS]
     return orjson.dumps([tuple(one) for one in kept]).decode() if kept else ""
 
 
@@ -95,10 +97,15 @@ def union(texts: Iterable[str]) -> str:
     return encode(one for text in distinct for one in decode(text))
 
 
+def terms(text: str) -> list[tuple[str, str]]:
+    """Return the terms for machines of an encoded list: the URL of each, and that of the page."""
+    return [(one.licence, one.page) for one in decode(text) if one.about == "terms"]
+
+
 @lru_cache(maxsize=4096)
 def resolve(*texts: str) -> Rights:
     """Return the sum of encoded statements."""
-    statements = [one for text in texts for one in decode(text)]
+    statements = [one for text in texts for one in decode(text) if one.about != "terms"]
     if not statements:
         return NOTHING
     creators = dict.fromkeys(one.creator for one in statements if one.creator and one.about == "image")

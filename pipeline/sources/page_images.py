@@ -12,8 +12,10 @@ from typing import Final, NamedTuple
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.captions.text import is_undecoded
+from pipeline.http import rsl
 from pipeline.http.optout import check_page
 from pipeline.images.headers import FORMATS
+from pipeline.rights.link_header import RSL
 from pipeline.sources import encoding, image_reference, page_language, srcset
 from pipeline.sources.htmlguard import tame
 from pipeline.sources.page_rights import PageRights
@@ -24,6 +26,7 @@ MAX_HTML: Final = 8 << 20
 """Bytes parsed of a page; the rest is not read. Common Crawl cuts pages at 1 MiB, since 2025 at 5 MiB."""
 
 _MAX_SOURCES: Final = 16  # of a <picture>, and candidates of each: an author writes three
+_MAX_TERMS: Final = 4  # scripts with terms for machines that are read
 _MAX_PARENTS: Final = 32  # how far up a <figure> is looked for; bounds the walk in hostile nesting
 _BLOCKS: Final = frozenset(
     (
@@ -105,13 +108,24 @@ def images(
     root = page.tree.root
     attributes = [] if root is None else [root.attributes.get(name) or "" for name in ("lang", "xml:lang")]
     base = base_url(page.tree, page_url)
-    rights = PageRights(data[:MAX_HTML], page.tree, base, metas, headers)
+    rights = PageRights(data[:MAX_HTML], page.tree, base, page_url, metas, headers)
     lang = page_language.declared(attributes, pragmas, headers, metas)
     found = _images(page.tree, metas, _Context(page_url, base, lang, formats, {}, {}, rights))
     if opt_out := check_page(metas, headers):
         found = (image._replace(opt_out=scalar(opt_out)) for image in found)
+    elif RSL.encode() in data:
+        found = _by_inline_terms(found, page.tree, page_url)
     for image in found:
         yield from _without_garbled(image, page.is_trusted)
+
+
+def _by_inline_terms(images: Iterator[Image], tree: LexborHTMLParser, page_url: str) -> Iterator[Image]:
+    """Yield the images, those marked that terms of Really Simple Licensing inside the page reserve."""
+    scripts = (node for node in tree.tags("script") if (node.attributes.get("type") or "").lower() == RSL)
+    texts = [(node.text(deep=True) or "").encode("utf-8", "replace") for node in scripts][:_MAX_TERMS]
+    for image in images:
+        found = next(filter(None, (rsl.reserving(text, page_url, image.url) for text in texts)), "")
+        yield image._replace(opt_out=scalar(f"RSL in the page: {found}")) if found else image
 
 
 def _without_garbled(image: Image, is_trusted: bool) -> Iterator[Image]:

@@ -43,21 +43,32 @@ _MAX_LINKS: Final = 64
 _MAX_PARENTS: Final = 32
 
 
-def linked_licences(headers: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the targets of the header Link with rel=license, those of RSL left out."""
+def header_statements(headers: Iterable[tuple[str, str]], base: str, page_url: str) -> list[Statement]:
+    """Return what the header Link with rel=license says of a page."""
     values = (value for name, value in headers if name.strip().lower() == "link")
-    return [one.target for value in values for one in licences(value) if not one.is_rsl][:_MAX_LINKS]
+    return [
+        _linked("terms" if one.is_rsl else "page", absolute(one.target, base), page_url, "HTTP Link")
+        for value in values
+        for one in licences(value)
+    ][:_MAX_LINKS]
+
+
+def _linked(about: About, url: str, page_url: str, where: str) -> Statement:
+    """Return the statement of a link to a licence or, with `terms`, to terms for machines."""
+    if about == "terms":
+        return Statement(about, f"page {where}", url, page_url)
+    return Statement(about, "page link" if about == "link" else f"page {where}", url)
 
 
 class PageRights:
     """The statements of one page; `of(image URL, its element)` returns those of an image, encoded."""
 
     def __init__(
-        self, data: bytes, tree: LexborHTMLParser, base: str,
+        self, data: bytes, tree: LexborHTMLParser, base: str, page_url: str,
         metas: Iterable[tuple[str, str]], headers: Iterable[tuple[str, str]],
     ) -> None:  # fmt: skip
-        self._base = base
-        self._page = [Statement("page", "page HTTP Link", self._url(one)) for one in linked_licences(headers)]
+        self._base, self._page_url = base, page_url
+        self._page = header_statements(headers, base, page_url)
         self._images: dict[str, list[Statement]] = {}
         self._scopes: dict[int, list[Statement]] = {}
         self._figures: dict[int, list[Statement]] = {}
@@ -108,6 +119,9 @@ class PageRights:
                     self._place(node, url, about)
 
     def _place(self, node: LexborNode, url: str, of: About) -> None:
+        if of == "terms":
+            self._page.append(_linked(of, url, self._page_url, "rel=license"))
+            return
         where = "link" if of == "link" else "rel=license"
         if about := node.attributes.get("about"):  # RDFa: of what
             self._images.setdefault(_key(self._url(about)), []).append(
@@ -123,7 +137,7 @@ class PageRights:
                 self._figures.setdefault(parent.mem_id, []).append(statement)
                 return
             parent = parent.parent
-        self._page.append(Statement(of, f"page {where}", url))
+        self._page.append(_linked(of, url, self._page_url, where))
 
     def _read_microdata(self, tree: LexborHTMLParser) -> None:
         """Read items of schema.org's ImageObject, and the license of items of the page itself."""
@@ -201,25 +215,27 @@ class PageRights:
 
 def of_links(
     links: Iterable[tuple[str, str, str, str]], metas: Iterable[tuple[str, str]],
-    headers: Iterable[tuple[str, str]], base: str,
+    headers: Iterable[tuple[str, str]], base: str, page_url: str,
 ) -> str:  # fmt: skip
     """Return the statements of a page's links alone, (any, href, rel, type) of each, encoded."""
-    found = [Statement("page", "page HTTP Link", absolute(one, base)) for one in linked_licences(headers)]
+    found = header_statements(headers, base, page_url)
     found += meta_statements(metas)
     for _, href, rel, kind in links:
         if (about := _licensing(href, rel, kind)) and (url := _of_other(href, base)):
-            found.append(Statement(about, "page link" if about == "link" else "page rel=license", url))
+            found.append(_linked(about, url, page_url, "rel=license"))
         if len(found) > _MAX_LINKS:
             break
     return encode(found)
 
 
 def _licensing(href: str, rel: str, kind: str) -> About | Literal[""]:
-    """Return the subject of a link's licence: "page" with rel=license, "link" to Creative Commons, or ""."""
-    if RSL in kind.lower():
-        return ""
+    """Return the subject of a link's licence: "page" or "terms" with rel=license, "link" to Creative Commons,
+    or ""."""
+    is_rsl = RSL in kind.lower()
     if _RELATIONS & set(rel.lower().split()):
-        return "page"
+        return "terms" if is_rsl else "page"
+    if is_rsl:
+        return ""
     return "link" if "creativecommons.org/" in href and identify(href) else ""
 
 

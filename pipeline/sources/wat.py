@@ -136,7 +136,7 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
     if metas:
         images += open_graph(properties, uri, uri, lang)
     if any(image.texts for image in images) and _may_name_terms(data):
-        return _with_rights(images, _response(_parse(data)), uri)
+        return _with_rights(images, _response(_parse(data)), uri, uri)
     return images
 
 
@@ -148,7 +148,7 @@ def _may_name_terms(data: bytes) -> bool:
     return any(word in head for word in _OF_HEAD)
 
 
-def _with_rights(images: list[Image], response: dict[str, Any], base: str) -> list[Image]:
+def _with_rights(images: list[Image], response: dict[str, Any], base: str, uri: str) -> list[Image]:
     html = _get(response, "HTML-Metadata")
     head = _get(html, "Head")
     links = [*_objects(head.get("Link")), *_objects(html.get("Links"))]
@@ -158,7 +158,7 @@ def _with_rights(images: list[Image], response: dict[str, Any], base: str) -> li
             for one in links
             if one.get("path") in ("LINK@/href", "A@/href", "AREA@/href")
         ),
-        _properties(head.get("Metas")), _headers(response), base,
+        _properties(head.get("Metas")), _headers(response), base, uri,
     )  # fmt: skip
     return [image._replace(rights=said) for image in images] if said else images
 
@@ -271,7 +271,7 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
     if opt_out := check_page(metas, headers):
         images = [image._replace(opt_out=scalar(opt_out)) for image in images]
     if any(image.texts for image in images):
-        images = _with_rights(images, response, base)
+        images = _with_rights(images, response, base, uri)
     return images
 
 
