@@ -100,7 +100,7 @@ class _Connection(asyncio.Protocol):
         while b"\r\n\r\n" in self._read:
             head, _, self._read = self._read.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1]
-            if path != b"/robots.txt" and not path.startswith(b"/.well-known/"):
+            if path not in (b"/robots.txt", b"/ai.txt") and not path.startswith(b"/.well-known/"):
                 name = path[1:-4]
                 number = int(name) if name.isdigit() else zlib.crc32(path)
                 picture = self._pictures[number % len(self._pictures)]

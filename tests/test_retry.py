@@ -104,7 +104,7 @@ def retried(web: Server, broken: tuple[Path, Path, set[str]]) -> Path:
 def asked_for(web: Server, start: int) -> set[tuple[str, str]]:
     """Return (host:port, path) of the images asked for since a place in the access log."""
     pairs = {(str(r["host"]), str(r["path"])) for r in web.requests()[start:]}
-    return {pair for pair in pairs if "robots.txt" not in pair[1] and ".well-known" not in pair[1]}
+    return {pair for pair in pairs if not pair[1].startswith(("/robots.txt", "/.well-known", "/ai.txt"))}
 
 
 def places(urls: set[str]) -> set[tuple[str, str]]:

@@ -312,10 +312,9 @@ def crawl_pages(source: str, out: Path, *extra: str) -> Path:
 
 
 def pages_of(site: Site) -> Counter[str]:
-    """Return the requests but for those of robots.txt and other rules."""
-    return Counter(
-        {path: n for path, n in site.asked.items() if "robots.txt" not in path and "/." not in path}
-    )
+    """Return what was asked for but for what says whether it may be."""
+    rules = ("/robots.txt", "/.well-known/tdmrep.json", "/ai.txt")
+    return Counter({path: n for path, n in site.asked.items() if path not in rules})
 
 
 def rows_of(out: Path) -> tuple[set[str], Counter[tuple[str, str, str]]]:
