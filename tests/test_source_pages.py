@@ -312,7 +312,7 @@ def crawl_pages(source: str, out: Path, *extra: str) -> Path:
 
 
 def pages_of(site: Site) -> Counter[str]:
-    """Return what was asked for but for what says whether it may be."""
+    """Return the requests but for those of robots.txt and other rules."""
     rules = ("/robots.txt", "/.well-known/tdmrep.json", "/ai.txt")
     return Counter({path: n for path, n in site.asked.items() if path not in rules})
 
