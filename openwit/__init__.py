@@ -126,6 +126,9 @@ class Sample:
 
         Files are untrusted: any file that is no plain JPEG is decoded in a child process, within limits of
         time and memory.
+
+        >>> next(openwit.open("run").samples()).picture().resize((32, 24)).mode
+        'RGB'
         """
         _require("Sample.picture", "crawl")
         from PIL import Image
@@ -166,16 +169,28 @@ class Dataset:
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """The paths of the .tar files."""
+        """The paths of the .tar files.
+
+        >>> openwit.open("run").shards
+        ('run/shards/00000.tar', 'run/shards/00001.tar')
+        """
         return self._shards
 
     @property
     def manifest(self) -> "Manifest":
-        """The contents of manifest.json, field by field; ValueError for a WebDataset that has no manifest."""
+        """The contents of manifest.json, field by field; ValueError for a WebDataset that has no manifest.
+
+        >>> openwit.open("run").manifest.counts.rejected_by_stage["candidates"]
+        {'language': 13}
+        """
         return self._of_run("manifest")[0]
 
     def samples(self) -> Iterator[Sample]:
-        """Yield the samples in order, without those that were taken down or dropped."""
+        """Yield the samples in order, without those that were taken down or dropped.
+
+        >>> [sample.key for sample in openwit.open("run").samples()][:2]
+        ['000000000', '000000001']
+        """
         from pipeline import dataset
 
         for key, image, captions, row in dataset.samples(self._shards, self._run and self._run[1]):
@@ -187,6 +202,9 @@ class Dataset:
 
         The table is in memory: name the columns you need. `.to_pandas()` makes a data frame of it. ValueError
         for a column that is missing.
+
+        >>> openwit.open("run").table(["caption", "width"]).slice(0, 1).to_pylist()
+        [{'caption': 'a dog number 0', 'width': 128}]
         """
         from pipeline import dataset
 
@@ -196,6 +214,9 @@ class Dataset:
         """Yield the samples whose caption contains this phrase, as a query matches.
 
         text: any words; they need not be in the run's query list. Case does not count.
+
+        >>> [sample.caption for sample in openwit.open("run").query("NUMBER 3")]
+        ['a dog number 3']
         """
         from pipeline.captions.match import Matcher
 
@@ -205,7 +226,11 @@ class Dataset:
         return (one for one in self.samples() if any(map(matcher.match, one.captions)))
 
     def queries(self) -> "pa.Table":
-        """Return query_counts.parquet: matched and kept samples per query. ValueError for a WebDataset."""
+        """Return query_counts.parquet: matched and kept samples per query. ValueError for a WebDataset.
+
+        >>> openwit.open("run").queries().select(["query", "matched", "kept"]).to_pylist()[0]
+        {'query': 'dog', 'matched': 13, 'kept': 13}
+        """
         self._of_run("query list")
         from pipeline import run_folder, schemas
 
@@ -215,6 +240,9 @@ class Dataset:
         """Return the rejected rows (uid, url, stage, reason, detail, ...), or those of one reason.
 
         ValueError for a WebDataset, which has none, and for a word that is no reason (docs/reasons.md).
+
+        >>> openwit.open("run").rejected("language").select(["stage", "reason"]).to_pylist()[0]
+        {'stage': 'candidates', 'reason': 'language'}
         """
         from pipeline import dataset
 

@@ -53,7 +53,14 @@ class Candidate(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An image with its captions; fields only."""
+    """An image with its captions; fields only: the output of `MatchQueries` and `KeepSmallest`.
+
+    >>> texts = [openwit.Candidate("http://example.com/1.jpg", "a red house at the lake")]
+    >>> with beam.Pipeline(runner="FnApiRunner") as p:
+    ...     matched = p | beam.Create(texts) | openwit.MatchQueries("queries.txt")
+    ...     shown = matched["accepted"] | beam.Map(lambda sample: print(sample.uid[:8], sample.url))
+    777d479c http://example.com/1.jpg
+    """
 
     uid: str
     """32 hex digits, of the canonical URL."""
@@ -65,7 +72,16 @@ class Sample(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A sample that was fetched; fields only."""
+    """A sample that was fetched; fields only: the output of `FetchImages`.
+
+    >>> options = openwit.FetchOptions(allow_network=("127.0.0.0/8",))
+    >>> with beam.Pipeline(runner="FnApiRunner") as p:
+    ...     found = p | openwit.ReadCandidates(["urls.csv"])
+    ...     matched = found["accepted"] | openwit.MatchQueries("queries.txt")
+    ...     pictures = matched["accepted"] | openwit.FetchImages(options)
+    ...     shown = pictures["accepted"] | beam.Map(lambda picture: print(picture.captions, picture.width))
+    ['a red house at the lake'] 340
+    """
 
     uid: str
     url: str
@@ -77,7 +93,14 @@ class Picture(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A rejected candidate and its reason; fields only."""
+    """A rejected candidate and its reason; fields only: the second output of each filter.
+
+    >>> texts = [openwit.Candidate("http://example.com/1.jpg", "IMG_0001.jpg")]
+    >>> with beam.Pipeline(runner="FnApiRunner") as p:
+    ...     matched = p | beam.Create(texts) | openwit.MatchQueries("queries.txt")
+    ...     shown = matched["rejected"] | beam.Map(lambda row: print(row.text, row.reason))
+    IMG_0001.jpg file_name
+    """
 
     url: str
     text: str

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 import openwit
-from pipeline import balance, dropped_samples, extras, schemas
+from pipeline import balance, dropped_samples, extras, schemas, transforms
 from tests import eval_models, finished_run, train_shards
 from tests.scenes import jpeg, scene
 
@@ -71,19 +71,39 @@ def test_the_names_are_few_and_documented() -> None:
     assert openwit.__version__
 
 
-@pytest.mark.parametrize("name", [*openwit.__all__, ""])
+TRANSFORMED = ("Sample", "Picture", "Rejected")
+"""Elements of the transforms, which docs/transforms.md names."""
+
+
+def examples_of(one: object, name: str) -> list[doctest.DocTest]:
+    """Return the examples of an object and of its methods, in its module's own names."""
+    names = {"openwit": openwit, "beam": beam}
+    finder = doctest.DocTestFinder(recurse=bool(name))
+    return finder.find(one, name or "openwit", module=inspect.getmodule(one), extraglobs=names)
+
+
+@pytest.mark.parametrize("name", [*openwit.__all__, *(f"transforms.{name}" for name in TRANSFORMED), ""])
 def test_every_name_has_an_example_that_runs(name: str, inside: Path) -> None:
-    one = getattr(openwit, name) if name else openwit
-    source = inspect.getmodule(one)
-    found = doctest.DocTestFinder(recurse=bool(name)).find(
-        one, name or "openwit", module=source, extraglobs={"openwit": openwit, "beam": beam}
-    )
+    kind, _, short = name.rpartition(".")
+    one = getattr(transforms if kind else openwit, short) if name else openwit
+    found = examples_of(one, short)
     tests = [test for test in found if test.examples]
     assert tests or f"openwit.{name}(" in str(openwit.__doc__), "no example"
     for test in tests:
         said: list[str] = []
         result = doctest.DocTestRunner().run(test, out=said.append)
         assert not result.failed, "".join(said)
+
+
+def test_every_public_method_has_an_example() -> None:
+    """Options, whose fields are documented, and Beam's own `expand` need none."""
+    bare = [
+        test.name
+        for one in (openwit.Dataset, openwit.Sample, openwit.Model, openwit.Reader, openwit.Matcher)
+        for test in examples_of(one, one.__name__)
+        if not test.examples and not test.name.rpartition(".")[2].startswith("_")
+    ]
+    assert not bare
 
 
 def test_the_documented_snippets_run_in_order(inside: Path) -> None:

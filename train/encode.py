@@ -44,27 +44,48 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Return the model's name: architecture and step of a training run, else the file's or folder's."""
+        """Return the model's name: architecture and step of a training run, else the file's or folder's.
+
+        >>> openwit.load_model("model", device="cpu").name
+        'model'
+        """
         return self._encoder.name
 
     @property
     def image_size(self) -> int:
-        """Return the side of the square that images are resized and cut to, in pixels."""
+        """Return the side of the square that images are resized and cut to, in pixels.
+
+        >>> openwit.load_model("model", device="cpu").image_size
+        32
+        """
         return self._encoder.size
 
     @property
     def context_length(self) -> int:
-        """Return the most tokens of a text."""
+        """Return the most tokens of a text.
+
+        >>> openwit.load_model("model", device="cpu").context_length
+        77
+        """
         return self._encoder.model.architecture.context_length
 
     @property
     def fingerprint(self) -> str:
-        """Return a digest of weights and vocabulary, hex."""
+        """Return a digest of weights and vocabulary, hex: equal for equal models.
+
+        >>> model = openwit.load_model("model", device="cpu")
+        >>> model.fingerprint == openwit.load_model("model", device="cpu").fingerprint
+        True
+        """
         return self._encoder.fingerprint
 
     @property
     def dims(self) -> int:
-        """Return the length of the vectors."""
+        """Return the length of the vectors.
+
+        >>> openwit.load_model("model", device="cpu").dims
+        64
+        """
         return self._encoder.model.architecture.embed_dim
 
     def encode_image(self, images: Sequence[Picture]) -> Floats:
@@ -72,6 +93,10 @@ class Model:
 
         images: each the bytes of a file, a path, a Pillow image or uint8 [H, W, 3] of RGB. They are resized
         and cut as in `openwit eval`: the shorter side to `image_size`, bicubic, then the centre.
+
+        >>> model = openwit.load_model("model", device="cpu")
+        >>> model.encode_image(["copies/scene/0.jpg"]).shape
+        (1, 64)
         """
         found, batch = [np.zeros((0, self.dims), np.float32)], list[Pixels]()
         with sets.decoders(self.image_size, min(_WORKERS, max(1, len(images)))) as decoders:
@@ -92,7 +117,13 @@ class Model:
         return vectors
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
-        """Return unit vectors float32 [texts, E]; a text longer than the model's context is cut."""
+        """Return unit vectors float32 [texts, E]; a text longer than the model's context is cut.
+
+        >>> model = openwit.load_model("model", device="cpu")
+        >>> images = model.encode_image(["copies/scene/0.jpg", "copies/scene/1.jpg"])
+        >>> (images @ model.encode_text(["a dog", "a boat", "a house"]).T).shape  # cosines
+        (2, 3)
+        """
         if isinstance(texts, str):
             raise ValueError("give a list of texts, not one text")
         if not texts:
@@ -108,6 +139,10 @@ class Model:
 
         classes: names as people say them; templates: sentences with {} for the name, whose mean is taken
         (section 3.1.4 of CLIP's paper).
+
+        >>> model = openwit.load_model("model", device="cpu")
+        >>> model.zero_shot(["copies/scene/0.jpg"], ["dog", "boat"], ["a photo of a {}."]).shape
+        (1, 2)
         """
         one = self._encoder
         spelled = [(name,) for name in classes]
@@ -119,7 +154,9 @@ class Model:
     def for_mteb(self) -> Any:
         """Return the model as an encoder of the package mteb, for MIEB's tasks; ImportError without it.
 
-        Example: mteb.evaluate(model.for_mteb(), mteb.get_benchmark("MIEB(lite)").tasks)
+        >>> import mteb  # doctest: +SKIP
+        >>> model = openwit.load_model("model")  # doctest: +SKIP
+        >>> mteb.evaluate(model.for_mteb(), mteb.get_benchmark("MIEB(lite)").tasks)  # doctest: +SKIP
         """
         from train.mteb_encoder import MtebEncoder
 

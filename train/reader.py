@@ -38,7 +38,12 @@ class Samples(NamedTuple):
     """Bad samples that others stand in for, by reason, and pictures that were `enlarged`."""
 
     def normalised(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the images as CLIP takes them: [B, 3, N, N], mean and deviation removed."""
+        """Return the images as CLIP takes them: [B, 3, N, N], mean and deviation removed.
+
+        >>> batch = next(iter(openwit.Reader(["run"], batch_size=4, image_size=32)))
+        >>> batch.normalised().dtype
+        torch.float32
+        """
         return normalise(self.images, dtype)
 
     def tensors(self) -> list[Tensor]:
@@ -92,7 +97,7 @@ class Reader(IterableDataset[Samples]):
         weights: Sequence[float] = (), drop: Sequence[str] = (), keep: Sequence[str] = (),
         shuffle: int = 131_072, device: str = "cpu", cache: str = "",
     ) -> None:  # fmt: skip
-        """Find and count the samples; ValueError if they cannot be had, or do not divide.
+        """Find and count the samples; ValueError if they cannot be read, or do not divide.
 
         shards, weights, drop, keep, shuffle, crop, cache: as of `openwit train`. batch_size: of all `ranks`,
         of which this is `rank`. workers: processes that decode. device: where the images are wanted; on a
@@ -116,7 +121,11 @@ class Reader(IterableDataset[Samples]):
 
     @property
     def epoch(self) -> int:
-        """Return the epoch of the batch that comes next."""
+        """Return the epoch of the next batch.
+
+        >>> openwit.Reader(["run"], batch_size=4, image_size=32, epochs=2).epoch
+        0
+        """
         return self._shape.epoch_of(self._taken)[0]
 
     def __iter__(self) -> Iterator[Samples]:
@@ -128,11 +137,24 @@ class Reader(IterableDataset[Samples]):
             yield samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far the trainer is: JSON, the same on every rank."""
+        """Return how far the trainer is: JSON, the same on every rank.
+
+        >>> reader = openwit.Reader(["run"], batch_size=4, image_size=32)
+        >>> for batch in reader:
+        ...     break
+        >>> reader.state_dict()["batches"]
+        1
+        """
         return {"batches": self._taken, **self._order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the last batch that was taken; ValueError for a state of another order."""
+        """Continue after the last batch that was taken; ValueError for a state of another order.
+
+        >>> reader = openwit.Reader(["run"], batch_size=4, image_size=32)
+        >>> reader.load_state_dict(reader.state_dict() | {"batches": 2})
+        >>> len(list(reader)), len(reader)
+        (1, 3)
+        """
         changed = [name for name, value in self._order.items() if state.get(name) != value]
         if changed:
             raise ValueError(

@@ -207,7 +207,11 @@ class Matcher:
         self._dict = _DictIndex(joined) if self._index is None else None
 
     def match(self, text: str) -> list[int]:
-        """Return the ids of the queries that occur in `text`, ascending, each once."""
+        """Return the ids of the queries that occur in `text`, ascending, each once.
+
+        >>> openwit.Matcher(["boat", "red boat", "red"]).match("red boats, a boat")
+        [0, 2]
+        """
         if self._published:
             text = _published_text(text)
         if self._index is not None:
