@@ -148,7 +148,7 @@ def refused(path: str, said: str) -> None:
 
 @pytest.mark.parametrize(("module", "said"), [(Reads(), "Too many open files"), (Forever(), "took too long")])
 def test_what_a_program_does_ends_in_its_process(tmp_path, monkeypatch, module, said):
-    monkeypatch.setattr(encoder, "_SECONDS", 20.0 if "long" in said else 120.0)
+    monkeypatch.setattr(encoder, "_SECONDS", 5.0 if "long" in said else 120.0)
     refused(torchscript(tmp_path, module), said)
 
 

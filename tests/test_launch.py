@@ -173,13 +173,13 @@ def at_work(flags: tuple[str, ...], folder: Path, processes: int) -> int:
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Split every stage of a job over four processes of an external worker pool; yields the flags."""
-    with pool.listening(tmp_path_factory.mktemp("pool")) as port, pool.processes(4):
+    """Split every stage of a job over two processes of an external worker pool; yields the flags."""
+    with pool.listening(tmp_path_factory.mktemp("pool")) as port, pool.processes(2):
         yield (*pool.PORTABLE, *pool.flags(port))
 
 
-def test_four_processes_of_a_pool_are_at_work_at_a_time(split: tuple[str, ...], tmp_path: Path) -> None:
-    assert at_work(split, tmp_path / "run", 4) == 4
+def test_two_processes_of_a_pool_are_at_work_at_a_time(split: tuple[str, ...], tmp_path: Path) -> None:
+    assert at_work(split, tmp_path / "run", 2) == 2
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def jobs(
     return root
 
 
-def test_four_processes_of_an_external_pool_give_the_same_files(web: Server, jobs: Path) -> None:
+def test_two_processes_of_an_external_pool_give_the_same_files(web: Server, jobs: Path) -> None:
     for job in COMMANDS:
         run(job, jobs, web.web, jobs / "alone", "--workers", "1")
         found, expected = written(job, jobs / "split"), written(job, jobs / "alone")

@@ -120,7 +120,7 @@ edges = st.text(
 
 @given(st.lists(phrase | edges | any_text, max_size=12), phrase | edges | any_text)
 @example(["a-b", "-", "a"], "--a---b-'' a-b")
-@example(["a " * 3000, "a"], "a " * 3000)
+@example(["a " * 1100, "a"], "a " * 1100)  # the table of steps grows once
 def test_the_c_module_and_python_answer_alike(queries: list[str], text: str) -> None:
     ours, plain = Matcher(queries), in_python(queries)
     for one in (text, *queries, f"{text} {' '.join(queries)}"):

@@ -127,7 +127,9 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
         if b'"HTML-Metadata"' not in data:  # two of three records: a request, or the crawler's own notes
             return []
         parts = data.split(_IMG_VALUE)
-        metas, header = _metas(parts)
+        links = parts[0].find(b'"Links":[')
+        head = parts[0][: max(links, 0)].lower()
+        metas, header = _metas(parts, links, head)
         properties = _properties(metas)
         lang = _language(metas, properties, [("content-language", header)]) if metas or header else ""
         images = _link_images(parts, uri, lang)
@@ -135,16 +137,19 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
         return parsed_images(data, uri)
     if metas:
         images += open_graph(properties, uri, uri, lang)
-    if any(image.texts for image in images) and _may_name_terms(data):
+    if any(image.texts for image in images) and _may_name_terms(data, head):
         return _with_rights(images, _response(_parse(data)), uri, uri)
     return images
 
 
-def _may_name_terms(data: bytes) -> bool:
-    """Return whether a page's links, <meta> or headers may speak of its terms: few do."""
+def _may_name_terms(data: bytes, head: bytes) -> bool:
+    """Return whether a page's links, <meta> or headers may speak of its terms: few do.
+
+    head: lower-cased, up to the links; nothing where the links do not precede the first image.
+    """
     if any(word in data for word in _LICENSING):
         return True
-    head = data[: max(data.find(b'"Links":['), 0)].lower()
+    head = head or data[: max(data.find(b'"Links":['), 0)].lower()
     return any(word in head for word in _OF_HEAD)
 
 
@@ -156,22 +161,23 @@ def _with_rights(images: list[Image], response: dict[str, Any], base: str, uri: 
         (
             (_text(one["path"]), _text(one.get("url")), _text(one.get("rel")), _text(one.get("type")))
             for one in links
-            if one.get("path") in ("LINK@/href", "A@/href", "AREA@/href")
+            # Nothing else in a link says a licence; most pages have hundreds.
+            if ("rel" in one or "creativecommons.org/" in _text(one.get("url")))
+            and one.get("path") in ("LINK@/href", "A@/href", "AREA@/href")
         ),
         _properties(head.get("Metas")), _headers(response), base, uri,
     )  # fmt: skip
     return [image._replace(rights=said) for image in images] if said else images
 
 
-def _metas(parts: list[bytes]) -> tuple[list[dict[str, Any]], str]:
+def _metas(parts: list[bytes], links: int, said: bytes) -> tuple[list[dict[str, Any]], str]:
     """Parse Head.Metas if og:image or a language is named there, and the header Content-Language.
 
-    LookupError for a <base>, for a possible opt-out of the page, or where that cannot be told.
+    links: where they start in the first part, or -1; said: what precedes them, lower-cased. LookupError for
+    a <base>, for a possible opt-out of the page, or where that cannot be told.
     """
     first = parts[0]
-    links = first.find(b'"Links":[')
     head = first.find(b'"HTML-Metadata":{"Head":{', 0, max(links, 0))
-    said = first[: max(links, 0)].lower()
     if head < 0 or first[links - 2 : links] != b"},":
         return _scattered_metas(parts, said, head)
     # As Common Crawl writes it: headers, all of Head, then the links; so Head is in `said`.
