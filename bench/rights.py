@@ -4,7 +4,8 @@
     python -m bench.rights --images 500 --rounds 1
 
 The same list is crawled over http from one loopback server, 50 images to a site, by turns in each way, and
-the CPU time of all processes but the server's counts. Half of the pictures have XMP with a licence, a fifth a
+the CPU time of all processes but the server's counts; that of a list of one site is taken off, as the cost of
+the command itself. Half of the pictures have XMP with a licence, a fifth a
 C2PA manifest. `off` asks for robots.txt alone and judges no signal; the pictures' statements of their terms
 are read in every way, and timed by themselves below the table. `honoured` is the default. `everything` signs
 each request and the manifest as well, drops synthetic pictures, masks contacts in captions and adds each
@@ -59,10 +60,10 @@ def _with_manifest(data: bytes) -> bytes:
     return data[:2] + b"\xff\xeb" + (2 + len(head) + len(store)).to_bytes(2, "big") + head + store + data[2:]
 
 
-def crawl(folder: Path, name: str, *flags: str) -> Usage:
-    """Crawl the list by a command of its own."""
+def crawl(folder: Path, name: str, source: str, *flags: str) -> Usage:
+    """Crawl a list by a command of its own."""
     line = [
-        "crawl", "--preset", "img2dataset", "--source", str(folder / "urls.txt"), "--out",
+        "crawl", "--preset", "img2dataset", "--source", str(folder / source), "--out",
         str(folder / name), "--workers", "1", "--host-delay", "0", "--allow-network", "127.0.0.0/8", *flags,
     ]  # fmt: skip
     return measure([sys.executable, "-m", "beam_job", *line], log=folder / f"{name}.log")
@@ -91,11 +92,14 @@ def main() -> int:
         own = pictures()
         cpu: dict[str, list[float]] = {way: [] for way in ways}
         with serve(own, folder, -(-given.images // SITE_IMAGES), "http") as port:
-            (folder / "urls.txt").write_text("\n".join(urls(given.images, port, "http")) + "\n")
+            listed = urls(given.images, port, "http")
+            (folder / "all.txt").write_text("\n".join(listed) + "\n")
+            (folder / "few.txt").write_text("\n".join(listed[:SITE_IMAGES]) + "\n")
             for turn in range(given.rounds):
                 for way, flags in ways.items():
-                    used = crawl(folder, f"{way}-{turn}", *flags)
-                    cpu[way].append(1e3 * used.cpu_s / given.images)
+                    start = crawl(folder, f"{way}-{turn}-few", "few.txt", *flags)
+                    used = crawl(folder, f"{way}-{turn}", "all.txt", *flags)
+                    cpu[way].append(1e3 * (used.cpu_s - start.cpu_s) / (given.images - SITE_IMAGES))
         off = statistics.median(cpu["off"])
         rows = [
             (way, f"{statistics.median(found):.2f}", f"{min(found):.2f} to {max(found):.2f}",

@@ -130,12 +130,12 @@ def test_the_drafts_examples(first: str) -> None:
 @pytest.mark.parametrize(
     ("value", "preference"),
     [
-        ("train-ai=n", True),  # -attach, section 1.2: a header and a line of robots.txt
-        ("train-ai=y, search=n", False),  # -vocab, section 6
-        # Section 6.6.1: unknown, by the last value of each key, which are no tokens. Here a `y` allows; both
-        # let the image be fetched.
+        ("train-ai=n", True),  # -attach, Examples: a header, a line of robots.txt
+        ("train-ai=y, search=n", False),  # -vocab, Exemplary Serialization Format
+        # Multiple Preferences: unknown, by the last value of each key, which is no token. Here a `y` allows;
+        # both let the image be fetched.
         ('train-ai=y, train-ai, search=n, search="n"', False),
-        ("train-ai;allow=n, train-ai=y", False),  # section 6.6.2: parameters say nothing
+        ("train-ai;allow=n, train-ai=y", False),  # Preference Parameters: they say nothing
         ('train-ai;has;parameters="?"', None), ('train-ai;has;parameters="?";', None),
         ("search=n", None), ("", None),
         # By the draft the last value of a key counts, and a key in capitals is none; here the no stands.
@@ -152,11 +152,11 @@ def test_the_vocabularys_examples(value: str, preference: bool | None) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "refused"),
-    [("n", "y", True), ("y", "n", True), ("n", "n", True), ("y", "y", False), ("y", "", False), ("n", "", True),
-     ("", "", False)],
+    [("n", "y", True), ("y", "n", True), ("n", "n", True), ("n", "", True),
+     ("y", "y", False), ("y", "", False), ("", "", False)],
 )  # fmt: skip
 def test_statements_combine_to_the_strictest(first: str, second: str, refused: bool) -> None:
-    """draft-ietf-aipref-vocab, section 5.1: any no is a no, whichever of two statements it is."""
+    """draft-ietf-aipref-vocab, Combining Preferences: any no is a no, whichever of two statements it is."""
     one, other = (f"train-ai={value}" if value else "search=n" for value in (first, second))
     headers = [("Content-Usage", one), ("Content-Usage", other)]
     assert (optout.check_headers(headers) is not None) is refused
