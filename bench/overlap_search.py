@@ -7,10 +7,11 @@ differ by the odd bits and six more, as those of photographs; references are mem
 the job. "Scan" is the search by hashes at radius 100, for which faiss is called once for each of both.
 "Second look" is the cost of the similarity of a pair within the radius, at radius 103: as many random pairs
 lie within that as photographs' within 100; one in 30 stays, as of photographs. "Plain" is the route without
-the C kernel. --avx2 takes AVX-512 from the kernel, not from faiss. Of globs of photographs the hits are
-compared with those of the plain route, each photograph against all views of all. faiss's IndexBinaryMultiHash
-is exact up to radius 31 with 16 bits a hash and one flip. A learned detector's vectors are compared with
-faiss's IndexFlatIP at 100,000.
+the C kernel. --device cuda measures the search by torch there instead, and compares its hits with the
+kernel's; it needs no faiss. --avx2 takes AVX-512 from the kernel, not from faiss. Of globs of photographs the
+hits are compared with those of the plain route, each photograph against all views of all. faiss's
+IndexBinaryMultiHash is exact up to radius 31 with 16 bits a hash and one flip. A learned detector's vectors
+are compared with faiss's IndexFlatIP at 100,000.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import cv2
-import faiss
 import numpy as np
 
 from bench.tables import show
@@ -106,6 +106,8 @@ def hashes(count: int) -> Iterator[tuple[str, ...]]:
         )
         colours = centres(count if count <= SEARCH_LIMIT else 0).astype(np.int8)
         both = np.stack([described.hashes, described.mirrored_hashes])
+        import faiss
+
         flat = faiss.IndexBinaryFlat(256)
         flat.add(references)
 
@@ -196,6 +198,8 @@ def centred(rng: np.random.Generator) -> Callable[[int], np.ndarray]:
 
 
 def multi_hash(references: np.ndarray, queries: np.ndarray) -> float:
+    import faiss
+
     index = faiss.IndexBinaryMultiHash(256, 16, 16)
     index.nflip = 1
     index.add(references)
@@ -236,6 +240,8 @@ def photographs(patterns: list[str]) -> None:
 
 def floats() -> tuple[str, ...]:
     """Measure float vectors, 100,000 references of 256 dimensions; return the table's row."""
+    import faiss
+
     rng = np.random.default_rng(0)
     references, queries = (rng.normal(size=(n, 256)).astype(np.float32) for n in (100_000, 512))
     queries[::2] = references[:256] + 0.7 * queries[::2]
@@ -256,21 +262,31 @@ def on_device(device: str, count: int) -> None:
 
     rng = np.random.default_rng(count)
     hashes = rng.integers(0, 256, (count, 32), np.uint8)
-    centres = centred(rng)
-    colours, queries = centres(count).astype(np.int8), planted(hashes, 256, rng)
-    described = Descriptors(queries, mirror_images(queries, rng), centres(256), np.full(256, 100, np.uint8))
+    centres, shown = centred(rng), 1_024
+    colours, queries = np.resize(centres(1 << 16).astype(np.int8), (count, 256)), planted(hashes, shown, rng)
+    described = Descriptors(
+        queries, mirror_images(queries, rng), centres(shown), np.full(shown, 100, np.uint8)
+    )
     whitening = Whitening(np.zeros(256, np.float32), np.ones(256, np.float32))
     references = References(hashes, colours, 1, DeviceReferences(hashes, colours, device))
-    spent, hits = [], []
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    spent = []
     for _ in range(3):
         start = time.perf_counter()
-        hits = search.search(described, references, whitening)
+        search.search(described, references, whitening)
         spent.append(time.perf_counter() - start)
-    expected = search.search(described, references._replace(device=None), whitening)
+    few = take(described, slice(0, 128))
+    hits = search.search(few, references, whitening)
+    start = time.process_time()
+    expected = search.search(few, references._replace(device=None), whitening)
+    kernel = len(few.hashes) / (time.process_time() - start)
     same = all(np.array_equal(a, b) for a, b in zip(hits, expected, strict=True))
     print(
-        f"torch on {device}: {len(queries) / min(spent):,.1f} pictures/s by the clock among {count:,} "
-        f"references, {'the same' if same else 'OTHER'} hits"
+        f"torch on {name}: {shown / min(spent):,.1f} pictures/s by the clock among {count:,} references, the "
+        f"kernel on one core {kernel:,.1f}; {len(hits.query):,} hits, {'the same' if same else 'OTHERS'}",
+        flush=True,
     )
 
 
@@ -280,12 +296,16 @@ def main() -> None:
     )
     parser.add_argument("--references", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 20_000_000])
     parser.add_argument("--avx2", action="store_true", help="use what processors without AVX-512 do")
-    parser.add_argument(
-        "--device", help="cuda, or cpu to try it: also search by torch, in seconds of the clock"
-    )
+    parser.add_argument("--device", help="cuda, or cpu to try it: search by torch alone, by the clock")
     parser.add_argument("--photos", nargs="*", default=[], help="globs of photographs to compare hits on")
     args = parser.parse_args()
-    search.use_one_thread()
+    if args.device:
+        for count in args.references:
+            on_device(args.device, count)
+        return
+    import faiss
+
+    faiss.omp_set_num_threads(1)
     if args.avx2:
         scan = search._kernels.scan
         search._kernels = SimpleNamespace(LEVEL=1, scan=lambda *given: scan(*given, 1))
@@ -299,8 +319,6 @@ def main() -> None:
     )  # fmt: skip
     if args.photos:
         photographs(args.photos)
-    if args.device:
-        on_device(args.device, args.references[-1])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ webdataset, Pillow, RandomResizedCrop, float normalisation, SimpleTokenizer. Wit
 its figure is null. --peers: other loaders (`bench.loader_peers`), each with the paper's crop, uint8 and our
 tokenizer, by Pillow as their users do it and by our decoding. `--photos`: a folder of JPEGs, by default the
 sample data beside the checkout.
+
+    python -m bench.train_loader --device cuda [--workers 16] [--batch 2048]
+
+measures the trainer's own batches instead: on the device, resized there, by the clock.
 """
 
 import argparse
@@ -15,11 +19,13 @@ import functools
 import io
 import itertools
 import json
+import os
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -83,6 +89,41 @@ def ours(shard: Path, size: int, crop: str, on_device: bool = False) -> Iterator
     )
     for item in itertools.count():
         yield len(pieces[item].lengths)
+
+
+def on_device(shard: Path, size: int, options: argparse.Namespace) -> dict[str, float]:
+    """Return pictures a second, resized and on the device, and the CPU time of this process for each."""
+    import torch
+
+    from train import shard_sources
+    from train.cache import Cache
+    from train.data import Pieces, Shape, load
+    from train.sampler import Sampler
+    from train.tokenizer import Tokenizer, installed_vocabulary
+
+    cache, device = Cache(), torch.device(options.device)
+    sampler = Sampler(shard_sources.resolve([str(shard)] * 32, (), (), (), cache), 0, 100_000)
+    shape = Shape(batch=options.batch, ranks=1, rank=0, accumulate=1, epochs=sampler.epochs)
+    vocabulary = installed_vocabulary()
+    tokenizer = Tokenizer.load(vocabulary) if vocabulary else Tokenizer([])
+    pieces = Pieces(sampler, shape, tokenizer, size, "paper", cache, on_device=True)
+
+    def taken(batches: Iterator[Any], seconds: float) -> tuple[int, float, float]:
+        count, began, cpu = 0, time.perf_counter(), time.process_time()
+        while time.perf_counter() - began < seconds:
+            count += len(next(batches).micro[0][0])
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        return count, time.perf_counter() - began, time.process_time() - cpu
+
+    batches = load(pieces, 0, 1_000_000, options.workers, device)
+    taken(batches, options.seconds)
+    count, seconds, cpu = taken(batches, options.seconds)
+    return {
+        "workers": options.workers, "images_per_second": round(count / seconds, 1),
+        "images_per_second_and_worker": round(count / seconds / options.workers, 1),
+        "microseconds_of_the_trainer_an_image": round(cpu / count * 1e6, 1),
+    }  # fmt: skip
 
 
 def finished(size: int, *, is_pillow: bool) -> loader_peers.Finish:
@@ -153,6 +194,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", action="store_true", help="beside other loaders, where they are installed")
+    parser.add_argument("--device", help="cuda, or cpu to try it: batches on the device, by the clock")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="with --device")
+    parser.add_argument("--batch", type=int, default=2_048, help="with --device")
     options = parser.parse_args()
     import torch
 
@@ -162,6 +206,10 @@ def main() -> None:
         for shorter in options.shorter:
             shard = Path(folder) / f"{shorter}.tar"
             size_kb = write_shard(options.photos, shorter, shard)
+            if options.device:
+                found = on_device(shard, options.size, options)
+                results.append({"shorter": shorter, "kb": round(size_kb, 1), options.device: found})
+                continue
             paths: dict[str, Callable[[], Iterator[int]]] = {
                 f"ours/{crop}": functools.partial(ours, shard, options.size, crop)
                 for crop in ("paper", "crop", "random-resized")

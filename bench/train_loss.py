@@ -2,9 +2,9 @@
 
     python -m bench.train_loss [--batches 1024 4096 ...] [--device cuda|cpu] [--width 512]
 
-Forward and backward, features in float32 (TF32 on a GPU). Memory is counted on top of the features: on a GPU
-the allocator's peak, on a CPU the growth of a fresh process's peak. Plain cross-entropy, which keeps the
-matrix in both directions, is measured up to --plain-limit.
+Forward and backward, features in float32 (TF32 on a GPU), each size warmed up on a GPU. Memory is counted on
+top of the features: on a GPU the allocator's peak, on a CPU the growth of a fresh process's peak. Plain
+cross-entropy, which keeps the matrix in both directions, is measured up to --plain-limit.
 """
 
 import argparse
@@ -33,8 +33,9 @@ def measure(kind: str, batch: int, width: int, device: str) -> dict[str, float]:
         F.normalize(torch.randn(batch, width, device=device), dim=1).requires_grad_() for _ in range(2)
     ]
     scale = torch.tensor(20.0, device=device, requires_grad=True)
-    loss(features[0][:64], features[1][:64], scale).backward()  # warm up
     cuda = device == "cuda"
+    warm = batch if cuda else 64
+    loss(features[0][:warm], features[1][:warm], scale).backward()
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -54,9 +55,9 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def _in_process(arguments: tuple[str, int, int, str]) -> dict[str, float]:
+def _in_process(kind: str, batch: int, width: int, device: str) -> dict[str, float]:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+        return pool.apply(measure, (kind, batch, width, device))
 
 
 def main() -> None:
@@ -71,14 +72,16 @@ def main() -> None:
     parser.add_argument("--plain-limit", type=int, default=32768)
     parser.add_argument("--width", type=int, default=512)
     options = parser.parse_args()
+    run = measure if options.device == "cuda" else _in_process
     rows = []
     for batch in options.batches:
         row: dict[str, object] = {"batch": batch}
         for kind in ["ours", "plain"]:
             if kind == "ours" or batch <= options.plain_limit:
-                row[kind] = _in_process((kind, batch, options.width, options.device))
+                row[kind] = run(kind, batch, options.width, options.device)
         rows.append(row)
-    print(json.dumps({"bench": "train_loss", "device": options.device, "results": rows}, indent=1))
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    print(json.dumps({"bench": "train_loss", "device": device, "results": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python -m bench.train_step --models ViT-B-32 --batches 32768 --accumulate 8 --only ours
 
     PYTHONPATH=OPEN_CLIP/src python -m bench.train_step --bucketed --captions FILE [--batches 16] [--steps 8]
+                                                        [--pool 2048]
 
 A step is forward, loss, backward, AdamW and the scale's clamp, in bf16 autocast on a GPU. Pictures are random
 and on the device beforehand (ours as uint8, open_clip's normalised in float32, which spares it that work).
@@ -11,8 +12,9 @@ Captions are real with --captions (one a line), else of random lengths with the 
 packs them, open_clip pads to 77. MFU counts three forward passes' FLOPs of the tokens that each computes.
 
 With --bucketed, open_clip's main branch takes text of variable length from its length bucketing at its best:
-batches of neighbours in a sorted pool of 2,048 captions, each padded to its longest. Ours takes batches as
-they come. Steps of both have other captions each time, and are averaged.
+batches of neighbours in a sorted pool of 2,048 captions (its default; --pool), each padded to its longest.
+Ours takes batches as they come. Steps of all have other captions each time, and are averaged. What
+fails is reported with its error, and the others are measured.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import itertools
 import json
 import random
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,16 +61,16 @@ def token_lists(path: Path | None, count: int) -> tuple[list[list[int]], str]:
     return [[49406, *rng.integers(512, 49000, n).tolist(), 49407] for n in lengths], "random lengths"
 
 
-def bucketed_tokens(lengths: list[int], batch: int) -> float:
+def bucketed_tokens(lengths: list[int], batch: int, size: int) -> float:
     """Return to how many tokens open_clip's length bucketing pads a caption, in batches of one process.
 
-    As it is by default: pools are sorted and cut in runs of CHUNK, which are shuffled; batches of several
-    runs are as long as the longest of them.
+    As it is by default, with pools of `size`: they are sorted and cut in runs of CHUNK, which are shuffled;
+    batches of several runs are as long as the longest of them.
     """
     rng, order = random.Random(0), list[int]()
-    for start in range(0, len(lengths) - POOL + 1, POOL):
-        pool = sorted(lengths[start : start + POOL])
-        chunks = [pool[i : i + CHUNK] for i in range(0, POOL, CHUNK)]
+    for start in range(0, len(lengths) - size + 1, size):
+        pool = sorted(lengths[start : start + size])
+        chunks = [pool[i : i + CHUNK] for i in range(0, size, CHUNK)]
         rng.shuffle(chunks)
         order += itertools.chain(*chunks)
     starts = range(0, len(order) - batch + 1, batch)
@@ -181,7 +184,7 @@ def bench(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one model."""
     size = ARCHITECTURES[name].image_size
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=options.device)
-    ids, origin = token_lists(options.captions, max(batch, POOL) if options.bucketed else batch)
+    ids, origin = token_lists(options.captions, max(batch, options.pool) if options.bucketed else batch)
     texts = spread(ids, batch, options.steps) if options.bucketed else [ids]
     near = spread(sorted(ids, key=len), batch, options.steps) if options.bucketed else []
     lengths = np.array([len(tokens) for tokens in itertools.chain(*texts)])
@@ -191,11 +194,22 @@ def bench(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
         if options.compile:
             makers["open_clip_compiled"] = lambda: open_clip_step(name, pixels, texts, options, True)
         if options.bucketed:
-            makers["open_clip_bucketed"] = lambda: open_clip_step(name, pixels, near, options, False, True)
-    steps = {kind: make() for kind, make in makers.items() if kind in options.only}
+            makers["open_clip_bucketed"] = lambda: open_clip_step(
+                name, pixels, near, options, options.compile, True
+            )
+    steps, losses, memory, warming = dict[str, Step](), dict[str, float](), {}, {}
+    for kind, make in makers.items():
+        if kind in options.only:
+            began = time.perf_counter()
+            try:
+                step = make()
+                losses[kind] = [float(step()) for _ in range(options.warm)][-1]
+            except Exception as error:  # noqa: BLE001 - of a device or a version that it does not know
+                traceback.print_exc()
+                warming[kind] = f"{type(error).__name__}: {error}"[:500]
+                continue
+            steps[kind], warming[kind] = step, round(time.perf_counter() - began, 1)
     times: dict[str, list[float]] = {kind: [] for kind in steps}
-    losses = {kind: [float(step()) for _ in range(options.warm)][-1] for kind, step in steps.items()}
-    memory = {}
     for _ in range(options.steps):
         for kind, step in steps.items():
             if options.device == "cuda":
@@ -207,6 +221,7 @@ def bench(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "model": name, "batch": batch, "accumulate": options.accumulate, "captions": origin,
         "tokens_mean": round(float(lengths.mean()), 2), "losses": losses, "peak_gb": memory,
+        "seconds_to_warm": warming,
     }  # fmt: skip
     architecture = ARCHITECTURES[name]
     for kind, taken in times.items():
@@ -217,6 +232,7 @@ def bench(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
             tokens = (lengths.sum() / per, (lengths**2).sum() / per)
         elif kind == "open_clip_bucketed":
             longest = np.array([max(map(len, rows)) for rows in near])
+            result["tokens_bucketed"] = round(float(longest.mean()), 2)
             tokens = (batch * longest.mean(), batch * (longest**2).mean())
         work = 3 * (batch * flops.image_flops(architecture) + flops.text_flops(architecture, *tokens, batch))
         result[kind] = {"step_seconds": round(median, 4), "samples_per_second": round(batch / median, 1)}
@@ -239,6 +255,7 @@ def main() -> None:
         "--compile", action=argparse.BooleanOptionalAction, default=None, help="yes on a GPU, no on a CPU"
     )
     parser.add_argument("--bucketed", action="store_true", help="open_clip's main: text of variable length")
+    parser.add_argument("--pool", type=int, default=POOL, help="captions that open_clip sorts together")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--captions", type=Path)
@@ -251,9 +268,11 @@ def main() -> None:
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     report = {"bench": "train_step", "device": device, "torch": torch.__version__, "results": []}
     if options.bucketed:
-        lengths = [len(tokens) for tokens in token_lists(options.captions, 4 * POOL)[0]]
+        lengths = [len(tokens) for tokens in token_lists(options.captions, 4 * options.pool)[0]]
         report["tokens"] = float(np.mean(lengths))
-        report["bucketed_tokens"] = {n: bucketed_tokens(lengths, n) for n in (16, 128, 256, 512, 1024, 2048)}
+        report["bucketed_tokens"] = {
+            n: bucketed_tokens(lengths, n, options.pool) for n in (16, 128, 256, 512, 1024, 2048)
+        }
     for name, batch in zip(options.models, options.batches, strict=True):
         report["results"].append(bench(name, batch, options))
         text = json.dumps(report, indent=1)

@@ -15,7 +15,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import faiss  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
@@ -130,6 +129,8 @@ def within(queries: npt.NDArray[np.uint8], references: npt.NDArray[np.uint8], ra
     assert queries.flags.c_contiguous and references.flags.c_contiguous
     if not len(queries) or not len(references):
         return PairsWithin(*(np.zeros(0, np.int64) for _ in range(3)))
+    import faiss  # type: ignore[import-untyped, unused-ignore]
+
     found = faiss.RangeSearchResult(len(queries))
     # The function behind IndexBinaryFlat, called on the arrays where they are: the index would copy them.
     faiss.hamming_range_search(  # type: ignore[attr-defined, unused-ignore]
@@ -147,7 +148,10 @@ def within(queries: npt.NDArray[np.uint8], references: npt.NDArray[np.uint8], ra
 
 def use_one_thread() -> None:
     """Keep faiss to one thread in this process: workers are as many as cores already."""
-    faiss.omp_set_num_threads(1)
+    if _kernels is None:
+        import faiss  # type: ignore[import-untyped, unused-ignore]
+
+        faiss.omp_set_num_threads(1)
 
 
 def warn_without_kernel() -> None:

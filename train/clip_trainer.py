@@ -38,7 +38,7 @@ class OnPixels(nn.Module):
 
 def compile_blocks(model: CLIP) -> None:
     """Compile block by block: all blocks of a tower are alike, so little is compiled and soon."""
-    packing.keep_out_of_graphs()
+    packing.prepare_to_compile()
     for module in model.modules():
         if isinstance(module, Transformer):
             for block in module.resblocks:

@@ -109,7 +109,7 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
     except ImportError:  # torch < 2.10
         return None
     kernel: Callable[..., Tensor] = varlen.varlen_attn
-    # The causal mask was `is_causal` up to torch 2.11 and is a window since.
+    # The causal mask was `is_causal` in torch 2.10 and is a window since.
     if "is_causal" in inspect.signature(kernel).parameters:
         return functools.partial(kernel, is_causal=True)
     return functools.partial(kernel, window_size=(-1, 0))
@@ -130,11 +130,13 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, text: PackedText) -> Tenso
     return _bucketed_attention(q, k, v, text)
 
 
-def keep_out_of_graphs() -> None:
-    """Let compiled code call bucketed attention as it is."""
+def prepare_to_compile() -> None:
+    """Let compiled code call the kernel that there is, and bucketed attention as it is."""
     # Every batch has other bucket shapes: compiling them would never end. No decorator, for commands that
     # compile nothing: the compiler takes as long to import as all else of torch.
-    global _bucketed_attention
+    global _bucketed_attention, _varlen_kernel
+    kernel = _varlen_kernel()  # the compiler follows a call of it, and not the import that finds it
+    _varlen_kernel = lambda: kernel  # type: ignore[assignment]  # noqa: E731
     _bucketed_attention = torch.compiler.disable(_bucketed_attention)  # type: ignore[no-untyped-call]
 
 
