@@ -122,7 +122,7 @@ beside detector 120 "$PYTHON" -m bench.detector_gpu --device $device
 LINES_OF=26 beside loader 100 taskset -c "$(($(nproc) - 1))" "$PYTHON" -m bench.train_loader "${photos[@]}" --seconds 4
 wait
 echo "== beside each other: $SECONDS s"
-LINES_OF=60 section step 70 "${stepping[@]}" "${step[@]}" "${timed[@]}" --out "$out/step.json"
+LINES_OF=60 section step 100 "${stepping[@]}" "${step[@]}" "${timed[@]}" --out "$out/step.json"
 LINES_OF=12 section loss 40 "$PYTHON" -m bench.train_loss --device $device --batches "${losses[@]}"
 LINES_OF=40 section train 110 "$PYTHON" -m bench.train_restart "$work/train" "${pictures[@]}" "${training[@]}"
 LINES_OF=4 section search 60 "$PYTHON" -m bench.overlap_search --device $device --references "${searched[@]}"
