@@ -25,7 +25,7 @@ from bench.tables import show
 from dedup import search, training_set
 from dedup.decode_images import decode_jpeg
 from dedup.detector import augment, detector_file
-from dedup.detector.train import proxy_accuracy
+from dedup.detector.train import proxy_accuracy, views_of
 from dedup.distortions import DISTORTIONS
 from dedup.same_picture import features, verify
 from pipeline.data import views
@@ -185,10 +185,8 @@ def main() -> None:
     results.append((f"candidates at 1e-06, of {len(some)}", limit, candidates))
     results.append((f"verified, of {len(some)}", limit, kept))
     everything = [*sources, *negatives][:PROXY]
-    made = [
-        augment.pair(rgb, detector.side, np.random.default_rng([n, 1])) for n, rgb in enumerate(everything)
-    ]
-    first, second = (detector.network.embed(np.stack(column)) for column in zip(*made, strict=True))
+    pairs_of_views = views_of([augment.source(rgb, detector.side) for rgb in everything], detector.side)
+    first, second = (detector.network.embed(part.numpy()) for part in pairs_of_views)
     accuracy = proxy_accuracy(torch.from_numpy(first), torch.from_numpy(second))
 
     show(

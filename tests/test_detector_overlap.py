@@ -27,12 +27,13 @@ def detector(path: Path, steps: int) -> None:
     torch.set_num_threads(1)
     background = np.stack([squeeze(scene(n), 64) for n in range(2000, 2100)])
     network = DetectorNetwork(SMALL).initialise(0, torch.from_numpy(background[:32]))
-    pictures = [scene(n, 96, 128) for n in range(1000, 1240)] if steps else []
+    made = [augment.source(scene(n, 96, 128), 64) for n in range(1000, 1240 if steps else 1002)]
+    pictures, aspects = torch.from_numpy(np.stack([rgb for rgb, _ in made])), np.float32([a for _, a in made])
     on_pairs, optimizer = OnPairs(network), torch.optim.AdamW(network.parameters(), lr=3e-3)
     for step in range(steps):
         rng = np.random.default_rng(step)
-        views = [augment.pair(pictures[n], 64, rng) for n in rng.permutation(len(pictures))[:32]]
-        first, second = (torch.from_numpy(np.stack(column)) for column in zip(*views, strict=True))
+        chosen = rng.permutation(len(pictures))[:32]
+        first, second = augment.pair(pictures[chosen], aspects[chosen], 64, rng)
         optimizer.zero_grad()
         contrastive_loss(*on_pairs(first, second)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5)

@@ -36,7 +36,7 @@ class DetectorTrainConfig(RunConfig):
     """Lines of the help."""
 
     recipes = RECIPES
-    semantic = (*RunConfig.semantic, "samples")
+    semantic = (*RunConfig.semantic, "samples", "entropy")
 
     out: str
     """Folder of the training run: checkpoints/, metrics.jsonl, config.toml and detector.safetensors."""
@@ -48,6 +48,8 @@ class DetectorTrainConfig(RunConfig):
     """Photographs of a step over all processes, each in two views."""
     grad_clip: float | None = 5.0
     """Clip the gradient's norm: without batch norm it has peaks."""
+    entropy: float = 0.0
+    """Weight of a term that spreads descriptors evenly, so that one threshold fits more pictures (SSCD)."""
     eval: Paths = ()
     """NAME=PATH of photographs that are not trained on: how often a view finds its other view among them."""
 
@@ -60,6 +62,8 @@ class DetectorTrainConfig(RunConfig):
         """Raise ValueError for options that contradict each other."""
         super().__post_init__()
         self.refuse_not_positive("samples")
+        if self.entropy < 0:
+            raise ValueError("--entropy must not be negative")
         if self.background < 16:
             raise ValueError("--background must be at least 16 images")
         named_sets.parse_all(self.eval)

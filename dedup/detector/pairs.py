@@ -1,4 +1,4 @@
-"""Feed the detector: workers decode photographs and make two views of each."""
+"""Feed the detector: workers decode photographs, of which the device makes two views each."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dedup.detector import augment
-from pipeline.data.views import inner
 from train import image_transforms
 from train.cache import Cache
 from train.data import SampleDataset, Shape, key_of, to_device, total
@@ -21,29 +20,33 @@ _LEAST_SIDE = 16
 
 
 class PairPiece(NamedTuple):
-    """Hold P photographs' views: uint8 [P, N, N, 3] twice; int64 [P] keys of their uids."""
+    """Hold P photographs: uint8 [P, S, S, 3]; width per height, float32 [P]; int64 [P] keys of their uids."""
 
-    first: Tensor
-    second: Tensor
+    photographs: Tensor
+    aspects: augment.F32
     uids: Tensor
     counts: dict[str, int]
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Hold one rank's step on its device: micro-batches of both views; `uids`: int64 [B]."""
+    """Hold one rank's step.
 
-    micro: list[tuple[Tensor, Tensor]]
+    `micro`: photographs of each micro-batch, uint8 [M, S, S, 3] on the device, and their width per height,
+    float32 [M]; `uids`: int64 [B].
+    """
+
+    micro: list[tuple[Tensor, augment.F32]]
     uids: Tensor
     counts: Counter[str]
 
     def tensors(self) -> list[Tensor]:
         """Return the batch that was copied to the device in the background."""
-        return [part for views in self.micro for part in views]
+        return [photographs for photographs, _ in self.micro]
 
 
 class AugmentedPairs(SampleDataset[PairPiece, PairBatch]):
-    """Make pieces of pairs of views."""
+    """Make pieces of photographs that pairs of views are made from."""
 
     start_method = "forkserver"  # OpenCV's threads do not survive a fork, and this process has used them
 
@@ -55,22 +58,21 @@ class AugmentedPairs(SampleDataset[PairPiece, PairBatch]):
         """Return one piece; bad samples are replaced and counted."""
         cv2.setNumThreads(1)  # workers are as many as cores already
         epoch, position = self.first(item)
-        pixels = np.empty((2, self.shape.piece, self.side, self.side, 3), np.uint8)
+        side = augment.source_side(self.side)
+        pixels = np.empty((self.shape.piece, side, side, 3), np.uint8)
+        aspects = np.empty(self.shape.piece, np.float32)
         uids = np.empty(self.shape.piece, np.int64)
         counts: Counter[str] = Counter()
         for slot in range(self.shape.piece):
-            pixels[0, slot], pixels[1, slot], uids[slot] = self.sample(
-                epoch, position + slot, self._read, counts
-            )
-        first_views, second_views = (torch.from_numpy(views) for views in pixels)
-        return PairPiece(first_views, second_views, torch.from_numpy(uids), dict(counts))
+            pixels[slot], aspects[slot], uids[slot] = self.sample(epoch, position + slot, self._read, counts)
+        return PairPiece(torch.from_numpy(pixels), aspects, torch.from_numpy(uids), dict(counts))
 
     def _read(
         self, shard: OpenShard, place: int, random: np.random.Generator, path: str
-    ) -> tuple[augment.Pixels, augment.Pixels, int]:
+    ) -> tuple[augment.Pixels, float, int]:
         rgb = self._decoded(shard, place)
         uid = str(shard.row(place).get("uid") or f"{path}/{place}")
-        return *augment.pair(inner(rgb), self.side, random), key_of(uid)
+        return *augment.source(rgb, self.side), key_of(uid)
 
     def _decoded(self, shard: OpenShard, place: int) -> augment.Pixels:
         rgb = image_transforms.decode(shard.image(place), 2 * self.side)
@@ -90,8 +92,8 @@ class AugmentedPairs(SampleDataset[PairPiece, PairBatch]):
         """Join pieces, grouped by micro-batch, on the device."""
         micro = [
             (
-                to_device([piece.first for piece in group], device),
-                to_device([p.second for p in group], device),
+                to_device([piece.photographs for piece in group], device),
+                np.concatenate([piece.aspects for piece in group]),
             )
             for group in groups
         ]

@@ -1,5 +1,6 @@
 """Train the detector with the loop, loader, loss and checkpoints of CLIP's own training."""
 
+import contextlib
 import logging
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dedup.detector import augment, curve, detector_file
+from dedup.detector.loss import with_entropy
 from dedup.detector.model import ARCHITECTURES, DetectorArchitecture, DetectorNetwork, OnPairs
 from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
@@ -16,7 +18,7 @@ from dedup.detector.pairs import AugmentedPairs, PairBatch
 from pipeline import storage
 from pipeline.data import evalsets, named_sets
 from pipeline.data.views import inner, squeeze
-from train import distributed, image_transforms, training_run
+from train import distributed, gradcache, image_transforms, training_run
 from train.distributed import World
 from train.sampler import Sampler
 from train.trainer import Evaluate, Trainer, run
@@ -89,6 +91,16 @@ class DetectorTrainer(Trainer[PairBatch]):
     def architecture(self) -> DetectorArchitecture:
         """Return the network's sizes."""
         return self.setup.architecture
+
+    def backward(self, batch: PairBatch) -> Tensor:
+        """Make two views of each photograph, and add the gradient of their loss; return it []."""
+        config, micro = self.setup.config, self.setup.shape.micro
+        photographs = torch.cat([part for part, _ in batch.micro])
+        aspects = np.concatenate([part for _, part in batch.micro])
+        rng = np.random.default_rng([config.seed, self.step, self.world.rank])
+        first, second = augment.pair(photographs, aspects, self.setup.architecture.side, rng)
+        views = [(first[n : n + micro], second[n : n + micro]) for n in range(0, len(first), micro)]
+        return gradcache.backward(self.wrapped, views, self.autocast, with_entropy(config.entropy))
 
     def own_metrics(self, batch: PairBatch) -> dict[str, Any]:
         """Return the metrics of a step that only the detector's training has."""
@@ -177,19 +189,22 @@ def unseen_pairs(path: str, side: int) -> tuple[Tensor, Tensor]:
 
     ValueError for fewer than two that can be decoded.
     """
-    views: list[tuple[augment.Pixels, augment.Pixels]] = []
-    for number, example in enumerate(evalsets.read(path)):
-        if len(views) == _PROXY:
+    found: list[tuple[augment.Pixels, float]] = []
+    for example in evalsets.read(path):
+        if len(found) == _PROXY:
             break
-        try:
-            rgb = image_transforms.decode(example.image, 2 * side)
-        except image_transforms.BadImage:
-            continue
-        views.append(augment.pair(inner(rgb), side, np.random.default_rng([number, 1])))
-    if len(views) < 2:
+        with contextlib.suppress(image_transforms.BadImage):
+            found.append(augment.source(image_transforms.decode(example.image, 2 * side), side))
+    if len(found) < 2:
         raise ValueError(f"--eval {path}: fewer than two images that can be decoded")
-    first, second = (torch.from_numpy(np.stack(column)) for column in zip(*views, strict=True))
-    return first, second
+    return views_of(found, side)
+
+
+def views_of(photographs: list[tuple[augment.Pixels, float]], side: int) -> tuple[Tensor, Tensor]:
+    """Return two views of each photograph that `augment.source` gives, always the same ones."""
+    pixels, aspects = zip(*photographs, strict=True)
+    rng = np.random.default_rng(1)
+    return augment.pair(torch.from_numpy(np.stack(pixels)), np.asarray(aspects, np.float32), side, rng)
 
 
 def _evaluation(trainer: DetectorTrainer, sets: dict[str, tuple[Tensor, Tensor]]) -> Evaluate | None:
