@@ -19,7 +19,8 @@ def with_entropy(weight: float) -> Loss:
 
 
 def entropy_term(first: Tensor, second: Tensor) -> Tensor:
-    """Return minus the mean logarithm of each vector's distance to the nearest one of another photograph.
+    """Return minus the mean logarithm of each vector's distance to the nearest one of another photograph,
+    where vectors at right angles are 1 apart.
 
     first, second: unit vectors [B, d] of this rank, row i of both of photograph i. Spread evenly, descriptors
     of unlike pictures are as far from each other everywhere, so that one threshold fits all: the estimator of
@@ -33,4 +34,4 @@ def entropy_term(first: Tensor, second: Tensor) -> Tensor:
             cosines.masked_fill_(own[:, None] == own, -2)
             nearest = cosines.argmax(dim=1)
         squared = (vectors - vectors[nearest]).square().sum(dim=1)
-        return -squared.clamp(min=_NEAREST).log().mean() / 2
+        return -(squared / 2).clamp(min=_NEAREST).log().mean() / 2
