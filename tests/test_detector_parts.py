@@ -157,7 +157,7 @@ def test_any_picture_gives_views(height, width, seed):
 
 
 def test_the_entropy_term_is_least_where_vectors_are_spread():
-    """Minus the logarithm of the distance, 0 at right angles, to the nearest vector of another photograph, in the mean."""
+    """Minus the mean logarithm of the distance to the nearest other, which is 0 at right angles."""
     spread = torch.eye(4)
     near = torch.nn.functional.normalize(torch.eye(4) * 0.1 + 1, dim=1)
     assert float(entropy_term(spread, spread)) == pytest.approx(0, abs=1e-6)
