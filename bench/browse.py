@@ -1,6 +1,8 @@
 """`openwit browse` at several sizes: the cost of its index, and the time of its pages.
 
     python -m bench.browse --rows 1000000 10000000
+    python -m bench.browse --rows 10000000 --keep FOLDER   # goes on where it was stopped, and stays
+    python -m bench.browse --rows --store 100000       # index and pictures in an S3 server of this machine
     python -m bench.browse --rows 1000000 --peers     # duckdb and tantivy beside SQLite's FTS5, if installed
     python -m bench.browse --rows --datasets 100000    # the datasets library beside
     python -m bench.browse --rows --vectors 100000 --graph    # search by meaning, usearch beside if installed
@@ -22,18 +24,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline import balance
+from pipeline import balance, storage
 from pipeline.index import build
 from pipeline.index.offsets import Place, places
-from pipeline.index.search import Filter, Search
+from pipeline.index.question import Filter
+from pipeline.index.search import Search
 from pipeline.index.tables import SAMPLE_COLUMNS, Index, Source, finish, rank_tags, write_queries
 from pipeline.index.vectors import Vectors
 from pipeline.shards import Sample, write_shard
+from tests import s3
 from tests.scenes import jpeg, scene
 
 QUERIES, WORDS, VOCABULARY = 50_000, 10, 200_000
@@ -52,6 +58,15 @@ PAGES = {
     "queries": "/api/queries?q=quer",
     "a histogram": "/api/histogram?column=width",
     "a common word, largest": "/api/samples?limit=60&q=word2&sort=-width",
+    "a word, largest": "/api/samples?limit=60&q=word40&sort=-width",
+    "a rare word, largest": "/api/samples?limit=60&q=word1000&sort=-width",
+    "its page 1,200 on": "/api/samples?limit=60&offset=1200&q=word40&sort=-width",
+    "a word, narrow sizes": "/api/samples?limit=60&q=word7&min_width=1990&max_width=1995",
+    "narrow sizes": "/api/samples?limit=60&min_width=1990&max_width=1995",
+    "wide sizes, by height": "/api/samples?limit=60&min_width=500&sort=-height",
+    "narrow, by height": "/api/samples?limit=60&min_width=1990&sort=-height",
+    "the count of two words": "/api/samples?limit=0&count=1&q=word40+word7",
+    "the count of a word": "/api/samples?limit=0&count=1&q=word1",
 }
 
 
@@ -65,29 +80,30 @@ def rows(count: int, found: Sequence[tuple[str, Place]], seed: int = 0) -> Itera
     """Yield the columns of samples, without tags: uid, key ... height, site, queries and their ranks."""
     hashes = query_hashes()
     rng = np.random.default_rng(seed)
+    vocabulary = np.array([f"word{n}" for n in range(VOCABULARY + 1)], object)
     for start in range(0, count, 10_000):
         n = min(10_000, count - start)
-        words = np.minimum(rng.zipf(1.2, (n, WORDS)), VOCABULARY)
+        words = vocabulary[np.minimum(rng.zipf(1.2, (n, WORDS)), VOCABULARY)].tolist()
         queries = np.minimum(rng.zipf(1.3, (n, 7)), QUERIES) - 1
-        sites = np.minimum(rng.zipf(1.4, n), 1_000_000)
-        sizes = rng.integers(200, 2000, (n, 2))
+        sites = np.minimum(rng.zipf(1.4, n), 1_000_000).tolist()
+        sizes = rng.integers(200, 2000, (n, 2)).tolist()
         uids = rng.bytes(16 * n)
         high = np.frombuffer(uids, ">u8").astype(np.uint64)[::2]
         ranks = rank_tags(queries.ravel(), np.repeat(high, 7), hashes)
+        lists = queries.tolist()
         for i in range(n):
-            caption = " ".join(f"word{word}" for word in words[i])
+            caption = " ".join(words[i])
             url = f"https://cdn.site{sites[i]}.example/images/{start + i}.jpg"
             uid = uids[16 * i : 16 * i + 16].hex()
             yield [
-                uid, *found[i % len(found)], caption, url, url, *sizes[i].tolist(),
-                f"site{sites[i]}.example", sorted(set(queries[i].tolist())),
-                sorted(set(ranks[7 * i : 7 * i + 7])),
+                uid, *found[i % len(found)], caption, url, url, *sizes[i], f"site{sites[i]}.example",
+                set(lists[i]), set(ranks[7 * i : 7 * i + 7]),
             ]  # fmt: skip
 
 
-def make_index(path: Path, count: int, shard: Path) -> None:
+def make_index(path: Path, count: int, shard: str) -> None:
     """Write an index of `count` samples, by the code that indexes runs."""
-    with shard.open("rb") as file:
+    with storage.open_input(shard) as file:
         found = list(places(file))
     index = Index(path)
 
@@ -107,7 +123,7 @@ def make_index(path: Path, count: int, shard: Path) -> None:
 
         index.insert("samples", SAMPLE_COLUMNS, columns())
 
-    shards = [Source(str(n), str(shard), "1") for n in range(-(-count // 100_000))]
+    shards = [Source(str(n), shard, "1") for n in range(-(-count // 100_000))]
     index.renew("samples", shards, add, lambda done, total, found: None)
     one = (1 << 60).to_bytes(8, "big")
     listed = [
@@ -174,11 +190,37 @@ def show_pages(path: Path) -> None:
         for uid in uids:
             ask(port, f"/api/image/{uid}")
         print(f"  sixty pictures one after the other {1e3 * (time.perf_counter() - started):7.1f} ms")
+        started = time.perf_counter()
+        uids = [row["uid"] for row in json.loads(ask(port, PAGES["two words"])[1])["samples"][:12]]
+        with ThreadPoolExecutor(6) as browser:  # a browser asks for six at a time
+            list(browser.map(lambda uid: ask(port, f"/api/image/{uid}"), uids))
+        print(f"  a page and its first twelve pictures {1e3 * (time.perf_counter() - started):7.1f} ms")
         status = Path(f"/proc/{child.pid}/status").read_text()
         print(f"  the server held {int(status.split('VmHWM:')[1].split()[0]) / 1e3:,.0f} MB at most")
     finally:
         child.terminate()
         child.wait()
+
+
+def show_store(count: int) -> None:
+    """Print the times of a set in a local S3 server: the copy of its index, its pages and its pictures."""
+    with tempfile.TemporaryDirectory() as name, s3.serve() as store:
+        shard, folder = f"{store.url}/set/00000.tar", Path(name)
+        write_pictures(folder / "00000.tar")
+        storage.copy_file(str(folder / "00000.tar"), shard)
+        make_index(folder / "made.sqlite", count, shard)
+        remote = f"{store.url}/set/index/index.sqlite"
+        storage.copy_file(str(folder / "made.sqlite"), remote)
+        started = time.perf_counter()
+        storage.copy_file(remote, str(folder / "index.sqlite"))
+        taken, size = time.perf_counter() - started, (folder / "index.sqlite").stat().st_size
+        print(f"{count:,} rows in a store: {taken:.1f} s to copy the index of {size / 1e6:,.0f} MB, once")
+        show_pages(folder / "index.sqlite")
+
+
+def write_pictures(path: Path) -> None:
+    """Write the tar whose hundred pictures all rows show."""
+    write_shard(path, (Sample(f"{n:09d}", jpeg(scene(n, 256, 256)), "", b"{}") for n in range(100)))
 
 
 def peers(count: int, shard: Path, folder: Path) -> None:
@@ -282,30 +324,51 @@ def show_datasets(count: int, folder: Path) -> None:
     print(f"    two words {time.process_time() - started:8.2f} CPU s, {len(chosen):,} samples")
 
 
+def like_pictures(count: int, width: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return unit vectors as models of pictures give them: around few means, along few directions."""
+    shape, rng = np.random.default_rng(0), np.random.default_rng(seed)
+    means = shape.normal(size=(2_000, width)) * 0.7 + shape.normal(size=width)
+    along = shape.normal(size=(64, width)) / np.sqrt(np.arange(1, 65))[:, None]
+    found = means[rng.integers(0, len(means), count)] + rng.normal(size=(count, 64)) @ along
+    found += 0.2 * rng.normal(size=(count, width))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
 def show_vectors(count: int, width: int, folder: Path, graph: bool) -> None:
-    """Print the cost of the nearest vectors among `count`: all compared, and by usearch's graph."""
-    rng = np.random.default_rng(0)
+    """Print the cost of the nearest 50 vectors among `count`: all compared, and by usearch's graph."""
     found = Vectors(folder / "index.sqlite", f"{count:016d}", width)
     with found.vectors.open("wb") as file, found.uids.open("wb") as names:
         for start in range(0, count, 10_000):
-            block = rng.normal(size=(min(10_000, count - start), width)).astype(np.float32)
-            file.write((block / np.linalg.norm(block, axis=1, keepdims=True)).astype(np.float16).tobytes())
+            block = like_pictures(min(10_000, count - start), width, start + 1)
+            file.write(block.astype(np.float16).tobytes())
             names.write(np.array([f"{start + n:032x}" for n in range(len(block))], "S32").tobytes())
-    wanted = [np.asarray(found.row(n), np.float32) for n in range(0, count, count // 10)]
-    exact = [one.uid for vector in wanted for one in found.nearest(vector, 60)]
-    started = time.process_time()
-    for vector in wanted:
-        found.nearest(vector, 60)
-    print(f"{count:,} vectors, all compared: {(time.process_time() - started) * 100:.0f} CPU ms a question")
+    wanted = like_pictures(50, width, count + 1)
+    found.nearest(wanted[0], 50)  # torch is loaded
+    before, exact = time.process_time(), [found.nearest(vector, 50) for vector in wanted]
+    taken = (time.process_time() - before) / len(wanted) * 1e3
+    print(
+        f"{count:,} vectors, all compared: {taken:.0f} CPU ms a question, {held():,.0f} MB held", flush=True
+    )
     if not graph:
         return
-    started = time.process_time()
+    before = time.process_time()
     found.make_graph()
-    built = (time.process_time() - started) / count * 1e6
-    started = time.process_time()
-    by_graph = [one.uid for vector in wanted for one in found.nearest(vector, 60)]
-    taken, shared = (time.process_time() - started) * 100, len({*exact} & {*by_graph}) / len({*exact})
-    print(f"  usearch: {built:.0f} CPU us a vector to build, {taken:.1f} CPU ms, finds {shared:.1%} of them")
+    built, peak = (time.process_time() - before) / count * 1e6, held()
+    size = sum(path.stat().st_size for path in folder.glob("*.usearch")) / count
+    before, near = time.process_time(), [found.nearest(vector, 50) for vector in wanted]
+    taken = (time.process_time() - before) / len(wanted) * 1e3
+    shared = [
+        len({one.uid for one in a} & {one.uid for one in b}) / 50 for a, b in zip(exact, near, strict=True)
+    ]
+    print(
+        f"  usearch: {built:.0f} CPU us a vector to build, {peak:,.0f} MB held, {size:,.0f} bytes a vector; "
+        f"{taken:.1f} CPU ms a question, recall@50 {statistics.mean(shared):.1%}, worst {min(shared):.0%}"
+    )
+
+
+def held() -> float:
+    """Return the megabytes of memory that this process holds beside files mapped into it."""
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1e3
 
 
 def show_cost(name: str, started: float, size: int, count: int) -> None:
@@ -333,7 +396,11 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, nargs="*", default=[])
     parser.add_argument("--graph", action="store_true", help="usearch's graph beside")
     parser.add_argument("--datasets", type=int, nargs="*", default=[])
+    parser.add_argument("--store", type=int, nargs="*", default=[])
+    parser.add_argument("--keep", default="", help="folder in which the index stays")
     options = parser.parse_args()
+    for count in options.store:
+        show_store(count)
     for count in options.datasets:
         with tempfile.TemporaryDirectory() as name:
             show_datasets(count, Path(name))
@@ -342,11 +409,11 @@ def main() -> None:
             show_vectors(count, 512, Path(name), options.graph)
     for count in options.rows:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+            folder = Path(options.keep or name)
             shard = folder / "00000.tar"
-            write_shard(shard, (Sample(f"{n:09d}", jpeg(scene(n, 256, 256)), "", b"{}") for n in range(100)))
+            write_pictures(shard)
             started = time.process_time()
-            make_index(folder / "index.sqlite", count, shard)
+            make_index(folder / "index.sqlite", count, str(shard))
             size = (folder / "index.sqlite").stat().st_size
             print(
                 f"{count:,} rows: {(time.process_time() - started) / count * 1e6:.1f} CPU us/row to index, "

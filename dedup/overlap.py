@@ -138,6 +138,8 @@ def run(job: OverlapJob) -> Findings:
     )  # fmt: skip
     path = storage.join(job.out, "index.html")
     links = safe_html.link(path, storage.join(config.run, "report", "index.html"), "the training set")
+    for evaluated in sorted({file.rpartition("/predictions/")[0] for file in predictions.values()} - {""}):
+        links += safe_html.link(path, storage.join(evaluated, "report.html"), "the evaluation")
     page = report.render(found, concluded, matches, results, files, config.gallery, links)
     storage.write_bytes(path, page.encode())
     # Last: a finished analysis is known by it.

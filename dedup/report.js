@@ -85,9 +85,11 @@
     const most = Math.max(count(set, floor).share, 1e-9);
     for (let step = 0; step <= 150; step += 1) {
       const threshold = floor + ((SCALE - floor) * step) / 150;
-      line.push(`${place(threshold).toFixed(1)},${(72 - (68 * count(set, threshold).share) / most).toFixed(1)}`);
+      line.push(`${place(threshold).toFixed(1)},${(75 - (71 * count(set, threshold).share) / most).toFixed(1)}`);
     }
     byId("curve").setAttribute("points", line.join(" "));
+    byId("from").textContent = (floor / SCALE).toFixed(2);
+    byId("most").textContent = percent(count(set, floor).share);
   };
 
   const setThreshold = (value) => {

@@ -1,6 +1,7 @@
 """Drive headless Chromium over its DevTools protocol, for tests of the HTML reports."""
 
 import base64
+import importlib.util
 import itertools
 import json
 import os
@@ -67,6 +68,25 @@ class Page:
         text = {"text": key} if len(key) == 1 else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Make the window so large; below 500 pixels it is a telephone's."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                  mobile=width < 500)  # fmt: skip
+
+    def barriers(self) -> list[str]:
+        """Return axe-core's serious or critical findings in the page; nothing where it is not installed."""
+        found = importlib.util.find_spec("axe_core_python")
+        if found is None or found.origin is None:
+            return []
+        axe = Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+        self.run(f"{axe}; globalThis.barriers = null; 0")
+        self.run("axe.run(document, { resultTypes: ['violations'] }).then((r) => { barriers = r.violations"
+                 ".filter((one) => /serious|critical/.test(one.impact))"
+                 ".map((one) => `${one.id}: ${one.nodes.length}, ${one.nodes[0].html}`); }); 0")  # fmt: skip
+        self.wait("barriers !== null")
+        answer: list[str] = self.run("barriers")
+        return answer
 
     def screenshot(self, path: Path) -> None:
         """Write a PNG of the window."""

@@ -25,7 +25,7 @@ MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def build(
     folder: Path, captions: Sequence[str], queries: Sequence[str] = ("dog",), *,
     url: str = "https://a.test/x.jpg", sites: Sequence[str] = ("a.test",), per_shard: int = 10,
-    **options: Any,
+    queries_path: str = "q.txt", **options: Any,
 ) -> Layout:  # fmt: skip
     """Write shards of one sample a caption, rejected rows with the same texts, counts, logs, manifest."""
     layout = Layout(str(folder))
@@ -42,7 +42,7 @@ def build(
         untried=np.zeros(len(queries), int), kept_present=np.stack([ones, ones]),
     )  # fmt: skip
     _log(layout, sites, len(captions))
-    settings = CrawlConfig(queries="q.txt", source=("pages.warc.gz",), out=layout.root, **options)
+    settings = CrawlConfig(queries=queries_path, source=("pages.warc.gz",), out=layout.root, **options)
     count, moment = len(captions), MOMENT.isoformat() if captions else None
     by_reason = {"candidates/language": count, "fetch/robots_disallow": count} if count else {}
     rounds = (ManifestRound(images=2 * count, bytes=9 * count, reasons={"": count}),)

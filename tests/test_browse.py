@@ -1,7 +1,6 @@
 """`openwit browse`: a real server, a real browser, and people who should not get in."""
 
 import asyncio
-import importlib.util
 import io
 import json
 import socket
@@ -288,21 +287,6 @@ def shown(page: Page, served: Served, view: str, condition: str) -> None:
     page.wait(condition)
 
 
-def barriers(page: Page) -> list[str]:
-    """Return axe-core's serious or critical findings in a page; nothing where axe-core is not installed."""
-    found = importlib.util.find_spec("axe_core_python")
-    if found is None or found.origin is None:
-        return []
-    axe = Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
-    page.call("Runtime.evaluate", expression=f"{axe}; 0")
-    page.run("globalThis.found = null; axe.run(document, { resultTypes: ['violations'] }).then((r) => {"
-             "found = r.violations.filter((one) => ['serious', 'critical'].includes(one.impact))"
-             ".map((one) => `${one.id}: ${one.nodes[0].html}`); }); 0")  # fmt: skip
-    page.wait("found !== null")
-    answer: list[str] = page.run("found")
-    return answer
-
-
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_view_is_shown_without_an_error(page: Page, served: Served, width: int) -> None:
     page.call(
@@ -327,7 +311,7 @@ def test_every_view_is_shown_without_an_error(page: Page, served: Served, width:
         shown(page, served, view, condition)
         page.wait("document.documentElement.scrollWidth <= innerWidth")
         expected = ["404"] if view.endswith("none") else []
-        assert barriers(page) == []
+        assert page.barriers() == []
         problems = page.problems(served.url)
         assert len(problems) == len(expected), problems
 

@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("eval")
     eval_models.export(root / "imported", seed=0)
     eval_models.training_run(root / "run", seed=1)
+    (root / "run" / "report.html").write_text("the page of the training")
     eval_models.colours(root / "test", 12)
     eval_models.colours(root / "train", 10, first=1000)
     (root / "test" / COLOURS[0] / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
@@ -214,7 +215,10 @@ def test_the_report_draws_the_figures_and_runs_nothing(everything):
         assert "nan" not in page.run("document.querySelector('main').innerText").lower().split()
         assert page.run("[...document.querySelectorAll('svg *')].some(e => [...e.attributes].some("
                         "a => /nan|inf/i.test(a.value)))") is False  # fmt: skip
-        assert page.problems() == []
+        assert page.run("document.querySelector('main .soft a').getAttribute('href')").endswith(
+            "/run/report.html"
+        )
+        assert page.problems() == [] == page.barriers()
 
 
 def test_names_of_the_data_stay_text(tmp_path, place):

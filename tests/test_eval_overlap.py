@@ -57,6 +57,8 @@ def test_predictions_go_into_the_overlap_report_and_its_subsets_come_back(tmp_pa
     ) == 0  # fmt: skip
     (report,) = json.loads((tmp_path / "overlap" / "report.json").read_text())["datasets"]
     assert report["overlap"] == 4 and report["acc_all"] == pytest.approx(whole)
+    page = (tmp_path / "overlap" / "index.html").read_text()
+    assert '<a href="./../eval/report.html">the evaluation</a>' in page
     parts = [part for name in ("clean", "overlap")
              for part in ("--subset", f"own={tmp_path / 'overlap' / name / 'own.txt'}")]  # fmt: skip
     assert beam_job.main([*common, "--out", str(tmp_path / "eval"), *parts]) == 0

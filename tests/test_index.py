@@ -8,6 +8,7 @@ import sqlite3
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_job import main
-from pipeline.index import build, place, vectors
+from pipeline.index import build, place, tables, vectors
 from pipeline.index import near as near_groups
-from pipeline.index import search as query
+from pipeline.index import pages as query
 from pipeline.index.cli import index
 from pipeline.index.offsets import write_energon, write_webshart
-from pipeline.index.search import Filter, Search, match_expression
+from pipeline.index.question import Filter, match_expression
+from pipeline.index.search import Search
 from pipeline.options.finished import IndexConfig
 from tests import finished_run
 from tests.scenes import jpeg, scene
@@ -107,14 +109,72 @@ def test_filters_sorting_and_pages(search: Search, monkeypatch: pytest.MonkeyPat
     pages = [search.page(Filter(text="umbrella"), offset, 7).rows for offset in range(0, 35, 7)]
     assert [row["caption"] for page in pages for row in page] == CAPTIONS[:31]
     largest = search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows
-    monkeypatch.setattr(query, "_SORTED", 0)
     monkeypatch.setattr(query, "_LOOKED_UP", 3)
     assert search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows == largest
-    least = Filter(text="umbrella", least={"bytes": 1007})
-    assert search.page(least, 0, 40)[1:] == (0, False) and search.count(least) == ([], 9, True)
+    least = Filter(text="umbrella", least={"bytes": 1003})
+    assert search.page(least, 0, 40)[1:] == (0, False) and search.count(least) == ([], 21, True)
     for wanted in (Filter(sort="caption"), Filter(least={"uid": 0})):
         with pytest.raises(ValueError, match="there is no column"):
             search.page(wanted, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, list[dict[str, Any]]]:
+    """An index of 1,200 samples in two shards, and their numbers: some missing, many the same."""
+    path, rng = tmp_path_factory.mktemp("numbered") / "index.sqlite", np.random.default_rng(0)
+    width = np.where(rng.random(1_200) < 0.5, 256, rng.integers(257, 900, 1_200))
+    rows = [
+        {"id": n + 1, "width": int(width[n]), "height": int(rng.integers(1, 5)), "bytes": n % 7,
+         "lang_score": None if n % 5 == 0 else float(rng.normal()),
+         "caption": "some word" if n % 6 == 0 else "often word" if n % 3 else "word"}
+        for n in range(1_200)
+    ]  # fmt: skip
+    index = tables.Index(path)
+
+    def add(source: tables.Source, number: int) -> None:
+        half = rows[:600] if source.name == "a" else rows[600:]
+        index.insert("samples", tables.SAMPLE_COLUMNS, (
+            [f"{row['id']:032x}", "", number, "jpg", 0, 1, 0, 0, row["caption"], "", "", "",
+             row["width"], row["height"], row["bytes"], row["lang_score"], None] for row in half
+        ))  # fmt: skip
+
+    shards = [tables.Source(name, name, "1") for name in "ab"]
+    index.renew("samples", shards, add, lambda done, total, found: None)
+    tables.finish(index, "numbered")
+    index.close()
+    return Search(path), rows
+
+
+@pytest.mark.parametrize("asked", [0, 10_000])
+@pytest.mark.parametrize("sort", ["", "-width", "width", "-lang_score", "lang_score"])
+@pytest.mark.parametrize(
+    ("least", "most"),
+    [({}, {}), ({"width": 880}, {}), ({"width": 300}, {"lang_score": 0.1}), ({}, {"lang_score": -2.5}),
+     ({"bytes": 2}, {"bytes": 2}), ({"width": 9000}, {})],
+)  # fmt: skip
+def test_any_order_and_cut_is_that_of_all_rows(
+    numbered: tuple[Search, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, asked: int, sort: str,
+    least: dict[str, float], most: dict[str, float],
+) -> None:  # fmt: skip
+    search, rows = numbered
+    monkeypatch.setattr(query, "_LOOKED_UP", 5)
+    monkeypatch.setattr(query, "_ASKED", asked)
+    for text in ("", "some", "often", "word"):
+        left = [
+            row for row in rows
+            if text in row["caption"]
+            and all(row[name] is not None and row[name] >= bound for name, bound in least.items())
+            and all(row[name] is not None and row[name] <= bound for name, bound in most.items())
+        ]  # fmt: skip
+        if column := sort.removeprefix("-"):
+            left.sort(key=lambda row: (row[column] is not None, row[column] or 0, row["id"]))
+            left = left[::-1] if sort[0] == "-" else left
+        wanted = Filter(text=text, least=least, most=most, sort=sort)
+        for offset in (0, 130):
+            found = search.page(wanted, offset, 40)
+            assert [row["id"] for row in found.rows] == [row["id"] for row in left[offset : offset + 40]]
+            assert found.total <= len(left) and (found.total == len(left) or not found.is_exact)
+        assert search.count(wanted) == ([], len(left), True)
 
 
 def test_a_query_keeps_the_smallest_hashes(search: Search) -> None:

@@ -24,7 +24,8 @@ from pipeline.fetch.parts import Restored
 from pipeline.flow import markers
 from pipeline.flow.parts import Part
 from pipeline.index import place
-from pipeline.index.search import Filter, Search
+from pipeline.index.question import Filter
+from pipeline.index.search import Search
 from pipeline.verify import main as verify
 from tests import finished_run
 from tests.crawling import arguments, contents, settle

@@ -73,6 +73,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
             for s, shard in enumerate(shards)
         ],
     )
+    (root / "run" / "report").mkdir()
+    (root / "run" / "report" / "index.html").write_text("the report of the crawl")
     ids = sorted([*DIRTY, "class0/black.jpg", "class0/broken.jpg"])
     dirty = predictions(root / "dirty.parquet", ids[::-1], [one in FOUND for one in ids[::-1]])
     clean = predictions(root / "clean.parquet", sorted(CLEAN), [n % 2 == 0 for n in range(len(CLEAN))])
@@ -210,6 +212,11 @@ def test_sets_that_are_joined_are_not_described_again(tmp_path):
     assert {step.label for step in first._all} == ALL
     write_results(first.index.folder, [])
     assert {step.label for step in overlap._Steps(job)._all} == ALL - {"evaluation sets"}
+
+
+def test_the_page_leads_to_the_training_set(made):
+    link = '<a href="./../run/report/index.html">the training set</a>'
+    assert link in (made.out / "index.html").read_text()
 
 
 def test_the_same_command_gives_the_same_files(made):

@@ -132,6 +132,10 @@ def test_a_phone_shows_all_of_it(page_file):
         )
         page.open(page_file)
         assert page.run("document.documentElement.scrollWidth") == 390
+        assert page.run("document.querySelector('.sweep p').textContent").startswith(
+            "0.35contamination, 0 to "
+        )
+        assert page.barriers() == []
         assert page.run(
             "[...document.querySelectorAll('.figure svg, .sweep')]"
             ".every(one => one.getBoundingClientRect().right <= 390)"

@@ -18,6 +18,7 @@ from pipeline.captions.match import tokens
 from pipeline.flow.runner import Runner
 from queries import inputs, job, wikipedia, wikitext, workers
 from queries.options import QueriesConfig
+from tests.browser import chromium
 from tests.queries_dump import SAMPLE_DUMP, WORDNET, Written, write_multistream
 from tests.rows import checked_results
 from tests.test_queries_wordnet import write_wordnet
@@ -248,6 +249,12 @@ def test_the_report_is_one_safe_file(tmp_path: Path, sources: dict[str, Any]) ->
     assert not page.tags["script"]
     assert not page.tags["b"]  # the title <b>Bold</b> is text
     assert page.links == []
+    with chromium() as browser:
+        for width in (1280, 390):
+            browser.resize(width)
+            browser.open(Path(config.report))
+            assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.problems() == [] == browser.barriers()
     for expected in (
         "Queries that can never match: <strong>0</strong>",
         "unknown_page",

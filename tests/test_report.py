@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from pipeline import charts, querylist, report, untrusted
 from pipeline.formats import count
 from pipeline.report import collect, funnel, network, numbers, page
+from pipeline.report.funnel import Cause
 from pipeline.report.samples import RepeatedTexts, sites_of
 from pipeline.report.totals import Totals
 from pipeline.run_folder import Layout
@@ -245,6 +246,25 @@ def test_an_empty_shard_and_a_broken_picture_are_shown_as_such(tmp_path: Path) -
     assert thumbnail(b"\xff\xd8 not a picture") == b"" == thumbnail(b"")
 
 
+def test_it_leads_to_the_report_of_its_queries(tmp_path: Path) -> None:
+    layout = finished_run.build(tmp_path / "run", ["a dog"], queries_path=str(tmp_path / "q.parquet"))
+    own = Path(f"{layout.report}/index.html")
+    report.write(layout)
+    assert "See also" not in own.read_text()
+    (tmp_path / "q_report.html").write_text("the page of the queries")
+    report.write(layout)
+    assert '<a href="./../../q_report.html">the queries</a>' in own.read_text()
+
+
+def test_rare_reasons_are_folded() -> None:
+    causes = [
+        Cause(f"r{n}", count, 0.0, 0.0, False, "") for n, count in enumerate([900, 50, 40, 9, 5, 4, 2, 0])
+    ]
+    assert page.folded(causes) == (causes[:5], causes[5:])
+    assert page.folded(causes[:7]) == (causes[:7], []) and page.folded([]) == ([], [])
+    assert page.folded(causes[:1] * 9) == (causes[:1] * 9, [])
+
+
 def test_an_unfinished_run_has_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is the run finished"):
         report.write(Layout(str(tmp_path)))
@@ -308,7 +328,7 @@ def test_a_crawl_leaves_a_report_that_shows_its_figures(whole: Path, tab: Page) 
     for number in (counts["candidates"], counts["captions"], counts["samples"]):
         assert f"{number:,}" in shown
     for reasons in counts["rejected_by_stage"].values():
-        assert all(reason in shown for reason in reasons)
+        assert all(reason in tab.run("document.body.textContent") for reason in reasons), "rare ones folded"
     ids = tab.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids)), "the figures' ids keep apart"
     paints = tab.run(
@@ -325,6 +345,7 @@ def test_it_fits_a_telephone(tab: Page) -> None:
     assert tab.run("document.documentElement.scrollWidth") == 390
     sizes = tab.run("[...document.querySelectorAll('figure svg')].map(s => s.clientWidth)")
     assert all(300 < size <= 390 for size in sizes)
+    assert tab.barriers() == []
     tab.call("Emulation.clearDeviceMetricsOverride")
 
 

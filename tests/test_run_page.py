@@ -82,7 +82,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             assert browser.run("document.querySelector('main a').getAttribute('href')") == (
                 "./../data/report/index.html"
             )
-            assert browser.problems() == []
+            assert browser.problems() == [] == browser.barriers()
 
 
 def test_a_name_is_only_text() -> None:

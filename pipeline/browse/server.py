@@ -18,8 +18,10 @@ from pipeline.browse.guard import Guard
 from pipeline.browse.pairs import Pairs
 from pipeline.captions.contacts import mask
 from pipeline.images.headers import sniff
+from pipeline.index.pages import MOST
 from pipeline.index.place import Dataset
-from pipeline.index.search import MOST, Filter, Search
+from pipeline.index.question import Filter
+from pipeline.index.search import Search
 from pipeline.index.tables import FACETS
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ def index(options: IndexConfig) -> int:
     console = output()
     for sentence in refused:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-    from pipeline.index.search import Filter, Search
+    from pipeline.index.question import Filter
+    from pipeline.index.search import Search
 
     search = Search(path)
     table = Table("", "rows", title=f"index of {of.name}")

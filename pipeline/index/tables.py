@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import balance
+from pipeline.index import cuts
 
-VERSION: Final = 2
+VERSION: Final = 3
 FACETS: Final = ("site", "lang", "source", "format", "licence", "synthetic", "shard")
 """Columns of samples by whose values one can filter."""
 NUMBERS: Final = ("width", "height", "bytes", "lang_score")
@@ -39,6 +40,7 @@ BINS: Final = 40
 ZEROS: Final = 53
 """Most leading zeros of a priority that are told apart."""
 _BATCH: Final = 50_000
+_AT_ONCE: Final = 32 << 20  # bytes of posting lists that are sorted before they are written
 
 _QUERIES: Final = """
 CREATE TABLE queries (
@@ -100,6 +102,7 @@ class Index:
         self.db = connect(path)
         self.has_changed = False
         self._facets: dict[tuple[str, str], int] = {}
+        self._cuts = cuts.read(self.db)
         self._counts: dict[str, Counter[int]] = {"samples": Counter(), "rejects": Counter()}
 
     def close(self) -> None:
@@ -156,10 +159,15 @@ class Index:
         at = [columns.index(name) for name in ("caption", "url", "tags")]
         start = self._next(table)
         batch = list[Sequence[object]]()
+        own = [name for name in columns if name in NUMBERS or name.startswith("score_")]
 
         def write() -> None:
             nonlocal start
-            numbered = [(start + n, *row) for n, row in enumerate(batch)]
+            numbered = [[start + n, *row] for n, row in enumerate(batch)]
+            if own:
+                numbers = [[row[columns.index(name)] for name in own] for row in batch]
+                for row, more in zip(numbered, cuts.tags(self.db, self._cuts, own, numbers), strict=True):
+                    row[1 + at[2]] = f"{row[1 + at[2]]} {more}"
             self.db.executemany(f"INSERT INTO {table} (id, {names}) VALUES ({marks})", numbered)
             self.db.executemany(
                 f"INSERT INTO {table}_text (rowid, caption, url, tags) VALUES (?, ?, ?, ?)",
@@ -219,7 +227,9 @@ def connect(path: Path) -> sqlite3.Connection:
         with db:
             db.executescript(_TABLES + _QUERIES)
             db.execute("INSERT INTO meta VALUES ('version', ?)", (str(VERSION),))
-    # Removed rows must not stay in free pages; a build that the power ends is built again.
+            for table in ("samples_text", "rejects_text"):
+                db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('hashsize', ?)", (_AT_ONCE,))
+    # What is taken down must not stay in free pages; a build that the power ends is built again.
     for pragma in ("secure_delete=ON", "journal_mode=DELETE", "synchronous=OFF", "cache_size=-65536"):
         db.execute(f"PRAGMA {pragma}")
     return db

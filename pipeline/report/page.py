@@ -11,14 +11,14 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import safe_html
+from pipeline import safe_html, storage
 from pipeline.captions import contacts
 from pipeline.checked_manifest import ManifestRound
 from pipeline.formats import count, percent, seconds, size
 from pipeline.reasons import REASONS
 from pipeline.report import figures
 from pipeline.report.collect import Collected
-from pipeline.report.funnel import is_opt_out
+from pipeline.report.funnel import Cause, is_opt_out
 from pipeline.report.network import quantile
 from pipeline.report.numbers import Site, busiest, opt_out_costs
 from pipeline.report.statements import is_balanced, options_of, timeframe
@@ -46,7 +46,7 @@ def render(run: Collected, root: str) -> str:
         Path(__file__).parent,
         {"percent": percent, "size": size, "seconds": seconds, "data_url": safe_html.data_url,
          "masked": contacts.mask},
-        count=count, is_opt_out=is_opt_out, name=posixpath.basename(root.rstrip("/")),
+        count=count, is_opt_out=is_opt_out, folded=folded, name=posixpath.basename(root.rstrip("/")),
         is_balanced=balanced, manifest=run.manifest, counts=run.manifest.counts,
         found=found, balance=run.balance,
         reasons=REASONS, gallery=run.gallery, rejected=list(run.rejected.items()),
@@ -64,8 +64,17 @@ def render(run: Collected, root: str) -> str:
             (measure.title, measure.unit, [(_value(value), picture) for value, picture in rows])
             for measure, rows in run.extremes
         ],
-        outcomes=outcomes(run.manifest.rounds),
+        outcomes=outcomes(run.manifest.rounds), links=links(run, root),
     )  # fmt: skip
+
+
+def links(run: Collected, root: str) -> list[tuple[str, str]]:
+    """Return the link to the report of the query list, if `openwit queries` left it beside the list."""
+    listed = run.manifest.configuration.get("queries")
+    if not isinstance(listed, str) or not listed.endswith(".parquet"):
+        return []
+    own = storage.join(root, "report", "index.html")
+    return safe_html.link(own, f"{listed.removesuffix('.parquet')}_report.html", "the queries")
 
 
 def _has(run: Collected, section: str) -> bool:
@@ -78,6 +87,17 @@ def _has(run: Collected, section: str) -> bool:
 
 def _value(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
+
+
+def folded(causes: Sequence[Cause]) -> tuple[Sequence[Cause], Sequence[Cause]]:
+    """Return the reasons of a stage that are shown at once, and the rare ones, by falling count.
+
+    The first five are shown, and whatever stands for a hundredth of the captions that the stage leaves out;
+    fewer than three that are left are not worth a fold.
+    """
+    least = sum(cause.captions for cause in causes) / 100
+    shown = max(5, sum(cause.captions >= least for cause in causes))
+    return (causes[:shown], causes[shown:]) if len(causes) - shown >= 3 else (causes, [])
 
 
 def _shares(counts: dict[str, int]) -> list[tuple[str, int, float]]:

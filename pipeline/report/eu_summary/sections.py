@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline.checked_manifest import Manifest
 from pipeline.formats import count, size
-from pipeline.http.user_agent import TOKEN
-from pipeline.options.fetch import OPT_OUTS, OptOut
+from pipeline.http.user_agent import ALIASES, TOKEN
+from pipeline.options.fetch import OPT_OUTS
 from pipeline.report import statements
 from pipeline.report.samples import SampleFigures
 from pipeline.report.totals import largest
@@ -26,21 +26,6 @@ MOST_SME: Final = 1_000
 
 _IMAGE_RANGES: Final = ((10**6, "Less than 1 million images"), (10**9, "1 million to 1 billion images"))
 _TEXT_RANGES: Final = ((10**9, "Less than 1 billion tokens"), (10**13, "1 billion to 10 trillion tokens"))
-
-PROTOCOLS: Final[dict[OptOut, str]] = {
-    "robots-alias": "robots.txt for img2dataset, LAIONDownloader and CCBot",
-    "content-signal": "Content-Signal in robots.txt (Cloudflare)",
-    "content-usage": "Content-Usage in robots.txt and answers (IETF AIPREF, drafts)",
-    "tdmrep": "tdmrep.json (TDM Reservation Protocol, W3C community group)",
-    "x-robots-tag": "X-Robots-Tag of answers: noai, noimageai, noindex and the like",
-    "tdm-reservation": "tdm-reservation of answers (TDM Reservation Protocol)",
-    "xmp": "XMP in images: PLUS Data Mining (IPTC), tdm:reservation",
-    "page": "meta tags and headers of pages: noai, noimageai, tdm-reservation, RSL",
-    "c2pa": "C2PA manifests: training and data mining (CAWG), rights (JPEG Trust)",
-    "rsl": "Really Simple Licensing 1.0 in robots.txt, answers, pages and XMP",
-    "ai-txt": "ai.txt (Spawning)",
-}
-"""The opt-outs in the words of those who publish them."""
 
 
 def shown_domains(domains: int, *, sme: bool) -> int:
@@ -151,14 +136,13 @@ def _crawled(manifest: Manifest, found: SampleFigures, sme: bool) -> list[Field]
     options = statements.options_of(manifest)
     contact = manifest.configuration.get("contact")
     delay = options.fetch.host_delay if options.fetch.host_delay is not None else 1.0
-    pace = f"At most one request in {delay:g} s and" if delay else "No pause between requests, but at most"
-    named = " and where img2dataset, LAIONDownloader or CCBot is named"
+    named = f" and where {', '.join(ALIASES)} are named"
     aliases = named if "robots-alias" in options.fetch.opt_out else ""
     behaviour = [
         f"One crawler, which names itself {TOKEN} in its User-Agent"
         + (f" and gives {contact} as its contact." if contact else "."),
-        f"{pace} {options.fetch.host_concurrency} at a time to a site, robots.txt included; "
-        "answers of 429 and 503 are waited for.",
+        f"At most one request in {delay:g} s and {options.fetch.host_concurrency} at a time to a site, "
+        "robots.txt included; answers of 429 and 503 are waited for.",
         "It solves no captcha, passes no login or paywall, sends no cookie and runs no script.",
         f"It obeys robots.txt (RFC 9309) for itself{aliases}, and the reservations of section 3.1.",
     ]
@@ -213,7 +197,7 @@ def _synthetic(found: SampleFigures) -> list[Field]:
 
 def _reservations(manifest: Manifest) -> list[Field]:
     honoured = statements.options_of(manifest).fetch.opt_out
-    not_honoured = [PROTOCOLS[name] for name in OPT_OUTS if name not in honoured]
+    not_honoured = [name for name in OPT_OUTS if name not in honoured]
     left_out = [
         {"reason": reason, "meaning": meaning, "captions": number}
         for reason, meaning, number in statements.opt_outs(manifest)
@@ -222,7 +206,7 @@ def _reservations(manifest: Manifest) -> list[Field]:
         _asked("code_of_practice", "Whether the provider has signed the Code of Practice for general-purpose "
                "AI models, which commits to respect reservations of rights"),
         _known("protocols", "Opt-out protocols and solutions honoured before and while collecting",
-               ["robots.txt (RFC 9309)", *(PROTOCOLS[name] for name in honoured)]),
+               ["robots.txt (RFC 9309)", *honoured]),
         _known("protocols_not_honoured", "Protocols that this run did not honour", not_honoured),
         _known("left_out", "Captions left out for a reservation, by reason", left_out),
         _known("takedown", "After collection", statements.takedown(manifest).replace("`", "")),

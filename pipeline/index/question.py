@@ -1,0 +1,113 @@
+"""A filter as parts of a statement of SQL, whose full-text part finds as much as it can."""
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from pipeline.index.cuts import Cuts
+
+_WORD: Final = re.compile(r'-?"[^"]*"|\S+')
+_TOGETHER: Final = 32  # parts of a column that are asked for at once, an eighth of the set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Say which samples, or which rejected rows, are wanted."""
+
+    text: str = ""
+    """Words that caption or URL must have; "several words" in a row; -word must not be there."""
+    query: int | None = None
+    """Number of a query that the caption matches."""
+    facets: Mapping[str, str] = field(default_factory=dict)
+    """Value by kind, such as site: example.com."""
+    least: Mapping[str, float] = field(default_factory=dict)
+    """Least value by numeric column."""
+    most: Mapping[str, float] = field(default_factory=dict)
+    sort: str = ""
+    """A numeric column, with "-" before it for the largest first; else in the order of the set."""
+
+
+def match_expression(text: str) -> str:
+    """Return words as an expression of FTS5, in which nothing that people type has a meaning of its own.
+
+    Example: `dog "on a beach" -cat` asks for captions or URLs with the word and the phrase, without the last.
+    """
+    wanted, refused = list[str](), list[str]()
+    for word in _WORD.findall(text):
+        inner = word.removeprefix("-").strip('"').translate({0: " ", ord('"'): " "})
+        if any(letter.isalnum() for letter in inner):
+            (refused if word.startswith("-") else wanted).append(f'{{caption url}} : "{inner}"')
+    if not wanted:
+        return ""
+    return " AND ".join(f"({part})" for part in wanted) + "".join(f" NOT ({part})" for part in refused)
+
+
+class Question(NamedTuple):
+    """A filter as parts of a statement."""
+
+    table: str
+    match: str
+    """For the full-text table; empty: all."""
+    bounds: tuple[str, ...]
+    values: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """Return the condition on the full-text table."""
+        return f"{self.table}_text MATCH ?"
+
+    @property
+    def all_values(self) -> list[Any]:
+        """Return the values of `source`."""
+        return [self.match, *self.values] if self.match else [*self.values]
+
+    @property
+    def source(self) -> str:
+        """Return the SQL after FROM: the posting lists lead where there are words or tags."""
+        if not self.match:
+            return f"{self.table} WHERE {' AND '.join(self.bounds)}" if self.bounds else self.table
+        joined = f"{self.table}_text CROSS JOIN {self.table} ON {self.table}.id = {self.table}_text.rowid"
+        return f"{joined} WHERE {' AND '.join((self.text, *self.bounds))}"
+
+
+def question(
+    db: sqlite3.Connection, wanted: Filter, table: str, numbers: tuple[str, ...], cuts: Mapping[str, Cuts]
+) -> Question:
+    """Return a filter as parts of a statement; ValueError for a column that is missing."""
+    match = match_expression(wanted.text)
+    tags = list[str]()
+    for kind, value in wanted.facets.items():
+        found = db.execute("SELECT id FROM facets WHERE kind = ? AND value = ?", (kind, value)).fetchone()
+        tags.append(f"v{found[0]}" if found else "v0")
+    if wanted.query is not None:
+        tags.append(f"q{wanted.query}")
+    bounds, values = list[str](), list[float]()
+    for sign, given in ((">=", wanted.least), ("<=", wanted.most)):
+        for name, bound in given.items():
+            if name not in numbers or table != "samples":
+                raise ValueError(f"there is no column {name} to cut at")
+            bounds.append(f'{table}."{name}" {sign} ?')
+            values.append(bound)
+    parts = [f"tags : {tag}" for tag in tags] + ([match] if match else [])
+    if parts or wanted.sort.removeprefix("-") not in {*wanted.least, *wanted.most}:
+        parts += _narrow(wanted, cuts)  # else the sorted column itself is read from the bound onwards
+    if not parts and wanted.text.strip():
+        bounds.append("0")  # words without a letter
+    return Question(table, " AND ".join(f"({part})" for part in parts), tuple(bounds), tuple(values))
+
+
+def _narrow(wanted: Filter, cuts: Mapping[str, Cuts]) -> list[str]:
+    """Return the tags of samples within bounds that few are within; the bounds themselves stay."""
+    found = list[str]()
+    for name in {**wanted.least, **wanted.most}:
+        if name in cuts:
+            own = cuts[name]
+            low, high = own.parts(
+                [wanted.least.get(name, float("-inf")), wanted.most.get(name, float("inf"))]
+            )
+            if high - low < min(_TOGETHER, len(own.starts)):
+                either = " OR ".join(own.tag(part) for part in range(low, high + 1))
+                found.append(f"tags : ({either})" if either else "tags : v0")
+    return found
