@@ -1,7 +1,9 @@
 """Really Simple Licensing, the examples of AIPREF's drafts, and signals with values that differ."""
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from pipeline.http import optout, robots, rsl
 from pipeline.http.fetch_url import Outcome
 from pipeline.images import said
 from pipeline.options.fetch import OPT_OUTS, FetchOptions
+from pipeline.rights.statements import Statement, encode, resolve, terms, union
+from pipeline.sources import page_images, wat
 from tests.crawling import rejected, samples
 from tests.test_terms import Site, by_name, crawl, packet, picture
 
@@ -226,6 +230,56 @@ def test_a_no_in_one_place_stands_whatever_the_others_say(signal: str) -> None:
         answer = Outcome("u", "u", "", "", 200, data, "", 0.1, "", None)
         assert Terms().judge(b"", answer, said.read(data)).reason == reason
         assert Terms(others).judge(b"", answer, said.read(data)).reason == ""
+
+
+PAGE = f"{SITE}/a/b.html"
+NAMED = [
+    ('<link rel="license" type="application/rsl+xml" href="../l.xml">', []),
+    (f'<base href="https://c.test/"><link rel=license type="Application/RSL+xml" href="{SITE}/l.xml">', []),
+    ('<a rel="license nofollow" type="application/rsl+xml" href="/l.xml">terms</a>', []),
+    ("", [("Link", '<../l.xml>; rel="license"; type="application/rsl+xml"')]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "headers"), NAMED)
+def test_a_page_names_terms_in_its_html_and_its_headers(head: str, headers: list[tuple[str, str]]) -> None:
+    html = f'{head}<link rel=license href="/human.html"><img src="/1.jpg" alt="one">'.encode()
+    [image] = page_images.images(html, PAGE, "text/html", headers)
+    assert terms(image.rights) == [(f"{SITE}/l.xml", PAGE)]
+    assert resolve(image.rights).licence_url.endswith("/human.html"), "terms for machines are no licence"
+    many = union([image.rights, *(encode([Statement("image", f"w{n}", f"l{n}")]) for n in range(40))])
+    assert terms(many) == terms(image.rights), "they are kept before all other statements"
+
+
+@pytest.mark.parametrize("place", ["Link", "Headers"])
+def test_a_wat_names_terms(place: str) -> None:
+    head: dict[str, Any] = {"Metas": [{"name": "x", "content": "y"}]}
+    sent: dict[str, str] = {"Content-Type": "text/html"}
+    if place == "Link":
+        head["Link"] = [
+            {"path": "LINK@/href", "url": "/l.xml", "rel": "license", "type": "application/rsl+xml"}
+        ]
+    else:
+        sent["Link"] = '</l.xml>; rel="license"; type="application/rsl+xml"'
+    html = {"Head": head, "Links": [{"path": "IMG@/src", "url": "/1.jpg", "alt": "one"}]}
+    answer = {"HTTP-Response-Metadata": {"Headers": sent, "HTML-Metadata": html}}
+    data = json.dumps({"Envelope": {"Payload-Metadata": answer}}, separators=(",", ":")).encode()
+    [image] = wat.page_images(data, PAGE)
+    assert image == wat.parsed_images(data, PAGE)[0] and terms(image.rights) == [(f"{SITE}/l.xml", PAGE)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (content(NO), "reserves /"), (content(FREE), ""), (content(NO, "/a/"), "reserves /a/"),
+        (content(NO, f"{SITE}/1.jpg"), "reserves /1.jpg"), (content(NO, "/other/"), ""),
+        ("<rsl", "terms that cannot be read"), ("", "terms that cannot be read"),
+    ],
+)  # fmt: skip
+def test_terms_inside_a_page(text: str, found: str) -> None:
+    html = f'<script type="application/rsl+xml">{text}</script><img src="/1.jpg" alt="one">'
+    [image] = page_images.images(html.encode(), PAGE)
+    assert image.opt_out == (f"RSL in the page: {found}" if found else "")
 
 
 def test_a_later_signal_does_not_make_an_earlier_run_another_one() -> None:
