@@ -1,6 +1,7 @@
 """The main job end to end, on a real web served on loopback, against the truth about that web."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,14 +13,23 @@ import pytest
 
 from dedup.decode_images import decode_jpeg
 from dedup.training_set import read_described
-from pipeline import balance, querylist
+from pipeline import balance, querylist, run_folder
+from pipeline.browse import arrived
+from pipeline.browse.guard import Guard
+from pipeline.browse.server import Server as Browser
 from pipeline.captions.text import clean
 from pipeline.cli import main
 from pipeline.data import views
 from pipeline.data.descriptors import describe, unpack
 from pipeline.demo.server import Server
+from pipeline.flow import markers
 from pipeline.flow.beam_runner import BeamRunner
+from pipeline.flow.kept import Kept
+from pipeline.index import build
+from pipeline.index.place import Dataset
 from pipeline.reasons import REASONS
+from pipeline.run_folder import Layout
+from pipeline.stages import Rounds
 from pipeline.verify import main as verify
 from tests.crawling import arguments, contents, crawl, manifest, reasons, rejected, samples, settle
 
@@ -362,3 +372,60 @@ def test_no_match_at_all_is_an_empty_but_complete_run_that_says_so(
 
 def samples_or_none(run: Path) -> list[dict[str, object]]:
     return samples(run) if (run / "shards").exists() else []
+
+
+# ---- looked at by `openwit browse`
+
+
+def stored_pictures(run: Path) -> dict[str, bytes]:
+    """Return the JPEG of each sample by its uid."""
+    uids = {row["key"]: row["uid"] for row in samples(run)}
+    found = {}
+    for path in (run / "shards").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".jpg") and (content := tar.extractfile(member)):
+                    found[uids[member.name[:-4]]] = content.read()
+    return found
+
+
+def test_pictures_that_are_not_in_the_set_are_shown_from_staging(whole: Path, tmp_path: Path) -> None:
+    layout, stored = Layout(str(whole)), stored_pictures(whole)
+    build.index_run(tmp_path / "index.sqlite", layout, lambda done, total, rows: None)
+    server = Browser(Dataset(layout.root, layout), tmp_path / "index.sqlite", Guard(host="127.0.0.1", port=1))
+    merged = [row for row in rejected(whole) if row["reason"] == "merged_into"]
+    assert merged
+    for row in merged:
+        assert server._rejected(row)["picture"] == f"api/image/{row['detail']}"
+        assert server._rejected(row | {"reason": "over_cap"})["picture"] == f"api/staged/{row['uid']}"
+        place = server._search.staged(row["uid"])
+        assert place is not None and arrived.picture(place) == stored[row["detail"]], "the same bytes came"
+    assert all(server._search.staged(uid) is None for uid in stored)
+    gone = next(row for row in rejected(whole) if row["stage"] == "fetch" and row["reason"] != "merged_into")
+    assert "picture" not in server._rejected(gone)
+    server._search.close()
+
+
+def test_the_last_pictures_that_arrived_are_shown_while_it_runs(whole: Path, tmp_path: Path) -> None:
+    layout, stored = Layout(str(whole)), stored_pictures(whole)
+    (first, *_), folder = run_folder.done(layout, Rounds).rounds, Layout(str(tmp_path)).round(0)
+    assert arrived.newest(str(tmp_path), 20) == []
+    shutil.copytree(layout.round(0), folder)
+    for unit in first.units:  # as they stand until their round is over
+        Path(folder, f"{unit.name}.json").write_text(markers.dump(unit, layout.round(0)))
+    found = arrived.newest(str(tmp_path), 20)
+    assert len(found) == 20
+    for known, place in found:
+        assert known["url"].startswith("http") and stored.get(known["uid"]) in (None, arrived.picture(place))
+    assert sum(known["uid"] in stored for known, _ in found) > 10
+    pictures = list(stored.items())[:3]
+    with Kept(folder, "00000-9999", "a") as store:  # a unit that is being fetched
+        for number, (uid, jpeg) in enumerate(pictures):
+            store.add({"key": uid, "final_url": f"https://a.test/{number}.jpg"}, jpeg)
+        store.add({"key": "f" * 32, "final_url": "https://a.test/gone.jpg"}, b"")
+        running = arrived.newest(str(tmp_path), 3)
+        assert [(known["uid"], arrived.picture(place)) for known, place in running] == pictures[::-1]
+        assert running[0][0]["url"] == "https://a.test/2.jpg"
+        store.remove()
+    assert arrived.picture(running[0][1]) is None, "the unit has ended meanwhile"
+    assert arrived.newest(str(tmp_path), 20) == found
