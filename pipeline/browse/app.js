@@ -22,7 +22,10 @@ function element(name, attributes = {}, ...children) {
 }
 
 const number = (value) => (value === null || value === undefined ? "" : Number(value).toLocaleString("en"));
-const short = (value) => (Number.isInteger(value) ? number(value) : String(Number(Number(value).toPrecision(4))));
+const short = (value) => {
+  const rounded = Number.isInteger(value) ? value : Number(Number(value).toPrecision(4));
+  return Number.isInteger(rounded) ? number(rounded) : String(rounded);
+};
 
 async function ask(path, parameters = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== undefined));
@@ -301,7 +304,7 @@ async function numbers(given) {
   const look = async () => {
     const mine = turn, cut = slider.value, name = short(Number(cut));
     acts.replaceChildren(link(`Those of ${name} and more`, "samples", { [`min_${column}`]: cut, sort: column }), link("those below", "samples", { [`max_${column}`]: cut, sort: `-${column}` }),
-      exporter({ [`min_${column}`]: cut }, `${column}-from-${name.replaceAll(/[^0-9A-Za-z]/g, "_")}`), element("code", {}, column.startsWith("score_") ? `openwit train --keep-if "${column} >= ${name}"` : ""));
+      exporter({ [`min_${column}`]: cut }, `${column}-from-${name.replaceAll(/[^0-9A-Za-z]/g, "_")}`), element("code", {}, column.startsWith("score_") ? `openwit train --keep-if "${column} >= ${Number(Number(cut).toPrecision(4))}"` : ""));
     const [below, above] = await Promise.all([{ [`max_${column}`]: cut, sort: `-${column}` }, { [`min_${column}`]: cut, sort: column }].map((filter) => ask("samples", { ...filter, limit: 12 })));
     if (mine !== turn) return;
     const grid = (page) => element("div", { class: "grid small" }, ...page.samples.map((row) => cell(row, short(row[column]))));
