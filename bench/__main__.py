@@ -3,8 +3,8 @@
 The others take real inputs or much time: queries_wikitext, queries_scale, queries_match, overlap_recall,
 overlap_search, overlap_text, detector_recall, detector_planted, detector_gpu, train_cifar, eval_cifar,
 train_loader, train_tokenizer, train_step, img2dataset, politeness, politeness_simulation, plan_rates,
-plan_check, figure2, kills, cluster, image and report; each explains itself with --help. bench/gpu.sh is for
-a GPU.
+plan_check, figure2, kills, cluster, image, rights, faces and report; each explains itself with --help.
+bench/gpu.sh is for a GPU.
 """
 
 import subprocess
