@@ -23,8 +23,8 @@ _ASKED = "".join(
     for verb in ("say", "says", "show", "shows", "predict", "decide", "decides", "explains", "know")
 )
 _THINGS = (
-    "bytes|captions|classes|draws|examples|files|images|megabytes|pairs|pictures|requests|rows|samples|seconds|sites"
-    "|steps|tasks|threads|tokens|URLs|values|words|workers"
+    "bytes|captions|classes|draws|examples|files|images|line|megabytes|object|one|pairs|pictures|requests|rows|samples"
+    "|seconds|sites|steps|tasks|threads|tokens|URL|URLs|values|words|workers"
 )
 _UNITS = (
     "second|minute|hour|day|query|class|site|shard|page|worker|core|row|line|image|sample|caption|host|file|step"

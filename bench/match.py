@@ -2,9 +2,9 @@
 
     python bench/match.py --captions captions.parquet --queries queries.json
 
-Captions: parquet (column TEXT, caption or text) or one a line; queries: a JSON list, parquet (column query)
-or one a line. Without files, both are made up from a seeded Zipf-like vocabulary. MetaCLIP's fast branch, an
-Aho-Corasick automaton for the same rule, is measured where pyahocorasick is installed. The peers keep case
+Captions: parquet (column TEXT, caption or text) or one per line; queries: a JSON list, parquet (column query)
+or one per line. Without files, both are made up from a seeded Zipf-like vocabulary. MetaCLIP's fast branch,
+an Aho-Corasick automaton for the same rule, is measured where pyahocorasick is installed. The peers keep case
 and find fewer matches; ours also does the work of normalising.
 """
 

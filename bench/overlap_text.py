@@ -2,7 +2,7 @@
 
     python -m bench.overlap_text --captions FILE [--column TEXT] [--count 10000]
 
-FILE is Parquet with a column of captions, or text with one a line. Digests are of words and word pairs, 128
+FILE is Parquet with a column of captions, or text with one per line. Digests are of words and word pairs, 128
 permutations. For recall, each caption of eight words or more is indexed, and searched for by a copy in which
 one to four of its words are others; pairs are counted by their true Jaccard similarity.
 """

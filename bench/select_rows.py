@@ -42,7 +42,7 @@ def write_candidates(folder: Path, rows: int) -> list[list[object]]:
         count = min(FILE_ROWS, rows - start)
         image = generator.integers(0, max(1, rows * 3 // 4), count)
         image[generator.random(count) < 0.01] = 0  # the URL that everybody shows
-        # splitmix64 twice gives the 16 bytes of a uid without a hash object a row.
+        # splitmix64 twice gives the 16 bytes of a uid without a hash object per row.
         from pipeline.balance import mix
 
         low = image.astype(np.uint64)

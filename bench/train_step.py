@@ -8,7 +8,7 @@
 
 A step is forward, loss, backward, AdamW and the scale's clamp, in bf16 autocast on a GPU. Pictures are random
 and on the device beforehand (ours as uint8, open_clip's normalised in float32, which spares it that work).
-Captions are real with --captions (one a line), else of random lengths with the mean of web alt texts; ours
+Captions are real with --captions (one per line), else of random lengths with the mean of web alt texts; ours
 packs them, open_clip pads to 77. MFU counts three forward passes' FLOPs of the tokens that each computes.
 
 With --bucketed, open_clip's main branch takes text of variable length from its length bucketing at its best:

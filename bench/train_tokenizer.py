@@ -2,7 +2,7 @@
 
     python -m bench.train_tokenizer [CAPTIONS.txt|.parquet]
 
-One thread. Cold is the first pass over the captions, warm the second. The captions are one a line, or a
+One thread. Cold is the first pass over the captions, warm the second. The captions are one per line, or a
 column TEXT or caption; by default the web captions of the sample data beside the checkout.
 """
 

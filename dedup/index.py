@@ -65,7 +65,7 @@ class IndexWorker:
     min_quality: int
 
     def open(self) -> Pictures:
-        """Return the decoder, one a process."""
+        """Return the decoder, one per process."""
         return Pictures()
 
     def run(self, state: Pictures, task: ExampleFiles) -> DescribedExamples:

@@ -74,7 +74,7 @@ class SampleWorker:
     is_run: bool
 
     def open(self) -> MatchState:
-        """Return the decoder, one a process."""
+        """Return the decoder, one per process."""
         _one_thread()
         return MatchState(Pictures(), None, None)
 

@@ -92,7 +92,7 @@ class OverlapConfig:
     check: bool = False
     """Match the inputs, print the plan and the effective configuration, and write nothing."""
     log_json: str = ""
-    """Local file to which progress is appended, a JSON object a line; - is standard output."""
+    """Local file to which progress is appended, a JSON object per line; - is standard output."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes on this machine; on a cluster Beam's own flags decide."""
 

@@ -88,7 +88,7 @@ def check(layout: Layout, wanted: set[str]) -> tuple[str, list[str]]:
 
 
 def _opened(envelope: Any) -> tuple[bytes, str]:
-    """Return body and signer of an envelope; ValueError if no signature in it is right."""
+    """Return body and signer of an envelope; ValueError if none of its signatures is valid."""
     body = base64.b64decode(envelope["payload"], validate=True)
     public = keys.public_jwk(json.loads(body)["predicate"]["signer"]["x"])
     for one in envelope["signatures"]:
@@ -96,4 +96,4 @@ def _opened(envelope: Any) -> tuple[bytes, str]:
         is_right = keys.verify(public, base64.b64decode(one["sig"], validate=True), message)
         if envelope["payloadType"] == _PAYLOAD and one["keyid"] == public["kid"] and is_right:
             return body, public["kid"]
-    raise ValueError("no signature in it is right")
+    raise ValueError("none of its signatures is valid")

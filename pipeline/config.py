@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 import msgspec
 import tyro
 
-from pipeline import storage
+from pipeline import storage, wrong_value
 from pipeline.publishing import Value
 
 C = TypeVar("C")
@@ -180,9 +180,11 @@ def parse(
         if implied is not None:
             arguments = [*implied(arguments), *arguments]
         _ask_for_required(arguments, config_class, prog)
-        config, rest = tyro.cli(
-            config_class, args=arguments, prog=prog, config=_MARKERS, return_unknown_args=True, add_help=True
-        )
+        kinds = {f"--{name.replace('_', '-')}": field.type for name, field in fields(config_class)}
+        with wrong_value.in_one_line(arguments, kinds, prog):
+            config, rest = tyro.cli(
+                config_class, args=arguments, prog=prog, config=_MARKERS, return_unknown_args=True
+            )
         if rest:
             _refuse_several(arguments, rest, config_class)
             check_flags(rest, [f"--{name.replace('_', '-')}" for name, _ in fields(config_class)], beam)
@@ -341,7 +343,7 @@ def check_flags(rest: Sequence[str], valid: Sequence[str], beam: bool) -> None:
         known += beam_options.known()
     for name in [*stray, *unknown]:
         if name not in known:
-            raise ValueError(f"unknown option {name}{nearest(name, known)}")
+            raise ValueError(f"unknown option {name}{nearest(name, known) or '; --help-all lists them all'}")
 
 
 def effective(config: Any) -> dict[str, Value]:

@@ -49,8 +49,8 @@ def what_changed(
     extend.refuse_change(layout, retry=options.retry_failed, changed="; ".join(map(str, changed)))
     if stage == "finish" and run_folder.read_json(layout.stage("fetch", "removed.stage")):
         raise ValueError(
-            f"{'; '.join(map(str, changed))} would need the fetched images, which went when the shards "
-            "were verified; choose another --out, and --keep-staging to be able to change it"
+            f"{'; '.join(map(str, changed))} would need the fetched images, which were deleted when the "
+            "shards were verified; choose another --out, and --keep-staging to be able to change it"
         )
     if stage:
         return changed, restart.loss(layout, stage)

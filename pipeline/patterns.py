@@ -32,7 +32,7 @@ def find(argument: str, folder_suffix: str = "") -> list[str]:
         pattern = re.sub(r"\{[^{}]*\}", "*", argument)
         raise ValueError(
             f"{len(missing):,} of the {len(names):,} files that {argument} names are missing, the first "
-            f"{missing[0]}: name those that are, or take whatever is there with {pattern!r}"
+            f"{missing[0]}: name the files that exist, or take all of them with {pattern!r}"
         )
     return [file for files in found for file in files]
 

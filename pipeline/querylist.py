@@ -1,4 +1,4 @@
-"""Read a query list: Parquet as `openwit queries` writes it, text with one query a line, or a JSON list."""
+"""Read a query list: Parquet as `openwit queries` writes it, text with one query per line, or a JSON list."""
 
 from typing import Final
 
@@ -48,7 +48,7 @@ def load(path: str) -> list[str]:
                 raise
             raise ValueError(f"{path} is damaged or ends early: {error}") from None
         except ValueError as error:
-            raise ValueError(f"{path} is no list of queries, one a line: {error}") from None
+            raise ValueError(f"{path} is no list of queries, one per line: {error}") from None
     if not queries or not all(isinstance(query, str) for query in queries):
         raise ValueError(f"{path} must hold at least one query, and only strings")
     return list(queries)

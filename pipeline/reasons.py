@@ -27,7 +27,7 @@ REASONS: Final[dict[str, Reason]] = {
         "candidates",
         bad_record="the source record could not be read",
         page_unavailable="a page or sitemap of the source could not be fetched; the detail says why",
-        page_limit="pages beyond --max-pages or --max-site-pages; one row a site",
+        page_limit="pages beyond --max-pages or --max-site-pages; one row per site",
         bad_scheme="a scheme other than http and https",
         data_url="the image is inlined in the page",
         svg="a vector image",

@@ -125,5 +125,5 @@ def describe(changed: list[Change], lost: Loss) -> str:
 
 def refusal(changed: list[Change], lost: Loss) -> str:
     """Return why a command is refused and what to type instead."""
-    stays = "; the finished set stays as it is until the new one is verified" if lost.samples else ""
-    return f"{describe(changed, lost)}. Choose another --out, or give --restart if that is meant{stays}"
+    stays = "; the finished set stays as it is until the new set is verified" if lost.samples else ""
+    return f"{describe(changed, lost)}. Choose another --out, or give --restart to confirm{stays}"

@@ -134,7 +134,7 @@ def load(root: str) -> Tombstones:
     try:
         return Tombstones() if found is None else Tombstones.from_json(found)
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} is not written by `openwit takedown`") from None
+        raise ValueError(f"{path} was not written by `openwit takedown`") from None
 
 
 def pending(root: str) -> str:

@@ -123,7 +123,7 @@ def record(kind: type[R], value: Any, place: str) -> R:
     hints = typing.get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if not isinstance(value, dict) or not value.keys() <= known.keys():
-        raise ValueError(f"{place} has not the fields of this version of openwit")
+        raise ValueError(f"{place} lacks the fields of this version of openwit")
     for name, field in known.items():
         is_optional = not (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -66,13 +66,13 @@ class QueriesConfig:
     """The first lemma of each synset, which is its name (86,571 in WordNet 3.0), or every lemma (147,306)."""
 
     extra: Paths = ()
-    """List of further queries, such as class names: .txt, one a line, .json or .parquet. Always complete."""
+    """Lists of further queries, such as class names: .txt (one per line), .json or .parquet. Always whole."""
 
     exclude: Paths = ()
     """List of queries to leave out."""
 
     log_json: str = ""
-    """Local file to which progress is appended, a JSON object a line; - is standard output."""
+    """Local file to which progress is appended, a JSON object per line; - is standard output."""
 
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes on this machine, up to about 1 GB each; on a cluster Beam's own flags decide."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import beam_job
-from pipeline import config
+from pipeline import config, verbosity
 from pipeline.cli import main
 from pipeline.crawl_checks import too_small_for
 from pipeline.demo.server import Server
@@ -112,7 +112,7 @@ def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.Capt
 def test_quiet_leaves_errors_and_the_result(
     capfd: pytest.CaptureFixture[str], web: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENWIT_VERBOSITY", "")  # and so it is put back
+    monkeypatch.setattr(verbosity, "_chosen", [""])  # and so it is put back
     argv = ["crawl", *arguments(web.web, tmp_path / "run"), "--stage", "candidates"]
     said = {}
     for flag in ("--quiet", "--verbose"):
@@ -138,6 +138,42 @@ def test_a_misspelt_option_names_the_nearest(capsys, tmp_path: Path, wrong, near
     base = ["--queries", "q.txt", "--source", "x", "--out", str(tmp_path / "run")]
     assert nearest in usage(capsys, [*base, *wrong])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (
+            ["--image-size", "large"],
+            "--image-size takes a whole number, not 'large'; `openwit crawl --help-all`",
+        ),
+        (["--host-delay=x"], "--host-delay takes a number, not 'x'"),
+        (["--resize-mode", "fit"], "--resize-mode takes one of shorter, longer, square, keep, not 'fit'"),
+        (["--image-size"], "--image-size needs a whole number"),
+        (["--formats"], "formats must be some of jpeg, png"),
+        (["--qqqq", "3"], "unknown option --qqqq; --help-all lists them all"),
+    ],
+)
+def test_a_wrong_value_is_one_line(capsys, tmp_path: Path, wrong: list[str], says: str) -> None:
+    said = usage(capsys, ["--queries", "q.txt", "--source", "x", "--out", str(tmp_path / "run"), *wrong])
+    assert said.startswith(f"openwit crawl: error: {says}") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["-m", "beam_job", "train"], ["-m", "train"]])
+def test_quiet_is_known_however_training_begins(command: list[str]) -> None:
+    argv = [
+        sys.executable,
+        *command,
+        "--quiet",
+        "--shards",
+        "/nowhere",
+        "--out",
+        "/nowhere",
+        "--max-steps",
+        "x",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("openwit train: error: --max-steps takes")
 
 
 @pytest.mark.parametrize(

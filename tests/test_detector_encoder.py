@@ -169,10 +169,10 @@ class Answers:
     ("fields", "data", "said"),
     [
         ({"dims": 2}, np.array([np.nan, 1], "<f4").tobytes(), "not finite"),
-        ({"dims": 1 << 20}, b"", "numbers a picture"),
-        ({"dims": 3}, bytes(8), "numbers a picture"),
-        ({"dims": True}, bytes(4), "numbers a picture"),
-        ({}, b"", "numbers a picture"),
+        ({"dims": 1 << 20}, b"", "numbers per picture"),
+        ({"dims": 3}, bytes(8), "numbers per picture"),
+        ({"dims": True}, bytes(4), "numbers per picture"),
+        ({}, b"", "numbers per picture"),
     ],
 )
 def test_an_answer_is_checked(tmp_path, monkeypatch, fields, data, said):

@@ -129,7 +129,7 @@ def test_a_crawls_summary_is_what_its_shards_say(whole: Path, tmp_path: Path, ca
     said["domains"]["list"][0]["bytes"] += 1  # the same objects as in `stored`
     file.write_text(json.dumps(stored))
     assert beam_job.main(["verify", "--run", str(run)]) == 1
-    assert "is not what the shards say (domains)" in capsys.readouterr().out.replace("\n", " ")
+    assert "does not match the shards (domains)" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_answers_stay_until_others_are_given(tmp_path: Path, capsys: Any) -> None:

@@ -179,7 +179,7 @@ def test_classes_that_training_images_do_not_show_are_named(
     assert "no image to fit on shows 1 of 4 classes, which a probe can then never predict: 3" in caplog.text
     single = parquet(tmp_path / "one.parquet", [2] * 6, COLOURS, 100)
     refused(model, tmp_path / "b", "--data", f"s={test}", "--train", f"s={single}", task="linear-probe")
-    assert "the images to fit on for s show one class alone: '2'" in capsys.readouterr().err
+    assert "the images to fit on for s show only one class: '2'" in capsys.readouterr().err
 
 
 def test_numbers_that_are_not_finite_are_refused(

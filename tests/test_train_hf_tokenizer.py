@@ -74,7 +74,7 @@ def test_ids_are_open_clips(kind: str, tmp_path: Path) -> None:
 def test_a_tokenizer_that_ends_no_text_or_is_none_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "tokenizer.json", "gpt2")
     path.write_text(path.read_text().replace("<|endoftext|>", "<nothing>"))
-    with pytest.raises(ValueError, match="ends no text with a token"):
+    with pytest.raises(ValueError, match="adds no end token"):
         hf_tokenizer.load(path)
     for wrong in ("{}", "x", '{"model": {"type": "BPE"}}'):
         path.write_text(wrong)

@@ -321,7 +321,7 @@ def test_check_looks_at_the_evaluation_sets_too(
     (tmp_path / "one/red").mkdir(parents=True)
     (tmp_path / "one/red/1.jpg").write_bytes(train_shards.jpeg("red"))
     command = [*arguments(run, tmp_path / "out", "--check"), "--eval", f"one={tmp_path / 'one'}"]
-    assert cli.main(command) == 2 and "--eval one has one class alone, 'red'" in capsys.readouterr().err
+    assert cli.main(command) == 2 and "--eval one has only one class, 'red'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -96,7 +96,7 @@ DAMAGE: dict[str, tuple[str, Callable[[State], bytes], str]] = {
                                                   },
                                                  b"1234"), "a takes 4 bytes, which its shape does not"),
     "negative": ("safetensors", lambda s: header_of({"a": {"dtype": "F32", "shape": [-1],
-                                                           "data_offsets": [0, -4]}}), "is no place"),
+                                                           "data_offsets": [0, -4]}}), "is not valid"),
     "overlap": ("safetensors", lambda s: header_of({
         "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
         "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
@@ -189,7 +189,7 @@ def test_an_export_says_its_activation_and_is_read_back(activation: str, layout:
 
 
 def test_openais_layout_has_no_exact_gelu(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="knows quick-gelu alone"):
+    with pytest.raises(ValueError, match="knows only quick-gelu"):
         exact(tmp_path / "x", layout="openai")
     assert not (tmp_path / "x").exists()
 
@@ -258,11 +258,11 @@ OWN: dict[str, tuple[Callable[[Path], object], str]] = {
     "width": (lambda f: sizes(f, vision_width=60_000), "vision_width is 60000 there and 128 in the weights"),
     "layers": (lambda f: sizes(f, text_layers=3_000_000), "text_layers is 3000000 there and"),
     "resnet": (lambda f: sizes(f, vision_layers=[1, 1, 1, 1]), "does not fit|not the architecture"),
-    "three": (lambda f: sizes(f, vision_layers=[1, 1, 1]), "has not the architecture of a CLIP"),
-    "text": (lambda f: sizes(f, text_width="64"), "has not the architecture of a CLIP"),
-    "zero": (lambda f: sizes(f, patch_size=0), "has not the architecture of a CLIP"),
-    "unknown": (lambda f: sizes(f, colour=1), "has not the architecture of a CLIP"),
-    "activation": (lambda f: sizes(f, activation="relu"), "the activation 'relu' is none of ours"),
+    "three": (lambda f: sizes(f, vision_layers=[1, 1, 1]), "does not hold the architecture of a CLIP"),
+    "text": (lambda f: sizes(f, text_width="64"), "does not hold the architecture of a CLIP"),
+    "zero": (lambda f: sizes(f, patch_size=0), "does not hold the architecture of a CLIP"),
+    "unknown": (lambda f: sizes(f, colour=1), "does not hold the architecture of a CLIP"),
+    "activation": (lambda f: sizes(f, activation="relu"), "the activation 'relu' is not one of openwit's"),
     "step": (lambda f: spoil(f, step="7"), "is not the state of a checkpoint: it has no usable 'step'"),
     "counts": (lambda f: spoil(f, counts={"a": "b"}), "is not the state of a checkpoint"),
     "list": (lambda f: (f / "state.json").write_text("[]"), "is not the state of a checkpoint"),
@@ -374,9 +374,9 @@ def test_a_detectors_file_is_believed_only_where_its_tensors_agree(tmp_path: Pat
 
     refused("has the shape", width=1 << 20)
     refused("layers in", layers=[1_000_000_000 >> 8, 1, 1, 1])
-    refused("its sizes are no sizes", layers=[1, 1, 1])
-    refused("its sizes are no sizes", dims=0)
-    refused("its sizes are no sizes", side="32")
+    refused("its sizes are not valid", layers=[1, 1, 1])
+    refused("its sizes are not valid", dims=0)
+    refused("its sizes are not valid", side="32")
     refused("not of 16 numbers", good | {"mean": torch.zeros(3)})
     refused("not finite", good | {"mean": torch.full((16,), torch.nan)})
     refused("mean", without(good, "mean"))

@@ -133,5 +133,5 @@ def test_deadlines_leave_room() -> None:
     "wrong", [{"unit_images": 0}, {"unit_seconds": 0}, {"unit_lanes": 0}, {"unit_rate": 0}]
 )
 def test_limits_are_checked(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         UnitLimits(**wrong)  # type: ignore[arg-type]

@@ -191,7 +191,7 @@ def read_state(folder: str) -> State[Architecture]:
         values["architecture"] = architecture_from(values["architecture"])
     except (TypeError, KeyError, ValueError, ZeroDivisionError) as error:
         path = storage.join(folder, "state.json")
-        raise ValueError(f"{path} has not the architecture of a CLIP: {error}") from error
+        raise ValueError(f"{path} does not hold the architecture of a CLIP: {error}") from error
     return State(**values)
 
 
@@ -205,7 +205,7 @@ def architecture_from(values: dict[str, Any]) -> Architecture:
     if not all(size is None or (isinstance(size, int) and size > 0) for size in sizes):
         raise ValueError("its sizes are no numbers above 0")
     if values.get("activation", "quick-gelu") not in get_args(Activation):
-        raise ValueError(f"the activation {values['activation']!r} is none of ours")
+        raise ValueError(f"the activation {values['activation']!r} is not one of openwit's")
     if not isinstance(values.get("logit_bias", False), bool):
         raise ValueError("logit_bias is neither true nor false")
     return Architecture(**{**values, "vision_layers": layers})

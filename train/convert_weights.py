@@ -183,7 +183,7 @@ def export(
     if layout not in FORMATS:
         raise ValueError(f"--format {layout}: choose one of {', '.join(FORMATS)}")
     if layout == "openai" and architecture.activation != "quick-gelu":
-        raise ValueError("OpenAI's code knows quick-gelu alone, and this model has the exact GELU: export to "
+        raise ValueError("OpenAI's code knows only quick-gelu, and this model has the exact GELU: export to "
                          "open_clip or hf")  # fmt: skip
     if layout != "open_clip":  # their code has no bias: it moves all logits alike, and so no rank or softmax
         state = {name: value for name, value in state.items() if name != "logit_bias"}

@@ -48,7 +48,7 @@ class HuggingFaceTokenizer:
             found = next((end for end in _ENDS if inner.token_to_id(end) is not None), None)
             if found is None:
                 raise ValueError(
-                    f"{name} ends no text with a token, and captions are read there: give its "
+                    f"{name} adds no end token, and CLIP reads a caption there: give its "
                     f"post_processor an end token, or add one of {', '.join(_ENDS)}"
                 )
             inner.post_processor = TemplateProcessing(

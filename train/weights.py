@@ -187,7 +187,7 @@ def header(path: str) -> Header:
     if 8 + length + end != size:
         what = "cut" if size < 8 + length + end else "longer than it says"
         raise ValueError(
-            f"{path} is {what}: {size:,} bytes where its header has {8 + length + end:,}; load it again"
+            f"{path} is {what}: {size:,} bytes where its header has {8 + length + end:,}; download it again"
         )
     if any(one[0] != before[1] for before, one in zip([(0, 0), *spans], spans, strict=False)):
         raise ValueError(f"{path} is no safetensors file: its tensors overlap or leave gaps")
@@ -204,7 +204,7 @@ def _described(name: str, one: dict[str, Any]) -> Tensor:
     if not all(
         isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers
     ):
-        raise ValueError(f"the place of {name} is no place")
+        raise ValueError(f"the place of {name} is not valid")
     dtype = _DTYPES[one["dtype"]]
     if math.prod(shape) * dtype.itemsize != stop - start:
         raise ValueError(f"{name} takes {stop - start:,} bytes, which its shape does not")
@@ -385,7 +385,7 @@ def _refuse_asked(path: Path, wanted: dict[str, Any], given: dict[str, Any]) -> 
         for name, found in more.items() if isinstance(more, dict) else ():
             if f"{group}.{name}" not in wanted and found not in (*_NONE, {}, []):
                 raise ValueError(
-                    f"{path} asks for {group}.{name} = {json.dumps(found)[:80]}, which openwit's CLIP has not"
+                    f"{path} asks for {group}.{name} = {json.dumps(found)[:80]}, which openwit's CLIP lacks"
                 )
 
 

@@ -93,7 +93,7 @@ def _architecture(sizes: dict[str, Any], most: int) -> DetectorArchitecture:
     layers = tuple(sizes["layers"])
     numbers = [*layers, *(value for name, value in sizes.items() if name != "layers")]
     if len(layers) != 4 or not all(isinstance(n, int) and 0 < n < _LARGEST for n in numbers):
-        raise ValueError("its sizes are no sizes")
+        raise ValueError("its sizes are not valid")
     if sum(layers) > most:
         raise ValueError(f"{sum(layers):,} layers in {most:,} tensors")
     return DetectorArchitecture(**{**sizes, "layers": layers})

@@ -100,7 +100,7 @@ def settings(path: str) -> EncoderSettings:
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(known)}")
         if "side" not in given:
-            raise ValueError("side is missing: of the squares that the encoder takes, in pixels")
+            raise ValueError("side is missing: the side, in pixels, of the squares that the encoder takes")
         lists: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
         return EncoderSettings(**lists)
     except (ValueError, TypeError) as error:  # of bytes that are no text, no TOML, or no settings
@@ -153,12 +153,12 @@ class EncoderDetector:
         answer, data = self._ask(b"E" + np.ascontiguousarray(thumbnails).tobytes())
         dims = answer.get("dims")
         if type(dims) is not int or not 0 < dims <= _MOST_DIMS or len(data) != 4 * dims * len(thumbnails):
-            raise self._failed(f"its result is not of 1 to {_MOST_DIMS:,} numbers a picture")
+            raise self._failed(f"its result is not of 1 to {_MOST_DIMS:,} numbers per picture")
         vectors = np.frombuffer(data, "<f4").reshape(len(thumbnails), dims)
         if not np.isfinite(vectors).all():
             raise self._failed("its result has numbers that are not finite")
         if getattr(self, "dims", dims) != dims:
-            raise self._failed(f"its result had {self.dims} numbers a picture, and now has {dims}")
+            raise self._failed(f"its result had {self.dims} numbers per picture, and now has {dims}")
         return np.asarray(vectors, np.float32)
 
     def _ask(self, request: bytes) -> tuple[dict[str, Any], bytes]:

@@ -47,7 +47,7 @@ class Semantic:
         with self._lock:
             found, _ = self._encode([data])
         if not len(found):
-            raise ValueError("that is no picture that can be decoded")
+            raise ValueError("that file cannot be decoded as a picture")
         return self.vectors.nearest(found[0], min(count, MOST))
 
     def _encode(self, pictures: list[bytes]) -> tuple[Floats, list[int]]:

@@ -67,7 +67,7 @@ def _named(path: str) -> Iterator[FoundLink]:
         return
     listed = sitemap.parse(storage.read_bytes(path))
     if listed is None or not listed.urls:
-        raise ValueError(f"{path} is neither a sitemap nor a list of URLs, one a line")
+        raise ValueError(f"{path} is neither a sitemap nor a list of URLs, one per line")
     for url in listed.urls:
         yield FoundLink(url=url, kind="source", any_site=True)
 

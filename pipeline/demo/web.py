@@ -91,7 +91,7 @@ class Web:
 
     @property
     def queries(self) -> Path:
-        """The queries, one a line."""
+        """The queries, one per line."""
         return self.folder / "queries.txt"
 
     def url_of(self, site: str) -> str:

@@ -175,7 +175,7 @@ def _check_run(root: str, options: CrawlConfig) -> None:
             f"{root} is a pilot (--sample {options.sample:g}); crawl without it into a new --out"
         )
     if not run_folder.is_done(Layout(root), "finish") and storage.exists(Layout(root).work):
-        raise ValueError(f"{root} is being made again, by --retry-failed: finish that with its command first")
+        raise ValueError(f"{root} is being made again by --retry-failed: run that command to its end first")
     for part in layouts(root):
         is_fetched = run_folder.is_done(part, "fetch")
         last = run_folder.done(part, Rounds).last if is_fetched else 0

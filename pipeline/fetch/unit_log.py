@@ -85,7 +85,7 @@ class UnitLog:
             self._bins[number // 2] = [a + b for a, b in zip(old, values, strict=True)]
 
     def lines(self, requests: int) -> bytes:
-        """Return the JSON lines: one for the unit, with all `requests` that were sent, then one a site."""
+        """Return the JSON lines: one for the unit, with all `requests` that were sent, then one per site."""
         bins = [[number, *values[:3], round(values[3], 3)] for number, values in sorted(self._bins.items())]
         unit = {
             "kind": "unit", "requests": requests, "latency": self._latency, "width": self._width,

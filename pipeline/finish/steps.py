@@ -77,8 +77,8 @@ def finish(crawl: Crawl, runner: Runner) -> NewSet:
         this = _Finish(crawl, last, near.folder, near.thresholds)
     elif merged_before(layout):
         raise ValueError(
-            "the images that --dedup near has merged into others went when the shards were verified, before "
-            "--retry-failed: finish it with --dedup near, or crawl into a new --out"
+            "the images that --dedup near has merged into others were deleted when the shards were "
+            "verified, before --retry-failed: finish it with --dedup near, or crawl into a new --out"
         )
     rejected, shards, dropped = _rejected(this), _shards(this), drop(crawl, this.thresholds)
     runner.run([_balance(this), _mix(this), shards, *dropped, _untried(this), rejected])

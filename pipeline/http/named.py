@@ -226,7 +226,7 @@ async def _copy(
             raise NamedFileError(f"{url} takes longer than {MAX_SECONDS / 3600:.0f} hours")
         sink.write(chunk)
     if declared is not None and size != declared:
-        raise NamedFileError(f"{url}: {size} of {declared} bytes came", transient=True)
+        raise NamedFileError(f"{url}: {size} of {declared} bytes arrived", transient=True)
 
 
 def _wait(headers: dict[str, str]) -> float:

@@ -153,7 +153,7 @@ def _load(spec: str) -> Scorer:
     module_name, _, class_name = BUILT_IN.get(given, given).partition(":")
     if not module_name or not class_name:
         known = ", ".join(BUILT_IN)
-        raise ValueError(f"a scorer is given as module:Class, or is one of {known}; not {spec!r}")
+        raise ValueError(f"give a scorer as module:Class, or one of {known}; not {spec!r}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

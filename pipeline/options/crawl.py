@@ -61,8 +61,8 @@ class CrawlConfig:
     """Lines of the help."""
 
     queries: str
-    """Query list: Parquet from `openwit queries`, .txt with one a line, or a .json list. `all` takes all that
-    arrives: --per-query caps nothing, and --lang, the caption filters (--min-chars to --boilerplate),
+    """Query list: Parquet from `openwit queries`, .txt with one per line, or a .json list. `all` takes all
+    that arrives: --per-query caps nothing, and --lang, the caption filters (--min-chars to --boilerplate),
     --shared-captions, --placeholder-captions and --dedup are off unless they are given."""
     source: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Where candidates come from: a file, folder, glob or @LIST of paths. May be given several times."""
@@ -121,9 +121,9 @@ class CrawlConfig:
     drop: str = decides("fetch", default="")
     """Parquet file whose column uid names samples that must not be in the set."""
     hash_list: str = decides("fetch", default="")
-    """File of hashes of images that must not be stored, one a line: `sha256 HEX`, `md5 HEX` (as sha256sum and
-    md5sum write them too), `pdq HEX [DISTANCE]` as safety organisations exchange it, or
-    `phash HEX [DISTANCE]`. Looked at before anything is written."""
+    """File of hashes of images that must not be stored, one per line: `sha256 HEX`, `md5 HEX` (as sha256sum
+    and md5sum write them too), `pdq HEX [DISTANCE]` as safety organisations exchange it, or `phash HEX
+    [DISTANCE]`. Looked at before anything is written."""
     seed: int = decides("select", default=0)
     """Decides which samples each query keeps, and their order."""
 
@@ -166,7 +166,7 @@ class CrawlConfig:
     """Private key of `openwit identity` by which the finished manifest is signed (in-toto statement, DSSE):
     manifest.dsse.json beside it, which `openwit verify` checks offline. No file of the run names the key."""
     log_json: str = ""
-    """Local file to which progress is appended, a JSON object a line; - is standard output."""
+    """Local file to which progress is appended, a JSON object per line; - is standard output."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes on this machine; on a cluster Beam's own flags decide."""
     units: UnitLimits = field(default_factory=UnitLimits)
@@ -180,7 +180,7 @@ class CrawlConfig:
         if not self.source:
             raise ValueError("give at least one --source: a file, folder, glob or @LIST of paths")
         if self.extend and (self.retry_failed or self.restart or self.stage != "all"):
-            raise ValueError("--extend goes neither with --retry-failed nor with --restart nor with --stage")
+            raise ValueError("--extend cannot be combined with --retry-failed, --restart or --stage")
         if self.restart and self.retry_failed:
             raise ValueError("--restart starts again, --retry-failed continues: give only one of them")
         if self.extend and self.extend.rstrip("/") != self.out.rstrip("/"):

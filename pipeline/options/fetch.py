@@ -166,4 +166,6 @@ class UnitLimits:
     def __post_init__(self) -> None:
         """Raise ValueError for limits that allow no unit."""
         if self.unit_images < 1 or self.unit_seconds <= 0 or self.unit_lanes < 1 or self.unit_rate <= 0:
-            raise ValueError("a unit holds at least one image, lasts some seconds and has at least one lane")
+            raise ValueError(
+                "unit_images and unit_lanes must be at least 1, unit_seconds and unit_rate more than 0"
+            )

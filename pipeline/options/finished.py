@@ -218,7 +218,7 @@ class ScoreConfig:
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, not {self.workers}")
         if len({*map(scorer_names.name_of, self.scorer)}) < len(self.scorer):
-            raise ValueError("a --scorer is given twice")
+            raise ValueError("--scorer names one scorer twice")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,8 +46,8 @@ class SourceOptions:
 
     source_format: Format = "auto"
     """Format of the sources; auto goes by the file name, and a folder is HTML. pages: URLs of pages and of
-    sitemaps, which the crawl fetches by the rules that hold for images. txt: image URLs, one a line, without
-    captions."""
+    sitemaps, which the crawl fetches by the rules that hold for images. txt: image URLs, one per line,
+    without captions."""
     url_col: str | None = None
     """Column that holds the image URL; found among the usual names when not given."""
     caption_col: str | None = None

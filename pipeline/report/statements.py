@@ -163,7 +163,9 @@ def limitations(manifest: Manifest) -> list[str]:
             "No classifier has looked at the images: violent, sexual or hateful content may be among them."
         )
     if options.lang != "any":
-        said.append(f"Texts that were not taken for {code(options.lang)}, short ones above all, are missing.")
+        said.append(
+            f"Texts that were not recognized as {code(options.lang)}, most of them short, are missing."
+        )
     said.append(f"{follows(manifest)}; it represents neither the web nor the world.")
     if options.dedup == "exact":
         said.append("Only images of the same bytes are merged; near-duplicates remain.")

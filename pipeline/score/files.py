@@ -99,7 +99,7 @@ def read(root: str, name: str) -> ScoreSet | None:
         return msgspec.convert(found, ScoreSet)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"{path} is not written by `openwit score`: {checked_manifest.told(error)}"
+            f"{path} was not written by `openwit score`: {checked_manifest.told(error)}"
         ) from None
 
 

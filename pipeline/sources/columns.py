@@ -198,12 +198,12 @@ def _refuse_no_objects(path: str, first: bytes | None) -> None:
     start = (first or b"").lstrip()
     if start.startswith(b"["):
         raise ValueError(
-            f"{path} is a JSON array; its columns are read from one object a line (JSON Lines): "
+            f"{path} is a JSON array; its columns are read from one object per line (JSON Lines): "
             "jq -c '.[]' FILE > FILE.jsonl"
         )
     if start.startswith(b"{"):
         raise ValueError(
-            f"{path} has no object that stands on one line; its columns are read from one object a line "
+            f"{path} has no object that stands on one line; its columns are read from one object per line "
             "(JSON Lines): jq -c . FILE > FILE.jsonl"
         )
     if first is not None:
@@ -227,7 +227,7 @@ def _of_urls(text: IO[bytes], path: str, options: SourceOptions) -> Listed | Non
             f"img2dataset or --empty-captions. Page URLs need --source-format pages, paths @{path}"
         )
     if options.caption_col is not None or options.keep_columns:
-        raise ValueError(f"{path} holds URLs alone, one a line: there are no columns to name")
+        raise ValueError(f"{path} holds only URLs, one per line: there are no columns to name")
     return Listed(("url",), Columns("url", None, ()), False)
 
 

@@ -78,7 +78,7 @@ def _inflated(data: bytes) -> tuple[bytes, str]:
 
 
 def _text(text: str, problem: str) -> Sitemap | None:
-    """Read one URL a line; None where the first line that says something is no URL."""
+    """Read one URL per line; None where the first line that says something is no URL."""
     # Split at LF, or CR alone: str.splitlines would also end a line at U+2028, NEL and their like.
     lines = (line.strip() for line in re.split("[\r\n]", text))
     urls: list[str] = []

@@ -187,10 +187,10 @@ def _read_pending(layout: Layout) -> Pending | None:
         Tombstones.from_json(pending.tombstones)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"{path} is not written by `openwit takedown`: {checked_manifest.told(error)}"
+            f"{path} was not written by `openwit takedown`: {checked_manifest.told(error)}"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not written by `openwit takedown` ({error})") from None
+        raise ValueError(f"{path} was not written by `openwit takedown` ({error})") from None
     _check_reports(pending.overlap)
     return pending
 

@@ -134,7 +134,7 @@ def of(
     if not found:
         raise ValueError(f"{name} has no labels: name the classes to predict with --classes FILE")
     if len(found) < 2:
-        raise ValueError(f"{name} has one class alone, {next(iter(found))!r}; --classes FILE can name more")
+        raise ValueError(f"{name} has only one class, {next(iter(found))!r}; --classes FILE can name more")
     order = sorted(found, key=lambda label: (len(label), label) if label.isdigit() else (0, label))
     return Classes(
         order, list(known_sets.class_names(name, order, language) or [display(label) for label in order])

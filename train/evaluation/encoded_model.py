@@ -24,7 +24,7 @@ log = logging.getLogger("train.evaluation")
 
 Split = Literal["test", "train", "validation"]
 _SEVERAL = (
-    "{name}: {id} has several classes: give --metric {name}=map11, which takes them, or one label an example"
+    "{name}: {id} has several classes: give --metric {name}=map11, which takes them, or one label per example"
 )
 
 

@@ -112,8 +112,8 @@ class EvalConfig:
     several times; by default every set but the first."""
     class_map: Several = ()
     """FILE for all shifted sets or NAME=FILE, where a set's classes are some of the source's, or unite them:
-    on each line a class of the source, a tab, and the set's class; JSON of the set's classes and ImageNet's
-    numbers; or ObjectNet's folder mappings. ImageNet-A, -R, V2 and Sketch need none."""
+    each line holds a class of the source, a tab, and the set's class; JSON of the set's classes and
+    ImageNet's numbers; or ObjectNet's folder mappings. ImageNet-A, -R, V2 and Sketch need none."""
     frames: Several = ()
     """NAME=pmsets.json of ImageNet-Vid-Robust or YTBB-Robust, labels.json beside it: a shifted set's frames
     by anchor, example ids, for PM-0 and PM-10."""

@@ -87,7 +87,7 @@ class Fitting:
         shown = set((np.nonzero(found)[1] if self.several else found).tolist())
         if len(shown) < 2:
             only = self.known.labels[shown.pop()] if shown else "none"
-            raise ValueError(f"the images to fit on for {self.dataset} show one class alone: {only!r}")
+            raise ValueError(f"the images to fit on for {self.dataset} show only one class: {only!r}")
         missing = [label for number, label in enumerate(self.known.labels) if number not in shown]
         if missing:
             log.warning(

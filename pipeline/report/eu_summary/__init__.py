@@ -90,7 +90,7 @@ def problems(layout: Layout) -> list[str]:
     said = ", ".join(name for name in now if was.get(name) != now[name])
     if not said:
         return []
-    return [f"{path(layout)} is not what the shards say ({said}): `openwit summary --run` writes it again"]
+    return [f"{path(layout)} does not match the shards ({said}): `openwit summary --run` writes it again"]
 
 
 def _counted(summary: Summary) -> dict[str, Any]:

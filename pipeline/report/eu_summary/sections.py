@@ -218,8 +218,8 @@ def _illegal(manifest: Manifest) -> list[Field]:
     options = statements.options_of(manifest)
     listed = sum(reasons.get("hash_listed", 0) for reasons in manifest.counts.rejected_by_stage.values())
     measures = [
-        f"Images were compared with a list of hashes of unwanted ones before anything was stored; "
-        f"{count(listed, 'caption')} went with those that are listed."
+        f"Images were compared with a list of hashes of unwanted images before anything was stored; "
+        f"{count(listed, 'caption')} of listed images were left out."
         if options.hash_list
         else "No list of hashes of known illegal images was given to this run (--hash-list).",
         f"Images were kept where {options.keep_if} by the scorers {', '.join(options.scorer)}."
