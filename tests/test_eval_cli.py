@@ -207,7 +207,8 @@ def test_the_report_draws_the_figures_and_runs_nothing(everything):
         shown = page.run("document.body.textContent").lower()
         for text in ("Mean zero-shot error over compute", "Gain of the prompt ensemble",
                      "Zero-shot minus linear", "Few-shot probes", "labelled examples",
-                     "Corruptions of colours", "people and the model"):  # fmt: skip
+                     "Corruptions of colours", "people and the model", "on average over 2 sets",
+                     "mean of 5 corrupted copies"):  # fmt: skip
             assert text.lower() in shown, text
         assert page.run("document.querySelectorAll('figure svg').length") >= 16
         assert page.run("document.querySelectorAll('.example').length") == 2 * 2 * 3

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
@@ -51,12 +52,45 @@ def render(
         sets=list(
             dict.fromkeys(one.dataset for one in found if one.dataset not in corrupted and not one.split_of)
         ),
-        corrupted=len(corrupted),
+        corrupted=len(corrupted), lead=lead(by_task, models, averages),
+        corrupted_means=corrupted_means(by_task.get("robustness", [])),
         tasks=by_task, averages=averages, figures=_figures(by_task, models, gflops, averages, config),
         confidence=f"{100 * config.confidence:g}%", draws=config.draws, seed=config.seed, limit=config.limit,
         baseline=bool(config.baseline), links=links,
         wins=paper_figures.wins(by_task.get("linear-probe", []), config.confidence),
     )  # fmt: skip
+
+
+def lead(by_task: dict[str, list[Result]], models: Sequence[str], averages: Averages) -> list[str]:
+    """Return a sentence per model with its zero-shot and probe results, averages where there are several."""
+    lines = []
+    for model in models:
+        parts = []
+        for task, name in (("zeroshot", "zero-shot"), ("linear-probe", "linear probe")):
+            own = [one for one in by_task.get(task, []) if one.model == model and not one.split_of]
+            if (model, task) in averages:
+                average = averages[model, task]
+                parts.append(f"{name} {_percent(average.mean)} on average over {average.sets} sets")
+            elif own:
+                parts.append(
+                    f"{name} {_percent(own[0].value)} ({metric_name(own[0].main)}) on {own[0].dataset}"
+                )
+        if parts:
+            lines.append(f"{model}: {'; '.join(parts)}.")
+    return lines
+
+
+def corrupted_means(results: Sequence[Result]) -> list[tuple[str, int, list[float]]]:
+    """Return per model its corrupted copies and the mean accuracy on them, for each predictor."""
+    found = dict[str, list[list[float]]]()
+    for one in results:
+        if one.detail.get("corruption") and not one.detail["foreign"]:
+            found.setdefault(one.model, []).append([row["acc1"] for row in one.detail["predictors"]])
+    return [
+        (model, len(rows), [fmean(column) for column in zip(*rows, strict=True)])
+        for model, rows in found.items()
+        if len(rows) > 1
+    ]
 
 
 def _figures(
