@@ -18,6 +18,7 @@ from pipeline.formats import percent, points
 Span = tuple[float, float]
 
 _LABEL: Final = 22  # characters of a bar's label
+_NAMED: Final = 10  # marks up to which they have their names beside them
 _LEAST: Final = 0.005  # share whose logit is drawn; that of 0 is nowhere
 _MARKERS: Final = {"dot": ("o", 5.5), "small": ("o", 3.0), "star": ("*", 10.0)}
 
@@ -136,6 +137,7 @@ def scatter(title: str, x_label: str, y_label: str, marks: Sequence[ChartPoint],
         axes.plot(span, span, color=SOFT, linewidth=1, linestyle=(0, (5, 4)))
         axes.plot([x for x, _ in line], [y for _, y in line], color=SOFT, linewidth=1.5)
         _paint(axes, marks)
+        _name(axes, marks, span)
         axes.set_xlim(span)
         axes.set_ylim(span)
         places = transform(np.array(_steps(span)))
@@ -234,6 +236,21 @@ def _paint(axes: Axes, marks: Sequence[ChartPoint]) -> None:
         )  # 0% and 100% lie on the edge
         if mark.title:
             explain(dot, mark.title)
+
+
+def _name(axes: Axes, marks: Sequence[ChartPoint], span: Span) -> None:
+    """Write the names of a few marks beside them, where they do not lie on one another."""
+    named, extent, middle = list[ChartPoint](), span[1] - span[0], sum(span) / 2
+    own = [mark for mark in marks if mark.title and mark.shape != "small"]
+    for mark in own if len(own) <= _NAMED else ():
+        if any(abs(mark.x - n.x) < 0.3 * extent and abs(mark.y - n.y) < 0.07 * extent for n in named):
+            continue
+        named.append(mark)
+        side, rise = 1 if mark.x < middle else -1, 4 if mark.y < middle else -11
+        axes.annotate(
+            words(mark.title.partition(":")[0], 18), (mark.x, mark.y), (7 * side, rise),
+            textcoords="offset points", ha="left" if side > 0 else "right", color=SOFT, fontsize="small",
+        )  # fmt: skip
 
 
 def _short(label: str) -> str:
