@@ -3,7 +3,9 @@
 #
 #   bench/gpu.sh pack              where there is a network: put what the GPU machine may lack into .gpu/
 #   bench/gpu.sh [OUT]             on the GPU machine; OUT is bench-gpu by default
-#   bench/gpu.sh rehearse [OUT]    the same commands on a CPU, small: does the script itself work?
+#   bench/gpu.sh models [OUT]      models that take a GPU's time, untimed and so side by side, in 5 minutes: bench.curation,
+#                                  bench.figure2, bench.detector_train; OUT.tgz has each result as soon as there is one
+#   bench/gpu.sh rehearse [models] [OUT]    the same commands on a CPU, small: does the script itself work?
 #
 # Each section has its own limit, and none stops the next. What compiles runs twice: first all beside each other, so
 # that the compiler's cache is filled, then one by one to be measured. SECTIONS="step train" takes some alone,
@@ -12,7 +14,8 @@
 # The GPU machine needs a python with torch and torchvision for its GPU (PYTHON=python3); the rest is pure Python or
 # small wheels that `pack` fetches for that machine's version (GPU_PYTHON=3.12), with open_clip's main branch from a
 # checkout (OPEN_CLIP=DIR) or 3.3.0, photographs and captions of the sample data beside the checkout, and the
-# compiled extensions. Put your own captions, one a line, into .gpu/captions.txt to measure with their lengths.
+# compiled extensions. Put your own captions, one a line, into .gpu/captions.txt to measure with their lengths, and your
+# own photographs, folders or tars, into .gpu/detector/photos to train the detector on.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -35,6 +38,14 @@ pack() {
     fi
     find dedup pipeline -name '*.abi3.so' | tar c -T - | (mkdir -p .gpu/built && tar x -C .gpu/built)
     web=../shared/data/text/img2dataset_test_10000.parquet photos=../shared/data/images/clothing_cc0
+    cifar10=../shared/data/images/cifar10-images.tar.gz
+    [ -e .gpu/texts.parquet ] || [ ! -e "$web" ] || cp "$web" .gpu/texts.parquet
+    [ -e .gpu/cifar10-images.tar.gz ] || [ ! -e "$cifar10" ] || cp "$cifar10" .gpu/
+    if [ ! -e .gpu/curation.tgz ] && [ -e "$cifar10" ]; then
+        pool=$(mktemp -d)
+        "$PYTHON" -m bench.curation "$pool" --seeds 0 --device cpu && tar czf .gpu/curation.tgz -C "$pool" .
+        rm -rf "$pool"
+    fi
     if [ ! -e .gpu/captions.txt ] && [ -e "$web" ]; then
         "$PYTHON" -c "
 import pyarrow.parquet as pq, sys
@@ -59,18 +70,26 @@ if [ "${1:-}" = pack ]; then
 fi
 
 # Device and sizes.
-if [ "${1:-}" = rehearse ]; then
-    shift
+rehearse='' models=''
+[ "${1:-}" = rehearse ] && rehearse=1 && shift
+[ "${1:-}" = models ] && models=1 && shift
+if [ -n "$rehearse" ]; then
     device=cpu losses=(256 1024) step=(--models tiny --batches 16) large=(16 --accumulate 2) timed=(--steps 2 --warm 2)
     many=(--models tiny --batches 8) checked=(--model tiny --count 40) searched=(20000 40000) model=tiny
     loading=(--workers 1 --batch 64 --seconds 2) slower=10
     training=(--model tiny --batch-size 64 --steps 30 --checkpoint-every 10 --kill-at 25 --device cpu)
+    choosing=(--arms raw text balanced score --seeds 1 --samples 256 --jobs 2 --decoders 0 --workers 1)
+    figuring=(--seeds 1 --seen 512 --photographs 500 --test 100 --points 2 --jobs 2 --decoders 0)
+    detecting=(--seconds 150 --image-size 32 --batch-size 32 --background 20 --decoders 0)
     uname -a
 else
     device=cuda losses=(1024 2048 4096 8192 16384 32768) step=(--models ViT-B-32 --batches 2048 --pool 8192)
     large=(32768 --accumulate 16) timed=(--steps 6 --warm 3) many=(--models ViT-L-14 --batches 320)
     checked=(--model ViT-B-32 --count 256) searched=(1000000 10000000) model=ViT-B-32
     loading=(--batch 2048 --seconds 5) training=(--vocab clip --device cuda) slower=1
+    # 11 models at a time and two detectors of seven decoders each on 16 cores: a tiny model's step is mostly launches.
+    choosing=(--samples 128000 --jobs 6 --decoders 1 --workers 4 --minutes 4.5)
+    figuring=(--jobs 5 --decoders 1) detecting=(--seconds 270)
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 fi
 out=${1:-bench-gpu}
@@ -98,7 +117,12 @@ section() {
     status=$?
     echo "== $name: exit $status after $((SECONDS - began)) s, $SECONDS s in all"
     tail -n "${LINES_OF:-40}" "$out/$name.log" | cut -c 1-300
-    tar czf "$out.part" -C "$out" . && mv "$out.part" "$out.tgz"
+    save
+}
+
+# OUT.tgz is OUT so far; one writer at a time.
+save() {
+    (flock 9; tar czf "$out.part" -C "$out" .; mv "$out.part" "$out.tgz") 9>"$work/lock" 2>/dev/null
 }
 
 # NAME SECONDS COMMAND: run it beside others, where no time is taken: to check, or to fill the compiler's cache.
@@ -112,6 +136,41 @@ beside() {
         [ -z "${LINES_OF:-}" ] || tail -n "$LINES_OF" "$out/$name.first.log" | cut -c 1-300
     ) &
 }
+
+# Copy what the models' runs have so far: results and curves, and of weights the detectors' alone.
+gather() {
+    local file to
+    for file in "$work"/curation/*-*.json "$work"/curation/index.html "$work"/figure2/figure2.* \
+        "$work"/figure2/*-[0-9]/metrics.jsonl "$work"/detectors/*/{metrics.jsonl,detector.safetensors}; do
+        to=$out/${file#"$work"/}
+        [ -e "$file" ] && mkdir -p "$(dirname "$to")" && cp "$file" "$to"
+    done
+    save
+}
+
+models() {
+    local photographs=.gpu/photos/train
+    [ -e .gpu/detector/photos ] && photographs=$(find .gpu/detector/photos -name '*.tar' | sort)
+    export OMP_NUM_THREADS=1
+    mkdir "$work/curation" && tar xzf .gpu/curation.tgz -C "$work/curation"
+    # shellcheck disable=SC2086 # several tars
+    LINES_OF=12 section detectors 290 "$PYTHON" -m bench.detector_train "$work/detectors" $photographs --device $device \
+        "${detecting[@]}" &
+    LINES_OF=40 section curation 300 "$PYTHON" -m bench.curation "$work/curation" --device $device "${choosing[@]}" &
+    LINES_OF=40 section figure2 300 "$PYTHON" -m bench.figure2 "$work/figure2" --archive .gpu/cifar10-images.tar.gz \
+        --texts .gpu/texts.parquet --device $device "${figuring[@]}" &
+    while [ -n "$(jobs -r)" ]; do
+        sleep 15
+        gather
+    done
+    gather
+    echo "== $SECONDS s"
+}
+
+if [ -n "$models" ]; then
+    models
+    exit
+fi
 
 stepping=("$PYTHON" -m bench.train_step --device $device --bucketed "${captions[@]}")
 

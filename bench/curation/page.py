@@ -36,6 +36,8 @@ class Line(NamedTuple):
     tail_gain: str
     size_gain: str
     """Over random, which has as many pairs."""
+    noise: str
+    """Shares of the kinds of pairs, in words."""
 
 
 def accuracies(found: Mapping[str, Any]) -> dict[str, float]:
@@ -50,6 +52,14 @@ def accuracies(found: Mapping[str, Any]) -> dict[str, float]:
 def macro(found: Mapping[str, Any]) -> float:
     """Return the mean of the classes' accuracies."""
     return float(np.mean(list(accuracies(found).values())))
+
+
+def shares(kinds: Mapping[str, int]) -> str:
+    """Return how many pairs are of which kind, and of none that fits, in words; empty of no kinds."""
+    pairs = sum(kinds.values())
+    noise = sum(count for kind, count in kinds.items() if kind not in ("clean", "again"))
+    each = ", ".join(f"{kind} {count / pairs:.1%}" for kind, count in kinds.items())
+    return f"{pairs:,} pairs, noise {noise / pairs:.1%} ({each})" if pairs else ""
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
@@ -69,7 +79,10 @@ def said(differences: Sequence[float]) -> str:
     return f"{mean:+.1f}" if len(differences) < 2 else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: set[str]) -> list[Line]:
+def lines(
+    results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: set[str],
+    kinds: Mapping[str, Mapping[str, int]],
+) -> list[Line]:  # fmt: skip
     """Return the table, arms in the order of LABELS."""
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     for one in results:
@@ -85,15 +98,17 @@ def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: 
             continue
         every = set(next(iter(own.values())))
         both = [] if arm == "raw" else sorted(own.keys() & raw.keys())
-        parts = (every, every - tail, tail or every)
-        sums = [np.mean([mean(one, names) for one in own.values()]) for names in parts]
+        rarer = tail or every
+        parts = (every, every - tail, rarer)
+        total, head, rare = (float(np.mean([mean(one, names) for one in own.values()])) for names in parts)
         table.append(Line(
-            arm, LABELS[arm], sizes.get("text" if arm in ("online", "score") else arm, 0), len(own),
-            *map(float, sums),
-            said([mean(own[seed], every) - mean(raw[seed], every) for seed in both]),
-            said([mean(own[seed], tail or every) - mean(raw[seed], tail or every) for seed in both]),
-            said([mean(own[seed], every) - mean(same[seed], every) for seed in same if seed in own])
+            arm=arm, what=LABELS[arm], seeds=len(own), macro=total, head=head, tail=rare,
+            samples=sizes.get("text" if arm in ("online", "score") else arm, 0),
+            gain=said([mean(own[seed], every) - mean(raw[seed], every) for seed in both]),
+            tail_gain=said([mean(own[seed], rarer) - mean(raw[seed], rarer) for seed in both]),
+            size_gain=said([mean(own[seed], every) - mean(same[seed], every) for seed in same if seed in own])
             if arm in ("balanced", "online") else "–",
+            noise=shares(kinds.get(arm, {})),
         ))  # fmt: skip
     return table
 
@@ -140,13 +155,13 @@ def _classes(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) ->
 
 def write(
     path: Path, results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], counts: Mapping[str, int],
-    command: str, pool: int,
+    kinds: Mapping[str, Mapping[str, int]], command: str, pool: int,
 ) -> None:  # fmt: skip
     """Write the page."""
     rare = sorted(counts, key=lambda name: (counts[name], name))[: len(counts) // 2]
     page = render(
-        Path(__file__).parent, lines=lines(results, sizes, set(rare)), rare=rare, counts=counts, pool=pool,
-        command=f"python -m bench.curation {command}", gains=_gains(results),
+        Path(__file__).parent, lines=lines(results, sizes, set(rare), kinds), rare=rare, counts=counts,
+        pool=pool, command=f"python -m bench.curation {command}", gains=_gains(results),
         classes=_classes(results, counts) if counts and results else "",
     )  # fmt: skip
     path.write_text(page, encoding="utf-8")

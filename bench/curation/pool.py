@@ -1,12 +1,13 @@
 """A pool of real photographs with captions as the web has them: skewed, half of them noise.
 
-Classes are those of CIFAR-10 and of clothing; how many photographs each has follows Zipf's law. Captions name
-the class, half of them in a real alt text. Noise is the web's: real alt texts at wrong pictures, another
-class's caption, boilerplate and file names, and pictures that come again, encoded again, under other
-captions.
+Classes are those of CIFAR-10 and of clothing; how many photographs each has follows Zipf's law. A caption
+names the class in a real alt text, in place of one of its words. Noise is the web's: real alt texts at wrong
+pictures, another class's caption, boilerplate and file names, and pictures that come again, encoded again,
+under other captions.
 
 Queries must not match wrong captions more often than right captions, or a choice by queries would choose the
-noise: both are of the same lengths, and wrong classes as frequent as they are among right captions.
+noise: both are the same alt texts, so of the same lengths and as rich in queries, and wrong classes are as
+frequent as they are among right captions.
 """
 
 import hashlib
@@ -37,7 +38,6 @@ SIDE = 32
 SHARD = 5_000
 EXPONENT = 1.3
 TEST = 200  # photographs of a class at most
-SHAPES = ("{c}", "photo of a {c}", "{w} {c}", "{c} {w} {v}", "{w}: {c}", "the {c} | {w} {v}", "{v} {c} - {w}")
 BOILERPLATE = (
     "click to enlarge picture", "stock photo", "thumbnail for version as of", "image", "logo",
     "embedded image permalink", "profile photo", "no image available", "share this",
@@ -99,7 +99,6 @@ def pairs(
 ) -> Iterator[tuple[Photo, str, str]]:
     """Yield (photograph, caption, kind of pair)."""
     rng = np.random.default_rng(seed)
-    words = [word for alt in alts for word in tokens(alt) if word.isalpha()]
     clean = [
         (Photo(label, stored(data)), label)
         for label, count in counts.items()
@@ -107,12 +106,9 @@ def pairs(
     ]
 
     def caption(label: str) -> str:
-        if rng.random() < 0.5:
-            alt = alts[int(rng.integers(len(alts)))].split()
-            place = int(rng.integers(len(alt) + 1))
-            return " ".join([*alt[:place], label, *alt[place:]])
-        v, w = (words[int(rng.integers(len(words)))] for _ in range(2))
-        return SHAPES[int(rng.integers(len(SHAPES)))].format(c=label, v=v, w=w)
+        alt = alts[int(rng.integers(len(alts)))].split()
+        place = int(rng.integers(len(alt)))
+        return " ".join([*alt[:place], label, *alt[place + 1 :]])
 
     for photo, label in clean:
         yield photo, caption(label), "clean"
