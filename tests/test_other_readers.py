@@ -46,6 +46,11 @@ from megatron.energon.flavors import BaseWebdatasetFactory
 with contextlib.redirect_stdout(io.StringIO()):
     BaseWebdatasetFactory.prepare_dataset(
         pathlib.Path("run/shards"), ["00000.tar", "00001.tar"], split_parts_ratio=[("val", 1.0)], workers=1)
+for ours in pathlib.Path("energon").iterdir():  # of `openwit index --energon`: the same bytes
+    theirs = pathlib.Path("run/shards", ours.name)
+    assert theirs.read_bytes() == ours.read_bytes()
+    theirs.unlink()
+    ours.rename(theirs)
 pathlib.Path("run/shards/.nv-meta/dataset.yaml").write_text(
     "__module__: megatron.energon\\n__class__: CaptioningWebdataset\\n"
     "field_map: {image: jpg, caption: txt}\\n")
