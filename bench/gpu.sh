@@ -149,8 +149,11 @@ gather() {
 }
 
 models() {
-    local photographs=.gpu/photos/train
-    [ -e .gpu/detector/photos ] && photographs=$(find .gpu/detector/photos -name '*.tar' | sort)
+    local own=.gpu/detector/photos photographs=.gpu/photos/train
+    if [ -e $own ]; then
+        photographs=$(find $own -name '*.tar' | sort)
+        photographs=${photographs:-$own}
+    fi
     export OMP_NUM_THREADS=1
     mkdir "$work/curation" && tar xzf .gpu/curation.tgz -C "$work/curation"
     # shellcheck disable=SC2086 # several tars
