@@ -1,4 +1,4 @@
-"""Does the entropy term help? Two detectors trained side by side, without and with it, in so many seconds.
+"""Does the entropy term help? Two detectors trained side by side, without and with it, equally long.
 
     python -m bench.detector_train OUT PHOTOGRAPHS [--seconds 235] [--device cuda]
 

@@ -92,7 +92,7 @@ def ours(shard: Path, size: int, crop: str, on_device: bool = False) -> Iterator
 
 
 def on_device(shard: Path, size: int, options: argparse.Namespace) -> dict[str, float]:
-    """Return pictures a second, resized and on the device, and the CPU time of this process for each."""
+    """Return pictures per second, resized and on the device, and the CPU time of this process for each."""
     import torch
 
     from train import shard_sources

@@ -51,7 +51,7 @@ def train(options: argparse.Namespace, log: Path, *more: str) -> subprocess.Pope
 
 
 def speeds(lines: list[dict[str, Any]], after: int) -> dict[str, float]:
-    """Return the medians of what lines say of steps beyond the first of a process."""
+    """Return the medians of the lines of steps beyond the first of a process."""
     found = [line for line in lines if line["step"] > after + WARM] or lines
     names = ["samples_per_second", "data_wait", "mfu", "memory_gb"]
     return {name: statistics.median(line[name] for line in found) for name in names if name in found[0]}

@@ -13,8 +13,8 @@ packs them, open_clip pads to 77. MFU counts three forward passes' FLOPs of the 
 
 With --bucketed, open_clip's main branch takes text of variable length from its length bucketing at its best:
 batches of neighbours in a sorted pool of 2,048 captions (its default; --pool), each padded to its longest.
-Ours takes batches as they come. Steps of all have other captions each time, and are averaged. What
-fails is reported with its error, and the others are measured.
+Ours takes batches as they come. Steps of all have other captions each time, and are averaged. A failure is
+reported with its error, and the others are measured.
 """
 
 import argparse

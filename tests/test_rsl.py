@@ -307,7 +307,7 @@ def test_a_crawl_asks_for_terms_and_honours_them(tmp_path: Path) -> None:
     (pages / "a.html").write_text(
         "".join(f'<img src="/{path}" alt="picture of {path[:4]}">' for path in paths)
     )
-    # What pages say: by a link, in a script; what a picture says itself.
+    # Statements of pages: by a link, in a script; and a picture's own.
     named = '<link rel="license" type="application/rsl+xml" href="{}">'
     heads = {
         "b5": named.format("/strict.xml"), "c6": named.format("/lost.xml"), "d7": named.format("/free.xml"),

@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
 
 
 def compare(bench: Bench, kinds: dict[str, dict[str, int]], argv: list[str]) -> None:
-    """Write the page of what is finished."""
+    """Write the page of the finished arms."""
     out = bench.out
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*-*.json"))]
     if "score" not in kinds and any(one["arm"] == "score" for one in results):

@@ -215,7 +215,7 @@ def _start(options: argparse.Namespace) -> None:
 
 
 def _train(arm: str, seed: int) -> tuple[dict[str, Any] | None, str]:
-    """Train and measure an arm if there is time; return the result and what it took."""
+    """Train and measure an arm if there is time; return the result and its duration."""
     left, before, begun = _bench.minutes(), cpu_seconds(), time.monotonic()
     found = _bench.train(arm, seed) if left is None or left > 1 else None
     return found, f"{cpu_seconds() - before:,.0f} CPU s, {time.monotonic() - begun:,.0f} s"

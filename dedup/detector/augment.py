@@ -2,9 +2,9 @@
 
 The kinds are those of arXiv 2103.00020, appendix C: random crop, zoom, aspect distortion, down- and
 up-scaling with interpolation drawn from all kinds, small rotations, JPEG compression, HSV jitter; beside them
-mirroring, and what the image similarity challenge adds (Douze et al. 2021, arXiv 2106.09672): text, pictures
-laid over, borders, and the photograph as a part of another picture. All of a batch is altered at once, on the
-device that trains: 16 cores decode for a GPU, but could not alter for it.
+mirroring, and the alterations of the image similarity challenge (Douze et al. 2021, arXiv 2106.09672): text,
+pictures laid over, borders, and the photograph as a part of another picture. All of a batch is altered at
+once, on the device that trains: 16 cores decode for a GPU, but could not alter for it.
 
 Photographs come as `source` makes them, squeezed to squares: crop, zoom, aspect, rotation and mirroring are
 one affine map, by which a photograph is resampled once.

@@ -1,8 +1,9 @@
 """/ai.txt: which kinds of files of a site may be put into data sets for training (Spawning, 2023-05-30).
 
-Its grammar is that of robots.txt, its patterns are mostly endings: `Disallow: *.jpg`. So of an image whose
-URL has no image's ending nobody can tell which line is about it, and one that reserves some kind of image
-reserves it. Other files are found under this name as well, prose above all: what is no rule says nothing.
+Its grammar is that of robots.txt, its patterns are mostly endings: `Disallow: *.jpg`. So nobody can tell
+which line is about an image whose URL has no image's ending, and a line that reserves some kind of image
+reserves it. Other files are found under this name as well, prose above all: a line that is no rule says
+nothing.
 """
 
 import re
@@ -45,7 +46,7 @@ class Permissions:
 def parse(body: bytes) -> Permissions:
     """Read an ai.txt of any content; never raises.
 
-    Our own group counts, or else the one for all, and those of the crawlers whose rules we take for ours.
+    Our own group counts, or else the group for all, and those of the crawlers whose rules we take for ours.
     """
     said: dict[str, list[tuple[str, bool]]] = {}
     for agents, lines in robots.groups(robots.text_of(body)):

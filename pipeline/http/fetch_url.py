@@ -191,7 +191,7 @@ class Fetcher:
 
 
 def _resolved(references: Iterable[str], base: str) -> list[str]:
-    """Return references made absolute, as many as are looked at, without what is no URL."""
+    """Return the first references made absolute, up to the limit, without malformed URLs."""
     found: list[str] = []
     for reference in references:
         with contextlib.suppress(urls.BadUrl):

@@ -125,7 +125,7 @@ def parse(body: bytes, base: str) -> list[Term] | None:
 
 
 def reserving(body: bytes, *hrefs: str) -> str:
-    """Return what terms that stand in a page reserve of it or its image, both resolved, or ""."""
+    """Return the reservation, by terms that stand in a page, of it or its image, both resolved, or ""."""
     terms = parse(body, hrefs[0])
     if terms is None:
         return "terms that cannot be read"
@@ -140,8 +140,7 @@ def reserving(body: bytes, *hrefs: str) -> str:
 
 
 def embedded(packet: bytes) -> str:
-    """Return what terms inside an image's XMP refuse, "" without any: whatever URL they call it by, they are
-    its own."""
+    """Return the refusal by terms inside an image's XMP, or "": whatever URL they name, they are its own."""
     if NAMESPACE not in packet:
         return ""
     terms = parse(packet.strip(b"\0 \t\r\n"), "https://image.invalid/")

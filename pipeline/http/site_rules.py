@@ -61,7 +61,7 @@ class SiteRules:
     async def linked(
         self, targets: Iterable[str], about: Iterable[str], gate: Gate, where: str
     ) -> Refusal | None:
-        """Return why the terms that an answer or a page links to refuse what they are about.
+        """Return the refusal by terms that an answer or a page links to, or "".
 
         All are resolved URLs. Terms that cannot be read refuse.
         """
@@ -171,7 +171,7 @@ class SiteRules:
         return await asyncio.to_thread(aitxt.parse, body) if body else Permissions([])
 
     async def _optional(self, href: str, gate: Gate, limit: int) -> bytes:
-        """Return the body of a file of a site, empty without one."""
+        """Return the body of a file of a site, empty if it is missing."""
         reply, _ = await self._get(href, gate, limit)
         return b"" if reply.reason or not 200 <= reply.status < 300 else reply.body
 

@@ -14,12 +14,12 @@ _MINING: Final = frozenset(
     ("mine", "tdm", "datamining", "textanddatamining", "aitraining", "trainai", "train", "training")
 )
 _ANY_USE: Final = frozenset(("use", "reproduce", "derive"))
-"""What training takes, too; a policy prohibits it in terms of its own."""
+"""Uses for training, too; a policy prohibits it in terms of its own."""
 _MAX_ITEMS: Final = 2_000
 
 
 def refusal(policy: Any) -> str:
-    """Return what in a policy, decoded from JSON, refuses training, such as `prohibition: mine`, or ""."""
+    """Return the refusal of training in a policy decoded from JSON, such as `prohibition: mine`, or ""."""
     for name, rule in _rules(policy):
         is_bound = any(rule.get(key) for key in ("duty", "constraint"))
         for action, is_refined in _actions(rule.get("action")):

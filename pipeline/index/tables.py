@@ -229,7 +229,7 @@ def connect(path: Path) -> sqlite3.Connection:
             db.execute("INSERT INTO meta VALUES ('version', ?)", (str(VERSION),))
             for table in ("samples_text", "rejects_text"):
                 db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('hashsize', ?)", (_AT_ONCE,))
-    # What is taken down must not stay in free pages; a build that the power ends is built again.
+    # Removed rows must not stay in free pages; a build that the power ends is built again.
     for pragma in ("secure_delete=ON", "journal_mode=DELETE", "synchronous=OFF", "cache_size=-65536"):
         db.execute(f"PRAGMA {pragma}")
     return db

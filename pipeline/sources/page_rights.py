@@ -44,7 +44,7 @@ _MAX_PARENTS: Final = 32
 
 
 def header_statements(headers: Iterable[tuple[str, str]], base: str, page_url: str) -> list[Statement]:
-    """Return what the header Link with rel=license says of a page."""
+    """Return the licences of a page in its header Link with rel=license."""
     values = (value for name, value in headers if name.strip().lower() == "link")
     return [
         _linked("terms" if one.is_rsl else "page", absolute(one.target, base), page_url, "HTTP Link")

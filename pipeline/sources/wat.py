@@ -173,7 +173,7 @@ def _with_rights(images: list[Image], response: dict[str, Any], base: str, uri: 
 def _metas(parts: list[bytes], links: int, said: bytes) -> tuple[list[dict[str, Any]], str]:
     """Parse Head.Metas if og:image or a language is named there, and the header Content-Language.
 
-    links: where they start in the first part, or -1; said: what precedes them, lower-cased. LookupError for
+    links: where they start in the first part, or -1; said: the text before them, lower-cased. LookupError for
     a <base>, for a possible opt-out of the page, or where that cannot be told.
     """
     first = parts[0]
