@@ -25,7 +25,7 @@ VIEWS_AND_CROPS: Final = (
     *views.VIEWS,
     *(crop._replace(name=f"whole, as a {crop.name} of the training image") for crop in CROPS),
 )
-"""The views that a candidate's number of a view counts."""
+"""All views, in the order of a candidate's `view`."""
 
 
 class TrainingPicture(NamedTuple):

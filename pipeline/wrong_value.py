@@ -33,7 +33,9 @@ def _sentence(box: str, arguments: Sequence[str], kinds: Mapping[str, Any]) -> s
     """Return "--image-size takes a whole number, not 'large'", or tyro's own words."""
     words = " ".join(_BOX.sub(" ", box).split()).partition(" For full helptext")[0]
     if own := _OWN.match(words):
-        return own[1]  # a sentence of the options' own check
+        flags = {kind.removeprefix("--").replace("-", "_"): kind for kind in kinds}
+        # The options' own check names their fields: the first word, and any with an underscore.
+        return re.sub(r"^[a-z_]+|\b[a-z]+(?:_[a-z]+)+", lambda name: flags.get(name[0], name[0]), own[1])
     flag = next((flag for flag in re.findall(r"--[a-z][a-z0-9-]*", words) if flag in kinds), "")
     wanted = _wanted(kinds.get(flag))
     if not wanted:

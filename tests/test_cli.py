@@ -150,7 +150,7 @@ def test_a_misspelt_option_names_the_nearest(capsys, tmp_path: Path, wrong, near
         (["--host-delay=x"], "--host-delay takes a number, not 'x'"),
         (["--resize-mode", "fit"], "--resize-mode takes one of shorter, longer, square, keep, not 'fit'"),
         (["--image-size"], "--image-size needs a whole number"),
-        (["--formats"], "formats must be some of jpeg, png"),
+        (["--formats"], "--formats must be some of jpeg, png"),
         (["--qqqq", "3"], "unknown option --qqqq; --help-all lists them all"),
     ],
 )
@@ -179,7 +179,7 @@ def test_quiet_is_known_however_training_begins(command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--per-query", "0"], "per_query must be at least 1"),
+        (["--per-query", "0"], "--per-query must be at least 1"),
         (["--headroom", "0.5"], "headroom must be at least 1"),
         (["--sample", "2"], "share above 0"),
         (["--keep-if", "score_x > 1"], "--scorer"),

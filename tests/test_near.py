@@ -240,4 +240,4 @@ def test_look_alikes_are_merged_in_a_retry_and_in_an_extension(served, tmp_path,
 
 def test_options_are_checked(served, tmp_path, capsys):
     assert code(argv(served, tmp_path, "--dedup", "near", "--dedup-limit", "0")) == 2
-    assert "dedup_limit must be a share" in capsys.readouterr().err
+    assert "--dedup-limit must be a share" in capsys.readouterr().err
