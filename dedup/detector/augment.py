@@ -76,8 +76,8 @@ STRONG: Final = Strength(area=0.3, stretch=1.8, degrees=14, hue=30, tone=0.5, ch
 def source(rgb: Pixels, side: int) -> tuple[Pixels, float]:
     """Return a photograph as `pair` takes it, without its border, and its width per height.
 
-    uint8 [height, width, 3] to [S, S, 3], where S is one and a half of a view's side: the affine map samples
-    and averages four points, so it may shrink the photograph by little.
+    uint8 [height, width, 3] to [S, S, 3], where S is one and a half of a view's side: the affine map samples,
+    it does not average, so it may shrink the photograph by little.
     """
     rgb = inner(rgb)
     return squeeze(rgb, source_side(side)), rgb.shape[1] / rgb.shape[0]
@@ -142,8 +142,7 @@ def _mapped(
         cos * across, -sin / aspects * h, cos * x - sin / aspects * y,
         sin * aspects * across, cos * h, sin * aspects * x + cos * y,
     ).view(count, 2, 3)  # fmt: skip
-    # Four points a pixel, averaged.
-    grid = F.affine_grid(theta, [count, 3, 2 * side, 2 * side], align_corners=False)
+    grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
     mapped = F.grid_sample(rgb, grid, "bilinear", "border", align_corners=False)
     outside = (grid.abs() > 1).any(dim=3)[:, None]
     # Turned pictures have black corners; others lie on one colour or on another photograph.
@@ -154,7 +153,7 @@ def _mapped(
         ground = ground.clone()
         chosen = torch.from_numpy(np.flatnonzero(busy)).to(rgb.device)
         ground[chosen] = F.interpolate(rgb.roll(1, 0)[chosen], size=mapped.shape[2:], mode="bilinear")
-    return F.avg_pool2d(torch.where(outside, ground, mapped), 2)
+    return torch.where(outside, ground, mapped)
 
 
 def _windows(
