@@ -87,7 +87,9 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     pieces = pilot.sample(whole, options.sample, options.seed)
     read = (piece.path for piece in pieces)
     scored_by = [path for spec in options.scorer for path in scorer_names.files_of(spec)]
-    beam_options.require_shared(beam_flags, [options.out, *read, options.drop, options.hash_list, *scored_by])
+    beam_options.require_shared(
+        beam_flags, [options.out, *read, options.drop, options.hash_list, options.detector, *scored_by]
+    )
     inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)
     semantics = with_contents(options, queries)
@@ -203,6 +205,12 @@ def with_contents(options: CrawlConfig, queries: list[str]) -> StageOptions:
     if options.hash_list:
         hashlist.load(options.hash_list)  # before anything is fetched
         semantics["fetch"]["hash_list"] = storage.sha256_file(options.hash_list)
+    if options.detector:
+        from pipeline.near import learned
+
+        detector = learned.load(options.detector)  # before anything is fetched
+        detector.close()
+        semantics["finish"]["detector"] = detector.name
     return semantics
 
 

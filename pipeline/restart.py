@@ -10,7 +10,7 @@ from pipeline.progress import MarkerReader
 from pipeline.publishing import StageOptions, Value
 from pipeline.run_folder import Layout
 
-FILES: Final = frozenset(("queries", "drop", "hash_list"))  # told by their contents
+FILES: Final = frozenset(("queries", "drop", "hash_list", "detector"))  # told by their contents
 
 
 class Change(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from pipeline import schemas
@@ -23,6 +24,7 @@ from pipeline.verify import main as verify
 from tests.crawling import manifest, reasons, rejected, samples
 from tests.rows import uid_of
 from tests.scenes import scene
+from tests.test_detector_encoder import torchscript
 from tests.test_merge import table_of
 
 
@@ -236,6 +238,63 @@ def test_look_alikes_are_merged_in_a_retry_and_in_an_extension(served, tmp_path,
     assert (now["images"], now["removed"]) == (was["images"] + 4, was["removed"] + 3)
     assert pq.read_table(run / "near_duplicates.parquet").to_pylist() == now["sites"]
     assert now["sites"] == [{"site": "127.0.0.1", "images": now["images"], "removed": now["removed"]}]
+
+
+class MirrorBlind(torch.nn.Module):
+    """Means of 4 x 4 blocks of a picture and its mirror image together, around their mean."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        means = torch.nn.functional.avg_pool2d(x + x.flip(3), 4).flatten(1)
+        return means - means.mean(1, keepdim=True)
+
+
+@pytest.mark.timeout(600)
+def test_a_detector_finds_what_hashes_miss_in_a_crawl_a_retry_and_an_extension(served, tmp_path, capsys):
+    def uid(path: str) -> str:
+        return uid_of(f"http://127.0.0.1:{served.port}{path}").hex()
+
+    detector = torchscript(tmp_path, MirrorBlind())
+    first, again, late = (f"/turned-{n}.jpg" for n in range(3))
+    turned = {
+        path: encoded(np.ascontiguousarray(scene(100 + n, 300, 400)[:, ::-1]), 0.8)
+        for n, path in enumerate((first, again, late))
+    }
+    near = ("--dedup", "near", "--per-query", "50", "--rounds", "1", "--placeholder-captions", "0")
+    run = tmp_path / "run"
+    served.files.update({path: turned[path] for path in (first, again)})
+    served.broken.add(again)
+    try:
+        assert main(argv(served, tmp_path, *near, "--keep-staging")) == 0
+        assert "turned-0.jpg" not in merged_into(run), "its hash says nothing of a mirror image"
+        near = (*near, "--detector", detector)
+        assert main(argv(served, tmp_path, *near, "--restart")) == 0
+        by_hashes = {f"{n}-{size}.jpg": uid(f"/{n}-0.jpg") for n in range(6) for size in (1, 2)}
+        found = by_hashes | {"turned-0.jpg": uid("/other-0.jpg")}
+        assert merged_into(run) == found and manifest(run)["near_duplicates"]["removed"] == len(found)
+        served.broken.clear()
+        assert main(argv(served, tmp_path, *near, "--retry-failed")) == 0
+        found |= {"turned-1.jpg": uid("/other-1.jpg")}
+        assert merged_into(run) == found and verify(["--run", str(run)]) == 0
+        served.files[late] = turned[late]
+        row = {"url": f"http://127.0.0.1:{served.port}{late}", "caption": "a late fox"}
+        (tmp_path / "late.jsonl").write_text(json.dumps(row) + "\n")
+        more = ["--source", str(tmp_path / "late.jsonl"), "--workers", "1", "--dedup-limit", "1"]
+        assert main(["--extend", str(run), *more]) == 0
+        found |= {"turned-2.jpg": uid("/other-2.jpg")}
+        assert merged_into(run) == found and verify(["--run", str(run)]) == 0
+    finally:
+        served.broken.clear()
+        for path in turned:
+            served.files.pop(path, None)
+
+
+def test_a_detector_needs_near_and_a_file_that_is_one(served, tmp_path, capsys):
+    before = sum(served.hits.values())
+    assert code(argv(served, tmp_path, "--detector", "d.safetensors")) == 2
+    assert "--dedup near as well" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert code(argv(served, tmp_path, "--dedup", "near", "--detector", "d.safetensors")) == 2
+    assert "d.safetensors: no such file" in " ".join(capsys.readouterr().err.split())
+    assert sum(served.hits.values()) == before, "nothing was asked for"
 
 
 def test_options_are_checked(served, tmp_path, capsys):

@@ -126,7 +126,7 @@ class BandShuffler:
     def split(self, task: Merged | Stored, partitions: int) -> Iterator[tuple[int, bytes]]:
         """Yield a file's hashes by partition of their bands, once for each band; images in runs of uid."""
         is_stored = isinstance(task, Stored)
-        table = stored_images(task) if isinstance(task, Stored) else self._arrived(task)
+        table = stored_images(task) if isinstance(task, Stored) else arrived_images(task, self.merged_before)
         table = table.filter(pc.greater_equal(table["quality"], MIN_QUALITY))
         if not len(table):
             return
@@ -144,14 +144,6 @@ class BandShuffler:
             arrays = [pa.array(column, f.type) for column, f in zip(columns, NODES, strict=True)]
             yield int(number), schemas.encode(pa.Table.from_arrays(arrays, schema=NODES))
 
-    def _arrived(self, task: Merged) -> pa.Table:
-        table = schemas.read_table(task.path, ["uid", "phash", "quality"])
-        table = table.take(pa.array(schemas.run_starts(table["uid"]), pa.int64()))
-        if not self.merged_before:
-            return table
-        known = schemas.read_table(self.merged_before, ["uid"])["uid"].combine_chunks()
-        return table.filter(pc.invert(pc.is_in(table["uid"], value_set=known)))
-
     def reduce(self, partition: int, slices: Iterable[bytes]) -> NearPairs:
         """Write NNNNN.parquet with the verified pairs of a partition."""
         table = pa.concat_tables([NODES.empty_table(), *map(schemas.decode, slices)])
@@ -165,6 +157,19 @@ class BandShuffler:
         path = storage.join(self.folder, f"{name}.parquet")
         schemas.write_table(path, edges)
         return NearPairs(name=name, path=path, edges=len(edges), beyond=beyond)
+
+
+def arrived_images(task: Merged, merged_before: str = "", more: tuple[str, ...] = ()) -> pa.Table:
+    """Return uid, phash, quality and `more` columns of a file's images, sorted by uid.
+
+    merged_before: as of `BandShuffler`.
+    """
+    table = schemas.read_table(task.path, ["uid", "phash", "quality", *more])
+    table = table.take(pa.array(schemas.run_starts(table["uid"]), pa.int64()))
+    if not merged_before:
+        return table
+    known = schemas.read_table(merged_before, ["uid"])["uid"].combine_chunks()
+    return table.filter(pc.invert(pc.is_in(table["uid"], value_set=known)))
 
 
 def stored_images(task: Stored) -> pa.Table:

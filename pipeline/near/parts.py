@@ -23,6 +23,12 @@ GROUPS: Final = pa.schema(
         pa.field("representative", pa.binary(UID_BYTES), nullable=False),
     ]
 )
+LOOKS: Final = pa.schema(
+    [
+        pa.field("uid", pa.binary(UID_BYTES), nullable=False),
+        pa.field("vector", pa.binary(), nullable=False),  # d numbers and the bias, little-endian float16
+    ]
+)
 SITES: Final = pa.schema(
     [
         pa.field("site", pa.string(), nullable=False),
@@ -40,6 +46,28 @@ class NearPairs(Part):
     edges: int
     beyond: int
     """Different hashes that were not compared, since too many share a band."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks(Part):
+    """The images of a file as a detector describes them."""
+
+    path: Annotated[str, File(LOOKS)]
+    images: int
+    pairs: int
+    """Pairs of its first images, which were all compared."""
+    unrelated: tuple[float, ...]
+    """The highest similarities of these, without pairs that do show the same picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareTask(Part):
+    """A file to compare with itself and with others."""
+
+    file: Looks
+    others: tuple[Looks, ...]
+    threshold: float
+    """The least similarity of a pair."""
 
 
 @dataclass(frozen=True, kw_only=True)

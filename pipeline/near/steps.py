@@ -1,5 +1,6 @@
 """Drive `--dedup near`: pairs by hash, groups, and their merging; all before an image is copied."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ from pipeline.extend.steps import count_stored, near_duplicates_path, stored_of
 from pipeline.fetch.parts import Merged
 from pipeline.fetch.retry_failed import merged_before
 from pipeline.flow.runner import Runner
-from pipeline.flow.steps import Shuffle, Tasks, Thresholds, Work, results_in
+from pipeline.flow.steps import Shuffle, Step, Tasks, Thresholds, Work, results_in
 from pipeline.near import groups as near
-from pipeline.near.parts import SITES, Groups, GroupTask, NearMerged, NearPairs
+from pipeline.near.learned import CompareWorker, LooksWorker, compare_tasks
+from pipeline.near.parts import SITES, Groups, GroupTask, Looks, NearMerged, NearPairs
 from pipeline.near.workers import GroupWorker, NearShuffler, add_sites
 from pipeline.rights import licences
 from pipeline.select.workers import PairCounter
@@ -65,7 +67,7 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
         label="arrived, without near-duplicates", folder=arrived, plan=partial(_plan_arrived, crawl, last),
         counter=PairCounter(queries=crawl.queries),
     )  # fmt: skip
-    runner.run([pairs, groups, merge, thresholds])
+    runner.run([pairs, *_learned(crawl, last), groups, merge, thresholds])
     images = sum(one.samples for one in results_in(layout.merged(last), Merged))
     sites = add_sites(schemas.read_table(one.sites) for one in merge.results(NearMerged))
     removals = [SiteRemoval(**row) for row in sites.slice(0, _SITES_IN_MANIFEST).to_pylist()]
@@ -77,6 +79,41 @@ def merge_near(crawl: Crawl, runner: Runner, last: int) -> Near:
         largest_group=found.largest, sites=tuple(removals),
     )  # fmt: skip
     return Near(folder, storage.join(arrived, "thresholds"), duplicates)
+
+
+def _learned(crawl: Crawl, last: int) -> list[Step]:
+    """Find pairs by a detector as well, if there is one."""
+    config, layout = crawl.config, crawl.layout
+    if not config.detector:
+        return []
+    arrived, stored = (layout.stage("finish", f"near-looks-{name}") for name in ("arrived", "stored"))
+    pairs = layout.stage("finish", "near-learned")
+    worker = LooksWorker(
+        folder=arrived, staging=layout.staging, detector=config.detector, merged_before=merged_before(layout)
+    )
+    looks = Tasks(label="looks", folder=arrived, plan=partial(_plan_looks, crawl, last), worker=worker)
+    of_stored = Tasks(
+        label="looks of stored samples", folder=stored, plan=partial(_plan_stored_looks, crawl),
+        worker=replace(worker, folder=stored),
+    )  # fmt: skip
+    folders = (arrived, stored) if crawl.base else (arrived,)
+    compare = Tasks(
+        label="pairs by look", folder=pairs, plan=partial(_plan_compared, folders),
+        worker=CompareWorker(folder=pairs),
+    )  # fmt: skip
+    return [looks, *([of_stored] if crawl.base else []), compare]
+
+
+def _plan_looks(crawl: Crawl, last: int) -> Work:
+    return Work(tasks=results_in(crawl.layout.merged(last), Merged))
+
+
+def _plan_stored_looks(crawl: Crawl) -> Work:
+    return Work(tasks=stored_of(crawl))
+
+
+def _plan_compared(folders: tuple[str, ...]) -> Work:
+    return Work(tasks=compare_tasks(*(results_in(folder, Looks) for folder in folders)))
 
 
 def _plan_pairs(crawl: Crawl, last: int) -> Work:
@@ -91,7 +128,8 @@ def _plan_merge(crawl: Crawl, last: int) -> Work:
 
 
 def _plan_groups(crawl: Crawl, last: int) -> Work:
-    pairs = results_in(crawl.layout.stage("finish", "near-pairs"), NearPairs)
+    found = ("near-pairs", *(["near-learned"] if crawl.config.detector else []))
+    pairs = [one for name in found for one in results_in(crawl.layout.stage("finish", name), NearPairs)]
     merged = results_in(crawl.layout.merged(last), Merged)
     task = GroupTask(
         name="groups", merged=tuple(one.path for one in merged), pairs=tuple(one.path for one in pairs),

@@ -116,6 +116,9 @@ class CrawlConfig:
     dedup: Literal["exact", "near", "off"] = decides("finish", default="exact", fetch=_before_near)
     """exact: images of the same bytes become one sample with the captions of all. near: so do images that
     look alike, by 31 or fewer different bits of their 256-bit hashes."""
+    detector: str = decides("finish", default="")
+    """Detector by which --dedup near also finds images that look alike while their hashes do not, such as
+    mirrored ones and crops: a file as `openwit overlap --detector` takes it. All pairs are compared."""
     dedup_limit: float = 0.5
     """Share of the images that `--dedup near` may remove; if it were more, the run stops before that."""
     drop: str = decides("fetch", default="")
@@ -197,6 +200,8 @@ class CrawlConfig:
             raise ValueError(f"sample must be a share above 0 and up to 1, not {self.sample}")
         if not 0 < self.dedup_limit <= 1:
             raise ValueError(f"dedup_limit must be a share above 0 and up to 1, not {self.dedup_limit}")
+        if self.detector and self.dedup != "near":
+            raise ValueError("--detector finds near-duplicates: give --dedup near as well")
         licences.wanted(self.licence)
         if self.keep_if and not self.scorer:
             raise ValueError("--keep-if needs a --scorer that gives the scores")
