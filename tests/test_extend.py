@@ -400,7 +400,7 @@ def refused(
         (("--per-query", "6"), "--per-query 5 -> 6"),
         (("--lang", "any", "--min-words", "3"), "--lang en -> any, --min-words 1 -> 3"),
         (("--dedup", "near"), "--dedup exact -> near"),
-        (("--stage", "fetch"), "neither with --retry-failed"),
+        (("--stage", "fetch"), "cannot be combined with --retry-failed"),
         (("--sample", "0.5"), "pilot"),
         (("--out", "elsewhere"), "leave --out out"),
     ],

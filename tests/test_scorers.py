@@ -122,7 +122,7 @@ def test_a_head_that_is_none_is_one_sentence(place: Path, tmp_path: Path, arrays
 def test_what_is_no_scorer_is_refused(place: Path, tmp_path: Path) -> None:
     (tmp_path / "page.npz").write_bytes(b"<html>")
     for spec, says in (
-        ("clip-scroe=x", "is one of sharpness, clip-score"), ("clip-score=/nowhere", "no such file"),
+        ("clip-scroe=x", "one of sharpness, clip-score"), ("clip-score=/nowhere", "no such file"),
         ("clip-score", "missing 1 required positional argument"),
         (f"aesthetic={place / 'run'},{tmp_path / 'page.npz'}", "is no npz"),
         (f"aesthetic={place / 'run'},/nowhere.npz", "no such file"),

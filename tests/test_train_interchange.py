@@ -80,7 +80,7 @@ def test_what_a_layout_cannot_say_is_refused_before_a_folder_is_made(tmp_path: P
     exact = replace(SMALL_VIT, activation="gelu")
     for architecture, layout, said in (
         (SMALL_RESNET, "hf", "no ResNet"),
-        (exact, "openai", "quick-gelu alone"),
+        (exact, "openai", "only quick-gelu"),
         (SMALL_VIT, "onnx", "choose"),
     ):
         with pytest.raises(ValueError, match=said):
