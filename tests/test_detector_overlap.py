@@ -19,6 +19,8 @@ from tests.rows import checked_results
 from tests.scenes import sample, scene, write_folder, write_run
 from train.loss import contrastive_loss
 
+# It learns within seconds what it is tested by: turned pictures, not text on them or deep crops.
+TURNED = augment.Strength(area=0.95, stretch=1, degrees=18, hue=0, tone=0, chance=0.6, added=0)
 SMALL = DetectorArchitecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
 
 
@@ -33,7 +35,7 @@ def detector(path: Path, steps: int) -> None:
     for step in range(steps):
         rng = np.random.default_rng(step)
         chosen = rng.permutation(len(pictures))[:32]
-        first, second = augment.pair(pictures[chosen], aspects[chosen], 64, rng)
+        first, second = (augment.view(pictures[chosen], aspects[chosen], 64, TURNED, rng) for _ in range(2))
         optimizer.zero_grad()
         contrastive_loss(*on_pairs(first, second)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5)
@@ -101,8 +103,8 @@ def test_a_detector_trained_for_seconds_finds_the_turned_copies_that_hashes_miss
     found = overlap(tmp_path, 120, distortions.rotation(14, 18), examples=20, planted=16)
     detectors = found.entry["detectors"]
     assert detectors["hashes"]["overlap"] <= 1
-    assert detectors["learned"]["overlap"] >= 6, "of 16, after ten seconds of training"
-    assert detectors["learned"]["alone"] >= 5 and found.entry["overlap"] == len(
+    assert detectors["learned"]["overlap"] >= 8, "half of 16, after ten seconds of training"
+    assert detectors["learned"]["alone"] >= 7 and found.entry["overlap"] == len(
         {row["example_id"] for row in found.rows if row["verified"]}
     )
     verified = [row for row in found.rows if row["verified"]]
