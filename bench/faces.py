@@ -62,7 +62,7 @@ def smaller(data: bytes) -> bytes:
 
 
 def cpu_s() -> float:
-    """Return the CPU time so far of this process and of its children that run: networks have one."""
+    """Return the CPU time so far of this process and of its running children: networks have a child."""
     ticks = 0
     for pid in (os.getpid(), *descendants(os.getpid())):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

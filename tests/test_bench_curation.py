@@ -1,4 +1,4 @@
-"""The pool of bench.curation: what its captions say, and that no length tells right ones from noise."""
+"""The pool of bench.curation: the content of its captions, and that no length tells right ones from noise."""
 
 import io
 

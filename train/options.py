@@ -50,8 +50,8 @@ class RunConfig(ABC):
     lr: float | None = None
     """Peak learning rate."""
     warmup: int | None = None
-    """Steps of linear warm-up; by default CLIP's 2,000 in runs of 10,000 steps or more, never more than a
-    tenth of shorter ones."""
+    """Steps of linear warm-up; by default CLIP's 2,000 in runs of 10,000 steps or more, at most a tenth
+    of a shorter run."""
     weight_decay: float | None = None
     """Decoupled weight decay of all parameters but gains and biases."""
     grad_clip: float | None = None

@@ -24,7 +24,7 @@ from pipeline.near.stars import uid_array, uids_of
 from pipeline.shards import read_shard
 
 WRONG: Final = 0.001
-"""Images, as a share of the set, that may be merged into one that is unlike them: the threshold's meaning."""
+"""Images, as a share of the set, that may be merged into an unlike image: the threshold's meaning."""
 _DETECTOR: Final = "dedup.detector.in_set:SetDetector"
 _THRESHOLD: Final = "dedup.detector.thresholds:threshold"
 _TILE: Final = 2_048  # images compared at a time with as many: 16 MiB of products
@@ -39,7 +39,7 @@ class Described(NamedTuple):
     vectors: F32
     """[n, d]: unit vectors."""
     biases: F32
-    """[n]: the amounts subtracted from their similarities; infinite for one that cannot be decoded."""
+    """[n]: the amounts subtracted from their similarities; infinite for an image that cannot be decoded."""
     pairs: int
     """Pairs of the first images, which were all compared."""
     unrelated: tuple[float, ...]
@@ -76,7 +76,7 @@ def _named(name: str) -> Any:
 
 
 def threshold(files: Iterable[Looks]) -> float:
-    """Return the least similarity at which not more than `WRONG` of the images have an unlike one."""
+    """Return the least similarity at which at most `WRONG` of the images have an unlike partner."""
     files = list(files)
     images = sum(one.images for one in files)
     unrelated = np.array([x for one in files for x in one.unrelated], np.float32)
