@@ -19,12 +19,13 @@ from pipeline.index.cuts import NONE, Cuts
 from pipeline.index.question import Filter, Question, question
 from pipeline.index.tables import NUMBERS
 
-SECONDS: Final = 0.05
-"""For a count beside a page; the page itself has thirty times as long."""
+SECONDS: Final = 1.5
+"""For a page, and for a count that is asked for alone."""
+_BESIDE: Final = 0.02  # seconds for a count beside a page: in them 2 MB of posting lists are read
 MOST: Final = 200
 """Rows of a page."""
 _STEPS: Final = 10_000  # instructions of SQLite's machine between two looks at the clock
-_LOOKED_UP: Final = 200  # rows that are looked up singly for a page or a count: 1 MB at most
+_LOOKED_UP: Final = 100  # rows that are looked up singly for a page or a count: 1 MB at most
 _WALKED: Final = 100_000  # entries of a sorted column that a count walks
 _ASKED: Final = 500  # samples of a sorted column of which each is asked whether a filter leaves it
 _COLUMNS: Final = {
@@ -81,7 +82,7 @@ class Pages:
         count = self._total(wanted, asked)
         if count.is_exact and offset >= count.total:
             return Page([], count.total, True)
-        with self._within(30 * SECONDS):
+        with self._within(SECONDS):
             if not wanted.sort:
                 rows = self._in_set_order(asked, offset, limit)
             elif asked.match and not (count.is_exact and count.total <= _LOOKED_UP):
@@ -96,7 +97,7 @@ class Pages:
         count = self._total(wanted, asked)
         if not count.is_exact:
             source = asked.source if asked.bounds else f"{table}_text WHERE {asked.text}"
-            count = self._counted(f"SELECT 1 FROM {source}", asked.all_values, 30 * SECONDS)
+            count = self._counted(f"SELECT 1 FROM {source}", asked.all_values, SECONDS)
         return Page([], count.total, count.is_exact)
 
     def uids(self, wanted: Filter) -> Iterator[str]:
@@ -236,18 +237,18 @@ class Pages:
             return _Count(total, True, total / max(every, 1))
         found = f"SELECT rowid FROM {table}_text WHERE {asked.text}"
         if not asked.bounds:
-            return self._counted(f"{found} ORDER BY rowid", [asked.match], SECONDS)
+            return self._counted(f"{found} ORDER BY rowid", [asked.match], _BESIDE)
         if not asked.match:
             columns = {*wanted.least, *wanted.most}
             most = _WALKED if len(columns) == 1 else _LOOKED_UP
             statement = f"SELECT 1 FROM {asked.source} LIMIT {most + 1}"
-            count = self._counted(statement, asked.values, SECONDS)
+            count = self._counted(statement, asked.values, _BESIDE)
             return _Count(min(count.total, most), count.is_exact and count.total <= most)
         some = f"{found} ORDER BY rowid LIMIT {_LOOKED_UP}"
-        looked = self._counted(some, [asked.match], SECONDS)
+        looked = self._counted(some, [asked.match], _BESIDE)
         count = self._counted(
             f"SELECT id FROM {table} WHERE id IN ({some}) AND {' AND '.join(asked.bounds)}",
-            [asked.match, *asked.values], SECONDS,
+            [asked.match, *asked.values], _BESIDE,
         )  # fmt: skip
         is_exact = looked.is_exact and count.is_exact and looked.total < _LOOKED_UP
         return _Count(count.total, is_exact, looked.share * count.total / max(looked.total, 1))

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,6 @@ import numpy.typing as npt
 from pipeline import balance, storage
 from pipeline.index.pages import MOST, SECONDS, Pages
 from pipeline.index.tables import ZEROS
-
-_LONG: Final = 30 * SECONDS
 
 
 class Search(Pages):
@@ -96,7 +94,7 @@ class Search(Pages):
             )
             where = f"WHERE place IN ({found})" if words else ""
             statement = f"{where} ORDER BY {order} LIMIT ? OFFSET ?"
-        with self._within(_LONG):
+        with self._within(SECONDS):
             rows = self._db.execute(
                 f"SELECT id, query, matched, kept, present, short FROM queries {statement}", given
             ).fetchall()
@@ -123,7 +121,7 @@ class Search(Pages):
             return []
         threshold = None if row["threshold"] is None else int.from_bytes(row["threshold"], "big")
         skipped, ids = 0, list[int]()
-        with self._within(_LONG):
+        with self._within(SECONDS):
             for zeros in range(ZEROS, -1, -1):
                 own = self._db.execute(
                     "SELECT rowid FROM samples_text WHERE samples_text MATCH ?",
