@@ -74,7 +74,7 @@ def links(run: Collected, root: str) -> list[tuple[str, str]]:
     if not isinstance(listed, str) or not listed.endswith(".parquet"):
         return []
     own = storage.join(root, "report", "index.html")
-    return safe_html.link(own, f"{listed.removesuffix('.parquet')}_report.html", "the queries")
+    return safe_html.link(own, storage.sibling(listed, "_report.html"), "the queries")
 
 
 def _has(run: Collected, section: str) -> bool:
