@@ -214,7 +214,7 @@ def test_a_record_is_what_its_class_says() -> None:
     assert untrusted.record(progress.StepProgress, vars(step), "p") == step
     assert untrusted.record(Holder, {}, "p").pid
     for wrong in ({"pid": "1"}, {"pid": True}, {"beat": float("nan")}, {"other": 1}, [], None):
-        with pytest.raises(ValueError, match="p (has|lacks)"):
+        with pytest.raises(ValueError, match=r"p (has|lacks)"):
             untrusted.record(Holder, wrong, "p")
 
 
