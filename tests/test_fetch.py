@@ -494,6 +494,15 @@ def test_the_head_of_an_answer_is_bounded_by_the_line_and_as_a_whole(client: Cli
 # tdmrep.json, asked for after robots.txt.
 
 
+def check_rules(rules_of: Server, path: str, reason: str, asked: int) -> None:
+    """Ask a site twice for an image; its file of rules is asked for so many times."""
+    with rules_of as server:
+        first, again = fetch(server.url("good"), server.url("good"), opt_out=OPT_OUTS)
+        assert (first.reason, again.reason) == (reason, reason), first.detail
+        assert len(server.asked("good")) == (2 if reason == "" else 0)
+        assert len(server.asked(path)) == asked
+
+
 @pytest.mark.parametrize(
     ("robots", "tdmrep", "reason", "asked"),
     [
@@ -510,11 +519,7 @@ def test_the_head_of_an_answer_is_bounded_by_the_line_and_as_a_whole(client: Cli
     ],
 )
 def test_tdmrep_json(robots: str, tdmrep: str, reason: str, asked: int) -> None:
-    with Server(robots=robots, tdmrep=tdmrep) as server:
-        first, again = fetch(server.url("good"), server.url("good"), opt_out=OPT_OUTS)
-        assert (first.reason, again.reason) == (reason, reason), first.detail
-        assert len(server.asked("good")) == (2 if reason == "" else 0)
-        assert len(server.asked(".well-known/tdmrep.json")) == asked
+    check_rules(Server(robots=robots, tdmrep=tdmrep), ".well-known/tdmrep.json", reason, asked)
 
 
 # ai.txt, the last of the three.
@@ -534,11 +539,7 @@ def test_tdmrep_json(robots: str, tdmrep: str, reason: str, asked: int) -> None:
     ],
 )
 def test_ai_txt(robots: str, ai: str, reason: str, asked: int) -> None:
-    with Server(robots=robots, ai=ai) as server:
-        first, again = fetch(server.url("good"), server.url("good"), opt_out=OPT_OUTS)
-        assert (first.reason, again.reason) == (reason, reason), first.detail
-        assert len(server.asked("good")) == (2 if reason == "" else 0)
-        assert len(server.asked("ai.txt")) == asked
+    check_rules(Server(robots=robots, ai=ai), "ai.txt", reason, asked)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from pipeline import urls
@@ -23,6 +23,24 @@ REDIRECTS: Final = 5
 """RFC 9309, section 2.3.1.2: at least five."""
 
 
+class _RulesFile(NamedTuple):
+    """A file of rules that a site may have beside robots.txt; fields only."""
+
+    signal: OptOut
+    path: str
+    limit: int
+    """Bytes that are read."""
+    parse: Callable[[bytes], PathRules | Permissions]
+    says: str
+
+
+_FILES: Final = (
+    _RulesFile("tdmrep", tdmrep.PATH, tdmrep.MAX_BYTES, tdmrep.parse, "tdmrep.json reserves"),
+    _RulesFile("ai-txt", aitxt.PATH, aitxt.MAX_BYTES, aitxt.parse, "ai.txt disallows"),
+)
+"""In the order in which they are asked for, after robots.txt."""
+
+
 class SiteRules:
     """The rules of authorities; `load` those not known, then `refuse` applies them to a URL."""
 
@@ -34,8 +52,9 @@ class SiteRules:
         self._robots: AuthorityCache[RobotsVerdict] = AuthorityCache(_keep_verdict)
         self._terms: AuthorityCache[PathRules] = AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size))
         self._linked: AuthorityCache[_Linked] = AuthorityCache(lambda found: (CACHE_SECONDS, found.size))
-        self._reserved: AuthorityCache[PathRules] = AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size))
-        self._permissions: AuthorityCache[Permissions] = AuthorityCache(lambda it: (CACHE_SECONDS, it.size))
+        self._files: dict[OptOut, AuthorityCache[PathRules | Permissions]] = {
+            file.signal: AuthorityCache(lambda rules: (CACHE_SECONDS, rules.size)) for file in _FILES
+        }
 
     def refuse(self, href: str) -> Refusal | None:
         """Return why a resolved URL is not to be asked for, as far as is known."""
@@ -47,12 +66,10 @@ class SiteRules:
             return Refusal(verdict.reason, verdict.detail)
         if refusal := verdict.rules.refusal(href, self._options.opt_out):
             return refusal
-        rules = self._reserved.known(origin)
-        if rules is not None and (pattern := rules.reserving(href)):
-            return Refusal(reason("tdmrep"), f"tdmrep.json reserves {pattern}"[:300])
-        permissions = self._permissions.known(origin)
-        if permissions is not None and (pattern := permissions.reserving(href)):
-            return Refusal(reason("ai-txt"), f"ai.txt disallows {pattern}"[:300])
+        for file in _FILES:
+            found = self._files[file.signal].known(origin)
+            if found is not None and (pattern := found.reserving(href)):
+                return Refusal(reason(file.signal), f"{file.says} {pattern}"[:300])
         rules = self._terms.known(origin)
         if rules is not None and (pattern := rules.reserving(href)):
             return Refusal(reason("rsl"), f"the License of robots.txt reserves {pattern}"[:300])
@@ -61,7 +78,7 @@ class SiteRules:
     async def linked(
         self, targets: Iterable[str], about: Iterable[str], gate: Gate, where: str
     ) -> Refusal | None:
-        """Return the refusal by terms that an answer or a page links to, or "".
+        """Return the refusal by terms that an answer or a page links to, or None.
 
         All are resolved URLs. Terms that cannot be read refuse.
         """
@@ -82,7 +99,7 @@ class SiteRules:
         verdict = self._robots.known(origin)
         if verdict is None:
             return False
-        if self._lacks_tdmrep(verdict, origin) or self._lacks_permissions(verdict, origin):
+        if self._lacking(verdict, origin) is not None:
             return False
         return not self._has_terms(verdict) or self._terms.known(origin) is not None
 
@@ -102,26 +119,21 @@ class SiteRules:
         elif not self.knows(href):
             verdict = self._robots.known(origin)
             assert verdict is not None
-            if self._lacks_tdmrep(verdict, origin):
-                await self._reserved.get(origin, lambda: self._fetch_tdmrep(origin, gate))
-            elif self._lacks_permissions(verdict, origin):
-                await self._permissions.get(origin, lambda: self._fetch_permissions(origin, gate))
+            if (file := self._lacking(verdict, origin)) is not None:
+                await self._files[file.signal].get(origin, lambda: self._fetch_file(origin, file, gate))
             else:
                 await self._terms.get(origin, lambda: self._fetch_licences(origin, verdict, gate))
 
-    def _lacks_tdmrep(self, verdict: RobotsVerdict, origin: str) -> bool:
-        return self._may_ask(verdict, origin, "tdmrep", tdmrep.PATH) and self._reserved.known(origin) is None
-
-    def _lacks_permissions(self, verdict: RobotsVerdict, origin: str) -> bool:
-        return (
-            self._may_ask(verdict, origin, "ai-txt", aitxt.PATH) and self._permissions.known(origin) is None
-        )
-
-    def _may_ask(self, verdict: RobotsVerdict, origin: str, signal: OptOut, path: str) -> bool:
-        """Return whether a file of rules is asked for: not where robots.txt keeps us out of it."""
-        if signal not in self._options.opt_out or verdict.rules is None:
-            return False
-        return verdict.rules.refusal(origin + path, self._options.opt_out) is None
+    def _lacking(self, verdict: RobotsVerdict, origin: str) -> _RulesFile | None:
+        """Return the next file of rules that is to be asked for: none that robots.txt keeps us out of."""
+        opt_out, rules = self._options.opt_out, verdict.rules
+        if rules is None:
+            return None
+        for file in _FILES:
+            is_known = self._files[file.signal].known(origin) is not None  # first: robots.txt takes longer
+            if not is_known and file.signal in opt_out and not rules.refusal(origin + file.path, opt_out):
+                return file
+        return None
 
     def _has_terms(self, verdict: RobotsVerdict) -> bool:
         return "rsl" in self._options.opt_out and verdict.rules is not None and bool(verdict.rules.licences)
@@ -160,20 +172,12 @@ class SiteRules:
             )  # the name or the machine, not its robots.txt
         return RobotsVerdict(None, "robots_unavailable", f"robots.txt: {reply.reason} {reply.detail}"[:300])
 
-    async def _fetch_tdmrep(self, origin: str, gate: Gate) -> PathRules:
-        """Ask for tdmrep.json; a missing file, or a malformed answer, reserves nothing (section 6.1)."""
-        body = await self._optional(origin + tdmrep.PATH, gate, tdmrep.MAX_BYTES)
-        return await asyncio.to_thread(tdmrep.parse, body) if body else PathRules()  # half a MB takes 50 ms
-
-    async def _fetch_permissions(self, origin: str, gate: Gate) -> Permissions:
-        """Ask for ai.txt; a missing file, or another text of this name, reserves nothing."""
-        body = await self._optional(origin + aitxt.PATH, gate, aitxt.MAX_BYTES)
-        return await asyncio.to_thread(aitxt.parse, body) if body else Permissions([])
-
-    async def _optional(self, href: str, gate: Gate, limit: int) -> bytes:
-        """Return the body of a file of a site, empty if it is missing."""
-        reply, _ = await self._get(href, gate, limit)
-        return b"" if reply.reason or not 200 <= reply.status < 300 else reply.body
+    async def _fetch_file(self, origin: str, file: _RulesFile, gate: Gate) -> PathRules | Permissions:
+        """Ask for a file of rules; a missing file, or a malformed answer, reserves nothing."""
+        reply, _ = await self._get(origin + file.path, gate, file.limit)
+        if reply.reason or not 200 <= reply.status < 300 or not reply.body:
+            return file.parse(b"")
+        return await asyncio.to_thread(file.parse, reply.body)  # half a megabyte takes 50 ms
 
     async def _get(self, href: str, gate: Gate, limit: int) -> tuple[Reply, str]:
         """Return the answer after redirects, and the URL that gave it; it holds for the first authority."""
