@@ -14,9 +14,9 @@ first of them JSON.
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
+import pkgutil
 import resource
 import select
 import signal
@@ -256,11 +256,6 @@ def _limit(memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def _named(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def _run(function: Function, data: bytes, options: Any) -> tuple[dict[str, Any], bytes]:
     try:
         fields = function(data, options)._asdict()
@@ -290,7 +285,7 @@ def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
     if configuration is None:
         return
     settings = json.loads(configuration)
-    kind, function = (_named(settings[name]) for name in ("kind", "function"))
+    kind, function = (pkgutil.resolve_name(settings[name]) for name in ("kind", "function"))
     given = settings["options"].items()
     options = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given})
     if "cv2" in sys.modules:

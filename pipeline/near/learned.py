@@ -5,10 +5,10 @@ share no band of their hashes, are found too. The detectors belong to `dedup`, w
 so they are named here and imported when they are needed.
 """
 
-import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -62,17 +62,12 @@ class Detector(Protocol):
 def load(path: str) -> Detector:
     """Return the detector in a file; ValueError, in one line, if it cannot be used."""
     try:
-        found: Detector = _named(_DETECTOR)(path)
+        found: Detector = pkgutil.resolve_name(_DETECTOR)(path)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"--detector {path} needs {error.name}: pip install 'openwit[crawl,overlap,train]'"
         ) from error
     return found
-
-
-def _named(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def threshold(files: Iterable[Looks]) -> float:
@@ -83,7 +78,7 @@ def threshold(files: Iterable[Looks]) -> float:
     if not len(unrelated):
         return 1.0
     # Every image is compared with half of the others.
-    found = _named(_THRESHOLD)(
+    found = pkgutil.resolve_name(_THRESHOLD)(
         unrelated, sum(one.pairs for one in files), images, max(1, images // 2), 1 - WRONG
     )
     return round(float(found), 6)
