@@ -35,8 +35,7 @@ from pipeline.fetch.terms import Terms, of_pages
 from pipeline.fetch.unit_log import UnitLog
 from pipeline.flow import heartbeat, kept
 from pipeline.http.fetch_thread import FetchLoop
-from pipeline.http.fetch_url import Outcome
-from pipeline.http.fetch_url import Terms as Linked
+from pipeline.http.fetch_url import LinkedTerms, Outcome
 from pipeline.http.scheduler import Counts
 from pipeline.images import said
 from pipeline.images.decoder import Decoder
@@ -298,7 +297,7 @@ class FetchWorker:
         shares = {site: share(n) for site, n in zip(sites, lanes, strict=True)}
         site_of = dict(zip(uids, sites, strict=True))
         rows = zip(uids, first["fetch_url"].to_pylist(), strict=True)
-        linked: dict[object, Linked] = {
+        linked: dict[object, LinkedTerms] = {
             uid: found for uid, text in terms.pages.items() if (found := linked_terms(text))
         }
         answers = state.loop.run(rows, shares=shares, deadline=deadline, counts=requests, terms=linked)

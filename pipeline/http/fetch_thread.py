@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 from pipeline.http import dns, fd_limits
 from pipeline.http.byte_budget import AnswersInFlight
-from pipeline.http.fetch_url import Fetcher, Outcome, Terms
+from pipeline.http.fetch_url import Fetcher, LinkedTerms, Outcome
 from pipeline.http.scheduler import Counts, SharedLimits, fetch_many
 from pipeline.options import FetchOptions
 
@@ -51,7 +51,7 @@ class FetchLoop:
         shares: Mapping[str, float] | None = None,
         deadline: float | None = None,
         counts: Counts | None = None,
-        terms: Mapping[object, Terms] | None = None,
+        terms: Mapping[object, LinkedTerms] | None = None,
     ) -> Iterator[_Item]:
         """Yield (key, outcome) for each (key, URL), in the order they finish; see `fetch_many`.
 

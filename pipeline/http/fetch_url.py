@@ -22,7 +22,7 @@ from pipeline.http.site_rules import SiteRules
 from pipeline.options import FetchOptions
 from pipeline.rights.link_header import RSL, licences
 
-Terms = Sequence[tuple[str, str]]
+LinkedTerms = Sequence[tuple[str, str]]
 """URLs of terms for machines (Really Simple Licensing), each with the URL of the page that links to them."""
 _MAX_LINKED: Final = 4
 """Files of terms that are asked for on account of one image or page."""
@@ -79,7 +79,7 @@ class Fetcher:
         await self._resolver.close()
 
     async def fetch(
-        self, url: str, gate: Gate | None = None, *, keep_alive: bool = True, terms: Terms = ()
+        self, url: str, gate: Gate | None = None, *, keep_alive: bool = True, terms: LinkedTerms = ()
     ) -> Outcome:
         """Fetch `url`; a failure is a reason. Without `keep_alive` the connection ends with it.
 
@@ -139,7 +139,7 @@ class Fetcher:
         await self._resolver.find(split_authority(href)[0])
 
     async def _follow(
-        self, url: str, gate: Gate, watch: Stopwatch, keep_alive: bool, terms: Terms
+        self, url: str, gate: Gate, watch: Stopwatch, keep_alive: bool, terms: LinkedTerms
     ) -> tuple[str, Reply]:
         """Return the last URL of a chain of redirects, and its answer."""
         try:
@@ -179,7 +179,7 @@ class Fetcher:
             return reply
         return reply._replace(reason=refusal.reason, detail=refusal.detail, body=b"", links="")
 
-    async def _refuse_with_rules(self, href: str, gate: Gate, terms: Terms) -> Refusal | None:
+    async def _refuse_with_rules(self, href: str, gate: Gate, terms: LinkedTerms) -> Refusal | None:
         refusal = self.refuse(href)
         while refusal is None and not self.knows_rules(href):
             await self.load_rules(href, gate)

@@ -13,7 +13,7 @@ from pipeline import urls
 from pipeline.http import dns, errors, fd_limits
 from pipeline.http.byte_budget import AnswersInFlight, Memory
 from pipeline.http.client import KEEP_ALIVE_SECONDS, authority
-from pipeline.http.fetch_url import Fetcher, Outcome, Terms
+from pipeline.http.fetch_url import Fetcher, LinkedTerms, Outcome
 from pipeline.http.optout import Refusal
 from pipeline.http.rate_limit import (
     ADDRESS_CONCURRENCY,
@@ -77,7 +77,7 @@ async def fetch_many(
     deadline: float | None = None,
     counts: Counts | None = None,
     pool: SharedLimits | None = None,
-    terms: Mapping[object, Terms] | None = None,
+    terms: Mapping[object, LinkedTerms] | None = None,
 ) -> Counts:
     """Fetch all (key, URL) `rows` and call `on_outcome(key, outcome)` for each, in the order they finish.
 
@@ -144,7 +144,7 @@ class _Unit:
         counts: Counts,
         pool: SharedLimits | None,
         shares: Mapping[str, float],
-        terms: Mapping[object, Terms],
+        terms: Mapping[object, LinkedTerms],
     ) -> None:
         self.counts = counts
         self._terms = terms
