@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 
 from pipeline import balance, storage
-from pipeline.index import build
+from pipeline.index import foreign, query_list
 from pipeline.index.offsets import Place, places
 from pipeline.index.question import Filter
 from pipeline.index.search import Search
-from pipeline.index.tables import SAMPLE_COLUMNS, Index, Source, finish, rank_tags, write_queries
+from pipeline.index.tables import SAMPLE_COLUMNS, Index, Source, finish
 from pipeline.index.vectors import Vectors
 from pipeline.shards import Sample, write_shard
 from tests import s3
@@ -89,7 +89,7 @@ def rows(count: int, found: Sequence[tuple[str, Place]], seed: int = 0) -> Itera
         sizes = rng.integers(200, 2000, (n, 2)).tolist()
         uids = rng.bytes(16 * n)
         high = np.frombuffer(uids, ">u8").astype(np.uint64)[::2]
-        ranks = rank_tags(queries.ravel(), np.repeat(high, 7), hashes)
+        ranks = query_list.rank_tags(queries.ravel(), np.repeat(high, 7), hashes)
         lists = queries.tolist()
         for i in range(n):
             caption = " ".join(words[i])
@@ -130,7 +130,7 @@ def make_index(path: Path, count: int, shard: str) -> None:
         (n, f"query {n}", 100, QUERIES - n, 60, 0, value.to_bytes(8, "big"), one)
         for n, value in enumerate(query_hashes().tolist())
     ]
-    write_queries(index.db, listed)
+    query_list.write(index.db, listed)
     finish(index, "bench")
     index.close()
 
@@ -306,7 +306,7 @@ def show_datasets(count: int, folder: Path) -> None:
         samples = (Sample(f"{start + n:09d}", pictures[n % 100], text, b"{}") for n, text in enumerate(texts))
         write_shard(Path(shards[-1]), samples)
     started = time.process_time()
-    build.index_shards(folder / "index.sqlite", "bench", shards, lambda done, total, found: None)
+    foreign.index_shards(folder / "index.sqlite", "bench", shards, lambda done, total, found: None)
     indexed = time.process_time() - started
     search = Search(folder / "index.sqlite")
     print(f"{count:,} samples: openwit {indexed:.1f} CPU s to index")

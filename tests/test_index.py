@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_job import main
-from pipeline.index import build, place, tables, vectors
+from pipeline.index import build, by_column, place, tables, vectors
 from pipeline.index import near as near_groups
 from pipeline.index import pages as query
 from pipeline.index.cli import index
@@ -109,7 +109,8 @@ def test_filters_sorting_and_pages(search: Search, monkeypatch: pytest.MonkeyPat
     pages = [search.page(Filter(text="umbrella"), offset, 7).rows for offset in range(0, 35, 7)]
     assert [row["caption"] for page in pages for row in page] == CAPTIONS[:31]
     largest = search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows
-    monkeypatch.setattr(query, "_LOOKED_UP", 3)
+    for module, name in ((query, "_LOOKED_UP"), (query, "_TRIED"), (by_column, "LOOKED_UP")):
+        monkeypatch.setattr(module, name, 3)
     assert search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows == largest
     least = Filter(text="umbrella", least={"bytes": 1003})
     assert search.page(least, 0, 40)[1:] == (0, False) and search.count(least) == ([], 21, True)
@@ -158,7 +159,8 @@ def test_any_order_and_cut_is_that_of_all_rows(
 ) -> None:  # fmt: skip
     search, rows = numbered
     monkeypatch.setattr(query, "_LOOKED_UP", 5)
-    monkeypatch.setattr(query, "_ASKED", asked)
+    monkeypatch.setattr(by_column, "LOOKED_UP", 5)
+    monkeypatch.setattr(by_column, "_ASKED", asked)
     for text in ("", "some", "often", "word"):
         left = [
             row for row in rows

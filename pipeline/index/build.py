@@ -1,4 +1,4 @@
-"""Build or renew the index of a finished run, or of any WebDataset.
+"""Build or renew the index of a finished run.
 
 Renewing compares shards by their hashes and looks only at those that changed, as `--extend`, `compact` and
 `takedown` change them. A shard is one transaction, so a build that is stopped goes on where it was.
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,21 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline import (
-    checked_manifest,
-    finished_set,
-    manifest,
-    run_folder,
-    schemas,
-    storage,
-    untrusted,
-    urls,
-)
+from pipeline import checked_manifest, finished_set, manifest, run_folder, schemas, storage
 from pipeline.checked_manifest import Manifest, ManifestShard
 from pipeline.fetch.parts import Fetched
 from pipeline.finished_set import FinishedSet
-from pipeline.index import near
-from pipeline.index.offsets import Place, places
+from pipeline.index import near, query_list
+from pipeline.index.offsets import places
 from pipeline.index.tables import (
     FACETS,
     REJECT_COLUMNS,
@@ -39,18 +30,14 @@ from pipeline.index.tables import (
     Progress,
     Source,
     finish,
-    rank_tags,
-    write_queries,
 )
+from pipeline.index.values import hash_of, site_of
 from pipeline.run_folder import Layout
 from pipeline.score import files as score_files
 from pipeline.score.files import ScoreSet
 from pipeline.stages import Rounds
 
 _SCORE: Final = re.compile(r"score_\w+", re.ASCII)
-_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_UID: Final = re.compile(r"[\w-]{1,32}", re.ASCII)
-_PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
 def index_run(path: Path, layout: Layout, progress: Progress) -> None:
@@ -78,7 +65,7 @@ def index_run(path: Path, layout: Layout, progress: Progress) -> None:
             index.insert("rejects", REJECT_COLUMNS, _rejected_rows(index, source, number))
 
         index.renew("rejects", files, add_rejects, progress)
-        write_queries(index.db, _queries(layout, whole))
+        query_list.write(index.db, _queries(layout, whole))
         if index.has_changed:
             _note_staged(index, layout)
         near.renew(index)
@@ -142,13 +129,13 @@ def _run_rows(
         if (place := by_key.get(row["key"])) is None:
             continue  # `openwit verify` says that tar and Parquet differ
         values = {name: row[name] for name in FACETS if name in names}
-        values |= {"site": _site(row["url"]), "shard": source.name}
+        values |= {"site": site_of(row["url"]), "shard": source.name}
         tags = [index.tag("samples", kind, str(value)) for kind, value in values.items() if value]
         tags += [f"q{query}" for query in row["matched_query_ids"]] + ranks
         yield (
             row["uid"], row["key"], number, *place[:5], "\n".join(row["captions"]), row["url"],
             row["page_url"], " ".join(tags), row["width"], row["height"], row["bytes"], row["lang_score"],
-            _phash(row["phash"]), *(row.get(name) for name in scores),
+            hash_of(row["phash"]), *(row.get(name) for name in scores),
         )  # fmt: skip
 
 
@@ -159,103 +146,22 @@ def _ranks(table: pa.Table, whole: FinishedSet) -> Iterator[list[str]]:
     matched = pa.concat_arrays(table["matched_query_ids"].chunks)
     lengths = matched.value_lengths().to_numpy()
     uids = np.array([int(uid[:16], 16) for uid in table["uid"].to_pylist()], np.uint64)
-    tags = rank_tags(matched.flatten().to_numpy(), np.repeat(uids, lengths), whole.hashes)
+    tags = query_list.rank_tags(matched.flatten().to_numpy(), np.repeat(uids, lengths), whole.hashes)
     ends = np.cumsum(lengths).tolist()
     for start, end in zip([0, *ends], ends, strict=False):
         yield tags[start:end]
-
-
-def _phash(text: object) -> bytes | None:
-    return bytes.fromhex(text) if isinstance(text, str) and _HASH.fullmatch(text) else None
 
 
 def _rejected_rows(index: Index, source: Source, number: int) -> Iterator[Sequence[object]]:
     with storage.open_input(source.path) as file:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=16_384):
             for row in batch.to_pylist():
-                values = {"site": _site(row["url"]), "reason": row["reason"], "stage": row["stage"]}
+                values = {"site": site_of(row["url"]), "reason": row["reason"], "stage": row["stage"]}
                 tags = [index.tag("rejects", kind, value) for kind, value in values.items() if value]
                 yield (
                     number, row["uid"], row["url"], row["caption"], row["page_url"], row["stage"],
                     row["reason"], row["detail"], " ".join(tags),
                 )  # fmt: skip
-
-
-def index_shards(path: Path, name: str, shards: Sequence[str], progress: Progress) -> list[str]:
-    """Renew the index of anybody's WebDataset; return a sentence for each archive that is not whole."""
-    refused = list[str]()
-    with closing(Index(path)) as index:
-
-        def add(source: Source, number: int) -> None:
-            index.insert("samples", SAMPLE_COLUMNS, _foreign_rows(index, source, number, refused))
-
-        index.renew("samples", [_described(shard) for shard in shards], add, progress)
-        near.renew(index)
-        finish(index, name)
-    return refused
-
-
-def _described(path: str) -> Source:
-    info = storage.file_info(path)
-    return Source(path, path, f"{info.size} {info.etag}")
-
-
-def _foreign_rows(
-    index: Index, source: Source, number: int, refused: list[str]
-) -> Iterator[Sequence[object]]:
-    """Yield the rows of an archive: caption from KEY.txt, and the fields of KEY.json by openwit's names."""
-    with storage.open_input(source.path) as file, storage.open_input(source.path) as content:
-        if file.read(6).startswith(_PACKED):
-            refused.append(f"{source.path} is compressed, so no single picture can be read: unpack it")
-            return
-        try:
-            for key, place in places(file):
-                yield _foreign_row(index, source, number, key, place, content)
-        except ValueError as error:
-            refused.append(f"{source.path}: {error}; the samples before it are indexed")
-
-
-def _foreign_row(
-    index: Index, source: Source, number: int, key: str, place: Place, content: IO[bytes]
-) -> Sequence[object]:
-    known = _json_of(content, place)
-    text = _read(content, place.text_offset, place.text_length).decode("utf-8", "replace")
-    caption, url = text or _text(known, "caption"), _text(known, "url")
-    uid = _text(known, "uid")
-    if not _UID.fullmatch(uid):
-        uid = xxhash.xxh3_128_hexdigest(f"{source.path}\n{key}".encode())
-    values = {kind: _text(known, kind) for kind in FACETS}
-    values |= {"site": _site(url), "shard": storage.stem(source.path)}
-    tags = " ".join(index.tag("samples", kind, value) for kind, value in values.items() if value)
-    return (
-        uid, key, number, *place[:5], caption, url, _text(known, "page_url"), tags,
-        _number(known, "width"), _number(known, "height"), place.length, None,
-        _phash(known.get("phash")),
-    )  # fmt: skip
-
-
-def _json_of(content: IO[bytes], place: Place) -> dict[str, Any]:
-    try:
-        return untrusted.parse_row(_read(content, place.json_offset, place.json_length) or b"{}")
-    except ValueError:
-        return {}
-
-
-def _read(file: IO[bytes], offset: int, length: int) -> bytes:
-    if not length or length > untrusted.MAX_JSON:
-        return b""
-    file.seek(offset)
-    return file.read(length)
-
-
-def _text(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _number(row: dict[str, Any], name: str) -> int | None:
-    value = row.get(name)
-    return value if isinstance(value, int) and abs(value) < 1 << 40 else None
 
 
 def _note_staged(index: Index, layout: Layout) -> None:
@@ -293,10 +199,3 @@ def _queries(
         number, query, matched, kept, present, short = counts
         limit = None if threshold is None else threshold.to_bytes(8, "big")
         yield number, query, matched, kept, present, short, own.to_bytes(8, "big"), limit
-
-
-def _site(url: str) -> str:
-    try:
-        return urls.site(url) if url else ""
-    except urls.BadUrl:
-        return ""  # such as of a row that was rejected for it

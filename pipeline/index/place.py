@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline import private, storage
-from pipeline.index import build, vectors
+from pipeline.index import build, foreign, vectors
 from pipeline.index.search import Search
 from pipeline.run_folder import Layout
 
@@ -72,7 +72,7 @@ def renew(of: Dataset, progress: Callable[[int, int, int], None]) -> tuple[Path,
         storage.copy_file(remote, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if of.layout is None:
-        return path, build.index_shards(path, of.name, of.shards, progress)
+        return path, foreign.index_shards(path, of.name, of.shards, progress)
     before = path.stat().st_mtime_ns if path.exists() else 0
     build.index_run(path, of.layout, progress)
     if remote and path.stat().st_mtime_ns != before:

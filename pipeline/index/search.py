@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline import balance, storage
 from pipeline.index.pages import MOST, SECONDS, Pages
-from pipeline.index.tables import ZEROS
+from pipeline.index.query_list import ZEROS
 
 
 class Search(Pages):
@@ -19,7 +19,7 @@ class Search(Pages):
     def facets(self, kind: str, limit: int, table: str = "samples", like: str = "") -> list[dict[str, Any]]:
         """Return the commonest values of a facet with their counts, or those that begin with a text."""
         assert table in ("samples", "rejects")
-        rows = self._db.execute(
+        rows = self.db.execute(
             f"SELECT value, samples, rejects FROM facets WHERE kind = ? AND {table} > 0 AND "
             f"value >= ? AND value < ? ORDER BY {table} DESC, value LIMIT ?",
             (kind, like, like + "\U0010ffff", min(limit, 10 * MOST)),
@@ -28,22 +28,22 @@ class Search(Pages):
 
     def sample(self, uid: str) -> dict[str, Any] | None:
         """Return a sample's row, or None."""
-        row = self._db.execute("SELECT * FROM samples WHERE uid = ?", (uid,)).fetchone()
+        row = self.db.execute("SELECT * FROM samples WHERE uid = ?", (uid,)).fetchone()
         return {name: row[name] for name in row.keys() if name != "phash"} if row else None  # noqa: SIM118
 
     def by_uids(self, uids: Sequence[str]) -> list[dict[str, Any]]:
         """Return samples in the order of their uids as given; those that are missing are left out."""
         marks = ", ".join("?" * len(uids))
-        rows = self._db.execute(
-            f"SELECT {self._columns('samples')} FROM samples WHERE uid IN ({marks})", list(uids)
+        rows = self.db.execute(
+            f"SELECT {self.columns('samples')} FROM samples WHERE uid IN ({marks})", list(uids)
         )
         found = {row["uid"]: dict(row) for row in rows}
         return [found[uid] for uid in uids if uid in found]
 
     def all_uids(self) -> npt.NDArray[np.bytes_]:
         """Return the uids of all samples, S32 [n]."""
-        count = int(self._meta("samples") or 0)
-        rows = self._db.execute("SELECT uid FROM samples")
+        count = int(self.meta("samples") or 0)
+        rows = self.db.execute("SELECT uid FROM samples")
         return np.fromiter((row[0].encode() for row in rows), "S32", count)
 
     def pictures(self, uids: Sequence[str]) -> list[bytes]:
@@ -62,17 +62,17 @@ class Search(Pages):
 
     def staged(self, uid: str) -> tuple[str, int, int] | None:
         """Return path, start and end of a picture that was fetched but is not in the set, if it is kept."""
-        row = self._db.execute("SELECT path, start, length FROM staged WHERE uid = ?", (uid,)).fetchone()
+        row = self.db.execute("SELECT path, start, length FROM staged WHERE uid = ?", (uid,)).fetchone()
         return None if row is None else (row["path"], row["start"], row["start"] + row["length"])
 
     def shard(self, number: int) -> str:
         """Return a shard's path."""
-        return str(self._db.execute("SELECT path FROM shards WHERE id = ?", (number,)).fetchone()["path"])
+        return str(self.db.execute("SELECT path FROM shards WHERE id = ?", (number,)).fetchone()["path"])
 
     def queries_of(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return rows of the query list by their numbers."""
         marks = ", ".join("?" * len(numbers))
-        rows = self._db.execute(
+        rows = self.db.execute(
             f"SELECT id, query, matched, kept, present, short FROM queries WHERE id IN ({marks})",
             list(numbers),
         )
@@ -94,8 +94,8 @@ class Search(Pages):
             )
             where = f"WHERE place IN ({found})" if words else ""
             statement = f"{where} ORDER BY {order} LIMIT ? OFFSET ?"
-        with self._within(SECONDS):
-            rows = self._db.execute(
+        with self.within(SECONDS):
+            rows = self.db.execute(
                 f"SELECT id, query, matched, kept, present, short FROM queries {statement}", given
             ).fetchall()
         return [dict(row) for row in rows]
@@ -103,10 +103,10 @@ class Search(Pages):
     def query_number(self, query: str) -> int | None:
         """Return the number of a query by its text or number, or None."""
         if query.isdigit():
-            row = self._db.execute("SELECT id FROM queries WHERE id = ?", (int(query),)).fetchone()
+            row = self.db.execute("SELECT id FROM queries WHERE id = ?", (int(query),)).fetchone()
             if row:
                 return int(row["id"])
-        row = self._db.execute("SELECT id FROM queries WHERE query = ?", (query,)).fetchone()
+        row = self.db.execute("SELECT id FROM queries WHERE query = ?", (query,)).fetchone()
         return int(row["id"]) if row else None
 
     def ranked(self, query: int, offset: int, limit: int) -> list[dict[str, Any]]:
@@ -116,14 +116,14 @@ class Search(Pages):
         the sake of other queries. Samples are tagged by the leading zeros of that number, so that the first
         samples are a short list.
         """
-        row = self._db.execute("SELECT hash, threshold FROM queries WHERE id = ?", (query,)).fetchone()
+        row = self.db.execute("SELECT hash, threshold FROM queries WHERE id = ?", (query,)).fetchone()
         if row is None:
             return []
         threshold = None if row["threshold"] is None else int.from_bytes(row["threshold"], "big")
         skipped, ids = 0, list[int]()
-        with self._within(SECONDS):
+        with self.within(SECONDS):
             for zeros in range(ZEROS, -1, -1):
-                own = self._db.execute(
+                own = self.db.execute(
                     "SELECT rowid FROM samples_text WHERE samples_text MATCH ?",
                     (f'tags : "r{query}x{zeros}"',),
                 ).fetchall()
@@ -146,8 +146,8 @@ class Search(Pages):
 
     def rejects_of(self, uid: str) -> list[dict[str, Any]]:
         """Return the rejected rows of an image, and those that were merged into it."""
-        columns = self._columns("rejects")
-        rows = self._db.execute(
+        columns = self.columns("rejects")
+        rows = self.db.execute(
             f"SELECT {columns} FROM rejects WHERE uid = ? UNION ALL "
             f"SELECT {columns} FROM rejects WHERE reason = 'merged_into' AND detail = ? LIMIT ?",
             (uid, uid, MOST),
@@ -158,18 +158,18 @@ class Search(Pages):
         """Return (lower bound, samples) of equal bins between a column's least and largest value."""
         if column not in self.numbers:
             raise ValueError(f"there is no column {column}")
-        return [(low, count) for low, count in json.loads(self._meta("histograms")).get(column, [])]
+        return [(low, count) for low, count in json.loads(self.meta("histograms")).get(column, [])]
 
     def stars(self, offset: int, limit: int) -> list[list[dict[str, Any]]]:
         """Return groups of pictures that look alike, the largest first, as samples with their distance."""
-        groups = self._db.execute(
+        groups = self.db.execute(
             "SELECT star, count(*) AS members FROM near GROUP BY star ORDER BY members DESC, star "
             "LIMIT ? OFFSET ?",
             (min(limit, MOST), offset),
         ).fetchall()
         found = []
         for group in groups:
-            members = self._db.execute(
+            members = self.db.execute(
                 "SELECT sample, distance FROM near WHERE star = ? ORDER BY distance, sample LIMIT ?",
                 (group["star"], MOST),
             ).fetchall()

@@ -14,13 +14,9 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline import balance
-from pipeline.index import cuts
+from pipeline.index import cuts, query_list
 
 VERSION: Final = 3
 FACETS: Final = ("site", "lang", "source", "format", "licence", "synthetic", "shard")
@@ -37,22 +33,9 @@ REJECT_COLUMNS: Final = (
 )  # fmt: skip
 BINS: Final = 40
 """Of a histogram."""
-ZEROS: Final = 53
-"""Most leading zeros of a priority that are told apart."""
 _BATCH: Final = 50_000
 _AT_ONCE: Final = 32 << 20  # bytes of posting lists that are sorted before they are written
 
-_QUERIES: Final = """
-CREATE TABLE queries (
-    id INTEGER PRIMARY KEY, place INTEGER UNIQUE, query TEXT, matched INTEGER, kept INTEGER, present INTEGER,
-    short INTEGER, hash BLOB, threshold BLOB
-);
-CREATE VIRTUAL TABLE queries_text USING fts5 (query, content='', prefix='2 3');
-CREATE INDEX queries_by_query ON queries (query);
-CREATE INDEX queries_by_matched ON queries (matched);
-CREATE INDEX queries_by_present ON queries (present);
-CREATE INDEX queries_by_short ON queries (short);
-"""
 _TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE shards (id INTEGER PRIMARY KEY, name TEXT UNIQUE, path TEXT, state TEXT);
@@ -225,7 +208,7 @@ def connect(path: Path) -> sqlite3.Connection:
         path.unlink(missing_ok=True)
         db = sqlite3.connect(path)
         with db:
-            db.executescript(_TABLES + _QUERIES)
+            db.executescript(_TABLES + query_list.TABLES)
             db.execute("INSERT INTO meta VALUES ('version', ?)", (str(VERSION),))
             for table in ("samples_text", "rejects_text"):
                 db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('hashsize', ?)", (_AT_ONCE,))
@@ -233,41 +216,6 @@ def connect(path: Path) -> sqlite3.Connection:
     for pragma in ("secure_delete=ON", "journal_mode=DELETE", "synchronous=OFF", "cache_size=-65536"):
         db.execute(f"PRAGMA {pragma}")
     return db
-
-
-def rank_tags(queries: npt.NDArray[Any], uids: npt.NDArray[np.uint64], hashes: balance.U64) -> list[str]:
-    """Return the tag that says how soon a query takes a sample, for each pair: query [n], uid's hash [n]."""
-    zeros = leading_zeros(balance.priorities(uids, hashes[queries]))
-    return [f"r{query}x{zero}" for query, zero in zip(queries.tolist(), zeros.tolist(), strict=True)]
-
-
-def leading_zeros(priorities: balance.U64) -> npt.NDArray[np.int64]:
-    """Return how many of the first 53 bits are zero before the first that is not, int64 [n]."""
-    return ZEROS - np.frexp((priorities >> np.uint64(11)).astype(np.float64))[1].astype(np.int64)
-
-
-def write_queries(
-    db: sqlite3.Connection, rows: Iterable[tuple[int, str, int, int, int, int, bytes, bytes | None]]
-) -> None:
-    """Write the query list again: id, query, matched, kept, present, short, hash, threshold.
-
-    A query's `place` is its rank by the samples it keeps, and the full-text table is in that order: so
-    queries that begin with a word are found with the largest first, without sorting.
-    """
-    ordered = sorted(rows, key=lambda row: (-row[3], row[0]))
-    with db:
-        for name in ("queries", "queries_text"):
-            db.execute(f"DROP TABLE IF EXISTS {name}")
-        for statement in filter(str.strip, _QUERIES.split(";")):
-            db.execute(statement)
-        db.executemany(
-            "INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(row[0], place, *row[1:]) for place, row in enumerate(ordered)],
-        )
-        db.executemany(
-            "INSERT INTO queries_text (rowid, query) VALUES (?, ?)",
-            [(place, row[1]) for place, row in enumerate(ordered)],
-        )
 
 
 def finish(index: "Index", name: str) -> None:

@@ -1,0 +1,59 @@
+"""The query list in an index, and the tags that say how soon a query takes a sample."""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import balance
+
+ZEROS: Final = 53
+"""Most leading zeros of a priority that are told apart."""
+TABLES: Final = """
+CREATE TABLE queries (
+    id INTEGER PRIMARY KEY, place INTEGER UNIQUE, query TEXT, matched INTEGER, kept INTEGER, present INTEGER,
+    short INTEGER, hash BLOB, threshold BLOB
+);
+CREATE VIRTUAL TABLE queries_text USING fts5 (query, content='', prefix='2 3');
+CREATE INDEX queries_by_query ON queries (query);
+CREATE INDEX queries_by_matched ON queries (matched);
+CREATE INDEX queries_by_present ON queries (present);
+CREATE INDEX queries_by_short ON queries (short);
+"""
+
+
+def rank_tags(queries: npt.NDArray[Any], uids: npt.NDArray[np.uint64], hashes: balance.U64) -> list[str]:
+    """Return the tag that says how soon a query takes a sample, for each pair: query [n], uid's hash [n]."""
+    zeros = leading_zeros(balance.priorities(uids, hashes[queries]))
+    return [f"r{query}x{zero}" for query, zero in zip(queries.tolist(), zeros.tolist(), strict=True)]
+
+
+def leading_zeros(priorities: balance.U64) -> npt.NDArray[np.int64]:
+    """Return how many of the first 53 bits are zero before the first that is not, int64 [n]."""
+    return ZEROS - np.frexp((priorities >> np.uint64(11)).astype(np.float64))[1].astype(np.int64)
+
+
+def write(
+    db: sqlite3.Connection, rows: Iterable[tuple[int, str, int, int, int, int, bytes, bytes | None]]
+) -> None:
+    """Write the query list again: id, query, matched, kept, present, short, hash, threshold.
+
+    A query's `place` is its rank by the samples it keeps, and the full-text table is in that order: so
+    queries that begin with a word are found with the largest first, without sorting.
+    """
+    ordered = sorted(rows, key=lambda row: (-row[3], row[0]))
+    with db:
+        for name in ("queries", "queries_text"):
+            db.execute(f"DROP TABLE IF EXISTS {name}")
+        for statement in filter(str.strip, TABLES.split(";")):
+            db.execute(statement)
+        db.executemany(
+            "INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(row[0], place, *row[1:]) for place, row in enumerate(ordered)],
+        )
+        db.executemany(
+            "INSERT INTO queries_text (rowid, query) VALUES (?, ?)",
+            [(place, row[1]) for place, row in enumerate(ordered)],
+        )
