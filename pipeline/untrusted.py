@@ -55,7 +55,7 @@ def parse_json(data: bytes, most: int = MAX_JSON) -> Any:
     if "\\u" in text:
         text = _ESCAPE.sub(lambda found: "\\ufffd" if _is_lone(found[0]) else found[0], text)
     try:
-        return json.loads(text, parse_int=_number)
+        return _JSON.decode(text)
     except RecursionError:  # where the stack was deep already
         raise ValueError("nested too deeply") from None
 
@@ -66,6 +66,9 @@ def _is_lone(escape: str) -> bool:
 
 def _number(digits: str) -> int | float:
     return int(digits) if len(digits) <= 18 else float(digits)
+
+
+_JSON: Final = json.JSONDecoder(parse_int=_number)  # json.loads would make one for each text
 
 
 def _refuse_deep(data: bytes) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -535,6 +536,19 @@ def test_scans_hidden_behind_a_false_end_in_a_comment_count() -> None:
     comment = b"\xff\xfe\x00\x04\xff\xd9"
     assert last > first
     assert headers.jpeg_markers(data[:first] + comment + data[first:], 100).scans == 101
+
+
+def test_the_usual_headers_are_known_at_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = random.Random(0)
+    plain = [jpeg(photo(64, 48)), jpeg(photo(64, 48), optimize=True), jpeg(photo(64, 48), progressive=True)]
+    damaged = [bytearray(plain[0]) for _ in range(300)]
+    for data in damaged:
+        data[drawn.randrange(2, 640)] = drawn.choice((0, 0x11, 0x43, 0xC0, 0xDA, 0xE1, 0xFE, 0xFF))
+    files = [*plain, *map(bytes, damaged), plain[0][:600]]
+    assert headers._USUAL.match(plain[0])
+    quick = [headers.jpeg_markers(data, 9, whole=False) for data in files]
+    monkeypatch.setattr(headers, "_USUAL", re.compile(rb"(?!)"))
+    assert quick == [headers.jpeg_markers(data, 9, whole=False) for data in files]
 
 
 @settings(max_examples=300, deadline=None)

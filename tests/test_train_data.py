@@ -357,6 +357,16 @@ def pieces(
     return data.Pieces(sampler, shape, tokenizer(), 32, "paper", cache(tmp_path))
 
 
+def test_samples_are_seeded_together_as_numpy_seeds_them() -> None:
+    for seed in (0, 7, (1 << 32) - 1, 1 << 40):
+        sampler = Sampler([], seed, 100)
+        for epoch, position in ((0, 0), (3, 255), (3, 256), (1, (1 << 32) - 1), (0, 1 << 40)):
+            for attempt in (0, 2):
+                expected = np.random.default_rng([seed, 3, epoch, position, attempt])
+                drawn = sampler.random(epoch, position, attempt)
+                assert drawn.bit_generator.state == expected.bit_generator.state
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_ranks_share_a_batch_exactly(ranks: int, tmp_path: Path) -> None:
     found = resolve(

@@ -402,7 +402,7 @@ class OpenShard:
         return found[int(random.integers(len(found)))] if found else None
 
     def _part(self, place: int, column: int) -> bytes:
-        offset, size = self._rows[place, column : column + 2]
+        offset, size = self._rows[place, column : column + 2].tolist()
         return self._map[offset : offset + size]
 
 

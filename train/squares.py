@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import get_worker_info
 
 from pipeline.images.decode import Pixels
 
@@ -23,27 +24,38 @@ def largest(size: int) -> int:
 
 
 class Collected:
-    """Collect squares in sequence, in memory that is filled once where all have the same side."""
+    """Collect squares in sequence, in memory that is filled once where all have the same side.
+
+    In a worker of a `DataLoader` it is memory that the main process shares, as `default_collate` takes it:
+    other memory would be copied to such on the way.
+    """
 
     def __init__(self, count: int) -> None:
         self.sides: list[int] = []
-        self._left, self._used, self._data = count, 0, np.empty(0, np.uint8)
+        self._left, self._used, self._memory = count, 0, torch.empty(0, dtype=torch.uint8)
+        self._data = self._memory.numpy()
 
     def add(self, square: Pixels) -> None:
         """Append uint8 [S, S, 3]."""
         end = self._used + square.size
         if end > len(self._data):
-            grown = np.empty(self._used + max(square.size * self._left, self._used), np.uint8)
-            grown[: self._used] = self._data[: self._used]
-            self._data = grown
+            memory = _memory(self._used + max(square.size * self._left, self._used))
+            memory[: self._used] = self._memory[: self._used]
+            self._memory, self._data = memory, memory.numpy()
         self._data[self._used : end].reshape(square.shape)[:] = square
         self._used, self._left = end, self._left - 1
         self.sides.append(len(square))
 
     def pixels(self) -> Tensor:
         """Return uint8 [bytes of all squares]."""
-        whole = self._used == len(self._data)
-        return torch.from_numpy(self._data if whole else self._data[: self._used].copy())
+        return self._memory if self._used == len(self._memory) else self._memory[: self._used].clone()
+
+
+def _memory(size: int) -> Tensor:
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty(size, np.uint8))  # in huge pages, unlike torch's own
+    shared: torch.UntypedStorage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(shared)
 
 
 def resize(pixels: Tensor, sides: Tensor, size: int) -> Tensor:

@@ -26,6 +26,13 @@ _SOS: Final = 0xDA
 _SEQUENTIAL: Final = (0xC0, 0xC1)
 # Markers that end entropy-coded data or begin a segment: not a stuffed 0xFF00, a fill byte, TEM, RSTn or SOI.
 _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+# As encoders write pictures of three components: JFIF's segment, tables of quantisation, the frame, Huffman
+# tables of the sizes of annex K, a scan of all components.
+_USUAL: Final = re.compile(
+    rb"\xff\xd8(?:\xff\xe0\0\x10.{14})?(?:\xff\xdb\0(?:\x43.{65}|\x84.{130}))+"
+    rb"\xff[\xc0\xc1]\0\x11.{5}\x03.{9}(?:\xff\xc4(?:\0\x1f.{29}|\0\xb5.{179}|\x01\xa2.{416}))*\xff\xda..\x03",
+    re.DOTALL,
+)
 _BMP_HEADERS: Final = (12, 16, 40, 52, 56, 64, 108, 124)
 _PPM: Final = re.compile(rb"P[1-6]\s")
 
@@ -74,6 +81,8 @@ def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMark
     stream gives the part that could be read. Unless `whole`, a sequential image whose first scan has all
     components is not looked at further: decoders take no second scan, and `ended` is not known.
     """
+    if not whole and _USUAL.match(data):
+        return _ONE_SCAN
     scans, ended, exif, position, components = 0, False, b"", 2, 0
     profile: dict[int, bytes] = {}
     metadata: list[tuple[int, int]] = []
@@ -101,6 +110,9 @@ def jpeg_markers(data: bytes, max_scans: int, *, whole: bool = True) -> JpegMark
                 profile[number] = data[position + 16 : position + length]
         position += length
     return JpegMarkers(scans, ended, exif, _joined(profile), tuple(metadata))
+
+
+_ONE_SCAN: Final = JpegMarkers(1, False, b"", b"", ())
 
 
 def _joined(parts: dict[int, bytes]) -> bytes:
