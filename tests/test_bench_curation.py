@@ -44,7 +44,16 @@ def test_the_pool_is_decided_by_its_seed() -> None:
 
 
 def test_shares_of_kinds_are_said_with_the_noise() -> None:
-    """Repeats of right pairs are no noise; a run of one's own has no kinds."""
-    said = page.shares({"again": 1, "boilerplate": 1, "clean": 2, "wrong alt": 4})
-    assert said == "8 pairs, noise 62.5% (again 12.5%, boilerplate 12.5%, clean 25.0%, wrong alt 50.0%)"
+    """Repeats of right pairs are no noise; rare classes are a share of right pairs."""
+    said = page.shares({"again": 1, "boilerplate": 1, "clean": 1, "clean, rare": 1, "wrong alt": 4})
+    kinds = "again 12.5%, boilerplate 12.5%, clean 25.0%, wrong alt 50.0%"
+    assert said == f"8 pairs, noise 62.5% ({kinds}); rare classes 33.3% of the right pairs"
     assert page.shares({}) == ""
+
+
+def test_the_most_frequent_classes_have_at_most_what_there_is() -> None:
+    """Zipf's law beyond the photographs that a class has; classes with fewer than the most come later."""
+    train = {name: [b""] * count for name, count in {"a": 50, "b": 50, "c": 9, "d": 30}.items()}
+    counts = pool.zipf(train, 400, 2.0)
+    assert sorted(counts.items()) == [("a", 50), ("b", 50), ("c", 9), ("d", 30)]
+    assert list(pool.zipf(train, 40, 1.0).values()) == [40, 20, 13, 9]

@@ -43,8 +43,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--eval", action="append", default=[], help="NAME=PATH, needed with --run")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument(
-        "--largest", type=int, default=4500, help="photographs of the pool's most frequent class"
+        "--largest",
+        type=int,
+        default=4500,
+        help="photographs of the most frequent class, where there are as many",
     )
+    parser.add_argument("--exponent", type=float, default=1.3, help="of Zipf's law, by which classes follow")
     parser.add_argument(
         "--words", type=int, default=300, help="queries beside the classes, most frequent words"
     )
@@ -79,7 +83,7 @@ def main(argv: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if not options.run:
         if not (out / "run" / "manifest.json").exists():
-            pool.write(out, options.data, options.largest, options.words)
+            pool.write(out, options.data, options.largest, options.exponent, options.words)
         options.eval = [f"photographs={out / 'test'}"]
     bench = Bench(options)
     kinds = {arm: bench.kinds(arm) for arm in options.arms if arm != "score"}
@@ -108,9 +112,8 @@ def compare(bench: Bench, kinds: dict[str, dict[str, int]], argv: list[str]) -> 
         kinds["score"] = bench.kinds("score")
         sys.stdout.write(f"score: {page.shares(kinds['score'])}\n" if kinds["score"] else "")
     sizes = {path.stem: pq.ParquetFile(path).metadata.num_rows for path in out.glob("*.parquet")}
-    counts = json.loads((out / "classes.json").read_text()) if (out / "classes.json").exists() else {}
     command = " ".join(argv)
-    page.write(out / "index.html", results, sizes, counts, kinds, command, len(bench.rows))
+    page.write(out / "index.html", results, sizes, bench.counts, kinds, command, len(bench.rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The ways of choosing of the pool, and how a model is trained and measured on each."""
 
 import argparse
+import json
 import logging
 import multiprocessing
 import time
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import beam_job
+from bench.curation import page
 from bench.train_cifar import cpu_seconds
 from pipeline import balance, checked_manifest, storage
 from pipeline.captions.match import tokens
@@ -49,6 +51,9 @@ class Bench:
         queries = pq.read_table(storage.open_input(storage.join(self.run, "query_counts.parquet")))
         self.queries = queries["query"].to_pylist()
         self.cap = options.per_query or cap_of(queries["matched"].to_numpy())
+        classes = self.out / "classes.json"
+        self.counts: dict[str, int] = json.loads(classes.read_text()) if classes.exists() else {}
+        self.rare = page.rare(self.counts)
         self.texts = self.out / "templates.txt"
         if not self.texts.exists():
             self.texts.write_text("\n".join(TEMPLATES) + "\n")
@@ -128,11 +133,14 @@ class Bench:
         )
 
     def kinds(self, arm: str) -> dict[str, int]:
-        """Count the kinds of the pairs that the trainer takes first; empty for a run of your own."""
-        taken = self.choice(arm)
-        draws = shard_sources.Draws(cap=self.cap, seed=0, epochs=1) if "balance" in taken else None
+        """Count the kinds of the pairs that the trainer takes first; empty for a run of your own.
+
+        Those of right pairs are counted apart for rare classes: `clean, rare` beside `clean`.
+        """
+        chosen = self.choice(arm)
+        draws = shard_sources.Draws(cap=self.cap, seed=0, epochs=1) if "balance" in chosen else None
         [source] = shard_sources.resolve(
-            (self.run,), (), (), taken["keep"], Cache(None, 1 << 30), keep_if=taken.get("keep_if", ""),
+            (self.run,), (), (), chosen["keep"], Cache(None, 1 << 30), keep_if=chosen.get("keep_if", ""),
             captions=None, draws=draws,
         )  # fmt: skip
         found: Counter[str] = Counter()
@@ -141,8 +149,10 @@ class Bench:
                 parquet = pq.ParquetFile(file)
                 if "kind" not in parquet.schema_arrow.names:
                     return {}
-                kinds = parquet.read(["kind"])["kind"]
-            found.update(kinds.take(source.places(place, 0, 0, int(count))).to_pylist())
+                taken = parquet.read(["kind", "label"]).take(source.places(place, 0, 0, int(count)))
+            for kind, label in zip(taken["kind"].to_pylist(), taken["label"].to_pylist(), strict=True):
+                right_and_rare = kind in page.RIGHT and label in self.rare
+                found[f"{kind}{page.RARE}" if right_and_rare else kind] += 1
         return dict(sorted(found.items()))
 
     def train(self, arm: str, seed: int) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The page of the comparison: a table of arms, their differences to raw, and accuracy by class."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,8 @@ from pipeline import charts
 from pipeline.safe_html import render
 
 CONFIDENCE = 0.95
+RIGHT = ("clean", "again")  # kinds of pairs whose caption names the picture's class
+RARE = ", rare"  # after the kind of a right pair of a rare class
 LABELS = {
     "raw": "everything", "basic": "captions of three words and six characters or more",
     "text": "basic, and a query in the caption", "balanced": "text, each query capped",
@@ -54,12 +56,24 @@ def macro(found: Mapping[str, Any]) -> float:
     return float(np.mean(list(accuracies(found).values())))
 
 
+def rare(counts: Mapping[str, int]) -> list[str]:
+    """Return the rarer half of the classes, the rarest first."""
+    return sorted(counts, key=lambda name: (counts[name], name))[: len(counts) // 2]
+
+
 def shares(kinds: Mapping[str, int]) -> str:
     """Return how many pairs are of which kind, and of none that fits, in words; empty of no kinds."""
     pairs = sum(kinds.values())
-    noise = sum(count for kind, count in kinds.items() if kind not in ("clean", "again"))
-    each = ", ".join(f"{kind} {count / pairs:.1%}" for kind, count in kinds.items())
-    return f"{pairs:,} pairs, noise {noise / pairs:.1%} ({each})" if pairs else ""
+    if not pairs:
+        return ""
+    by_kind: Counter[str] = Counter()
+    for kind, count in kinds.items():
+        by_kind[kind.removesuffix(RARE)] += count
+    right = sum(by_kind[kind] for kind in RIGHT)
+    rarer = sum(count for kind, count in kinds.items() if kind.endswith(RARE))
+    each = ", ".join(f"{kind} {count / pairs:.1%}" for kind, count in sorted(by_kind.items()))
+    said = f"{pairs:,} pairs, noise {(pairs - right) / pairs:.1%} ({each})"
+    return f"{said}; rare classes {rarer / right:.1%} of the right pairs" if right else said
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
@@ -158,9 +172,9 @@ def write(
     kinds: Mapping[str, Mapping[str, int]], command: str, pool: int,
 ) -> None:  # fmt: skip
     """Write the page."""
-    rare = sorted(counts, key=lambda name: (counts[name], name))[: len(counts) // 2]
+    rarer = rare(counts)
     page = render(
-        Path(__file__).parent, lines=lines(results, sizes, set(rare), kinds), rare=rare, counts=counts,
+        Path(__file__).parent, lines=lines(results, sizes, set(rarer), kinds), rare=rarer, counts=counts,
         pool=pool, command=f"python -m bench.curation {command}", gains=_gains(results),
         classes=_classes(results, counts) if counts and results else "",
     )  # fmt: skip

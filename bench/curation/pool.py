@@ -36,7 +36,6 @@ from pipeline.shards import Sample, encode_json, write_shard
 
 SIDE = 32
 SHARD = 5_000
-EXPONENT = 1.3
 TEST = 200  # photographs of a class at most
 BOILERPLATE = (
     "click to enlarge picture", "stock photo", "thumbnail for version as of", "image", "logo",
@@ -80,14 +79,15 @@ def photographs(data: Path) -> tuple[dict[str, list[bytes]], dict[str, list[byte
     return found["train"], found["test"]
 
 
-def zipf(train: dict[str, list[bytes]], largest: int) -> dict[str, int]:
+def zipf(train: dict[str, list[bytes]], largest: int, exponent: float) -> dict[str, int]:
     """Return how many photographs of each class the pool has, the most frequent class first."""
-    many = sorted((one for one in train if len(train[one]) >= largest), key=_order)
+    most = min(largest, max(map(len, train.values())))
+    many = sorted((one for one in train if len(train[one]) >= most), key=_order)
     rest = sorted((one for one in train if one not in many), key=lambda one: (-len(train[one]), one))
     # The heads are classes that have as many; then the two kinds take turns.
     turns = itertools.chain.from_iterable(itertools.zip_longest(many[4:], rest))
     ranked = [*many[:4], *filter(None, turns)]
-    return {one: min(len(train[one]), round(largest / rank**EXPONENT)) for rank, one in enumerate(ranked, 1)}
+    return {one: min(len(train[one]), round(largest / rank**exponent)) for rank, one in enumerate(ranked, 1)}
 
 
 def _order(name: str) -> bytes:
@@ -112,7 +112,7 @@ def pairs(
 
     for photo, label in clean:
         yield photo, caption(label), "clean"
-    for alt in alts[: int(0.7 * len(clean))]:
+    for alt in itertools.islice(itertools.cycle(alts), int(0.7 * len(clean))):
         photo, _ = clean[int(rng.integers(len(clean)))]
         other = stored(photo.jpeg, int(rng.integers(60, 90)))
         yield Photo(photo.label, other), alt, "wrong alt"
@@ -136,10 +136,10 @@ def pairs(
         yield Photo(label, stored(photo.jpeg, int(rng.integers(70, 95)))), caption(label), "again"
 
 
-def write(folder: Path, data: Path, largest: int, words: int, seed: int = 0) -> None:
+def write(folder: Path, data: Path, largest: int, exponent: float, words: int, seed: int = 0) -> None:
     """Write FOLDER/run, a finished run of the pool, and FOLDER/test, class folders; again the same bytes."""
     train, test = photographs(data)
-    counts = zipf(train, largest)
+    counts = zipf(train, largest, exponent)
     for label in counts:
         (folder / "test" / label).mkdir(parents=True, exist_ok=True)
         for number, photo in enumerate(test[label][:TEST]):
