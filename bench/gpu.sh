@@ -3,13 +3,14 @@
 #
 #   bench/gpu.sh pack              where there is a network: put what the GPU machine may lack into .gpu/
 #   bench/gpu.sh [OUT]             on the GPU machine; OUT is bench-gpu by default
-#   bench/gpu.sh models [OUT]      models that take a GPU's time, untimed and so side by side, in 5 minutes: bench.curation,
-#                                  bench.figure2, bench.detector_train; OUT.tgz has each result as soon as there is one
+#   bench/gpu.sh models [OUT]      models that take a GPU's time, untimed and so side by side, in 5 minutes: bench.curation
+#                                  on both pools, bench.figure2, bench.detector_train; OUT.tgz has each result as soon as
+#                                  there is one. With the checks and figures, that is 12 minutes at most.
 #   bench/gpu.sh rehearse [models] [OUT]    the same commands on a CPU, small: does the script itself work?
 #
 # Each section has its own limit, and none stops the next. What compiles runs twice: first all beside each other, so
 # that the compiler's cache is filled, then one by one to be measured. SECTIONS="step train" takes some alone,
-# BUDGET=300 stops after so many seconds.
+# BUDGET=300 stops after so many seconds, 400 by default.
 #
 # The GPU machine needs a python with torch and torchvision for its GPU (PYTHON=python3); the rest is pure Python or
 # small wheels that `pack` fetches for that machine's version (GPU_PYTHON=3.12), with open_clip's main branch from a
@@ -41,10 +42,9 @@ pack() {
     cifar10=../shared/data/images/cifar10-images.tar.gz
     [ -e .gpu/texts.parquet ] || [ ! -e "$web" ] || cp "$web" .gpu/texts.parquet
     [ -e .gpu/cifar10-images.tar.gz ] || [ ! -e "$cifar10" ] || cp "$cifar10" .gpu/
-    if [ ! -e .gpu/curation.tgz ] && [ -e "$cifar10" ]; then
-        pool=$(mktemp -d)
-        "$PYTHON" -m bench.curation "$pool" --seeds 0 --device cpu && tar czf .gpu/curation.tgz -C "$pool" .
-        rm -rf "$pool"
+    if [ -e "$cifar10" ]; then
+        pack_pool curation
+        pack_pool plentiful --largest 40000 --exponent 2 --words 10
     fi
     if [ ! -e .gpu/captions.txt ] && [ -e "$web" ]; then
         "$PYTHON" -c "
@@ -62,6 +62,16 @@ open('.gpu/captions.txt', 'w').write('\n'.join(' '.join(t.split()) for t in text
         done
     fi
     du -sh .gpu/*
+}
+
+# NAME OPTION...: put a pool of bench.curation, untrained, into .gpu/NAME.tgz.
+pack_pool() {
+    local name=$1 folder
+    shift
+    [ -e ".gpu/$name.tgz" ] && return
+    folder=$(mktemp -d)
+    "$PYTHON" -m bench.curation "$folder" --seeds 0 --device cpu "$@" && tar czf ".gpu/$name.tgz" -C "$folder" .
+    rm -rf "$folder"
 }
 
 if [ "${1:-}" = pack ]; then
@@ -87,8 +97,8 @@ else
     large=(32768 --accumulate 16) timed=(--steps 6 --warm 3) many=(--models ViT-L-14 --batches 320)
     checked=(--model ViT-B-32 --count 256) searched=(1000000 10000000) model=ViT-B-32
     loading=(--batch 2048 --seconds 5) training=(--vocab clip --device cuda) slower=1
-    # 11 models at a time and two detectors of seven decoders each on 16 cores: a tiny model's step is mostly launches.
-    choosing=(--samples 128000 --jobs 6 --decoders 1 --workers 4 --minutes 4.5)
+    # 13 models at a time and two detectors of seven decoders each on 16 cores: a tiny model's step is mostly launches.
+    choosing=(--samples 128000 --jobs 4 --decoders 1 --workers 4 --minutes 4.5)
     figuring=(--jobs 5 --decoders 1) detecting=(--seconds 270)
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 fi
@@ -108,7 +118,7 @@ wanted() { [ -z "${SECTIONS:-}" ] || [[ " $SECTIONS " == *" $1 "* ]]; }
 
 # NAME SECONDS COMMAND: run it within its limit, its output in OUT/NAME.log and the end of that here.
 section() {
-    local name=$1 limit=$(($2 * slower)) began=$SECONDS status left=$((${BUDGET:-500} * slower - SECONDS))
+    local name=$1 limit=$(($2 * slower)) began=$SECONDS status left=$((${BUDGET:-400} * slower - SECONDS))
     shift 2
     wanted "$name" || return 0
     [ "$left" -ge 10 ] || { echo "== $name: no time"; return 0; }
@@ -140,7 +150,7 @@ beside() {
 # Copy what the models' runs have so far: results and curves, and of weights the detectors' alone.
 gather() {
     local file to
-    for file in "$work"/curation/*-*.json "$work"/curation/index.html "$work"/figure2/figure2.* \
+    for file in "$work"/{curation,plentiful}/{*-*.json,index.html} "$work"/figure2/figure2.* \
         "$work"/figure2/*-[0-9]/metrics.jsonl "$work"/detectors/*/{metrics.jsonl,detector.safetensors}; do
         to=$out/${file#"$work"/}
         [ -e "$file" ] && mkdir -p "$(dirname "$to")" && cp "$file" "$to"
@@ -149,17 +159,20 @@ gather() {
 }
 
 models() {
-    local own=.gpu/detector/photos photographs=.gpu/photos/train
+    local own=.gpu/detector/photos photographs=.gpu/photos/train pool
     if [ -e $own ]; then
         photographs=$(find $own -name '*.tar' | sort)
         photographs=${photographs:-$own}
     fi
     export OMP_NUM_THREADS=1
-    mkdir "$work/curation" && tar xzf .gpu/curation.tgz -C "$work/curation"
     # shellcheck disable=SC2086 # several tars
     LINES_OF=12 section detectors 290 "$PYTHON" -m bench.detector_train "$work/detectors" $photographs --device $device \
         "${detecting[@]}" &
-    LINES_OF=40 section curation 300 "$PYTHON" -m bench.curation "$work/curation" --device $device "${choosing[@]}" &
+    for pool in curation plentiful; do
+        [ -e ".gpu/$pool.tgz" ] && wanted "$pool" || continue
+        mkdir "$work/$pool" && tar xzf ".gpu/$pool.tgz" -C "$work/$pool"
+        LINES_OF=40 section "$pool" 300 "$PYTHON" -m bench.curation "$work/$pool" --device $device "${choosing[@]}" &
+    done
     LINES_OF=40 section figure2 300 "$PYTHON" -m bench.figure2 "$work/figure2" --archive .gpu/cifar10-images.tar.gz \
         --texts .gpu/texts.parquet --device $device "${figuring[@]}" &
     while [ -n "$(jobs -r)" ]; do

@@ -45,10 +45,10 @@ def test_the_pool_is_decided_by_its_seed() -> None:
 
 def test_shares_of_kinds_are_said_with_the_noise() -> None:
     """Repeats of right pairs are no noise; rare classes are a share of right pairs."""
-    said = page.shares({"again": 1, "boilerplate": 1, "clean": 1, "clean, rare": 1, "wrong alt": 4})
+    said = page.shares("raw", {"again": 1, "boilerplate": 1, "clean": 1, "clean, rare": 1, "wrong alt": 4})
     kinds = "again 12.5%, boilerplate 12.5%, clean 25.0%, wrong alt 50.0%"
-    assert said == f"8 pairs, noise 62.5% ({kinds}); rare classes 33.3% of the right pairs"
-    assert page.shares({}) == ""
+    assert said == f"raw: 8 pairs, noise 62.5% ({kinds}); rare classes 33.3% of the right pairs\n"
+    assert page.shares("raw", {}) == ""
 
 
 def test_the_most_frequent_classes_have_at_most_what_there_is() -> None:

@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
     bench = Bench(options)
     kinds = {arm: bench.kinds(arm) for arm in options.arms if arm != "score"}
     for arm, counts in kinds.items():
-        sys.stdout.write(f"{arm}: {page.shares(counts)}\n" if counts else "")
+        sys.stdout.write(page.shares(arm, counts))
     sys.stdout.flush()
     for arm, seed, found, spent in train_all(bench):
         if found is None:
@@ -110,7 +110,7 @@ def compare(bench: Bench, kinds: dict[str, dict[str, int]], argv: list[str]) -> 
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*-*.json"))]
     if "score" not in kinds and any(one["arm"] == "score" for one in results):
         kinds["score"] = bench.kinds("score")
-        sys.stdout.write(f"score: {page.shares(kinds['score'])}\n" if kinds["score"] else "")
+        sys.stdout.write(page.shares("score", kinds["score"]))
     sizes = {path.stem: pq.ParquetFile(path).metadata.num_rows for path in out.glob("*.parquet")}
     command = " ".join(argv)
     page.write(out / "index.html", results, sizes, bench.counts, kinds, command, len(bench.rows))

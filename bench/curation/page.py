@@ -1,12 +1,13 @@
 """The page of the comparison: a table of arms, their differences to raw, and accuracy by class."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy import stats
 
 from pipeline import charts
@@ -14,6 +15,7 @@ from pipeline.safe_html import render
 
 CONFIDENCE = 0.95
 RIGHT = ("clean", "again")  # kinds of pairs whose caption names the picture's class
+DRAWN = ("balanced", "online", "random")  # by class
 RARE = ", rare"  # after the kind of a right pair of a rare class
 LABELS = {
     "raw": "everything", "basic": "captions of three words and six characters or more",
@@ -38,8 +40,18 @@ class Line(NamedTuple):
     tail_gain: str
     size_gain: str
     """Over random, which has as many pairs."""
-    noise: str
-    """Shares of the kinds of pairs, in words."""
+
+
+class Kinds(NamedTuple):
+    """Hold the pairs of a choice by their kinds, in percent; fields only."""
+
+    arm: str
+    pairs: int
+    shares: dict[str, float]
+    """Of the pairs, by kind."""
+    noise: float
+    rare: float
+    """Share of the right pairs that rare classes have; 0 where there are none."""
 
 
 def accuracies(found: Mapping[str, Any]) -> dict[str, float]:
@@ -61,19 +73,28 @@ def rare(counts: Mapping[str, int]) -> list[str]:
     return sorted(counts, key=lambda name: (counts[name], name))[: len(counts) // 2]
 
 
-def shares(kinds: Mapping[str, int]) -> str:
-    """Return how many pairs are of which kind, and of none that fits, in words; empty of no kinds."""
-    pairs = sum(kinds.values())
+def kinds_of(arm: str, counts: Mapping[str, int]) -> Kinds | None:
+    """Return a choice's shares of each kind, of noise and of rare classes; None of no kinds."""
+    pairs = sum(counts.values())
     if not pairs:
-        return ""
+        return None
     by_kind: Counter[str] = Counter()
-    for kind, count in kinds.items():
+    for kind, count in counts.items():
         by_kind[kind.removesuffix(RARE)] += count
     right = sum(by_kind[kind] for kind in RIGHT)
-    rarer = sum(count for kind, count in kinds.items() if kind.endswith(RARE))
-    each = ", ".join(f"{kind} {count / pairs:.1%}" for kind, count in sorted(by_kind.items()))
-    said = f"{pairs:,} pairs, noise {(pairs - right) / pairs:.1%} ({each})"
-    return f"{said}; rare classes {rarer / right:.1%} of the right pairs" if right else said
+    rarer = sum(count for kind, count in counts.items() if kind.endswith(RARE))
+    each = {kind: 100 * count / pairs for kind, count in sorted(by_kind.items())}
+    return Kinds(arm, pairs, each, 100 * (pairs - right) / pairs, 100 * rarer / max(right, 1))
+
+
+def shares(arm: str, counts: Mapping[str, int]) -> str:
+    """Return a choice's kinds of pairs in words, as a line; empty of no kinds."""
+    found = kinds_of(arm, counts)
+    if not found:
+        return ""
+    each = ", ".join(f"{kind} {share:.1f}%" for kind, share in found.shares.items())
+    rarer = f"rare classes {found.rare:.1f}% of the right pairs"
+    return f"{arm}: {found.pairs:,} pairs, noise {found.noise:.1f}% ({each}); {rarer}\n"
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
@@ -93,10 +114,7 @@ def said(differences: Sequence[float]) -> str:
     return f"{mean:+.1f}" if len(differences) < 2 else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def lines(
-    results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: set[str],
-    kinds: Mapping[str, Mapping[str, int]],
-) -> list[Line]:  # fmt: skip
+def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: set[str]) -> list[Line]:
     """Return the table, arms in the order of LABELS."""
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     for one in results:
@@ -122,7 +140,6 @@ def lines(
             tail_gain=said([mean(own[seed], rarer) - mean(raw[seed], rarer) for seed in both]),
             size_gain=said([mean(own[seed], every) - mean(same[seed], every) for seed in same if seed in own])
             if arm in ("balanced", "online") else "–",
-            noise=shares(kinds.get(arm, {})),
         ))  # fmt: skip
     return table
 
@@ -148,34 +165,49 @@ def _gains(results: Sequence[Mapping[str, Any]]) -> Any:
     return charts.draw(paint, "Macro accuracy over raw, by selection")
 
 
-def _classes(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> Any:
-    """Draw accuracy by the number of a class's photographs in the pool, for raw and the balanced arms."""
-    drawn = [arm for arm in ("raw", "balanced", "online") if any(one["arm"] == arm for one in results)]
+def _classes(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> Callable[[Figure], None]:
+    """Return the painter of each class's difference to raw, by the class's photographs in the pool."""
+    by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+    for one in results:
+        by_arm[one["arm"]][one["seed"]] = accuracies(one)
+    raw = by_arm["raw"]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for arm, colour in zip(drawn, (charts.SOFT, charts.ONE, charts.TWO), strict=False):
-            own = [accuracies(one) for one in results if one["arm"] == arm]
-            names = sorted((name for name in own[0] if name in counts), key=lambda name: counts[name])
-            means = [100 * float(np.mean([one[name] for one in own])) for name in names]
-            axes.plot([counts[name] for name in names], means, "o-", color=colour, label=arm, markersize=4)
+        axes.axhline(0, color=charts.SOFT, linewidth=1)
+        for arm, colour, shape in zip(DRAWN, (charts.ONE, charts.TWO, charts.SOFT), "osx", strict=True):
+            seeds = sorted(by_arm[arm].keys() & raw.keys())
+            names = [name for name in counts if seeds]
+            gains = [
+                100 * np.mean([by_arm[arm][seed][name] - raw[seed][name] for seed in seeds]) for name in names
+            ]
+            axes.plot([counts[name] for name in names], gains, shape, color=colour, label=arm, markersize=5)
         axes.set_xscale("log")
+        charts.short_axis(axes.xaxis)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("photographs of the class in the pool")
-        axes.set_ylabel("accuracy, %")
+        axes.set_ylabel("points over raw")
         axes.legend()
 
-    return charts.draw(paint, "Accuracy of each class by how many photographs of it the pool has")
+    return paint
 
 
 def write(
     path: Path, results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], counts: Mapping[str, int],
     kinds: Mapping[str, Mapping[str, int]], command: str, pool: int,
 ) -> None:  # fmt: skip
-    """Write the page."""
-    rarer = rare(counts)
+    """Write the page, and its chart of classes as a file beside it."""
+    rarer, classes = rare(counts), ""
+    if counts and any(one["arm"] == "raw" for one in results):
+        paint, label = (
+            _classes(results, counts),
+            "Each class's accuracy over raw, by its photographs in the pool",
+        )
+        classes = charts.draw(paint, label)
+        path.with_name("classes.svg").write_text(charts.picture(paint, label), encoding="utf-8")
+    chosen = [found for arm in LABELS if (found := kinds_of(arm, kinds.get(arm, {})))]
     page = render(
-        Path(__file__).parent, lines=lines(results, sizes, set(rarer), kinds), rare=rarer, counts=counts,
-        pool=pool, command=f"python -m bench.curation {command}", gains=_gains(results),
-        classes=_classes(results, counts) if counts and results else "",
+        Path(__file__).parent, lines=lines(results, sizes, set(rarer)), rare=rarer, counts=counts, pool=pool,
+        chosen=chosen, gains=_gains(results), classes=classes, command=f"python -m bench.curation {command}",
     )  # fmt: skip
     path.write_text(page, encoding="utf-8")
