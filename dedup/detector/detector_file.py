@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedup.detector.encoder import EncoderDetector, is_encoder
-from dedup.detector.model import DetectorArchitecture, DetectorNetwork
+from dedup.detector.model import DetectorArchitecture, DetectorNetwork, LiteArchitecture
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage, untrusted
 from pipeline.data.views import VIEWS
@@ -61,10 +61,12 @@ def write(path: str, network: DetectorNetwork, normaliser: Normaliser, about: di
     storage.write_bytes(path, save(tensors, {_KEY: json.dumps(facts, sort_keys=True)}))
 
 
-def read(path: str) -> LearnedDetector:
-    """Return the detector in a file, named by its content's hash; ValueError if the file is anything else."""
+def read(path: str, option: str = "--detector") -> LearnedDetector:
+    """Return the detector in a file, named by its content's hash; ValueError, which names the option that the
+    path was given by, if the file is anything else.
+    """  # fmt: skip
     if not storage.exists(path):
-        raise ValueError(f"--detector {path}: no such file; `openwit detector train` writes one")
+        raise ValueError(f"{option} {path}: no such file; `openwit detector train` writes one")
     try:
         header = weights.header(path)
         facts = untrusted.parse_json(header.metadata.get(_KEY, "{}").encode())
@@ -77,23 +79,37 @@ def read(path: str) -> LearnedDetector:
         tensors = weights.tensors(path)
         network = DetectorNetwork(architecture)
         network.load_state_dict(_of_network(tensors))
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.laid_out()
         normaliser = Normaliser(tensors["mean"].numpy(), tensors["background"].float().numpy())
         about = facts["about"]
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"--detector {path} is no detector of `openwit detector train` ({error}); encoders of "
+            f"{option} {path} is no detector of `openwit detector train` ({error}); encoders of "
             "others end in .onnx or .pt"
         ) from error
     return LearnedDetector(storage.sha256_file(path)[:16], network, normaliser, about)
 
 
-def _architecture(sizes: dict[str, Any], most: int) -> DetectorArchitecture:
-    """Return the architecture that a file names; ValueError where its `most` tensors cannot be of it."""
-    layers = tuple(sizes["layers"])
+def fill(network: DetectorNetwork, path: str) -> None:
+    """Give a network the weights of a detector's file; ValueError unless it is of the same architecture."""
+    found = read(path, "--init-from").network
+    if found.architecture != network.architecture:
+        raise ValueError(f"--init-from {path} is {found.architecture}, not {network.architecture}")
+    network.load_state_dict(found.state_dict())
+
+
+def _architecture(sizes: dict[str, Any], most: int) -> LiteArchitecture:
+    """Return the architecture that a file names; ValueError where its `most` tensors cannot be of it.
+
+    A file that names no layers has EfficientNet-Lite0, whose layers are fixed.
+    """
+    resnet = "layers" in sizes
+    layers = tuple(sizes["layers"]) if resnet else ()
     numbers = [*layers, *(value for name, value in sizes.items() if name != "layers")]
-    if len(layers) != 4 or not all(isinstance(n, int) and 0 < n < _LARGEST for n in numbers):
+    if len(layers) != 4 * resnet or not all(isinstance(n, int) and 0 < n < _LARGEST for n in numbers):
         raise ValueError("its sizes are not valid")
+    if not resnet:
+        return LiteArchitecture(**sizes)
     if sum(layers) > most:
         raise ValueError(f"{sum(layers):,} layers in {most:,} tensors")
     return DetectorArchitecture(**{**sizes, "layers": layers})

@@ -1,4 +1,5 @@
-"""The detector's network: CLIP's anti-aliased ResNet, weight norm, GELU (arXiv 2103.00020, appendix C).
+"""The detector's networks: CLIP's anti-aliased ResNet, weight norm, GELU (arXiv 2103.00020, appendix C), and
+EfficientNet-Lite0, which starts from published weights (`dedup.detector.lite`).
 
 Weight norm takes the place of batch norm "to avoid leaking information about duplicates via batch
 statistics": nothing in a forward pass depends on the other images of the batch.
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from dedup.detector.lite import LiteTrunk
 from train.image_transforms import normalise
 from train.resnet import Bottleneck, Parts, Trunk
 
@@ -24,13 +26,11 @@ _POWER: Final = 3.0  # of generalised-mean pooling (Radenovic et al. 2018, arXiv
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorArchitecture:
-    """Fix every size of one network."""
+class LiteArchitecture:
+    """Fix the sizes of a network whose trunk is EfficientNet-Lite0."""
 
     side: int
     """Of the square images it takes, in pixels; a multiple of 32."""
-    layers: tuple[int, int, int, int]
-    width: int
     dims: int
     """Of the descriptor."""
 
@@ -39,11 +39,29 @@ class DetectorArchitecture:
         if self.side < 32 or self.side % 32:
             raise ValueError(f"--image-size {self.side} is not a multiple of 32, the network's stride")
 
+    def trunk(self) -> "LiteTrunk | ResNetTrunk":
+        """Return the network before its last layer, with any weights."""
+        return LiteTrunk()
 
-ARCHITECTURES: Final = {
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorArchitecture(LiteArchitecture):
+    """Fix every size of a network whose trunk is a ResNet."""
+
+    layers: tuple[int, int, int, int]
+    width: int
+
+    def trunk(self) -> "LiteTrunk | ResNetTrunk":
+        """Return the network before its last layer, with any weights."""
+        return ResNetTrunk(self.layers, self.width, WEIGHT_NORM)
+
+
+ARCHITECTURES: Final[dict[str, LiteArchitecture]] = {
     "RN50": DetectorArchitecture(side=224, layers=(3, 4, 6, 3), width=64, dims=512),
     # For a CPU: 1.2 million parameters, 64 MFLOP an image.
     "small": DetectorArchitecture(side=64, layers=(1, 1, 1, 1), width=24, dims=128),
+    # For a CPU, from published weights: 3.0 million parameters, 137 MFLOP an image.
+    "lite": LiteArchitecture(side=96, dims=128),
 }
 
 
@@ -72,27 +90,44 @@ def _no_norm(channels: int) -> nn.Module:
 WEIGHT_NORM: Final = Parts(WeightNormConv2d, _no_norm, F.gelu)
 
 
+class ResNetTrunk(Trunk):
+    """Encode images as the generalised mean of the last stage's grid."""
+
+    together: Final = 256
+    """Pictures at a time for a CPU."""
+    layout: Final = torch.channels_last
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Map uint8 [B, N, N, 3] to float32 [B, channels]."""
+        grid = self.features(normalise(pixels))
+        # The generalised mean lets a small matching part count; GELU leaves values a little below 0.
+        return grid.float().clamp(min=1e-3).pow(_POWER).mean(dim=(2, 3)).pow(1 / _POWER)
+
+
 class DetectorNetwork(nn.Module):
     """Embed images as unit vectors."""
 
-    def __init__(self, architecture: DetectorArchitecture) -> None:
+    def __init__(self, architecture: LiteArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.trunk = Trunk(architecture.layers, architecture.width, WEIGHT_NORM)
+        self.trunk = architecture.trunk()
         self.head = nn.Linear(self.trunk.channels, architecture.dims)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map uint8 [B, side, side, 3] to float32 unit vectors [B, dims]."""
-        grid = self.trunk.features(normalise(pixels))
-        # The generalised mean lets a small matching part count; GELU leaves values a little below 0.
-        pooled = grid.float().clamp(min=1e-3).pow(_POWER).mean(dim=(2, 3)).pow(1 / _POWER)
-        return F.normalize(self.head(pooled).float(), dim=1)
+        return F.normalize(self.head(self.trunk.pooled(pixels)).float(), dim=1)
+
+    def laid_out(self) -> "DetectorNetwork":
+        """Return this network with its weights as the trunk computes fastest with them."""
+        self.to(memory_format=self.trunk.layout)  # type: ignore[call-overload]
+        return self
 
     @torch.inference_mode()
-    def embed(self, thumbnails: npt.NDArray[np.uint8], batch: int = 256) -> npt.NDArray[np.float32]:
+    def embed(self, thumbnails: npt.NDArray[np.uint8], batch: int | None = None) -> npt.NDArray[np.float32]:
         """Map uint8 [n, side, side, 3] to float32 unit vectors [n, dims], on the network's device."""
         device = self.head.weight.device
         bf16 = device.type == "cuda"
+        batch = batch or (256 if bf16 else self.trunk.together)
         found = [np.zeros((0, self.architecture.dims), np.float32)]
         for start in range(0, len(thumbnails), batch):
             pixels = torch.from_numpy(np.ascontiguousarray(thumbnails[start : start + batch])).to(device)
@@ -119,6 +154,21 @@ class DetectorNetwork(nn.Module):
                     assert isinstance(block.conv3, WeightNormConv2d)
                     block.conv3.gain.zero_()
                     block.conv3.bias.zero_()
+        return self
+
+    def fit_head(self, pixels: Tensor) -> "DetectorNetwork":
+        """Let the last layer give the principal components of pictures, uint8 [n, side, side, 3].
+
+        So a trunk with published weights describes well before the first step.
+        """
+        with torch.no_grad():
+            pooled = torch.cat([self.trunk.pooled(part) for part in torch.split(pixels, 64)])
+            mean = pooled.mean(dim=0)
+            values, vectors = torch.linalg.eigh((pooled - mean).T @ (pooled - mean) / len(pooled))
+            weight = vectors.flip(1)[:, : self.architecture.dims].T
+            weight /= values.flip(0)[: self.architecture.dims].mean().sqrt()
+            self.head.weight.copy_(weight)
+            self.head.bias.copy_(-weight @ mean)
         return self
 
 

