@@ -41,7 +41,7 @@ examples: $(READY)
 	  tests/test_examples.py tests/test_demo.py tests/test_eval_independent.py
 
 fuzz: $(READY)
-	FUZZ_SCALE=100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_sanitized.py
+	FUZZ_SCALE=200 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_sanitized.py
 
 # Every job on Prism, Flink and Spark, as far as their files can be had, compared with a run on this machine.
 engines: $(READY)

@@ -21,6 +21,13 @@ settings.load_profile("untimed")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+ON_THE_WEB = {
+    "test_attestation", "test_card", "test_crawl", "test_eu_summary", "test_object_store", "test_report",
+    "test_source_pages", "test_transforms",
+}  # fmt: skip
+"""Files whose tests look at the fixtures `web` and `whole`, which are made once for a process."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Keep imported objects from being searched for garbage: a fifth of collecting, a twentieth of a run."""
@@ -39,6 +46,19 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give each process whole files, and one process all files that look at the same web."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "web" if Path(file).stem in ON_THE_WEB else file
+
+    return Scheduling(config, log)
+
+
 def pytest_unconfigure() -> None:
     """Leave the rest to the end of Python, of which can_ada would complain."""
     gc.unfreeze()
@@ -53,12 +73,12 @@ def _power_stays_on() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
-    """Serve 130 sites with 520 pictures on loopback; yields pipeline.demo.server.Server."""
+    """Serve 80 sites with 320 pictures on loopback; yields pipeline.demo.server.Server."""
     from pipeline.demo.server import serve
     from pipeline.demo.web import build
 
     folder = tmp_path_factory.mktemp("web") / "web"
-    sizes = {"n_images": 520, "n_sites": 130}
+    sizes = {"n_images": 320, "n_sites": 80}
     with serve(build(folder, seed=1, **sizes, port=_steady_port(), evaluation_sets=False)) as server:
         yield server
 
@@ -80,12 +100,12 @@ def _steady_port() -> int:
 
 @pytest.fixture(scope="session")
 def small_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
-    """Serve 40 sites with 160 pictures: for runs that are made again and again, to be stopped or changed."""
+    """Serve 25 sites with 100 pictures: for runs that are made again and again, to be stopped or changed."""
     from pipeline.demo.server import serve
     from pipeline.demo.web import build
 
     folder = tmp_path_factory.mktemp("web") / "web"
-    sizes = {"n_images": 160, "n_sites": 40}
+    sizes = {"n_images": 100, "n_sites": 25}
     with serve(build(folder, seed=1, **sizes, port=_steady_port(), evaluation_sets=False)) as server:
         yield server
 

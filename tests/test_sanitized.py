@@ -13,7 +13,7 @@ from tests import fuzzing
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for top in ("pipeline", "dedup") for path in (ROOT / top).rglob("*.c"))
-ROUNDS = 100
+ROUNDS = 50
 
 pytestmark = pytest.mark.timeout(0 if fuzzing.SCALE > 1 else 600)
 
