@@ -46,7 +46,7 @@ def service() -> Iterator[dataflow.Service]:
 def commands(root: Path, web: Web, out: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]:
     """Return all that runs as jobs, command by command, in the order in which one needs another."""
     base = [*arguments_of("crawl", root, web, out), "--per-query", "4", "--headroom", "1"]
-    near = [*base, "--dedup", "near", "--rounds", "2", "--out", str(out / "near")]
+    near = [*base, "--dedup", "near", "--out", str(out / "near")]
     more = ["--extend", str(out / "run"), "--source", str(root / "more.parquet")]
     return [
         (queries, arguments_of("queries", root, web, out)),

@@ -23,7 +23,8 @@ FILES: Final = sorted(
 def used_without_import(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Yield dotted names of packages' attributes that no import of the file loads, and their lines."""
     names, loaded = {}, set()
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    for node in nodes:
         for alias in node.names if isinstance(node, ast.Import) else ():
             loaded.add(alias.name)
             names[alias.asname or alias.name.partition(".")[0]] = (
@@ -40,7 +41,7 @@ def used_without_import(tree: ast.AST) -> Iterator[tuple[str, int]]:
             return f"{left}.{node.attr}"
         return ""
 
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and (name := dotted(node)) and name not in loaded:
             yield name, node.lineno
 

@@ -147,8 +147,8 @@ def test_a_run_is_foretold_from_itself(crawled: Path) -> None:
     )
     scale = prediction.scale_of(found, config)
     assert scale.samples == pytest.approx(manifest["counts"]["samples"], rel=0.02)
-    assert scale.tried == pytest.approx(sum(r["images"] for r in manifest["rounds"]), rel=0.05)
-    assert scale.fetched_bytes == pytest.approx(sum(r["bytes"] for r in manifest["rounds"]), rel=0.05)
+    assert scale.tried == pytest.approx(sum(r["images"] for r in manifest["rounds"]), rel=0.08)
+    assert scale.fetched_bytes == pytest.approx(sum(r["bytes"] for r in manifest["rounds"]), rel=0.08)
     files = [*(crawled / "shards").glob("*.tar"), *(crawled / "shards").glob("0*.parquet")]
     assert scale.stored_bytes == pytest.approx(sum(path.stat().st_size for path in files), rel=0.02)
 

@@ -21,7 +21,10 @@ from tests.crawling import arguments, contents, crawl
 
 pytestmark = pytest.mark.timeout(900)
 
-OPTIONS = ("--per-query", "4", "--headroom", "1", "--rounds", "2", "--workers", "1", "--unit-images", "60")
+OPTIONS = (
+    "--per-query", "4", "--headroom", "1", "--rounds", "2", "--workers", "1", "--unit-images", "60",
+    "--samples-per-shard", "60",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
