@@ -74,7 +74,7 @@ def _power_stays_on() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signatures_are_read_once() -> Iterator[None]:
-    """Let Beam remember the signatures that it reads dozens of times for a step: a quarter of a job's time."""
+    """Let Beam remember the signatures that it reads dozens of times a step: a third of a graph's time."""
     if (core := sys.modules.get("apache_beam.transforms.core")) is None:
         yield
         return

@@ -143,7 +143,7 @@ def test_a_changed_option_reruns_from_its_stage(web: Server, undisturbed: Path, 
     out = shutil.copytree(undisturbed, tmp_path / "run")
     relocate(undisturbed, out)
     start = len(web.requests())
-    changed = (*OPTIONS, "--keep-staging", "--samples-per-shard", "50")
+    changed = (*OPTIONS, "--keep-staging", "--samples-per-shard", "40")
     with pytest.raises(SystemExit, match="2"):
         main(arguments(web.web, out, *changed))
     assert main(arguments(web.web, out, *changed, "--restart")) == 0
