@@ -176,12 +176,11 @@ def _classes(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) ->
         axes = figure.subplots()
         axes.axhline(0, color=charts.SOFT, linewidth=1)
         for arm, colour, shape in zip(DRAWN, (charts.ONE, charts.TWO, charts.SOFT), "osx", strict=True):
-            seeds = sorted(by_arm[arm].keys() & raw.keys())
-            names = [name for name in counts if seeds]
-            gains = [
-                100 * np.mean([by_arm[arm][seed][name] - raw[seed][name] for seed in seeds]) for name in names
-            ]
-            axes.plot([counts[name] for name in names], gains, shape, color=colour, label=arm, markersize=5)
+            own = by_arm[arm]
+            if seeds := sorted(own.keys() & raw.keys()):
+                each = ([own[seed][name] - raw[seed][name] for seed in seeds] for name in counts)
+                gains = [100 * float(np.mean(one)) for one in each]
+                axes.plot([*counts.values()], gains, shape, color=colour, label=arm, markersize=5)
         axes.set_xscale("log")
         charts.short_axis(axes.xaxis)
         axes.xaxis.set_minor_formatter(NullFormatter())
