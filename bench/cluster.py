@@ -99,10 +99,12 @@ def started(
         yield (*flags, *pool.flags(port), *(nodes.flags if nodes else ())), nodes
 
 
-def compare(name: str, flags: Sequence[str], root: Path, web: Web) -> dict[str, object]:
-    """Run every job on a runner and, where that has not been done, locally; return the results."""
+def compare(
+    name: str, flags: Sequence[str], root: Path, web: Web, jobs: Sequence[str] = tuple(COMMANDS)
+) -> dict[str, object]:
+    """Run jobs on a runner and, where that has not been done, locally; return the results."""
     differing, seconds = list[str](), dict[str, float]()
-    for job in COMMANDS:
+    for job in jobs:
         if not (root / "local" / f"{job}.done").exists():
             run(job, root, web, root / "local", "--workers", "1")
             (root / "local" / f"{job}.done").touch()
@@ -124,6 +126,7 @@ def main() -> int:
     parser.add_argument(
         "--standalone", action="store_true", help="start a cluster of --runner, flink or spark, for it"
     )
+    parser.add_argument("--job", action="append", choices=COMMANDS, help="only this one; may be repeated")
     given, more = parser.parse_known_args()
     if given.at and not given.runner:
         parser.error("--at goes with --runner")
@@ -139,7 +142,8 @@ def main() -> int:
                     sys.stderr.write(f"{name}: skipped, {error}\n")
                     continue
                 with started(name, root, file=file, is_standalone=given.standalone) as (flags, _):
-                    result = compare(name, (*flags, *more), root, server.web)
+                    jobs = given.job or tuple(COMMANDS)
+                    result = compare(name, (*flags, *more), root, server.web, jobs)
                 print(json.dumps(result), flush=True)
                 failed |= bool(result["differing"])
     return 1 if failed else 0

@@ -74,7 +74,7 @@ class IndexWorker:
         rows: list[tuple[object, ...]] = []
         hashes, colours = [], []
         with storage.atomic_output(f"{base}.images") as images, images.open("wb") as sink:
-            for example in _examples(task):
+            for example in examples(task):
                 jpeg, reason, kind = b"", "", ""
                 try:
                     jpeg = state.normalised(example.image)
@@ -104,7 +104,8 @@ class IndexWorker:
         return described
 
 
-def _examples(task: ExampleFiles) -> Iterator[Example]:
+def examples(task: ExampleFiles) -> Iterator[Example]:
+    """Yield the examples of some files of a set."""
     for file in evalsets.files_of(task.path)[task.start : task.stop]:
         yield from evalsets.read_file(task.path, task.form, file)
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from dedup.detector.embed import NEIGHBOURS
+from dedup.detector.parts import DESCRIPTORS, NEIGHBOURS
 from dedup.parts import MATCHES, TEXT_MATCHES
 from pipeline import dropped_samples
 from pipeline.data.descriptors import PACKED_BYTES
@@ -159,6 +159,13 @@ def tables() -> list[Table]:
             "example_id": "the example, named as in the overlap matches", "label": "its class",
             "prediction": "the predicted class; empty if the image cannot be decoded",
             "correct": "null without a label or a picture", "probability": "of the predicted class",
+        }),
+        Table("Descriptors", "EMBEDDED/{shards,eval}/*.parquet", "Written by `openwit detector embed`: "
+              "a file for each shard, and for each evaluation set or, where it has several files, each of its pieces.",
+              DESCRIPTORS, {
+            "uid": "uid of the image; of an evaluation set the example", "key": "its key; of an evaluation set the view, "
+            "such as `whole`", "quality": "its detail, 0 to 100; images below 25 are not searched for",
+            "bias": "is subtracted from its similarities", "embedding": "unit vector of the detector's length",
         }),
         Table("Neighbours", "EMBEDDED/neighbours.parquet", "Written by `openwit detector embed --eval`.", NEIGHBOURS, {
             "dataset": "name of the evaluation set", "example_id": "the example",

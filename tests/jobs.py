@@ -3,19 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from dedup.cli import main as overlap
+from dedup.detector.cli import embed_main as embed
 from pipeline.cli import main as crawl
+from pipeline.data.views import squeeze
 from pipeline.demo.web import Web
 from queries.cli import main as queries
 from tests.crawling import arguments, contents, settle
 from tests.queries_dump import Written, write_multistream
-from tests.scenes import scene, write_folder
+from tests.scenes import sample, scene, write_folder, write_run
 from tests.test_queries_wordnet import write_wordnet
 
-COMMANDS = {"queries": queries, "crawl": crawl, "overlap": overlap}
+COMMANDS = {"queries": queries, "crawl": crawl, "overlap": overlap, "embed": embed}
+QUICK = ("queries", "crawl", "overlap")
+"""Those without torch, whose import takes every worker seconds."""
 _URLS = 60
+_SHARDS, _PICTURES = 4, 3
 
 
 def write_inputs(root: Path, web: Web) -> None:
@@ -33,6 +39,26 @@ def write_inputs(root: Path, web: Web) -> None:
     write_folder(root / "eval", {f"a/{n}.jpg": scene(n) for n in range(3)})
 
 
+def write_photos(root: Path) -> None:
+    """Write the inputs of `embed`: several shards of a run, and a small detector that has learned nothing."""
+    import torch
+
+    from dedup.detector import detector_file
+    from dedup.detector.model import DetectorArchitecture, DetectorNetwork
+    from dedup.detector.normalise import Normaliser
+
+    write_run(root / "photos", [
+        [sample(f"{shard:05d}{n:04d}", scene(_PICTURES * shard + n), f"https://a.test/{shard}/{n}.jpg", "")
+         for n in range(_PICTURES)]
+        for shard in range(_SHARDS)
+    ])  # fmt: skip
+    thumbs = np.stack([squeeze(scene(n), 32) for n in range(300, 320)])
+    sizes = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+    network = DetectorNetwork(sizes).initialise(0, torch.from_numpy(thumbs)).eval()
+    path = str(root / "detector.safetensors")
+    detector_file.write(path, network, Normaliser.fit(network.embed(thumbs)), {})
+
+
 def arguments_of(job: str, root: Path, web: Web, out: Path) -> list[str]:
     """Return the arguments of one job that reads from `root` and writes below `out`."""
     if job == "queries":
@@ -46,6 +72,13 @@ def arguments_of(job: str, root: Path, web: Web, out: Path) -> list[str]:
         argv = arguments(web, out / "run", "--lang", "any", "--unit-images", "30", "--rounds", "1")
         argv[argv.index(str(web.warc))] = str(root / "urls.parquet")
         return argv
+    if job == "embed":  # several shards to describe, and pieces of a set to search for
+        photos = f"{root}/photos/shards/*.tar"
+        return [
+            "--run", str(root / "photos"), "--eval", f"e={root}/eval", "--eval", f"photos={photos}",
+            "--detector", str(root / "detector.safetensors"), "--neighbours", "4",
+            "--out", str(out / "embedded"),
+        ]  # fmt: skip
     return [
         "--run", str(root / "run"), "--eval", f"e={root}/eval", "--planted", "1",
         "--out", str(out / "overlap"),
@@ -55,6 +88,8 @@ def arguments_of(job: str, root: Path, web: Web, out: Path) -> list[str]:
 def run(job: str, root: Path, web: Web, out: Path, *more: str) -> None:
     """Run one job to its end; `overlap` reads the files of the first `crawl`."""
     out.mkdir(exist_ok=True)
+    if job == "embed" and not (root / "photos").exists():
+        write_photos(root)
     assert COMMANDS[job]([*arguments_of(job, root, web, out), *more]) == 0
     if job == "crawl" and not (root / "run").exists():
         (root / "run").symlink_to(out / "run")
@@ -66,5 +101,9 @@ def written(job: str, out: Path) -> dict[str, Any]:
         return {"queries.parquet": (out / "queries.parquet").read_bytes()}
     if job == "crawl":
         return contents(out / "run")
+    if job == "embed":
+        folder = out / "embedded"
+        files = [folder / "neighbours.parquet", *folder.glob("eval/*"), *folder.glob("shards/*")]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
     names = ("matches.parquet", "report.json", "clean/e.txt")
     return {name: (out / "overlap" / name).read_bytes() for name in names}

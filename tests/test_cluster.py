@@ -16,7 +16,7 @@ from pipeline.cli_runtime import stoppable
 from pipeline.demo.server import Server
 from pipeline.flow.parts import Part
 from pipeline.flow.runner import Runner
-from tests.jobs import arguments_of, run, write_inputs, written
+from tests.jobs import QUICK, arguments_of, run, write_inputs, written
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -57,7 +57,7 @@ def test_every_job_gives_the_same_files_on(name: str, web: Server, tmp_path: Pat
         pytest.skip(str(error))
     write_inputs(tmp_path, web.web)
     with cluster.started(name, tmp_path, file=file) as (flags, _):
-        assert cluster.compare(name, flags, tmp_path, web.web)["differing"] == []
+        assert cluster.compare(name, flags, tmp_path, web.web, QUICK)["differing"] == []
     assert not list(tmp_path.rglob("*.spill")), "what was shuffled through files is gone with its step"
 
 

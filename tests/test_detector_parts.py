@@ -204,6 +204,7 @@ def test_weight_norm_is_torchs():
     ours = WeightNormConv2d(3, 5, 3, padding=1)
     theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 5, 3, padding=1))
     with torch.no_grad():
+        ours.direction.normal_()
         ours.gain.uniform_(0.5, 2)
         theirs.parametrizations.weight.original0.copy_(ours.gain[:, None, None, None])
         theirs.parametrizations.weight.original1.copy_(ours.direction)

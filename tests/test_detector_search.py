@@ -1,5 +1,6 @@
 """Exact neighbours by blocked products, and descriptors as files."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,23 +171,42 @@ def _decoded(rgb: np.ndarray) -> np.ndarray:
     return found
 
 
-def test_only_what_is_missing_is_described_again(made):
-    assert embed(made) == 0
-    before = {file: file.stat().st_mtime_ns for file in (made / "out").rglob("*.parquet")}
-    lost = sorted((made / "out/shards").glob("*.parquet"))[1]
-    data = lost.read_bytes()
-    lost.unlink()
-    assert embed(made) == 0
-    assert lost.read_bytes() == data, "the same bytes again"
+def test_only_new_shards_are_described(made, tmp_path):
+    shards, out = tmp_path / "shards", tmp_path / "out"
+    shards.mkdir()
+    given = ("--run", str(shards / "*.tar"), "--out", str(out))
+    shutil.copy2(made / "run/shards/00000.tar", shards)
+    assert embed(made, *given) == 0
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
+    shutil.copy2(made / "run/shards/00001.tar", shards)
+    assert embed(made, *given) == 0
     changed = {file.name for file, when in before.items() if file.stat().st_mtime_ns != when}
-    assert changed == {lost.name, "neighbours.parquet"}
+    assert changed == {"neighbours.parquet"} and len([*(out / "shards").iterdir()]) == 2
+    found = pq.read_table(out / "neighbours.parquet")
+    assert {Path(shard).name for shard in found["shard"].to_pylist()} == {"00000.tar", "00001.tar"}
 
 
-def descendants(pid: int | str) -> list[str]:
-    """Return the descendants of a process, by the threads that started them."""
-    lists = Path("/proc", str(pid), "task").glob("*/children")
-    children = [child for path in lists for child in path.read_text().split()]
-    return children + [below for child in children for below in descendants(child)]
+def test_a_set_in_pieces_has_the_same_neighbours(made, tmp_path, monkeypatch):
+    assert embed(made) == 0
+    monkeypatch.setattr("dedup.index.FOLDER_CHUNK", 3)
+    assert embed(made, "--out", str(tmp_path / "pieces")) == 0
+    assert len([*(tmp_path / "pieces/eval").iterdir()]) == 2
+    found, wanted = (
+        pq.read_table(root / "neighbours.parquet") for root in (tmp_path / "pieces", made / "out")
+    )
+    assert found.drop(["similarity"]).equals(wanted.drop(["similarity"]))
+    assert np.allclose(found["similarity"], wanted["similarity"], atol=1e-6)
+
+
+def test_a_beam_runner_writes_the_same_files(made, tmp_path):
+    assert embed(made) == 0
+    assert embed(made, "--out", str(tmp_path / "beam"), "--runner=FnApiRunner") == 0
+    found, wanted = (
+        {path.relative_to(root): path.read_bytes() for path in root.glob("[!w]*/*.parquet")}
+        | {"neighbours": (root / "neighbours.parquet").read_bytes()}
+        for root in (tmp_path / "beam", made / "out")
+    )
+    assert found == wanted and len(found) == 4
 
 
 def test_a_killed_run_goes_on_and_leaves_the_same_bytes(made, tmp_path):
@@ -208,20 +228,15 @@ def test_a_killed_run_goes_on_and_leaves_the_same_bytes(made, tmp_path):
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[1],
     ) as process:
-        while not list((killed / "shards").glob("*.parquet")) and process.poll() is None:
+        while not list(killed.glob("work/described-*/0*.json")) and process.poll() is None:
             time.sleep(0.002)
-        own = [str(process.pid), *descendants(process.pid)]
         process.kill()
     assert process.returncode == -signal.SIGKILL, "killed while it described"
-    assert len(own) >= 3, "a fork server and a worker"
-    until = time.monotonic() + 60
-    while any(Path("/proc", pid).exists() for pid in own) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not [pid for pid in own if Path("/proc", pid).exists()], "nothing of it is left behind"
-    before = {file.name: file.stat().st_mtime_ns for file in (killed / "shards").glob("*.parquet")}
+    done = [path.stem for path in killed.glob("work/described-*/0*.json")]
+    before = {name: (killed / f"shards/{name}.parquet").stat().st_mtime_ns for name in done}
     assert 0 < len(before) < 6
     assert main([*command, "--out", str(killed)]) == 0
-    after = {file.name: file.stat().st_mtime_ns for file in (killed / "shards").glob("*.parquet")}
+    after = {file.stem: file.stat().st_mtime_ns for file in (killed / "shards").glob("*.parquet")}
     assert len(after) == 6 and {name: after[name] for name in before} == before, "what was done was kept"
     whole = {file.relative_to(tmp_path / "whole"): file.read_bytes()
              for file in (tmp_path / "whole").rglob("*.parquet")}  # fmt: skip

@@ -36,7 +36,7 @@ from pipeline.options import CrawlConfig
 from pipeline.select.workers import PairCounter
 from pipeline.sources import Piece
 from tests import pool
-from tests.jobs import COMMANDS, run, write_inputs, written
+from tests.jobs import QUICK, run, write_inputs, written
 from tests.test_extras import HIDE
 
 pytestmark = pytest.mark.timeout(900)
@@ -206,13 +206,13 @@ def jobs(
     """Run every job with the workers of the pool; return the folder of their inputs and results."""
     root = tmp_path_factory.mktemp("jobs")
     write_inputs(root, web.web)
-    for job in COMMANDS:
+    for job in QUICK:
         run(job, root, web.web, root / "split", *split)
     return root
 
 
 def test_two_processes_of_an_external_pool_give_the_same_files(web: Server, jobs: Path) -> None:
-    for job in COMMANDS:
+    for job in QUICK:
         run(job, jobs, web.web, jobs / "alone", "--workers", "1")
         found, expected = written(job, jobs / "split"), written(job, jobs / "alone")
         for part in expected:

@@ -5,19 +5,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from dedup.detector.options import DetectorEmbedConfig, DetectorTrainConfig
 from pipeline import config as parser
 from pipeline import storage
-from pipeline.cli_runtime import guarded
+from pipeline.cli_runtime import guarded, job_name, worker_log
+from pipeline.flow import beam_options
 from pipeline.formats import count
+from pipeline.lock import lock
 from pipeline.terminal import output, terminal
 from train.cli import Training, train
 
 if TYPE_CHECKING:
-    from dedup.detector import embed
+    from dedup.detector.parts import EmbeddedFiles
+    from pipeline.flow.runner import Runner
 
 _USAGE = """usage: openwit detector train|embed [OPTIONS]
 
@@ -57,45 +59,50 @@ def train_main(argv: Sequence[str]) -> int:
 def embed_main(argv: Sequence[str]) -> int:
     """Run `openwit detector embed`."""
     prog = "openwit detector embed"
-    config, _ = parser.parse(DetectorEmbedConfig, argv, prog=prog)
+    config, beam_flags = parser.parse(DetectorEmbedConfig, argv, prog=prog, beam=True)
     console = terminal()
-    return guarded(prog, console, config.out, lambda: _embed(config, console))
+    return guarded(prog, console, config.work, lambda: _embed(config, beam_flags, console))
 
 
-def _embed(config: DetectorEmbedConfig, console: Console) -> int:
-    from dedup.detector import embed
+def _embed(config: DetectorEmbedConfig, beam_flags: Sequence[str], console: Console) -> int:
+    from dedup.detector import detector_file, embed
 
-    detector, device = embed.load(config)
-    files = embed.plan(config, detector)
-    missing = files.missing
+    workers = config.workers if beam_flags else detector_file.processes(config.device, config.workers)
+    files = embed.plan(config)
+    read = [task.path for task in files.shards] + [one.path for one in config.sets]
+    beam_options.require_shared(beam_flags, [config.out, config.detector, *read])
     if config.check:
         console.print(
-            f"{count(len(files.shards), 'shard')} and {count(len(files.sets), 'set')}, {len(missing)} of "
-            "them not described yet. Nothing was written."
+            f"{count(len(files.shards), 'shard')} and {count(len(config.sets), 'set')}, {files.missing} of "
+            f"{count(len(files.shards) + len(files.sets), 'task')} not done yet. Nothing was written."
         )
         sys.stdout.write(parser.to_toml(parser.effective(config)))
         return 0
-    for _ in track(
-        embed.describe(missing, detector, config), "describe", len(missing),
-        console=console, disable=not console.is_terminal, transient=True,
-    ):  # fmt: skip
-        pass
-    found = embed.neighbours(config, files, len(detector.views), device) if files.sets else None
-    detector.close()
-    _print_embedded(config, files, found)
+    with lock(config.work):
+        found, pairs = embed.run(files, _runner(config, beam_flags, workers, console))
+    _print_embedded(config, found, pairs)
     return 0
 
 
-def _print_embedded(config: DetectorEmbedConfig, files: "embed.EmbedPlan", found: int | None) -> None:
-    from dedup.detector import embed
+def _runner(
+    config: DetectorEmbedConfig, beam_flags: Sequence[str], workers: int, console: Console
+) -> "Runner":
+    from pipeline.flow.runner import Runner
+    from pipeline.progress import ShowProgress
 
+    return Runner(
+        flags=tuple(beam_flags), workers=workers, log=worker_log(config.work),
+        name=job_name("detector-embed", config.out), watch=ShowProgress(console, config.work),
+    )  # fmt: skip
+
+
+def _print_embedded(config: DetectorEmbedConfig, found: "EmbeddedFiles", pairs: int) -> None:
     table = Table(title=config.out, title_justify="left")
     table.add_column("what")
     table.add_column("descriptors", justify="right")
-    shards = sum(embed.rows_of(task.path) for task in files.shards)
-    table.add_row(count(len(files.shards), "shard"), f"{shards:,}")
-    for one, task in zip(config.sets, files.sets, strict=True):
-        table.add_row(one.name, f"{embed.rows_of(task.path):,}")
-    if found is not None:
-        table.add_row(storage.join(config.out, "neighbours.parquet"), f"{found:,} pairs")
+    table.add_row(count(len(found.shards), "shard"), f"{sum(one.rows for one in found.shards):,}")
+    for name in (one.name for one in config.sets):
+        table.add_row(name, f"{sum(one.rows for one in found.sets if one.source == name):,}")
+    if found.sets:
+        table.add_row(storage.join(config.out, "neighbours.parquet"), f"{pairs:,} pairs")
     output().print(table)

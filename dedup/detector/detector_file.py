@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from train import weights
 
 _KEY, _FORMAT = "openwit", "detector 1"
 _LARGEST = 1 << 24  # of any size of a network
+_GPU_BYTES: Final = 3 << 30  # of a worker: CUDA's own, the network, and its values for a batch
 
 
 class LearnedDetector:
@@ -44,11 +45,40 @@ class LearnedDetector:
 
 
 AnyDetector = LearnedDetector | EncoderDetector
+Device = Literal["auto", "cuda", "cpu"]
 
 
 def of_any_kind(path: str) -> AnyDetector:
     """Return the detector in a file: one of our own, or an encoder; ValueError if it cannot be used."""
     return EncoderDetector(path) if is_encoder(path) else read(path)
+
+
+def for_worker(path: str, device: Device = "cpu") -> AnyDetector:
+    """Load a detector in a worker process, which has one core; an encoder stays on the CPU.
+
+    ValueError if it cannot be used, or where there is no such device.
+    """
+    torch.set_num_threads(1)  # workers are as many as cores already
+    detector, chosen = of_any_kind(path), device_of(device)
+    if isinstance(detector, LearnedDetector):
+        detector.network.to(chosen)
+    return detector
+
+
+def device_of(asked: Device) -> Literal["cuda", "cpu"]:
+    """Return the device of this machine that was asked for; ValueError where there is no such device."""
+    cuda = torch.cuda.is_available() if asked == "auto" else asked == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU here")
+    return "cuda" if cuda else "cpu"
+
+
+def processes(asked: Device, most: int) -> int:
+    """Return how many workers, `most` or fewer, have room on the device of this machine."""
+    if device_of(asked) == "cpu":
+        return most
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(most, free // _GPU_BYTES))
 
 
 def write(path: str, network: DetectorNetwork, normaliser: Normaliser, about: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
-import torch
 
 from dedup.decode_images import Pictures, Pixels
 from dedup.detector import detector_file
@@ -29,8 +28,7 @@ class SetDetector:
 
     def __init__(self, path: str) -> None:
         """Load it; ValueError, in one line, if that fails."""
-        torch.set_num_threads(1)  # workers are as many as cores already
-        self._detector, self._pictures = detector_file.of_any_kind(path), Pictures()
+        self._detector, self._pictures = detector_file.for_worker(path), Pictures()
         self.name = self._detector.name
 
     def describe(self, images: Iterable[bytes]) -> Described:

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dedup import training_set
 from dedup.decode_images import Pictures, Pixels
-from dedup.detector import detector_file, neighbours, thresholds
-from dedup.detector.detector_file import AnyDetector
+from dedup.detector import neighbours, thresholds
+from dedup.detector.detector_file import AnyDetector, for_worker
 from dedup.detector.neighbours import Described, NeighbourHits
 from dedup.index import Index, joined
 from dedup.parts import (
@@ -42,11 +41,6 @@ CHUNK: Final = 1_000  # examples per describing task
 _SAMPLE: Final = 2_500  # images of a shard that thresholds are set by
 _HIGHEST: Final = 400  # similarities of a set that a sampled shard reports; as many pairs are verified
 _BATCH: Final = 256
-
-
-def _loaded(path: str) -> AnyDetector:
-    torch.set_num_threads(1)  # workers are as many as cores already
-    return detector_file.of_any_kind(path)
 
 
 def shown(pictures: list[Pixels], side: int, chosen: tuple[views.View, ...] = VIEWS[:1]) -> Pixels:
@@ -93,7 +87,7 @@ class ExampleWorker:
 
     def open(self) -> LearnedState:
         """Map the index and load the network, once a process."""
-        return LearnedState(Index(joined(self.index)), _loaded(self.detector), None, Pictures())
+        return LearnedState(Index(joined(self.index)), for_worker(self.detector), None, Pictures())
 
     def run(self, state: LearnedState, task: ExampleRows) -> RowVectors:
         """Write NAME.npy."""
@@ -162,7 +156,7 @@ class LearnedSearch:
 
         learned, settled: folders of that and of its thresholds. floor: where the scale of the hashes begins.
         """
-        self.detector, self.floor = _loaded(detector), floor
+        self.detector, self.floor = for_worker(detector), floor
         self.examples = _learned(learned)
         chosen = read_thresholds(settled)
         self.thresholds = np.array([chosen[name] for name in index.names], np.float32)[index.dataset]
@@ -198,7 +192,7 @@ class LearnedSampleWorker:
     def open(self) -> LearnedState:
         """Map the vectors to compare, once per process."""
         index = Index(joined(self.index))
-        return LearnedState(index, _loaded(self.detector), _learned(self.learned), Pictures())
+        return LearnedState(index, for_worker(self.detector), _learned(self.learned), Pictures())
 
     def run(self, state: LearnedState, task: TrainingShard) -> UnrelatedPairs:
         """Return the highest similarities by set; no file but the marker."""

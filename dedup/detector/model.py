@@ -70,11 +70,12 @@ class WeightNormConv2d(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
-        self.direction = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+        # Values come from `initialise` or a file. To draw some without memory, where a file's sizes are
+        # checked, torch would import its compiler, which takes 1.5 s.
+        self.direction = nn.Parameter(torch.ones(outputs, inputs, kernel, kernel))
         self.gain = nn.Parameter(torch.ones(outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.stride, self.padding = stride, padding
-        nn.init.normal_(self.direction, std=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""

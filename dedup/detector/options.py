@@ -104,7 +104,7 @@ class DetectorTrainConfig(RunConfig):
 class DetectorEmbedConfig:
     """Describe all images of a training set, and evaluation sets, with a trained detector; find neighbours.
 
-    Run the same command again to continue where it stopped.
+    Run the same command again to continue where it stopped, or after shards or sets were added.
     """
 
     EXAMPLES: ClassVar = (
@@ -122,10 +122,9 @@ class DetectorEmbedConfig:
     """Evaluation set as NAME=PATH: its images are described from several sides, and searched for."""
     neighbours: int = 20
     """Training images that are kept for an evaluation image, the most similar ones."""
-    batch: int = 512
-    """Images that the network takes at once."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes that decode."""
+    """Processes on this machine, which decode and describe; fewer where a GPU has not 3 GiB for each. On a
+    cluster Beam's own flags decide."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU if there is any."""
     check: bool = False
@@ -133,14 +132,17 @@ class DetectorEmbedConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for options that contradict each other."""
-        for name in ("neighbours", "batch"):
+        for name in ("neighbours", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1")
-        if self.workers < 0:
-            raise ValueError("--workers must not be negative")
         named_sets.parse_all(self.eval)
 
     @property
     def sets(self) -> list[EvalSet]:
         """Return the evaluation sets in the order given."""
         return named_sets.parse_all(self.eval)
+
+    @property
+    def work(self) -> str:
+        """Return the folder of the markers."""
+        return f"{self.out.rstrip('/')}/work"
