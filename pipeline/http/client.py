@@ -5,6 +5,7 @@ No hidden retries, redirects, cookies, proxies or unpacking; addresses are judge
 
 import asyncio
 import functools
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -40,6 +41,12 @@ _MAX_ADDRESSES: Final = 1 << 16
 Read = Callable[[aiohttp.ClientResponse, Gate, Stopwatch], Awaitable[Reply]]
 
 
+@functools.cache
+def _ssl_context(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """Return this process's context, since reading the machine's certificates takes tens of milliseconds."""
+    return ssl.create_default_context()
+
+
 class Client:
     """A session with its name resolver; `close` it."""
 
@@ -53,7 +60,7 @@ class Client:
                 resolver=resolver,
                 use_dns_cache=False,  # the resolver has one
                 socket_factory=socket_factory(policy, self._sockets.add),
-                ssl=ssl.create_default_context(),  # once: building one takes tens of milliseconds
+                ssl=_ssl_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
                 keepalive_timeout=KEEP_ALIVE_SECONDS,
             ),
             headers={"User-Agent": user_agent(options.contact), "Accept-Encoding": "identity"},
