@@ -28,8 +28,9 @@ _CHARACTERS: Final = r"[A-Za-z0-9_~!$&()*+,;=:@.-]"
 PLAIN_HOST: Final = rf"https?://(?:{_LABEL})++(?!xn--)[a-z]{{2,}}+(?=/)"
 PLAIN_PATH: Final = rf"(?:/(?!\.){_CHARACTERS}++)++(?:\?(?:[/?]|{_CHARACTERS})*+)?"
 
-_resolved = ""
-"""The last result of `resolve`, which resolved again is itself."""
+_resolved: Final[dict[str, None]] = {}
+"""Results of `resolve` of late, which resolved again are themselves."""
+_MOST_RESOLVED: Final = 4096  # more than are read together before they are asked for their canonical form
 
 UrlReason = Literal["bad_url", "bad_scheme", "data_url"]
 
@@ -50,8 +51,7 @@ def resolve(url: str, base: str | None = None) -> str:
     `data_url`, `bad_scheme` (not http or https), or `bad_url` (no URL, empty, longer than MAX_LENGTH, with a
     user name or password, or relative without a base).
     """
-    global _resolved
-    if base is None and url == _resolved:  # a resolved URL is asked for its canonical form next
+    if base is None and url in _resolved:  # a resolved URL is asked for its canonical form soon
         return url
     url = url.strip(_STRIPPED)
     if url[:5].lower() == "data:":  # before the length: these are long
@@ -71,7 +71,9 @@ def resolve(url: str, base: str | None = None) -> str:
         href = href.partition("#")[0]
     if len(href) > MAX_LENGTH:
         raise BadUrl("bad_url", f"{len(href)} characters once resolved")
-    _resolved = href
+    if len(_resolved) >= _MOST_RESOLVED:
+        _resolved.clear()
+    _resolved[href] = None
     return href
 
 

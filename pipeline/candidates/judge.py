@@ -30,7 +30,7 @@ from pipeline.tombstones import load as load_tombstones
 _BATCH_ROWS = 4096
 _CACHE_ENTRIES = 10_000  # that fit into a processor's caches
 _LONG_TEXT = 1000  # characters of a text that is not kept
-_LIST_IMAGES = 64  # of a list that are read together
+_LIST_IMAGES = 512  # of a list that are read together
 _PAGE_IMAGES = 200  # of a page that are looked at together
 
 Page = Callable[[], Prior]
