@@ -4,14 +4,35 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from pipeline.index.cuts import NONE, Cuts
-from pipeline.index.question import Question
+from pipeline.index.cuts import NONE, PARTS, Cuts
+from pipeline.index.question import Filter, Question
 from pipeline.index.reader import Reader
 
 LOOKED_UP: Final = 100
 """Rows that are looked up singly for a page: 0.5 MB of a large index."""
+WALKED: Final = 100_000
+"""Entries of a sorted column that a page walks for a bound or a count: 1.2 MB."""
 _ASKED: Final = 500  # samples of a sorted column of which each is asked whether a filter leaves it
 _SPARE: Final = 10  # rows looked up beyond those that are missing, since bounds leave some out
+
+
+def within(reader: Reader, wanted: Filter) -> set[int] | None:
+    """Return the ids of the samples within a filter's bounds, or None if a bound leaves too many to walk."""
+    found: set[int] | None = None
+    in_a_part = int(reader.meta("samples") or 0) / PARTS
+    for name in {**wanted.least, **wanted.most}:
+        bounds = (wanted.least.get(name, float("-inf")), wanted.most.get(name, float("inf")))
+        low, high = reader.cuts[name].parts(bounds)
+        if (high - low - 1) * in_a_part > WALKED:
+            return None
+        rows = reader.tuples(
+            f'SELECT id FROM samples WHERE "{name}" >= ? AND "{name}" <= ? LIMIT {WALKED + 1}', bounds
+        )
+        own = set(itertools.chain.from_iterable(rows))
+        if len(own) > WALKED:
+            return None
+        found = own if found is None else found & own
+    return found
 
 
 def few(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> list[dict[str, Any]]:
@@ -28,6 +49,13 @@ def few(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> 
     return reader.rows(statement, [*asked.all_values, limit, offset])
 
 
+def among(
+    reader: Reader, ids: set[int], asked: Question, sort: str, offset: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return a page of those of some samples that a match finds, or of all, in the order of a column."""
+    return reader.by_ids(list(itertools.islice(_by_parts(reader, asked, sort, offset, ids), limit)))
+
+
 def many(
     reader: Reader, asked: Question, sort: str, share: float, offset: int, limit: int
 ) -> list[dict[str, Any]]:
@@ -38,8 +66,8 @@ def many(
     """
     column, way = sort.removeprefix("-"), _way(sort)
     if offset + limit <= _ASKED * share or column not in reader.cuts:
-        among = "EXISTS (SELECT 1 FROM samples_text WHERE samples_text MATCH ? AND rowid = samples.id)"
-        where = " AND ".join((*asked.bounds, among))
+        is_found = "EXISTS (SELECT 1 FROM samples_text WHERE samples_text MATCH ? AND rowid = samples.id)"
+        where = " AND ".join((*asked.bounds, is_found))
         return reader.rows(
             f'SELECT {reader.columns("samples")} FROM samples INDEXED BY "sort_{column}" WHERE {where} '
             f'ORDER BY "{column}" {way}, id {way} LIMIT ? OFFSET ?',
@@ -53,17 +81,22 @@ def many(
     return rows[offset:wanted]
 
 
-def _by_parts(reader: Reader, asked: Question, sort: str, skip: int) -> Iterator[int]:
+def _by_parts(
+    reader: Reader, asked: Question, sort: str, skip: int, among: set[int] | None = None
+) -> Iterator[int]:
     """Yield the ids of samples that a match finds in the order of a column, without the first."""
     column, way = sort.removeprefix("-"), _way(sort)
     own = reader.cuts[column]
     parts = [NONE, *range(len(own.starts) + 1)]
     for part in parts if way == "ASC" else reversed(parts):
-        found = reader.db.execute(
+        tag = f"tags : {own.tag(part)}"
+        found = reader.tuples(
             f"SELECT rowid FROM samples_text WHERE samples_text MATCH ? ORDER BY rowid {way}",
-            (f"({asked.match}) AND (tags : {own.tag(part)})",),
+            (f"({asked.match}) AND ({tag})" if asked.match else tag,),
         )
-        ids: Iterator[int] = (row[0] for row in found)
+        ids: Iterator[int] = itertools.chain.from_iterable(found)
+        if among is not None:
+            ids = filter(among.__contains__, ids)
         if part != NONE and not _is_one_value(reader, column, own, part):
             known = list(ids)
             if len(known) <= skip:
@@ -93,15 +126,17 @@ def _ordered(
     reader: Reader, ids: Sequence[int], column: str, own: Cuts, part: int, way: str
 ) -> Iterator[int]:
     """Yield ids of one part in the order of a column: few by looking them up, many by its index."""
-    order = f'ORDER BY "{column}" {way}, id {way}'
+    order = f'"{column}" {way}, id {way}'
     if len(ids) <= LOOKED_UP:
         marks = ", ".join("?" * len(ids))
-        rows = reader.db.execute(f"SELECT id FROM samples WHERE id IN ({marks}) {order}", list(ids))
-        yield from (row[0] for row in rows)
+        rows = reader.tuples(f"SELECT id FROM samples WHERE id IN ({marks}) ORDER BY {order}", ids)
+        yield from itertools.chain.from_iterable(rows)
         return
     wanted = set(ids)
     between = f'"{column}" >= ? AND "{column}" < ?'
-    for row in reader.db.execute(f"SELECT id FROM samples WHERE {between} {order}", own.bounds(part)):
+    for row in reader.db.execute(
+        f"SELECT id FROM samples WHERE {between} ORDER BY {order}", own.bounds(part)
+    ):
         if row[0] in wanted:
             yield row[0]
 

@@ -20,7 +20,6 @@ MOST: Final = 200
 """Rows of a page."""
 _LOOKED_UP: Final = 100  # rows that are looked up singly for a count, if they are all: 0.5 MB at most
 _TRIED: Final = 25  # rows that are looked up to see which share of them is within bounds
-_WALKED: Final = 100_000  # entries of a sorted column that a count walks
 
 
 class Page(NamedTuple):
@@ -49,19 +48,36 @@ class Pages(Reader):
         """
         limit, offset = max(0, min(limit, MOST)), max(0, offset)
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
+        ids = self._inside(wanted)
         if wanted.sort and (table != "samples" or wanted.sort.removeprefix("-") not in self.numbers):
             raise ValueError(f"there is no column {wanted.sort.removeprefix('-')} to sort by")
-        count = self._total(wanted, asked)
+        if ids is not None and not (wanted.text or wanted.facets or wanted.query is not None):
+            count = _Count(len(ids), True)
+        else:
+            count = self._total(wanted, asked)
         if count.is_exact and offset >= count.total:
             return Page([], count.total, True)
         with self.within(SECONDS):
             if not wanted.sort:
                 rows = self._in_set_order(asked, offset, limit)
-            elif asked.match and not (count.is_exact and count.total <= by_column.LOOKED_UP):
+            elif count.is_exact and count.total <= by_column.LOOKED_UP:
+                rows = by_column.few(self, asked, wanted.sort, offset, limit)
+            elif ids is not None:
+                rows = by_column.among(self, ids, asked, wanted.sort, offset, limit)
+            elif asked.match:
                 rows = by_column.many(self, asked, wanted.sort, count.share, offset, limit)
             else:
                 rows = by_column.few(self, asked, wanted.sort, offset, limit)
         return Page(rows, count.total, count.is_exact)
+
+    def _inside(self, wanted: Filter) -> set[int] | None:
+        """Return the ids within bounds where another column orders the page, and few are within."""
+        columns = {*wanted.least, *wanted.most}
+        column = wanted.sort.removeprefix("-")
+        if not columns or column in columns or not {column, *columns} <= {*self.cuts}:
+            return None
+        with self.within(SECONDS):
+            return by_column.within(self, wanted)
 
     def count(self, wanted: Filter, table: str = "samples") -> Page:
         """Return how many rows a filter leaves, counted for up to one and a half seconds, and no rows."""
@@ -113,7 +129,7 @@ class Pages(Reader):
             return self._counted(f"{found} ORDER BY rowid", [asked.match], _BESIDE)
         if not asked.match:
             columns = {*wanted.least, *wanted.most}
-            most = _WALKED if len(columns) == 1 else _LOOKED_UP
+            most = by_column.WALKED if len(columns) == 1 else _LOOKED_UP
             statement = f"SELECT 1 FROM {asked.source} LIMIT {most + 1}"
             count = self._counted(statement, asked.values, _BESIDE)
             return _Count(min(count.total, most), count.is_exact and count.total <= most)

@@ -56,6 +56,12 @@ class Reader:
         """Return the rows of a statement as dicts by column."""
         return [dict(row) for row in self.db.execute(statement, list(values))]
 
+    def tuples(self, statement: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a statement as tuples, which cost a third of rows by name."""
+        cursor = self.db.cursor()
+        cursor.row_factory = None
+        yield from cursor.execute(statement, list(values))
+
     def facet_count(self, kind: str, value: str, table: str = "samples") -> int:
         """Return how many samples, or rejects, have a value."""
         row = self.db.execute(
