@@ -7,7 +7,8 @@
   const start = sets.map((set) => set.threshold);
   const floor = Number(document.body.dataset.floor) * SCALE;
   const slider = byId("slider"), field = byId("field"), picker = byId("set"), gallery = byId("gallery");
-  let current = 0, cards = [];
+  const AT_ONCE = 24; // cards that are made at a time
+  let current = 0, pairs = [], cards = [];
 
   const REFUSED = { gate: "the thumbnails differ", inliers: "too few keypoints agree", shape: "no plausible map", common: "little in common",
     spread: "only a part agrees", correlation: "the pixels differ",
@@ -111,7 +112,7 @@
     node.tabIndex = 0;
     node.setAttribute("aria-label", `Pair ${number + 1} of ${total}, similarity ${(pair.similarity / SCALE).toFixed(3)}`);
     const head = element("header");
-    head.append(element("span", "", (pair.similarity / SCALE).toFixed(4)), element("span", "soft", pair.verified ? "verified" : `not verified: ${REFUSED[pair.refused]}`));
+    head.append(element("span", "", (pair.similarity / SCALE).toFixed(4)), " ", element("span", "soft", pair.verified ? "verified" : `not verified: ${REFUSED[pair.refused]}`));
     if (!pair.verified) node.classList.add("refused");
     const both = element("div", "pair");
     both.append(picture(pair.left, "evaluation image"), picture(pair.right, "training image"));
@@ -133,21 +134,32 @@
     return { node, similarity: pair.similarity };
   };
 
+  const more = byId("more");
+  const showMore = () => {
+    const made = pairs.slice(cards.length, cards.length + AT_ONCE).map((pair, place) => card(pair, cards.length + place, pairs.length));
+    cards.push(...made);
+    gallery.append(...made.map((one) => one.node));
+    more.hidden = cards.length === pairs.length;
+    more.textContent = `Show ${Math.min(AT_ONCE, pairs.length - cards.length)} more of ${pairs.length} pairs`;
+    show();
+  };
+
   const open = (number) => {
     current = number;
     picker.value = String(number);
     const source = document.querySelectorAll("script.gallery-data")[number];
-    const pairs = JSON.parse(source.textContent);
-    cards = pairs.map((pair, place) => card(pair, place, pairs.length));
-    gallery.replaceChildren(...cards.map((one) => one.node));
+    pairs = JSON.parse(source.textContent);
+    cards = [];
+    gallery.replaceChildren();
     document.querySelectorAll("section.detail").forEach((node, place) => { node.hidden = place !== number; });
     byId("shown").textContent = source.dataset.shown;
     sweep();
-    show();
+    showMore();
   };
 
   const step = (by) => {
     const place = cards.findIndex((one) => one.node === document.activeElement || one.node.contains(document.activeElement));
+    if (place + by >= cards.length && cards.length < pairs.length) showMore();
     const next = cards[Math.min(cards.length - 1, Math.max(0, place + by))];
     if (next) { next.node.focus(); next.node.scrollIntoView({ block: "nearest" }); }
   };
@@ -160,6 +172,7 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
+  more.addEventListener("click", showMore);
   slider.addEventListener("input", () => setThreshold(Number(slider.value)));
   field.addEventListener("change", () => setThreshold(Number(field.value) * SCALE));
   picker.addEventListener("change", () => open(Number(picker.value)));

@@ -18,6 +18,11 @@ NO_CAP: Final = 2**40
 """Samples per query where nothing is to be left out."""
 
 
+def report_of(path: str) -> str:
+    """Return the page that `openwit queries` writes beside a list."""
+    return storage.sibling(path, "_report.html")
+
+
 def load(path: str) -> list[str]:
     """Return the queries in order; their positions are their ids. Raise ValueError for anything that is no
     list."""

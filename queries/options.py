@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from pipeline import storage
+from pipeline import querylist, storage
 
 Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -106,7 +106,7 @@ class QueriesConfig:
     @property
     def report(self) -> str:
         """Return the path of the report."""
-        return self.beside("_report.html")
+        return querylist.report_of(self.out)
 
     @property
     def summary(self) -> str:

@@ -253,7 +253,10 @@ def test_fifty_sets_and_a_hundred_thousand_matches(tmp_path):
     with chromium() as page:
         page.open(path)
         page.run("document.querySelectorAll('button.open')[49].click()")
-        assert page.run("document.querySelectorAll('.card').length") == 100
+        for shown_cards in (24, 48, 72, 96, 100):
+            assert page.run("document.querySelectorAll('.card').length") == shown_cards
+            page.run("document.getElementById('more').click()")
+        assert page.run("document.getElementById('more').hidden")
         assert "evenly from the most to the least similar of 2,000" in page.run(
             "document.getElementById('shown').textContent"
         )

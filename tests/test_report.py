@@ -322,7 +322,7 @@ def tab(whole: Path) -> Page:
 def test_a_crawl_leaves_a_report_that_shows_its_figures(whole: Path, tab: Page) -> None:
     assert tab.run("document.querySelectorAll('figure svg').length") == 8
     assert tab.run("[...document.querySelectorAll('figure svg')].every(s => s.clientHeight > 150)") is True
-    assert tab.run("document.querySelectorAll('#gallery ~ ul.cards li').length") > 60
+    assert tab.run("document.querySelectorAll('#gallery ~ * .cards li, #gallery ~ .cards li').length") > 60
     shown = tab.run("document.body.innerText")
     counts = manifest(whole)["counts"]
     for number in (counts["candidates"], counts["captions"], counts["samples"]):

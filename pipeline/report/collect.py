@@ -45,6 +45,8 @@ class Collected:
     gallery: list[ShownSample]
     extremes: list[tuple[Measure, list[tuple[float, ShownSample]]]]
     rejected: dict[str, list[ShownRejection]]
+    merged_images: int | None
+    """None where only a sample of the rejected rows is kept."""
 
 
 def collect(layout: Layout) -> Collected:
@@ -58,6 +60,7 @@ def collect(layout: Layout) -> Collected:
     shown = _gallery(state)
     wanted = [*shown, *((one.shard, one.key) for _, rows in found.extremes for one in rows)]
     pictured = _pictures(layout, wanted, counts)
+    files = rejected_files(layout, manifest)
     return Collected(
         manifest=manifest,
         steps=funnel(manifest.counts),
@@ -68,7 +71,8 @@ def collect(layout: Layout) -> Collected:
         extremes=[
             (measure, [(one.value, pictured[one.key]) for one in rows]) for measure, rows in found.extremes
         ],
-        rejected=rejects.examples(rejected_files(layout, manifest)),
+        rejected=rejects.examples(files),
+        merged_images=None if manifest.rejected_sampled else rejects.merged_images(files),
     )  # fmt: skip
 
 

@@ -115,6 +115,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "funnel": [
             step._asdict() | {"causes": [cause._asdict() for cause in step.causes]} for step in run.steps
         ],
+        "merged_images": run.merged_images,
         "opt_outs": [one._asdict() for one in opt_out_costs(run)],
         "balance": balance | {
             "curves": {name: curve._asdict() for name, curve in run.balance.curves.items()},

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import safe_html, storage
+from pipeline import querylist, safe_html, storage
 from pipeline.captions import contacts
 from pipeline.checked_manifest import ManifestRound
 from pipeline.formats import count, percent, seconds, size
@@ -35,6 +35,7 @@ _STAGES: Final = {
     "finish": "In the set",
 }
 _ROWS: Final = 12
+_SHOWN_AT_ONCE: Final = 18  # pictures of the gallery that are not folded away
 _WEBTEXT_BYTES: Final = 40e9
 
 
@@ -49,7 +50,8 @@ def render(run: Collected, root: str) -> str:
         count=count, is_opt_out=is_opt_out, folded=folded, name=posixpath.basename(root.rstrip("/")),
         is_balanced=balanced, manifest=run.manifest, counts=run.manifest.counts,
         found=found, balance=run.balance,
-        reasons=REASONS, gallery=run.gallery, rejected=list(run.rejected.items()),
+        reasons=REASONS, gallery=run.gallery[:_SHOWN_AT_ONCE], more=run.gallery[_SHOWN_AT_ONCE:],
+        merged=run.merged_images, rejected=list(run.rejected.items()),
         sections=[item for item in _SECTIONS.items() if _has(run, item[0])],
         lead=lead(run), tiles=tiles(run),
         steps=[(step, stage_text(run, step.stage)) for step in run.steps],
@@ -74,7 +76,7 @@ def links(run: Collected, root: str) -> list[tuple[str, str]]:
     if not isinstance(listed, str) or not listed.endswith(".parquet"):
         return []
     own = storage.join(root, "report", "index.html")
-    return safe_html.link(own, storage.sibling(listed, "_report.html"), "the queries")
+    return safe_html.link(own, querylist.report_of(listed), "the queries")
 
 
 def _has(run: Collected, section: str) -> bool:
@@ -111,6 +113,8 @@ def _shares(counts: dict[str, int]) -> list[tuple[str, int, float]]:
 
 
 def _numbered(counts: np.ndarray) -> list[tuple[str, int, float]]:
+    if len(counts) > _ROWS:
+        counts = np.append(counts[: _ROWS - 1], counts[_ROWS - 1 :].sum())
     total, last = max(int(counts.sum()), 1), len(counts) - 1
     filled = np.flatnonzero(counts).tolist()
     return [(f"{i}{' or more' if i == last else ''}", int(counts[i]), counts[i] / total) for i in filled]

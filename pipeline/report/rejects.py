@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import schemas, storage
 
 _EXAMPLES: Final = 4
 _BATCH: Final = 65_536  # rows
@@ -33,6 +33,16 @@ def examples(paths: Iterable[str]) -> dict[str, list[ShownRejection]]:
                     own = _smallest(batch.filter(pc.equal(batch["reason"], reason)))
                     found[reason] = sorted({*found.get(reason, []), *own})[:_EXAMPLES]
     return dict(sorted(found.items()))
+
+
+def merged_images(paths: Iterable[str]) -> int:
+    """Return how many images were merged into another, whose captions are counted where they went."""
+    found = 0
+    for path in paths:
+        table = schemas.read_table(path, ["uid", "reason"])
+        merged = table.filter(pc.equal(table["reason"], "merged_into"))
+        found += len(pc.unique(merged["uid"]))  # an image's rows are in one file
+    return found
 
 
 def _smallest(rows: pa.RecordBatch) -> list[ShownRejection]:

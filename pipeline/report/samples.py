@@ -231,16 +231,16 @@ class Summary:
             if measure.name.startswith("score_"):
                 self._score_sums[measure.name] = self._score_sums.get(measure.name, 0.0) + float(values.sum())
             rank = values if measure.smallest else -values
-            rows = np.lexsort((np.arange(len(rank)), rank))[:_ROWS]
+            rows = np.lexsort((np.arange(len(rank)), rank))[: _ROWS + 1]
             keys = table["key"].take(pa.array(rows)).to_pylist()
             own = [
                 Extreme(float(rank[row]), key, shard, float(values[row]))
                 for row, key in zip(rows.tolist(), keys, strict=True)
             ]
-            self._extremes[measure] = sorted([*self._extremes.get(measure, []), *own])[:_ROWS]
+            self._extremes[measure] = sorted([*self._extremes.get(measure, []), *own])[: _ROWS + 1]
 
     def found(self) -> SampleFigures:
-        """Return the sums; measures by which all rows are equal have no extremes."""
+        """Return the sums; measures at whose end more rows are equal than are shown have no extremes."""
         found = self._found
         found.languages, found.formats, found.sources = (
             counts_by(self._totals[name].table(), name, "samples") for name in ("lang", "format", "source")
@@ -250,9 +250,10 @@ class Summary:
         )
         found.sites = self._sites.table()
         found.extremes = [
-            (measure, rows)
+            (measure, rows[:_ROWS])
             for measure, rows in self._extremes.items()
             if self._ranges[measure][0] < self._ranges[measure][1]
+            and (len(rows) <= _ROWS or rows[0].rank < rows[_ROWS].rank)
         ]
         found.repeated = self._texts.most(_ROWS * 2)
         found.scores = {

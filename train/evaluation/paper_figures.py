@@ -110,9 +110,9 @@ def probe(own: Sequence[Result], suffix: str) -> list[Chart]:
     ]
     charts = [bars(f"Zero-shot minus linear probe{suffix}", "points", rows)]
     marks = [
-        ChartPoint(one.value, one.detail["zero_shot"], series=0,
+        ChartPoint(one.value, one.detail["zero_shot"], low, high,
              title=f"{one.dataset}: zero-shot {percent(one.detail['zero_shot'])}, probe {percent(one.value)}")
-        for one in both
+        for one in both for low, high in [one.detail.get("zero_shot_interval", (None, None))]
     ]  # fmt: skip
     r = correlation([(mark.x, mark.y) for mark in marks])
     note = f"Pearson's r = {r:.2f} over {len(marks)} sets." if math.isfinite(r) else ""

@@ -222,7 +222,7 @@ def probe_result(fitting: Fitting, zero_shot: Result | None) -> tuple[Result, np
     detail: dict[str, Any] = {"c": choice.c, "sweep": [[c, value] for c, value in choice.tried.items()],
                               "fitted_on": len(fitting.targets) + len(fitting._held[1])}  # fmt: skip
     if zero_shot is not None and zero_shot.replicates is not None:
-        detail["zero_shot"] = zero_shot.value
+        detail |= {"zero_shot": zero_shot.value, "zero_shot_interval": zero_shot.interval}
         detail["zero_shot_minus_probe"] = zero_shot.value - scored.metrics[main]
         detail["difference_interval"] = difference(zero_shot.replicates, scored.replicates, config.confidence)
     result = Result(

@@ -21,6 +21,7 @@ MOST: Final = 4
 _WIDTH, _HEIGHT, _LEFT = 480, 240, 56
 _FEW: Final = 20  # points of a curve that are drawn as dots, too
 _LEAST: Final = 10.0  # seconds between two writings
+_DIGITS: Final = 5  # most decimals beside a tick
 _POINTS: Final = 400  # of a curve; longer ones are drawn as means of neighbours
 _MOST_BYTES: Final = 256 << 20  # of a metrics.jsonl
 _CURVES: Final = {
@@ -158,9 +159,8 @@ def _svg(curves: Sequence[Sequence[Point]], scale: str, label: str, chance: floa
         )
 
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">']
-    for value in ticks:
+    for value, text in zip(ticks, _labels(ticks, scale), strict=True):
         _, y = place(0, value)
-        text = percent(value) if scale == "share" else short(10**value if scale == "log" else value)
         parts.append(f'<path class="grid" d="M{_LEFT} {y}H{_WIDTH - 12}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>')
     for step in _ticks(0, end):
@@ -185,6 +185,19 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(n * step, 12) for n in range(first, last + 1)]
+
+
+def _labels(ticks: Sequence[float], scale: str) -> list[str]:
+    """Return the numbers beside ticks, with as many digits as tell them apart."""
+    if scale == "share":
+        return [f"{100 * value:.0f}%" for value in ticks]
+    if scale == "log":
+        return [short(10**value) for value in ticks]
+    step = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0.0
+    digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else _DIGITS + 1
+    if digits > _DIGITS or max(map(abs, ticks)) >= 1000:
+        return [short(value) for value in ticks]
+    return [f"{value:.{digits}f}" for value in ticks]
 
 
 def curve(rows: Sequence[Row], name: str) -> list[Point]:
