@@ -418,11 +418,16 @@ def test_the_last_pictures_that_arrived_are_shown_while_it_runs(whole: Path, tmp
     for known, place in found:
         assert known["url"].startswith("http") and stored.get(known["uid"]) in (None, arrived.picture(place))
     assert sum(known["uid"] in stored for known, _ in found) > 10
+    assert arrived.troubled(str(tmp_path / "none"), 9) == []
+    failing = arrived.troubled(str(tmp_path), 99)
+    assert failing and all(0 < one["failed"] <= one["of"] for one in failing)
     pictures = list(stored.items())[:3]
     with Kept(folder, "00000-9999", "a") as store:  # a unit that is being fetched
         for number, (uid, jpeg) in enumerate(pictures):
             store.add({"key": uid, "final_url": f"https://a.test/{number}.jpg"}, jpeg)
-        store.add({"key": "f" * 32, "final_url": "https://a.test/gone.jpg"}, b"")
+        store.add({"key": "f" * 32, "final_url": "https://a.test/gone.jpg", "reason": "http_gone"}, b"")
+        (worst,) = [one for one in arrived.troubled(str(tmp_path), 99) if one["site"] == "a.test"]
+        assert worst == {"site": "a.test", "failed": 1, "of": 4, "reason": "http_gone"}
         running = arrived.newest(str(tmp_path), 3)
         assert [(known["uid"], arrived.picture(place)) for known, place in running] == pictures[::-1]
         assert running[0][0]["url"] == "https://a.test/2.jpg"

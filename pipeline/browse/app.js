@@ -255,7 +255,7 @@ async function queries(given) {
   const sort = given.sort || "-kept";
   const columns = ["query", "matched", "kept", "present", "short"];
   const head = columns.map((name) => element("th", { class: name === "query" ? "" : "number", scope: "col" }, link(name, "queries", { ...given, sort: name === "query" ? name : `-${name}` })));
-  put(title("Queries"),
+  put(title("Queries"), element("p", {}, "matched: samples whose caption has the query's words. kept: those that the cap leaves it. present: all in the set, also for the sake of other queries. short: how many it lacks."),
     element("div", { class: "bar" }, element("input", { type: "search", placeholder: "Find a query", "aria-label": "Find a query", value: given.q ?? "", onchange: (event) => go("queries", { ...given, q: event.target.value }) })),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, ...head)), list)));
   await endless((offset) => ask("queries", { q: given.q, sort, offset, limit: ROWS }),
@@ -269,7 +269,7 @@ async function query(id) {
   put(title(found.query),
     element("p", {}, `${number(found.matched)} samples matched this query. It keeps ${number(found.kept)}: those whose hash of (seed, image, query) is smallest. `
       + `${number(found.present)} samples of the set contain it; the pale ones are there for other queries. The number is the hash, from 0 to 1.`),
-    element("p", {}, link("All of them, with filters", "samples", { query: id })), list);
+    element("p", {}, link("All of them, with filters", "samples", { query: id }), "; ", link("captions with these words that were left out for the cap", "rejects", { reason: "over_cap", q: `"${found.query}"` })), list);
   await endless(async (offset) => (await ask(`query/${encodeURIComponent(id)}`, { offset, limit: PAGE })).samples, (row) => cell(row, row.priority.toFixed(4)), list);
 }
 
@@ -399,17 +399,20 @@ async function live() {
   const mine = turn;
   const state = await ask("live");
   if (mine !== turn) return;
-  const rows = state.steps.map((step) => element("tr", {}, element("td", {}, step.step),
+  const rows = state.steps.map((step) => element("tr", {}, element("td", { class: "word" }, step.step),
     element("td", {}, element("progress", { value: step.tasks, max: Math.max(step.tasks_total, 1), "aria-label": step.step })),
     element("td", { class: "number" }, `${number(step.tasks)} / ${number(step.tasks_total)}`), element("td", { class: "number" }, number(step.images)),
-    element("td", { class: "number" }, short(step.rate)), element("td", { class: "number" }, step.ended ? "done" : step.seconds_left === null ? "" : `${number(Math.round(step.seconds_left))} s left`)));
-  const current = state.steps.findLast((step) => Object.keys(step.reasons ?? {}).length);
+    element("td", { class: "number" }, step.bytes ? `${short(step.bytes / 1e6)} MB` : ""), element("td", { class: "number" }, short(step.rate)), element("td", { class: "number" }, step.ended ? "done" : step.seconds_left === null ? "" : `${number(Math.round(step.seconds_left))} s left`)));
+  const told = (step) => Object.keys(step.reasons ?? {}).length;
+  const current = state.steps.findLast((step) => told(step) && !step.ended) ?? state.steps.findLast((step) => told(step) && step.step.startsWith("fetch")) ?? state.steps.findLast(told);
   put(title(`The run is ${state.state}`),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, ...["step", "progress", "tasks", "images", "per second", "time"].map((name) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rows))),
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, ...["step", "progress", "tasks", "images", "bytes", "per second", "time"].map((name, index) => element("th", { scope: "col", class: index > 1 ? "number" : "" }, name)))), element("tbody", {}, ...rows))),
     current ? element("h2", {}, `Reasons in ${current.step}`) : null,
     current ? element("table", {}, element("tbody", {}, ...Object.entries(current.reasons).sort((a, b) => b[1] - a[1]).map(([reason, count]) => element("tr", {}, element("td", {}, reason || "fetched"), element("td", { class: "number" }, number(count)))))) : null);
   const pictures = state.state === "complete" ? [] : await ask("arrived").catch(() => []);
+  const troubled = state.state === "complete" ? [] : await ask("troubled").catch(() => []);
   if (mine !== turn) return;
+  if (troubled.length) main.append(element("h2", {}, "Sites that fail most, lately"), element("table", {}, element("tbody", {}, ...troubled.map((one) => element("tr", {}, element("td", {}, one.site), element("td", {}, `${one.reason}, most often`), element("td", { class: "number" }, `${number(one.failed)} of ${number(one.of)}`))))));
   if (pictures.length) main.append(element("h2", {}, "Last to arrive"), element("div", { class: "grid small" }, ...pictures.map((row) => element("img", { class: "arrived", src: `api/arrived/${encodeURIComponent(row.uid)}`, alt: row.url, title: row.url }))));
   if (state.state === "running") setTimeout(() => mine === turn && live(), 2000);
 }

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FILES: Final = {"page.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
-_THREADS: Final = 4
+_THREADS: Final = 6  # as many pictures as a browser asks for at a time
 _LIMIT: Final = 60
 _ARRIVED: Final = 48
+_TROUBLED: Final = 10  # sites
 
 
 class Server:
@@ -60,7 +61,7 @@ class Server:
             ("facets", self.facets), ("queries", self.queries), ("query/{query}", self.query),
             ("histogram", self.histogram), ("stars", self.stars), ("overlap", self.overlaps),
             ("overlap/{report}", self.pairs), ("similar", self.similar), ("live", self.live),
-            ("arrived", self.arrived), ("views", self.views),
+            ("arrived", self.arrived), ("troubled", self.troubled), ("views", self.views),
         ):  # fmt: skip
             app.router.add_get(f"/api/{place}", self._json(answer))
         for place, read in (
@@ -317,6 +318,11 @@ class Server:
         found = arrived.newest(self._of.name, _ARRIVED)
         self._arrived = {known["uid"]: place for known, place in found}
         return [known for known, _ in found]
+
+    def troubled(self, request: web.Request) -> list[dict[str, Any]]:
+        """Return the sites of a crawl that failed most often in the last minutes."""
+        del request
+        return arrived.troubled(self._of.name, _TROUBLED) if self._of.layout is not None else []
 
     def _written(self, action: Callable[[dict[str, Any]], Any]) -> Callable[[web.Request], Any]:
         """Return a handler that writes by a function of the request's JSON object."""
