@@ -41,12 +41,12 @@ _OLD: Final = 86_400.0  # seconds after which a copy of a version that is gone i
 FOLDER_CHUNK: Final = 2_000  # images of a folder that a task describes
 
 
-def plan(sets: list[EvalSet]) -> Work:
-    """Plan to describe all sets: a shard or Parquet file at a time, folders in pieces."""
+def plan(sets: list[EvalSet], at_once: int = FOLDER_CHUNK) -> Work:
+    """Plan to describe all sets: a shard or Parquet file at a time, folders in pieces of `at_once` images."""
     tasks = []
     for place, one in enumerate(sets):  # results come in the order of their names
         form, files = evalsets.form_of(one.path), evalsets.files_of(one.path)
-        step = FOLDER_CHUNK if form == "folder" else 1
+        step = at_once if form == "folder" else 1
         for number, start in enumerate(range(0, len(files), step)):
             tasks.append(
                 ExampleFiles(

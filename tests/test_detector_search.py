@@ -131,8 +131,9 @@ def embed(root: Path, *more: str) -> int:
     )  # fmt: skip
 
 
-def test_embed_writes_descriptors_and_finds_the_copies(made):
+def test_embed_writes_descriptors_and_finds_the_copies(made, capfd):
     assert embed(made) == 0
+    assert "1 image left out that cannot be decoded: 1 not_image" in capfd.readouterr().err
     files = sorted((made / "out/shards").glob("*.parquet"))
     assert [len(pq.read_table(file)) for file in files] == [7, 6]
     table = pq.read_table(files[0])
@@ -188,7 +189,7 @@ def test_only_new_shards_are_described(made, tmp_path):
 
 def test_a_set_in_pieces_has_the_same_neighbours(made, tmp_path, monkeypatch):
     assert embed(made) == 0
-    monkeypatch.setattr("dedup.index.FOLDER_CHUNK", 3)
+    monkeypatch.setattr("dedup.detector.embed.VIEWS_AT_ONCE", 3 * len(VIEWS))
     assert embed(made, "--out", str(tmp_path / "pieces")) == 0
     assert len([*(tmp_path / "pieces/eval").iterdir()]) == 2
     found, wanted = (

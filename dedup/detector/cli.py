@@ -1,6 +1,7 @@
 """The commands `openwit detector train` and `openwit detector embed`."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def _embed(config: DetectorEmbedConfig, beam_flags: Sequence[str], console: Cons
         return 0
     with lock(config.work):
         found, pairs = embed.run(files, _runner(config, beam_flags, workers, console))
-    _print_embedded(config, found, pairs)
+    _print_embedded(config, found, pairs, console)
     return 0
 
 
@@ -96,7 +97,9 @@ def _runner(
     )  # fmt: skip
 
 
-def _print_embedded(config: DetectorEmbedConfig, found: "EmbeddedFiles", pairs: int) -> None:
+def _print_embedded(
+    config: DetectorEmbedConfig, found: "EmbeddedFiles", pairs: int, console: Console
+) -> None:
     table = Table(title=config.out, title_justify="left")
     table.add_column("what")
     table.add_column("descriptors", justify="right")
@@ -106,3 +109,7 @@ def _print_embedded(config: DetectorEmbedConfig, found: "EmbeddedFiles", pairs: 
     if found.sets:
         table.add_row(storage.join(config.out, "neighbours.parquet"), f"{pairs:,} pairs")
     output().print(table)
+    reasons = sum((Counter(one.reasons) for one in (*found.shards, *found.sets)), Counter[str]())
+    if reasons:
+        said = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
+        console.print(f"{count(reasons.total(), 'image')} left out that cannot be decoded: {said}")

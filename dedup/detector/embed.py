@@ -27,6 +27,8 @@ from pipeline.flow.runner import Runner
 from pipeline.patterns import archive_stem
 
 VERSION: Final = 1  # of the steps' files; raised when they change
+VIEWS_AT_ONCE: Final = 25_000
+"""Of a folder's images, that a task describes: some ten seconds by the small network."""
 _PACE: Final = 5e6  # bytes of pictures that a core describes in a second, by the small network
 
 
@@ -83,7 +85,8 @@ def plan(config: DetectorEmbedConfig) -> EmbedPlan:
 
 def _pieces(config: DetectorEmbedConfig, detector: str, views: tuple[View, ...]) -> list[ExampleFiles]:
     """Return the pieces of all sets, named by their content."""
-    pieces = [only(piece, ExampleFiles) for piece in index.plan(config.sets).tasks]
+    at_once = min(index.FOLDER_CHUNK, max(1, VIEWS_AT_ONCE // len(views)))
+    pieces = [only(piece, ExampleFiles) for piece in index.plan(config.sets, at_once).tasks]
     found = []
     for one in config.sets:
         own = [piece for piece in pieces if piece.dataset == one.name]

@@ -4,6 +4,7 @@ Decoding and network share a process: what a batch costs to decode is of the ord
 describe, and so nothing waits, or travels between processes.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -35,6 +36,7 @@ from pipeline.data import views
 from pipeline.data.descriptors import SIDE, quality
 from pipeline.flow.markers import read_marker
 from pipeline.flow.parts import only
+from pipeline.images.decode import BadImage
 
 MIN_QUALITY: Final = 25
 """Least detail of an image that is searched for, as in the overlap analysis."""
@@ -77,36 +79,47 @@ class DescribeWorker:
         """Write shards/NAME.parquet or eval/NAME.parquet."""
         detector, is_set = state.detector, isinstance(task, ExampleFiles)
         chosen = detector.views if is_set else detector.views[:1]
-        pictures = self._examples(state, task) if isinstance(task, ExampleFiles) else self._shard(state, task)
-        tables = [descriptors(detector.dims).empty_table()]
+        tables, reasons, images = [descriptors(detector.dims).empty_table()], Counter[str](), 0
+        pictures = self._pictures(state.pictures, task, reasons)
         while batch := list(islice(pictures, -(-_BATCH // len(chosen)))):
-            names = [view.name for view in chosen] if is_set else None
-            tables.append(_table(detector, batch, chosen, names))
+            images += len(batch)
+            tables.append(_table(detector, batch, chosen, is_set))
         table = pa.concat_tables(tables)
         path = storage.join(self.out, "eval" if is_set else "shards", f"{task.name}.parquet")
         schemas.write_table(path, table)
         return DescribedImages(
-            name=task.name, path=path, rows=len(table), detailed=len(_detailed(table)),
+            name=task.name, path=path, rows=len(table), detailed=len(_detailed(table)), images=images,
+            reasons=dict(sorted(reasons.items())),
             source=task.dataset if isinstance(task, ExampleFiles) else task.path,
         )  # fmt: skip
 
-    def _shard(self, state: DescribeState, task: TrainingShard) -> Iterator[_Picture]:
-        for sample in training_set.read(task.path, self.is_run):
-            rgb = state.pictures.decode_or_none(sample.image, ours=self.is_run)
-            if rgb is not None:
-                yield _Picture(sample.uid, sample.key, views.inner(rgb))
+    def _pictures(
+        self, pictures: Pictures, task: TrainingShard | ExampleFiles, reasons: Counter[str]
+    ) -> Iterator[_Picture]:
+        """Yield the images that can be decoded; the others are counted in `reasons`."""
+        ours = self.is_run and isinstance(task, TrainingShard)
+        for uid, key, image in self._images(task):
+            try:
+                rgb = pictures.decode(image, ours=ours)
+            except BadImage as bad:
+                reasons[bad.reason] += 1
+                continue
+            yield _Picture(uid, key, views.inner(rgb))
 
-    def _examples(self, state: DescribeState, task: ExampleFiles) -> Iterator[_Picture]:
-        for example in index.examples(task):
-            rgb = state.pictures.decode_or_none(example.image, ours=False)
-            if rgb is not None:
-                yield _Picture(example.example_id, "", views.inner(rgb))
+    def _images(self, task: TrainingShard | ExampleFiles) -> Iterator[tuple[str, str, bytes]]:
+        if isinstance(task, ExampleFiles):
+            for example in index.examples(task):
+                yield example.example_id, "", example.image
+        else:
+            for sample in training_set.read(task.path, self.is_run):
+                yield sample.uid, sample.key, sample.image
 
 
 def _table(
-    detector: AnyDetector, batch: list[_Picture], chosen: tuple[views.View, ...], names: list[str] | None
+    detector: AnyDetector, batch: list[_Picture], chosen: tuple[views.View, ...], is_set: bool
 ) -> pa.Table:
-    """Return the descriptors of a batch, in `chosen` views each; names: of these, in place of keys."""
+    """Return the descriptors of a batch, in `chosen` views each, whose names are the keys of a set."""
+    names = [view.name for view in chosen] if is_set else []
     found = described(detector, shown([one.rgb for one in batch], detector.side, chosen))
     flat = pa.array(np.asarray(found.vectors, np.float16).ravel(), pa.float16())
     qualities = np.repeat(np.array([_quality(one.rgb) for one in batch], np.uint8), len(chosen))

@@ -46,6 +46,10 @@ class DescribedImages(Part):
     """Of a set, those of an example's views lie together."""
     detailed: int
     """Rows with enough detail to be compared."""
+    images: int
+    """That are described."""
+    reasons: dict[str, int]
+    """Images that cannot be decoded, and so are left out, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
