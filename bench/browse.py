@@ -4,6 +4,7 @@
     python -m bench.browse --rows 10000000 --keep FOLDER   # goes on where it was stopped, and stays
     python -m bench.browse --rows --store 100000       # index and pictures in an S3 server of this machine
     python -m bench.browse --rows --store 1000000 --keep FOLDER   # with the index of --rows 1000000 --keep
+    python -m bench.browse --rows 1000000 --fresh     # each page to a connection that has read nothing
     python -m bench.browse --rows 1000000 --peers     # duckdb and tantivy beside SQLite's FTS5, if installed
     python -m bench.browse --rows --datasets 100000    # the datasets library beside
     python -m bench.browse --rows --vectors 100000 --graph    # search by meaning, usearch beside if installed
@@ -19,6 +20,7 @@ import contextlib
 import functools
 import importlib
 import json
+import os
 import socket
 import sqlite3
 import statistics
@@ -30,13 +32,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 
 from pipeline import balance, storage
+from pipeline.browse.guard import Guard
+from pipeline.browse.server import Server
 from pipeline.index import foreign, query_list
 from pipeline.index.offsets import Place, places
+from pipeline.index.place import Dataset
 from pipeline.index.question import Filter
 from pipeline.index.search import Search
 from pipeline.index.tables import SAMPLE_COLUMNS, Index, Source, finish
@@ -67,6 +74,8 @@ PAGES = {
     "its page 1,200 on": "/api/samples?limit=60&offset=1200&q=word40&sort=-width",
     "a word, narrow sizes": "/api/samples?limit=60&q=word7&min_width=1990&max_width=1995",
     "narrow sizes": "/api/samples?limit=60&min_width=1990&max_width=1995",
+    "a middle, by height": "/api/samples?limit=60&min_width=900&max_width=905&sort=-height",
+    "a phrase, largest": "/api/samples?limit=60&q=%22word3+word2%22&sort=-width",
     "wide sizes, by height": "/api/samples?limit=60&min_width=500&sort=-height",
     "narrow, by height": "/api/samples?limit=60&min_width=1990&sort=-height",
     "its page 1,200 on, too": "/api/samples?limit=60&offset=1200&min_width=1990&sort=-height",
@@ -208,6 +217,18 @@ def show_pages(path: Path) -> None:
     finally:
         child.terminate()
         child.wait()
+
+
+def show_fresh(path: Path) -> None:
+    """Print the cost of each page of samples to a connection that has read nothing yet, without HTTP."""
+    for name, page in PAGES.items():
+        place, _, given = page.partition("?")
+        if place == "/api/samples":
+            server = Server(Dataset("bench", None), path, Guard(host="127.0.0.1", port=1))
+            before, read = time.process_time(), read_bytes(os.getpid())
+            server.samples(SimpleNamespace(query=dict(parse_qsl(given))))
+            taken, read = time.process_time() - before, read_bytes(os.getpid()) - read
+            print(f"  {name:<24} {1e3 * taken:7.1f} CPU ms, {read / 1e6:6.2f} MB read")
 
 
 def show_store(count: int, keep: str) -> None:
@@ -417,6 +438,9 @@ def main() -> None:
     parser.add_argument("--graph", action="store_true", help="usearch's graph beside")
     parser.add_argument("--datasets", type=int, nargs="*", default=[])
     parser.add_argument("--store", type=int, nargs="*", default=[])
+    parser.add_argument(
+        "--fresh", action="store_true", help="each page to a connection that has read nothing"
+    )
     parser.add_argument("--keep", default="", help="folder in which the index stays")
     options = parser.parse_args()
     for count in options.store:
@@ -439,7 +463,7 @@ def main() -> None:
                 f"{count:,} rows: {(time.process_time() - started) / count * 1e6:.1f} CPU us/row to index, "
                 f"{size / count:.0f} bytes/row"
             )
-            show_pages(folder / "index.sqlite")
+            (show_fresh if options.fresh else show_pages)(folder / "index.sqlite")
             if options.peers:
                 peers(count, shard, folder)
 

@@ -226,7 +226,7 @@ async function sample(uid) {
   const row = await ask(`sample/${encodeURIComponent(uid)}`);
   const stored = row.stored ?? {};
   const facts = Object.entries({ ...stored, ...Object.fromEntries(info.numbers.filter((name) => row[name] !== undefined).map((name) => [name, row[name]])) })
-    .filter(([name]) => !["caption", "captions", "query_ids", "matched_query_ids", "url", "page_url"].includes(name));
+    .filter(([name, value]) => !["caption", "captions", "key", "uid", "query_ids", "matched_query_ids", "url", "page_url"].includes(name) && value !== null && value !== "");
   const captions = (row.caption ?? "").split("\n").filter(Boolean);
   const picture = row.url === undefined ? null : element("img", { src: `api/image/${encodeURIComponent(uid)}`, alt: captions[0] ?? "" });
   const table = (rows) => element("div", { class: "facts" }, element("table", {}, element("tbody", {}, ...rows)));
@@ -238,12 +238,12 @@ async function sample(uid) {
       element("div", {},
         ...captions.map((text) => element("blockquote", {}, text)),
         info.semantic && picture ? element("p", {}, link("Pictures like this one", "similar", { uid })) : null,
-        table([
-          pair("image", outside(row.url)), pair("page", outside(row.page_url)), pair("uid", uid), pair("key", `${row.key ?? ""} in ${row.shard ?? ""}`),
-          ...facts.map(([name, value]) => pair(name.replaceAll("_", " "), typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : String(value))),
-        ]),
         row.queries?.length ? element("h2", {}, "Queries") : null,
         row.queries?.length ? element("p", {}, ...row.queries.flatMap((query, index) => [element("span", { class: query.keeps ? "keeps" : "" }, link(query.query, "query", {}, query.id)), query.keeps ? " keeps it" : "", index + 1 < row.queries.length ? "; " : ""])) : null,
+        table([
+          pair("image", outside(row.url)), ...(row.page_url ? [pair("page", outside(row.page_url))] : []), pair("uid", uid), pair("key", `${row.key ?? ""} in ${row.shard ?? ""}`),
+          ...facts.map(([name, value]) => pair(name.replaceAll("_", " "), typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : String(value))),
+        ]),
         row.rejected?.length ? element("h2", {}, "Rejected or merged") : null,
         row.rejected?.length ? table(row.rejected.map(rejectedRow)) : null,
       )),
