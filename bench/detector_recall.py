@@ -30,12 +30,11 @@ from dedup.distortions import DISTORTIONS
 from dedup.same_picture import features, verify
 from pipeline.data import views
 from pipeline.data.descriptors import describe
-from pipeline.data.views import VIEWS
+from pipeline.data.views import FEW, VIEWS
 
 NEAR = 0.6  # similarity of hashes from which a source counts as trained on
 RATES = (1e-4, 1e-6, 1e-7)
 PROXY = 1_712  # photographs, the paper's batch
-FEW = (VIEWS[0], *(views.PARTS[n] for n in (0, 4, 12, 20, 24)))  # whole; 71% of the sides: corners, centre
 
 
 class Descriptors:
@@ -169,7 +168,7 @@ def main() -> None:
     rate = len(negatives) / (time.process_time() - spent)
     altered = {name: Descriptors(detector, squeezed(one, detector.side)) for name, one in copies.items()}
     limit, final = 0.0, {}
-    for chosen in (VIEWS[:1], FEW, VIEWS):
+    for chosen in dict.fromkeys((VIEWS[:1], FEW, detector.views)):
         references = Descriptors(detector, squeezed(sources, detector.side, chosen))
         for kind in ("raw", "centred", "normalised"):
             against = best_view(others.similarity(references, kind), len(chosen)).ravel()

@@ -144,4 +144,5 @@ def test_its_sizes_and_its_file(tmp_path: Path):
     path = str(tmp_path / "d.safetensors")
     normaliser = Normaliser(np.zeros(128, np.float32), np.ones((20, 128), np.float32))
     detector_file.write(path, network, normaliser, {})
-    assert detector_file.read(path).network.architecture == architecture
+    read = detector_file.read(path)
+    assert read.network.architecture == architecture and len(read.views) == 6

@@ -14,7 +14,6 @@ from dedup.detector.encoder import EncoderDetector, is_encoder
 from dedup.detector.model import DetectorArchitecture, DetectorNetwork, LiteArchitecture
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage, untrusted
-from pipeline.data.views import VIEWS
 from train import weights
 
 _KEY, _FORMAT = "openwit", "detector 1"
@@ -30,7 +29,7 @@ class LearnedDetector:
     ) -> None:
         self.name, self.network, self.normaliser, self.about = name, network.eval(), normaliser, about
         self.side, self.dims = network.architecture.side, network.architecture.dims
-        self.views = VIEWS
+        self.views = network.trunk.views
 
     def embed(self, thumbnails: npt.NDArray[np.uint8]) -> F32:
         """Return centred unit vectors: uint8 [n, side, side, 3] to float32 [n, dims]."""

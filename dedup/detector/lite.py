@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.data.views import FEW
 from train.weights import refuse_unlike
 
 State = dict[str, Tensor]
@@ -74,6 +75,8 @@ class LiteTrunk(nn.Module):
     together: Final = 16
     """Pictures at a time for a CPU: their features stay in its cache."""
     layout: Final = torch.contiguous_format
+    views: Final = FEW
+    """In which evaluation images are described."""
 
     def __init__(self) -> None:
         super().__init__()

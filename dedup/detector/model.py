@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from dedup.detector.lite import LiteTrunk
+from pipeline.data.views import VIEWS
 from train.image_transforms import normalise
 from train.resnet import Bottleneck, Parts, Trunk
 
@@ -97,6 +98,8 @@ class ResNetTrunk(Trunk):
     together: Final = 256
     """Pictures at a time for a CPU."""
     layout: Final = torch.channels_last
+    views: Final = VIEWS
+    """In which evaluation images are described."""
 
     def pooled(self, pixels: Tensor) -> Tensor:
         """Map uint8 [B, N, N, 3] to float32 [B, channels]."""

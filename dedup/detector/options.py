@@ -12,9 +12,9 @@ from train.options import Paths, RunConfig
 
 Model = Literal["RN50", "small", "lite"]
 
-SAMPLES: Final[dict[Model, int]] = {"RN50": 30_000_000, "small": 192_000, "lite": 96_000}
+SAMPLES: Final[dict[Model, int]] = {"RN50": 30_000_000, "small": 192_000, "lite": 48_000}
 """Photographs seen in training. The paper's about 30 million (appendix C); 192,000 take half a CPU hour,
-96,000 of lite as long."""
+48,000 of lite as long."""
 RECIPES: Final[dict[str, Recipe]] = {
     # The batch is the paper's; it names no learning rate: AdamW's usual rate for a ResNet-50.
     "RN50": Recipe(batch_size=1_712, lr=1e-3, beta2=0.999, eps=1e-8, weight_decay=0.05, warmup=1_000),
