@@ -186,7 +186,8 @@ def _classes(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) ->
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("photographs of the class in the pool")
         axes.set_ylabel("points over raw")
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
 
     return paint
 
