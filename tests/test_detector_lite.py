@@ -145,4 +145,4 @@ def test_its_sizes_and_its_file(tmp_path: Path):
     normaliser = Normaliser(np.zeros(128, np.float32), np.ones((20, 128), np.float32))
     detector_file.write(path, network, normaliser, {})
     read = detector_file.read(path)
-    assert read.network.architecture == architecture and len(read.views) == 6
+    assert read.network.architecture == architecture and len(read.views) == 3

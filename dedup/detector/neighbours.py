@@ -20,7 +20,7 @@ from torch import Tensor
 
 F32 = npt.NDArray[np.float32]
 
-_TILE_CPU: Final = 1 << 20  # products at a time: 4 MiB stay in a core's cache
+_TILE_CPU: Final = 1 << 18  # products at a time: 1 MiB stays in a core's cache
 _TILE_GPU: Final = 1 << 25
 
 
@@ -66,7 +66,7 @@ class NearestSearch:
         """Compare the next training images, [n, d] descriptors, with every example."""
         vectors, biases = self._moved(block)
         tile = _TILE_GPU if self._half else _TILE_CPU
-        columns = min(len(vectors), 8192 if self._half else 1024)
+        columns = min(len(vectors), 8192 if self._half else 256)
         rows = max(1, tile // max(1, columns) // self.views)
         for column in range(0, len(vectors), columns or 1):
             part = slice(column, column + columns)
