@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from pipeline import querylist, storage
+from pipeline import storage
 
 Paths = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -106,6 +106,8 @@ class QueriesConfig:
     @property
     def report(self) -> str:
         """Return the path of the report."""
+        from pipeline import querylist  # which imports pyarrow, and --help needs none
+
         return querylist.report_of(self.out)
 
     @property

@@ -44,7 +44,7 @@ def write_photos(root: Path) -> None:
     import torch
 
     from dedup.detector import detector_file
-    from dedup.detector.model import DetectorArchitecture, DetectorNetwork
+    from dedup.detector.model import DetectorNetwork, ResNetArchitecture
     from dedup.detector.normalise import Normaliser
 
     write_run(root / "photos", [
@@ -53,7 +53,7 @@ def write_photos(root: Path) -> None:
         for shard in range(_SHARDS)
     ])  # fmt: skip
     thumbs = np.stack([squeeze(scene(n), 32) for n in range(300, 320)])
-    sizes = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+    sizes = ResNetArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
     network = DetectorNetwork(sizes).initialise(0, torch.from_numpy(thumbs)).eval()
     path = str(root / "detector.safetensors")
     detector_file.write(path, network, Normaliser.fit(network.embed(thumbs)), {})

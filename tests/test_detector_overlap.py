@@ -12,7 +12,7 @@ import torch
 from dedup import distortions
 from dedup.cli import main
 from dedup.detector import augment, detector_file
-from dedup.detector.model import DetectorArchitecture, DetectorNetwork, OnPairs
+from dedup.detector.model import DetectorNetwork, OnPairs, ResNetArchitecture
 from dedup.detector.normalise import Normaliser
 from pipeline.data.views import squeeze
 from tests.rows import checked_results
@@ -21,7 +21,7 @@ from train.loss import contrastive_loss
 
 # It learns within seconds what it is tested by: turned pictures, not text on them or deep crops.
 TURNED = augment.Strength(area=0.95, stretch=1, degrees=18, hue=0, tone=0, chance=0.6, added=0)
-SMALL = DetectorArchitecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
+SMALL = ResNetArchitecture(side=64, layers=(1, 1, 1, 1), width=8, dims=32)
 
 
 def detector(path: Path, steps: int) -> None:

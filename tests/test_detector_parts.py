@@ -14,9 +14,9 @@ from dedup.detector import augment, detector_file, thresholds
 from dedup.detector.loss import entropy_term, with_entropy
 from dedup.detector.model import (
     ARCHITECTURES,
-    DetectorArchitecture,
     DetectorNetwork,
     OnPairs,
+    ResNetArchitecture,
     WeightNormConv2d,
 )
 from dedup.detector.normalise import NEAREST, WEIGHT, Normaliser
@@ -25,7 +25,7 @@ from pipeline.data.descriptors import Detector
 from pipeline.data.views import squeeze
 from tests.scenes import scene
 
-TINY = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+TINY = ResNetArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
 NOTHING = augment.Strength(area=0.99, stretch=1.0, degrees=0, hue=0, tone=0, chance=0.0, added=0.0)
 
 
@@ -222,7 +222,7 @@ def test_the_two_architectures_have_the_documented_sizes():
     assert forward_flops(ARCHITECTURES["small"]) == pytest.approx(64e6, rel=0.05)
     assert 8e9 < forward_flops(ARCHITECTURES["RN50"]) < 12e9
     with pytest.raises(ValueError, match="multiple of 32"):
-        DetectorArchitecture(side=50, layers=(1, 1, 1, 1), width=8, dims=16)
+        ResNetArchitecture(side=50, layers=(1, 1, 1, 1), width=8, dims=16)
 
 
 def test_the_temperature_is_the_papers():

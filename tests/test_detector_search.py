@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from dedup.detector import detector_file, neighbours
 from dedup.detector.cli import main
-from dedup.detector.model import DetectorArchitecture, DetectorNetwork
+from dedup.detector.model import DetectorNetwork, ResNetArchitecture
 from dedup.detector.neighbours import Described, NearestSearch
 from dedup.detector.normalise import Normaliser
 from pipeline.data.views import VIEWS, squeeze
 from tests.scenes import jpeg, sample, scene, write_folder, write_run
 
-TINY = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+TINY = ResNetArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
 
 
 def random(count: int, dims: int, seed: int) -> Described:

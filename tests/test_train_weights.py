@@ -20,8 +20,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from dedup.detector import detector_file as detector_weights
-from dedup.detector.model import DetectorArchitecture as DetectorArchitecture
-from dedup.detector.model import DetectorNetwork
+from dedup.detector.model import DetectorNetwork, ResNetArchitecture
 from dedup.detector.normalise import Normaliser
 from tests import eval_models
 from tests.test_train_model import SMALL_RESNET, SMALL_VIT, scrambled
@@ -358,7 +357,7 @@ def test_restoring_takes_only_what_is_of_the_same_run(tmp_path: Path) -> None:
 
 
 def test_a_detectors_file_is_believed_only_where_its_tensors_agree(tmp_path: Path) -> None:
-    architecture = DetectorArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
+    architecture = ResNetArchitecture(side=32, layers=(1, 1, 1, 1), width=8, dims=16)
     normaliser = Normaliser(np.zeros(16, np.float32), np.ones((20, 16), np.float32))
     path = str(tmp_path / "d.safetensors")
     detector_weights.write(path, DetectorNetwork(architecture), normaliser, {"step": 1})

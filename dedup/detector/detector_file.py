@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedup.detector.encoder import EncoderDetector, is_encoder
-from dedup.detector.model import DetectorArchitecture, DetectorNetwork, LiteArchitecture
+from dedup.detector.model import DetectorArchitecture, DetectorNetwork, LiteArchitecture, ResNetArchitecture
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage, untrusted
 from train import weights
@@ -127,7 +127,7 @@ def fill(network: DetectorNetwork, path: str) -> None:
     network.load_state_dict(found.state_dict())
 
 
-def _architecture(sizes: dict[str, Any], most: int) -> LiteArchitecture:
+def _architecture(sizes: dict[str, Any], most: int) -> DetectorArchitecture:
     """Return the architecture that a file names; ValueError where its `most` tensors cannot be of it.
 
     A file that names no layers has EfficientNet-Lite0, whose layers are fixed.
@@ -141,7 +141,7 @@ def _architecture(sizes: dict[str, Any], most: int) -> LiteArchitecture:
         return LiteArchitecture(**sizes)
     if sum(layers) > most:
         raise ValueError(f"{sum(layers):,} layers in {most:,} tensors")
-    return DetectorArchitecture(**{**sizes, "layers": layers})
+    return ResNetArchitecture(**{**sizes, "layers": layers})
 
 
 def _of_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

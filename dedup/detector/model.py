@@ -5,6 +5,7 @@ Weight norm takes the place of batch norm "to avoid leaking information about du
 statistics": nothing in a forward pass depends on the other images of the batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ _POWER: Final = 3.0  # of generalised-mean pooling (Radenovic et al. 2018, arXiv
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiteArchitecture:
-    """Fix the sizes of a network whose trunk is EfficientNet-Lite0."""
+class DetectorArchitecture(ABC):
+    """Fix the sizes that every detector's network has."""
 
     side: int
     """Of the square images it takes, in pixels; a multiple of 32."""
@@ -40,27 +41,36 @@ class LiteArchitecture:
         if self.side < 32 or self.side % 32:
             raise ValueError(f"--image-size {self.side} is not a multiple of 32, the network's stride")
 
+    @abstractmethod
     def trunk(self) -> "LiteTrunk | ResNetTrunk":
         """Return the network before its last layer, with any weights."""
-        return LiteTrunk()
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorArchitecture(LiteArchitecture):
+class ResNetArchitecture(DetectorArchitecture):
     """Fix every size of a network whose trunk is a ResNet."""
 
     layers: tuple[int, int, int, int]
     width: int
 
-    def trunk(self) -> "LiteTrunk | ResNetTrunk":
-        """Return the network before its last layer, with any weights."""
+    def trunk(self) -> "ResNetTrunk":
+        """Return the ResNet."""
         return ResNetTrunk(self.layers, self.width, WEIGHT_NORM)
 
 
-ARCHITECTURES: Final[dict[str, LiteArchitecture]] = {
-    "RN50": DetectorArchitecture(side=224, layers=(3, 4, 6, 3), width=64, dims=512),
+@dataclass(frozen=True, kw_only=True)
+class LiteArchitecture(DetectorArchitecture):
+    """Fix the sizes of a network whose trunk is EfficientNet-Lite0."""
+
+    def trunk(self) -> LiteTrunk:
+        """Return EfficientNet-Lite0."""
+        return LiteTrunk()
+
+
+ARCHITECTURES: Final[dict[str, DetectorArchitecture]] = {
+    "RN50": ResNetArchitecture(side=224, layers=(3, 4, 6, 3), width=64, dims=512),
     # For a CPU: 1.2 million parameters, 64 MFLOP an image.
-    "small": DetectorArchitecture(side=64, layers=(1, 1, 1, 1), width=24, dims=128),
+    "small": ResNetArchitecture(side=64, layers=(1, 1, 1, 1), width=24, dims=128),
     # For a CPU, from published weights: 3.0 million parameters, 137 MFLOP an image.
     "lite": LiteArchitecture(side=96, dims=128),
 }
@@ -111,7 +121,7 @@ class ResNetTrunk(Trunk):
 class DetectorNetwork(nn.Module):
     """Embed images as unit vectors."""
 
-    def __init__(self, architecture: LiteArchitecture) -> None:
+    def __init__(self, architecture: DetectorArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         self.trunk = architecture.trunk()

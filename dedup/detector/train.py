@@ -12,7 +12,7 @@ from torch import Tensor
 from dedup.detector import augment, curve, detector_file
 from dedup.detector.lite import LiteTrunk
 from dedup.detector.loss import with_entropy
-from dedup.detector.model import ARCHITECTURES, DetectorNetwork, LiteArchitecture, OnPairs
+from dedup.detector.model import ARCHITECTURES, DetectorArchitecture, DetectorNetwork, OnPairs
 from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
 from dedup.detector.pairs import AugmentedPairs, PairBatch
@@ -38,7 +38,7 @@ class DetectorSetup(training_run.Setup):
     """Hold everything that training the detector starts from."""
 
     config: DetectorTrainConfig
-    architecture: LiteArchitecture
+    architecture: DetectorArchitecture
 
     def effective(self) -> dict[str, Any]:
         """Return every option with the value that it has in this run."""
@@ -90,7 +90,7 @@ class DetectorTrainer(Trainer[PairBatch]):
         self.on_pairs = OnPairs(network)
         super().__init__(network, self.on_pairs, setup, world)
 
-    def architecture(self) -> LiteArchitecture:
+    def architecture(self) -> DetectorArchitecture:
         """Return the network's sizes."""
         return self.setup.architecture
 
@@ -141,7 +141,7 @@ def proxy_accuracy(first: Tensor, second: Tensor) -> float:
     return float(right.mean()) / 2
 
 
-def forward_flops(architecture: LiteArchitecture) -> int:
+def forward_flops(architecture: DetectorArchitecture) -> int:
     """Return the floating-point operations of embedding one image, a multiplication with its sum as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
