@@ -6,8 +6,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator, Iterator
+from argparse import Namespace
+from collections.abc import Generator, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -73,13 +76,18 @@ def _power_stays_on() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _signatures_are_read_once() -> Iterator[None]:
-    """Let Beam remember the signatures that it reads dozens of times a step: a third of a graph's time."""
+def _beam_looks_once() -> Iterator[None]:
+    """Let Beam remember signatures and parsed options: it reads both anew dozens of times for each step of a
+    graph, which takes two thirds of the time of a job as small as the tests'.
+    """  # fmt: skip
     if (core := sys.modules.get("apache_beam.transforms.core")) is None:
         yield
         return
-    read = core.get_function_args_defaults
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    read, parse = core.get_function_args_defaults, PipelineOptions.__init__
     known: dict[object, tuple[list[str], list[object]]] = {}
+    parsed: dict[object, Namespace] = {}
 
     def arguments(function: object) -> tuple[list[str], list[object]]:
         # A bound method's arguments are its function's without the first, whatever it is bound to.
@@ -89,7 +97,22 @@ def _signatures_are_read_once() -> Iterator[None]:
         names, defaults = known[key]
         return list(names), list(defaults)
 
-    with mock.patch.object(core, "get_function_args_defaults", arguments):
+    def options(self: Any, flags: Sequence[str] | None = None, **given: object) -> None:
+        if flags is None:  # those of the command line
+            parse(self, flags, **given)
+            return
+        key = (type(self), tuple(flags))
+        if key not in parsed:
+            parse(self, flags)
+            parsed[key] = deepcopy(self._visible_options)
+        self._flags, self._visible_options, self._all_options = flags, deepcopy(parsed[key]), given
+        for name in self._visible_option_list():
+            given.setdefault(name, getattr(self._visible_options, name))
+
+    with (
+        mock.patch.object(core, "get_function_args_defaults", arguments),
+        mock.patch.object(PipelineOptions, "__init__", options),
+    ):
         yield
 
 

@@ -180,7 +180,7 @@ awkward = st.one_of(
 )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @example("http://\ud800/", None)
 @example("http://xn--a/", None)
 @given(awkward, st.none() | awkward | st.just(PAGE))
