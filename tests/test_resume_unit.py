@@ -158,8 +158,11 @@ def start_and_stop(slow: SlowWeb, argv: list[str], number: int, share: float = 0
     return len(slow.log), said
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [(signal.SIGINT, "1"), (signal.SIGTERM, "2"), (signal.SIGKILL, "1"), (signal.SIGKILL, "2")],
+    ids=["SIGINT-1", "SIGTERM-2", "SIGKILL-1", "SIGKILL-2"],
+)
 def test_what_was_fetched_is_not_asked_for_again(
     slow: SlowWeb, undisturbed: dict[str, Any], tmp_path: Path, number: signal.Signals, workers: str
 ) -> None:
