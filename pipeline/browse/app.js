@@ -409,8 +409,7 @@ async function live() {
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, ...["step", "progress", "tasks", "images", "bytes", "per second", "time"].map((name, index) => element("th", { scope: "col", class: index > 1 ? "number" : "" }, name)))), element("tbody", {}, ...rows))),
     current ? element("h2", {}, `Reasons in ${current.step}`) : null,
     current ? element("table", {}, element("tbody", {}, ...Object.entries(current.reasons).sort((a, b) => b[1] - a[1]).map(([reason, count]) => element("tr", {}, element("td", {}, reason || "fetched"), element("td", { class: "number" }, number(count)))))) : null);
-  const pictures = state.state === "complete" ? [] : await ask("arrived").catch(() => []);
-  const troubled = state.state === "complete" ? [] : await ask("troubled").catch(() => []);
+  const [pictures, troubled] = state.state === "complete" ? [[], []] : await Promise.all(["arrived", "troubled"].map((place) => ask(place).catch(() => [])));
   if (mine !== turn) return;
   if (troubled.length) main.append(element("h2", {}, "Sites that fail most, lately"), element("table", {}, element("tbody", {}, ...troubled.map((one) => element("tr", {}, element("td", {}, one.site), element("td", {}, `${one.reason}, most often`), element("td", { class: "number" }, `${number(one.failed)} of ${number(one.of)}`))))));
   if (pictures.length) main.append(element("h2", {}, "Last to arrive"), element("div", { class: "grid small" }, ...pictures.map((row) => element("img", { class: "arrived", src: `api/arrived/${encodeURIComponent(row.uid)}`, alt: row.url, title: row.url }))));

@@ -60,7 +60,7 @@ def collect(layout: Layout) -> Collected:
     shown = _gallery(state)
     wanted = [*shown, *((one.shard, one.key) for _, rows in found.extremes for one in rows)]
     pictured = _pictures(layout, wanted, counts)
-    files = rejected_files(layout, manifest)
+    rejected = rejects.look(rejected_files(layout, manifest))
     return Collected(
         manifest=manifest,
         steps=funnel(manifest.counts),
@@ -71,8 +71,8 @@ def collect(layout: Layout) -> Collected:
         extremes=[
             (measure, [(one.value, pictured[one.key]) for one in rows]) for measure, rows in found.extremes
         ],
-        rejected=rejects.examples(files),
-        merged_images=None if manifest.rejected_sampled else rejects.merged_images(files),
+        rejected=rejected.examples,
+        merged_images=None if manifest.rejected_sampled else rejected.merged_images,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schemas, storage
+from pipeline import storage
 
 _EXAMPLES: Final = 4
 _BATCH: Final = 65_536  # rows
@@ -23,26 +23,30 @@ class ShownRejection(NamedTuple):
     detail: str
 
 
-def examples(paths: Iterable[str]) -> dict[str, list[ShownRejection]]:
-    """Return the rows of smallest uid by reason, of all files."""
+class Rejected(NamedTuple):
+    """Hold examples of rejected rows, and a count; fields only."""
+
+    examples: dict[str, list[ShownRejection]]
+    """The rows of smallest uid, by reason."""
+    merged_images: int
+    """Images that were merged into another, whose captions are counted where they went."""
+
+
+def look(paths: Iterable[str]) -> Rejected:
+    """Read all files once; of an image all rows are in one file."""
     found: dict[str, list[ShownRejection]] = {}
+    merged_images = 0
     for path in paths:
+        merged = [pa.array([], pa.string())]
         with storage.open_input(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=_COLUMNS):
                 for reason in pc.unique(batch["reason"]).to_pylist():
-                    own = _smallest(batch.filter(pc.equal(batch["reason"], reason)))
-                    found[reason] = sorted({*found.get(reason, []), *own})[:_EXAMPLES]
-    return dict(sorted(found.items()))
-
-
-def merged_images(paths: Iterable[str]) -> int:
-    """Return how many images were merged into another, whose captions are counted where they went."""
-    found = 0
-    for path in paths:
-        table = schemas.read_table(path, ["uid", "reason"])
-        merged = table.filter(pc.equal(table["reason"], "merged_into"))
-        found += len(pc.unique(merged["uid"]))  # an image's rows are in one file
-    return found
+                    own = batch.filter(pc.equal(batch["reason"], reason))
+                    found[reason] = sorted({*found.get(reason, []), *_smallest(own)})[:_EXAMPLES]
+                    if reason == "merged_into":
+                        merged.append(pc.unique(own["uid"]))
+        merged_images += len(pc.unique(pa.chunked_array(merged)))
+    return Rejected(dict(sorted(found.items())), merged_images)
 
 
 def _smallest(rows: pa.RecordBatch) -> list[ShownRejection]:
