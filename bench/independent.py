@@ -272,7 +272,8 @@ class Recomputed:
         ]
         detail = {
             "sweep": sweep, "c": best(sweep), "fitted_on": len(targets), "zero_shot": float(zero.mean()),
-            "zero_shot_minus_probe": float(gap.mean()), "difference_interval": of_difference(gap),
+            "zero_shot_interval": exact(zero), "zero_shot_minus_probe": float(gap.mean()),
+            "difference_interval": of_difference(gap),
         }  # fmt: skip
         return {"metrics": values | {"c": best(sweep)}, "intervals": ends, "detail": detail}
 
