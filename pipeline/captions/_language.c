@@ -14,20 +14,23 @@
 
 #define MAGIC 793712314
 #define DIM 16
+#define BLOCK 16 /* nodes that are weighed together */
+#define MOST_LABELS (1 << 12)
+#define MOST_LONG 8 /* characters of an n-gram */
 #define MOST 16 /* labels that can be asked for */
 #define CENTROIDS 256
 #define MOST_COUNTED 100000000000 /* of a label, so that all together stay below 1e15 */
 #define CAPSULE "openwit.language"
 
 typedef struct {
-    int32_t minn, maxn, nwords, nlabels, nodes;
+    int32_t minn, maxn, nwords, nlabels, nodes, width;
     uint32_t bucket, word_mask, gram_mask;
     uint64_t inverse;       /* of bucket: 2^64 / bucket, rounded up */
     float (*rows)[DIM];     /* of words, then of the n-grams that are kept */
-    float *out;             /* DIM x nodes: the weights of the inner nodes, transposed */
+    float *out;             /* DIM x width: the weights of the inner nodes, transposed */
     char *text;             /* the words, one after the other */
     uint32_t *at;           /* where word i begins; at[size] is the end */
-    int32_t *word_slots, *gram_keys, *gram_rows, *left, *right;
+    int32_t *word_slots, *grams, *left, *right; /* grams: keys, each with its row */
     uint8_t *kept;          /* a bit for each bucket */
     PyObject **labels;
 } Model;
@@ -48,7 +51,7 @@ static void clear(Model *m) {
     if (m->labels)
         for (int32_t i = 0; i < m->nlabels; i++) Py_XDECREF(m->labels[i]);
     free(m->labels); free(m->rows); free(m->out); free(m->text); free(m->at); free(m->word_slots);
-    free(m->gram_keys); free(m->gram_rows); free(m->left); free(m->right); free(m->kept); free(m);
+    free(m->grams); free(m->left); free(m->right); free(m->kept); free(m);
 }
 
 static void destroy(PyObject *capsule) { clear(PyCapsule_GetPointer(capsule, CAPSULE)); }
@@ -80,13 +83,9 @@ static inline uint32_t key_of(const Model *m, uint32_t hash) {
 #endif
 }
 
-static inline int32_t find_gram(const Model *m, uint32_t hash) {
-    uint32_t key = key_of(m, hash);
-    if (!(m->kept[key >> 3] >> (key & 7) & 1)) return -1;
-    uint32_t slot = (key * 2654435761u) & m->gram_mask;
-    while ((uint32_t)m->gram_keys[slot] != key) slot = (slot + 1) & m->gram_mask;
-    return m->gram_rows[slot];
-}
+static inline int is_kept(const Model *m, uint32_t key) { return m->kept[key >> 3] >> (key & 7) & 1; }
+
+static inline uint32_t slot_of(const Model *m, uint32_t key) { return (key * 2654435761u) & m->gram_mask; }
 
 static uint32_t table_mask(uint32_t entries) {
     uint32_t size = 16;
@@ -170,20 +169,18 @@ static int load_words(Model *m, Reader *from, int32_t size, int64_t *counts) {
 static int load_grams(Model *m, Reader *from, int64_t kept) {
     m->gram_mask = table_mask((uint32_t)kept);
     size_t slots = (size_t)m->gram_mask + 1;
-    if (!(m->gram_keys = malloc(slots * sizeof *m->gram_keys))
-        || !(m->gram_rows = malloc(slots * sizeof *m->gram_rows))
-        || !(m->kept = calloc(m->bucket / 8 + 1, 1)))
+    if (!(m->grams = malloc(2 * slots * sizeof *m->grams)) || !(m->kept = calloc(m->bucket / 8 + 1, 1)))
         return 0;
-    memset(m->gram_keys, 0xff, slots * sizeof *m->gram_keys);
+    memset(m->grams, 0xff, 2 * slots * sizeof *m->grams);
     for (int64_t i = 0; i < kept; i++) {
         int32_t pair[2];
         if (!take(from, pair, sizeof pair) || pair[0] < 0 || (uint32_t)pair[0] >= m->bucket || pair[1] < 0
             || pair[1] >= kept || m->kept[pair[0] >> 3] >> (pair[0] & 7) & 1)
             return 0;
-        uint32_t slot = ((uint32_t)pair[0] * 2654435761u) & m->gram_mask;
-        while (m->gram_keys[slot] >= 0) slot = (slot + 1) & m->gram_mask;
-        m->gram_keys[slot] = pair[0];
-        m->gram_rows[slot] = m->nwords + pair[1];
+        uint32_t slot = slot_of(m, (uint32_t)pair[0]);
+        while (m->grams[2 * slot] >= 0) slot = (slot + 1) & m->gram_mask;
+        m->grams[2 * slot] = pair[0];
+        m->grams[2 * slot + 1] = m->nwords + pair[1];
         m->kept[pair[0] >> 3] |= (uint8_t)(1 << (pair[0] & 7));
     }
     return 1;
@@ -231,10 +228,11 @@ static int load_out(Model *m, Reader *from) {
         || shape[1] != DIM)
         return 0;
     m->nodes = m->nlabels - 1;
-    if (!(m->out = malloc((size_t)m->nodes * DIM * sizeof *m->out))) return 0;
+    m->width = (m->nodes + BLOCK - 1) / BLOCK * BLOCK;
+    if (!(m->out = calloc((size_t)m->width * DIM, sizeof *m->out))) return 0;
     for (int32_t i = 0; i < m->nodes; i++) {
         if (!take(from, row, sizeof row)) return 0;
-        for (int j = 0; j < DIM; j++) m->out[j * m->nodes + i] = row[j];
+        for (int j = 0; j < DIM; j++) m->out[j * m->width + i] = row[j];
     }
     return take(from, row, sizeof row); /* of the root's parent, which there is not */
 }
@@ -248,7 +246,7 @@ static int load_model(Model *m, Reader *from) {
         return 0;
     /* dim, ws, epoch, minCount, neg, wordNgrams, loss (1: hierarchical softmax), model (3: supervised) */
     if (args[0] != DIM || args[5] != 1 || args[6] != 1 || args[7] != 3 || args[8] < 1 || args[8] > 1 << 24
-        || args[9] < 1 || args[10] < args[9] || args[10] > 8)
+        || args[9] < 1 || args[10] < args[9] || args[10] > MOST_LONG)
         return 0;
     m->bucket = (uint32_t)args[8];
     m->inverse = UINT64_MAX / m->bucket + 1; /* of bucket 1 it is 0, as is every key */
@@ -256,7 +254,7 @@ static int load_model(Model *m, Reader *from) {
     m->maxn = args[10];
     if (!take(from, sizes, sizeof sizes) || !take(from, &tokens, sizeof tokens)
         || !take(from, &kept, sizeof kept) || sizes[1] < 1 || sizes[1] > 1 << 24 || sizes[2] < 2
-        || sizes[2] > 1 << 12 || sizes[0] != sizes[1] + sizes[2] || kept < 1 || kept > m->bucket)
+        || sizes[2] > MOST_LABELS || sizes[0] != sizes[1] + sizes[2] || kept < 1 || kept > m->bucket)
         return 0;
     m->nwords = sizes[1];
     m->nlabels = sizes[2];
@@ -285,26 +283,65 @@ static PyObject *load(PyObject *self, PyObject *data) {
     return capsule;
 }
 
+/* What a line consists of: rows of words, and keys of n-grams of which few are kept. They are looked up together,
+   so that one need not wait for another's memory, and summed in their order. */
+#define PARTS_AT_ONCE 512
+#define IS_WORD (1u << 31)
+
 typedef struct {
     float sum[DIM];
     int64_t rows;
+    int count;
+    uint32_t parts[PARTS_AT_ONCE]; /* keys, or rows of words with IS_WORD */
 } Hidden;
 
-static inline void add(Hidden *hidden, const float *row) {
-    for (int j = 0; j < DIM; j++) hidden->sum[j] += row[j];
-    hidden->rows++;
+#ifdef __GNUC__
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
+
+static void add_parts(const Model *m, Hidden *hidden) {
+    uint32_t *parts = hidden->parts;
+    int found = 0;
+    for (int i = 0; i < hidden->count; i++) {
+        uint32_t part = parts[i], key = part & IS_WORD ? 0 : part;
+        parts[found] = part;
+        found += part >> 31 | is_kept(m, key);
+    }
+    for (int i = 0; i < found; i++)
+        if (!(parts[i] & IS_WORD)) PREFETCH(m->grams + 2 * slot_of(m, parts[i]));
+    for (int i = 0; i < found; i++) {
+        uint32_t key = parts[i], slot = slot_of(m, key);
+        if (key & IS_WORD) {
+            parts[i] = key ^ IS_WORD;
+        } else {
+            while ((uint32_t)m->grams[2 * slot] != key) slot = (slot + 1) & m->gram_mask;
+            parts[i] = (uint32_t)m->grams[2 * slot + 1];
+        }
+        PREFETCH(m->rows[parts[i]]);
+    }
+    float sum[DIM];
+    memcpy(sum, hidden->sum, sizeof sum);
+    for (int i = 0; i < found; i++)
+        for (int j = 0; j < DIM; j++) sum[j] += m->rows[parts[i]][j];
+    memcpy(hidden->sum, sum, sizeof sum);
+    hidden->rows += found;
+    hidden->count = 0;
 }
 
 static void add_word(const Model *m, Hidden *hidden, const char *word, size_t size) {
     int32_t id = find_word(m, word, size, hash_of(word, size));
     if (id >= m->nwords || (id < 0 && size >= 9 && !memcmp(word, "__label__", 9))) return;
-    if (id >= 0) add(hidden, m->rows[id]);
+    if (hidden->count > PARTS_AT_ONCE - 1) add_parts(m, hidden);
+    if (id >= 0) hidden->parts[hidden->count++] = (uint32_t)id | IS_WORD;
     if (size == 4 && !memcmp(word, "</s>", 4)) return;
     /* N-grams of <word>: position -1 is the sign before, `size` the one after. */
     for (ptrdiff_t i = -1; i <= (ptrdiff_t)size; i++) {
         unsigned char first = i < 0 ? '<' : i == (ptrdiff_t)size ? '>' : (unsigned char)word[i];
         if ((first & 0xC0) == 0x80) continue;
-        uint32_t hash = 2166136261u;
+        if (hidden->count > PARTS_AT_ONCE - MOST_LONG) add_parts(m, hidden);
+        uint32_t hash = 2166136261u, *next = hidden->parts + hidden->count;
         ptrdiff_t j = i;
         for (int32_t n = 1; j <= (ptrdiff_t)size && n <= m->maxn; n++) {
             unsigned char byte = j < 0 ? '<' : j == (ptrdiff_t)size ? '>' : (unsigned char)word[j];
@@ -312,9 +349,9 @@ static void add_word(const Model *m, Hidden *hidden, const char *word, size_t si
             for (j++; j < (ptrdiff_t)size && ((unsigned char)word[j] & 0xC0) == 0x80; j++)
                 hash = step(hash, (unsigned char)word[j]);
             if (n < m->minn || (n == 1 && (i < 0 || j > (ptrdiff_t)size))) continue;
-            int32_t row = find_gram(m, hash);
-            if (row >= 0) add(hidden, m->rows[row]);
+            *next++ = key_of(m, hash);
         }
+        hidden->count = (int)(next - hidden->parts);
     }
 }
 
@@ -381,7 +418,9 @@ static void look(Search *s, int32_t node, float score) {
 
 /* Find the likeliest labels of a line, with the logarithms of their probabilities. */
 static Search search(const Model *m, const char *line, size_t size, int most) {
-    Hidden hidden = {{0}, 0};
+    Hidden hidden;
+    memset(hidden.sum, 0, sizeof hidden.sum);
+    hidden.rows = hidden.count = 0;
     for (size_t i = 0; i < size; i++) {
         if (is_space(line[i])) continue;
         size_t start = i;
@@ -389,15 +428,16 @@ static Search search(const Model *m, const char *line, size_t size, int most) {
         add_word(m, &hidden, line + start, i - start);
     }
     add_word(m, &hidden, "</s>", 4);
-    float dots[1 << 12];
-    memset(dots, 0, (size_t)m->nodes * sizeof *dots);
-    if (hidden.rows) {
-        float share = (float)(1.0 / (double)hidden.rows);
+    add_parts(m, &hidden);
+    float dots[MOST_LABELS];
+    float share = hidden.rows ? (float)(1.0 / (double)hidden.rows) : 0;
+    for (int32_t i = 0; i < m->nodes; i += BLOCK) {
+        float block[BLOCK] = {0};
         for (int j = 0; j < DIM; j++) {
             float value = hidden.sum[j] * share;
-            const float *out = m->out + (ptrdiff_t)j * m->nodes;
-            for (int32_t i = 0; i < m->nodes; i++) dots[i] += out[i] * value;
+            for (int k = 0; k < BLOCK; k++) block[k] += m->out[(ptrdiff_t)j * m->width + i + k] * value;
         }
+        memcpy(dots + i, block, sizeof block);
     }
     Search found = {m, dots, log_of(0.0f), most, 0, {{0, 0}}};
     look(&found, 2 * m->nlabels - 2, 0.0f);
