@@ -474,8 +474,9 @@ def test_repetition_is_what_it_says(text: str) -> None:
 # Of texts that the rules look for, and of plain texts.
 _parts = st.sampled_from(
     """a the of dog beach red photo image avatar user's thumbnail for version as may be contain IMG_ DSC p
-    screen shot iso f/2.8 1/250 ISO9001 555 123-4567 (020) 7946 0958 01.23. +44 tel: 1 22 aa aaaa {x} & &amp;
-    @ a@b.de <b> - é É ß ’ … ſ ² straße STRASSE éé ééé \x00 \x7f""".split()  # noqa: SIM905
+    screen shot iso f/2.8 1/250 ISO9001 555 123-4567 (020) 7946 0958 01.23. +44 tel: fax
+    5551234 2009-2013 GB91A1B2C3D4E5F6 12345678Z 1 22 aa aaaa {x} & &amp;
+    @ a@b.de <b> - é É ß ’ … – ™ Ж ſ ² straße STRASSE éé ééé \x00 \x7f""".split()  # noqa: SIM905
 )
 _texts = st.lists(st.tuples(_parts, st.sampled_from([" ", " ", " ", "", "  "])), max_size=9).map(
     lambda parts: "".join(part + gap for part, gap in parts)
@@ -504,15 +505,19 @@ def test_most_captions_are_plain() -> None:
         ("A dog & a cat on the beach, June 2019", 10),
         ("Café “Zürich” – été…", 4),
         ("dog", 1),
+        ("Привет Widget™ 8915275, 2009-2013", 4),
+        ("photo of the image", -4),  # of no contact data, but perhaps boilerplate
+        ("dog2", -1),
+        ("ha ha ha ha ha", -5),
     ):
         assert module.plain(text, words, 0.5) == count
     for text in (
-        "photo of the image",
-        "dog2",
         " a dog",
         "a  dog",
         "a dog ß",
-        "ha ha ha ha ha",
         "call 555 1234",
+        "fax 5551234",
+        "12345678Z",
+        "pay GB91A1B2C3D4E5F6",
     ):
         assert module.plain(text, words, 0.5) == 0

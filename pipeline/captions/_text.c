@@ -1,4 +1,5 @@
-/* Whether a caption is so plain that no rule of text.py has anything to do with it; most are.
+/* Whether a caption is so plain that no rule of text.py has anything to do with it; most are. Of others it says at
+ * least whether they are clean and without contact data.
  *
  * One look at each byte, and a few at the words. It answers for certain or not at all: text.py, which has the
  * rules, reads whatever is in doubt, and everything where this module is not built.
@@ -9,7 +10,9 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { LONGEST = 1024, MOST_WORDS = 64, LONGEST_TEMPLATE = 80, FEWEST_OF_PHONE = 7, MOST_BETWEEN = 2 };
+enum { LONGEST = 1024, MOST_WORDS = 64, LONGEST_TEMPLATE = 80 };
+enum { FEWEST_OF_PHONE = 7, MOST_BETWEEN = 2, DIGITS_OF_DNI = 8, MOST_OF_NUMBER = 16,
+       SHORTEST_IBAN = 15 }; /* see contacts.py */
 
 enum { OTHER, LETTER, DIGIT, SPACE, DOUBT }; /* kinds of characters */
 #define FOREIGN '\x80' /* stands for each byte of a letter that is not ASCII, so that they are all alike */
@@ -36,13 +39,17 @@ static int foreign_kind(const uint8_t *text, size_t *size)
         return code == 0xDF || code == 0x130 || code == 0x149 || code == 0x17F ? DOUBT
                : code == 0xD7 || code == 0xF7                                  ? OTHER
                                                                                : LETTER;
+    if (text[0] == 0xD0 || text[0] == 0xD1) /* Cyrillic, without the signs after it */
+        return code <= 0x45F ? LETTER : DOUBT;
     if (text[0] == 0xC2)
         return strchr("\xA3\xA9\xAB\xAE\xB0\xB7\xBB", text[1]) ? OTHER : DOUBT; /* pound, (c), quotes, ... */
     *size = 3;
     if (text[0] == 0xE2 && text[1] == 0x80) /* dashes, quotes, bullet, ellipsis */
         return text[2] >= 0x90 && text[2] <= 0xA6 ? OTHER : DOUBT;
-    return DOUBT;
+    return text[0] == 0xE2 && text[1] == 0x84 && text[2] == 0xA2 ? OTHER : DOUBT; /* trade mark */
 }
+
+static int is_capital(uint8_t c) { return c >= 'A' && c <= 'Z'; }
 
 static int starts(const char *text, const char *with) { return !strncmp(text, with, strlen(with)); }
 
@@ -92,7 +99,7 @@ static int may_be_boilerplate(const char *text, size_t length, PyObject *templat
 }
 
 typedef struct {
-    uint32_t start, length;
+    uint32_t start, length, characters;
     uint64_t hash;
 } Word;
 
@@ -101,7 +108,7 @@ static double repeated(const char *text, const Word *words, size_t count)
 {
     size_t all = 0, again = 0;
     for (size_t i = 0; i < count; i++) {
-        if (words[i].length < 2)
+        if (words[i].characters < 2)
             continue;
         all++;
         for (size_t j = 0; j < i; j++)
@@ -126,6 +133,55 @@ static int may_be_one_run(const char *text, size_t length, size_t characters)
     return 0;
 }
 
+/* A number: digits with no more between them than a telephone number has. */
+typedef struct {
+    size_t start, digits;
+    int parted, bracketed; /* whether anything, or a bracket, stands between the digits */
+} Number;
+
+/* Whether a word before a number, which ends where the text given does, may be "tel", "call us" or their like. */
+static int may_call(const char *text, size_t length)
+{
+    static const char *const words[] = {
+        "tel", "telephone", "fax", "call", "us", "whatsapp", "hotline", "phone", "mobile", "cell", "ph", "mob",
+    };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        size_t size = strlen(words[i]);
+        if (size <= length && !memcmp(text + length - size, words[i], size))
+            return 1;
+    }
+    return 0;
+}
+
+/* Whether a number may be, or begin, contact data: not where it is one run of digits by itself, nor where it is too
+ * short for what is parted, such as "2009-2013". */
+static int may_be_contact(const Number *number, const char *lower, char before)
+{
+    if (number->digits < FEWEST_OF_PHONE)
+        return 0;
+    if (number->parted ? number->bracketed || number->digits > DIGITS_OF_DNI
+                       : number->digits == DIGITS_OF_DNI || number->digits > MOST_OF_NUMBER)
+        return 1;
+    if (before != ' ')
+        return before && !strchr("#(/", before);
+    return may_call(lower, number->start - 1) || strchr(":. ", lower[number->start - 2]);
+}
+
+/* Whether an IBAN may be in a text with so many digits; letters and spaces may part them. */
+static int may_have_iban(const uint8_t *text, size_t length, size_t digits)
+{
+    for (size_t i = 0; digits >= FEWEST_OF_PHONE && i + SHORTEST_IBAN <= length; i++) {
+        size_t size = 0, stop = i;
+        if (!is_capital(text[i]) || !is_capital(text[i + 1]) || kinds[text[i + 2]] != DIGIT)
+            continue;
+        for (; is_capital(text[stop]) || kinds[text[stop]] == DIGIT || text[stop] == ' '; stop++)
+            size += text[stop] != ' ';
+        if (size >= SHORTEST_IBAN)
+            return 1;
+    }
+    return 0;
+}
+
 /* What is known of a text: in small letters, and its words. */
 typedef struct {
     char lower[LONGEST + 1];
@@ -136,8 +192,10 @@ typedef struct {
 /* Read a text of at most LONGEST bytes; 0 where a character or its place is in doubt. */
 static int read_text(Caption *caption, const uint8_t *text, size_t length)
 {
-    size_t together = 0, gap = 0, size;
-    Word word = {0, 0, 0};
+    size_t gap = 0, size;
+    Word word = {0, 0, 0, 0};
+    Number number = {0, 0, 0, 0};
+    int bracket = 0;
     for (size_t i = 0; i < length; i += size) {
         uint8_t c = text[i], kind = kinds[c];
         size = 1;
@@ -150,19 +208,28 @@ static int read_text(Caption *caption, const uint8_t *text, size_t length)
             if (!word.length || caption->count + 1 == MOST_WORDS)
                 return 0;
             caption->words[caption->count++] = word;
-            word = (Word){(uint32_t)i + 1, 0, 0};
+            word = (Word){(uint32_t)i + 1, 0, 0, 0};
             caption->lower[i] = ' ';
             gap++;
             continue;
         }
-        if (kind == DIGIT) { /* a number of a telephone has at most so much between its digits */
-            together = gap > MOST_BETWEEN ? 1 : together + 1;
-            gap = 0;
+        word.characters++;
+        if (kind == DIGIT) {
+            if (gap > MOST_BETWEEN || !number.digits) {
+                if (may_be_contact(&number, caption->lower, number.start ? (char)text[number.start - 1] : 0))
+                    return 0;
+                number = (Number){i, 0, 0, 0};
+            } else if (gap) {
+                number.parted = 1;
+                number.bracketed |= bracket;
+            }
+            number.digits++;
             caption->digits++;
-            if (together == FEWEST_OF_PHONE)
-                return 0;
+            gap = 0;
+            bracket = 0;
         } else {
             gap += strchr("().-/", c) ? 1 : MOST_BETWEEN + 1;
+            bracket |= c == '(' || c == ')';
         }
         caption->letters += kind == LETTER ? size : 0;
         for (size_t j = i; j < i + size; j++) {
@@ -175,7 +242,8 @@ static int read_text(Caption *caption, const uint8_t *text, size_t length)
     caption->words[caption->count++] = word;
     caption->length = length;
     caption->lower[length] = 0;
-    return word.length > 0;
+    return word.length > 0 && !may_have_iban(text, length, caption->digits) &&
+           !may_be_contact(&number, caption->lower, number.start ? (char)text[number.start - 1] : 0);
 }
 
 static PyObject *plain(PyObject *self, PyObject *const *args, Py_ssize_t count)
@@ -197,18 +265,20 @@ static PyObject *plain(PyObject *self, PyObject *const *args, Py_ssize_t count)
     if (!text || size > LONGEST || !read_text(&caption, (const uint8_t *)text, (size_t)size))
         return PyLong_FromLong(0);
     /* One word is a file, an address or a code only where it has more than letters. */
+    long words = (long)caption.count;
     if ((caption.count == 1 && caption.letters < caption.length) ||
         may_be_one_run(caption.lower, caption.length, (size_t)characters) ||
         (caption.count >= 4 && repeated(caption.lower, caption.words, caption.count) > max_repetition) ||
         (caption.digits && may_be_camera(caption.lower)))
-        return PyLong_FromLong(0);
+        return PyLong_FromLong(-words);
     int doubt = may_be_boilerplate(caption.lower, caption.length, args[1]);
-    return doubt < 0 ? NULL : PyLong_FromLong(doubt ? 0 : (long)caption.count);
+    return doubt < 0 ? NULL : PyLong_FromLong(doubt ? -words : words);
 }
 
 static PyMethodDef methods[] = {
     {"plain", (PyCFunction)(void (*)(void))plain, METH_FASTCALL,
-     "plain(text, template_words, max_repetition) -> how many words a plain caption has, else 0"},
+     "plain(text, template_words, max_repetition) -> how many words a plain caption has; as a negative number where\n"
+     "only `check` may have to do with it, else 0"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -163,12 +163,20 @@ class TextRules:
 def read_caption(text: str, rules: TextRules, mask: bool) -> tuple[str, str]:
     """Return a caption, `clean` and if wanted without contact data, and the reason of `check`, or "".
 
-    Most texts are so plain that the C module sees at once that no rule but those of length is about them.
+    Most texts are so plain that the C module sees at once that no rule but those of length is about them, or
+    become so once they are clean.
     """
-    if _text is not None and (words := _text.plain(text, _TEMPLATE_WORDS, rules.max_repetition)):
-        return text, _check_length(len(text), words, rules)
-    caption = clean(text)
-    if mask:
+    if _text is None:
+        caption, words = clean(text), 0
+    elif words := _text.plain(text, _TEMPLATE_WORDS, rules.max_repetition):
+        caption = text
+    else:
+        caption = clean(text)
+        if caption != text:
+            words = _text.plain(caption, _TEMPLATE_WORDS, rules.max_repetition)
+    if words > 0:
+        return caption, _check_length(len(caption), words, rules)
+    if mask and not words:
         caption = contacts.mask(caption)
     return caption, check(caption, rules) or ""
 
