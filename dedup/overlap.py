@@ -137,11 +137,14 @@ def run(job: OverlapJob) -> Findings:
         dropped=_publish(job, concluded, matches), text=_publish_texts(job, results),
     )  # fmt: skip
     path = storage.join(job.out, "index.html")
-    links = safe_html.link(path, storage.join(config.run, "report", "index.html"), "the training set")
-    for evaluated in sorted({file.rpartition("/predictions/")[0] for file in predictions.values()} - {""}):
-        links += safe_html.link(path, storage.join(evaluated, "report.html"), "the evaluation")
+    linked = [(storage.join(config.run, "report", "index.html"), "the training set")]
+    evaluated = sorted({file.rpartition("/predictions/")[0] for file in predictions.values()} - {""})
+    linked += [(storage.join(folder, "report.html"), "the evaluation") for folder in evaluated]
+    links = [one for target, text in linked for one in safe_html.link(path, target, text)]
     page = report.render(found, concluded, matches, results, files, config.gallery, links)
     storage.write_bytes(path, page.encode())
+    for target, _ in linked:
+        safe_html.link_back(target, path, "the overlap with evaluation sets")
     # Last: a finished analysis is known by it.
     storage.write_bytes(
         storage.join(job.out, "report.json"),

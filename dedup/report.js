@@ -70,6 +70,7 @@
     byId("contamination").textContent = percent(found.share);
     byId("delta").textContent = points(found.delta);
     byId("accuracies").textContent = `${percent(found.accOverlap)} / ${percent(found.accClean)}`;
+    for (const node of document.querySelectorAll(".accuracy")) node.hidden = set.right === null;
     const moved = set.threshold !== start[current];
     byId("moved").textContent = moved ? `was ${(start[current] / SCALE).toFixed(4)} in this run` : "as in this run";
     for (const card of cards) card.node.classList.toggle("below", card.similarity < set.threshold);

@@ -89,7 +89,7 @@ def render(
     return safe_html.render(
         Path(__file__).parent, {"percent": percent, "points": points, "p": p_value},
         found=found, sets=list(zip(found.datasets, sets, strict=True)), worst=worst(found.datasets),
-        answer=answer(found.datasets),
+        answer=answer(found.datasets), scored=any(one.acc_all is not None for one in found.datasets),
         panels=figure(found.datasets), links=links,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The plan that `openwit crawl --check` prints, and the table at its end."""
 
+import json
 import sys
 from typing import Any
 
@@ -79,10 +80,11 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
     for stage, reasons in sorted(
         counts.rejected_by_stage.items(), key=lambda item: run_folder.STAGES.index(item[0])
     ):
-        # Zero stands for images that are gone while their captions live on in the image they were merged
-        # into.
         for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
-            table.add_row(stage, f"- {reason}", f"{number:,}")
+            named = reason
+            if reason == "merged_into" and (merged := merged_images(layout)):  # whose captions are not lost
+                named = f"{reason} ({count(merged, 'image')})"
+            table.add_row(stage, f"- {named}", f"{number:,}")
     table.add_row("finish", "captions in shards", f"{counts.captions:,}", style="bold")
     table.add_row("", "samples in shards", f"{counts.samples:,}", style="bold")
     for number, (what, value) in enumerate(pilot.lines(stored.pilot) if stored.pilot else []):
@@ -94,6 +96,13 @@ def show_result(console: Console, layout: Layout, seconds: float) -> None:
              ("manifest", layout.manifest), ("report", f"{layout.report}/index.html"),
              ("time", f"{seconds:,.1f} s")]  # fmt: skip
     show_places(console, where)
+
+
+def merged_images(layout: Layout) -> int | None:
+    """Return the images that were merged into another, as the report counts them; None if it does not."""
+    path = storage.join(layout.report, "report.json")
+    found = json.loads(storage.read_bytes(path)).get("merged_images") if storage.exists(path) else None
+    return found if isinstance(found, int) else None
 
 
 def notes(layout: Layout, stored: Manifest) -> list[str]:

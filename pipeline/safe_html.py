@@ -5,10 +5,13 @@ or load.
 """
 
 import base64
+import contextlib
 import functools
 import hashlib
+import html
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -22,6 +25,7 @@ from pipeline.formats import count
 from pipeline.untrusted import visible
 
 _SHARED: Final = Path(__file__).parent
+_LINKS: Final = re.compile(r'<p class="soft" id="links"(?: hidden>|>See also )(.*?)\.?</p>')
 
 
 def link(page: str, target: str, text: str) -> list[tuple[str, str]]:
@@ -30,6 +34,25 @@ def link(page: str, target: str, text: str) -> list[tuple[str, str]]:
         return []
     start = storage.local_path(page).resolve().parent
     return [("./" + quote(os.path.relpath(storage.local_path(target).resolve(), start)), text)]
+
+
+def link_back(page: str, target: str, text: str) -> None:
+    """Add a link to a later page to one that is written already, if both are on this machine.
+
+    A page that cannot be written, or is not of this form, stays as it is.
+    """
+    found = link(page, target, text) if storage.exists(page) else []
+    for place, words in found:
+        body = storage.read_bytes(page).decode()
+        known = _LINKS.search(body)
+        if known is None or f'href="{html.escape(place)}"' in known[1]:
+            continue
+        links = ", ".join(
+            [*filter(None, [known[1]]), f'<a href="{html.escape(place)}">{html.escape(words)}</a>']
+        )
+        links = f'<p class="soft" id="links">See also {links}.</p>'
+        with contextlib.suppress(OSError):
+            storage.write_bytes(page, (body[: known.start()] + links + body[known.end() :]).encode())
 
 
 def trusted(text: str) -> markupsafe.Markup:

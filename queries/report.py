@@ -22,10 +22,15 @@ METACLIP: Final = {"unigram": 251_465, "bigram": 100_646, "title": 61_235, "word
 """The composition of MetaCLIP's list, WordNet counted first (Xu et al. 2023, arXiv 2309.16671, table 1)."""
 
 _MEASURES: Final = {
-    "unigram": "words by occurrences, in octaves",
-    "bigram": "bigrams with the minimum count by PMI, in bits",
-    "title": "articles ranked by views, in octaves",
+    "unigram": ("Words by occurrences", "occurrences: from a bar's number to below its double", "words"),
+    "bigram": (
+        "Bigrams with the minimum count by PMI",
+        "PMI in bits: from a bar's number to below the next",
+        "bigrams",
+    ),
+    "title": ("Articles ranked by views", "views: from a bar's number to below its double", "articles"),
 }
+"""Title of a distribution, and the titles of its axes."""
 _MEANINGS: Final = merge.DROPPED | titles.DROPPED
 _EXAMPLES: Final = 15
 _MAX_DAMAGE_LINES: Final = 50
@@ -40,6 +45,17 @@ class Bar:
     height: float
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """A figure: bars on a logarithmic axis, with the places of its round numbers."""
+
+    title: str
+    across: str
+    upwards: str
+    bars: list[Bar]
+    ticks: list[Bar]
+
+
 def render(config: QueriesConfig, merged: MergedList, summary: dict[str, Any]) -> str:
     """Return the report's HTML."""
     statistics = summary["statistics"]
@@ -49,8 +65,8 @@ def render(config: QueriesConfig, merged: MergedList, summary: dict[str, Any]) -
         summary=summary,
         composition=_composition(summary),
         histograms=[
-            (text, histogram(statistics[name]["distribution"], octaves=name != "bigram"))
-            for name, text in _MEASURES.items()
+            Histogram(*texts, *histogram(statistics[name]["distribution"], octaves=name != "bigram"))
+            for name, texts in _MEASURES.items()
             if statistics.get(name, {}).get("distribution")
         ],
         examples=_examples(merged),
@@ -71,15 +87,19 @@ def _composition(summary: dict[str, Any]) -> list[tuple[str, int, float, int]]:
     ]
 
 
-def histogram(counts: dict[str, int], *, octaves: bool) -> list[Bar]:
-    """Return the bars of counts by integer bin, empty bins included."""
+def histogram(counts: dict[str, int], *, octaves: bool) -> tuple[list[Bar], list[Bar]]:
+    """Return the bars of counts by integer bin, empty bins included, and the marks of their axis."""
     by_bin = {int(label): count for label, count in counts.items()}
-    highest = math.log1p(max(by_bin.values()))
-    return [
-        Bar(f"{2**i:,}" if octaves else str(i), count, round(160 * math.log1p(count) / highest, 1))
-        for i in range(min(by_bin), max(by_bin) + 1)
-        for count in [by_bin.get(i, 0)]
+    most = max(by_bin.values())
+
+    def bar(label: str, count: int) -> Bar:
+        return Bar(label, count, round(160 * math.log1p(count) / math.log1p(most), 1))
+
+    bars = [
+        bar(f"{2**i:,}" if octaves else str(i), by_bin.get(i, 0)) for i in range(min(by_bin), max(by_bin) + 1)
     ]
+    tens = [10**power for power in range(len(str(most)))]
+    return bars, [bar(f"{count:,}", count) for count in [0, *tens] if count <= most]
 
 
 def _examples(merged: MergedList) -> list[tuple[str, list[tuple[str, list[Query]]]]]:

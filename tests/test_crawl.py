@@ -1,5 +1,6 @@
 """The main job end to end, on a real web served on loopback, against the truth about that web."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from dedup.decode_images import decode_jpeg
 from dedup.training_set import read_described
-from pipeline import balance, querylist, run_folder
+from pipeline import balance, crawl_tables, querylist, run_folder
 from pipeline.browse import arrived
 from pipeline.browse.guard import Guard
 from pipeline.browse.server import Server as Browser
@@ -105,6 +107,10 @@ def test_merged_images_are_traced_and_their_captions_united(web: Server, whole: 
     assert len(known) > 0.9 * len(rows)
     for row in known:
         assert set(row["captions"]) <= by_bytes[row["sha256"]]
+    counted = len({row["uid"] for row in merged})
+    assert json.loads((whole / "report" / "report.json").read_text())["merged_images"] == counted
+    crawl_tables.show_result(Console(file=(shown := io.StringIO()), width=200), Layout(str(whole)), 1.0)
+    assert f"- merged_into ({counted} images)" in shown.getvalue()
 
 
 def test_each_query_keeps_exactly_what_it_may(web: Server, tmp_path: Path) -> None:

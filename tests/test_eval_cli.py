@@ -116,6 +116,7 @@ def test_every_task_has_its_results(everything):
     assert probe["detail"]["zero_shot_minus_probe"] == pytest.approx(
         zero["metrics"]["acc1"] - probe["metrics"]["acc1"]
     )
+    assert probe["detail"]["zero_shot_interval"] == zero["intervals"]["acc1"]
     curve = found["colours", "imported", "few-shot"]["detail"]["curve"]
     assert [(row["shots"], len(row["draws"])) for row in curve] == [(1, 3), (2, 3), (4, 3)]
     assert found["colours", "imported", "zeroshot"]["detail"]["compare"]["people"]["examples"] == 24

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import charts, querylist, report, untrusted
+from pipeline import charts, querylist, report, safe_html, untrusted
 from pipeline.formats import count
 from pipeline.report import collect, funnel, network, numbers, page
 from pipeline.report.funnel import Cause
@@ -251,9 +251,15 @@ def test_it_leads_to_the_report_of_its_queries(tmp_path: Path) -> None:
     own = Path(f"{layout.report}/index.html")
     report.write(layout)
     assert "See also" not in own.read_text()
-    (tmp_path / "q_report.html").write_text("the page of the queries")
-    report.write(layout)
-    assert '<a href="./../../q_report.html">the queries</a>' in own.read_text()
+    theirs = tmp_path / "q_report.html"
+    theirs.write_text('<p class="soft" id="links" hidden></p><p class="soft" id="links">')
+    for _ in range(2):
+        report.write(layout)
+        assert '<a href="./../../q_report.html">the queries</a>' in own.read_text()
+    back = '<a href="./run/report/index.html">the dataset run</a>'
+    assert theirs.read_text() == f'<p class="soft" id="links">See also {back}.</p><p class="soft" id="links">'
+    safe_html.link_back(str(theirs), str(own.with_name("report.json")), "<numbers>")
+    assert f'{back}, <a href="./run/report/report.json">&lt;numbers&gt;</a>.</p>' in theirs.read_text()
 
 
 def test_rare_reasons_are_folded() -> None:

@@ -83,6 +83,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                 "./../data/report/index.html"
             )
             assert browser.problems() == [] == browser.barriers()
+    assert (tmp_path / "data" / "report" / "index.html").read_text() == "x", "no page of ours: left as it is"
 
 
 def test_a_name_is_only_text() -> None:

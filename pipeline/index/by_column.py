@@ -8,10 +8,11 @@ from pipeline.index.cuts import NONE, PARTS, Cuts
 from pipeline.index.question import Filter, Question
 from pipeline.index.reader import Reader
 
-LOOKED_UP: Final = 100
-"""Rows that are looked up singly for a page: 0.5 MB of a large index."""
 WALKED: Final = 100_000
 """Entries of a sorted column that a page walks for a bound or a count: 1.2 MB."""
+_ROW, _TAG = 4_500, 4
+"""Bytes that are read for a row that is looked up, and for a sample in a part's posting list."""
+_LOOKED_UP: Final = 100  # rows of a part that are looked up singly
 _ASKED: Final = 500  # samples of a sorted column of which each is asked whether a filter leaves it
 _SPARE: Final = 10  # rows looked up beyond those that are missing, since bounds leave some out
 
@@ -19,7 +20,7 @@ _SPARE: Final = 10  # rows looked up beyond those that are missing, since bounds
 def within(reader: Reader, wanted: Filter) -> set[int] | None:
     """Return the ids of the samples within a filter's bounds, or None if a bound leaves too many to walk."""
     found: set[int] | None = None
-    in_a_part = int(reader.meta("samples") or 0) / PARTS
+    in_a_part = _every(reader) / PARTS
     for name in {**wanted.least, **wanted.most}:
         bounds = (wanted.least.get(name, float("-inf")), wanted.most.get(name, float("inf")))
         low, high = reader.cuts[name].parts(bounds)
@@ -33,6 +34,14 @@ def within(reader: Reader, wanted: Filter) -> set[int] | None:
             return None
         found = own if found is None else found & own
     return found
+
+
+def are_few(reader: Reader, found: int, wanted: int) -> bool:
+    """Return whether to look all up and sort them: the parts of the column that have the first cost more.
+
+    found, wanted: how many samples a filter leaves, and how many of them in order a page needs.
+    """
+    return found * found * _ROW <= wanted * _TAG * _every(reader)
 
 
 def few(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> list[dict[str, Any]]:
@@ -50,9 +59,11 @@ def few(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> 
 
 
 def among(
-    reader: Reader, ids: set[int], asked: Question, sort: str, offset: int, limit: int
+    reader: Reader, ids: set[int], asked: Question, sort: str, share: float, offset: int, limit: int
 ) -> list[dict[str, Any]]:
     """Return a page of those of some samples that a match finds, or of all, in the order of a column."""
+    if (found := _matched(reader, asked, share, offset + limit)) is not None:
+        ids, asked = ids & found, asked._replace(match="")
     return reader.by_ids(list(itertools.islice(_by_parts(reader, asked, sort, offset, ids), limit)))
 
 
@@ -61,9 +72,12 @@ def many(
 ) -> list[dict[str, Any]]:
     """Return a page of many samples that a match finds, about a share of all, in the order of a column.
 
-    Where about every eighth sample is found the column is walked, and of each sample is asked whether it
-    is found. Else each part of the column is matched together with the filter.
+    If the column's end does not have the page: where about every eighth sample is found the column is walked,
+    and of each sample is asked whether it is found. Else each part of the column is matched together with the
+    filter, or read beside the ids of a phrase.
     """
+    if not asked.bounds and (at_end := _at_end(reader, asked, sort, offset, limit)):
+        return reader.by_ids(at_end)
     column, way = sort.removeprefix("-"), _way(sort)
     if offset + limit <= _ASKED * share or column not in reader.cuts:
         is_found = "EXISTS (SELECT 1 FROM samples_text WHERE samples_text MATCH ? AND rowid = samples.id)"
@@ -73,12 +87,42 @@ def many(
             f'ORDER BY "{column}" {way}, id {way} LIMIT ? OFFSET ?',
             [*asked.values, asked.match, limit, offset],
         )
+    found = _matched(reader, asked, share, offset + limit)
+    of = asked if found is None else asked._replace(match="")
     if not asked.bounds:
-        return reader.by_ids(list(itertools.islice(_by_parts(reader, asked, sort, offset), limit)))
-    ids, rows, wanted = _by_parts(reader, asked, sort, 0), list[dict[str, Any]](), offset + limit
+        return reader.by_ids(list(itertools.islice(_by_parts(reader, of, sort, offset, found), limit)))
+    ids, rows, wanted = _by_parts(reader, of, sort, 0, found), list[dict[str, Any]](), offset + limit
     while len(rows) < wanted and (some := list(itertools.islice(ids, wanted - len(rows) + _SPARE))):
         rows += reader.by_ids(some, asked.bounds, asked.values)
     return rows[offset:wanted]
+
+
+def _at_end(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> list[int]:
+    """Return the ids of a page that a match finds among the first samples of a column, or [] for too few."""
+    if sort not in reader.ends:
+        return []
+    first, last = reader.ends[sort]
+    some = "SELECT rowid FROM ends_text WHERE ends_text MATCH ? AND rowid BETWEEN ? AND ?"
+    found = reader.tuples(
+        f"SELECT sample FROM ends WHERE id IN ({some} ORDER BY rowid LIMIT ?) ORDER BY id",
+        (asked.match, first, last, offset + limit),
+    )
+    ids = list(itertools.chain.from_iterable(found))
+    return ids[offset:] if len(ids) == offset + limit else []
+
+
+def _matched(reader: Reader, asked: Question, share: float, wanted: int) -> set[int] | None:
+    """Return the ids that a match with a phrase finds, about a share of all; None without one or for many.
+
+    A phrase reads the positions of all its words, however few samples have it. Where these fill a page with
+    every part of a column they are read with the part, which is as little.
+    """
+    most = min(WALKED, PARTS * wanted)
+    if not asked.has_phrase or share * _every(reader) > most:
+        return None
+    statement = f"SELECT rowid FROM samples_text WHERE {asked.text} LIMIT {most + 1}"
+    found = set(itertools.chain.from_iterable(reader.tuples(statement, [asked.match])))
+    return found if len(found) <= most else None
 
 
 def _by_parts(
@@ -97,7 +141,7 @@ def _by_parts(
         ids: Iterator[int] = itertools.chain.from_iterable(found)
         if among is not None:
             ids = filter(among.__contains__, ids)
-        if part != NONE and not _is_one_value(reader, column, own, part):
+        if among is not None or not _is_sorted(reader, column, own, part):
             known = list(ids)
             if len(known) <= skip:
                 skip -= len(known)
@@ -110,8 +154,10 @@ def _by_parts(
                 yield one
 
 
-def _is_one_value(reader: Reader, column: str, own: Cuts, part: int) -> bool:
-    """Return whether all samples of a part have the same value, as the sides of resized pictures have."""
+def _is_sorted(reader: Reader, column: str, own: Cuts, part: int) -> bool:
+    """Return whether a part's samples have no value or all the same, as sides of resized pictures have."""
+    if part == NONE:
+        return True
     low, high = (
         reader.db.execute(
             f'SELECT {side}("{column}") FROM samples WHERE "{column}" >= ? AND "{column}" < ?',
@@ -126,8 +172,11 @@ def _ordered(
     reader: Reader, ids: Sequence[int], column: str, own: Cuts, part: int, way: str
 ) -> Iterator[int]:
     """Yield ids of one part in the order of a column: few by looking them up, many by its index."""
+    if _is_sorted(reader, column, own, part):
+        yield from ids
+        return
     order = f'"{column}" {way}, id {way}'
-    if len(ids) <= LOOKED_UP:
+    if len(ids) <= _LOOKED_UP:
         marks = ", ".join("?" * len(ids))
         rows = reader.tuples(f"SELECT id FROM samples WHERE id IN ({marks}) ORDER BY {order}", ids)
         yield from itertools.chain.from_iterable(rows)
@@ -139,6 +188,10 @@ def _ordered(
     ):
         if row[0] in wanted:
             yield row[0]
+
+
+def _every(reader: Reader) -> int:
+    return int(reader.meta("samples") or 0)
 
 
 def _way(sort: str) -> str:

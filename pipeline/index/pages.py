@@ -60,10 +60,10 @@ class Pages(Reader):
         with self.within(SECONDS):
             if not wanted.sort:
                 rows = self._in_set_order(asked, offset, limit)
-            elif count.is_exact and count.total <= by_column.LOOKED_UP:
+            elif count.is_exact and by_column.are_few(self, count.total, offset + limit):
                 rows = by_column.few(self, asked, wanted.sort, offset, limit)
             elif ids is not None:
-                rows = by_column.among(self, ids, asked, wanted.sort, offset, limit)
+                rows = by_column.among(self, ids, asked, wanted.sort, count.share, offset, limit)
             elif asked.match:
                 rows = by_column.many(self, asked, wanted.sort, count.share, offset, limit)
             else:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from pipeline.index.cuts import Cuts
 
 _WORD: Final = re.compile(r'-?"[^"]*"|\S+')
+_TOKEN: Final = re.compile(r"[^\W_]+")
 _TOGETHER: Final = 32  # parts of a column that are asked for at once, an eighth of the set
 
 
@@ -52,6 +53,8 @@ class Question(NamedTuple):
     """For the full-text table; empty: all."""
     bounds: tuple[str, ...]
     values: tuple[float, ...]
+    has_phrase: bool = False
+    """Whether several words have to stand in a row, as those of "on a beach" or "don't"."""
 
     @property
     def text(self) -> str:
@@ -95,7 +98,9 @@ def question(
         parts += _narrow(wanted, cuts)  # else the sorted column itself is read from the bound onwards
     if not parts and wanted.text.strip():
         bounds.append("0")  # words without a letter
-    return Question(table, " AND ".join(f"({part})" for part in parts), tuple(bounds), tuple(values))
+    joined = " AND ".join(f"({part})" for part in parts)
+    has_phrase = any(len(_TOKEN.findall(word)) > 1 for word in match.split('"')[1::2])
+    return Question(table, joined, tuple(bounds), tuple(values), has_phrase)
 
 
 def _narrow(wanted: Filter, cuts: Mapping[str, Cuts]) -> list[str]:

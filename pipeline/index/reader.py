@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeline.index import cuts
 from pipeline.index.tables import NUMBERS
 
+_CACHE: Final = 8_192  # kB that are not read again for the next page of the same question
 _STEPS: Final = 1_000  # instructions of SQLite's machine between two looks at the clock
 _COLUMNS: Final = {
     "samples": (
@@ -28,11 +29,13 @@ class Reader:
         self.db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA query_only=ON")
+        self.db.execute(f"PRAGMA cache_size={-_CACHE}")
         info = self.db.execute("PRAGMA table_info(samples)").fetchall()
         names = [row["name"] for row in info]
         self.numbers = tuple(name for name in names if name in NUMBERS or name.startswith("score_"))
         self.name = json.loads(self.meta("name") or '""')
         self.cuts = cuts.read(self.db)
+        self.ends: dict[str, list[int]] = json.loads(self.meta("ends") or "{}")
 
     def close(self) -> None:
         """Close the file."""

@@ -6,7 +6,7 @@ caption, URL and tags, without a copy of the text. A tag stands for a value of a
 reason), vNUMBER; for a query that the caption matches, qNUMBER; or for how soon such a query takes the
 sample, rNUMBERxZEROS, by the leading zeros of the priority. So a filter and a search are one look-up of
 posting lists, whose cost grows with the rows they find and not with the set, and the first samples of a query
-are a short list.
+are a short list. Tags stand in the first column, whose posting lists do not name it: two bytes less for each.
 """
 
 import json
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pipeline.index import cuts, query_list
+from pipeline.index import cuts, ends, query_list
 
-VERSION: Final = 3
+VERSION: Final = 4
 FACETS: Final = ("site", "lang", "source", "format", "licence", "synthetic", "shard")
 """Columns of samples by whose values one can filter."""
 NUMBERS: Final = ("width", "height", "bytes", "lang_score")
@@ -62,8 +62,8 @@ CREATE TABLE rejects (
 CREATE INDEX rejects_by_uid ON rejects (uid);
 CREATE INDEX rejects_by_detail ON rejects (detail) WHERE reason = 'merged_into';
 CREATE INDEX rejects_by_file ON rejects (file);
-CREATE VIRTUAL TABLE samples_text USING fts5 (caption, url, tags, content='');
-CREATE VIRTUAL TABLE rejects_text USING fts5 (caption, url, tags, content='');
+CREATE VIRTUAL TABLE samples_text USING fts5 (tags, caption, url, content='');
+CREATE VIRTUAL TABLE rejects_text USING fts5 (tags, caption, url, content='');
 """
 
 Progress = Callable[[int, int, int], None]
@@ -170,6 +170,7 @@ class Index:
         return int(self.db.execute(f"SELECT coalesce(max(id), 0) + 1 FROM {table}").fetchone()[0])
 
     def _add(self, table: str, number: int) -> None:
+        self.db.execute("DELETE FROM meta WHERE name = 'ends'")  # made anew when all is there
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (table, str(self.count(table) + number)))
 
     def _remove(self, table: str, shard: int) -> None:
@@ -208,7 +209,7 @@ def connect(path: Path) -> sqlite3.Connection:
         path.unlink(missing_ok=True)
         db = sqlite3.connect(path)
         with db:
-            db.executescript(_TABLES + query_list.TABLES)
+            db.executescript(_TABLES + query_list.TABLES + ends.TABLES)
             db.execute("INSERT INTO meta VALUES ('version', ?)", (str(VERSION),))
             for table in ("samples_text", "rejects_text"):
                 db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('hashsize', ?)", (_AT_ONCE,))
@@ -226,6 +227,7 @@ def finish(index: "Index", name: str) -> None:
     with db:
         for column in numbers:
             db.execute(f'CREATE INDEX IF NOT EXISTS "sort_{column}" ON samples ("{column}")')
+        ends.renew(db, list(cuts.read(db)), index.count("samples"))
         db.execute("DELETE FROM facets WHERE samples <= 0 AND rejects <= 0")
         for table in ("samples_text", "rejects_text"):
             db.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")

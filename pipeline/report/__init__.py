@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 
-from pipeline import manifest, storage
+from pipeline import manifest, safe_html, storage
 from pipeline.run_folder import Layout
 
 
@@ -20,7 +20,10 @@ def write(layout: Layout) -> None:
     )
     _write_lines(storage.join(folder, "pace.jsonl"), moments)
     manifest.write_json(storage.join(folder, "report.json"), numbers.as_json(run))
-    storage.write_bytes(storage.join(folder, "index.html"), page.render(run, layout.root).encode())
+    own = storage.join(folder, "index.html")
+    storage.write_bytes(own, page.render(run, layout.root).encode())
+    if listed := page.query_report(run):
+        safe_html.link_back(listed, own, f"the dataset {storage.stem(layout.root)}")
     eu_summary.write(layout, figures=run.samples)
     found = run.samples
     readme = card.render(run.manifest, layout.root, found.languages, found.words, found.licences)

@@ -41,7 +41,8 @@ _WEBTEXT_BYTES: Final = 40e9
 
 def render(run: Collected, root: str) -> str:
     """Return the page of a run whose folder is `root`."""
-    found, shown = run.samples, busiest(run)
+    found, shown, listed = run.samples, busiest(run), query_report(run)
+    own = storage.join(root, "report", "index.html")
     balanced = is_balanced(run.manifest)
     return safe_html.render(
         Path(__file__).parent,
@@ -66,17 +67,16 @@ def render(run: Collected, root: str) -> str:
             (measure.title, measure.unit, [(_value(value), picture) for value, picture in rows])
             for measure, rows in run.extremes
         ],
-        outcomes=outcomes(run.manifest.rounds), links=links(run, root),
+        outcomes=outcomes(run.manifest.rounds),
+        links=safe_html.link(own, listed, "the queries") if listed else (),
     )  # fmt: skip
 
 
-def links(run: Collected, root: str) -> list[tuple[str, str]]:
-    """Return the link to the report of the query list, if `openwit queries` left it beside the list."""
+def query_report(run: Collected) -> str:
+    """Return the page that `openwit queries` leaves beside a run's list, which may be gone, or ""."""
     listed = run.manifest.configuration.get("queries")
-    if not isinstance(listed, str) or not listed.endswith(".parquet"):
-        return []
-    own = storage.join(root, "report", "index.html")
-    return safe_html.link(own, querylist.report_of(listed), "the queries")
+    is_built = isinstance(listed, str) and listed.endswith(".parquet")
+    return querylist.report_of(str(listed)) if is_built else ""
 
 
 def _has(run: Collected, section: str) -> bool:

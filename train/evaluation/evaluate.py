@@ -74,6 +74,8 @@ def run(config: EvalConfig, watch: EncodingWatch) -> Evaluation:
     averaged = averages.over_sets(done.results, config.confidence)
     page = report.render(done.results, config, done.gflops, averaged, links)
     storage.write_bytes(path, page.encode())
+    for one in models.sources(config.checkpoint):
+        safe_html.link_back(storage.join(one.path, "report.html"), path, "an evaluation")
     return done
 
 

@@ -225,8 +225,7 @@ class Writer:
         self._out, self._steps, self._next = out.rstrip("/"), steps, 0.0
         self._path = storage.join(self._out, "report.html")
         self._others = [read(folder) for folder in compare]
-        pages = [storage.join(folder, "report", "index.html") for folder in shards]
-        self._links = [one for page in pages for one in safe_html.link(self._path, page, "the dataset")]
+        self._datasets = [storage.join(folder, "report", "index.html") for folder in shards]
         self._chance = chance
 
     def write(self, lines: Sequence[str], *, running: bool) -> None:
@@ -234,8 +233,11 @@ class Writer:
         started = time.monotonic()
         if running and started < self._next:
             return
+        links = [one for page in self._datasets for one in safe_html.link(self._path, page, "the dataset")]
         own = Run(storage.stem(self._out) or self._out, [json.loads(line) for line in lines])
-        page = render([own, *self._others], self._steps, self._chance, running=running, links=self._links)
+        page = render([own, *self._others], self._steps, self._chance, running=running, links=links)
         storage.write_bytes(self._path, page.encode())
+        for dataset in () if running else self._datasets:
+            safe_html.link_back(dataset, self._path, f"the training of {own.name}")
         ended = time.monotonic()
         self._next = ended + max(_LEAST, 100 * (ended - started))
