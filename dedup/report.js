@@ -53,7 +53,8 @@
     const share = 100 * value;
     if (share === 0 || share === 100) return `${share}%`;
     if (share > 99.9) return "> 99.9%";
-    return share >= 1 ? `${share.toFixed(1)}%` : share < 0.01 ? "< 0.01%" : `${Number(share.toPrecision(2))}%`;
+    const even = (10 * share) % 2 === 0.5 ? Math.floor(10 * share) / 10 : share; // a tie, as Python rounds it
+    return share >= 1 ? `${even.toFixed(1)}%` : share < 0.01 ? "< 0.01%" : `${Number(share.toPrecision(2))}%`;
   };
   const points = (value) => {
     if (value === null || value === undefined) return "–";

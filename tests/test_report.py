@@ -269,6 +269,8 @@ def test_rare_reasons_are_folded() -> None:
     assert page.folded(causes) == (causes[:5], causes[5:])
     assert page.folded(causes[:7]) == (causes[:7], []) and page.folded([]) == ([], [])
     assert page.folded(causes[:1] * 9) == (causes[:1] * 9, [])
+    few = causes[5:] * 3  # of which a hundredth is less than a caption
+    assert page.folded(sorted(few, key=lambda cause: -cause.captions))[1] == [*causes[6:7], *causes[7:] * 3]
 
 
 def test_an_unfinished_run_has_none(tmp_path: Path) -> None:

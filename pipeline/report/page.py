@@ -94,10 +94,10 @@ def _value(value: float) -> str:
 def folded(causes: Sequence[Cause]) -> tuple[Sequence[Cause], Sequence[Cause]]:
     """Return the reasons of a stage that are shown at once, and the rare ones, by falling count.
 
-    The first five are shown, and whatever stands for a hundredth of the captions that the stage leaves out;
-    fewer than three that are left are not worth a fold.
+    The first five are shown, and whatever stands for three captions and for a hundredth of those that the
+    stage leaves out; fewer than three reasons that are left are not worth a fold.
     """
-    least = sum(cause.captions for cause in causes) / 100
+    least = max(3, sum(cause.captions for cause in causes) / 100)
     shown = max(5, sum(cause.captions >= least for cause in causes))
     return (causes[:shown], causes[shown:]) if len(causes) - shown >= 3 else (causes, [])
 
