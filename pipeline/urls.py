@@ -27,6 +27,7 @@ _LABEL: Final = r"(?!xn--)[a-z0-9][a-z0-9-]*+\."
 _CHARACTERS: Final = r"[A-Za-z0-9_~!$&()*+,;=:@.-]"
 PLAIN_HOST: Final = rf"https?://(?:{_LABEL})++(?!xn--)[a-z]{{2,}}+(?=/)"
 PLAIN_PATH: Final = rf"(?:/(?!\.){_CHARACTERS}++)++(?:\?(?:[/?]|{_CHARACTERS})*+)?"
+_PLAIN_URL: Final = re.compile(PLAIN_HOST + PLAIN_PATH).fullmatch
 
 _resolved: Final[dict[str, None]] = {}
 """Results of `resolve` of late, which resolved again are themselves."""
@@ -53,6 +54,8 @@ def resolve(url: str, base: str | None = None) -> str:
     """
     if base is None and url in _resolved:  # a resolved URL is asked for its canonical form soon
         return url
+    if len(url) <= MAX_LENGTH and _PLAIN_URL(url):
+        return _remember(url)
     url = url.strip(_STRIPPED)
     if url[:5].lower() == "data:":  # before the length: these are long
         raise BadUrl("data_url", url[:64])
@@ -71,6 +74,10 @@ def resolve(url: str, base: str | None = None) -> str:
         href = href.partition("#")[0]
     if len(href) > MAX_LENGTH:
         raise BadUrl("bad_url", f"{len(href)} characters once resolved")
+    return _remember(href)
+
+
+def _remember(href: str) -> str:
     if len(_resolved) >= _MOST_RESOLVED:
         _resolved.clear()
     _resolved[href] = None

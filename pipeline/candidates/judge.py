@@ -4,6 +4,8 @@ The expensive parse is paid here once. Rows leave sorted by (uid, caption_hash),
 hash, so that later stages read any range of hashes by the Parquet row groups' statistics.
 """
 
+import contextlib
+import gc
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +34,7 @@ _CACHE_ENTRIES = 10_000  # that fit into a processor's caches
 _LONG_TEXT = 1000  # characters of a text that is not kept
 _LIST_IMAGES = 512  # of a list that are read together
 _PAGE_IMAGES = 200  # of a page that are looked at together
+_OBJECTS = 10_000  # that are made before Python looks for cycles among them
 
 Page = Callable[[], Prior]
 """The language that a caption's page suggests, found when it is first asked for."""
@@ -285,6 +288,17 @@ def judge_piece(
     return PieceTables(kept, pa.concat_tables([rejected_rows, over]), seen, candidates)
 
 
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for cycles a tenth as often: there are many rows, which hold none."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 class _State:
     def __init__(self, judge: CaptionJudge, tombstones: Tombstones) -> None:
         self.judge, self.tombstones = judge, tombstones
@@ -326,7 +340,8 @@ class CandidatesWorker:
         images = read(task.piece, self.sources, self.formats)
         if self.honour_pages:
             images = map(refuse_reserved, images)
-        tables = judge_piece(images, task.piece.source, state.judge, self.max_captions, state.tombstones)
+        with _rare_collections():
+            tables = judge_piece(images, task.piece.source, state.judge, self.max_captions, state.tombstones)
         base = storage.join(self.folder, task.name)
         schemas.write_table(f"{base}.parquet", tables.accepted)
         schemas.write_table(f"{base}.rejected.parquet", tables.rejected)
