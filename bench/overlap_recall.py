@@ -40,7 +40,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def photographs(path: Path) -> Iterator[np.ndarray]:
-    """Yield RGB images, the shorter side 256 at most, of a folder or a tar."""
+    """Yield RGB images, the shorter side 256 at most, of a folder, a tar or a file."""
     for data in members(path):
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if bgr is None:
@@ -52,6 +52,9 @@ def photographs(path: Path) -> Iterator[np.ndarray]:
 
 
 def members(path: Path) -> Iterator[bytes]:
+    if path.suffix.lower() in SUFFIXES:
+        yield path.read_bytes()
+        return
     if path.is_dir():
         yield from (p.read_bytes() for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
         return
