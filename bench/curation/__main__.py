@@ -8,10 +8,10 @@ On a CPU: the pool of `pool.py`, the tiny model, three seeds. On a GPU, a finish
         --batch-size 4096 --seeds 1 --minutes 14
 
 Arms: raw, basic (DataComp's rules for captions), text (basic, and a query in the caption), balanced (each
-query contributes a cap at most), online (the same drawn again each epoch, `train --balance`), score (the best
-half by the text arm's own model, `openwit score`), dedup (one of pictures that look alike), random (as many
-of raw as balanced keeps: where a set of a given size is to be chosen from a larger pool, as CLIP's was,
-balanced has to beat it).
+query contributes a cap at most), online (the same drawn again each epoch, `train --balance`), score (of text,
+what is in the better half of the pool by the text arm's own model, `openwit score`), dedup (one of pictures
+that look alike), random (as many of raw as balanced keeps: where a set of a given size is to be chosen from a
+larger pool, as CLIP's was, balanced has to beat it).
 
 First comes a line per arm with its kinds of pairs, right captions and noise; `--seeds 0` stops there.
 Each trained arm is a line on the terminal with its time, and a file in OUT: the same command goes on where it
@@ -112,6 +112,7 @@ def compare(bench: Bench, kinds: dict[str, dict[str, int]], argv: list[str]) -> 
         kinds["score"] = bench.kinds("score")
         sys.stdout.write(page.shares("score", kinds["score"]))
     sizes = {path.stem: pq.ParquetFile(path).metadata.num_rows for path in out.glob("*.parquet")}
+    sizes |= {arm: sum(counts.values()) for arm, counts in kinds.items() if counts}
     command = " ".join(argv)
     page.write(out / "index.html", results, sizes, bench.counts, kinds, command, len(bench.rows))
 

@@ -30,7 +30,7 @@ from train.tokenizer import Tokenizer
 ARMS = ("raw", "basic", "text", "balanced", "online", "score", "dedup", "random")
 TEMPLATES = ("{}", "a photo of a {}.", "the {}")
 TAIL = 0.06
-SHARE = 0.5  # of the text arm that the score arm keeps
+SHARE = 0.5  # of the pool, by score, from which the score arm takes what text keeps
 
 
 _bench: "Bench"  # of a process that trains

@@ -20,7 +20,7 @@ RARE = ", rare"  # after the kind of a right pair of a rare class
 LABELS = {
     "raw": "everything", "basic": "captions of three words and six characters or more",
     "text": "basic, and a query in the caption", "balanced": "text, each query capped",
-    "online": "text, drawn anew each epoch", "score": "text, the best half by its own model",
+    "online": "text, drawn anew each epoch", "score": "text, in the pool's better half by its own model",
     "dedup": "everything, one of pictures that look alike",
     "random": "everything, as many at random as balanced keeps",
 }  # fmt: skip
@@ -135,7 +135,7 @@ def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: 
         total, head, rare = (float(np.mean([mean(one, names) for one in own.values()])) for names in parts)
         table.append(Line(
             arm=arm, what=LABELS[arm], seeds=len(own), macro=total, head=head, tail=rare,
-            samples=sizes.get("text" if arm in ("online", "score") else arm, 0),
+            samples=sizes.get(arm) or sizes.get("text", 0),  # of a run of your own: what they choose from
             gain=said([mean(own[seed], every) - mean(raw[seed], every) for seed in both]),
             tail_gain=said([mean(own[seed], rarer) - mean(raw[seed], rarer) for seed in both]),
             size_gain=said([mean(own[seed], every) - mean(same[seed], every) for seed in same if seed in own])
@@ -144,8 +144,8 @@ def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: 
     return table
 
 
-def _gains(results: Sequence[Mapping[str, Any]]) -> Any:
-    """Draw the differences to raw with their intervals."""
+def _gains(results: Sequence[Mapping[str, Any]]) -> Callable[[Figure], None]:
+    """Return the painter of the differences to raw with their intervals."""
     by_arm: dict[str, dict[int, float]] = defaultdict(dict)
     for one in results:
         by_arm[one["arm"]][one["seed"]] = 100 * macro(one)
@@ -162,7 +162,7 @@ def _gains(results: Sequence[Mapping[str, Any]]) -> Any:
         axes.set_xticks(range(len(arms)), arms)
         axes.set_ylabel("points over raw")
 
-    return charts.draw(paint, "Macro accuracy over raw, by selection")
+    return paint
 
 
 def _classes(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> Callable[[Figure], None]:
@@ -196,18 +196,19 @@ def write(
     path: Path, results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], counts: Mapping[str, int],
     kinds: Mapping[str, Mapping[str, int]], command: str, pool: int,
 ) -> None:  # fmt: skip
-    """Write the page, and its chart of classes as a file beside it."""
-    rarer, classes = rare(counts), ""
+    """Write the page, and its charts as files beside it, gains.svg and classes.svg."""
+    rarer = rare(counts)
+    charted = {"gains": (_gains(results), "Macro accuracy over raw, by choice of the data")}
     if counts and any(one["arm"] == "raw" for one in results):
-        paint, label = (
-            _classes(results, counts),
-            "Each class's accuracy over raw, by its photographs in the pool",
-        )
-        classes = charts.draw(paint, label)
-        path.with_name("classes.svg").write_text(charts.picture(paint, label), encoding="utf-8")
+        label = "Each class's accuracy over raw, by its photographs in the pool"
+        charted["classes"] = (_classes(results, counts), label)
+    for name, (paint, label) in charted.items():
+        path.with_name(f"{name}.svg").write_text(charts.picture(paint, label), encoding="utf-8")
+    drawn = {name: charts.draw(paint, label) for name, (paint, label) in charted.items()}
     chosen = [found for arm in LABELS if (found := kinds_of(arm, kinds.get(arm, {})))]
     page = render(
         Path(__file__).parent, lines=lines(results, sizes, set(rarer)), rare=rarer, counts=counts, pool=pool,
-        chosen=chosen, gains=_gains(results), classes=classes, command=f"python -m bench.curation {command}",
+        chosen=chosen, command=f"python -m bench.curation {command}",
+        gains=drawn["gains"], classes=drawn.get("classes", ""),
     )  # fmt: skip
     path.write_text(page, encoding="utf-8")
