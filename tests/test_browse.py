@@ -7,7 +7,8 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -25,10 +26,14 @@ from pipeline.browse.pairs import Pairs
 from pipeline.browse.semantic import Semantic
 from pipeline.browse.server import Server
 from pipeline.flow import markers
+from pipeline.flow.kept import Kept
 from pipeline.index import place
 from pipeline.index.place import Dataset
 from pipeline.index.search import Search
+from pipeline.lock import lock
 from pipeline.options.finished import BrowseConfig
+from pipeline.progress import Notes, StepProgress
+from pipeline.run_folder import Layout
 from pipeline.shards import read_shard
 from tests import eval_models, finished_run
 from tests.browser import Page, chromium
@@ -102,10 +107,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert model.renew(search, lambda done, total: None) == len(texts)
     assert model.renew(search, lambda done, total: None) == 0
     search.close()
+    with serving(of, path, [Pairs(str(folder.parent / "overlap"))], model) as found:
+        yield found
+    model.close()
+
+
+@contextmanager
+def serving(
+    of: Dataset, path: Path | None, overlaps: Sequence[Pairs] = (), model: Semantic | None = None
+) -> Iterator[Served]:
+    """Serve a dataset on a port of its own."""
     port = free_port()
-    options = BrowseConfig(run=str(folder), port=port, open=False)
+    options = BrowseConfig(run=of.name, port=port, open=False)
     loop = asyncio.new_event_loop()
-    overlaps = [Pairs(str(folder.parent / "overlap"))]
     task = loop.create_task(serve(of, path, options, overlaps, model))
     thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.wait([task])))
     thread.start()
@@ -117,11 +131,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         except OSError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    yield Served(port, folder)
+    yield Served(port, Path(of.name))
     loop.call_soon_threadsafe(task.cancel)
     thread.join()
     loop.close()
-    model.close()
 
 
 def overlap_report(folder: Path) -> None:
@@ -323,6 +336,9 @@ def test_search_filter_keys_and_selection(page: Page, served: Served) -> None:
     assert page.run("document.activeElement.id") == "words"
     page.run("words.value = 'umbrella beach -7'; document.getElementById('search').requestSubmit()")
     page.wait("document.querySelector('.bar strong')?.textContent == '69'")
+    site = "document.querySelector('select[aria-label=site]')"
+    page.run(f"{site}.value = 'a.test'; {site}.dispatchEvent(new Event('change'))")
+    page.wait("location.hash.includes('site=a.test') && document.querySelectorAll('.cell').length >= 60")
     page.run("document.activeElement.blur()")
     page.key("ArrowRight", 39)
     page.key("ArrowRight", 39)
@@ -340,6 +356,25 @@ def test_search_filter_keys_and_selection(page: Page, served: Served) -> None:
     page.key("Escape", 27)
     page.wait("document.querySelectorAll('.cell').length >= 60")
     assert page.problems(served.url) == []
+
+
+def test_a_crawl_is_watched_while_it_runs(page: Page, tmp_path: Path) -> None:
+    work, folder = Layout(str(tmp_path)).work, Layout(str(tmp_path)).round(0)
+    Notes(work).begin(StepProgress("fetch, round 0", "fetch/round-0", 9, images=400, started=time.time()))
+    of = place.dataset(str(tmp_path))
+    with lock(work), Kept(folder, "00000-0001", "a") as store, serving(of, None) as running:
+        for n in range(3):
+            store.add({"key": f"{n:032x}", "final_url": f"https://a.test/{n}.jpg"}, jpeg(scene(n, 32, 32)))
+        store.add({"key": "f" * 32, "final_url": "https://b.test/x.jpg", "reason": "http_gone"}, b"")
+        for width in (1280, 390):
+            page.resize(width)
+            pictures = "[...document.querySelectorAll('img.arrived')].filter((one) => one.naturalWidth)"
+            shown(page, running, "/live", f"{pictures}.length == 3")
+            assert page.run("document.querySelector('h1').textContent") == "The run is running"
+            assert page.run("document.querySelector('main').textContent").count("http_gone, most often") == 1
+            page.wait("document.documentElement.scrollWidth <= innerWidth")
+            assert page.barriers() == [] == page.problems(running.url)
+        store.remove()
 
 
 def test_texts_of_the_web_do_nothing(page: Page, served: Served) -> None:

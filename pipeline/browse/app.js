@@ -241,7 +241,7 @@ async function sample(uid) {
         row.queries?.length ? element("h2", {}, "Queries") : null,
         row.queries?.length ? element("p", {}, ...row.queries.flatMap((query, index) => [element("span", { class: query.keeps ? "keeps" : "" }, link(query.query, "query", {}, query.id)), query.keeps ? " keeps it" : "", index + 1 < row.queries.length ? "; " : ""])) : null,
         table([
-          pair("image", outside(row.url)), ...(row.page_url ? [pair("page", outside(row.page_url))] : []), pair("uid", uid), pair("key", `${row.key ?? ""} in ${row.shard ?? ""}`),
+          pair("image", outside(row.url)), ...(row.page_url ? [pair("page", outside(row.page_url))] : []), pair("uid", uid), pair("key", `${row.key ?? ""} in `, link(row.shard ?? "", "samples", { shard: (row.shard ?? "").split("/").pop().replace(/\.[^.]*$/, "") })),
           ...facts.map(([name, value]) => pair(name.replaceAll("_", " "), typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : String(value))),
         ]),
         row.rejected?.length ? element("h2", {}, "Rejected or merged") : null,
