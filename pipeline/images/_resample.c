@@ -19,6 +19,7 @@ enum { BITS = 14, HALF = 1 << (BITS - 1), CHANNELS = 3, MOST = 1 << 24, SLACK = 
 typedef struct {
     int32_t *starts;  /* the first of the rows, or columns, that each one is made of */
     int16_t *weights; /* [count, taps], in parts of 2^14; taps is a multiple of four */
+    int32_t *used;    /* taps of each one up to its last weight that is not 0: an even number */
     Py_ssize_t count, taps;
 } Table;
 
@@ -56,7 +57,7 @@ static void weigh_columns(const uint8_t *row, const Table *table, uint8_t *out)
         const int16_t *weights = table->weights + i * table->taps;
         for (int c = 0; c < CHANNELS; c++) {
             int32_t sum = 0;
-            for (Py_ssize_t t = 0; t < table->taps; t++)
+            for (Py_ssize_t t = 0; t < table->used[i]; t++)
                 sum += weights[t] * at[t * CHANNELS + c];
             *out++ = level_of(sum);
         }
@@ -105,7 +106,7 @@ __attribute__((target("avx2"))) static void weigh_columns_avx2(
         const uint8_t *at = row + (size_t)table->starts[i] * CHANNELS;
         const int16_t *weights = table->weights + i * table->taps;
         __m256i a = _mm256_set1_epi32(HALF), b = a;
-        for (Py_ssize_t t = 0; t < table->taps; t += 4, at += 4 * CHANNELS) {
+        for (Py_ssize_t t = 0; t < table->used[i]; t += 4, at += 4 * CHANNELS) {
             int32_t pairs[2];
             memcpy(pairs, weights + t, sizeof pairs);
             __m256i by = _mm256_set1_epi32(pairs[0]), then = _mm256_set1_epi32(pairs[1]);
@@ -150,11 +151,11 @@ static int weigh(
     uint8_t *four = calloc(4, (size_t)stride);
     int done = taken && four;
     for (Py_ssize_t y = 0; done && y < rows->count; y++) {
-        for (Py_ssize_t t = 0; t < rows->taps; t++) {
+        for (Py_ssize_t t = 0; t < rows->used[y]; t++) {
             Py_ssize_t at = rows->starts[y] + t;
             taken[t] = (const uint8_t *)pixels->buf + (at < height ? at : height - 1) * pixels->strides[0];
         }
-        weigh_down(taken, rows->weights + y * rows->taps, rows->taps, size, four + y % 4 * stride);
+        weigh_down(taken, rows->weights + y * rows->taps, rows->used[y], size, four + y % 4 * stride);
         if (with_avx2 && y % 4 == 3)
             weigh_columns_avx2(four, stride, columns, out + (y - 3) * columns->count * CHANNELS);
         else if (!with_avx2 || y >= rows->count - rows->count % 4)
@@ -182,8 +183,9 @@ static int make_table(Table *table, Py_ssize_t pixels, double extent, Py_ssize_t
     table->taps = taps;
     table->starts = malloc((size_t)count * sizeof *table->starts);
     table->weights = calloc((size_t)count, (size_t)taps * sizeof *table->weights);
+    table->used = malloc((size_t)count * sizeof *table->used);
     double *weights = malloc((size_t)taps * sizeof *weights);
-    int done = table->starts && table->weights && weights;
+    int done = table->starts && table->weights && table->used && weights;
     for (Py_ssize_t i = 0; done && i < count; i++) {
         double centre = ((double)i + 0.5) * scale, first = floor(centre - support + 1e-6), total = 0;
         int16_t *parts = table->weights + i * taps;
@@ -210,6 +212,10 @@ static int make_table(Table *table, Py_ssize_t pixels, double extent, Py_ssize_t
         }
         parts[largest] = (int16_t)(parts[largest] + left); /* so that a flat picture stays as it is */
         table->starts[i] = (int32_t)first;
+        Py_ssize_t used = taps;
+        while (used > 2 && !parts[used - 1] && !parts[used - 2])
+            used -= 2;
+        table->used[i] = (int32_t)used;
     }
     free(weights);
     return done;
@@ -225,8 +231,10 @@ static int shrunk(
                && weigh(pixels, &down, &across, out, with_avx2);
     free(down.starts);
     free(down.weights);
+    free(down.used);
     free(across.starts);
     free(across.weights);
+    free(across.used);
     return done;
 }
 
