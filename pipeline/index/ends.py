@@ -13,7 +13,7 @@ from typing import Final
 
 LEAST: Final = 100_000
 """Samples below which an index has no ends, since its lists are short."""
-_SHARE: Final = 128  # one sample of so many is at an end
+_SHARE: Final = 128  # of the samples, one in 128 is at an end
 _APART: Final = 1 << 40  # between the ids of two ends
 TABLES: Final = """
 CREATE TABLE ends (id INTEGER PRIMARY KEY, sample INTEGER);

@@ -170,7 +170,7 @@ class Index:
         return int(self.db.execute(f"SELECT coalesce(max(id), 0) + 1 FROM {table}").fetchone()[0])
 
     def _add(self, table: str, number: int) -> None:
-        self.db.execute("DELETE FROM meta WHERE name = 'ends'")  # made anew when all is there
+        self.db.execute("DELETE FROM meta WHERE name = 'ends'")  # written again once the index is whole
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (table, str(self.count(table) + number)))
 
     def _remove(self, table: str, shard: int) -> None:
