@@ -14,7 +14,7 @@ FROM python:3.11.16-slim-trixie@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352db
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 
 WORKDIR /openwit
-COPY constraints.txt pyproject.toml README.md LICENSE beam_job.py ./
+COPY constraints.txt pyproject.toml README.md LICENSE NOTICE beam_job.py ./
 COPY openwit openwit
 COPY pipeline pipeline
 COPY queries queries

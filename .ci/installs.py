@@ -265,16 +265,20 @@ def built(base: Path, work: Path) -> Path:
             base / folder / "source"
         )  # anew each time: setuptools keeps what it has built beside the source
         source.mkdir(parents=True)
-        for name in (*TOPS, "beam_job.py", "pyproject.toml", "README.md", "LICENSE"):
+        for name in (*TOPS, "beam_job.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, source / name)
         argv = [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(base / folder), str(source)]
         run(argv, work, env={"CC": compiler})
         (wheel,) = (base / folder).glob("openwit-*.whl")
         with zipfile.ZipFile(wheel) as members:
-            held = [Path(name).name.partition(".")[0] for name in members.namelist() if name.endswith(".so")]
+            named = members.namelist()
+            held = [Path(name).name.partition(".")[0] for name in named if name.endswith(".so")]
         if sorted(held) != sorted(wanted):
             sys.exit(f"the wheel that {compiler} built holds {held}, not {wanted}")
+        detector = {f"dedup/detector/lite.{ending}" for ending in ("safetensors", "md")}
+        if lost := detector.difference(named):
+            sys.exit(f"the wheel that {compiler} built lacks {sorted(lost)}")
     shutil.rmtree(base / "build")
     return wheel
 

@@ -13,6 +13,7 @@ from dedup.options import OverlapConfig
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded, job_name, stoppable, worker_log
+from pipeline.data import shipped_detector
 from pipeline.flow import beam_options
 from pipeline.formats import count, p_value
 from pipeline.terminal import output, show_places, terminal
@@ -37,7 +38,8 @@ def run(config: OverlapConfig, beam_flags: Sequence[str] = (), console: Console 
     started = time.monotonic()
     training, inputs, eval_inputs = overlap.prepare(config)
     read = (file.path for file in (*inputs, *eval_inputs))
-    beam_options.require_shared(beam_flags, [config.out, *read, config.detector])
+    yours = shipped_detector.users_file(config.detector)
+    beam_options.require_shared(beam_flags, [config.out, *read, yours])
     if config.check:
         show_plan(console, config, inputs, eval_inputs)
         return 0

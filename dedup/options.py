@@ -37,7 +37,7 @@ class OverlapConfig:
     )
     """Options that --help explains."""
     EXAMPLES: ClassVar = (
-        "openwit overlap --run run --eval cifar10=eval/cifar10 --out overlap",
+        "openwit overlap --run run --eval cifar10=eval/cifar10 --out overlap --detector lite",
         "openwit overlap --run 'cc12m/*.tar' --eval pets=pets.parquet --decontaminate pets --out found",
     )
     """Lines of the help."""
@@ -64,8 +64,9 @@ class OverlapConfig:
     declared_sets: int = 0
     """Evaluation sets that were decided on, by which p-values are corrected; 0: those that are given."""
     detector: str = ""
-    """Detector that finds pairs which hashes miss, reported beside them: detector.safetensors of `openwit
-    detector train`, or any encoder as .onnx (`pip install openwit[onnx]`) or TorchScript .pt, with a .toml of
+    """Detector that finds pairs which hashes miss, reported beside them: lite, which ships with openwit
+    unless there is a file of that name (`pip install openwit[train]`); detector.safetensors of `openwit
+    detector train`; or any encoder as .onnx (`pip install openwit[onnx]`) or TorchScript .pt, with a .toml of
     its name beside it that says side = 288, and mean, deviation, similarity or views where they matter."""
     detector_precision: float = 0.9
     """Share of a set's examples that unrelated images shall leave alone before verification; it decides the

@@ -71,7 +71,7 @@ class OverlapJob:
 def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo], list[storage.FileInfo]]:
     """Return the training set and the identity of all inputs; ValueError where something is missing."""
     from dedup.detector import encoder
-    from pipeline.data import evalsets
+    from pipeline.data import evalsets, shipped_detector
 
     training = training_set.find(config.run)
     eval_files: set[str] = set()
@@ -80,9 +80,10 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
         eval_files.update(listed.files)
         if left_out := evalsets.left_out_of(listed):
             log.warning("%s: %s", one.name, left_out)
-    if config.detector and not storage.exists(config.detector):
+    if config.detector and not storage.exists(shipped_detector.file_of(config.detector)):
         raise ValueError(
-            f"--detector: there is no file {config.detector}; `openwit detector train` writes one"
+            f"--detector: there is no file {config.detector}; `openwit detector train` writes one, and "
+            f"{shipped_detector.NAME} names the one that ships with openwit"
         )
     if config.detector and encoder.is_encoder(config.detector):
         encoder.settings(config.detector)

@@ -30,6 +30,7 @@ from pipeline import (
 from pipeline import config as parser
 from pipeline.checked_manifest import Extension
 from pipeline.cli_runtime import guarded, job_name, stoppable, worker_log
+from pipeline.data import shipped_detector
 from pipeline.flow import beam_options
 from pipeline.lock import lock
 from pipeline.options import CrawlConfig, presets
@@ -87,8 +88,9 @@ def crawl(options: CrawlConfig, beam_flags: tuple[str, ...], console: Console) -
     pieces = pilot.sample(whole, options.sample, options.seed)
     read = (piece.path for piece in pieces)
     scored_by = [path for spec in options.scorer for path in scorer_names.files_of(spec)]
+    yours = shipped_detector.users_file(options.detector)
     beam_options.require_shared(
-        beam_flags, [options.out, *read, options.drop, options.hash_list, options.detector, *scored_by]
+        beam_flags, [options.out, *read, options.drop, options.hash_list, yours, *scored_by]
     )
     inputs = inputs_of(pieces)
     queries = querylist.load(options.queries)

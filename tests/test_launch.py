@@ -325,7 +325,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("setuptools", "77")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # setuptools builds beside the source
-    for name in (*TOPS, "beam_job.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*TOPS, "beam_job.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         source.mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
@@ -334,6 +334,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "installed")
+    assert (folder / "installed/dedup/detector/lite.safetensors").exists()
     return folder / "installed"
 
 

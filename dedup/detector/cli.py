@@ -12,6 +12,7 @@ from dedup.detector.options import DetectorEmbedConfig, DetectorTrainConfig
 from pipeline import config as parser
 from pipeline import storage
 from pipeline.cli_runtime import guarded, job_name, worker_log
+from pipeline.data import shipped_detector
 from pipeline.flow import beam_options
 from pipeline.formats import count
 from pipeline.lock import lock
@@ -27,7 +28,8 @@ _USAGE = """usage: openwit detector train|embed [OPTIONS]
   train      train the duplicate detector of CLIP's appendix C on your own images
   embed      describe shards and evaluation sets with it, and find each example's neighbours
 
-`openwit overlap --detector FILE` uses it. `openwit detector train --help-all` explains every option.
+`openwit overlap --detector FILE` uses it; `--detector lite`, which ships with openwit, needs no training.
+`openwit detector train --help-all` explains every option.
 """
 _NEEDED = "overlap,train"
 
@@ -71,7 +73,8 @@ def _embed(config: DetectorEmbedConfig, beam_flags: Sequence[str], console: Cons
     workers = config.workers if beam_flags else detector_file.processes(config.device, config.workers)
     files = embed.plan(config)
     read = [task.path for task in files.shards] + [one.path for one in config.sets]
-    beam_options.require_shared(beam_flags, [config.out, config.detector, *read])
+    yours = shipped_detector.users_file(config.detector)
+    beam_options.require_shared(beam_flags, [config.out, yours, *read])
     if config.check:
         console.print(
             f"{count(len(files.shards), 'shard')} and {count(len(config.sets), 'set')}, {files.missing} of "

