@@ -76,6 +76,7 @@ PAGES = {
     "narrow sizes": "/api/samples?limit=60&min_width=1990&max_width=1995",
     "a middle, by height": "/api/samples?limit=60&min_width=900&max_width=905&sort=-height",
     "a phrase, largest": "/api/samples?limit=60&q=%22word3+word2%22&sort=-width",
+    "its next page": "/api/samples?limit=60&offset=60&q=%22word3+word2%22&sort=-width",
     "wide sizes, by height": "/api/samples?limit=60&min_width=500&sort=-height",
     "narrow, by height": "/api/samples?limit=60&min_width=1990&sort=-height",
     "its page 1,200 on, too": "/api/samples?limit=60&offset=1200&min_width=1990&sort=-height",

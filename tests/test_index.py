@@ -131,7 +131,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, list[dic
         for n in range(1_200)
     ]  # fmt: skip
     index = tables.Index(path)
-    least, ends.LEAST = ends.LEAST, 1_000
+    before, ends.LEAST, ends.SHORTEST = (ends.LEAST, ends.SHORTEST), 1_000, 100  # type: ignore[misc]
 
     def add(source: tables.Source, number: int) -> None:
         half = rows[:600] if source.name == "a" else rows[600:]
@@ -143,7 +143,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, list[dic
     shards = [tables.Source(name, name, "1") for name in "ab"]
     index.renew("samples", shards, add, lambda done, total, found: None)
     tables.finish(index, "numbered")
-    ends.LEAST = least
+    ends.LEAST, ends.SHORTEST = before  # type: ignore[misc]
     index.close()
     return Search(path), rows
 

@@ -2,8 +2,8 @@
 
 The widest samples with two common words in a row are among the widest of all, yet the posting lists of
 all samples are in the order of the set: there the positions of both words are read to find them, 4 MB of a
-million rows. In the ends of a column, each less than a hundredth of the set, the same lists are short, and in
-the order of the column.
+million rows. In the ends of a column, each a hundredth of the set or 20,000 samples, the same lists are short
+and in the order of the column.
 """
 
 import json
@@ -11,8 +11,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-LEAST: Final = 100_000
+LEAST: Final = 500_000
 """Samples below which an index has no ends, since its lists are short."""
+SHORTEST: Final = 20_000
+"""Samples of an end at least: 0.3% of them fill a page."""
 _SHARE: Final = 128  # of the samples, one in 128 is at an end
 _APART: Final = 1 << 40  # between the ids of two ends
 TABLES: Final = """
@@ -32,7 +34,7 @@ def renew(db: sqlite3.Connection, columns: Sequence[str], samples: int) -> None:
     found = dict[str, tuple[int, int]]()
     for column in columns if samples >= LEAST else ():
         for sort, way in ((f"-{column}", "DESC"), (column, "ASC")):
-            order = f'ORDER BY "{column}" {way}, id {way} LIMIT {samples // _SHARE}'
+            order = f'ORDER BY "{column}" {way}, id {way} LIMIT {max(SHORTEST, samples // _SHARE)}'
             ids = [row[0] for row in db.execute(f"SELECT id FROM samples {order}")]
             first = len(found) * _APART + 1
             db.executemany("INSERT INTO ends VALUES (?, ?)", list(enumerate(ids, first)))
