@@ -213,6 +213,14 @@ def test_the_report_draws_the_figures_and_runs_nothing(everything):
             assert text.lower() in shown, text
         assert page.run("document.querySelectorAll('figure svg').length") >= 16
         assert page.run("document.querySelectorAll('.example').length") == 2 * 2 * 3
+        captions = page.run(
+            "[...document.querySelectorAll('.found > li')].map(li => [li.textContent, "
+            "li.querySelectorAll('li').length, li.querySelectorAll('.own').length])"
+        )
+        assert len(captions) == 2, "a caption for each model"
+        for text, pictures, own in captions:
+            first = "own picture first" in text
+            assert "paint" in text and own == 1 and pictures in (5, 6) and (first <= (pictures == 5))
         assert page.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)") is True
         assert "nan" not in page.run("document.querySelector('main').innerText").lower().split()
         assert page.run("[...document.querySelectorAll('svg *')].some(e => [...e.attributes].some("

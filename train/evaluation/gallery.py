@@ -1,11 +1,13 @@
-"""Predictions to look at: examples drawn at random, never picked, with the likeliest classes (figure 21)."""
+"""Answers to look at, drawn at random: classes of pictures (figure 21), and pictures of captions."""
 
 import base64
 import io
 from typing import Any, Final
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from train.evaluation import sets
 from train.evaluation.classes import Classes
@@ -40,6 +42,36 @@ def draw(
             }
         )
     return cards
+
+
+def draw_captions(
+    path: str, example_ids: list[str], captions: list[str], images: Tensor, texts: Tensor, owner: Tensor,
+    count: int, seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return up to `count` of m captions, drawn as the seed decides, with the most similar of n pictures.
+
+    images [n, E] and texts [m, E]: unit vectors; owner: int64 [m], the picture of each caption.
+    """
+    drawn = np.random.default_rng([seed, len(captions)]).permutation(len(captions))[:count]
+    similar = texts[drawn] @ images.T
+    best = similar.topk(min(_TOP, len(example_ids)), dim=1).indices
+    own = owner[drawn]
+    rank = (similar >= similar.gather(1, own[:, None])).sum(dim=1)  # a tie is no success, as in `retrieval`
+    shown = {example_ids[one] for one in torch.cat([best.flatten(), own]).tolist()}
+    files = sets.files_of_examples(path, sorted(shown))
+    small = {one: thumbnail(files.get(one, b"")) for one in shown}
+    return [
+        {
+            "caption": captions[caption],
+            "rank": int(rank[row]),
+            "own": {"id": example_ids[int(own[row])], "picture": small[example_ids[int(own[row])]]},
+            "top": [
+                (example_ids[one], small[example_ids[one]], float(similar[row, one]), one == int(own[row]))
+                for one in best[row].tolist()
+            ],
+        }
+        for row, caption in enumerate(drawn)
+    ]
 
 
 def thumbnail(data: bytes) -> str:

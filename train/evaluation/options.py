@@ -138,7 +138,7 @@ class EvalConfig:
     limit: int = 0
     """Evaluate at most this many examples per set, those of smallest hash; 0: all."""
     gallery: int = 24
-    """Examples of each set that the report shows, drawn at random."""
+    """Examples of each set that the report shows, drawn at random; in retrieval a third as many captions."""
     confidence: float = 0.95
     """Of all intervals."""
     seed: int = 0

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.intervals import Interval
-from train.evaluation import bias, bootstrap, classes, prompts, retrieval, texts, zeroshot
+from train.evaluation import bias, bootstrap, classes, gallery, prompts, retrieval, texts, zeroshot
 from train.evaluation.classes import Classes
 from train.evaluation.encoded_model import EncodedModel, labelled
 from train.evaluation.metrics import hits, softmax, top
@@ -30,7 +30,8 @@ def _retrieve(encoded: EncodedModel, name: str) -> Result:
     with encoder.autocast():
         embedded = texts.encode_texts(encoder.model, encoder.tokenizer, captions, encoder.device).float()
     images = torch.from_numpy(found.embeddings[rows]).to(encoder.device)
-    image_ranks, text_ranks = retrieval.ranks(images, embedded, torch.from_numpy(owner).to(encoder.device))
+    owners = torch.from_numpy(owner).to(encoder.device)
+    image_ranks, text_ranks = retrieval.ranks(images, embedded, owners)
     metrics: dict[str, float] = {}
     spans = {}
     for k in retrieval.AT:
@@ -43,9 +44,13 @@ def _retrieve(encoded: EncodedModel, name: str) -> Result:
         drawn = bootstrap.clustered(right.astype(np.float64), owner, config.seed)
         spans[f"image_retrieval_recall@{k}"] = bootstrap.percentile(drawn, config.confidence)
     metrics |= {"images": len(rows), "captions": len(captions), "without_caption": len(found) - len(rows)}
+    cards = gallery.draw_captions(
+        encoded.path(name), [found.example_ids[row] for row in rows], captions, images, embedded, owners,
+        config.gallery // 3, config.seed,
+    )  # fmt: skip
     return Result(
         dataset=name, model=encoded.name, task="retrieval", metrics=metrics, intervals=spans,
-        main="image_retrieval_recall@5",
+        main="image_retrieval_recall@5", gallery=cards,
     )  # fmt: skip
 
 
