@@ -331,7 +331,7 @@ def test_views_are_thumbnails_of_parts():
     assert thumbs.shape == (len(views.VIEWS), 64, 64, 3)
     by_name = dict(zip([v.name for v in views.VIEWS], thumbs, strict=True))
     assert by_name["whole"][:, :32].max() == 0 and by_name["whole"][:, 32:].min() == 200
-    assert by_name["crop 53% x 97% at 0%, 0%"][0, :58].max() == 0
+    assert by_name["crop 53% x 100% at 0%, 50%"][0, :58].max() == 0
     assert (
         by_name["turned +6 degrees"][0, 63].tolist() == [0, 0, 0]
         or by_name["turned -6 degrees"][0, 63].max() == 0

@@ -57,15 +57,13 @@ def _turned(degrees: float) -> list[View]:
 
 PARTS: Final[tuple[View, ...]] = (
     # A hash finds a crop that differs by 5% of a side. So 71% of the sides, half of the area, and such steps
-    # that no place is further than that from one of them; every other row stands between.
-    *(_crop(0.71, 0.71, (x + y % 2 / 2) / 4, y / 4) for y in range(5) for x in range(5 - y % 2)),
-    # The squares inside 3:2 and 16:9, at any place along the width; of upright pictures they cut less. The
-    # narrow ones lose a little above or below, as portraits do.
-    *(_crop(0.62, 1, x / 4, 0.5) for x in range(5)),
-    *(_crop(0.53, 0.97, x / 8, x % 2) for x in range(9)),
+    # that no place is further than that from one of them.
+    *(_crop(0.71, 0.71, x / 4, y / 4) for y in range(5) for x in range(5)),
+    # The squares inside 3:2 and 16:9, at any place along the width; of upright pictures they cut less.
+    *(_crop(0.62, 1, x / 5, 0.5) for x in range(6)),
+    *(_crop(0.53, 1, x / 8, 0.5) for x in range(9)),
     # Wide pictures out of upright or square ones.
-    *(_crop(1, 0.56, 0.5, y / 3) for y in range(4)),
-    *(_crop(1, 0.68, 0.5, y / 2) for y in range(3)),
+    *(_crop(1, 0.6, 0.5, y / 3) for y in range(4)),
 )
 """Crops that keep half of an image or little more."""
 
@@ -88,7 +86,7 @@ VIEWS: Final[tuple[View, ...]] = (
 )
 """The views of an evaluation image. The first is the image itself."""
 
-FEW: Final[tuple[View, ...]] = (VIEWS[0], PARTS[0], PARTS[11])
+FEW: Final[tuple[View, ...]] = (VIEWS[0], PARTS[0], PARTS[12])
 """The whole, and 71% of the sides at one corner and in the centre, for a detector that needs few."""
 
 COMPARED_SIDE: Final = 256
