@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable
 
-from pipeline import manifest, safe_html, storage
+from pipeline import manifest, storage
 from pipeline.run_folder import Layout
 
 
 def write(layout: Layout) -> None:
     """Publish the report, the card and the Croissant of a run that has a manifest, from its files alone."""
-    from pipeline.report import card, collect, croissant, eu_summary, numbers, page  # need the crawl extra
+    from pipeline import safe_html  # this and the next need the crawl extra
+    from pipeline.report import card, collect, croissant, eu_summary, numbers, page
 
     run = collect.collect(layout)
     folder = layout.report
