@@ -1,6 +1,7 @@
 """Pages of samples in the order of a column of numbers."""
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -64,6 +65,8 @@ def among(
     """Return a page of those of some samples that a match finds, or of all, in the order of a column."""
     if (found := _matched(reader, asked, share, offset + limit)) is not None:
         ids, asked = ids & found, asked._replace(match="")
+        if are_few(reader, len(ids), offset + limit):
+            return _looked_up(reader, ids, asked, sort, offset, limit)
     return reader.by_ids(list(itertools.islice(_by_parts(reader, asked, sort, offset, ids), limit)))
 
 
@@ -88,6 +91,8 @@ def many(
             [*asked.values, asked.match, limit, offset],
         )
     found = _matched(reader, asked, share, offset + limit)
+    if found is not None and are_few(reader, len(found), offset + limit):
+        return _looked_up(reader, found, asked, sort, offset, limit)
     of = asked if found is None else asked._replace(match="")
     if not asked.bounds:
         return reader.by_ids(list(itertools.islice(_by_parts(reader, of, sort, offset, found), limit)))
@@ -95,6 +100,19 @@ def many(
     while len(rows) < wanted and (some := list(itertools.islice(ids, wanted - len(rows) + _SPARE))):
         rows += reader.by_ids(some, asked.bounds, asked.values)
     return rows[offset:wanted]
+
+
+def _looked_up(
+    reader: Reader, ids: set[int], asked: Question, sort: str, offset: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return a page of few samples that are known, sorted by a column, without those out of bounds."""
+    column, way = sort.removeprefix("-"), _way(sort)
+    where = " AND ".join(("id IN (SELECT value FROM json_each(?))", *asked.bounds))
+    return reader.rows(
+        f"SELECT {reader.columns('samples')} FROM samples WHERE {where} "
+        f'ORDER BY "{column}" {way}, id {way} LIMIT ? OFFSET ?',
+        [json.dumps([*ids]), *asked.values, limit, offset],
+    )
 
 
 def _at_end(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> list[int]:
