@@ -72,9 +72,9 @@ class LiteTrunk(nn.Module):
     """
 
     channels: Final = 320
-    together: Final = 32
+    together: Final = 16
     """Pictures at a time for a CPU: their features stay in its cache."""
-    layout: Final = torch.channels_last  # 1.4 times as fast: one element's channels lie together
+    layout: Final = torch.channels_last  # 1.3 times as fast: one element's channels lie together
     views: Final = FEW
     """In which evaluation images are described."""
 

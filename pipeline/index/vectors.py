@@ -20,7 +20,8 @@ EXACT: Final = 1_000_000
 """Vectors up to which all are compared."""
 _BLOCK: Final = 16_384  # vectors that are compared at a time: 16 MB at 512 numbers each
 _READ: Final = 64  # pictures that are read and encoded at a time
-_EXTRA: Final = 4  # times the vectors wanted that the graph is asked for
+_EXTRA: Final = 4  # times the vectors wanted that are compared again in single precision
+_NAMED: Final = 16  # times the vectors wanted that the graph names, which are all compared
 _UID: Final = np.dtype("S32")
 
 Floats = npt.NDArray[np.float32]
@@ -131,7 +132,7 @@ class Vectors:
             return None
         if self._open is None:
             self._open = Index.restore(str(self._graph), view=True)
-        return np.asarray(self._open.search(vector, _EXTRA * count).keys, np.int64)
+        return np.asarray(self._open.search(vector, _NAMED * count).keys, np.int64)
 
 
 def _largest(
