@@ -440,7 +440,7 @@ def test_the_loop_goes_on_while_twenty_servers_flood(flood: str) -> None:
             late.append(clock() - before - 0.02)
 
     async def main() -> None:
-        async with Fetcher(options(timeout=3.0, read_timeout=3.0, connect_timeout=3.0), lookup) as fetcher:
+        async with Fetcher(options(timeout=5.0, read_timeout=5.0, connect_timeout=5.0), lookup) as fetcher:
             floods = [noisy.url(f"{flood.partition('-')[2]}?{i}") for i in range(20)]
             goods = [quiet.url(f"good?{i}") for i in range(100)]
             watcher = asyncio.create_task(watch())
