@@ -38,41 +38,21 @@ class Agreement(NamedTuple):
     """Squared difference in the place where it is largest, as a share of the whole image's variance."""
 
 
-def agreement(query: Pixels, reference: Pixels, affine: Affine) -> Agreement:
-    """Compare two planes of luma, uint8 [height, width], where the mapped query covers the reference."""
-    warped, small, covered, _ = _overlaid(query, reference, affine)
-    return _agreement(warped, small, covered)
+class Overlay(NamedTuple):
+    """A query that was mapped into a reference, at 96 pixels; fields only."""
+
+    warped: Plane
+    """The query."""
+    small: Plane
+    """The reference."""
+    covered: Mask
+    """Where the one covers the other."""
+    grid: Affine
+    """[3, 3]: maps points of the reference to these pixels."""
 
 
-def refined(query: Pixels, reference: Pixels, affine: Affine) -> Affine | None:
-    """Return the map that aligns the pixels, near the given one, or None if there is none.
-
-    Keypoints in one corner know little of the others.
-    """
-    warped, small, covered, grid = _overlaid(query, reference, affine)
-    a, b = (high_passed(plane, _BLUR) for plane in (warped, small))
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
-    start, mask = np.eye(2, 3, dtype=np.float32), covered.astype(np.uint8)
-    try:
-        _, found = cv2.findTransformECC(b, a, start, cv2.MOTION_AFFINE, stop, mask, 3)
-    except cv2.error:  # it did not converge
-        return None
-    if abs(np.linalg.det(found[:, :2])) < 0.1:
-        return None
-    step = np.linalg.inv(grid) @ np.linalg.inv(_square(np.asarray(found, np.float64))) @ grid
-    closer: Affine = (step @ _square(affine))[:2]
-    return closer
-
-
-def _square(affine: Affine) -> Affine:
-    return np.vstack([affine, [0, 0, 1]])
-
-
-def _overlaid(query: Pixels, reference: Pixels, affine: Affine) -> tuple[Plane, Plane, Mask, Affine]:
-    """Return the mapped query and the reference, at 96 pixels, where the one covers the other, and the grid.
-
-    The grid, [3, 3], maps points of the reference to those pixels.
-    """
+def overlaid(query: Pixels, reference: Pixels, affine: Affine) -> Overlay:
+    """Lay two planes of luma, uint8 [height, width], over each other."""
     h, w = reference.shape
     grid = np.diag([_COMPARED / w, _COMPARED / h, 1])
     grid[:2, 2] = (np.diag(grid)[:2] - 1) / 2  # pixel i covers i - 0.5 to i + 0.5
@@ -85,10 +65,12 @@ def _overlaid(query: Pixels, reference: Pixels, affine: Affine) -> tuple[Plane, 
     warped = cv2.warpAffine(softened, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     covered = cv2.warpAffine(np.ones(query.shape, np.uint8), warp, size, flags=cv2.INTER_NEAREST)
     covered = cv2.erode(covered, np.ones((3, 3), np.uint8))
-    return np.asarray(warped, np.float32), small, np.asarray(covered > 0), grid
+    return Overlay(np.asarray(warped, np.float32), small, np.asarray(covered > 0), grid)
 
 
-def _agreement(warped: Plane, small: Plane, covered: Mask) -> Agreement:
+def agreement(over: Overlay) -> Agreement:
+    """Compare the pixels of an overlay."""
+    warped, small, covered, _ = over
     if not covered.any():
         return Agreement(0.0, 0.0, 0.0, 0.0)
     n = _COMPARED // PLACE
@@ -105,6 +87,29 @@ def _agreement(warped: Plane, small: Plane, covered: Mask) -> Agreement:
         places = np.zeros(1, np.float32)
     quarter, median = np.quantile(places, (0.25, 0.5))
     return Agreement(correlation(soft[0], soft[1], covered), float(median), float(quarter), float(difference))
+
+
+def refined(over: Overlay, affine: Affine) -> Affine | None:
+    """Return the map that aligns the pixels, near that of the overlay, or None if there is none.
+
+    Keypoints in one corner know little of the others.
+    """
+    a, b = (high_passed(plane, _BLUR) for plane in (over.warped, over.small))
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
+    start, mask = np.eye(2, 3, dtype=np.float32), over.covered.astype(np.uint8)
+    try:
+        _, found = cv2.findTransformECC(b, a, start, cv2.MOTION_AFFINE, stop, mask, 3)
+    except cv2.error:  # it did not converge
+        return None
+    if abs(np.linalg.det(found[:, :2])) < 0.1:
+        return None
+    step = np.linalg.inv(over.grid) @ np.linalg.inv(_square(np.asarray(found, np.float64))) @ over.grid
+    closer: Affine = (step @ _square(affine))[:2]
+    return closer
+
+
+def _square(affine: Affine) -> Affine:
+    return np.vstack([affine, [0, 0, 1]])
 
 
 def _by_place(planes: list[Plane], covered: Mask) -> tuple[Plane, Plane, Plane]:

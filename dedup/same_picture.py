@@ -23,6 +23,7 @@ from dedup.pixel_agreement import (
     chroma_cosine,
     correlation,
     high_passed,
+    overlaid,
     refined,
 )
 
@@ -182,12 +183,13 @@ def _mutual_matches(a: Plane, b: Plane) -> npt.NDArray[np.int64]:
 
 def _aligned(query: Pixels, reference: Pixels, affine: Affine, common: float) -> tuple[Affine, Agreement]:
     """Return the given map or its refinement, under which the pixels agree more, and how they do."""
-    seen, closer = agreement(query, reference, affine), refined(query, reference, affine)
+    given = overlaid(query, reference, affine)
+    seen, closer = agreement(given), refined(given, affine)
     if closer is None or not _is_plausible(closer):
         return affine, seen
     if _common_area(closer, query, reference)[0] < _LEAST_KEPT * common:
         return affine, seen
-    better = agreement(query, reference, closer)
+    better = agreement(overlaid(query, reference, closer))
     return (closer, better) if better.correlation > seen.correlation else (affine, seen)
 
 
