@@ -80,13 +80,10 @@ def prepare(config: OverlapConfig) -> tuple[TrainingSet, list[storage.FileInfo],
         eval_files.update(listed.files)
         if left_out := evalsets.left_out_of(listed):
             log.warning("%s: %s", one.name, left_out)
-    if config.detector and not storage.exists(shipped_detector.file_of(config.detector)):
-        raise ValueError(
-            f"--detector: there is no file {config.detector}; `openwit detector train` writes one, and "
-            f"{shipped_detector.NAME} names the one that ships with openwit"
-        )
-    if config.detector and encoder.is_encoder(config.detector):
-        encoder.settings(config.detector)
+    if config.detector:
+        shipped_detector.found(config.detector)
+        if encoder.is_encoder(config.detector):
+            encoder.settings(config.detector)
     for option in ("predictions",):
         for name, path in named(getattr(config, option), option):
             if not storage.exists(path):

@@ -102,12 +102,7 @@ def read(path: str, option: str = "--detector") -> LearnedDetector:
     """Return the detector in a file, named by its content's hash; ValueError, which names the option that the
     path was given by, if the file is anything else.
     """  # fmt: skip
-    path = shipped_detector.file_of(path)
-    if not storage.exists(path):
-        raise ValueError(
-            f"{option} {path}: no such file; `openwit detector train` writes one, and "
-            f"{shipped_detector.NAME} names the one that ships with openwit"
-        )
+    path = shipped_detector.found(path, option)
     try:
         header = weights.header(path)
         facts = untrusted.parse_json(header.metadata.get(_KEY, "{}").encode())

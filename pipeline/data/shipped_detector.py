@@ -22,6 +22,16 @@ def file_of(given: str) -> str:
     return str(resources.files(_PACKAGE) / f"{NAME}.safetensors") if is_named(given) else given
 
 
+def found(given: str, option: str = "--detector") -> str:
+    """Return that file; ValueError, which names the option, if there is none."""
+    if not storage.exists(path := file_of(given)):
+        raise ValueError(
+            f"{option} {path}: no such file; `openwit detector train` writes one, and {NAME} names the "
+            "one that ships with openwit"
+        )
+    return path
+
+
 def users_file(given: str) -> str:
     """Return a detector's path, or nothing for the name: a cluster's workers have that file themselves."""
     return "" if is_named(given) else given
