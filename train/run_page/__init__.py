@@ -226,6 +226,9 @@ class Writer:
         self._path = storage.join(self._out, "report.html")
         self._others = [read(folder) for folder in compare]
         self._datasets = [storage.join(folder, "report", "index.html") for folder in shards]
+        self._links = [
+            one for page in self._datasets for one in safe_html.link(self._path, page, "the dataset")
+        ]
         self._chance = chance
 
     def write(self, lines: Sequence[str], *, running: bool) -> None:
@@ -233,9 +236,8 @@ class Writer:
         started = time.monotonic()
         if running and started < self._next:
             return
-        links = [one for page in self._datasets for one in safe_html.link(self._path, page, "the dataset")]
         own = Run(storage.stem(self._out) or self._out, [json.loads(line) for line in lines])
-        page = render([own, *self._others], self._steps, self._chance, running=running, links=links)
+        page = render([own, *self._others], self._steps, self._chance, running=running, links=self._links)
         storage.write_bytes(self._path, page.encode())
         for dataset in () if running else self._datasets:
             safe_html.link_back(dataset, self._path, f"the training of {own.name}")
