@@ -48,7 +48,7 @@ def draw_captions(
     path: str, example_ids: list[str], captions: list[str], images: Tensor, texts: Tensor, owner: Tensor,
     count: int, seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Return up to `count` of m captions, drawn as the seed decides, with the most similar of n pictures.
+    """Return up to `count` of m captions, drawn by the seed, with the most similar and its own of n pictures.
 
     images [n, E] and texts [m, E]: unit vectors; owner: int64 [m], the picture of each caption.
     """
@@ -64,10 +64,9 @@ def draw_captions(
         {
             "caption": captions[caption],
             "rank": int(rank[row]),
-            "own": {"id": example_ids[int(own[row])], "picture": small[example_ids[int(own[row])]]},
-            "top": [
+            "pictures": [
                 (example_ids[one], small[example_ids[one]], float(similar[row, one]), one == int(own[row]))
-                for one in best[row].tolist()
+                for one in dict.fromkeys([*best[row].tolist(), int(own[row])])
             ],
         }
         for row, caption in enumerate(drawn)
