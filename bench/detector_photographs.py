@@ -12,14 +12,14 @@ side of 144 pixels, JPEG of quality 90. Same checkouts, same bytes.
 
 import argparse
 import hashlib
-import io
 import json
 import random
-import tarfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import cv2
+
+from pipeline.shards import Sample, write_shard
 
 SIDE: Final = 144
 _PER_SHARD: Final = 1000
@@ -85,13 +85,9 @@ def _small(path: Path) -> bytes | None:
 def write(images: list[bytes], out: Path) -> None:
     """Write the shards."""
     out.mkdir(parents=True)
-    for start in range(0, len(images), _PER_SHARD):
-        with tarfile.open(out / f"{start // _PER_SHARD:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for n, image in enumerate(images[start : start + _PER_SHARD], start):
-                for ending, body in (("jpg", image), ("txt", b"-")):
-                    entry = tarfile.TarInfo(f"{n:09d}.{ending}")
-                    entry.size = len(body)
-                    tar.addfile(entry, io.BytesIO(body))
+    samples = [Sample(f"{n:09d}", image, "-", b"{}") for n, image in enumerate(images)]
+    for start in range(0, len(samples), _PER_SHARD):
+        write_shard(out / f"{start // _PER_SHARD:05d}.tar", samples[start : start + _PER_SHARD])
 
 
 def main() -> None:

@@ -114,11 +114,17 @@ def said(differences: Sequence[float]) -> str:
     return f"{mean:+.1f}" if len(differences) < 2 else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def _by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the accuracy of each class by arm and seed."""
+    found: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+    for one in results:
+        found[one["arm"]][one["seed"]] = accuracies(one)
+    return found
+
+
 def lines(results: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], tail: set[str]) -> list[Line]:
     """Return the table, arms in the order of LABELS."""
-    by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
-    for one in results:
-        by_arm[one["arm"]][one["seed"]] = accuracies(one)
+    by_arm = _by_arm(results)
 
     def mean(classes: Mapping[str, float], wanted: set[str]) -> float:
         return 100 * float(np.mean([value for name, value in classes.items() if name in wanted] or [np.nan]))
@@ -167,9 +173,7 @@ def _gains(results: Sequence[Mapping[str, Any]]) -> Callable[[Figure], None]:
 
 def _classes(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> Callable[[Figure], None]:
     """Return the painter of each class's difference to raw, by the class's photographs in the pool."""
-    by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
-    for one in results:
-        by_arm[one["arm"]][one["seed"]] = accuracies(one)
+    by_arm = _by_arm(results)
     raw = by_arm["raw"]
 
     def paint(figure: Figure) -> None:
