@@ -324,6 +324,7 @@ def test_a_decoder_that_dies_is_asked_once_more() -> None:
             return Processed(reason=self.left.pop(0))
 
     outcome = Outcome("u", "u", "", "", 200, b"x", "", 0.1, "", None)
-    for reasons, expected in ((("decode_crash", ""), ""), (("decode_crash",) * 2, "decode_crash")):
-        row = receive(b"", outcome, Decoder(*reasons), 0, Refused())  # type: ignore[arg-type]
-        assert row.reason == expected
+    for reason in ("decode_crash", "decode_memory"):  # the latter: SIGKILL
+        for second in ("", reason):
+            row = receive(b"", outcome, Decoder(reason, second), 0, Refused())  # type: ignore[arg-type]
+            assert row.reason == second

@@ -131,8 +131,8 @@ def receive(uid: bytes, outcome: Outcome, decoder: Decoder, now: int, refused: R
     sha256 = hashlib.sha256(outcome.body).digest()
     row.reason, row.detail = refused.answer(outcome, sha256)
     processed = None if row.reason else decoder.process(outcome.body)
-    if processed is not None and processed.reason == "decode_crash":
-        processed = decoder.process(outcome.body)  # it may have been ended first
+    if processed is not None and processed.reason in ("decode_crash", "decode_memory"):
+        processed = decoder.process(outcome.body)  # a stop of the crawl may have ended the decoder first
     if processed is not None:
         row.reason, row.detail = refused.picture(processed.phash, processed.pdq)
     if processed is None or row.reason:
