@@ -71,16 +71,16 @@ def test_a_crawl_of_a_sample_ends_with_its_yields(
     web: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settle(web.web)
-    argv = arguments(web.web, tmp_path / "run", "--piece-bytes", "4000", "--sample", "0.2", "--workers", "1")
+    argv = arguments(web.web, tmp_path / "run", "--piece-bytes", "4000", "--sample", "0.5", "--workers", "1")
     assert main(argv) == 0
     found = manifest(tmp_path / "run")
     yields, counts = found["pilot"], found["counts"]
     pieces = yields["pieces"]
-    assert pieces["all"] > 10 and pieces["read"] == round(pieces["all"] * 0.2)
+    assert pieces["all"] > 10 and pieces["read"] == round(pieces["all"] * 0.5)
     assert counts["candidates"] < web.web.candidates()
     assert yields["candidates_per_piece"] * pieces["read"] == pytest.approx(counts["candidates"])
     assert yields["whole"]["samples"] == round(counts["samples"] * pieces["all"] / pieces["read"])
-    # The truth is known: the whole web's captions, give or take the differences between pages.
+    # The truth is known: the whole web's captions, give or take four times the error of half of the pieces.
     assert yields["whole"]["candidates"] == pytest.approx(web.web.candidates(), rel=0.5)
     said = capfd.readouterr().out
     assert f"{pieces['read']} of {pieces['all']}" in said and "openwit plan --run" in said
