@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
@@ -179,6 +180,8 @@ def console() -> NoReturn:
         if code is not None:
             sys.stderr.write(f"{code}\n")
         code = int(code is not None)
+    # As Python's own end: the threads of pools of processes first, or these wait for work and we for them.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,10 +33,11 @@ def measure(
     """Run a command to its end; RuntimeError with the end of its output if it fails.
 
     Processes that outlive their parents are handed to this process (a subreaper), so their time counts as
-    well. Linux only.
+    well: of any session, since a decoding child has one of its own. Linux only.
     """
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise RuntimeError("this kernel has no child subreapers")
+    others = {os.getpid(), *descendants()}
     before, started = _children_s(), time.monotonic()
     log = log or Path(os.devnull)
     with log.open("wb") as sink:
@@ -47,15 +48,14 @@ def measure(
             stderr=sink,
             start_new_session=True,
         )
-        memory = _Memory(child.pid)
+        memory = _Memory(others)
         code = child.wait()
         wall = time.monotonic() - started
         memory.stop()
-    while True:  # those handed to us
-        try:
-            os.waitpid(-child.pid, 0)
-        except ChildProcessError:
-            break
+    while left := set(descendants()) - others:
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):  # it is not handed to us yet
+                os.waitpid(pid, 0)
     if code:
         tail = "" if log == Path(os.devnull) else log.read_text("utf-8", "replace")[-2000:]
         raise RuntimeError(f"{command[0]} ended with status {code}\n{tail}")
@@ -108,11 +108,11 @@ def _children_s() -> float:
 
 
 class _Memory:
-    """Sample the memory of a session's processes from a thread; its own time is not in the children's."""
+    """Sample the memory of this process's descendants, without the `others`, from a thread."""
 
-    def __init__(self, session: int) -> None:
+    def __init__(self, others: Set[int]) -> None:
         self.peak_mb = 0.0
-        self._session = session
+        self._others = others
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -123,20 +123,7 @@ class _Memory:
 
     def _watch(self) -> None:
         while not self._ended.wait(_SAMPLE_S):
-            self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, _members(self._session))))
-
-
-def _members(session: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended meanwhile
-                continue
-            if int(fields[3]) == session:  # state, ppid, pgrp, session
-                found.append(int(entry.name))
-    return found
+            self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, set(descendants()) - self._others)))
 
 
 def _pss_mb(pid: int) -> float:

@@ -74,6 +74,17 @@ def test_a_process_ends_with_its_code_whatever_libraries_do_at_the_end(argv: lis
     assert code == 0 or "error" in done.stderr
 
 
+def test_a_process_does_not_wait_for_workers_that_wait_for_it() -> None:
+    script = (
+        "import multiprocessing, beam_job\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "pool = ProcessPoolExecutor(1, multiprocessing.get_context('fork'))\n"
+        "beam_job.main = lambda: pool.submit(abs, -3).result()\n"
+        "beam_job.console()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 3
+
+
 def test_an_unknown_command_names_the_nearest(capsys) -> None:
     assert beam_job.main(["crwal"]) == 2
     assert "did you mean crawl?" in capsys.readouterr().err
