@@ -74,7 +74,7 @@ def ours(shard: Path, size: int, crop: str, on_device: bool = False) -> Iterator
     from train.tokenizer import Tokenizer, installed_vocabulary
 
     cache = Cache()
-    sampler = Sampler(shard_sources.resolve([str(shard)], (), (), (), cache), 0, 100_000)
+    sampler = Sampler(shard_sources.resolve([str(shard)] * 32, (), (), (), cache), 0, 100_000)
     shape = Shape(batch=50, ranks=1, rank=0, accumulate=1, epochs=sampler.epochs)
     vocabulary = installed_vocabulary()
     tokenizer = Tokenizer.load(vocabulary) if vocabulary else Tokenizer([])

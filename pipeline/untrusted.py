@@ -1,5 +1,6 @@
 """Read small files that anybody may have written, and show text that came from outside."""
 
+import codecs
 import dataclasses
 import json
 import re
@@ -51,7 +52,7 @@ def parse_json(data: bytes, most: int = MAX_JSON) -> Any:
         raise ValueError(f"more than {most:,} bytes")
     if data.count(b"[") + data.count(b"{") > _DEEPEST:
         _refuse_deep(data)
-    text = data.decode("utf-8-sig")
+    text = data.removeprefix(codecs.BOM_UTF8).decode()
     if "\\u" in text:
         text = _ESCAPE.sub(lambda found: "\\ufffd" if _is_lone(found[0]) else found[0], text)
     try:

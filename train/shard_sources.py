@@ -399,7 +399,9 @@ class OpenShard:
         if fields.weights:
             return fields.draw(row, self.text(place), random)
         found = self.captions(place, row)
-        return found[int(random.integers(len(found)))] if found else None
+        if len(found) < 2:  # a draw among one leaves the generator as it was
+            return found[0] if found else None
+        return found[int(random.integers(len(found)))]
 
     def _part(self, place: int, column: int) -> bytes:
         offset, size = self._rows[place, column : column + 2].tolist()

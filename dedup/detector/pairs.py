@@ -12,7 +12,7 @@ from torch import Tensor
 from dedup.detector import augment
 from train import image_transforms
 from train.cache import Cache
-from train.data import SampleDataset, Shape, key_of, to_device, total
+from train.data import Sample, SampleDataset, Shape, good, key_of, to_device, total
 from train.sampler import Sampler
 from train.shard_sources import OpenShard
 
@@ -64,15 +64,13 @@ class AugmentedPairs(SampleDataset[PairPiece, PairBatch]):
         uids = np.empty(self.shape.piece, np.int64)
         counts: Counter[str] = Counter()
         for slot in range(self.shape.piece):
-            pixels[slot], aspects[slot], uids[slot] = self.sample(epoch, position + slot, self._read, counts)
+            samples = self.samples(epoch, position + slot, counts)
+            pixels[slot], aspects[slot], uids[slot] = good(samples, self._read, counts)
         return PairPiece(torch.from_numpy(pixels), aspects, torch.from_numpy(uids), dict(counts))
 
-    def _read(
-        self, shard: OpenShard, place: int, random: np.random.Generator, path: str
-    ) -> tuple[augment.Pixels, float, int]:
-        rgb = self._decoded(shard, place)
-        uid = str(shard.row(place).get("uid") or f"{path}/{place}")
-        return *augment.source(rgb, self.side), key_of(uid)
+    def _read(self, sample: Sample) -> tuple[augment.Pixels, float, int]:
+        rgb = self._decoded(sample.shard, sample.place)
+        return *augment.source(rgb, self.side), key_of(sample.uid(sample.shard.row(sample.place)))
 
     def _decoded(self, shard: OpenShard, place: int) -> augment.Pixels:
         rgb = image_transforms.decode(shard.image(place), 2 * self.side)
