@@ -18,6 +18,7 @@ from pipeline.captions.language import model_path
 from pipeline.captions.match import _DictIndex, tokens
 from pipeline.captions.text import _TEMPLATE_WORDS, TextRules, check, clean
 from pipeline.images.resample import shrink
+from pipeline.sources import wat_links
 
 
 def load(path: Path) -> ModuleType:
@@ -226,8 +227,97 @@ def resample(module: ModuleType, rng: np.random.Generator) -> None:
         assert wrong[0].shape == (1, 1, 3), wrong
 
 
+_JSON = [
+    *(
+        '{"path":',
+        '"IMG@/src"',
+        ',"url":"',
+        ',"alt":"',
+        ',"title":"',
+        "https://a-b.c.de",
+        "//",
+        "/b.svg",
+        "?",
+        "@",
+    ),
+    *(
+        "\\",
+        '\\"',
+        "\\u00e9",
+        "\\u2003",
+        "\\ud83d",
+        "\\u00",
+        "\\n",
+        "noai",
+        "NoImage",
+        "rights",
+        "\x00",
+        "é\u3000",
+    ),
+    *("http://", "xn--", "x" * 60),
+]
+_LINK = [
+    ',{"path":"IMG@/src"',
+    ',"url":"',
+    "/a",
+    '"',
+    ',"alt":"',
+    " dog ",
+    '"',
+    ',"title":"',
+    "cat",
+    '"',
+    "}",
+]
+_WORDS = (b"noai", b"noimage", b"rights", b"h\xc3", b'"alt":', b"xxxx", b"g@")
+
+
+def wat(module: ModuleType, rng: np.random.Generator) -> None:
+    """Find links and words in pieces of JSON in any order, and compare with Python's."""
+    for _ in range(20):
+        parts: list[str] = []
+        for _ in range(rng.integers(0, 5)):
+            parts += ["["] if rng.random() < 0.5 else []
+            for part in _LINK:
+                parts += [str(rng.choice(_JSON))] if rng.random() < 0.1 else []
+                parts += [part] if rng.random() < 0.97 else []
+        data = "".join(parts).encode()
+        if data and rng.random() < 0.3:
+            place = int(rng.integers(0, len(data)))
+            data = data[:place] + rng.bytes(1) + data[place + 1 :]
+        site, stop = str(rng.choice(["", "https://x.de"])), int(rng.integers(0, len(data) + 1))
+        found = _or_refusal(lambda: module.links(data, site, 2083, 10_000, "alt", "title"))  # noqa: B023
+        built, wat_links._wat = wat_links._wat, None
+        try:
+            assert found == _or_refusal(lambda: wat_links.links(data, site)), data  # noqa: B023
+            assert module.words(data, stop, _WORDS) == wat_links.words(data, stop, _WORDS), data
+            assert module.has(data, b"IMG") == wat_links.has(data, b"IMG"), data
+        finally:
+            wat_links._wat = built
+    for call in (
+        lambda: module.links("[", "", 2083, 10_000, "alt", "title"),
+        lambda: module.links(b"[", "", 5000, 10_000, "alt", "title"),
+        lambda: module.links(b"[", "", 2083, 20_000, "alt", "title"),
+        lambda: module.words(b"abc", 4, _WORDS),
+        lambda: module.words(b"abc", -1, _WORDS),
+        lambda: module.words(b"abc", 3, (b"a",)),
+        lambda: module.words(b"abc", 3, (b"a\x00b",)),
+        lambda: module.words(b"abc", 3, ("abc",)),
+        lambda: module.words(b"abc", 3, (b"abc",) * 33),
+    ):
+        assert _or_refusal(call) is None
+
+
+def _or_refusal(call: Callable[[], object]) -> object:
+    try:
+        return call()
+    except (TypeError, ValueError):
+        return None
+
+
 CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
     "_kernels": search, "_language": language, "_match": match, "_resample": resample, "_text": text,
+    "_wat": wat,
 }  # fmt: skip
 
 

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import brotli
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
-from pipeline.sources import Image, Piece, SourceOptions, archive, encoding, plan, read, wat
+from pipeline.sources import Image, Piece, SourceOptions, archive, encoding, plan, read, wat, wat_links
 from pipeline.sources.http_body import decode
 from pipeline.sources.records import make_image
 from pipeline.urls import BadUrl, resolve
+from tests import sanitized
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared/data/web"
 PAGE = "http://example.com/dir/"
@@ -215,7 +217,28 @@ def test_the_fast_path_equals_parsing(
     # Lone surrogates can only stand in JSON as escapes.
     data = json.dumps(value, separators=separators, ensure_ascii=ascii_only)
     encoded = data.encode("utf-8", "replace")
-    assert list(wat.page_images(encoded, PAGE)) == list(wat.parsed_images(encoded, PAGE))
+    found = wat.page_images(encoded, PAGE)
+    assert found == wat.parsed_images(encoded, PAGE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wat_links, "_wat", None)
+        assert found == wat.page_images(encoded, PAGE)
+
+
+def test_links_are_found_in_c_as_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("pipeline.sources._wat", reason="not built")
+    sanitized.wat(module, np.random.default_rng(0))
+    page, long = "http://x.de", "a" * 10_000
+    escaped = img("/a.jpg", alt='  \x1f"\\/\t\u3000é\n ', title="\u00a0")
+    ordinary = [escaped, img("/a.jpg", title=long), img("/b.svg/x?a.svg")]
+    odd = [img("/b.SVGZ?x"), img("/" + long), img("/a.jpg", alt=long + "a"), img("/a.jpg", alt="\ud83d")]
+    for ascii_only in (True, False):
+        links = ordinary + odd[: 4 if ascii_only else 3]
+        data = json.dumps(wat_json(links), separators=(",", ":"), ensure_ascii=ascii_only).encode()
+        found = wat_links.links(data, page)
+        assert [isinstance(link, int) for link in found[-len(links) :]] == [link in odd for link in links]
+        with monkeypatch.context() as patch:
+            patch.setattr(wat_links, "_wat", None)
+            assert found == wat_links.links(data, page)
 
 
 @settings(max_examples=200, deadline=None)

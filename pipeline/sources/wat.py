@@ -7,11 +7,10 @@ A WAT record is one line of JSON per WARC record; a page's images are the IMG@/s
 Envelope.Payload-Metadata.HTTP-Response-Metadata.HTML-Metadata.Links, with alt and title, its metadata are in
 Head. Lazy attributes, srcset and figcaption are not in a WAT: the WARC has them.
 
-Most of the bytes are <a> links. So the IMG@/src objects are cut out by a regular expression that knows JSON's
-strings, and only they are parsed; a record that does not look like the WAT writer's is parsed whole.
+Most of the bytes are <a> links. So the image links are cut out of the JSON (`wat_links`), and beside them
+at most Head is parsed; a record that does not look like the WAT writer's is parsed whole.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -22,34 +21,23 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.http.optout import check_page
 from pipeline.schemas import Piece
-from pipeline.sources import archive, page_language, page_rights
+from pipeline.sources import archive, page_language, page_rights, wat_links
 from pipeline.sources.page_images import open_graph
-from pipeline.sources.records import MAX_TEXT, Image, Kind, bad_record, make_image, scalar
-from pipeline.urls import MAX_LENGTH, PLAIN_HOST, PLAIN_PATH, BadUrl, origin, resolve
+from pipeline.sources.records import Image, Kind, bad_record, make_image, scalar
+from pipeline.sources.wat_links import IMG, PAIRS, STRING
+from pipeline.urls import BadUrl, origin, resolve
 
-_IMG: Final = "IMG@/src"
-_IMG_VALUE: Final = b'"IMG@/src"'
-_IMG_START: Final = b'{"path":"IMG@/src"'
-_IMG_KEYS: Final = (
-    b'[{"path":',
-    b',{"path":',
-)  # an element of an array; a header that looks alike follows a colon
-_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
-_PAIRS: Final = rb"(?:," + _STRING + rb":" + _STRING + rb")*+"
-_IMG_REST: Final = re.compile(_PAIRS + rb"\}")
-_PLAIN_STRING: Final = rb'"([^"\\\x00-\x1f]*+)"'
-_PLAIN_REST: Final = re.compile(
-    rb',"url":"(%b)?(%b)"(?:,"alt":%b)?(?:,"title":%b)?\}'
-    % (PLAIN_HOST.encode(), PLAIN_PATH.encode(), _PLAIN_STRING, _PLAIN_STRING)
-)
 _RESERVING: Final = (b"noai", b"noimage", b"noml", b"tdm-reservation")  # the words that check_page looks for
 _LICENSING: Final = (b"creativecommons.org/", b'"rel":"license')  # of links; other spellings are rare
 _OF_HEAD: Final = (b"licen", b"rights", b"copyright")
-_LANGUAGE_METAS: Final = (b"html@", b"language", b"og:locale")
-_USED_METAS: Final = (b"og:image", *_LANGUAGE_METAS)
-_HEADER_LANGUAGE: Final = re.compile(rb'"content-language":(?:"([^"\\]*)")?')
-_METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + _STRING + rb":" + _STRING + _PAIRS + rb"\},?)*+\])")
-
+_OF_IMAGES: Final = (b'"base":', b"og:image", b"html@", b"language", b"og:locale")
+_LANGUAGE_HEADER: Final = b'"content-language":'
+_WORDS: Final = (*_RESERVING, *_OF_HEAD, *_OF_IMAGES, _LANGUAGE_HEADER)
+_HEADER_LANGUAGE: Final = re.compile(_LANGUAGE_HEADER + rb'(?:"([^"\\]*)")?')
+_HEAD: Final = b'"HTML-Metadata":{"Head":{'
+_LINKS: Final = b'"Links":['
+_METAS: Final = re.compile(rb'"Metas":(\[(?:\{' + STRING + rb":" + STRING + PAIRS + rb"\},?)*+\])")
+_new: Final = tuple.__new__  # of an Image: its own takes four times as long
 
 MAX_RECORD: Final = 64 << 20
 """Bytes of a record that are held: the largest that Common Crawl writes have a few megabytes."""
@@ -126,31 +114,36 @@ def page_images(data: bytes, uri: str = "") -> list[Image]:
             raise LookupError
         if b'"HTML-Metadata"' not in data:  # two of three records: a request, or the crawler's own notes
             return []
-        parts = data.split(_IMG_VALUE)
-        links = parts[0].find(b'"Links":[')
-        head = parts[0][: max(links, 0)].lower()
-        metas, header = _metas(parts, links, head)
-        properties = _properties(metas)
-        lang = _language(metas, properties, [("content-language", header)]) if metas or header else ""
-        images = _link_images(parts, uri, lang)
+        links = data.find(_LINKS)
+        if data.find(IMG, 0, max(links, 0)) >= 0:
+            links = -1
+        said = wat_links.words(data, max(links, 0), _WORDS)
+        head, header = _head(data, links, said)
+        metas = _properties(head.get("Metas"))
+        base = _base(head, uri)
+        language = (
+            _language(head.get("Metas"), metas, [("content-language", header)]) if metas or header else ""
+        )
+        images = _link_images(data, uri, base, language)
     except (LookupError, orjson.JSONDecodeError, UnicodeDecodeError):  # another layout, or no JSON
         return parsed_images(data, uri)
     if metas:
-        images += open_graph(properties, uri, uri, lang)
-    if any(image.texts for image in images) and _may_name_terms(data, head):
-        return _with_rights(images, _response(_parse(data)), uri, uri)
+        images += open_graph(metas, uri, base, language)
+    if any(image.texts for image in images) and _may_name_terms(data, links, said):
+        return _with_rights(images, _response(_parse(data)), base, uri)
     return images
 
 
-def _may_name_terms(data: bytes, head: bytes) -> bool:
+def _may_name_terms(data: bytes, links: int, said: list[bytes]) -> bool:
     """Return whether a page's links, <meta> or headers may speak of its terms: few do.
 
-    head: lower-cased, up to the links; nothing where the links do not precede the first image.
+    said: words up to the links, unless those do not precede the first image.
     """
-    if any(word in data for word in _LICENSING):
+    if any(wat_links.has(data, word) for word in _LICENSING):
         return True
-    head = head or data[: max(data.find(b'"Links":['), 0)].lower()
-    return any(word in head for word in _OF_HEAD)
+    if links < 0:
+        said = wat_links.words(data, max(data.find(_LINKS), 0), _OF_HEAD)
+    return any(word in said for word in _OF_HEAD)
 
 
 def _with_rights(images: list[Image], response: dict[str, Any], base: str, uri: str) -> list[Image]:
@@ -170,87 +163,66 @@ def _with_rights(images: list[Image], response: dict[str, Any], base: str, uri: 
     return [image._replace(rights=said) for image in images] if said else images
 
 
-def _metas(parts: list[bytes], links: int, said: bytes) -> tuple[list[dict[str, Any]], str]:
-    """Parse Head.Metas if og:image or a language is named there, and the header Content-Language.
+def _head(data: bytes, links: int, said: list[bytes]) -> tuple[dict[str, Any], str]:
+    """Parse Head if a base, og:image or a language is named there; and the header Content-Language.
 
-    links: where they start in the first part, or -1; said: the text before them, lower-cased. LookupError for
-    a <base>, for a possible opt-out of the page, or where that cannot be told.
+    links: where they start, or -1 where they do not before the first image; said: words before them.
+    LookupError for a possible opt-out of the page, or where that cannot be told.
     """
-    first = parts[0]
-    head = first.find(b'"HTML-Metadata":{"Head":{', 0, max(links, 0))
-    if head < 0 or first[links - 2 : links] != b"},":
-        return _scattered_metas(parts, said, head)
-    # As Common Crawl writes it: headers, all of Head, then the links; so Head is in `said`.
-    if first.find(b'"Base":', head, links) >= 0 or any(word in said for word in _RESERVING):
+    at = data.find(_HEAD, 0, max(links, 0))
+    if at < 0 or data[links - 2 : links] != b"},":
+        return _scattered_head(data, links, at < 0)
+    # As Common Crawl writes it: headers, all of Head, then the links.
+    if any(word in said for word in _RESERVING):
         raise LookupError
-    header = _header_language(said)
-    if all(said.find(word, head) < 0 for word in _USED_METAS):
-        return [], header
-    found = _METAS.match(first, first.find(b'"Metas":', head, links), links)
-    if found is None or first.count(b'"Metas":', head, links) != 1:
-        raise LookupError
-    metas: list[dict[str, Any]] = orjson.loads(found[1])
-    return metas, header
+    header = _header_language(data[:links]) if _LANGUAGE_HEADER in said else ""
+    if not any(word in said for word in _OF_IMAGES):
+        return {}, header
+    head: dict[str, Any] = orjson.loads(memoryview(data)[at + len(_HEAD) - 1 : links - 1])
+    return head, header
 
 
-def _scattered_metas(parts: list[bytes], said: bytes, head: int) -> tuple[list[dict[str, Any]], str]:
-    """Do the same where Head is not as Common Crawl writes it: at least not between two images."""
+def _scattered_head(data: bytes, links: int, is_unseen: bool) -> tuple[dict[str, Any], str]:
+    """Do the same where Head is not as Common Crawl writes it: at least not between two images.
+
+    is_unseen: whether it does not start before the links.
+    """
+    said, parts = data[: max(links, 0)], data.split(IMG)
     edges = parts if len(parts) == 1 else [parts[0], parts[-1]]
     of_head = [edge.lower() for edge in edges]
     if any(b'"Base":' in edge for edge in edges) or any(
-        word in text for text in (said, *of_head) for word in _RESERVING
+        word in text for text in (said.lower(), *of_head) for word in _RESERVING
     ):
         raise LookupError
     header = _header_language(said)
-    if head < 0 and any(b"content-language" in text for text in of_head):
+    if is_unseen and any(b"content-language" in text for text in of_head):
         raise LookupError
-    if not any(word in text for text in of_head for word in _USED_METAS):
-        return [], header
+    if not any(word in text for text in of_head for word in _OF_IMAGES):
+        return {}, header
     found = [match for edge in edges for match in _METAS.finditer(edge)]
     if len(found) != 1 or sum(edge.count(b'"Metas":') for edge in edges) != 1:
         raise LookupError
-    metas: list[dict[str, Any]] = orjson.loads(found[0][1])
-    return metas, header
+    return {"Metas": orjson.loads(found[0][1])}, header
 
 
 def _header_language(said: bytes) -> str:
-    """Return Content-Language from lower-cased JSON; LookupError if repeated, a list, or escaped."""
-    stated = _HEADER_LANGUAGE.findall(said) if b'"content-language":' in said else []
+    """Return Content-Language as JSON says it; LookupError if repeated, a list, or escaped."""
+    stated = _HEADER_LANGUAGE.findall(said.lower())
     if len(stated) > 1 or b"" in stated:
         raise LookupError
     return stated[0].decode("utf-8", "replace") if stated else ""
 
 
-def _link_images(parts: list[bytes], uri: str, lang: str) -> list[Image]:
-    """Return the images of a record split at IMG@/src; LookupError where an object looks unusual."""
+def _link_images(data: bytes, uri: str, base: str, lang: str) -> list[Image]:
+    """Return the images of a record; LookupError where an object looks unusual."""
     images: list[Image] = []
-    site = origin(uri)
-    for before, after in itertools.pairwise(parts):
-        match = _PLAIN_REST.match(after)
-        if match is None or not site or not before.endswith(_IMG_KEYS):
-            images.append(_link_image(_link(before, after), uri, uri, lang))
-            continue
-        host, path, alt, title = match.groups()
-        url = (host.decode() if host else site) + path.decode()
-        texts: tuple[tuple[Kind, str], ...] = ()
-        if alt and (text := alt.decode().strip()):
-            texts = (("alt", text[:MAX_TEXT]),)
-        if title and (text := title.decode().strip()):
-            texts = (*texts, ("title", text[:MAX_TEXT]))
-        if "svg" in url.lower() or len(url) > MAX_LENGTH:
-            images.append(make_image(url, texts, uri, uri, None, lang))
+    for link in wat_links.links(data, origin(base)):
+        if isinstance(link, int):
+            images.append(_link_image(wat_links.parsed(data, link), uri, base, lang))
         else:
-            images.append(Image(url, texts, uri, None, None, "", "", lang))
+            url, texts = link
+            images.append(_new(Image, (url, texts, uri, None, None, "", "", lang, "")))
     return images
-
-
-def _link(before: bytes, after: bytes) -> dict[str, Any]:
-    """Parse the IMG@/src object between two parts; LookupError where it looks unusual."""
-    match = _IMG_REST.match(after)
-    if match is None or not before.endswith(_IMG_KEYS):
-        raise LookupError
-    link: dict[str, Any] = orjson.loads(_IMG_START + match[0])
-    return link
 
 
 def parsed_images(data: bytes, uri: str = "") -> list[Image]:
@@ -263,13 +235,8 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
     response = _response(record)
     html = _get(response, "HTML-Metadata")
     head = _get(html, "Head")
-    base = uri
-    if head.get("Base"):
-        try:
-            base = resolve(_text(head["Base"]), uri)
-        except BadUrl:
-            base = uri
-    links = [link for link in _objects(html.get("Links")) if link.get("path") == _IMG]
+    base = _base(head, uri)
+    links = [link for link in _objects(html.get("Links")) if link.get("path") == "IMG@/src"]
     metas, headers = _properties(head.get("Metas")), _headers(response)
     lang = _language(head.get("Metas"), metas, headers)
     images = [_link_image(link, uri, base, lang) for link in links]
@@ -279,6 +246,16 @@ def parsed_images(data: bytes, uri: str = "") -> list[Image]:
     if any(image.texts for image in images):
         images = _with_rights(images, response, base, uri)
     return images
+
+
+def _base(head: dict[str, Any], uri: str) -> str:
+    """Return the URL that a page's references are relative to."""
+    if not head.get("Base"):
+        return uri
+    try:
+        return resolve(_text(head["Base"]), uri)
+    except BadUrl:
+        return uri
 
 
 def _response(record: object) -> dict[str, Any]:
