@@ -17,6 +17,8 @@ from pipeline.captions.contacts import mask as mask_contacts
 from pipeline.captions.language import model_path
 from pipeline.captions.match import _DictIndex, tokens
 from pipeline.captions.text import _TEMPLATE_WORDS, TextRules, check, clean
+from pipeline.data import descriptors
+from pipeline.data.descriptors import pack
 from pipeline.images.resample import shrink
 from pipeline.sources import wat_links
 
@@ -315,9 +317,28 @@ def _or_refusal(call: Callable[[], object]) -> object:
         return None
 
 
+def described(module: ModuleType, rng: np.random.Generator) -> None:
+    """Describe random thumbnails at random addresses; then give buffers of other sizes."""
+    count, most = int(rng.integers(0, 4)), int(rng.choice([2, 20, 256]))
+    room = rng.integers(0, most, count * 64 * 64 * 3 + 7).astype(np.uint8)[rng.integers(0, 8) :]
+    pictures = room[: count * 64 * 64 * 3].reshape(count, 64, 64, 3)
+    sound = [pictures, descriptors.basis(), descriptors._PLACES, True]
+    expected = pack(descriptors._in_numpy(pictures))
+    hashes = [one[:32] + bytes(544) + one[-1:] for one in expected]
+    for avx2 in (False, True):
+        assert module.describe(*sound, avx2) == b"".join(expected)
+        assert module.describe(*sound[:3], False, avx2) == b"".join(hashes)
+    for place, wrong in enumerate((rng.bytes(64 * 64 * 3 + 1), rng.bytes(16 * 64 * 8 - 8), b"")):
+        try:
+            module.describe(*sound[:place], wrong, *sound[place + 1 :])
+        except ValueError:
+            continue
+        raise AssertionError(place)
+
+
 CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
-    "_kernels": search, "_language": language, "_match": match, "_resample": resample, "_text": text,
-    "_wat": wat,
+    "_descriptors": described, "_kernels": search, "_language": language, "_match": match,
+    "_resample": resample, "_text": text, "_wat": wat,
 }  # fmt: skip
 
 

@@ -19,9 +19,11 @@ from pipeline.data.descriptors import (
     Descriptors,
     describe,
     hamming,
+    hash_and_quality,
     low_frequencies,
     mirrored,
     pack,
+    packed,
     quality,
     sign_hash,
     sign_hashes,
@@ -111,6 +113,23 @@ def test_golden() -> None:
     assert sign_hash(((x * x + 3 * y * x + 7 * y) % 251).astype(np.uint8)).hex() == (
         "080f121c018a040a04d9213e08f70b36dfff107d26ddbbff5ff707b949b16735"
     )
+
+
+@pytest.mark.skipif(descriptors._descriptors is None, reason="the C module is not built")
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 20, 256]), st.booleans(), st.booleans())
+def test_c_and_numpy_give_the_same(seed: int, most: int, is_flat: bool, is_symmetric: bool) -> None:
+    """Symmetric pictures have frequencies that are zero, but for the rounding of sums."""
+    shape = (2, 64, 1 if is_flat else 64, 3)
+    pictures = np.random.default_rng(seed).integers(0, most, shape).astype(np.uint8).repeat(64 // shape[2], 2)
+    pictures = np.maximum(pictures, pictures[:, ::-1, ::-1]) if is_symmetric else pictures[:, :, ::-1]
+    expected = pack(descriptors._in_numpy(pictures))
+    assert pack(describe(pictures)) == expected == [packed(one) for one in pictures]
+    assert [hash_and_quality(one) for one in pictures] == [(one[:32], one[-1]) for one in expected]
+    plain = descriptors._descriptors.describe(
+        np.ascontiguousarray(pictures), descriptors.basis(), descriptors._PLACES, True, False
+    )
+    assert plain == b"".join(expected)
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])

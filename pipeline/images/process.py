@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 
 from pipeline.data import views
-from pipeline.data.descriptors import SIDE, describe, luma, pack, quality, sign_hash
+from pipeline.data.descriptors import SIDE, hash_and_quality, packed
 from pipeline.images import exif, iscc
 from pipeline.images.decode import (
     BadImage,
@@ -138,14 +138,12 @@ def _look(whole: Pixels, stored: Pixels, options: ImageOptions) -> tuple[bytes, 
     """
     thumbnail = views.squeeze(whole, SIDE)
     if options.describe == "later":
-        seen = luma(thumbnail)
-        return sign_hash(seen), quality(seen), b""
-    found = describe(thumbnail[None])
-    phash, detail = found.hashes.tobytes(), int(found.qualities[0])
+        return *hash_and_quality(thumbnail), b""
+    described = outer = packed(thumbnail)
     inner = views.inner(views.bounded(stored))
     if inner is not whole:
-        found = describe(views.squeeze(inner, SIDE)[None])
-    return phash, detail, pack(found)[0]
+        described = packed(views.squeeze(inner, SIDE))
+    return outer[:32], outer[-1], described
 
 
 def encode_jpeg(rgb: Pixels, jpeg_quality: int) -> bytes:
