@@ -22,6 +22,8 @@ _COMPARED: Final = 96  # side at which pixels are compared: finer detail does no
 _BLUR: Final = 6.0  # pixels at that size: slower changes are lighting
 _SOFT: Final = 0.8  # likewise: finer detail is lost in copies of 64 pixels
 _TO_SEE: Final = 0.15  # share of the image's variance from which there is something to compare in a place
+_BLOWN_OUT: Final = 250.0  # grey levels of the brightest channel
+_BRIGHT: Final = 170.0  # likewise: 1.4 times as bright it is blown out
 _COLOURED: Final = 6.0  # root mean square of Cb and Cr; of JPEG's grey photographs it is 1 to 3
 
 
@@ -59,13 +61,20 @@ def overlaid(query: Pixels, reference: Pixels, affine: Affine) -> Overlay:
     size = (_COMPARED, _COMPARED)
     small = np.asarray(cv2.resize(reference, size, interpolation=cv2.INTER_AREA), np.float32)
     warp = (grid @ _square(affine))[:2]
-    # The query is blurred to the grid first: a warp samples points, it does not average areas.
-    scale = np.sqrt(abs(np.linalg.det(warp[:, :2])))
-    softened = cv2.GaussianBlur(query, (0, 0), max(0.3, 0.4 / max(scale, 0.05))).astype(np.float32)
-    warped = cv2.warpAffine(softened, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped = _warped(query, warp)
     covered = cv2.warpAffine(np.ones(query.shape, np.uint8), warp, size, flags=cv2.INTER_NEAREST)
     covered = cv2.erode(covered, np.ones((3, 3), np.uint8))
-    return Overlay(np.asarray(warped, np.float32), small, np.asarray(covered > 0), grid)
+    return Overlay(warped, small, np.asarray(covered > 0), grid)
+
+
+def _warped(query: Pixels, warp: Affine) -> Plane:
+    """Return the query on the grid, blurred to it first: a warp samples points, it does not average areas."""
+    scale = np.sqrt(abs(np.linalg.det(warp[:, :2])))
+    softened = cv2.GaussianBlur(query, (0, 0), max(0.3, 0.4 / max(scale, 0.05))).astype(np.float32)
+    size, border = (_COMPARED, _COMPARED), cv2.BORDER_REPLICATE
+    return np.asarray(
+        cv2.warpAffine(softened, warp, size, flags=cv2.INTER_LINEAR, borderMode=border), np.float32
+    )
 
 
 def agreement(over: Overlay) -> Agreement:
@@ -87,6 +96,39 @@ def agreement(over: Overlay) -> Agreement:
         places = np.zeros(1, np.float32)
     quarter, median = np.quantile(places, (0.25, 0.5))
     return Agreement(correlation(soft[0], soft[1], covered), float(median), float(quarter), float(difference))
+
+
+def recoloured(query: Pixels, reference: Pixels, over: Overlay, affine: Affine) -> Agreement:
+    """Compare RGB images as `agreement` does their overlay, whatever was done to the colours of one of them.
+
+    Other hues, saturations and exposures change the luma of some colours more than that of others. So the
+    luma of either image is fitted, by least squares, by a sum of the other's red, green and blue; the better
+    fit counts. Where one is blown out and the other bright as well, there is nothing to compare.
+    """
+    size = (_COMPARED, _COMPARED)
+    colours = (
+        _warped(query, (over.grid @ _square(affine))[:2]),
+        np.asarray(cv2.resize(reference, size, interpolation=cv2.INTER_AREA), np.float32),
+    )
+    most = np.stack([rgb.max(axis=2) for rgb in colours])
+    covered = over.covered & ~((most.max(axis=0) > _BLOWN_OUT) & (most.min(axis=0) > _BRIGHT))
+    if covered.sum() < 0.1 * covered.size:
+        return agreement(over)
+    targets, found = (over.small, over.warped), []
+    for n, rgb in enumerate(colours):
+        channels = high_passed(rgb, _BLUR)[covered]
+        weights = np.linalg.lstsq(channels, high_passed(targets[n], _BLUR)[covered], rcond=None)[0]
+        pair = [targets[n], targets[n]]
+        pair[n] = np.asarray(rgb @ weights, np.float32)
+        found.append(agreement(Overlay(pair[0], pair[1], covered, over.grid)))
+    return max(found, key=lambda one: one.correlation)
+
+
+def beside(over: Overlay) -> float:
+    """Return the share of what is to be seen in the reference that the query does not cover."""
+    energy = high_passed(over.small, _BLUR) ** 2
+    near = cv2.dilate(over.covered.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    return float(energy[~near].sum() / max(float(energy.sum()), 1e-6))
 
 
 def refined(over: Overlay, affine: Affine) -> Affine | None:

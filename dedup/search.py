@@ -3,7 +3,7 @@
 The first look compares hashes, 32 bytes a view, by exclusive-or and population count; no hash within the
 radius is missed. The second computes a similarity for the pairs that the first left: the mean of the cosines
 of signs and of whitened colour terms, which is the cosine of both vectors joined. References are
-memory-mapped arrays, which all processes of a machine share: 288 bytes a view, 16 GB for 92 views of 600,000
+memory-mapped arrays, which all processes of a machine share: 288 bytes a view, 16 GB for 94 views of 600,000
 images.
 
 `_kernels.c` scans for both mirrorings in one pass, and passes on to the second look only pairs that, by a

@@ -336,7 +336,7 @@ def test_views_are_thumbnails_of_parts():
         by_name["turned +6 degrees"][0, 63].tolist() == [0, 0, 0]
         or by_name["turned -6 degrees"][0, 63].max() == 0
     )
-    assert by_name["turned +6 degrees, inside"].reshape(-1, 3).max() == 200
+    assert by_name["turned +8 degrees, 70% x 70% at 50%, 50%"].reshape(-1, 3).max() == 200
     outside = by_name["crop of 80% x 80% at 0%, 50%"]
     assert outside[:, :25].max() == 0 and outside[:, 27:].min() == 200, "the right edge goes on"
     assert len({v.name for v in views.VIEWS}) == len(views.VIEWS)

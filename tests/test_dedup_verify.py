@@ -127,3 +127,29 @@ def test_a_thing_before_a_plain_ground_is_a_duplicate():
     picture[90:160, 120:210] = scene(8, 70, 90)
     copy = distortions.jpeg(picture, np.random.default_rng(1))
     assert same_picture.verify(same_picture.features(copy), same_picture.features(picture)).verified
+
+
+def letter(canvas: np.ndarray) -> np.ndarray:
+    outline = [(40, 100), (260, 100), (260, 160), (110, 160), (110, 220), (230, 220), (230, 270), (110, 270),
+               (110, 330), (260, 330), (260, 390), (40, 390)]  # fmt: skip
+    return np.asarray(cv2.polylines(canvas, [np.array(outline)], True, (0, 0, 0), 14), np.uint8)
+
+
+def test_a_letter_is_not_the_same_with_dots_over_it():
+    dotted, alone = (letter(np.full((400, 300, 3), 255, np.uint8)) for _ in range(2))
+    for x in (70, 180):
+        cv2.rectangle(dotted, (x, 15), (x + 50, 65), (0, 0, 0), 12)
+    known = same_picture.features(dotted)
+    other = same_picture.features(np.ascontiguousarray(alone[80:]))
+    for pair in ((known, other), (other, known)):
+        verdict = same_picture.verify(*pair)
+        assert verdict.correlation > 0.99 and verdict.reason == "content", verdict
+    copy = distortions.jpeg(dotted, np.random.default_rng(1))
+    assert same_picture.verify(same_picture.features(copy), known).verified
+
+
+def test_a_copy_of_one_channel_is_verified():
+    original = scene(4)
+    copy = np.repeat(original[..., 1:2], 3, axis=2)
+    verdict = same_picture.verify(same_picture.features(copy), same_picture.features(original))
+    assert verdict.verified and verdict.correlation > 0.99

@@ -6,7 +6,6 @@ Mirroring needs no views of its own: the query is mirrored instead, by a change 
 are cut off both sides.
 """
 
-import math
 from typing import Final, NamedTuple
 
 import cv2
@@ -43,16 +42,10 @@ def _crop(width: float, height: float, x: float, y: float, name: str = "crop") -
     return View(label, left, top, left + width, top + height)
 
 
-def _turned(degrees: float) -> list[View]:
-    """Return a rotation with black corners, and its largest part without them (for a square)."""
-    radians = math.radians(abs(degrees))
-    inner = 1 / (math.cos(radians) + math.sin(radians))
-    margin = (1 - inner) / 2
+def _turned(degrees: float, *sizes: float) -> list[View]:
+    """Return the given shares of the sides of the turned image, around its centre."""
     name = f"turned {degrees:+.0f} degrees"
-    return [
-        View(name, degrees=degrees),
-        View(f"{name}, inside", margin, margin, 1 - margin, 1 - margin, degrees=degrees),
-    ]
+    return [_crop(size, size, 0.5, 0.5, f"{name},")._replace(degrees=degrees) for size in sizes]
 
 
 PARTS: Final[tuple[View, ...]] = (
@@ -81,8 +74,9 @@ VIEWS: Final[tuple[View, ...]] = (
         for y in (0, 1 / 2, 1)
         for x in (0, 1 / 2, 1)
     ),
-    *_turned(6),
-    *_turned(-6),
+    # With the black corners, and without them: pictures that were turned are often cropped as well.
+    *(View(f"turned {degrees:+.0f} degrees", degrees=degrees) for degrees in (6, -6)),
+    *(view for degrees in (8, -8) for view in _turned(degrees, 0.82, 0.7)),
 )
 """The views of an evaluation image. The first is the image itself."""
 
