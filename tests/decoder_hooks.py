@@ -123,6 +123,12 @@ def flood() -> Processed:
     return good("x" * (2 << 20))
 
 
+def say_more() -> Processed:
+    """Begin an answer whose second part is the beginning of the real answer."""
+    os.write(3, b"\0\0\0\2{}\0\0\0\4")
+    return good()
+
+
 COMMANDS = {
     function.__name__: function
     for function in (
@@ -142,5 +148,6 @@ COMMANDS = {
         lie_about_the_descriptor,
         surrogate,
         flood,
+        say_more,
     )
 }

@@ -73,6 +73,7 @@ def test_results_are_those_of_the_function_itself() -> None:
         ("lie_about_the_descriptor", "decode_crash", "no descriptor"),
         ("surrogate", "decode_crash", "surrogates"),
         ("flood", "decode_crash", "bytes"),
+        ("say_more", "decode_crash", "more than an answer"),
     ],
 )
 def test_hostile_behaviour_has_its_reason_and_the_next_image_decodes(

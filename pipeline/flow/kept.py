@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self, TypeVar
 
-from pipeline import storage
+from pipeline import json_bytes, storage
 from pipeline.flow.markers import commit, marker_path
 from pipeline.flow.parts import Part
 from pipeline.periodic import every
@@ -87,7 +87,7 @@ class Kept:
             self._read_parts(stack, root)
             self._sink = stack.enter_context(self._begin(root))
             self._files.append(stack.enter_context(Path(self._sink.name).open("rb")))
-            self._write(_MAGIC)
+            self._write([_MAGIC])
             # A disk may take a while; a store asks for money.
             stack.enter_context(every(5.0 if self._is_local else 30.0, self.flush, self._failed))
             if not self._is_local:
@@ -142,11 +142,13 @@ class Kept:
             with contextlib.suppress(FileNotFoundError):  # another attempt has just removed the folder
                 return (root / f"{self._attempt}{SUFFIX}").open("xb", buffering=0)
 
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
+    def _write(self, parts: list[bytes]) -> None:
+        size = sum(map(len, parts))
+        written = os.writev(self._sink.fileno(), parts)
+        left = memoryview(b"".join(parts) if written < size else b"")[written:]  # a full disk, mostly
         while left:
             left = left[os.write(self._sink.fileno(), left) :]
-        self._size += len(data)
+        self._size += size
 
     def _read_parts(self, stack: contextlib.ExitStack, root: Path) -> None:
         """Note the records of earlier attempts; of two with one key the first counts."""
@@ -202,9 +204,9 @@ def attempt(folder: str, name: str, work: Callable[[str, Kept], P]) -> P:
     return result
 
 
-def _encoded(header: Header, body: bytes) -> bytes:
-    data = json.dumps(header).encode()
-    return _FRAME.pack(len(data), len(body), zlib.crc32(data + body)) + data + body
+def _encoded(header: Header, body: bytes) -> list[bytes]:
+    data = json_bytes.dumps(header)
+    return [_FRAME.pack(len(data), len(body), zlib.crc32(body, zlib.crc32(data))), data, body]
 
 
 def _gathered(paths: list[str], root: Path) -> Path:
@@ -267,7 +269,7 @@ def rewrite(path: str, changed: Sequence[Header | None]) -> None:
     written = [_MAGIC]
     for header, (_, offset, length) in zip(changed, scan(io.BytesIO(data)), strict=True):
         if header is not None:
-            written.append(_encoded(header, data[offset : offset + length]))
+            written += _encoded(header, data[offset : offset + length])
     storage.write_bytes(path, b"".join(written))
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import SimpleQueue
+from typing import Final
 
 from pipeline.http import dns, fd_limits
 from pipeline.http.byte_budget import AnswersInFlight
@@ -18,6 +19,8 @@ from pipeline.http.scheduler import Counts, SharedLimits, fetch_many
 from pipeline.options import FetchOptions
 
 _Item = tuple[object, Outcome]
+_AT_ONCE: Final = 4
+"""Answers that were dealt with before the loop, which is woken for it, is told."""
 
 
 class FetchLoop:
@@ -80,19 +83,25 @@ class FetchLoop:
 
         self._loop.call_soon_threadsafe(begin)
         item = None
+        done: list[tuple[Outcome, float | None]] = []
         try:
-            while not isinstance(item := queue.get(), asyncio.Task):
+            while True:
+                if len(done) >= _AT_ONCE or queue.empty():
+                    self._release(done)
+                if isinstance(item := queue.get(), asyncio.Task):
+                    break
                 started = time.monotonic()
                 try:
                     yield item
                 finally:
-                    self._release(item, time.monotonic() - started)
+                    done.append((item[1], time.monotonic() - started))
             item.result()
         finally:
             if not isinstance(item, asyncio.Task):
                 self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
                 while not isinstance(item := queue.get(), asyncio.Task):
-                    self._release(item)
+                    done.append((item[1], None))
+            self._release(done)
 
     def close(self) -> None:
         """Stop the loop and wait for its thread; units under way fail."""
@@ -101,17 +110,20 @@ class FetchLoop:
                 self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
 
-    def _release(self, item: _Item, seconds: float | None = None) -> None:
-        """Let others take the item's place; `seconds` is how long the caller needed for it."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            self._loop.call_soon_threadsafe(self._dealt_with, item[1], seconds)
+    def _release(self, done: list[tuple[Outcome, float | None]]) -> None:
+        """Let others take the places of answers, each with the seconds that the caller needed for it."""
+        if done:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                self._loop.call_soon_threadsafe(self._dealt_with, done[:])
+            done.clear()
 
-    def _dealt_with(self, outcome: Outcome, seconds: float | None) -> None:
-        self._pool.memory.release(len(outcome.body))
-        self._window.leave()
-        self._has_body |= bool(outcome.body)
-        if seconds is not None and self._has_body and outcome.elapsed:
-            self._window.learn(seconds, outcome.elapsed)
+    def _dealt_with(self, done: list[tuple[Outcome, float | None]]) -> None:
+        for outcome, seconds in done:
+            self._pool.memory.release(len(outcome.body))
+            self._window.leave()
+            self._has_body |= bool(outcome.body)
+            if seconds is not None and self._has_body and outcome.elapsed:
+                self._window.learn(seconds, outcome.elapsed)
 
     def _work(self) -> None:
         asyncio.set_event_loop(self._loop)

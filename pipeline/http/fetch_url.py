@@ -7,6 +7,7 @@ read: the connection is closed. Redirects are followed by hand, each hop through
 """
 
 import contextlib
+import functools
 import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -121,10 +122,9 @@ class Fetcher:
     def address(self, href: str) -> str | Refusal | None:
         """Return the address that a resolved URL leads to first, why there is none, or None if unknown."""
         host, _ = split_authority(href)
-        try:
-            return str(ipaddress.ip_address(host))
-        except ValueError:
-            answer = self._resolver.known(host)
+        if literal := _literal(host):
+            return literal
+        answer = self._resolver.known(host)
         if answer is None:
             return None
         if isinstance(answer, str):
@@ -188,6 +188,15 @@ class Fetcher:
             targets, pages = _resolved([target], href), _resolved([page], href)
             refusal = refusal or await self._site_rules.linked(targets, [href, *pages], gate, "its page")
         return refusal
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _literal(host: str) -> str:
+    """Return an IP address as Python writes it; nothing for a name."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ""
 
 
 def _resolved(references: Iterable[str], base: str) -> list[str]:

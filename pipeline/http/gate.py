@@ -1,8 +1,7 @@
 """The conditions a fetch waits for: its turn and memory, which the caller imposes, and its own time."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from types import TracebackType
 from typing import Protocol
 
 
@@ -39,13 +38,24 @@ class Stopwatch:
     def __init__(self, seconds: float) -> None:
         self.left = seconds
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Raise TimeoutError in the block when the time is used up."""
-        clock = asyncio.get_running_loop().time
-        started = clock()
+    def running(self) -> "_Running":
+        """Return a context manager that raises TimeoutError in its block when the time is used up."""
+        return _Running(self)
+
+
+class _Running:
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch, self._clock = watch, asyncio.get_running_loop().time
+
+    async def __aenter__(self) -> None:
+        self._started = self._clock()
+        self._timeout = asyncio.timeout_at(self._started + self._watch.left)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            async with asyncio.timeout(self.left):
-                yield
+            await self._timeout.__aexit__(kind, error, trace)
         finally:
-            self.left -= clock() - started
+            self._watch.left -= self._clock() - self._started

@@ -29,6 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
 
+from pipeline import json_bytes
+
 Function = Callable[[bytes, Any], Any]
 """Maps bytes and options to a NamedTuple: one field of bytes, the others of JSON's types."""
 
@@ -37,6 +39,7 @@ _MAX_HEADER: Final = 1 << 20
 _MAX_BODY: Final = 256 << 20
 _FAILURES: Final = ("decode_memory", "internal_error")
 """The child's own words for a request without a result."""
+_READ_AHEAD: Final = 64 << 10  # bytes: most answers in one read; malloc would map twice as many anew
 _START_SECONDS: Final = 60.0
 # Linux's default limit for unprivileged users; the usual 64 KiB makes two processes take turns over an image.
 _PIPE_BYTES: Final = 1 << 20
@@ -85,6 +88,8 @@ class Child:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self._polls: dict[IO[bytes], select.poll] = {}
+        self._ahead = memoryview(b"")  # read, and not yet asked for
 
     def ask(self, data: bytes) -> tuple[dict[str, Any], bytes]:
         """Return the fields of a result and its bytes.
@@ -136,11 +141,13 @@ class Child:
             env=environment,
             start_new_session=True,
         )
-        self._ready = False
-        for pipe in (self._child.stdin, self._child.stdout):
+        self._ready, self._ahead, self._polls = False, memoryview(b""), {}
+        for pipe, event in ((self._child.stdin, select.POLLOUT), (self._child.stdout, select.POLLIN)):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
             _widen(pipe)
+            self._polls[pipe] = select.poll()
+            self._polls[pipe].register(pipe, event)
 
     def _stop(self) -> None:
         child, self._child = self._child, None
@@ -169,8 +176,10 @@ class Child:
         self._send(data, deadline)
         header = self._receive(_MAX_HEADER, deadline)
         body = self._receive(_MAX_BODY, deadline)
+        if self._ahead:
+            raise ChildFailedError("decode_crash", "more than an answer")
         try:
-            fields = json.loads(header)
+            fields = json_bytes.loads(header)
         except (ValueError, RecursionError) as error:
             raise ChildFailedError("decode_crash", f"an answer that is no JSON: {error}") from error
         if not isinstance(fields, dict):
@@ -180,15 +189,19 @@ class Child:
     def _send(self, data: bytes, deadline: float) -> None:
         assert self._child is not None
         assert self._child.stdin is not None
-        left = memoryview(_LENGTH.pack(len(data)) + data)
+        left = [memoryview(_LENGTH.pack(len(data))), memoryview(data)]
         while left:
-            self._wait(self._child.stdin, select.POLLOUT, deadline)
             try:
-                left = left[os.write(self._child.stdin.fileno(), left) :]
+                written = os.writev(self._child.stdin.fileno(), left)
             except BlockingIOError:
+                self._wait(self._child.stdin, deadline)
                 continue
             except BrokenPipeError:
                 raise self._death() from None
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]
 
     def _receive(self, limit: int, deadline: float) -> bytes:
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
@@ -199,24 +212,24 @@ class Child:
     def _read(self, size: int, deadline: float) -> bytes:
         assert self._child is not None
         assert self._child.stdout is not None
-        parts = []
-        while size:
-            self._wait(self._child.stdout, select.POLLIN, deadline)
+        parts, missing = [self._ahead], size - len(self._ahead)
+        while missing > 0:
+            self._wait(self._child.stdout, deadline)
             try:
-                part = os.read(self._child.stdout.fileno(), size)
+                part = os.read(self._child.stdout.fileno(), max(missing, _READ_AHEAD))
             except BlockingIOError:
                 continue
             if not part:
                 raise self._death()
-            parts.append(part)
-            size -= len(part)
+            parts.append(memoryview(part))
+            missing -= len(part)
+        kept = len(parts[-1]) + min(missing, 0)
+        self._ahead, parts[-1] = parts[-1][kept:], parts[-1][:kept]
         return b"".join(parts)
 
-    def _wait(self, pipe: IO[bytes], event: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(pipe, event)
+    def _wait(self, pipe: IO[bytes], deadline: float) -> None:
         left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
+        if left <= 0 or not self._polls[pipe].poll(left * 1000):
             raise ChildFailedError("decode_timeout", f"more than {self._seconds:g} s")
 
     def _death(self) -> ChildFailedError:
@@ -301,7 +314,7 @@ def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
         signal.setitimer(signal.ITIMER_REAL, settings["seconds"] + 1)
         fields, body = _run(function, data, options)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        send(json.dumps(fields).encode(), body)
+        send(json_bytes.dumps(fields), body)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Decode untrusted images for the crawl in a child process that can be killed."""
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pipeline.data.descriptors import PACKED_BYTES
 from pipeline.images.child import Child, ChildFailedError
 from pipeline.images.process import Processed
 from pipeline.options import ImageOptions
 from pipeline.reasons import REASONS
+
+_TYPES: Final = {name: type(value) for name, value in Processed()._asdict().items() if name != "jpeg"}
+_TEXTS: Final = [name for name, kind in _TYPES.items() if kind is str]
 
 
 class Decoder:
@@ -62,14 +65,11 @@ class Decoder:
 
 def _parse(fields: dict[str, Any], jpeg: bytes, descriptor_bytes: int) -> Processed:
     """Return a result after checking every field's type and the reason; ValueError for anything else."""
-    defaults = Processed()._asdict()
-    del defaults["jpeg"]
-    if fields.keys() != defaults.keys():
+    if fields.keys() != _TYPES.keys():
         raise ValueError("other fields than a result has")
-    if any(type(fields[name]) is not type(default) for name, default in defaults.items()):
+    if any(type(fields[name]) is not kind for name, kind in _TYPES.items()):
         raise ValueError("a field of another type")
-    for value in fields.values():
-        str(value).encode()  # UnicodeEncodeError, a ValueError, for lone surrogates
+    "".join([fields[name] for name in _TEXTS]).encode()  # UnicodeEncodeError, a ValueError: lone surrogates
     result = Processed(jpeg=jpeg, **fields)
     if (result.reason not in REASONS) if result.reason else not jpeg.startswith(b"\xff\xd8\xff"):
         raise ValueError("neither a reason nor an image")
