@@ -35,6 +35,7 @@ _BOMS: Final = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _BLANK: Final = re.compile(rb"(?:[ \t\r]*+\n)++")
+_BEFORE_BLANK: Final = re.compile(rb"\n(?=[ \t\r]*+\n)")
 _EMPTY: Final = re.compile(rb"(?:[ \r]*+\n)++")  # a line of tabs is a row of empty fields
 
 # The kinds of file that are no text, and the advice for each.
@@ -200,6 +201,16 @@ class Lines:
         self.number += 1
         return Line(offset, number, (parts[0] if len(parts) == 1 else b"".join(parts)) if parts else None)
 
+    def read_held(self) -> bytes:
+        """Return the whole lines that are held before a blank one; b"" where the next line has to be read."""
+        found = _BEFORE_BLANK.search(self._block, self._at)
+        stop = (found.start() if found else self._block.rfind(b"\n", self._at)) + 1
+        held = self._block[self._at : stop]
+        self._at = max(self._at, stop)
+        self.offset += len(held)
+        self.number += held.count(b"\n")
+        return held
+
     def skip_blank(self, *, tabs: bool = True) -> None:
         """Pass over lines of nothing but spaces and, with `tabs`, tabs; a megabyte may unpack to billions."""
         blank = _BLANK if tabs else _EMPTY
@@ -239,16 +250,20 @@ def listed(file: IO[bytes], most: int) -> Iterator[tuple[int, str]]:
     size = 0
     while True:
         read.skip_blank()
-        line = read.read()
-        if line is None:
-            return
-        if line.data is None:
-            raise ValueError(f"line {line.number} is longer than {MAX_LINE >> 20} MiB")
-        size += len(line.data)
+        number, data = read.number, read.read_held()
+        if not data:
+            line = read.read()
+            if line is None:
+                return
+            if line.data is None:
+                raise ValueError(f"line {number} is longer than {MAX_LINE >> 20} MiB")
+            data = line.data
+        size += len(data)
         if size > most:
             raise ValueError(f"more than {most >> 20} MiB of text")
-        if text := line.data.decode().strip():
-            yield line.number, text
+        for place, text in enumerate(data.decode().split("\n"), number):
+            if text := text.strip():
+                yield place, text
 
 
 def lines(data: bytes) -> list[str]:
