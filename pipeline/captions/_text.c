@@ -17,7 +17,7 @@ enum { FEWEST_OF_PHONE = 7, MOST_BETWEEN = 2, DIGITS_OF_DNI = 8, MOST_OF_NUMBER 
 enum { OTHER, LETTER, DIGIT, SPACE, DOUBT }; /* kinds of characters */
 #define FOREIGN '\x80' /* stands for each byte of a letter that is not ASCII, so that they are all alike */
 
-static uint8_t kinds[256];
+static uint8_t kinds[256], between[256]; /* the second: whether it may stand between a number's digits */
 
 static void fill_kinds(void)
 {
@@ -26,6 +26,7 @@ static void fill_kinds(void)
         /* Controls, and what is not ASCII; what starts markup, addresses of mail and templates. */
         int doubt = c < 32 || c > 126 || strchr("&<@{", c);
         kinds[c] = letter ? LETTER : c >= '0' && c <= '9' ? DIGIT : c == ' ' ? SPACE : doubt ? DOUBT : OTHER;
+        between[c] = c && strchr("().-/", c);
     }
 }
 
@@ -65,7 +66,7 @@ static int may_be_camera(const char *text)
     if (*text == '_')
         text++;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (starts(text, names[i]))
+        if (*names[i] == *text && starts(text, names[i]))
             return 1;
     return *text == 'p' && kinds[(uint8_t)text[1]] == DIGIT;
 }
@@ -228,7 +229,7 @@ static int read_text(Caption *caption, const uint8_t *text, size_t length)
             gap = 0;
             bracket = 0;
         } else {
-            gap += strchr("().-/", c) ? 1 : MOST_BETWEEN + 1;
+            gap += between[c] ? 1 : MOST_BETWEEN + 1;
             bracket |= c == '(' || c == ')';
         }
         caption->letters += kind == LETTER ? size : 0;
