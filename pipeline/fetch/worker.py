@@ -79,7 +79,7 @@ class _Row:
             "key": self.uid.hex(), "reason": self.reason, "detail": self.detail,
             "final_url": answer.final_url, "status": answer.status, "elapsed": answer.elapsed,
             "size": self.size, "at": self.fetched_at, "sha256": self.sha256.hex() if self.sha256 else "",
-            "processed": self.processed and self.processed._asdict() | {"jpeg": ""}, "said": self.said,
+            "processed": self.processed and self.processed._asdict() | {"jpeg": ""}, "said": list(self.said),
         }  # fmt: skip
 
     @classmethod
