@@ -74,7 +74,7 @@ bench: $(READY)
 	$(BIN)/python -m bench
 
 # What the demo needs and no more; pip says how far it is.
-$(DEMO): pyproject.toml constraints.txt $(wildcard dedup/*.c pipeline/captions/*.c pipeline/images/*.c pipeline/sources/*.c)
+$(DEMO): pyproject.toml constraints.txt $(wildcard dedup/*.c pipeline/*.[ch] pipeline/captions/*.c pipeline/images/*.c pipeline/sources/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "openwit needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \

@@ -16,6 +16,11 @@ from typing import Any, Final, Literal
 import can_ada
 from publicsuffixlist import PublicSuffixList
 
+try:
+    from pipeline import _urls
+except ImportError:  # no compiler where it was installed
+    _urls = None  # type: ignore[assignment]
+
 MAX_LENGTH: Final = 2083
 """Characters, as written and as resolved: the limit of Internet Explorer, still the widest common limit."""
 
@@ -30,6 +35,7 @@ _CHARACTERS: Final = r"[A-Za-z0-9_~!$&()*+,;=:@.-]"
 PLAIN_HOST: Final = rf"https?://(?:{_LABEL})++(?!xn--)[a-z]{{2,}}+(?=/)"
 PLAIN_PATH: Final = rf"(?:/(?!\.){_CHARACTERS}++)++(?:\?(?:[/?]|{_CHARACTERS})*+)?"
 _PLAIN_URL: Final = re.compile(PLAIN_HOST + PLAIN_PATH).fullmatch
+_is_plain: Final = _PLAIN_URL if _urls is None else _urls.is_plain
 
 _resolved: Final[dict[str, None]] = {}
 """Results of `resolve` of late, which resolved again are themselves."""
@@ -56,7 +62,7 @@ def resolve(url: str, base: str | None = None) -> str:
     """
     if base is None and url in _resolved:  # a resolved URL is asked for its canonical form soon
         return url
-    if len(url) <= MAX_LENGTH and _PLAIN_URL(url):
+    if len(url) <= MAX_LENGTH and _is_plain(url):
         return _remember(url)
     url = url.strip(_STRIPPED)
     if url[:5].lower() == "data:":  # before the length: these are long

@@ -21,6 +21,7 @@ from pipeline.data import descriptors
 from pipeline.data.descriptors import pack
 from pipeline.images.resample import shrink
 from pipeline.sources import wat_links
+from pipeline.urls import _PLAIN_URL
 
 
 def load(path: Path) -> ModuleType:
@@ -229,6 +230,45 @@ def resample(module: ModuleType, rng: np.random.Generator) -> None:
         assert wrong[0].shape == (1, 1, 3), wrong
 
 
+_URL = [
+    "http",
+    "https",
+    "://",
+    "a",
+    "-",
+    "xn--",
+    "b-1",
+    ".",
+    ".de",
+    "/",
+    "/c",
+    "/d.jpg",
+    "?",
+    "x=1&y",
+    "%",
+    "é",
+    "\x00",
+    "\udc80",
+]
+_COMMON = ["https", "://", "a", ".", "de", "/c", "/d.jpg", "?", "x"]
+
+
+def urls(module: ModuleType, rng: np.random.Generator) -> None:
+    """Ask of parts of URLs in any order whether they are plain, and compare with the pattern."""
+    for _ in range(30):
+        parts = [part for part in _COMMON if rng.random() < 0.9]
+        for _ in range(rng.integers(0, 3)):
+            parts.insert(int(rng.integers(0, len(parts) + 1)), str(rng.choice(_URL)))
+        url = "".join(parts)
+        assert module.is_plain(url) == bool(_PLAIN_URL(url)), url
+    for wrong in (None, b"http://a.de/c", 3):
+        try:
+            module.is_plain(wrong)
+        except TypeError:
+            continue
+        raise AssertionError(wrong)
+
+
 _JSON = [
     *(
         '{"path":',
@@ -338,7 +378,7 @@ def described(module: ModuleType, rng: np.random.Generator) -> None:
 
 CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
     "_descriptors": described, "_kernels": search, "_language": language, "_match": match,
-    "_resample": resample, "_text": text, "_wat": wat,
+    "_resample": resample, "_text": text, "_urls": urls, "_wat": wat,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -9,8 +10,15 @@ from hypothesis import strategies as st
 from pipeline import urls
 from pipeline.reasons import REASONS
 from pipeline.urls import MAX_LENGTH, BadUrl, canonical, host, resolve, site, uid, without_credentials
+from tests import sanitized
 
 PAGE = "https://example.com/a/b/page.html?q=1#top"
+
+
+def test_plain_urls_are_told_in_c_as_by_the_pattern() -> None:
+    module = pytest.importorskip("pipeline._urls", reason="not built")
+    for number in range(20):
+        sanitized.urls(module, np.random.default_rng(number))
 
 
 @pytest.mark.parametrize(

@@ -7,72 +7,30 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
-#include <stdint.h>
-#include <string.h>
+#include "../plain_url.h"
 
 enum { LONGEST_URL = 4096, LONGEST_TEXT = 16384, MOST_WORDS = 32, SHORTEST_WORD = 2 };
-enum { SMALL = 1, LETTER = 2, DIGIT = 4, SIGN = 8, IN_STRING = 16, VISIBLE = 32 }; /* sets of bytes */
 
 static const char VALUE[] = "\"IMG@/src\""; /* of "path", the first key of a link */
 enum { VALUE_SIZE = sizeof VALUE - 1, BEFORE_SIGN = 4 };
 
-static uint8_t kinds[256];
+static uint8_t in_text[256]; /* whether a byte may stand in a string of JSON by itself */
 
-static void fill_kinds(void)
+static void fill_tables(void)
 {
-    for (int c = 1; c < 256; c++) {
-        int small = c >= 'a' && c <= 'z', letter = small || (c >= 'A' && c <= 'Z'), digit = c >= '0' && c <= '9';
-        int sign = c < 128 && strchr("_~!$&()*+,;=:@.-", c);
-        int in_string = c >= 32 && c != '"' && c != '\\';
-        kinds[c] = (uint8_t)(small * SMALL | letter * LETTER | digit * DIGIT | sign * SIGN | in_string * IN_STRING |
-                             (c > 32 && c < 128) * VISIBLE);
-    }
+    fill_kinds();
+    for (int c = 32; c < 256; c++)
+        in_text[c] = c != '"' && c != '\\';
 }
 
-static int is(char c, int set) { return kinds[(uint8_t)c] & set; }
+/* Whether a character is neither white space nor of several bytes. */
+static int is_visible(char c) { return (uint8_t)c > 32 && (uint8_t)c < 128; }
 
-static int starts(const char *text, const char *with) { return !strncmp(text, with, strlen(with)); }
-
-/* Where the scheme and host before a path end, PLAIN_HOST of urls.py; NULL where there is no such host. */
-static const char *after_host(const char *at)
+/* Whether a path that ends there names an SVG; it has a character before its last segment's end, and more before it. */
+static int is_svg(const char *end)
 {
-    if (!starts(at, "http"))
-        return NULL;
-    at += 4 + (at[4] == 's');
-    if (!starts(at, "://"))
-        return NULL;
-    at += 3;
-    for (int labels = 0;; labels++, at++) {
-        const char *label = at;
-        int only_letters = 1;
-        for (; is(*at, SMALL | DIGIT) || *at == '-'; at++)
-            only_letters &= is(*at, SMALL) != 0;
-        if (at == label || *label == '-' || starts(label, "xn--"))
-            return NULL;
-        if (*at != '.')
-            return labels && only_letters && at - label > 1 && *at == '/' ? at : NULL;
-    }
-}
-
-/* Where a path and its query end, PLAIN_PATH of urls.py; NULL where there is no such path, or it names an SVG. */
-static const char *after_path(const char *at)
-{
-    if (*at != '/')
-        return NULL;
-    while (*at == '/') {
-        const char *segment = ++at;
-        while (is(*at, LETTER | DIGIT | SIGN))
-            at++;
-        if (at == segment || *segment == '.')
-            return NULL;
-    }
-    const char *end = at[-1] == 'z' || at[-1] == 'Z' ? at - 1 : at; /* each segment has a character */
-    if (end[-4] == '.' && (end[-3] | 32) == 's' && (end[-2] | 32) == 'v' && (end[-1] | 32) == 'g')
-        return NULL;
-    if (*at == '?')
-        for (at++; is(*at, LETTER | DIGIT | SIGN) || *at == '/' || *at == '?';)
-            at++;
-    return at;
+    end -= end[-1] == 'z' || end[-1] == 'Z';
+    return end[-4] == '.' && (end[-3] | 32) == 's' && (end[-2] | 32) == 'v' && (end[-1] | 32) == 'g';
 }
 
 typedef struct {
@@ -126,7 +84,7 @@ static void read_text(const char **at, const char *before, Py_ssize_t longest, T
     if (!starts(*at, before))
         return;
     const char *start = *at + strlen(before), *end = start;
-    while (is(*end, IN_STRING))
+    while (in_text[(uint8_t)*end])
         end++;
     text->start = start;
     text->size = end - start;
@@ -137,7 +95,7 @@ static void read_text(const char **at, const char *before, Py_ssize_t longest, T
             int size = 1;
             if (*end == '\\')
                 size = unescaped(&end, text->unescaped + text->size);
-            else if (is(*end, IN_STRING))
+            else if (in_text[(uint8_t)*end])
                 text->unescaped[text->size] = *end++;
             else
                 return;
@@ -156,7 +114,7 @@ static void read_text(const char **at, const char *before, Py_ssize_t longest, T
 static PyObject *stripped(const Text *text)
 {
     PyObject *found = PyUnicode_DecodeUTF8(text->start, text->size, NULL);
-    if (!found || (is(text->start[0], VISIBLE) && is(text->start[text->size - 1], VISIBLE)))
+    if (!found || (is_visible(text->start[0]) && is_visible(text->start[text->size - 1])))
         return found;
     PyObject *less = PyObject_CallMethod(found, "strip", NULL);
     Py_DECREF(found);
@@ -174,10 +132,10 @@ static PyObject *plain_link(const char *at, const Limits *limits)
 {
     if (!starts(at, ",\"url\":\""))
         Py_RETURN_NONE;
-    const char *url = at + 8, *host = after_host(url), *path = host ? host : url;
-    const char *end = after_path(path);
+    const char *url = at + 8, *host = after_host(url), *mark;
+    const char *end = after_path(host ? host : url, &mark);
     Py_ssize_t before = host ? 0 : limits->site_size;
-    if (!end || *end != '"' || before + (end - url) > limits->longest_url)
+    if (!end || *end != '"' || is_svg(mark) || before + (end - url) > limits->longest_url)
         Py_RETURN_NONE;
     at = end + 1;
     Text given[2];
@@ -328,6 +286,6 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__wat(void)
 {
-    fill_kinds();
+    fill_tables();
     return PyModule_Create(&module);
 }
