@@ -195,7 +195,7 @@ class ImageMatcher:
         for mirrored in (False, True):
             if mirrored not in known:
                 known[mirrored] = features(np.ascontiguousarray(rgb[:, ::-1]) if mirrored else rgb)
-            verdict = verify(known[mirrored], reference)
+            verdict = verify(known[mirrored], reference, mirrored)
             if verdict.verified or verdict.inliers > one.verdict.inliers:
                 one = one._replace(verdict=verdict, mirrored=mirrored)
             if verdict.verified:
@@ -237,9 +237,15 @@ class ImageMatcher:
         correlation = aligned_correlation(thumbnail, shown)
         if correlation < GATE:
             return Verification(False, "gate", 0, correlation)
+        found = self._reference_features(example, reference)
         if mirrored not in known:
             known[mirrored] = features(picture.rgb[:, ::-1] if mirrored else picture.rgb)
-        return verify(known[mirrored], self._reference_features(example, reference))
+        verdict = verify(known[mirrored], found, mirrored)
+        if mirrored and verdict.reason == "content":  # it may be its own mirror image, as the letter A is
+            if False not in known:
+                known[False] = features(picture.rgb)
+            verdict = verify(known[False], found)
+        return verdict
 
     def _reference_features(self, example: int, rgb: Pixels) -> PictureFeatures:
         if example in self.features:

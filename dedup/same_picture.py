@@ -60,10 +60,10 @@ There all that is to be seen must agree: logos, placeholders and products of one
 print, as a photograph does over which words were written."""
 PLAIN_DIFFERENCE: Final = 0.8
 """Squared difference of one place, in variances. Copies of such images reach 0.65, another word 2."""
-TWO_SHADES: Final = 0.95
-"""Share of the variance of luma that two shades explain, from which a picture on a plain ground is a sign. No
-part of a sign is the sign, unless they share as many keypoints as may be covered: with an accent a letter is
-another."""
+TWO_SHADES: Final = 0.96
+"""Share of the variance of luma that two shades explain, from which a picture on a plain ground is a sign.
+With an accent, upside down or mirrored a letter is another. So no part of a sign is the sign, unless they
+share as many keypoints as may be covered."""
 MOST_BESIDE: Final = 0.12
 """Of what is to be seen in a sign, beside the part that both show; dots over a letter are 0.19 and more."""
 PLAIN_CHROMA: Final = 0.8
@@ -140,8 +140,11 @@ def aligned_correlation(query: Pixels, reference: Pixels) -> float:
     return _correlation_under(a, b, np.asarray(found, np.float64))
 
 
-def verify(query: PictureFeatures, reference: PictureFeatures) -> Verification:
-    """Judge a pair by keypoints and by the pixels under their common map."""
+def verify(query: PictureFeatures, reference: PictureFeatures, mirrored: bool = False) -> Verification:
+    """Judge a pair by keypoints and by the pixels under their common map.
+
+    mirrored: whether the query is the mirror image of a picture, which of a letter is another letter.
+    """
     pairs = _mutual_matches(query.descriptors, reference.descriptors)
     if len(pairs) < MIN_INLIERS:
         return Verification(False, "inliers", len(pairs))
@@ -177,8 +180,12 @@ def verify(query: PictureFeatures, reference: PictureFeatures) -> Verification:
     if not agrees and not (covered and off <= TIGHT):
         return Verification(False, "correlation", inliers, seen.correlation)
     plain = min(plain_share(query.luma), plain_share(reference.luma)) >= MIN_PLAIN
-    sign = plain and inliers < COVERED[0][0] and _is_part_of_sign(query.luma, reference.luma, affine)
-    if sign or (plain and seen.difference > PLAIN_DIFFERENCE):
+    sign = plain and min(two_shades(query.luma), two_shades(reference.luma)) >= TWO_SHADES
+    if sign and (mirrored or affine[0, 0] < 0):
+        return Verification(False, "content", inliers, seen.correlation)
+    if sign and inliers < COVERED[0][0] and _shows_more(query.luma, reference.luma, affine):
+        return Verification(False, "content", inliers, seen.correlation)
+    if plain and seen.difference > PLAIN_DIFFERENCE:
         return Verification(False, "content", inliers, seen.correlation)
     chroma = chroma_cosine(query.rgb, reference.rgb, affine)
     if chroma < (PLAIN_CHROMA if plain else MIN_CHROMA):
@@ -246,9 +253,8 @@ def plain_share(luma: Pixels) -> float:
     return float((places.std(axis=(1, 3)) < _PLAIN).mean())
 
 
-def _is_part_of_sign(query: Pixels, reference: Pixels, affine: Affine) -> bool:
-    if min(two_shades(query), two_shades(reference)) < TWO_SHADES:
-        return False
+def _shows_more(query: Pixels, reference: Pixels, affine: Affine) -> bool:
+    """Return whether one of two pictures shows more than what both show."""
     ways = ((query, reference, affine), (reference, query, cv2.invertAffineTransform(affine)))
     return max(beside(overlaid(*way)) for way in ways) > MOST_BESIDE
 

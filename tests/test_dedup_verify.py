@@ -148,6 +148,14 @@ def test_a_letter_is_not_the_same_with_dots_over_it():
     assert same_picture.verify(same_picture.features(copy), known).verified
 
 
+def test_a_letter_upside_down_or_mirrored_is_another():
+    known = same_picture.features(letter(np.full((400, 300, 3), 255, np.uint8)))
+    turned = same_picture.features(np.ascontiguousarray(known.rgb[::-1, ::-1]))
+    assert same_picture.verify(known, known).verified
+    assert same_picture.verify(turned, known).reason == "content"
+    assert same_picture.verify(known, known, mirrored=True).reason == "content"
+
+
 def test_a_copy_of_one_channel_is_verified():
     original = scene(4)
     copy = np.repeat(original[..., 1:2], 3, axis=2)
