@@ -41,7 +41,7 @@ class Descriptors:
     """The descriptors of n images from which the three similarities are computed."""
 
     def __init__(self, detector: detector_file.LearnedDetector, thumbnails: np.ndarray) -> None:
-        self.raw = detector.network.embed(thumbnails)
+        self.raw = detector.raw(thumbnails)
         self.centred = detector.normaliser.centred(self.raw)
         self.biases = detector.biases(self.centred)
 

@@ -197,3 +197,11 @@ def test_the_detector_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "lite").write_bytes(b"mine")
     with pytest.raises(ValueError, match="--detector lite is no detector"):
         detector_file.of_any_kind("lite")
+
+
+def test_a_compiled_network_gives_the_same_numbers():
+    network = DetectorNetwork(LiteArchitecture(side=32, dims=8))
+    network.trunk.load_published(published(), "x.pth")
+    network.fit_head(PICTURES).laid_out().eval()
+    compiled, pictures = network.compiled(), PICTURES.numpy()[:21]
+    assert np.allclose(network.embed(pictures, forward=compiled), network.embed(pictures), atol=1e-5)

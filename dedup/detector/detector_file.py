@@ -5,6 +5,7 @@
 
 import json
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,7 +15,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedup.detector.encoder import EncoderDetector, is_encoder
-from dedup.detector.model import DetectorArchitecture, DetectorNetwork, LiteArchitecture, ResNetArchitecture
+from dedup.detector.model import (
+    DetectorArchitecture,
+    DetectorNetwork,
+    Forward,
+    LiteArchitecture,
+    ResNetArchitecture,
+)
 from dedup.detector.normalise import F32, Normaliser
 from pipeline import storage, untrusted
 from pipeline.data import shipped_detector
@@ -36,9 +43,19 @@ class LearnedDetector:
         self.side, self.dims = network.architecture.side, network.architecture.dims
         self.views = network.trunk.views
 
+    @cached_property
+    def _compiled(self) -> Forward | None:
+        """The network as it runs fastest, of the weights it has when it is first asked for."""
+        on_cpu = self.network.head.weight.device.type == "cpu"
+        return self.network.compiled() if on_cpu and self.network.trunk.worth_compiling else None
+
+    def raw(self, thumbnails: npt.NDArray[np.uint8]) -> F32:
+        """Return unit vectors as the network gives them: uint8 [n, side, side, 3] to float32 [n, dims]."""
+        return self.network.embed(thumbnails, forward=self._compiled)
+
     def embed(self, thumbnails: npt.NDArray[np.uint8]) -> F32:
         """Return centred unit vectors: uint8 [n, side, side, 3] to float32 [n, dims]."""
-        return self.normaliser.centred(self.network.embed(thumbnails))
+        return self.normaliser.centred(self.raw(thumbnails))
 
     def biases(self, vectors: F32) -> F32:
         """Return the correction of the similarities of each vector: [n, dims] to [n]."""

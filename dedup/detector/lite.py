@@ -74,6 +74,8 @@ class LiteTrunk(nn.Module):
     channels: Final = 320
     together: Final = 16
     """Pictures at a time for a CPU: their features stay in its cache."""
+    worth_compiling: Final = True
+    """Whether a CPU runs it as `DetectorNetwork.compiled`: a quarter faster, after a third of a second."""
     layout: Final = torch.channels_last  # 1.3 times as fast: one element's channels lie together
     views: Final = FEW
     """In which evaluation images are described."""

@@ -5,8 +5,9 @@ Weight norm takes the place of batch norm "to avoid leaking information about du
 statistics": nothing in a forward pass depends on the other images of the batch.
 """
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -21,6 +22,8 @@ from dedup.detector.lite import LiteTrunk
 from pipeline.data.views import VIEWS
 from train.image_transforms import normalise
 from train.resnet import Bottleneck, Parts, Trunk
+
+Forward = Callable[[Tensor], Tensor]
 
 TEMPERATURE: Final = 0.07
 """Fixed, not learned (appendix C)."""
@@ -112,6 +115,7 @@ class ResNetTrunk(Trunk):
 
     together: Final = 256
     """Pictures at a time for a CPU."""
+    worth_compiling: Final = False
     layout: Final = torch.channels_last
     views: Final = VIEWS
     """In which evaluation images are described."""
@@ -141,9 +145,27 @@ class DetectorNetwork(nn.Module):
         self.to(memory_format=self.trunk.layout)  # type: ignore[call-overload]
         return self
 
+    def compiled(self) -> Forward:
+        """Return this network with its present weights for a CPU, as TorchScript that oneDNN runs.
+
+        Its values stay in the blocks that oneDNN computes with from one layer to the next.
+        """
+        side = self.architecture.side
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.compile would need a C++ compiler
+            example = torch.zeros(self.trunk.together, side, side, 3, dtype=torch.uint8)
+            traced = torch.jit.trace(self, example, check_trace=False)  # type: ignore[no-untyped-call]
+            frozen: Forward = torch.jit.optimize_for_inference(torch.jit.freeze(traced.eval()))
+        return frozen
+
     @torch.inference_mode()
-    def embed(self, thumbnails: npt.NDArray[np.uint8], batch: int | None = None) -> npt.NDArray[np.float32]:
-        """Map uint8 [n, side, side, 3] to float32 unit vectors [n, dims], on the network's device."""
+    def embed(
+        self, thumbnails: npt.NDArray[np.uint8], batch: int | None = None, forward: Forward | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Map uint8 [n, side, side, 3] to float32 unit vectors [n, dims], on the network's device.
+
+        forward: the network as `compiled` gave it.
+        """
         device = self.head.weight.device
         bf16 = device.type == "cuda"
         batch = batch or (256 if bf16 else self.trunk.together)
@@ -151,7 +173,7 @@ class DetectorNetwork(nn.Module):
         for start in range(0, len(thumbnails), batch):
             pixels = torch.from_numpy(np.ascontiguousarray(thumbnails[start : start + batch])).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                found.append(self(pixels).cpu().numpy())
+                found.append((forward or self)(pixels).cpu().numpy())
         return np.concatenate(found)
 
     def initialise(self, seed: int, pixels: Tensor) -> "DetectorNetwork":
