@@ -86,7 +86,7 @@ def _certify(folder: Path, names: Sequence[str]) -> None:
 
 
 class _Connection(asyncio.Protocol):
-    """Answer every path with a picture, /N.jpg with the Nth; 404 for robots.txt and the like."""
+    """Answer every path with a picture, /N.jpg with the Nth; 404 for robots.txt, /N.gone and the like."""
 
     def __init__(self, pictures: Sequence[bytes]) -> None:
         self._pictures = pictures
@@ -100,7 +100,8 @@ class _Connection(asyncio.Protocol):
         while b"\r\n\r\n" in self._read:
             head, _, self._read = self._read.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1]
-            if path not in (b"/robots.txt", b"/ai.txt") and not path.startswith(b"/.well-known/"):
+            is_picture = not path.startswith(b"/.well-known/") and not path.endswith((b".txt", b".gone"))
+            if is_picture:
                 name = path[1:-4]
                 number = int(name) if name.isdigit() else zlib.crc32(path)
                 picture = self._pictures[number % len(self._pictures)]
