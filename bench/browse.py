@@ -5,6 +5,7 @@
     python -m bench.browse --rows --store 100000       # index and pictures in an S3 server of this machine
     python -m bench.browse --rows --store 1000000 --keep FOLDER   # with the index of --rows 1000000 --keep
     python -m bench.browse --rows 1000000 --fresh     # each page to a connection that has read nothing
+    python -m bench.browse --rows 1000000 --random 3000    # 3,000 random pages, and the worst
     python -m bench.browse --rows 1000000 --peers     # duckdb and tantivy beside SQLite's FTS5, if installed
     python -m bench.browse --rows --datasets 100000    # the datasets library beside
     python -m bench.browse --rows --vectors 100000 --graph    # search by meaning, usearch beside if installed
@@ -38,6 +39,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from bench import browse_random
 from pipeline import balance, storage
 from pipeline.browse.guard import Guard
 from pipeline.browse.server import Server
@@ -442,6 +444,7 @@ def main() -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="each page to a connection that has read nothing"
     )
+    parser.add_argument("--random", type=int, default=0, help="random pages in place of the table")
     parser.add_argument("--keep", default="", help="folder in which the index stays")
     options = parser.parse_args()
     for count in options.store:
@@ -464,7 +467,10 @@ def main() -> None:
                 f"{count:,} rows: {(time.process_time() - started) / count * 1e6:.1f} CPU us/row to index, "
                 f"{size / count:.0f} bytes/row"
             )
-            (show_fresh if options.fresh else show_pages)(folder / "index.sqlite")
+            if options.random:
+                browse_random.show_random(folder / "index.sqlite", options.random, read_bytes)
+            else:
+                (show_fresh if options.fresh else show_pages)(folder / "index.sqlite")
             if options.peers:
                 peers(count, shard, folder)
 

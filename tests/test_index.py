@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_job import main
-from pipeline.index import build, by_column, ends, place, tables, vectors
+from pipeline.index import build, by_column, place, tables, vectors
 from pipeline.index import near as near_groups
 from pipeline.index import pages as query
 from pipeline.index.cli import index
@@ -131,7 +131,6 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, list[dic
         for n in range(1_200)
     ]  # fmt: skip
     index = tables.Index(path)
-    before, ends.LEAST, ends.SHORTEST = (ends.LEAST, ends.SHORTEST), 1_000, 100  # type: ignore[misc]
 
     def add(source: tables.Source, number: int) -> None:
         half = rows[:600] if source.name == "a" else rows[600:]
@@ -143,7 +142,6 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, list[dic
     shards = [tables.Source(name, name, "1") for name in "ab"]
     index.renew("samples", shards, add, lambda done, total, found: None)
     tables.finish(index, "numbered")
-    ends.LEAST, ends.SHORTEST = before  # type: ignore[misc]
     index.close()
     return Search(path), rows
 

@@ -1,4 +1,4 @@
-"""Pages of samples in the order of a column of numbers."""
+"""Pages of samples in the order of a column of numbers, of an index without lists (see `walk`)."""
 
 import itertools
 import json
@@ -75,12 +75,9 @@ def many(
 ) -> list[dict[str, Any]]:
     """Return a page of many samples that a match finds, about a share of all, in the order of a column.
 
-    If the column's end does not have the page: where about every eighth sample is found the column is walked,
-    and of each sample is asked whether it is found. Else each part of the column is matched together with the
-    filter, or read beside the ids of a phrase.
+    Where about every eighth sample is found the column is walked, and of each sample is asked whether it is
+    found. Else each part of the column is matched together with the filter, or read beside a phrase's ids.
     """
-    if not asked.bounds and (at_end := _at_end(reader, asked, sort, offset, limit)):
-        return reader.by_ids(at_end)
     column, way = sort.removeprefix("-"), _way(sort)
     if offset + limit <= _ASKED * share or column not in reader.cuts:
         is_found = "EXISTS (SELECT 1 FROM samples_text WHERE samples_text MATCH ? AND rowid = samples.id)"
@@ -113,20 +110,6 @@ def _looked_up(
         f'ORDER BY "{column}" {way}, id {way} LIMIT ? OFFSET ?',
         [json.dumps([*ids]), *asked.values, limit, offset],
     )
-
-
-def _at_end(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> list[int]:
-    """Return the ids of a page that a match finds among the first samples of a column, or [] for too few."""
-    if sort not in reader.ends:
-        return []
-    first, last = reader.ends[sort]
-    some = "SELECT rowid FROM ends_text WHERE ends_text MATCH ? AND rowid BETWEEN ? AND ?"
-    found = reader.tuples(
-        f"SELECT sample FROM ends WHERE id IN ({some} ORDER BY rowid LIMIT ?) ORDER BY id",
-        (asked.match, first, last, offset + limit),
-    )
-    ids = list(itertools.chain.from_iterable(found))
-    return ids[offset:] if len(ids) == offset + limit else []
 
 
 def _matched(reader: Reader, asked: Question, share: float, wanted: int) -> set[int] | None:

@@ -7,11 +7,14 @@ it shows, whichever filter and order it has.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pipeline.index import by_column
+from pipeline.index import by_column, walk
+from pipeline.index.lists import Lists
 from pipeline.index.question import Filter, Question, question
 from pipeline.index.reader import Reader
+from pipeline.index.walk import Page
 
 SECONDS: Final = 1.5
 """For a page, and for a count that is asked for alone."""
@@ -20,14 +23,6 @@ MOST: Final = 200
 """Rows of a page."""
 _LOOKED_UP: Final = 100  # rows that are looked up singly for a count, if they are all: 0.5 MB at most
 _TRIED: Final = 25  # rows that are looked up to see which share of them is within bounds
-
-
-class Page(NamedTuple):
-    """Rows of one page, as dicts by column; `total` is a lower bound unless `is_exact`."""
-
-    rows: list[dict[str, Any]]
-    total: int
-    is_exact: bool
 
 
 class _Count(NamedTuple):
@@ -41,6 +36,15 @@ class _Count(NamedTuple):
 class Pages(Reader):
     """An index that is open for reading, page by page; for one thread."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.lists = Lists(self)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.lists.close()
+        super().close()
+
     def page(self, wanted: Filter, offset: int, limit: int, table: str = "samples") -> Page:
         """Return one page of samples, or of rejects, and how many there are.
 
@@ -48,9 +52,14 @@ class Pages(Reader):
         """
         limit, offset = max(0, min(limit, MOST)), max(0, offset)
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
-        ids = self._inside(wanted)
         if wanted.sort and (table != "samples" or wanted.sort.removeprefix("-") not in self.numbers):
             raise ValueError(f"there is no column {wanted.sort.removeprefix('-')} to sort by")
+        of = walk.asked(self.lists, wanted, asked) if table == "samples" else None
+        if of is not None:
+            with self.within(SECONDS):
+                if (page := walk.page(self, self.lists, of, offset, limit)) is not None:
+                    return page
+        ids = self._inside(wanted)
         if ids is not None and not (wanted.text or wanted.facets or wanted.query is not None):
             count = _Count(len(ids), True)
         else:
@@ -82,6 +91,9 @@ class Pages(Reader):
     def count(self, wanted: Filter, table: str = "samples") -> Page:
         """Return how many rows a filter leaves, counted for up to one and a half seconds, and no rows."""
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
+        of = walk.asked(self.lists, wanted, asked) if table == "samples" else None
+        if of is not None and (number := walk.count(self.lists, of)) is not None:
+            return Page([], number, True)
         count = self._total(wanted, asked)
         if not count.is_exact:
             source = asked.source if asked.bounds else f"{table}_text WHERE {asked.text}"

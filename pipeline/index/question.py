@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -36,13 +36,19 @@ def match_expression(text: str) -> str:
     Example: `dog "on a beach" -cat` asks for captions or URLs with the word and the phrase, without the last.
     """
     wanted, refused = list[str](), list[str]()
-    for word in _WORD.findall(text):
-        inner = word.removeprefix("-").strip('"').translate({0: " ", ord('"'): " "})
-        if any(letter.isalnum() for letter in inner):
-            (refused if word.startswith("-") else wanted).append(f'{{caption url}} : "{inner}"')
+    for is_refused, inner in phrases(text):
+        (refused if is_refused else wanted).append(f'{{caption url}} : "{inner}"')
     if not wanted:
         return ""
     return " AND ".join(f"({part})" for part in wanted) + "".join(f" NOT ({part})" for part in refused)
+
+
+def phrases(text: str) -> Iterator[tuple[bool, str]]:
+    """Yield each word, or words in a row, of what people type, and whether it must not be there."""
+    for word in _WORD.findall(text):
+        inner = word.removeprefix("-").strip('"').translate({0: " ", ord('"'): " "})
+        if any(letter.isalnum() for letter in inner):
+            yield word.startswith("-"), inner
 
 
 class Question(NamedTuple):
@@ -55,6 +61,8 @@ class Question(NamedTuple):
     values: tuple[float, ...]
     has_phrase: bool = False
     """Whether several words have to stand in a row, as those of "on a beach" or "don't"."""
+    tags: tuple[str, ...] = ()
+    """Of the facets and the query."""
 
     @property
     def text(self) -> str:
@@ -100,7 +108,7 @@ def question(
         bounds.append("0")  # words without a letter
     joined = " AND ".join(f"({part})" for part in parts)
     has_phrase = any(len(_TOKEN.findall(word)) > 1 for word in match.split('"')[1::2])
-    return Question(table, joined, tuple(bounds), tuple(values), has_phrase)
+    return Question(table, joined, tuple(bounds), tuple(values), has_phrase, tuple(tags))
 
 
 def _narrow(wanted: Filter, cuts: Mapping[str, Cuts]) -> list[str]:

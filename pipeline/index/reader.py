@@ -35,7 +35,6 @@ class Reader:
         self.numbers = tuple(name for name in names if name in NUMBERS or name.startswith("score_"))
         self.name = json.loads(self.meta("name") or '""')
         self.cuts = cuts.read(self.db)
-        self.ends: dict[str, list[int]] = json.loads(self.meta("ends") or "{}")
 
     def close(self) -> None:
         """Close the file."""

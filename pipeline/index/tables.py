@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pipeline.index import cuts, ends, query_list
+from pipeline.index import cuts, postings, query_list
 
-VERSION: Final = 4
+VERSION: Final = 5
 FACETS: Final = ("site", "lang", "source", "format", "licence", "synthetic", "shard")
 """Columns of samples by whose values one can filter."""
 NUMBERS: Final = ("width", "height", "bytes", "lang_score")
@@ -170,7 +170,7 @@ class Index:
         return int(self.db.execute(f"SELECT coalesce(max(id), 0) + 1 FROM {table}").fetchone()[0])
 
     def _add(self, table: str, number: int) -> None:
-        self.db.execute("DELETE FROM meta WHERE name = 'ends'")  # written again once the index is whole
+        self.db.execute("DELETE FROM meta WHERE name = 'lists'")  # written again once the index is whole
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (table, str(self.count(table) + number)))
 
     def _remove(self, table: str, shard: int) -> None:
@@ -209,7 +209,7 @@ def connect(path: Path) -> sqlite3.Connection:
         path.unlink(missing_ok=True)
         db = sqlite3.connect(path)
         with db:
-            db.executescript(_TABLES + query_list.TABLES + ends.TABLES)
+            db.executescript(_TABLES + query_list.TABLES + postings.TABLES)
             db.execute("INSERT INTO meta VALUES ('version', ?)", (str(VERSION),))
             for table in ("samples_text", "rejects_text"):
                 db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('hashsize', ?)", (_AT_ONCE,))
@@ -227,7 +227,7 @@ def finish(index: "Index", name: str) -> None:
     with db:
         for column in numbers:
             db.execute(f'CREATE INDEX IF NOT EXISTS "sort_{column}" ON samples ("{column}")')
-        ends.renew(db, list(cuts.read(db)), index.count("samples"))
+        postings.renew(db, list(cuts.read(db)), index.count("samples"))
         db.execute("DELETE FROM facets WHERE samples <= 0 AND rejects <= 0")
         for table in ("samples_text", "rejects_text"):
             db.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")

@@ -1,0 +1,111 @@
+"""Pages and counts that are worked out from lists of terms: against all rows, sorted and cut by SQLite."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.index import orders, postings, tables, terms, walk
+from pipeline.index.question import Filter, question
+from pipeline.index.search import Search
+
+WORDS = [*"abcdefgh", "Ähre", "straße", "don't", "x2", *(f"rare{n}" for n in range(60))]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
+    """An index of 1,800 samples with lists, from which a shard in the middle was taken out."""
+    path, rng = tmp_path_factory.mktemp("lists") / "index.sqlite", np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        small = {"LEAST": 1_000, "FEW": 40, "PART": 64, "_SPAN": 512, "_SORTED": 20_000}
+        for name, value in small.items():
+            patch.setattr(postings, name, value)
+        patch.setattr(orders, "BYTES", 40)
+        patch.setattr(orders, "IDS", 32)
+
+        def add(source: tables.Source, number: int) -> None:
+            rows = []
+            for n in range(600):
+                some = np.minimum(rng.zipf(1.3, rng.integers(0, 9)), len(WORDS)) - 1
+                caption = " ".join(WORDS[word] for word in some)
+                site = index.tag("samples", "site", f"{rng.zipf(1.5)}.test")
+                width = None if n % 9 == 0 else int(rng.integers(1, 60))
+                height = 256 if n % 3 else int(rng.integers(1, 900))
+                rows.append([
+                    f"{number}-{n}", "", number, "jpg", 0, 1, 0, 0, caption, f"https://z.test/{n}", "",
+                    f"{site} q{rng.zipf(1.5)} q7 r7x{n % 3}", width, height, 5,
+                    float(rng.normal()), None,
+                ])  # fmt: skip
+            index.insert("samples", tables.SAMPLE_COLUMNS, rows)
+
+        index = tables.Index(path)
+        for names in ("abcd", "abd"):
+            shards = [tables.Source(name, name, "1") for name in names]
+            index.renew("samples", shards, add, lambda done, total, found: None)
+            tables.finish(index, "lists")
+        index.close()
+        found = Search(path)
+        yield found
+        found.close()
+
+
+def test_terms_of_words_are_those_of_the_full_text_table() -> None:
+    texts = ["Don't  STOP", "Straße in Köln, ²x", "a_b c\0d", "", "日本 e\u0301t", "İx ǅ"]
+    assert terms.words(texts)[:4] == [
+        ["don", "t", "stop"], ["straße", "in", "koln", "²x"], ["a", "b", "c", "d"], []
+    ]  # fmt: skip
+    for text in texts:  # plain words one by one, others by asking
+        together = terms.words([text + " é"])[0]
+        assert together[:-1] == terms.words([text])[0]
+
+
+@pytest.mark.parametrize("ids", [[7], [0, 1, 255, 511], [3, 70_000], [1, 2**31, 2**32 - 1]])
+def test_lists_are_packed_in_few_bytes(ids: list[int]) -> None:
+    own = np.array(ids, np.uint32)
+    assert postings.unpacked(ids[0], postings.packed(own)).tolist() == ids
+    for samples in (9, 1 << 24):
+        places = own % np.uint32(min(samples, 1 << 24))
+        assert postings.lengthened(postings.shortened(places, samples), samples).tolist() == places.tolist()
+
+
+some_words = st.lists(st.sampled_from(WORDS[:20]) | st.sampled_from(WORDS), min_size=1, max_size=4)
+pieces = st.builds(lambda sign, words: f'{sign}"{" ".join(words)}"', st.sampled_from(["", "-"]), some_words)
+texts = st.lists(some_words.map(" ".join) | pieces, max_size=3).map(" ".join)
+cuts = st.dictionaries(
+    st.sampled_from(["width", "height", "lang_score"]), st.integers(-2, 900) | st.floats(-2, 60), max_size=2
+)
+
+
+@given(
+    texts, cuts, cuts, st.none() | st.sampled_from([1, 2, 7, 50]), st.none() | st.integers(1, 5),
+    st.sampled_from(["", "width", "-width", "height", "-height", "-lang_score", "bytes", "-bytes"]),
+    st.sampled_from([0, 0, 7, 90]), st.integers(-1, 2),
+)  # fmt: skip
+def test_pages_from_lists_are_those_of_all_rows(
+    search: Search, text: str, least: dict[str, float], most: dict[str, float], query: int | None,
+    site: int | None, sort: str, offset: int, way: int,
+) -> None:  # fmt: skip
+    facets = {"site": f"{site}.test"} if site else {}
+    wanted = Filter(text=text, least=least, most=most, query=query, facets=facets, sort=sort)
+    asked = question(search.db, wanted, "samples", search.numbers, search.cuts)
+    column, falls = sort.removeprefix("-") or "id", "DESC" if sort.startswith("-") else "ASC"
+    where = [*asked.bounds]
+    if asked.match:
+        where.append("id IN (SELECT rowid FROM samples_text WHERE samples_text MATCH ?)")
+    statement = (
+        f"SELECT id FROM samples WHERE {' AND '.join(where) or '1'} ORDER BY {column} {falls}, id {falls}"
+    )
+    values = [*asked.values, asked.match] if asked.match else [*asked.values]
+    every = [row[0] for row in search.db.execute(statement, values)]
+    with pytest.MonkeyPatch.context() as patch:
+        if way >= 0:  # not only the one that reads least
+            ways = walk._ways
+            patch.setattr(
+                walk, "_ways", lambda *given: (found := ways(*given))[way % max(len(found), 1) :][:1]
+            )
+        page, count = search.page(wanted, offset, 20), search.count(wanted)
+    assert [row["id"] for row in page.rows] == every[offset : offset + 20]
+    assert page.total == len(every) or (not page.is_exact and page.total < len(every))
+    assert count == ([], len(every), True)
