@@ -458,6 +458,7 @@ def main() -> None:
     for count in options.rows:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(options.keep or name)
+            folder.mkdir(parents=True, exist_ok=True)
             shard = folder / "00000.tar"
             write_pictures(shard)
             started = time.process_time()

@@ -49,6 +49,11 @@ class Word(NamedTuple):
         """Return the samples of its shortest list."""
         return min(one.size for one in self.lists)
 
+    @property
+    def sign(self) -> int | None:
+        """Return the sign that says which samples have it, if there is one."""
+        return self.lists[0].sign if len(self.lists) == 1 and self.is_exact else None
+
 
 class Lists:
     """The lists of an index that is open for reading; for one thread."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pipeline.index import by_column, walk
+from pipeline.index import by_column, walk, ways
 from pipeline.index.lists import Lists
 from pipeline.index.question import Filter, Question, question
 from pipeline.index.reader import Reader
@@ -54,7 +54,7 @@ class Pages(Reader):
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
         if wanted.sort and (table != "samples" or wanted.sort.removeprefix("-") not in self.numbers):
             raise ValueError(f"there is no column {wanted.sort.removeprefix('-')} to sort by")
-        of = walk.asked(self.lists, wanted, asked) if table == "samples" else None
+        of = ways.asked(self.lists, wanted, asked) if table == "samples" else None
         if of is not None:
             with self.within(SECONDS):
                 if (page := walk.page(self, self.lists, of, offset, limit)) is not None:
@@ -91,7 +91,7 @@ class Pages(Reader):
     def count(self, wanted: Filter, table: str = "samples") -> Page:
         """Return how many rows a filter leaves, counted for up to one and a half seconds, and no rows."""
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
-        of = walk.asked(self.lists, wanted, asked) if table == "samples" else None
+        of = ways.asked(self.lists, wanted, asked) if table == "samples" else None
         if of is not None and (number := walk.count(self.lists, of)) is not None:
             return Page([], number, True)
         count = self._total(wanted, asked)

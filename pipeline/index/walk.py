@@ -1,9 +1,7 @@
 """Pages and counts that are worked out from lists, whatever the words, the cuts and the order.
 
-There are three ways, of which the one is taken that reads least: the shortest list of a word; the lists of
-the few parts of a column within its bounds; or the order itself, from its end, if many samples are meant.
-Samples are looked at in the order of the page until it is full, by the lists of the other words, and by their
-rows where lists cannot say all, as of four words in a row.
+Samples are looked at in the order of the page until it is full: those of the way that reads least (`ways`),
+by the lists of the other words, and by their rows where lists cannot say all, as of four words in a row.
 """
 
 import functools
@@ -14,18 +12,14 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from pipeline.index import orders, postings
+from pipeline.index import orders
 from pipeline.index.lists import List, Lists, Mask, Places, Word
-from pipeline.index.question import Filter, Question, phrases
 from pipeline.index.reader import Reader
 from pipeline.index.terms import Ids
+from pipeline.index.ways import ROW, Asked, bytes_read, cheapest, is_by_ids, share_read
 
-_FEW: Final = 1_200  # samples of rare terms of which lists are asked, if there are too many to read all rows
-_TOGETHER: Final = 8  # parts of a column that are read for a cut
 _SPARE: Final = 10  # samples that are looked at beyond those that are missing
-_ROW: Final = 8_500  # bytes that are read for a row of ten million
 _DENSE: Final = 20  # samples of a part of an order, whose ids lie together
-_READ: Final = 4_096  # bytes for a part of a list
 _ALL: Final = sys.maxsize
 
 
@@ -35,24 +29,6 @@ class Page(NamedTuple):
     rows: list[dict[str, Any]]
     total: int
     is_exact: bool
-
-
-class Asked(NamedTuple):
-    """A question whose words are lists: those that are needed, and those that are refused."""
-
-    wanted: Filter
-    question: Question
-    needed: tuple[Word, ...]
-    refused: tuple[Word, ...]
-    column: str
-    """The one to sort by, or "" for the order of the set."""
-    bounds: dict[str, tuple[int, int]]
-    """From and below which places of a column, for each that is cut."""
-
-    @property
-    def is_falling(self) -> bool:
-        """Return whether the largest are wanted first."""
-        return self.wanted.sort.startswith("-")
 
 
 class _Some(NamedTuple):
@@ -67,37 +43,16 @@ class _Some(NamedTuple):
         return _Some(self.places[mask], self.is_unsure[mask], None if self.ids is None else self.ids[mask])
 
 
-def asked(lists: Lists, wanted: Filter, question: Question) -> Asked | None:
-    """Return a question with its words as lists; None if these cannot answer it."""
-    column, columns = wanted.sort.removeprefix("-"), {*wanted.least, *wanted.most}
-    if not lists.are_there or not columns <= {*lists.columns}:
-        return None
-    column = column if column in lists.columns else ""  # a column of one number
-    given = [(is_refused, lists.word(inner)) for is_refused, inner in phrases(wanted.text)]
-    needed = [word for is_refused, word in given if word and not is_refused]
-    if any(word is None for _, word in given) or "0" in question.bounds:
-        return None
-    refused = [word for is_refused, word in given if word and is_refused and needed]  # as FTS5 has it
-    needed += [lists.tagged(tag) for tag in question.tags]
-    needed = [
-        word for word in needed if word.size < lists.samples or not word.is_exact
-    ]  # others have all samples
-    bounds = {name: lists.cut(wanted, name) for name in columns}
-    if not needed and not bounds and not refused:
-        return None  # the whole set in its order
-    return Asked(wanted, question, tuple(needed), tuple(refused), column, bounds)
-
-
 def page(reader: Reader, lists: Lists, of: Asked, offset: int, limit: int) -> Page | None:
     """Return a page; None if no list is short enough and no order is written down."""
-    start = _cheapest(lists, of, offset + limit)
+    start = cheapest(lists, of, offset + limit)
     if start is None:
         return None
     if start and start[0].first is None:
         return _by_rows(reader, lists, of, start, offset, limit)
     count, place, kept = 0, 0, [np.zeros(0, np.int64)]
     blocks, is_whole = _blocks(lists, of, start, offset + limit), True
-    part = _part(lists, of, offset + limit)
+    part = share_read(lists, of, offset + limit)
     for block in blocks:
         some, place = _narrowed(lists, of, block, start, part), 0
         while place < len(some.places) and (missing := offset + limit - count) > 0:
@@ -119,7 +74,7 @@ def page(reader: Reader, lists: Lists, of: Asked, offset: int, limit: int) -> Pa
 
 def count(lists: Lists, of: Asked) -> int | None:
     """Return how many samples a filter leaves, if its lists say so without a look at rows."""
-    start, known = _cheapest(lists, of, _ALL), _known(of)
+    start, known = cheapest(lists, of, _ALL), _known(of)
     if known is not None or start is None or (start and start[0].first is None):
         return known
     found = 0
@@ -143,77 +98,6 @@ def _are_all(of: Asked, start: Sequence[List]) -> bool:
     return bool(start) and not of.refused and are_exact
 
 
-def _part(lists: Lists, of: Asked, rows: int) -> float:
-    """Return about which part of all samples are looked at for so many that are meant."""
-    share = 1.0
-    for size in [word.size for word in of.needed] + [high - low for low, high in of.bounds.values()]:
-        share *= max(size, 0.5) / lists.samples
-    return min(rows / (share * lists.samples), 1.0)
-
-
-def _cheapest(lists: Lists, of: Asked, rows: int) -> list[List] | None:
-    """Return the lists to begin with, [] for the order itself, or None if all cost too much."""
-    every = [one for word in of.needed for one in word.lists]
-    if few := [one for one in every if one.first is None]:
-        return few if min(one.size for one in few) <= _FEW else None
-    found = _ways(lists, of, every, rows)
-    return min(found, key=lambda way: way[0])[1] if found else None
-
-
-def _ways(lists: Lists, of: Asked, every: Sequence[List], rows: int) -> list[tuple[float, list[List]]]:
-    """Return the lists to begin with, [] for the order itself, and the bytes that are read for each."""
-    part = _part(lists, of, rows)
-    columns = len({*of.bounds, *filter(None, [of.column])})
-    ways = list[tuple[float, list[List]]]()
-    for some in (sorted(one for one in every if one.data)[:1], _parts_of_a_cut(lists, of)):
-        if some and (size := sum(one.size for one in some)) <= lists.samples // postings.COMMON:
-            rest = [
-                word for word in of.needed if not set(word.lists) & set(some) and word.lists[0].sign is None
-            ]
-            rest += [word for word in of.refused if _sign(word) is None]
-            cost = (2 + 2 + 3 * columns) * size + sum(_bytes(lists, word, size, part) for word in rest)
-            ways.append((cost, some))
-    if all(one.common is not None for one in every):
-        walked = part * lists.samples
-        cost = walked * len(every) / 8
-        for word in of.needed:
-            walked *= word.size / lists.samples
-        for low, high in [bounds for name, bounds in of.bounds.items() if name != of.column]:
-            cost += min(part * lists.samples, walked * _READ)
-            walked *= (high - low) / lists.samples
-            cost += _ROW * walked * min(1, 2 * lists.samples / 256 / max(high - low, 1))
-        ways.append((cost + sum(_bytes(lists, word, int(walked), part) for word in of.refused), []))
-    return ways
-
-
-def _bytes(lists: Lists, word: Word, ids: int, part: float) -> float:
-    """Return about how many bytes it takes to look a part of so many samples up in a word's lists."""
-    sizes = [
-        min(_size(lists, one) if one.data else np.inf, part * lists.samples / 8 if one.common else np.inf)
-        for one in word.lists if one.first is not None
-    ]  # fmt: skip
-    return float(min(sum(sizes), part * ids * _READ * len(sizes)))
-
-
-def _size(lists: Lists, one: List) -> int:
-    """Return about how many bytes the ids of a list take."""
-    return one.size * (1 if 32 * one.size > lists.samples else 2)
-
-
-def _parts_of_a_cut(lists: Lists, of: Asked) -> list[List]:
-    """Return the lists of the parts of a column within a filter's bounds, if they are few."""
-    best = list[List]()
-    for name in {*of.bounds} & {*lists.cuts}:
-        own = lists.cuts[name]
-        bounds = (of.wanted.least.get(name, -np.inf), of.wanted.most.get(name, np.inf))
-        low, high = own.parts(bounds).tolist()
-        if 0 <= high - low < _TOGETHER:
-            some = [lists.tagged(own.tag(part)).lists[0] for part in range(low, high + 1)]
-            if all(one.data and one.first for one in some):
-                best = min(best or some, some, key=lambda found: sum(one.size for one in found))
-    return best
-
-
 def _blocks(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterator[_Some]:
     """Yield samples that may be meant, block by block in the order of the page."""
     low, high = of.bounds.get(of.column, (0, lists.samples) if of.column else (1, lists.last() + 1))
@@ -235,7 +119,7 @@ def _blocks(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterat
     ids, places = ids[stays], places[stays]
     order = np.argsort(ids, kind="stable")
     for one in sorted({one for word in of.needed for one in word.lists} - {*start}):
-        if one.sign is None and _is_by_ids(lists, one, _part(lists, of, rows)):
+        if one.sign is None and is_by_ids(lists, one, share_read(lists, of, rows)):
             order = order[lists.among(one, ids[order])]
     ids, places = ids[order], places[order]
     order = np.argsort(places, kind="stable")
@@ -254,17 +138,12 @@ def _blocks(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterat
 def _signed(lists: Lists, of: Asked, start: Sequence[List], number: int) -> Mask:
     """Return which samples of lists have the commonest terms that are needed, and none that is refused."""
     needed = sum({1 << one.sign for word in of.needed for one in word.lists if one.sign is not None})
-    refused = sum({1 << sign for word in of.refused if (sign := _sign(word)) is not None})
+    refused = sum({1 << sign for word in of.refused if (sign := word.sign) is not None})
     if not needed | refused:
         return np.ones(number, bool)
     signs = np.concatenate([lists.signs(one) for one in start])
     found: Mask = (signs & np.uint16(needed) == needed) & (signs & np.uint16(refused) == 0)
     return found
-
-
-def _sign(word: Word) -> int | None:
-    """Return the sign of a word that is refused, if that says which samples have it."""
-    return word.lists[0].sign if len(word.lists) == 1 and word.is_exact else None
 
 
 def _narrowed(lists: Lists, of: Asked, some: _Some, start: Sequence[List], part: float) -> _Some:
@@ -274,7 +153,7 @@ def _narrowed(lists: Lists, of: Asked, some: _Some, start: Sequence[List], part:
     """
     for word in sorted(of.needed, key=lambda word: word.size):
         for one in sorted(word.lists, key=lambda one: one.size):
-            if not start or (one not in start and one.sign is None and not _is_by_ids(lists, one, part)):
+            if not start or (one not in start and one.sign is None and not is_by_ids(lists, one, part)):
                 some, has = _has(lists, of, some, one, part)
                 some = some.only(has)
         if not word.is_exact:
@@ -294,7 +173,7 @@ def _refused(
     """Return samples without those that have a refused word, of the words that are common or those not."""
     for word in of.refused:
         if is_common != all(one.common is not None for one in word.lists) or (
-            start and _sign(word) is not None
+            start and word.sign is not None
         ):
             continue
         if not is_common and some.ids is None and len(some.places) < _DENSE:
@@ -313,18 +192,13 @@ def _refused(
 
 def _has(lists: Lists, of: Asked, some: _Some, one: List, part: float) -> tuple[_Some, Mask]:
     """Return samples, with their ids if these had to be known, and which of them are in a list."""
-    if one.common is not None and (some.ids is None or not _is_by_ids(lists, one, part)):
+    if one.common is not None and (some.ids is None or not is_by_ids(lists, one, part)):
         return some, lists.bits(one, of.column, some.places)
     ids = lists.ids_at(of.column, some.places) if some.ids is None else some.ids
     order = np.argsort(ids, kind="stable")
     found = np.zeros(len(ids), bool)
     found[order] = lists.among(one, ids[order])
     return some._replace(ids=ids), found
-
-
-def _is_by_ids(lists: Lists, one: List, part: float) -> bool:
-    """Return whether a list is shorter than the part of its bitmap that a page reads, or has none."""
-    return one.common is None or (bool(one.data) and _size(lists, one) < part * lists.samples / 8)
 
 
 def _sure(lists: Lists, of: Asked, some: _Some) -> Mask:
@@ -350,8 +224,8 @@ def _by_rows(
     ids = functools.reduce(np.intersect1d, map(lists.ids, start))
     every = [one for word in of.needed for one in word.lists if one.first is not None]
     for one in sorted(every, key=lambda one: one.size):
-        spared = len(ids) * _ROW * (1 - one.size / lists.samples)
-        if _bytes(lists, Word((one,), True), len(ids), 1.0) < spared:
+        spared = len(ids) * ROW * (1 - one.size / lists.samples)
+        if bytes_read(lists, Word((one,), True), len(ids), 1.0) < spared:
             ids = ids[lists.among(one, ids)]
     if len(ids) <= offset:
         return Page([], 0, not len(ids))
