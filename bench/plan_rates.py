@@ -4,8 +4,8 @@
 
 Each stage runs by itself at two sizes against a loopback server (bench.loopback), both large enough that both
 worker processes have work; the slope is its rate and the remainder its start-up. CPU time of all processes.
-Rates of WAT and WARC parsing, of select at many rows and of GPUs stay those of the package: bench.wat,
-bench.select_rows and bench/gpu.sh measure them.
+Rates of captions, of WAT and WARC parsing, of select at many rows and of GPUs stay those of the package:
+bench.candidates_rows, bench.wat, bench.select_rows and bench/gpu.sh measure them.
 """
 
 import argparse
@@ -78,9 +78,7 @@ def rates(http: dict[str, list[Usage]], https: dict[str, list[Usage]], sizes: tu
         start, slope = line(cpu, sizes)
         found[stage, "start_s"] = start / PROCESSES
         found[stage, "start_wall_s"] = line(wall, sizes)[0]
-        if stage == "candidates":
-            found[stage, "caption_us"] = slope * 1e6
-        elif stage == "fetch":
+        if stage == "fetch":
             found[stage, "http_image_ms"] = slope * 1e3
             found[stage, "https_image_ms"] = line([usage.cpu_s for usage in https[stage]], sizes)[1] * 1e3
         elif stage == "finish":
