@@ -37,7 +37,7 @@ class ImageOptions:
     """JPEG quality of the stored image."""
     describe: Describe = "now"
     """now: store the descriptors that `openwit overlap` compares beside each image; later: leave that to
-    overlap, which then decodes every stored image, and save a sixth of the time in decoding."""
+    overlap, which then decodes every stored image, and save a few percent of the time."""
     formats: tuple[str, ...] = decides("candidates", "fetch", default=WEB_FORMATS)
     """Formats taken, told from the content, never from a name or a header of the server; bmp, tiff and ppm
     can be added."""
