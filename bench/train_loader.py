@@ -20,7 +20,6 @@ import io
 import itertools
 import json
 import os
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from typing import Any
 from PIL import Image
 
 from bench import loader_peers, train_peers
+from pipeline import shards
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared/data/images/clothing_cc0/train"
 COUNT = 400
@@ -37,29 +37,21 @@ COUNT = 400
 
 def write_shard(photos: Path, shorter: int, target: Path) -> float:
     """Write the shard; return the mean size of a picture in KB."""
-    total = count = 0
-    with tarfile.open(target, "w") as tar:
-        for index, path in enumerate(itertools.islice(sorted(photos.rglob("*.jpg")), COUNT)):
-            image = Image.open(path).convert("RGB")
-            scale = shorter / min(image.size)
-            buffer = io.BytesIO()
-            image.resize((round(image.width * scale), round(image.height * scale))).save(
-                buffer, "JPEG", quality=90
-            )
-            caption = f"{path.parent.name} number {index}, a photo from our new collection of clothes"
-            row = json.dumps({"uid": f"{index:032x}", "caption": caption, "captions": [caption]})
-            for suffix, data in [
-                ("jpg", buffer.getvalue()),
-                ("json", row.encode()),
-                ("txt", caption.encode()),
-            ]:
-                info = tarfile.TarInfo(f"{index:09d}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-            total, count = total + len(buffer.getvalue()), count + 1
-    if not count:
+    samples = []
+    for index, path in enumerate(itertools.islice(sorted(photos.rglob("*.jpg")), COUNT)):
+        image = Image.open(path).convert("RGB")
+        scale = shorter / min(image.size)
+        buffer = io.BytesIO()
+        image.resize((round(image.width * scale), round(image.height * scale))).save(
+            buffer, "JPEG", quality=90
+        )
+        caption = f"{path.parent.name} number {index}, a photo from our new collection of clothes"
+        row = json.dumps({"uid": f"{index:032x}", "caption": caption, "captions": [caption]})
+        samples.append(shards.Sample(f"{index:09d}", buffer.getvalue(), caption, row.encode()))
+    if not samples:
         raise SystemExit(f"{photos}: no JPEGs; give a folder with --photos")
-    return total / count / 1e3
+    shards.write_shard(target, samples)
+    return sum(len(sample.jpg) for sample in samples) / len(samples) / 1e3
 
 
 def ours(shard: Path, size: int, crop: str, on_device: bool = False) -> Iterator[int]:

@@ -193,9 +193,7 @@ class ImageMatcher:
         """Judge a pair by keypoints, as it is and mirrored: the detector does not say which it is."""
         reference = self._reference_features(one.example, self.index.pixels(one.example))
         for mirrored in (False, True):
-            if mirrored not in known:
-                known[mirrored] = features(np.ascontiguousarray(rgb[:, ::-1]) if mirrored else rgb)
-            verdict = verify(known[mirrored], reference, mirrored)
+            verdict = verify(_features(rgb, mirrored, known), reference, mirrored)
             if verdict.verified or verdict.inliers > one.verdict.inliers:
                 one = one._replace(verdict=verdict, mirrored=mirrored)
             if verdict.verified:
@@ -238,13 +236,9 @@ class ImageMatcher:
         if correlation < GATE:
             return Verification(False, "gate", 0, correlation)
         found = self._reference_features(example, reference)
-        if mirrored not in known:
-            known[mirrored] = features(picture.rgb[:, ::-1] if mirrored else picture.rgb)
-        verdict = verify(known[mirrored], found, mirrored)
+        verdict = verify(_features(picture.rgb, mirrored, known), found, mirrored)
         if mirrored and verdict.reason == "content":  # it may be its own mirror image, as the letter A is
-            if False not in known:
-                known[False] = features(picture.rgb)
-            verdict = verify(known[False], found)
+            verdict = verify(_features(picture.rgb, False, known), found)
         return verdict
 
     def _reference_features(self, example: int, rgb: Pixels) -> PictureFeatures:
@@ -261,3 +255,10 @@ def picture_of(sample: training_set.TrainingImage, rgb: Pixels) -> TrainingPictu
     """Prepare a decoded image, cutting off a border of one colour."""
     rgb = views.inner(rgb)
     return TrainingPicture(sample, rgb, views.thumbnail(rgb))
+
+
+def _features(rgb: Pixels, mirrored: bool, known: dict[bool, PictureFeatures]) -> PictureFeatures:
+    """Return the features of a picture or its mirror image, computed once."""
+    if mirrored not in known:
+        known[mirrored] = features(np.ascontiguousarray(rgb[:, ::-1]) if mirrored else rgb)
+    return known[mirrored]

@@ -17,6 +17,7 @@ from dedup.pixel_agreement import (
     PLACE,
     Affine,
     Agreement,
+    Overlay,
     Pixels,
     Plane,
     agreement,
@@ -163,11 +164,10 @@ def verify(query: PictureFeatures, reference: PictureFeatures, mirrored: bool = 
     if shared < MIN_COMMON:
         return Verification(False, "common", inliers)
     box = target[inside].max(0) - target[inside].min(0)
-    affine, seen = _aligned(query.luma, reference.luma, affine, common)
+    affine, over, seen = _aligned(query.luma, reference.luma, affine, common)
     off = _off(query, reference, affine, source[inside], target[inside])
     agrees = seen.correlation >= MIN_CORRELATION and seen.quarter >= MIN_QUARTER
     if not agrees and off <= TIGHT:
-        over = overlaid(query.luma, reference.luma, affine)
         for other in (seen, recoloured(query.rgb, reference.rgb, over, affine)):
             if other.correlation >= MIN_TIGHT and other.quarter >= MIN_QUARTER:
                 seen, agrees = other, True
@@ -183,7 +183,7 @@ def verify(query: PictureFeatures, reference: PictureFeatures, mirrored: bool = 
     sign = plain and min(two_shades(query.luma), two_shades(reference.luma)) >= TWO_SHADES
     if sign and (mirrored or affine[0, 0] < 0):
         return Verification(False, "content", inliers, seen.correlation)
-    if sign and inliers < COVERED[0][0] and _shows_more(query.luma, reference.luma, affine):
+    if sign and inliers < COVERED[0][0] and _shows_more(query.luma, reference.luma, affine, over):
         return Verification(False, "content", inliers, seen.correlation)
     if plain and seen.difference > PLAIN_DIFFERENCE:
         return Verification(False, "content", inliers, seen.correlation)
@@ -205,16 +205,19 @@ def _mutual_matches(a: Plane, b: Plane) -> npt.NDArray[np.int64]:
     return np.stack([rows[good], nearest[good]], axis=1)
 
 
-def _aligned(query: Pixels, reference: Pixels, affine: Affine, common: float) -> tuple[Affine, Agreement]:
+def _aligned(
+    query: Pixels, reference: Pixels, affine: Affine, common: float
+) -> tuple[Affine, Overlay, Agreement]:
     """Return the given map or its refinement, under which the pixels agree more, and how they do."""
     given = overlaid(query, reference, affine)
     seen, closer = agreement(given), refined(given, affine)
     if closer is None or not _is_plausible(closer):
-        return affine, seen
+        return affine, given, seen
     if _common_area(closer, query, reference)[0] < _LEAST_KEPT * common:
-        return affine, seen
-    better = agreement(overlaid(query, reference, closer))
-    return (closer, better) if better.correlation > seen.correlation else (affine, seen)
+        return affine, given, seen
+    laid = overlaid(query, reference, closer)
+    better = agreement(laid)
+    return (closer, laid, better) if better.correlation > seen.correlation else (affine, given, seen)
 
 
 def _off(
@@ -253,10 +256,10 @@ def plain_share(luma: Pixels) -> float:
     return float((places.std(axis=(1, 3)) < _PLAIN).mean())
 
 
-def _shows_more(query: Pixels, reference: Pixels, affine: Affine) -> bool:
-    """Return whether one of two pictures shows more than what both show."""
-    ways = ((query, reference, affine), (reference, query, cv2.invertAffineTransform(affine)))
-    return max(beside(overlaid(*way)) for way in ways) > MOST_BESIDE
+def _shows_more(query: Pixels, reference: Pixels, affine: Affine, over: Overlay) -> bool:
+    """Return whether one of two pictures, laid over each other, shows more than what both show."""
+    inverse = np.asarray(cv2.invertAffineTransform(affine), np.float64)
+    return max(beside(over), beside(overlaid(reference, query, inverse))) > MOST_BESIDE
 
 
 def two_shades(luma: Pixels) -> float:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.index import orders, postings, tables, terms, ways
+from pipeline.index import orders, packing, postings, tables, terms, ways
 from pipeline.index.question import Filter, question
 from pipeline.index.search import Search
 
@@ -19,9 +19,10 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
     """An index of 1,800 samples with lists, from which a shard in the middle was taken out."""
     path, rng = tmp_path_factory.mktemp("lists") / "index.sqlite", np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
-        small = {"LEAST": 1_000, "FEW": 40, "PART": 64, "_SPAN": 512, "_SORTED": 20_000}
+        small = {"LEAST": 1_000, "FEW": 40, "_SPAN": 512, "_SORTED": 20_000}
         for name, value in small.items():
             patch.setattr(postings, name, value)
+        patch.setattr(packing, "PART", 64)
         patch.setattr(orders, "BYTES", 40)
         patch.setattr(orders, "IDS", 32)
 
@@ -64,10 +65,10 @@ def test_terms_of_words_are_those_of_the_full_text_table() -> None:
 @pytest.mark.parametrize("ids", [[7], [0, 1, 255, 511], [3, 70_000], [1, 2**31, 2**32 - 1]])
 def test_lists_are_packed_in_few_bytes(ids: list[int]) -> None:
     own = np.array(ids, np.uint32)
-    assert postings.unpacked(ids[0], postings.packed(own)).tolist() == ids
+    assert packing.unpacked(ids[0], packing.packed(own)).tolist() == ids
     for samples in (9, 1 << 24):
         places = own % np.uint32(min(samples, 1 << 24))
-        assert postings.lengthened(postings.shortened(places, samples), samples).tolist() == places.tolist()
+        assert packing.lengthened(packing.shortened(places, samples), samples).tolist() == places.tolist()
 
 
 some_words = st.lists(st.sampled_from(WORDS[:20]) | st.sampled_from(WORDS), min_size=1, max_size=4)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.index import orders, postings, terms
+from pipeline.index import orders, packing, postings, terms
 from pipeline.index.question import Filter, Question
 from pipeline.index.reader import Reader
 from pipeline.index.terms import Ids
@@ -142,7 +142,7 @@ class Lists:
         return np.frombuffer(b"".join(row[0] for row in rows), np.uint16)
 
     def _long(self, data: bytes) -> Places:
-        return postings.lengthened(data, self.samples).astype(np.int64)
+        return packing.lengthened(data, self.samples).astype(np.int64)
 
     def among(self, one: List, ids: Ids) -> Mask:
         """Return which ids, rising, are in a list, of which only the parts are read that may have them."""
@@ -155,7 +155,7 @@ class Lists:
         for part, start, end in _runs(np.searchsorted(firsts, ids, side="right") - 1):
             if part >= 0:
                 (data,) = self._parts(one.first + part, 1)
-                own, some = postings.unpacked(int(firsts[part]), data), ids[start:end]
+                own, some = packing.unpacked(int(firsts[part]), data), ids[start:end]
                 found[start:end] = own[np.minimum(np.searchsorted(own, some), len(own) - 1)] == some
         return found
 
@@ -183,8 +183,8 @@ class Lists:
 
     def place(self, column: str, one: int) -> int:
         """Return the place of an id in the order of a column."""
-        (data,) = self._parts(self._first[f" {column}"] + one // postings.PART, 1)
-        return int(self._long(data)[one % postings.PART])
+        (data,) = self._parts(self._first[f" {column}"] + one // packing.PART, 1)
+        return int(self._long(data)[one % packing.PART])
 
     def within(self, order: str, column: str, bounds: tuple[int, int], places: Places) -> tuple[Mask, Mask]:
         """Return which samples at places, rising, of an order may be within the places of another column, and

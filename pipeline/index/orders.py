@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.index import postings
+from pipeline.index import packing
 from pipeline.index.terms import Ids
 
 SHARE: Final = 64
@@ -56,7 +56,7 @@ def write(
         found[f"{name} ids"] = put(ids.tobytes(), 4 * IDS)
     for column, own in places.items():
         samples = len(ordered[column])
-        found[f" {column}"] = put(postings.shortened(own, samples), postings.PART * postings.width(samples))
+        found[f" {column}"] = put(packing.shortened(own, samples), packing.PART * packing.width(samples))
         for name, ids in {"": np.arange(len(own), dtype=np.uint32), **ordered}.items():
             if name != column:
                 found[f"{name} {column} about"] = put(about(own[ids], samples).tobytes(), BYTES)

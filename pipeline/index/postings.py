@@ -20,13 +20,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.index import orders
+from pipeline.index import orders, packing
 from pipeline.index.terms import Ids, Keys, Terms
 
 LEAST: Final = 500_000
 """Samples below which an index has no such lists, since FTS5's are short."""
-PART: Final = 1_984
-"""Ids of a part of a list, which fill a page of the file, and places, which fill one and a half."""
 COMMON: Final = 16
 """One sample in 16 has a term that has a bitmap in place of a list."""
 FEW: Final = 256
@@ -188,7 +186,7 @@ class _Writer:
             if key & low == 1:
                 rows.append((key, last - first, None, own.tobytes()))
             else:
-                data = own[::PART].tobytes()
+                data = own[:: packing.PART].tobytes()
                 rows.append((key, last - first, self._place, data))
                 if len(own) >= self._samples // orders.SHARE:
                     self._wide[key] = self._place, data
@@ -197,42 +195,15 @@ class _Writer:
 
     def _write_list(self, ids: Ids) -> None:
         """Write the parts of a list: those of its ids, then for each column those of the places."""
-        parts = [ids[start : start + PART] for start in range(0, len(ids), PART)]
-        blobs = [packed(part) for part in parts]
-        blobs += [shortened(own[part], self._samples) for own in self.places.values() for part in parts]
+        parts = [ids[start : start + packing.PART] for start in range(0, len(ids), packing.PART)]
+        blobs = [packing.packed(part) for part in parts]
+        blobs += [
+            packing.shortened(own[part], self._samples) for own in self.places.values() for part in parts
+        ]
         self._db.executemany("INSERT INTO lists VALUES (?, ?)", list(enumerate(blobs, self._place)))
         signs = [self._signs[part].tobytes() for part in parts]
         self._db.executemany("INSERT INTO signs VALUES (?, ?)", list(enumerate(signs, self._place)))
         self._place += len(blobs)
-
-
-def packed(ids: Ids) -> bytes:
-    """Return ids as the distances between them, in as many bytes each as the first byte says."""
-    apart = np.diff(ids)
-    width = next(width for width in (1, 2, 4) if not len(apart) or int(apart.max()) < 1 << 8 * width)
-    return bytes([width]) + apart.astype(f"<u{width}").tobytes()
-
-
-def unpacked(first: int, data: bytes) -> Ids:
-    """Return the ids that begin with `first`, uint32 [n]."""
-    apart = np.frombuffer(data, f"<u{data[0]}", offset=1)
-    return np.cumsum(np.append(np.uint32(first), apart), dtype=np.uint32)
-
-
-def width(samples: int) -> int:
-    """Return the bytes of a place among so many samples."""
-    return 3 if samples < 1 << 24 else 4
-
-
-def shortened(places: Ids, samples: int) -> bytes:
-    """Return places, uint32 [n], in the bytes that they need."""
-    return places.astype("<u4").view(np.uint8).reshape(-1, 4)[:, : width(samples)].tobytes()
-
-
-def lengthened(data: bytes, samples: int) -> Ids:
-    """Return places again, uint32 [n]."""
-    own = np.frombuffer(data, np.uint8).reshape(-1, width(samples))
-    return np.pad(own, ((0, 0), (0, 4 - own.shape[1]))).view("<u4").ravel()
 
 
 def whole(db: sqlite3.Connection, first: int, data: bytes) -> Ids:
@@ -240,7 +211,7 @@ def whole(db: sqlite3.Connection, first: int, data: bytes) -> Ids:
     firsts = np.frombuffer(data, np.uint32).tolist()
     statement = "SELECT data FROM lists WHERE place >= ? AND place < ? ORDER BY place"
     rows = db.execute(statement, (first, first + len(firsts)))
-    return np.concatenate([unpacked(start, row[0]) for start, row in zip(firsts, rows, strict=True)])
+    return np.concatenate([packing.unpacked(start, row[0]) for start, row in zip(firsts, rows, strict=True)])
 
 
 def _batches(

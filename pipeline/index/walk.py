@@ -118,8 +118,9 @@ def _blocks(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterat
         places = own if name == of.column else places
     ids, places = ids[stays], places[stays]
     order = np.argsort(ids, kind="stable")
+    share = share_read(lists, of, rows)
     for one in sorted({one for word in of.needed for one in word.lists} - {*start}):
-        if one.sign is None and is_by_ids(lists, one, share_read(lists, of, rows)):
+        if one.sign is None and is_by_ids(lists, one, share):
             order = order[lists.among(one, ids[order])]
     ids, places = ids[order], places[order]
     order = np.argsort(places, kind="stable")
