@@ -63,6 +63,7 @@ def analyse(
     ]
     write_run(folder / "run", [samples[start : start + 1000] for start in range(0, len(samples), 1000)])
     learned = ["--detector", args.detector] if args.detector else []
+    learned += ["--no-hashes"] if args.no_hashes else []
     overlap(
         ["--run", str(folder / "run"), "--eval", f"set={folder}/set", "--out", str(folder / "overlap"),
          "--planted", str(args.planted), "--workers", str(args.workers), *learned]
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--others", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--detector", default="")
+    parser.add_argument("--no-hashes", action="store_true", help="with --detector: search by it alone")
     parser.add_argument("--count", type=int, default=500, help="pairs at most")
     parser.add_argument("--other-count", type=int, default=2000, help="of each of the others at most")
     parser.add_argument("--width", type=float, nargs=2, default=(0.5, 0.6), help="share that a crop keeps")

@@ -55,7 +55,8 @@ class Planted:
 class Detectors:
     """The two ways of finding copies, beside each other."""
 
-    hashes: DetectorFindings
+    hashes: DetectorFindings | None
+    """None where hashes were not compared."""
     learned: DetectorFindings
 
 
@@ -183,6 +184,8 @@ class Findings:
         for entry in found["datasets"]:
             if entry["detectors"] is None:
                 del entry["detectors"]
+            elif entry["detectors"]["hashes"] is None:
+                del entry["detectors"]["hashes"]
             else:
                 del entry["detectors"]["hashes"]["own_threshold"]
         if self.dropped is None:

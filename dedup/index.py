@@ -151,8 +151,8 @@ def _join(described: list[DescribedExamples], index: ExampleIndex, whitening: Wh
         storage.atomic_output(index.colours) as colours_path,
         storage.atomic_output(index.images) as images_path,
     ):
-        hashes = _new_array(hashes_path, (rows, 32), np.uint8)
-        colours = _new_array(colours_path, (rows, COLOUR_TERMS), np.int8)
+        hashes = new_array(hashes_path, (rows, 32), np.uint8)
+        colours = new_array(colours_path, (rows, COLOUR_TERMS), np.int8)
         tables, row, offset = [], 0, 0
         with images_path.open("wb") as images:
             for one in described:
@@ -170,7 +170,8 @@ def _join(described: list[DescribedExamples], index: ExampleIndex, whitening: Wh
     schemas.write_table(index.examples, pa.concat_tables(tables))
 
 
-def _new_array(path: Path, shape: tuple[int, int], dtype: type) -> Any:
+def new_array(path: Path, shape: tuple[int, ...], dtype: type) -> Any:
+    """Return an array of zeros that is mapped from a .npy file, which is made."""
     if shape[0]:
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with path.open("wb") as file:  # nothing cannot be mapped

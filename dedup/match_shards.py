@@ -175,15 +175,17 @@ class MatchWorker:
     """Folder of the detector's vectors of the index."""
     thresholds: str = ""
     """Folder of its thresholds."""
+    hashes: bool = True
+    """Whether hashes and colours are compared, or vectors of the detector alone."""
     crops: bool = True
-    """Whether crops of training images are compared as well."""
+    """Whether hashes of crops of training images are compared as well."""
     device: str = ""
     """Where hashes are compared, or empty for the CPU."""
 
     def open(self) -> MatchState:
         """Map the index, once a process."""
         _one_thread()
-        if not self.device:
+        if self.hashes and not self.device:
             search.warn_without_kernel()
         texts, files = None, joined(self.index)
         if self.text_threshold is not None:
@@ -201,7 +203,7 @@ class MatchWorker:
         """Write NAME.parquet with a shard's candidates, NAME.text.parquet, or find a set's copies."""
         assert state.index is not None and state.whitening is not None
         matcher = ImageMatcher(
-            state.index, state.whitening, self.floor, self.min_quality, state.learned, self.crops
+            state.index, state.whitening, self.floor, self.min_quality, state.learned, self.hashes, self.crops
         )
         if isinstance(task, TrainingShard):
             return self._match(state, matcher, task)

@@ -99,8 +99,10 @@ class ImageMatcher:
     floor: float
     min_quality: int
     learned: Learned | None = None
+    hashes: bool = True
+    """Whether to search by hashes and colours."""
     crops: bool = True
-    """Whether to search for evaluation images that are a part of a picture."""
+    """Whether hashes search for evaluation images that are a part of a picture."""
     counts: Counter[str] = field(default_factory=Counter)
     features: OrderedDict[int, PictureFeatures] = field(default_factory=OrderedDict)
 
@@ -110,7 +112,7 @@ class ImageMatcher:
             return []
         described = describe(np.stack([picture.thumbnail for picture in pictures]))
         rows, hits = self.search(described)
-        if self.crops and len(rows):
+        if self.hashes and self.crops and len(rows):
             hits = self._with_crops([pictures[row] for row in rows], rows, hits)
         learned = self._learned_hits([pictures[row].rgb for row in rows])
         found: list[CandidatePair] = []
@@ -124,7 +126,8 @@ class ImageMatcher:
         """Return which of n described images have enough detail, int64 [m], and the candidates among them."""
         rows = np.flatnonzero(described.qualities >= self.min_quality)
         self.counts["low_information"] += len(described.qualities) - len(rows)
-        hits = search.search(take(described, rows), self.index.references, self.whitening, floor=self.floor)
+        compared = take(described, rows if self.hashes else rows[:0])
+        hits = search.search(compared, self.index.references, self.whitening, floor=self.floor)
         return rows, hits._replace(query=rows[hits.query])
 
     def _with_crops(self, pictures: list[TrainingPicture], rows: npt.NDArray[np.int64], hits: Hits) -> Hits:

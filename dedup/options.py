@@ -68,6 +68,9 @@ class OverlapConfig:
     unless there is a file of that name (`pip install openwit[train]`); detector.safetensors of `openwit
     detector train`; or any encoder as .onnx (`pip install openwit[onnx]`) or TorchScript .pt, with a .toml of
     its name beside it that says side = 288, and mean, deviation, similarity or views where they matter."""
+    hashes: bool = True
+    """Compare hashes and colours. --no-hashes leaves the search to --detector: a third of the cost for 400
+    million images."""
     detector_precision: float = 0.9
     """Share of a set's examples that unrelated images shall leave alone before verification; it decides the
     detector's threshold for each set."""
@@ -122,6 +125,8 @@ class OverlapConfig:
             raise ValueError(f"{len(sets)} sets are given, but only {self.declared_sets} declared")
         if not 0 <= self.floor <= 1 or not 0 < self.text_threshold <= 1:
             raise ValueError("floor and text_threshold are similarities, from 0 to 1")
+        if not self.hashes and not self.detector:
+            raise ValueError("--no-hashes leaves nothing to compare by: add --detector lite")
         if not 0 < self.detector_precision < 1:
             raise ValueError(f"detector_precision must be between 0 and 1, not {self.detector_precision}")
         if not 0 <= self.min_quality <= 100:

@@ -41,7 +41,7 @@ from pipeline.flow.steps import Tasks, Work
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 15  # of descriptors, views, verification and the steps' files; raised when they change
+VERSION: Final = 16  # of descriptors, views, verification and the steps' files; raised when they change
 _SAMPLED_SHARDS: Final = 8
 _NAMED: Final = 100  # training images that cannot be decoded
 _OWN_FILES: Final = ("report.json", "work")
@@ -107,7 +107,7 @@ def check_output(out: str) -> None:
 def run(job: OverlapJob) -> Findings:
     """Run the steps that are not done and publish the result; return the contents of report.json."""
     check_output(job.out)
-    if not job.config.device:
+    if job.config.hashes and not job.config.device:
         search.warn_without_kernel()
     config = job.config
     steps = _Steps(job)
@@ -129,7 +129,7 @@ def run(job: OverlapJob) -> Findings:
     concluded = contamination.conclude(
         contamination.datasets(examples, matches, predictions), thresholds, config.floor, config.tests
     )
-    detectors = _detectors(concluded, matches, planted, steps.thresholds) if config.detector else {}
+    detectors = _detectors(job, concluded, matches, planted, steps.thresholds) if config.detector else {}
     found = replace(
         _found(job, concluded, planted, results, detectors, examples, matches),
         dropped=_publish(job, concluded, matches), text=_publish_texts(job, results),
@@ -254,7 +254,11 @@ def _plan_sample(chosen: list[storage.FileInfo]) -> Work:
 
 
 def _detectors(
-    concluded: list[Conclusion], matches: pa.Table, planted: dict[str, Planted], thresholds: str
+    job: OverlapJob,
+    concluded: list[Conclusion],
+    matches: pa.Table,
+    planted: dict[str, Planted],
+    thresholds: str,
 ) -> dict[str, Detectors]:
     """Return by set the findings of the hashes and of the learned detector alone."""
     from dedup.detector import learned_search
@@ -263,12 +267,13 @@ def _detectors(
     for one in concluded:
         name, copies = one.dataset.name, planted[one.dataset.name]
         hashes, learned = (contamination.found_by(one, matches, by) for by in ("hashes", "learned"))
+        by_hashes = DetectorFindings(
+            overlap=len(hashes), alone=len(hashes - learned),
+            recall=contamination.recall_at(copies.plain.hashes, one.threshold),
+            recall_reversed=contamination.recall_at(copies.reversed.hashes, one.threshold),
+        )  # fmt: skip
         result[name] = Detectors(
-            hashes=DetectorFindings(
-                overlap=len(hashes), alone=len(hashes - learned),
-                recall=contamination.recall_at(copies.plain.hashes, one.threshold),
-                recall_reversed=contamination.recall_at(copies.reversed.hashes, one.threshold),
-            ),
+            hashes=by_hashes if job.config.hashes else None,
             learned=DetectorFindings(
                 overlap=len(learned), alone=len(learned - hashes),
                 recall=contamination.recall_at(copies.plain.learned, one.threshold),
@@ -284,14 +289,16 @@ def _match(job: OverlapJob, steps: _Steps) -> tuple[list[MatchedShard], dict[str
     config = job.config
     text_threshold = config.text_threshold if config.text else None
     semantics = (
-        config.floor, config.min_quality, config.planted, config.seed, text_threshold, config.training_crops,
+        config.floor, config.min_quality, config.planted, config.seed, text_threshold, config.hashes,
+        config.training_crops,
     )  # fmt: skip
     folder = job.folder("match", _digest(steps.digest, *semantics))
     worker = match_shards.MatchWorker(
         folder=folder, index=steps.index.folder, whitening=steps.whitening.folder,
         is_run=job.training.is_run, floor=config.floor, min_quality=config.min_quality,
         planted=config.planted, seed=config.seed, text_threshold=text_threshold, detector=config.detector,
-        learned=steps.learned, thresholds=steps.thresholds, crops=config.training_crops, device=config.device,
+        learned=steps.learned, thresholds=steps.thresholds, hashes=config.hashes, crops=config.training_crops,
+        device=config.device,
     )  # fmt: skip
     # A shard's task is named by its version too: a set that has grown is matched where it has grown.
     shards = [

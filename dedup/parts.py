@@ -148,6 +148,8 @@ class RowVectors(Part):
 
     path: Blob
     """float16 [rows * views, d + 1], .npy: vectors, and the bias last."""
+    rows: int
+    """Of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ class LearnedIndex(Part):
     """The learned detector's vectors of the whole index."""
 
     vectors: Blob
-    """float16 [compared * views, d], .npy."""
+    """float32 [compared * views, d], .npy."""
     biases: Blob
     """float32 [compared * views], .npy."""
 

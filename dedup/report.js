@@ -122,7 +122,7 @@
     const rows = [["example", pair.id + (pair.label ? ` (${pair.label})` : "")], ["caption", pair.caption], ["URL", pair.url], ["uid", pair.uid],
       ["found as", pair.view + (pair.mirrored ? ", mirrored" : "")],
       ["checked", `${pair.inliers} keypoints agree` + (pair.correlation ? `, correlation ${pair.correlation}` : "")]];
-    if (pair.learned) rows.push(["found by", pair.hashes ? `hashes ${pair.hashes}, detector ${pair.learned}` : `detector alone ${pair.learned}`]);
+    if (pair.learned && document.body.dataset.detectors) rows.push(["found by", pair.hashes ? `hashes ${pair.hashes}, detector ${pair.learned}` : `detector alone ${pair.learned}`]);
     else if (document.body.dataset.detectors) rows.push(["found by", `hashes alone ${pair.hashes}`]);
     if (pair.correct !== null) rows.push(["model", pair.correct ? "right" : "wrong"]);
     for (const [name, value] of rows) {

@@ -247,24 +247,3 @@ def best(query: I64, reference: I64, similarity: F32, mirrored: npt.NDArray[np.b
     first[1:] = (query[1:] != query[:-1]) | (example[1:] != example[:-1])
     chosen = order[first]
     return Hits(query[first], example[first], similarity[chosen], reference[first] % views, mirrored[chosen])
-
-
-def cosines(queries: F32, references: F32, floor: float, *, tile: int = 2048) -> PairsWithin:
-    """Return all pairs with a dot product of at least `floor`, for the vectors of a learned detector.
-
-    float32 [q, d] and [n, d], both of unit vectors; n may be memory-mapped. The products of a tile of 2,048
-    references stay in the cache, where comparing them is nearly free. `distance`: millionths of 1 - dot.
-    """
-    found = []
-    for start in range(0, len(references), tile):
-        products = queries @ np.asarray(references[start : start + tile]).T
-        query, inside = np.nonzero(products >= floor)
-        distance = np.rint((1 - products[query, inside]) * 1e6).astype(np.int64)
-        found.append((query, inside + start, distance))
-    columns = (
-        [np.concatenate(column) for column in zip(*found, strict=True)]
-        if found
-        else [np.zeros(0, np.int64)] * 3
-    )
-    order = np.lexsort((columns[1], columns[0]))
-    return PairsWithin(*(column[order].astype(np.int64) for column in columns))

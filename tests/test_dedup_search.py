@@ -312,18 +312,6 @@ def test_quantising_hardly_changes_a_cosine():
     assert np.abs(exact - rounded).max() < 0.01
 
 
-def test_cosines_is_the_exhaustive_search_over_any_tiling():
-    rng = np.random.default_rng(3)
-    a, b = (rng.normal(size=(n, 16)).astype(np.float32) for n in (30, 101))
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
-    exact = {(int(q), int(r)) for q, r in np.argwhere(a @ b.T >= 0.4)}
-    assert exact
-    for tile in (1, 7, 2048):
-        found = search.cosines(a, b, 0.4, tile=tile)
-        assert set(zip(found.query.tolist(), found.reference.tolist(), strict=True)) == exact
-    assert len(search.cosines(a, b[:0], 0.4).query) == 0
-
-
 def test_views_are_thumbnails_of_parts():
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[:, 100:] = 200

@@ -140,7 +140,10 @@ def test_training_starts_from_published_weights_and_from_a_detector(tmp_path, ca
              if not torch.equal(value, trained[name])}  # fmt: skip
     assert moved == {str(n) for n in range(5, 16)}
     with pytest.raises(ValueError, match=r"--init-from .* not LiteArchitecture"):
-        detector_file.fill(DetectorNetwork(LiteArchitecture(side=64, dims=128)), again[1])
+        detector_file.fill(DetectorNetwork(LiteArchitecture(side=32, dims=64)), again[1])
+    larger = DetectorNetwork(LiteArchitecture(side=64, dims=128))
+    detector_file.fill(larger, again[1])
+    assert torch.equal(larger.head.weight, one.network.head.weight)
 
 
 def test_its_sizes_and_its_file(tmp_path: Path):

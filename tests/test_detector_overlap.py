@@ -47,7 +47,7 @@ def detector(path: Path, steps: int) -> None:
 def overlap(
     root: Path, steps: int, altered: distortions.Distortion, examples: int = 8, planted: int = 6
 ) -> SimpleNamespace:
-    """Run the analysis on a set of which the first `planted` examples have altered copies in the run."""
+    """Make a set of which the first `planted` examples have altered copies in a run, and analyse it."""
     detector(root / "detector.safetensors", steps)
     write_folder(root / "set", {f"a/{n}.jpg": scene(n) for n in range(examples)})
     copies = [altered(scene(n), np.random.default_rng(n)) for n in range(planted)]
@@ -61,10 +61,15 @@ def overlap(
             ]
         ],
     )
+    return analysed(root)
+
+
+def analysed(root: Path, *options: str) -> SimpleNamespace:
+    """Run the analysis of what `overlap` made."""
     code = main(
         ["--run", str(root / "run"), "--eval", f"set={root}/set", "--out", str(root / "out"),
          "--planted", "1", "--workers", "1", "--detector", str(root / "detector.safetensors"),
-         "--detector-precision", "0.05"]
+         "--detector-precision", "0.05", *options]
     )  # fmt: skip
     assert code == 0
     report = json.loads((root / "out/report.json").read_text())
@@ -96,6 +101,14 @@ def test_what_both_find_is_reported_side_by_side(tmp_path):
     assert "Hashes and the learned detector" in found.page
     said = f"{found.counts['candidates']} by hashes, {found.counts['learned_candidates']} by the learned"
     assert said in found.page and found.counts["candidates"] >= 6
+
+    alone = analysed(tmp_path, "--no-hashes")
+    assert alone.entry["overlap"] == len(both) and "hashes" not in alone.entry["detectors"]
+    pairs = {(row["example_id"], row["url"]): row["learned"] for row in found.rows if row["learned"]}
+    assert pairs == {(row["example_id"], row["url"]): row["learned"] for row in alone.rows}
+    assert all(row["hashes"] is None for row in alone.rows)
+    assert f"{alone.counts['learned_candidates']} candidate pairs by the learned detector" in alone.page
+    assert alone.counts["candidates"] == 0 and "Hashes were not compared" in alone.page
 
 
 def test_a_detector_trained_for_seconds_finds_the_turned_copies_that_hashes_miss(tmp_path):

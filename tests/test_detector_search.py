@@ -88,7 +88,9 @@ def test_equal_images_keep_their_order():
 def test_pairs_within_are_those_at_or_above_each_examples_floor(queries, examples, views, seed):
     asked, shown = random(queries, 5, seed), random(examples * views, 5, seed + 1)
     floors = np.random.default_rng(seed).uniform(-0.5, 0.5, examples).astype(np.float32)
-    hits = neighbours.within(asked, shown, views, floors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_TILE_CPU", seed % 100 + 1)
+        hits = neighbours.within(asked, shown, views, floors)
     every = similarities(shown, asked, views).T
     clear = np.abs(every - floors) > 1e-5  # rounding decides on the others
     wanted = set(zip(*np.nonzero((every >= floors) & clear), strict=True))
@@ -99,6 +101,21 @@ def test_pairs_within_are_those_at_or_above_each_examples_floor(queries, example
         row = example * views + view
         one = asked.vectors[query].astype(np.float64) @ shown.vectors[row].astype(np.float64)
         assert one - asked.biases[query] - shown.biases[row] == pytest.approx(similarity, abs=1e-5)
+
+
+@given(
+    st.integers(0, 12), st.integers(1, 9), st.sampled_from([1, 2]), st.integers(1, 40), st.integers(0, 10**6)
+)
+@settings(max_examples=40, deadline=None)
+def test_the_highest_pairs_are_the_first_of_all_sorted(queries, examples, views, count, seed):
+    asked, shown = random(queries, 5, seed), random(examples * views, 5, seed + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_TILE_CPU", seed % 100 + 1)
+        hits = neighbours.highest(asked, shown, views, count)
+    every = similarities(shown, asked, views).T
+    assert np.allclose(hits.similarity, -np.sort(-every, axis=None)[:count], atol=1e-5)
+    assert len(set(zip(hits.query.tolist(), hits.example.tolist(), strict=True))) == len(hits.query)
+    assert np.allclose(hits.similarity, every[hits.query, hits.example], atol=1e-5)
 
 
 # Descriptors as files

@@ -348,6 +348,7 @@ def run_with(made: SimpleNamespace, *more: str) -> int:
         (("--eval", "dirty=x"), "dirty is given twice"),
         (("--eval", "third=/absent"), "neither a folder"),
         (("--published", "dirty=soon"), "not a date"),
+        (("--no-hashes",), "nothing to compare by: add --detector lite"),
         (("--declared-sets", "1"), "2 sets are given"),
         (("--treshold", "x"), "did you mean --threshold"),
         (("--floor", "2"), "similarities"),

@@ -213,6 +213,11 @@ def test_the_overlap_analysis_is_planned_with_both_looks(tmp_path: Path) -> None
     pairs = 2 * 400e6 * 600_000 * 60
     scan, second = pairs / 2e9, pairs * 1e-3 * 100e-9
     assert prediction.overlap_seconds(400e6, 600_000, rate) == pytest.approx(scan + second + 400e6 * 5e-3)
+    by_detector = prediction.overlap_seconds(400e6, 600_000, RATES["overlap"], "lite")
+    rate = RATES["overlap"]
+    assert by_detector == pytest.approx(
+        400e6 * (600_000 * 3 / rate["detector_pairs_per_s"] + rate["detector_describe_ms"] * 1e-3)
+    )
     argv = ["--pieces", "3", "--queries", "1000", "--model", "", "--runner", "FlinkRunner", "--rounds", "1"]
     planned = {}
     for images in ("0", "1000", "10000", "19000"):
@@ -221,6 +226,10 @@ def test_the_overlap_analysis_is_planned_with_both_looks(tmp_path: Path) -> None
         planned[images] = json.loads(out.read_text())
     assert "overlap" not in planned["0"]["stages"]
     assert planned["1000"]["jobs"]["starts"] == planned["0"]["jobs"]["starts"] + 2
+    out = tmp_path / "lite.json"
+    assert main([*argv, "--eval-images", "19000", "--overlap-by", "lite", "--out", str(out)]) == 0
+    by_lite = json.loads(out.read_text())["stages"]["overlap"]["core_hours"]
+    assert by_lite < planned["19000"]["stages"]["overlap"]["core_hours"]
     few, many, more = (planned[n]["stages"]["overlap"]["core_hours"] for n in ("1000", "10000", "19000"))
     assert more - many == pytest.approx(many - few, rel=1e-6) and many > few
 

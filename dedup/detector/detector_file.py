@@ -4,7 +4,7 @@
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -176,9 +176,12 @@ def _beside(scale: Tensor, value: Tensor) -> Tensor:
 
 
 def fill(network: DetectorNetwork, path: str) -> None:
-    """Give a network the weights of a detector's file; ValueError unless it is of the same architecture."""
+    """Give a network the weights of a detector's file, whatever the side of its images.
+
+    ValueError unless it is otherwise of the same architecture.
+    """
     found = read(path, "--init-from").network
-    if found.architecture != network.architecture:
+    if replace(found.architecture, side=network.architecture.side) != network.architecture:
         raise ValueError(f"--init-from {path} is {found.architecture}, not {network.architecture}")
     network.load_state_dict(found.state_dict())
 

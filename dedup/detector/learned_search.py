@@ -20,7 +20,7 @@ from dedup.decode_images import Pictures, Pixels
 from dedup.detector import neighbours, thresholds
 from dedup.detector.detector_file import AnyDetector, for_worker
 from dedup.detector.neighbours import Described, NeighbourHits
-from dedup.index import Index, joined
+from dedup.index import Index, joined, new_array
 from dedup.parts import (
     ExampleRows,
     Joining,
@@ -98,13 +98,10 @@ class ExampleWorker:
             found = described(detector, shown(pictures, detector.side, detector.views))
             parts.append(np.column_stack([found.vectors, found.biases]).astype(np.float16))
         path = storage.join(self.folder, f"{task.name}.npy")
-        _save(path, np.concatenate(parts))
-        return RowVectors(name=task.name, path=path)
-
-
-def _save(path: str, array: npt.NDArray[Any]) -> None:
-    with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
-        np.save(sink, array)
+        vectors = np.concatenate(parts)
+        with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
+            np.save(sink, vectors)
+        return RowVectors(name=task.name, path=path, rows=len(vectors))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,21 +114,28 @@ class LearnedJoinWorker:
     dims: int
     """Of the detector's vectors."""
 
-    def open(self) -> list[npt.NDArray[np.float16]]:
-        """Return the described rows, float16 [rows * views, d + 1] each."""
-        arrays = [np.zeros((0, self.dims + 1), np.float16)]
-        for one in results_in(self.rows, RowVectors):
-            with storage.open_input(one.path) as file:
-                arrays.append(np.lib.format.read_array(file, allow_pickle=False))
-        return arrays
+    def open(self) -> list[RowVectors]:
+        """Return the described rows, in order."""
+        return results_in(self.rows, RowVectors)
 
-    def run(self, arrays: list[npt.NDArray[np.float16]], task: Joining) -> LearnedIndex:
-        """Write vectors.npy [n, dims] and biases.npy [n], from the rows' pieces: float16 [k, dims] each."""
-        whole = np.concatenate(arrays)
-        vectors, biases = (storage.join(self.folder, name) for name in ("vectors.npy", "biases.npy"))
-        _save(vectors, np.ascontiguousarray(whole[:, :-1]))
-        _save(biases, whole[:, -1].astype(np.float32))
-        return LearnedIndex(name=task.name, vectors=vectors, biases=biases)
+    def run(self, described_rows: list[RowVectors], task: Joining) -> LearnedIndex:
+        """Write vectors.npy [n, dims] and biases.npy [n], float32, which products take as they are."""
+        index = LearnedIndex(
+            name=task.name,
+            vectors=storage.join(self.folder, "vectors.npy"),
+            biases=storage.join(self.folder, "biases.npy"),
+        )
+        count = sum(one.rows for one in described_rows)
+        with storage.atomic_output(index.vectors) as to, storage.atomic_output(index.biases) as beside:
+            vectors = new_array(to, (count, self.dims), np.float32)
+            biases, start = new_array(beside, (count,), np.float32), 0
+            for one in described_rows:
+                with storage.open_input(one.path) as file:
+                    rows = np.lib.format.read_array(file, allow_pickle=False)
+                part = slice(start, start + len(rows))
+                vectors[part], biases[part], start = rows[:, :-1], rows[:, -1], part.stop
+            del vectors, biases
+        return index
 
 
 def _learned(folder: str) -> Described:
@@ -232,21 +236,18 @@ class LearnedSampleWorker:
     ) -> list[float]:
         """Return the highest similarities of a batch and one set's examples, verified pairs left out."""
         first, last = int(rows[0]) * shown_views, (int(rows[-1]) + 1) * shown_views  # a set's lie together
-        theirs = np.asarray(examples.vectors[first:last], np.float32)
-        products = queries.vectors @ theirs.T - queries.biases[:, None] - examples.biases[first:last]
-        best = products.reshape(len(batch), -1, shown_views).max(axis=2)
-        share = max(8, _HIGHEST * _BATCH // _SAMPLE)
-        flat = np.argsort(-best, axis=None, kind="stable")[:share]
+        theirs = Described(examples.vectors[first:last], examples.biases[first:last])
+        hits = neighbours.highest(queries, theirs, shown_views, max(8, _HIGHEST * _BATCH // _SAMPLE))
         known: dict[int, list[Any]] = {}
         found = []
-        for query, example in zip(*np.unravel_index(flat, best.shape), strict=True):
+        for query, example, similarity in zip(hits.query, hits.example, hits.similarity, strict=True):
             if query not in known:
                 known[query] = [
                     features(np.ascontiguousarray(one)) for one in (batch[query], batch[query][:, ::-1])
                 ]
             reference = features(index.pixels(int(rows[example])))
             if not any(verify(one, reference).verified for one in known[query]):
-                found.append(round(float(best[query, example]), 6))
+                found.append(round(float(similarity), 6))
         return found
 
 

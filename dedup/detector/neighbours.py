@@ -11,6 +11,7 @@ single precision, written once and read twice, 2.9e15 bytes, 600 s at 4.8 TB/s w
 cache; descriptors to read, 410 GB. So some 15 minutes a view, and `bench/detector_gpu.py` measures it.
 """
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -120,21 +121,41 @@ def within(queries: Described, examples: Described, views: int, floors: F32) -> 
 
     Examples may be memory-mapped, and pass by in tiles.
     """
-    step = max(1, _TILE_CPU // max(1, len(queries.vectors)) // views)
-    mine = np.asarray(queries.vectors, np.float32)
-    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], F32, npt.NDArray[np.int64]]] = []
-    for start in range(0, len(floors), step):
-        part = slice(start * views, (start + step) * views)
-        theirs = np.asarray(examples.vectors[part], np.float32)
-        products = mine @ theirs.T - queries.biases[:, None] - examples.biases[part]
-        products = products.reshape(len(mine), len(theirs) // views, views)
-        best = products.max(axis=2)
-        query, example = np.nonzero(best >= floors[start : start + step])
-        view = products[query, example].argmax(axis=1)
-        found.append((query, example + start, best[query, example], view))
-    if not found:
-        none = np.zeros(0, np.int64)
-        return NeighbourHits(none, none, np.zeros(0, np.float32), none)
+    found = [(np.zeros(0, np.int64),) * 2 + (np.zeros(0, np.float32), np.zeros(0, np.int64))]
+    for start, products in _tiles(queries, examples, views):
+        best = products.max(axis=1)
+        example, query = np.nonzero(best >= floors[start : start + len(best), None])
+        view = products[example, :, query].argmax(axis=1)
+        found.append((query, example + start, best[example, query], view))
     query, example, similarity, view = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((example, query))
-    return NeighbourHits(query[order], example[order], similarity[order].astype(np.float32), view[order])
+    return NeighbourHits(query[order], example[order], similarity[order], view[order])
+
+
+def highest(queries: Described, examples: Described, views: int, count: int) -> NeighbourHits:
+    """Return the `count` most similar pairs of all, best first: [q, d] and [e * views, d]."""
+    query, example, view = (np.zeros(0, np.int64) for _ in range(3))
+    similarity = np.zeros(0, np.float32)
+    for start, products in _tiles(queries, examples, views):
+        best = products.max(axis=1)
+        least = similarity[-1] if len(similarity) == count else -np.inf
+        new_example, new_query = np.nonzero(best > least)
+        view = np.append(view, products[new_example, :, new_query].argmax(axis=1))
+        query, example = np.append(query, new_query), np.append(example, new_example + start)
+        similarity = np.append(similarity, best[new_example, new_query])
+        order = np.lexsort((example, query, -similarity))[:count]
+        query, example, similarity, view = query[order], example[order], similarity[order], view[order]
+    return NeighbourHits(query, example, similarity, view)
+
+
+def _tiles(queries: Described, examples: Described, views: int) -> Iterator[tuple[int, F32]]:
+    """Yield the number of a tile's first example and its similarities, float32 [e, views, q]."""
+    step = max(1, _TILE_CPU // max(1, len(queries.vectors)) // views)
+    mine = np.ascontiguousarray(np.asarray(queries.vectors, np.float32).T)
+    for start in range(0, len(examples.vectors) // views, step):
+        part = slice(start * views, (start + step) * views)
+        # The examples' rows first: so the best of their views is taken of whole rows of queries.
+        products = np.asarray(examples.vectors[part], np.float32) @ mine
+        products -= examples.biases[part, None]
+        products -= queries.biases
+        yield start, products.reshape(len(products) // views, views, mine.shape[1])

