@@ -14,7 +14,7 @@ from dedup.cli import main
 from dedup.detector import augment, detector_file
 from dedup.detector.model import DetectorNetwork, OnPairs, ResNetArchitecture
 from dedup.detector.normalise import Normaliser
-from pipeline.data.views import squeeze
+from pipeline.data.views import FEW, squeeze
 from tests.rows import checked_results
 from tests.scenes import sample, scene, write_folder, write_run
 from train.loss import contrastive_loss
@@ -61,15 +61,14 @@ def overlap(
             ]
         ],
     )
-    return analysed(root)
+    return analysed(root, "--detector", str(root / "detector.safetensors"))
 
 
 def analysed(root: Path, *options: str) -> SimpleNamespace:
     """Run the analysis of what `overlap` made."""
     code = main(
         ["--run", str(root / "run"), "--eval", f"set={root}/set", "--out", str(root / "out"),
-         "--planted", "1", "--workers", "1", "--detector", str(root / "detector.safetensors"),
-         "--detector-precision", "0.05", *options]
+         "--planted", "1", "--workers", "1", "--detector-precision", "0.05", *options]
     )  # fmt: skip
     assert code == 0
     report = json.loads((root / "out/report.json").read_text())
@@ -102,11 +101,12 @@ def test_what_both_find_is_reported_side_by_side(tmp_path):
     said = f"{found.counts['candidates']} by hashes, {found.counts['learned_candidates']} by the learned"
     assert said in found.page and found.counts["candidates"] >= 6
 
-    alone = analysed(tmp_path, "--no-hashes")
-    assert alone.entry["overlap"] == len(both) and "hashes" not in alone.entry["detectors"]
-    pairs = {(row["example_id"], row["url"]): row["learned"] for row in found.rows if row["learned"]}
-    assert pairs == {(row["example_id"], row["url"]): row["learned"] for row in alone.rows}
-    assert all(row["hashes"] is None for row in alone.rows)
+    alone = analysed(tmp_path, "--detector", "lite", "--no-hashes")
+    assert alone.entry["overlap"] == 6 and "hashes" not in alone.entry["detectors"]
+    verified = {(row["example_id"], row["url"]) for row in alone.rows if row["verified"]}
+    assert verified == {(f"a/{n}.jpg", f"https://a.test/{n}.jpg") for n in range(6)}
+    assert all(row["hashes"] is None and row["learned"] == row["similarity"] for row in alone.rows)
+    assert {row["view"] for row in alone.rows} <= {view.name for view in FEW}
     assert f"{alone.counts['learned_candidates']} candidate pairs by the learned detector" in alone.page
     assert alone.counts["candidates"] == 0 and "Hashes were not compared" in alone.page
 

@@ -173,11 +173,15 @@ class LearnedSearch:
         return other
 
     def search(self, pictures: list[Pixels]) -> NeighbourHits:
-        """Return the pairs above the sets' thresholds, by similarity on the scale of the hashes."""
+        """Return the pairs above the sets' thresholds, by similarity on the scale of the hashes.
+
+        Their views are places in `VIEWS`, of which the detector may take a few.
+        """
         queries = described(self.detector, shown(pictures, self.detector.side))
         hits = neighbours.within(queries, self.examples, len(self.detector.views), self.thresholds)
         scaled = thresholds.on_scale(hits.similarity, self.thresholds[hits.example], self.floor)
-        return hits._replace(similarity=np.minimum(scaled, 1))
+        places = np.array([VIEWS.index(view) for view in self.detector.views])
+        return hits._replace(similarity=np.minimum(scaled, 1), view=places[hits.view])
 
 
 @dataclass(frozen=True, kw_only=True)
