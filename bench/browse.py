@@ -445,6 +445,7 @@ def main() -> None:
         "--fresh", action="store_true", help="each page to a connection that has read nothing"
     )
     parser.add_argument("--random", type=int, default=0, help="random pages in place of the table")
+    parser.add_argument("--seed", type=int, default=0, help="of the random pages")
     parser.add_argument("--keep", default="", help="folder in which the index stays")
     options = parser.parse_args()
     for count in options.store:
@@ -469,7 +470,7 @@ def main() -> None:
                 f"{size / count:.0f} bytes/row"
             )
             if options.random:
-                browse_random.show_random(folder / "index.sqlite", options.random, read_bytes)
+                browse_random.show_random(folder / "index.sqlite", options.random, read_bytes, options.seed)
             else:
                 (show_fresh if options.fresh else show_pages)(folder / "index.sqlite")
             if options.peers:

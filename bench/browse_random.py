@@ -19,9 +19,9 @@ from pipeline.index.search import Search
 SHOWN = 12  # of the worst pages
 
 
-def show_random(path: Path, count: int, read_bytes: Callable[[int], int]) -> None:
+def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: int) -> None:
     """Print how many of `count` random pages are above the limits, and the worst."""
-    rng, found = np.random.default_rng(0), list[tuple[float, float, Filter, int, int]]()
+    rng, found = np.random.default_rng(seed), list[tuple[float, float, Filter, int, int]]()
     ask = Search(path)
     samples = int(ask.meta("samples"))
     for _ in range(count):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.index import orders, packing, postings, tables, terms, ways
+from pipeline.index import orders, packing, postings, tables, terms, walk, ways
 from pipeline.index.question import Filter, question
 from pipeline.index.search import Search
 
@@ -25,6 +25,8 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
         patch.setattr(packing, "PART", 64)
         patch.setattr(orders, "BYTES", 40)
         patch.setattr(orders, "IDS", 32)
+        patch.setattr(ways, "_LONG", 60)
+        patch.setattr(walk, "_PARTS", 3)
 
         def add(source: tables.Source, number: int) -> None:
             rows = []
@@ -62,7 +64,9 @@ def test_terms_of_words_are_those_of_the_full_text_table() -> None:
         assert together[:-1] == terms.words([text])[0]
 
 
-@pytest.mark.parametrize("ids", [[7], [0, 1, 255, 511], [3, 70_000], [1, 2**31, 2**32 - 1]])
+@pytest.mark.parametrize(
+    "ids", [[7], [0, 1, 255, 511], [3, 258, 259, 260, 514, 770, 771], [3, 70_000], [1, 2**31, 2**32 - 1]]
+)
 def test_lists_are_packed_in_few_bytes(ids: list[int]) -> None:
     own = np.array(ids, np.uint32)
     assert packing.unpacked(ids[0], packing.packed(own)).tolist() == ids

@@ -40,6 +40,11 @@ class Cuts(NamedTuple):
         edges = [-np.inf, *self.starts, np.inf]
         return edges[part], edges[part + 1]
 
+    def is_inside(self, part: int, bounds: tuple[float, float]) -> bool:
+        """Return whether all values of a part are at least the first bound, and at most the second."""
+        low, high = self.bounds(part)
+        return bounds[0] <= low and high <= bounds[1]
+
 
 def read(db: sqlite3.Connection) -> dict[str, Cuts]:
     """Return how the columns of an index are cut, by name."""

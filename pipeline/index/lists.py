@@ -4,8 +4,8 @@ import functools
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,15 @@ from pipeline.index.terms import Ids
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
-_PAGE: Final = 4_096  # bytes that are read for a part of a list
+Numbers = npt.NDArray[np.uint8] | npt.NDArray[np.uint32]
 
 
 class List(NamedTuple):
     """The samples of a term.
 
     first: the place of its first part, or None if `data` has the ids; data: the first id of each part, None
-    for a bitmap; common: the place of its bitmaps in each order, if it is common; sign: the bit of the signs
-    of other lists that says which samples it has.
+    for a bitmap; common: the place of its bitmaps in each order, if it is common; sign: the bitmap of other
+    lists that says which of their samples it has; inside: the column within whose bounds all its samples are.
     """
 
     size: int
@@ -33,6 +33,7 @@ class List(NamedTuple):
     data: bytes | None
     common: int | None = None
     sign: int | None = None
+    inside: str = ""
 
 
 class Word(NamedTuple):
@@ -116,87 +117,107 @@ class Lists:
         size, first, data, common = row
         return List(size, first, data, common, self._signs.get(key))
 
-    def _parts(self, first: int, number: int) -> list[bytes]:
-        statement = "SELECT data FROM lists WHERE place >= ? AND place < ? ORDER BY place"
-        return [row[0] for row in self._reader.tuples(statement, [first, first + number])]
+    def _parts(self, first: int, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Yield parts by their rising numbers; those that follow one another by one statement."""
+        statement, start = "SELECT data FROM lists WHERE place >= ? ORDER BY place LIMIT ?", 0
+        for end, number in enumerate(numbers, 1):
+            if end == len(numbers) or numbers[end] != number + 1:
+                rows = self._reader.tuples(statement, [first + numbers[start], end - start])
+                yield from (row[0] for row in rows)
+                start = end
 
-    def ids(self, one: List) -> Ids:
-        """Return the ids of a list that is no bitmap, rising."""
+    def _read(self, first: int, size: int, at: Places, numbers: Callable[[int, bytes], Numbers]) -> Ids:
+        """Return the numbers at rising places, of which only the parts are read that have one of them.
+
+        first: the place of the first part; size: numbers of a part; numbers: returns those of a part.
+        """
+        found, runs = np.zeros(len(at), np.uint32), list(_runs(at // size))
+        for (part, start, end), data in zip(runs, self._parts(first, [run[0] for run in runs]), strict=True):
+            found[start:end] = numbers(part, data)[at[start:end] - size * part]
+        return found
+
+    def ids(self, one: List, at: Places) -> Ids:
+        """Return the ids of those at rising places of a list that is no bitmap."""
         if one.first is None:
-            return np.frombuffer(one.data or b"", np.uint32)
+            return rare(one)[at]
         assert one.data is not None
-        return postings.whole(self._reader.db, one.first, one.data)
+        firsts = np.frombuffer(one.data, np.uint32).tolist()
+        return self._read(
+            one.first, packing.PART, at, lambda part, data: packing.unpacked(firsts[part], data)
+        )
 
-    def places(self, one: List, column: str) -> Places:
-        """Return the place in the order of a column of each sample of a list."""
+    def places(self, column: str, low: int, one: List, at: Places) -> Places:
+        """Return the place in the order of a column of those at rising places of a list."""
+        if one.inside == column:
+            return np.full(len(at), low)
+        first = self._beside(one, 1 + self.columns.index(column))
+        return self._read(first, packing.PART, at, self._long).astype(np.int64)
+
+    def signed(self, sign: int, one: List, at: Places) -> Mask:
+        """Return which of those at rising places of a list have one of the commonest terms."""
+        return self._bits(self._beside(one, 1 + len(self.columns)), at + sign * -(-one.size // 8) * 8)
+
+    def _beside(self, one: List, number: int) -> int:
         assert one.first is not None and one.data
-        number = len(one.data) // 4
-        first = one.first + number * (1 + self.columns.index(column))
-        return self._long(b"".join(self._parts(first, number)))
+        return one.first + len(one.data) // 4 * number
 
-    def signs(self, one: List) -> npt.NDArray[np.uint16]:
-        """Return which of the commonest terms each sample of a list has, as bits."""
-        assert one.first is not None and one.data
-        statement = "SELECT data FROM signs WHERE place >= ? AND place < ? ORDER BY place"
-        rows = self._reader.tuples(statement, [one.first, one.first + len(one.data) // 4])
-        return np.frombuffer(b"".join(row[0] for row in rows), np.uint16)
+    def _bits(self, first: int, at: Places) -> Mask:
+        bits = self._read(first, 8 * orders.BYTES, at, lambda part, data: np.unpackbits(_bytes(part, data)))
+        return bits.astype(bool)
 
-    def _long(self, data: bytes) -> Places:
-        return packing.lengthened(data, self.samples).astype(np.int64)
+    def _long(self, _: int, data: bytes) -> Ids:
+        return packing.lengthened(data, self.samples)
 
     def among(self, one: List, ids: Ids) -> Mask:
         """Return which ids, rising, are in a list, of which only the parts are read that may have them."""
         if one.first is None or not len(ids):
-            return np.isin(ids, np.frombuffer(one.data or b"", np.uint32))
+            return np.isin(ids, rare(one))
         if one.data is None:
             return self.bits(one, "", ids.astype(np.int64))
         firsts = np.frombuffer(one.data, np.uint32)
         found = np.zeros(len(ids), bool)
-        for part, start, end in _runs(np.searchsorted(firsts, ids, side="right") - 1):
-            if part >= 0:
-                (data,) = self._parts(one.first + part, 1)
-                own, some = packing.unpacked(int(firsts[part]), data), ids[start:end]
-                found[start:end] = own[np.minimum(np.searchsorted(own, some), len(own) - 1)] == some
+        runs = [run for run in _runs(np.searchsorted(firsts, ids, side="right") - 1) if run[0] >= 0]
+        for (part, start, end), data in zip(
+            runs, self._parts(one.first, [run[0] for run in runs]), strict=True
+        ):
+            own, some = packing.unpacked(int(firsts[part]), data), ids[start:end]
+            found[start:end] = own[np.minimum(np.searchsorted(own, some), len(own) - 1)] == some
         return found
 
     def bits(self, one: List, order: str, places: Places) -> Mask:
         """Return which places, rising, of an order have samples of a common list."""
         assert one.common is not None
         number = 0 if not order else 1 + self.columns.index(order)
-        first = one.common + number * orders.parts(self.last())
-        found = np.zeros(len(places), bool)
-        for part, start, end in _runs(places // (8 * orders.BYTES)):
-            (data,) = self._parts(first + part, 1)
-            at = places[start:end] - 8 * orders.BYTES * part
-            found[start:end] = (np.frombuffer(data, np.uint8)[at >> 3] >> (7 - (at & 7)).astype(np.uint8)) & 1
-        return found
+        return self._bits(one.common + number * orders.parts(self.last()), places)
 
     def ids_at(self, order: str, places: Places) -> Ids:
         """Return the ids at places, rising, of an order."""
         if not order:
             return places.astype(np.uint32)
-        found = np.zeros(len(places), np.uint32)
-        for part, start, end in _runs(places // orders.IDS):
-            (data,) = self._parts(self._first[f"{order} ids"] + part, 1)
-            found[start:end] = np.frombuffer(data, "<u4")[places[start:end] - orders.IDS * part]
-        return found
+        first = self._first[f"{order} ids"]
+        return self._read(first, orders.IDS, places, lambda _, data: np.frombuffer(data, "<u4"))
 
     def place(self, column: str, one: int) -> int:
         """Return the place of an id in the order of a column."""
-        (data,) = self._parts(self._first[f" {column}"] + one // packing.PART, 1)
-        return int(self._long(data)[one % packing.PART])
+        return int(self._read(self._first[f" {column}"], packing.PART, np.array([one]), self._long)[0])
 
     def within(self, order: str, column: str, bounds: tuple[int, int], places: Places) -> tuple[Mask, Mask]:
         """Return which samples at places, rising, of an order may be within the places of another column, and
         which of these may be outside.
         """
-        found = np.zeros(len(places), np.uint8)
-        for part, start, end in _runs(places // orders.BYTES):
-            (data,) = self._parts(self._first[f"{order} {column} about"] + part, 1)
-            found[start:end] = np.frombuffer(data, np.uint8)[places[start:end] - orders.BYTES * part]
+        about, closer = (
+            functools.partial(self._read, self._first[f"{order} {column} {name}"], orders.BYTES)
+            for name in ("about", "closer")
+        )
         low, high = orders.about(np.array([bounds[0], max(bounds[1] - 1, 0)]), self.samples).tolist()
-        may_be: Mask = (found >= low) & (found <= high)
-        return may_be, ((found == low) | (found == high))[may_be]
+        found = about(places, _bytes)
+        may_be: Mask = (found >= low >> 8) & (found <= high >> 8)
+        edge = np.flatnonzero(may_be & ((found == low >> 8) | (found == high >> 8)))
+        found[edge] = found[edge] << 8 | closer(places[edge], _bytes)
+        may_be[edge] = (found[edge] >= low) & (found[edge] <= high)
+        is_edge = np.zeros(len(places), bool)
+        is_edge[edge] = (found[edge] == low) | (found[edge] == high)
+        return may_be, is_edge[may_be]
 
     def cut(self, wanted: Filter, column: str) -> tuple[int, int]:
         """Return from and below which places of a column samples are within a filter's bounds."""
@@ -223,6 +244,15 @@ class Lists:
         self._some.executemany("INSERT INTO some (rowid, tags, caption, url) VALUES (?, ?, ?, ?)", rows)
         found = self._some.execute("SELECT rowid FROM some WHERE some MATCH ?", (asked.match,))
         return [row[0] for row in found]
+
+
+def rare(one: List) -> Ids:
+    """Return the ids of a list that stand with its term, rising."""
+    return np.frombuffer(one.data or b"", np.uint32)
+
+
+def _bytes(_: int, data: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
 
 
 def _runs(numbers: npt.NDArray[Any]) -> Iterator[tuple[int, int, int]]:

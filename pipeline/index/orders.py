@@ -2,7 +2,8 @@
 
 What many samples have is found soon, whichever order they are looked through in, if it is written down in
 that order: a bitmap for each term that every sixty-fourth sample has, the ids, and in which 256th of every
-other order each sample is. That is 0.13 bytes a sample for each term and order, and one for each two orders.
+other order each sample is, and in which 256th of that. That is 0.13 bytes a sample for each term and order,
+and two for each two orders.
 """
 
 import sqlite3
@@ -28,9 +29,9 @@ def parts(last: int) -> int:
     return -(-(last + 1) // (8 * BYTES))
 
 
-def about(places: npt.NDArray[Any], samples: int) -> npt.NDArray[np.uint8]:
-    """Return in which 256th of an order places, [n], are, uint8 [n]."""
-    return (places.astype(np.int64) * 256 // samples).astype(np.uint8)
+def about(places: npt.NDArray[Any], samples: int) -> npt.NDArray[np.uint16]:
+    """Return in which 65,536th of an order places, [n], are, uint16 [n]."""
+    return (places.astype(np.int64) * 65_536 // samples).astype(np.uint16)
 
 
 def write(
@@ -59,7 +60,9 @@ def write(
         found[f" {column}"] = put(packing.shortened(own, samples), packing.PART * packing.width(samples))
         for name, ids in {"": np.arange(len(own), dtype=np.uint32), **ordered}.items():
             if name != column:
-                found[f"{name} {column} about"] = put(about(own[ids], samples).tobytes(), BYTES)
+                both = about(own[ids], samples)
+                found[f"{name} {column} about"] = put((both >> 8).astype(np.uint8).tobytes(), BYTES)
+                found[f"{name} {column} closer"] = put(both.astype(np.uint8).tobytes(), BYTES)
     known = dict[bytes, int]()
     for key, bits in common:
         packed, size = np.packbits(bits).tobytes(), BYTES * parts(len(bits) - 1)

@@ -11,16 +11,25 @@ PART: Final = 1_984
 
 
 def packed(ids: Ids) -> bytes:
-    """Return ids as the distances between them, in as many bytes each as the first byte says."""
+    """Return ids as the distances between them, in as many bytes each as the first byte says.
+
+    Of one byte each, 255 says that the distance goes on in the next.
+    """
     apart = np.diff(ids)
-    width = next(width for width in (1, 2, 4) if not len(apart) or int(apart.max()) < 1 << 8 * width)
+    more = apart // 255
+    if (size := len(apart) + int(more.sum(dtype=np.int64))) <= 2 * len(apart):
+        single = np.full(size, 255, np.uint8)
+        single[np.cumsum(more + 1, dtype=np.int64) - 1] = apart % 255
+        return b"\1" + single.tobytes()
+    width = 2 if int(apart.max()) < 1 << 16 else 4
     return bytes([width]) + apart.astype(f"<u{width}").tobytes()
 
 
 def unpacked(first: int, data: bytes) -> Ids:
     """Return the ids that begin with `first`, uint32 [n]."""
     apart = np.frombuffer(data, f"<u{data[0]}", offset=1)
-    return np.cumsum(np.append(np.uint32(first), apart), dtype=np.uint32)
+    ids = np.cumsum(np.append(np.uint32(first), apart), dtype=np.uint32)
+    return ids[np.append(True, apart != 255)] if data[0] == 1 else ids
 
 
 def width(samples: int) -> int:

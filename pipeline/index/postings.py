@@ -1,12 +1,12 @@
 """Short lists of the samples that have a term, each with where its samples stand in every order.
 
 FTS5's lists hold positions, and to sort what they leave each row has to be read: 24 MB for a phrase of a
-common and a rare word in ten million samples. Here a list holds ids, two bytes each, and beside them the
-sample's place in the order of each column of numbers, three bytes each, and which of the 16 commonest terms
-it has, two bytes. So a page that is sorted and cut is worked out from the lists of its rarest terms, and only
+common and a rare word in ten million samples. Here a list holds ids, of one byte or two each, and beside them
+the sample's place in the order of each column of numbers, three bytes each, and a bitmap for each of the 40
+commonest terms. So a page that is sorted and cut is worked out from the lists of its rarest terms, and only
 the rows that it shows are read. Two or three words in a row are a term of their own. Terms that every
-sixteenth sample has are bitmaps (see `orders`); single words that few samples have are left to FTS5, and rare
-terms of several words share their lists with others.
+sixteenth sample has are bitmaps (see `orders`), and terms of few samples are ids alone. Of the rarest, single
+words are left to FTS5, and several words share their lists with others.
 """
 
 import itertools
@@ -27,9 +27,9 @@ LEAST: Final = 500_000
 """Samples below which an index has no such lists, since FTS5's are short."""
 COMMON: Final = 16
 """One sample in 16 has a term that has a bitmap in place of a list."""
-FEW: Final = 256
-"""Samples, about, that have a term with a list of its own."""
-SIGNS: Final = 16
+FEW: Final = 160
+"""Samples that have a term with places beside its ids: the rows of fewer are as soon read."""
+SIGNS: Final = 40
 """Terms of which each list says which of its samples have them."""
 _LOOKED_AT: Final = 8  # one sample in eight is looked at to see which terms are common
 _SPAN: Final = 16_384  # ids that are worked on at a time
@@ -41,7 +41,6 @@ TABLES: Final = """
 CREATE TABLE terms (key INTEGER PRIMARY KEY, size INTEGER, first INTEGER, data BLOB);
 CREATE TABLE lists (place INTEGER PRIMARY KEY, data BLOB);
 CREATE TABLE common (key INTEGER PRIMARY KEY, first INTEGER);
-CREATE TABLE signs (place INTEGER PRIMARY KEY, data BLOB);
 """
 
 
@@ -59,7 +58,7 @@ def renew(db: sqlite3.Connection, columns: Sequence[str], samples: int) -> None:
     """Write the lists again, if the index has changed."""
     if db.execute("SELECT 1 FROM meta WHERE name = 'lists'").fetchone():
         return
-    for name in ("terms", "lists", "common", "signs"):
+    for name in ("terms", "lists", "common"):
         db.execute(f"DROP TABLE IF EXISTS {name}")
     for statement in filter(str.strip, TABLES.split(";")):
         db.execute(statement)
@@ -101,7 +100,7 @@ class _Writer:
         self._files = [folder / str(n) for n in range(1 << self._parts)]
         self._place = 1
         self._wide = dict[int, tuple[int, bytes]]()
-        self._signs, self.signs = np.zeros(last + 1, np.uint16), dict[str, int]()
+        self._signs, self.signs = np.zeros(last + 1, "<u8"), dict[str, int]()
 
     def write(self) -> None:
         """Count terms in some samples, sort all of those that are to have a list, and write the lists."""
@@ -110,7 +109,7 @@ class _Writer:
         for _, rows in _batches(self._db, f"id % {_LOOKED_AT} = 0", _LOOKED_AT * _SPAN, self._last):
             keys, _ids = terms.of(rows)
             counts += np.bincount(self._slot(keys), minlength=len(counts)).astype(np.int32)
-        self._is_own = counts >= FEW // _LOOKED_AT
+        self._is_own = counts >= FEW * 3 // 4 // _LOOKED_AT  # else seldom as many
         common = counts[self._slot(keys)] >= max(self._samples // (COMMON * _LOOKED_AT), 1)
         self._common = np.unique(keys[common])
         self._bitmaps = np.zeros((len(self._common), -(-(self._last + 1) // _SPAN) * _SPAN // 8), np.uint8)
@@ -134,8 +133,8 @@ class _Writer:
                 continue
             bit = bits.setdefault(own, len(bits))
             self.signs[f"sign {self._common[row]}"] = bit
-            has = np.unpackbits(self._bitmaps[row])[: self._last + 1].astype(np.uint16)
-            self._signs |= has << np.uint16(bit)
+            has = np.unpackbits(self._bitmaps[row])[: self._last + 1].astype(np.uint64)
+            self._signs |= has << np.uint64(bit)
 
     def common(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """Yield each common term and which ids have it, bool [last + 1]."""
@@ -180,37 +179,38 @@ class _Writer:
         keys, ids = keys[is_new], ids[is_new]
         starts = np.append(np.flatnonzero(np.append(True, keys[1:] != keys[:-1])), len(keys)).tolist()
         low = (1 << _low(self._samples)) - 1
-        rows = list[tuple[int, int, int | None, bytes]]()
+        rows, blobs = list[tuple[int, int, int | None, bytes]](), list[bytes]()
         for first, last in itertools.pairwise(starts):
-            key, own = int(keys[first]), ids[first:last]
-            if key & low == 1:
+            key, own, place = int(keys[first]), ids[first:last], self._place + len(blobs)
+            if key & low == 1 or len(own) < FEW:
                 rows.append((key, last - first, None, own.tobytes()))
             else:
                 data = own[:: packing.PART].tobytes()
-                rows.append((key, last - first, self._place, data))
+                rows.append((key, last - first, place, data))
                 if len(own) >= self._samples // orders.SHARE:
-                    self._wide[key] = self._place, data
-                self._write_list(own)
+                    self._wide[key] = place, data
+                blobs += self._parts_of(own)
         self._db.executemany("INSERT INTO terms VALUES (?, ?, ?, ?)", rows)
-
-    def _write_list(self, ids: Ids) -> None:
-        """Write the parts of a list: those of its ids, then for each column those of the places."""
-        parts = [ids[start : start + packing.PART] for start in range(0, len(ids), packing.PART)]
-        blobs = [packing.packed(part) for part in parts]
-        blobs += [
-            packing.shortened(own[part], self._samples) for own in self.places.values() for part in parts
-        ]
-        self._db.executemany("INSERT INTO lists VALUES (?, ?)", list(enumerate(blobs, self._place)))
-        signs = [self._signs[part].tobytes() for part in parts]
-        self._db.executemany("INSERT INTO signs VALUES (?, ?)", list(enumerate(signs, self._place)))
+        self._db.executemany("INSERT INTO lists VALUES (?, ?)", enumerate(blobs, self._place))
         self._place += len(blobs)
+
+    def _parts_of(self, ids: Ids) -> Iterator[bytes]:
+        """Yield the parts of a list: of its ids, then of the places in each column, then of the bitmaps."""
+        parts = [ids[start : start + packing.PART] for start in range(0, len(ids), packing.PART)]
+        yield from map(packing.packed, parts)
+        for own in self.places.values():
+            yield from (packing.shortened(own[part], self._samples) for part in parts)
+        signs = self._signs[ids].view(np.uint8).reshape(-1, 8)[:, : SIGNS // 8]
+        signs = np.unpackbits(signs, axis=1, bitorder="little")
+        data = np.packbits(np.ascontiguousarray(signs.T), axis=1).tobytes()
+        yield from (data[start : start + orders.BYTES] for start in range(0, len(data), orders.BYTES))
 
 
 def whole(db: sqlite3.Connection, first: int, data: bytes) -> Ids:
     """Return the ids of a list: the place of its first part, and the first id of each part."""
     firsts = np.frombuffer(data, np.uint32).tolist()
-    statement = "SELECT data FROM lists WHERE place >= ? AND place < ? ORDER BY place"
-    rows = db.execute(statement, (first, first + len(firsts)))
+    statement = "SELECT data FROM lists WHERE place >= ? ORDER BY place LIMIT ?"
+    rows = db.execute(statement, (first, len(firsts)))
     return np.concatenate([packing.unpacked(start, row[0]) for start, row in zip(firsts, rows, strict=True)])
 
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from pipeline.index import cuts, postings, query_list
 
-VERSION: Final = 5
+VERSION: Final = 6
 FACETS: Final = ("site", "lang", "source", "format", "licence", "synthetic", "shard")
 """Columns of samples by whose values one can filter."""
 NUMBERS: Final = ("width", "height", "bytes", "lang_score")

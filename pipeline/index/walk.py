@@ -5,21 +5,24 @@ by the lists of the other words, and by their rows where lists cannot say all, a
 """
 
 import functools
+import itertools
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from pipeline.index import orders
-from pipeline.index.lists import List, Lists, Mask, Places, Word
+from pipeline.index import orders, packing
+from pipeline.index.lists import List, Lists, Mask, Places, Word, rare
 from pipeline.index.reader import Reader
 from pipeline.index.terms import Ids
-from pipeline.index.ways import ROW, Asked, bytes_read, cheapest, is_by_ids, share_read
+from pipeline.index.ways import ROW, Asked, bytes_read, cheapest, is_by_ids, is_stepwise, share_read
 
 _SPARE: Final = 10  # samples that are looked at beyond those that are missing
 _DENSE: Final = 20  # samples of a part of an order, whose ids lie together
+_PARTS: Final = 120  # of lists, whose ids are read at once; of more they are read for the rows that are shown
 _ALL: Final = sys.maxsize
 
 
@@ -45,12 +48,14 @@ class _Some(NamedTuple):
 
 def page(reader: Reader, lists: Lists, of: Asked, offset: int, limit: int) -> Page | None:
     """Return a page; None if no list is short enough and no order is written down."""
+    if of.is_none:
+        return Page([], 0, True)
     start = cheapest(lists, of, offset + limit)
     if start is None:
         return None
     if start and start[0].first is None:
         return _by_rows(reader, lists, of, start, offset, limit)
-    count, place, kept = 0, 0, [np.zeros(0, np.int64)]
+    count, place, kept = 0, 0, list[_Some]()
     blocks, is_whole = _blocks(lists, of, start, offset + limit), True
     part = share_read(lists, of, offset + limit)
     for block in blocks:
@@ -59,22 +64,32 @@ def page(reader: Reader, lists: Lists, of: Asked, offset: int, limit: int) -> Pa
             end = place + missing + _SPARE if some.is_unsure.any() else len(some.places)
             own = some.only(slice(place, end) if not of.is_falling else slice(-place - 1, -end - 1, -1))
             own = own.only(_sure(lists, of, own))
-            kept.append(own.places)
+            kept.append(own)
             count, place = count + len(own.places), end
         if count >= offset + limit:
-            rest = len(some.places) - place + sum(len(block.places) for block in blocks) if start else 1
-            is_whole = not rest or _are_all(of, start)
+            is_listed = bool(start) and not is_stepwise(of, start)
+            rest = max(len(some.places) - place, 0) if is_listed else 1
+            rest += sum(len(block.places) for block in blocks) if is_listed else 0
+            is_whole = not rest or (is_listed and _are_all(lists, of, start, part))
             count += rest if is_whole else 0
             break
-    found = np.concatenate(kept)[offset : offset + limit]
-    known = _known(of)
+    ids, known = _shown(lists, of, kept, offset, limit), _known(of)
     total = count if known is None else known
-    return Page(reader.by_ids(_ids_at(lists, of, found).tolist()), total, is_whole or known is not None)
+    return Page(reader.by_ids(ids), total, is_whole or known is not None)
+
+
+def _shown(lists: Lists, of: Asked, kept: Sequence[_Some], offset: int, limit: int) -> list[int]:
+    """Return the ids of a page's samples, of those that were found up to its end."""
+    ids = list[int]()
+    for some in kept:
+        some, offset = some.only(slice(offset, offset + limit - len(ids))), max(offset - len(some.places), 0)
+        ids += _ids_of(lists, of, some).tolist()
+    return ids
 
 
 def count(lists: Lists, of: Asked) -> int | None:
     """Return how many samples a filter leaves, if its lists say so without a look at rows."""
-    start, known = cheapest(lists, of, _ALL), _known(of)
+    start, known = cheapest(lists, of, _ALL), 0 if of.is_none else _known(of)
     if known is not None or start is None or (start and start[0].first is None):
         return known
     found = 0
@@ -92,10 +107,20 @@ def _known(of: Asked) -> int | None:
     return of.needed[0].size if is_one and of.needed[0].is_exact else None
 
 
-def _are_all(of: Asked, start: Sequence[List]) -> bool:
-    """Return whether what some lists and the bounds leave is all that is asked for."""
-    are_exact = all(set(one.lists) <= set(start) and one.is_exact for one in of.needed)
-    return bool(start) and not of.refused and are_exact
+def _are_all(lists: Lists, of: Asked, start: Sequence[List], part: float) -> bool:
+    """Return whether the blocks of some lists are all that is asked for."""
+    are_exact = all(word.is_exact for word in of.needed)
+    refused = [word for word in of.refused if word.sign is None]
+    return are_exact and not refused and not _left(lists, of, start, part)
+
+
+def _left(lists: Lists, of: Asked, start: Sequence[List], part: float) -> list[List]:
+    """Return the lists of words needed by which the blocks of others, or of an order, are narrowed."""
+    words = sorted(of.needed, key=lambda word: word.size)
+    every = [one for word in words for one in sorted(word.lists, key=lambda one: one.size)]
+    if not start:
+        return every
+    return [one for one in every if one not in start and one.sign is None and not is_by_ids(lists, one, part)]
 
 
 def _blocks(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterator[_Some]:
@@ -104,47 +129,90 @@ def _blocks(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterat
     if not start:
         size = 8 * orders.BYTES
         parts = range(low // size, -(-high // size))
-        for part in reversed(parts) if of.is_falling else parts:
-            places = np.arange(max(part * size, low), min((part + 1) * size, high))
+        for number in reversed(parts) if of.is_falling else parts:
+            places = np.arange(max(number * size, low), min((number + 1) * size, high))
             has_gaps = not of.column and not of.needed and lists.samples < lists.last()
             yield _Some(places, np.full(len(places), has_gaps))
         return
-    ids = np.concatenate([lists.ids(one) for one in start])
-    stays, places = _signed(lists, of, start, len(ids)), ids.astype(np.int64)
-    for name in {*of.bounds, *filter(None, [of.column])}:
-        own = np.concatenate([lists.places(one, name) for one in start])
-        first, last = of.bounds.get(name, (0, lists.samples))
-        stays &= (own >= first) & (own < last)
-        places = own if name == of.column else places
-    ids, places = ids[stays], places[stays]
-    order = np.argsort(ids, kind="stable")
-    share = share_read(lists, of, rows)
-    for one in sorted({one for word in of.needed for one in word.lists} - {*start}):
-        if one.sign is None and is_by_ids(lists, one, share):
+    part = share_read(lists, of, rows)
+    stays = math.prod(one.size / lists.samples for one in _left(lists, of, start, part))
+    size = int(min(_enough(rows) / max(stays, 1e-9), lists.samples)) + 1
+    for first, last in _ranges(lists, of, start, rows):
+        some, done, step = _listed(lists, of, start, first, last, part), 0, size
+        while done < len(some.places):
+            end = len(some.places) - done
+            yield some.only(slice(max(end - step, 0), end) if of.is_falling else slice(done, done + step))
+            done, step = done + step, (done + step) // 2 + 1
+
+
+def _ranges(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterator[tuple[int, int]]:
+    """Yield from and below which ids samples of lists are looked at together."""
+    end, done = lists.last() + 1, 0
+    step = int(share_read(lists, of, _enough(rows)) * end) + 1 if is_stepwise(of, start) else end
+    while done < end:
+        yield (max(end - done - step, 0), end - done) if of.is_falling else (done, min(done + step, end))
+        done, step = done + step, (done + step) // 2 + 1
+
+
+def _enough(rows: int) -> int:
+    """Return how many samples to look at for so many, if about so many are meant."""
+    return rows + 3 * math.isqrt(rows)
+
+
+def _listed(lists: Lists, of: Asked, start: Sequence[List], first: int, last: int, part: float) -> _Some:
+    """Return samples of lists, with ids from and below some if they are in the order of the set."""
+    at, places = _within(lists, of, start, _near(start, first, last))
+    others = [one for one in sorted({one for word in of.needed for one in word.lists} - {*start})
+              if one.sign is None and is_by_ids(lists, one, part)]  # fmt: skip
+    ids, needs = None, not of.column or any(one.common is None for word in of.refused for one in word.lists)
+    if others or needs or len(np.unique(at // packing.PART)) <= _PARTS:
+        ids = _of_each(start, at, lists.ids)
+        if not of.column:
+            ids = ids[(ids >= first) & (ids < last)]
+            places = ids.astype(np.int64)
+        for one in others:
+            order = np.argsort(ids, kind="stable")
             order = order[lists.among(one, ids[order])]
-    ids, places = ids[order], places[order]
+            ids, places = ids[order], places[order]
     order = np.argsort(places, kind="stable")
-    ids, places = ids[order], places[order]
-    size, done = min(max(4 * rows, 500), len(ids)), 0
-    while done < len(ids):
-        some = (
-            slice(max(len(ids) - done - size, 0), len(ids) - done)
-            if of.is_falling
-            else slice(done, done + size)
-        )
-        yield _Some(places[some], np.zeros(len(places[some]), bool), ids[some])
-        size, done = 2 * size, done + size
+    return _Some(places, np.zeros(len(places), bool), ids).only(order)
 
 
-def _signed(lists: Lists, of: Asked, start: Sequence[List], number: int) -> Mask:
-    """Return which samples of lists have the commonest terms that are needed, and none that is refused."""
-    needed = sum({1 << one.sign for word in of.needed for one in word.lists if one.sign is not None})
-    refused = sum({1 << sign for word in of.refused if (sign := word.sign) is not None})
-    if not needed | refused:
-        return np.ones(number, bool)
-    signs = np.concatenate([lists.signs(one) for one in start])
-    found: Mask = (signs & np.uint16(needed) == needed) & (signs & np.uint16(refused) == 0)
-    return found
+def _near(start: Sequence[List], first: int, last: int) -> Places:
+    """Return the places of lists in a row where ids from and below some may be, by whole parts."""
+    found, before = list[Places](), 0
+    for one in start:
+        firsts = np.frombuffer(one.data or b"", np.uint32)
+        low = max(int(np.searchsorted(firsts, first, side="right")) - 1, 0) * packing.PART
+        high = min(int(np.searchsorted(firsts, last)) * packing.PART, one.size)
+        found.append(np.arange(before + low, before + high))
+        before += one.size
+    return np.concatenate(found)
+
+
+def _within(lists: Lists, of: Asked, start: Sequence[List], at: Places) -> tuple[Places, Places]:
+    """Return at which of some places of lists in a row samples have the commonest terms that are needed, and
+    none that is refused, and are within the bounds; and their places in the order of the page's column.
+    """
+    places = at
+    needed = {(one.sign, True) for word in of.needed for one in word.lists if one.sign is not None}
+    refused = {(sign, False) for word in of.refused if (sign := word.sign) is not None}
+    for sign, is_needed in sorted(needed | refused, reverse=True):  # the rarest first
+        at = at[_of_each(start, at, functools.partial(lists.signed, sign)) == is_needed]
+    for name in of.columns:
+        low, high = of.bounds.get(name, (0, lists.samples))
+        places = _of_each(start, at, functools.partial(lists.places, name, low))
+        stays = (places >= low) & (places < high)
+        at, places = at[stays], places[stays]
+    return at, places
+
+
+def _of_each(start: Sequence[List], at: Places, read: Callable[[List, Places], Any]) -> Any:
+    """Return what is read of those at rising places of lists in a row, list by list."""
+    bounds = np.cumsum([0, *(one.size for one in start)]).tolist()
+    edges = np.searchsorted(at, bounds).tolist()
+    runs = zip(start, bounds[:-1], itertools.pairwise(edges), strict=True)
+    return np.concatenate([read(one, at[first:last] - low) for one, low, (first, last) in runs])
 
 
 def _narrowed(lists: Lists, of: Asked, some: _Some, start: Sequence[List], part: float) -> _Some:
@@ -152,17 +220,15 @@ def _narrowed(lists: Lists, of: Asked, some: _Some, start: Sequence[List], part:
 
     part: of all samples, are looked at for the page.
     """
-    for word in sorted(of.needed, key=lambda word: word.size):
-        for one in sorted(word.lists, key=lambda one: one.size):
-            if not start or (one not in start and one.sign is None and not is_by_ids(lists, one, part)):
-                some, has = _has(lists, of, some, one, part)
-                some = some.only(has)
-        if not word.is_exact:
-            some.is_unsure[:] = True
+    for one in _left(lists, of, start, part):
+        some, has = _has(lists, of, some, one, part)
+        some = some.only(has)
+    if not all(word.is_exact for word in of.needed):
+        some.is_unsure[:] = True
     some = _refused(lists, of, some, start, part, is_common=True)
-    for name, bounds in of.bounds.items():
-        if not start and name != of.column:
-            may_be, is_edge = lists.within(of.column, name, bounds, some.places)
+    for name in () if start else of.columns:  # the narrowest first
+        if name != of.column:
+            may_be, is_edge = lists.within(of.column, name, of.bounds[name], some.places)
             some = some.only(may_be)
             some.is_unsure[is_edge] = True
     return _refused(lists, of, some, start, part, is_common=False)
@@ -206,23 +272,25 @@ def _sure(lists: Lists, of: Asked, some: _Some) -> Mask:
     """Return which samples are meant: those that are not unsure, and those whose rows say so."""
     found = ~some.is_unsure
     if some.is_unsure.any():
-        ids = _ids_at(lists, of, some.places[some.is_unsure])
+        ids = _ids_of(lists, of, some.only(some.is_unsure))
         found[some.is_unsure] = np.isin(ids, lists.confirmed(ids, of.question))
     return found
 
 
-def _ids_at(lists: Lists, of: Asked, places: Places) -> Ids:
-    """Return the ids at places in the order of a page."""
+def _ids_of(lists: Lists, of: Asked, some: _Some) -> Ids:
+    """Return the ids of samples in the order of a page."""
+    if some.ids is not None:
+        return some.ids
     if of.is_falling:
-        return lists.ids_at(of.column, places[::-1])[::-1]
-    return lists.ids_at(of.column, places)
+        return lists.ids_at(of.column, some.places[::-1])[::-1]
+    return lists.ids_at(of.column, some.places)
 
 
 def _by_rows(
     reader: Reader, lists: Lists, of: Asked, start: Sequence[List], offset: int, limit: int
 ) -> Page | None:
     """Return a page of samples of rare terms, whose rows say where they stand; None for too many."""
-    ids = functools.reduce(np.intersect1d, map(lists.ids, start))
+    ids = functools.reduce(np.intersect1d, map(rare, start))
     every = [one for word in of.needed for one in word.lists if one.first is not None]
     for one in sorted(every, key=lambda one: one.size):
         spared = len(ids) * ROW * (1 - one.size / lists.samples)
