@@ -86,11 +86,11 @@ cuts = st.dictionaries(
 @given(
     texts, cuts, cuts, st.none() | st.sampled_from([1, 2, 7, 50]), st.none() | st.integers(1, 5),
     st.sampled_from(["", "width", "-width", "height", "-height", "-lang_score", "bytes", "-bytes"]),
-    st.sampled_from([0, 0, 7, 90]), st.integers(-1, 2),
+    st.sampled_from([0, 0, 7, 90]), st.sampled_from([0, 20, 20, 60]), st.integers(-1, 2),
 )  # fmt: skip
 def test_pages_from_lists_are_those_of_all_rows(
     search: Search, text: str, least: dict[str, float], most: dict[str, float], query: int | None,
-    site: int | None, sort: str, offset: int, way: int,
+    site: int | None, sort: str, offset: int, limit: int, way: int,
 ) -> None:  # fmt: skip
     facets = {"site": f"{site}.test"} if site else {}
     wanted = Filter(text=text, least=least, most=most, query=query, facets=facets, sort=sort)
@@ -110,7 +110,7 @@ def test_pages_from_lists_are_those_of_all_rows(
             patch.setattr(
                 ways, "_ways", lambda *given: (found := every_way(*given))[way % max(len(found), 1) :][:1]
             )
-        page, count = search.page(wanted, offset, 20), search.count(wanted)
-    assert [row["id"] for row in page.rows] == every[offset : offset + 20]
+        page, count = search.page(wanted, offset, limit), search.count(wanted)
+    assert [row["id"] for row in page.rows] == every[offset : offset + limit]
     assert page.total == len(every) or (not page.is_exact and page.total < len(every))
     assert count == ([], len(every), True)

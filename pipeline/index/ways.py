@@ -170,7 +170,7 @@ def _parts_of_a_cut(lists: Lists, of: Asked, share: float, most: float) -> list[
     share: of all samples, are looked at for the page; most: bytes that another way reads.
     """
     best = list[List]()
-    few = cuts.PARTS / postings.COMMON * (1 if of.column else min(1 / share, 2))
+    few = cuts.PARTS / postings.COMMON * (1 if of.column else 1 / max(share, 0.5))
     for name in {*of.bounds} & {*lists.cuts}:
         own = lists.cuts[name]
         bounds = (of.wanted.least.get(name, -np.inf), of.wanted.most.get(name, np.inf))
