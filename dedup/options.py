@@ -71,9 +71,9 @@ class OverlapConfig:
     hashes: bool = True
     """Compare hashes and colours. --no-hashes leaves the search to --detector: a third of the cost for 400
     million images."""
-    detector_precision: float = 0.9
-    """Share of a set's examples that unrelated images shall leave alone before verification; it decides the
-    detector's threshold for each set."""
+    detector_precision: float = 0.0
+    """Share of a set's examples that unrelated images shall leave alone before verification, which sets the
+    detector's threshold for each set. At 0 about one unrelated image is looked at for each example."""
     training_crops: bool = True
     """Search for evaluation images that are a part of a training image, by crops of each. Without them the
     search takes two thirds of the time, and the images of a run are not decoded, which takes 5 ms each."""
@@ -127,8 +127,8 @@ class OverlapConfig:
             raise ValueError("floor and text_threshold are similarities, from 0 to 1")
         if not self.hashes and not self.detector:
             raise ValueError("--no-hashes leaves nothing to compare by: add --detector lite")
-        if not 0 < self.detector_precision < 1:
-            raise ValueError(f"detector_precision must be between 0 and 1, not {self.detector_precision}")
+        if not 0 <= self.detector_precision < 1:
+            raise ValueError(f"detector_precision must be from 0 to below 1, not {self.detector_precision}")
         if not 0 <= self.min_quality <= 100:
             raise ValueError(f"min_quality must be from 0 to 100, not {self.min_quality}")
 

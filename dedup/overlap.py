@@ -41,7 +41,7 @@ from pipeline.flow.steps import Tasks, Work
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 16  # of descriptors, views, verification and the steps' files; raised when they change
+VERSION: Final = 17  # of descriptors, views, verification and the steps' files; raised when they change
 _SAMPLED_SHARDS: Final = 8
 _NAMED: Final = 100  # training images that cannot be decoded
 _OWN_FILES: Final = ("report.json", "work")

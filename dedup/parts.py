@@ -164,7 +164,7 @@ class LearnedIndex(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class UnrelatedPairs(Part):
-    """The most similar pairs of a shard's first images and each set, but for those that are verified."""
+    """The most similar pairs of a shard's first images and each set that share no picture."""
 
     images: int
     """That were compared."""

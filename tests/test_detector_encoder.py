@@ -231,7 +231,7 @@ def test_an_encoder_finds_copies_beside_the_hashes(tmp_path):
     path = onnx(tmp_path)
     (tmp_path / "encoder.toml").write_text(f"side = {SIDE}\nmean = [0.5, 0.5, 0.5]\n")
     arguments = ["--run", f"{tmp_path}/run", "--eval", f"set={tmp_path}/set", "--workers", "1",
-                 "--planted", "0", "--detector-precision", "0.05"]  # fmt: skip
+                 "--planted", "0"]  # fmt: skip
     assert main([*arguments, "--out", f"{tmp_path}/out", "--detector", path]) == 0
     entry = json.loads((tmp_path / "out/report.json").read_text())["datasets"][0]
     assert entry["overlap"] == 4 and entry["detectors"]["learned"]["overlap"] == 4

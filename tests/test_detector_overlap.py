@@ -68,7 +68,7 @@ def analysed(root: Path, *options: str) -> SimpleNamespace:
     """Run the analysis of what `overlap` made."""
     code = main(
         ["--run", str(root / "run"), "--eval", f"set={root}/set", "--out", str(root / "out"),
-         "--planted", "1", "--workers", "1", "--detector-precision", "0.05", *options]
+         "--planted", "1", "--workers", "1", *options]
     )  # fmt: skip
     assert code == 0
     report = json.loads((root / "out/report.json").read_text())

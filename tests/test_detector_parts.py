@@ -296,7 +296,7 @@ def test_the_scale_of_the_hashes_begins_at_the_threshold():
 
 
 def test_an_impossible_precision_is_refused():
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
         thresholds.threshold(np.zeros(5, np.float32), 5, 5, 5, 1.0)
 
 

@@ -30,7 +30,7 @@ from dedup.parts import (
     TrainingShard,
     UnrelatedPairs,
 )
-from dedup.same_picture import features, verify
+from dedup.same_picture import MIN_INLIERS, features, verify
 from pipeline import storage
 from pipeline.data import views
 from pipeline.data.descriptors import describe
@@ -186,7 +186,7 @@ class LearnedSearch:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSampleWorker:
-    """Find the most similar pairs of a shard's first images and each set, without those that are verified."""
+    """Find the most similar pairs of a shard's first images and each set that share no picture."""
 
     index: str
     """Folder of the index."""
@@ -238,19 +238,26 @@ class LearnedSampleWorker:
         rows: npt.NDArray[np.int64],
         shown_views: int,
     ) -> list[float]:
-        """Return the highest similarities of a batch and one set's examples, verified pairs left out."""
+        """Return the highest similarities of a batch and one set's examples that share no picture.
+
+        Pairs whose keypoints agree are left out, whether verified or not: a copy under a text is no unrelated
+        image, and verification has the last word on two photographs of one person.
+        """
         first, last = int(rows[0]) * shown_views, (int(rows[-1]) + 1) * shown_views  # a set's lie together
         theirs = Described(examples.vectors[first:last], examples.biases[first:last])
-        hits = neighbours.highest(queries, theirs, shown_views, max(8, _HIGHEST * _BATCH // _SAMPLE))
+        wanted = max(8, _HIGHEST * _BATCH // _SAMPLE)
+        hits = neighbours.highest(queries, theirs, shown_views, wanted + len(batch))  # a copy of each at most
         known: dict[int, list[Any]] = {}
-        found = []
+        found: list[float] = []
         for query, example, similarity in zip(hits.query, hits.example, hits.similarity, strict=True):
+            if len(found) == wanted:
+                break
             if query not in known:
                 known[query] = [
                     features(np.ascontiguousarray(one)) for one in (batch[query], batch[query][:, ::-1])
                 ]
             reference = features(index.pixels(int(rows[example])))
-            if not any(verify(one, reference).verified for one in known[query]):
+            if all(verify(one, reference).inliers < MIN_INLIERS for one in known[query]):
                 found.append(round(float(similarity), 6))
         return found
 

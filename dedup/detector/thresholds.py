@@ -25,10 +25,10 @@ def threshold(
     `images`: of the whole training set. Expected false pairs there are at most (1 - precision) x examples.
     Beyond the sample an exponential tail is assumed, whose rate is the mean excess of the highest
     similarities over the next highest (Hill's estimator for the exponential domain; Embrechts et al. 1997,
-    section 6.4). ValueError for a precision that is not between 0 and 1.
+    section 6.4). ValueError for a precision that is not from 0 to below 1.
     """
-    if not 0 < precision < 1:
-        raise ValueError(f"a precision lies between 0 and 1, not at {precision}")
+    if not 0 <= precision < 1:
+        raise ValueError(f"a precision lies from 0 to below 1, not at {precision}")
     falling = np.sort(np.asarray(unrelated, np.float64))[::-1]
     allowed = (1 - precision) * examples * pairs / max(1, examples * images)  # in the sample
     if len(falling) < 2:
