@@ -193,6 +193,18 @@ def test_pages_of_samples(served: Served) -> None:
     assert served.json("/api/live")["state"] == "complete"
 
 
+def test_a_shard_that_is_gone_costs_its_pictures_alone(served: Served) -> None:
+    uid = served.json("/api/samples?limit=1")["samples"][0]["uid"]
+    shards = list(served.folder.rglob("*.tar"))
+    for shard in shards:
+        shard.rename(shard.with_suffix(".gone"))
+    assert served.ask(f"/api/image/{uid}") == (404, "its shard is gone")
+    assert served.json(f"/api/sample/{uid}")["stored"] == {}
+    for shard in shards:
+        shard.with_suffix(".gone").rename(shard)
+    assert served.ask(f"/api/image/{uid}")[0] == 200
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

@@ -119,7 +119,7 @@ class Answers:
         if row["json_length"]:
             try:
                 stored = self._shown(untrusted.parse_row(self._bytes(row, "json_")))
-            except ValueError:
+            except (ValueError, FileNotFoundError):  # of a shard that is gone
                 stored = {}
         numbers = [int(tag[1:]) for tag in row["tags"].split() if tag[0] == "q"]
         kept = set(stored.get("query_ids") or [])

@@ -79,6 +79,8 @@ class Server(Answers):
             raise web.HTTPBadRequest(text=str(error)) from None
         except LookupError as error:
             raise web.HTTPNotFound(text=str(error.args[0])) from None
+        except FileNotFoundError:
+            raise web.HTTPNotFound(text="its shard is gone") from None
         except TimeoutError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
 
