@@ -30,7 +30,7 @@ from dedup.parts import (
     TrainingShard,
     UnrelatedPairs,
 )
-from dedup.same_picture import MIN_INLIERS, features, verify
+from dedup.same_picture import MIN_INLIERS, PictureFeatures, features, verify
 from pipeline import storage
 from pipeline.data import views
 from pipeline.data.descriptors import describe
@@ -247,7 +247,8 @@ class LearnedSampleWorker:
         theirs = Described(examples.vectors[first:last], examples.biases[first:last])
         wanted = max(8, _HIGHEST * _BATCH // _SAMPLE)
         hits = neighbours.highest(queries, theirs, shown_views, wanted + len(batch))  # a copy of each at most
-        known: dict[int, list[Any]] = {}
+        known: dict[int, list[PictureFeatures]] = {}
+        references: dict[int, PictureFeatures] = {}
         found: list[float] = []
         for query, example, similarity in zip(hits.query, hits.example, hits.similarity, strict=True):
             if len(found) == wanted:
@@ -256,8 +257,9 @@ class LearnedSampleWorker:
                 known[query] = [
                     features(np.ascontiguousarray(one)) for one in (batch[query], batch[query][:, ::-1])
                 ]
-            reference = features(index.pixels(int(rows[example])))
-            if all(verify(one, reference).inliers < MIN_INLIERS for one in known[query]):
+            if example not in references:
+                references[example] = features(index.pixels(int(rows[example])))
+            if all(verify(one, references[example]).inliers < MIN_INLIERS for one in known[query]):
                 found.append(round(float(similarity), 6))
         return found
 
