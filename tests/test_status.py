@@ -411,7 +411,9 @@ def test_descendants_are_found_and_killed() -> None:
         time.sleep(0.02)
     grandchildren = set(processes.descendants()) - before
     keep = threading.Event()
-    for pid in grandchildren:
+    for pid in sorted(
+        grandchildren, key=lambda pid: pid != child.pid
+    ):  # it would end by itself after its own
         os.kill(pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL and not keep.is_set()
 
