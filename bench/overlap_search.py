@@ -258,11 +258,8 @@ def learned(examples: int, folder: Path) -> tuple[str, ...]:
     index = faiss.IndexFlatIP(dims)
     index.add(shown.vectors)
     found = neighbours.within(queries, shown, views, floors)
-    limits, _, labels = index.range_search(near, floor)
-    expected = set(
-        zip(np.repeat(np.arange(asked), np.diff(limits.astype(np.int64))).tolist(),
-            (labels // views).tolist(), strict=True)
-    )  # fmt: skip
+    limits, products_of, labels = index.range_search(near, floor)
+    expected = of_faiss((limits, products_of, labels // views))
     same = set(zip(found.query.tolist(), found.example.tolist(), strict=True)) == expected
     columns = np.ascontiguousarray(near.T)
 

@@ -16,17 +16,16 @@ The hours are those of the scan of 400 million images among 94 views of 600,000 
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
 import torch
 
 from bench.overlap_recall import described, photographs
+from bench.overlap_search import best_of
 from bench.tables import show
 from dedup import search
 from dedup.distortions import DISTORTIONS
@@ -44,16 +43,6 @@ def joined(hashes: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Return vectors [n, 512] whose product is twice the similarity."""
     signs = (np.unpackbits(hashes, axis=-1).astype(np.float32) * 2 - 1) / 16
     return np.concatenate([signs, colours.astype(np.float32)], axis=-1)
-
-
-def per_second(function: Callable[[], Any], pairs: int) -> float:
-    """Return pairs per CPU second, of the fastest of three rounds."""
-    spent = []
-    for _ in range(3):
-        start = time.process_time()
-        function()
-        spent.append(time.process_time() - start)
-    return pairs / min(spent)
 
 
 class Measured:
@@ -123,7 +112,7 @@ def by_numbers(data: Measured, numbers: int) -> tuple[str, ...]:
     short = np.ascontiguousarray(axes[:numbers].T)
     codes = np.ascontiguousarray((data.references @ short).T)
     rest, some = int(REST * len(data.references)), data.vectors[0, :64]
-    rate = per_second(lambda: some @ short @ codes, len(some) * len(data.references))
+    rate = len(some) * len(data.references) / best_of(lambda: some @ short @ codes)
 
     def seen(query: int) -> np.ndarray:
         scores = data.vectors[:, query] @ short @ codes
@@ -138,7 +127,7 @@ def by_integers(data: Measured) -> tuple[str, ...]:
         torch.from_numpy(np.rint(one * 127).astype(np.int8))
         for one in (data.references[: 64 * VIEWS], data.vectors[0, :64])
     )
-    rate = per_second(lambda: torch._int_mm(some, whole.T), len(some) * len(whole))
+    rate = len(some) * len(whole) / best_of(lambda: torch._int_mm(some, whole.T))
     return row("int8 products of 512", rate, 1, 1)
 
 
@@ -148,7 +137,7 @@ def by_codes(data: Measured) -> tuple[str, ...]:
     index.train(data.references[::4])
     index.add(data.references)
     rest, some = int(REST * len(data.references)), np.ascontiguousarray(data.vectors[0, :64])
-    rate = per_second(lambda: index.search(some, 10), len(some) * len(data.references))
+    rate = len(some) * len(data.references) / best_of(lambda: index.search(some, 10))
 
     def seen(query: int) -> np.ndarray:
         chosen = np.zeros(len(data.references), bool)
@@ -174,10 +163,8 @@ def main() -> None:
     data = Measured(sources, others)
     some = Descriptors(*(column[:256] for column in data.queries))
     vectors = np.stack([data.whitening.apply(one.colours) for one in (some, mirrored_descriptors(some))])
-    rate = per_second(
-        lambda: search.candidates(some, data.exact, vectors, search.FLOOR, search.RADIUS),
-        2 * 256 * len(data.references),
-    )
+    spent = best_of(lambda: search.candidates(some, data.exact, vectors, search.FLOOR, search.RADIUS))
+    rate = 2 * 256 * len(data.references) / spent
     near = [search.candidates(
         Descriptors(*(column[n : n + 1] for column in data.queries)), data.exact, None, 0.0, search.RADIUS
     ).reference for n in range(len(data.own))]  # fmt: skip

@@ -4,6 +4,7 @@ Files of the sets are described in parallel, then joined into memory-mapped arra
 one example lie together. Images that cannot be decoded and those without detail are listed, but not searched.
 """
 
+import functools
 import hashlib
 import posixpath
 import shutil
@@ -98,8 +99,8 @@ class IndexWorker:
             name=task.name, examples=f"{base}.examples.parquet", images=f"{base}.images",
             hashes=f"{base}.hashes.npy", colours=f"{base}.colours.npy", compared=len(hashes),
         )  # fmt: skip
-        _save(described.hashes, np.concatenate([np.zeros((0, 32), np.uint8), *hashes]))
-        _save(described.colours, np.concatenate([np.zeros((0, COLOUR_TERMS), np.int16), *colours]))
+        save(described.hashes, np.concatenate([np.zeros((0, 32), np.uint8), *hashes]))
+        save(described.colours, np.concatenate([np.zeros((0, COLOUR_TERMS), np.int16), *colours]))
         schemas.write_table(described.examples, schemas.to_table(rows, EXAMPLES))
         return described
 
@@ -110,7 +111,8 @@ def examples(task: ExampleFiles) -> Iterator[Example]:
         yield from evalsets.read_file(task.path, task.form, file)
 
 
-def _save(path: str, array: npt.NDArray[Any]) -> None:
+def save(path: str, array: npt.NDArray[Any]) -> None:
+    """Write a .npy file."""
     with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
         np.save(sink, array)
 
@@ -157,7 +159,7 @@ def _join(described: list[DescribedExamples], index: ExampleIndex, whitening: Wh
         with images_path.open("wb") as images:
             for one in described:
                 table = schemas.read_table(one.examples)
-                own_hashes, own_colours = _load(one.hashes), _load(one.colours)
+                own_hashes, own_colours = load(one.hashes), load(one.colours)
                 stop = row + len(own_hashes)
                 if len(own_hashes):
                     hashes[row:stop] = own_hashes
@@ -189,7 +191,8 @@ def _moved(table: pa.Table, rows: int, offset: int) -> pa.Table:
     return table
 
 
-def _load(path: str) -> npt.NDArray[Any]:
+def load(path: str) -> npt.NDArray[Any]:
+    """Return the array of a .npy file."""
     with storage.open_input(path) as file:
         found: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         return found
@@ -207,7 +210,6 @@ class Index:
 
             copy = DeviceReferences(hashes, colours, device)
         self.references = References(hashes, colours, len(views.VIEWS), copy)
-        self.wholes = wholes(self.references)
         table = schemas.read_table(local.examples)
         compared = table.filter(pc.greater_equal(table["row"], 0)).sort_by("row")
         self.dataset: npt.NDArray[np.int64]
@@ -218,6 +220,11 @@ class Index:
         self.example_ids: pa.Array = compared["example_id"].combine_chunks()
         self._offset, self._length = compared["offset"].to_numpy(), compared["length"].to_numpy()
         self._images = storage.local_path(local.images)
+
+    @functools.cached_property
+    def wholes(self) -> References:
+        """Return the references without the views but the first, copied when they are first asked for."""
+        return wholes(self.references)
 
     def __len__(self) -> int:
         """Return the number of examples that are compared."""

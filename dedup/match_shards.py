@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dedup import planted, search, training_set
 from dedup.decode_images import Pictures, preview
-from dedup.index import Index, joined, read_whitening
+from dedup.index import Index, joined, load, read_whitening, save
 from dedup.matcher import (
     BATCH,
     VIEWS_AND_CROPS,
@@ -89,8 +89,7 @@ class SampleWorker:
             for batch in _batches(_decoded(samples, state.pictures, self.is_run, Counter(), [])):
                 colours.append(describe(np.stack([picture.thumbnail for picture in batch])).colours)
         path = storage.join(self.folder, f"{task.name}.npy")
-        with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
-            np.save(sink, np.concatenate(colours))
+        save(path, np.concatenate(colours))
         return SampledColours(name=task.name, path=path)
 
 
@@ -105,11 +104,7 @@ class WhiteningWorker:
 
     def open(self) -> list[npt.NDArray[np.int16]]:
         """Return the sampled colours of each shard, int16 [n, 256]."""
-        found = []
-        for sampled in results_in(self.sample, SampledColours):
-            with storage.open_input(sampled.path) as file:
-                found.append(np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.int16))
-        return found
+        return [load(sampled.path) for sampled in results_in(self.sample, SampledColours)]
 
     def run(self, sampled: list[npt.NDArray[np.int16]], task: Joining) -> FittedWhitening:
         """Return mean and deviation of the sampled colours, int16 [k, 256] each; no file but the marker.

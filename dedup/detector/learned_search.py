@@ -20,7 +20,7 @@ from dedup.decode_images import Pictures, Pixels
 from dedup.detector import neighbours, thresholds
 from dedup.detector.detector_file import AnyDetector, for_worker
 from dedup.detector.neighbours import Described, NeighbourHits
-from dedup.index import Index, joined, new_array
+from dedup.index import Index, joined, load, new_array, save
 from dedup.parts import (
     ExampleRows,
     Joining,
@@ -99,8 +99,7 @@ class ExampleWorker:
             parts.append(np.column_stack([found.vectors, found.biases]).astype(np.float16))
         path = storage.join(self.folder, f"{task.name}.npy")
         vectors = np.concatenate(parts)
-        with storage.atomic_output(path) as temporary, temporary.open("wb") as sink:
-            np.save(sink, vectors)
+        save(path, vectors)
         return RowVectors(name=task.name, path=path, rows=len(vectors))
 
 
@@ -130,8 +129,7 @@ class LearnedJoinWorker:
             vectors = new_array(to, (count, self.dims), np.float32)
             biases, start = new_array(beside, (count,), np.float32), 0
             for one in described_rows:
-                with storage.open_input(one.path) as file:
-                    rows = np.lib.format.read_array(file, allow_pickle=False)
+                rows = load(one.path)
                 part = slice(start, start + len(rows))
                 vectors[part], biases[part], start = rows[:, :-1], rows[:, -1], part.stop
             del vectors, biases
@@ -147,9 +145,7 @@ def _learned(folder: str) -> Described:
 def _mapped(path: str) -> npt.NDArray[Any]:
     if storage.is_local(path) and Path(storage.local_path(path)).stat().st_size > 128:
         return np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    with storage.open_input(path) as file:
-        found: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return found
+    return load(path)
 
 
 class LearnedSearch:
