@@ -188,6 +188,18 @@ def test_no_command_of_the_readme_is_left_out() -> None:
     assert {split(line)[0] for line in COMMANDS} == set(reference.CONFIGS) - {"demo", "push", "pull"}
 
 
+def test_speeds_are_those_of_the_benchmarks() -> None:
+    """The README's table takes its figures from the first table of docs/benchmarks.md."""
+    speeds = [line for line in (ROOT / "README.md").read_text().splitlines() if "**" in line and "|" in line]
+    figures = [
+        one for line in speeds for one in re.findall(r"[\d,.]*\d(?= ?(?:s\b|MB/s|captions/s|/s))", line)
+    ]
+    table = (ROOT / "docs" / "benchmarks.md").read_text().split("\n## ")[1]
+    known = set(re.findall(r"[\d,.]*\d", table))
+    assert len(figures) >= 9
+    assert not {*figures} - known
+
+
 def test_every_option_in_the_text_exists() -> None:
     known = {
         option.flag for name in reference.CONFIGS for option in reference.options(reference.config_of(name))
