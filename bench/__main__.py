@@ -1,7 +1,7 @@
 """Run the benchmarks that need no input of yours, in turn: `make bench`.
 
 The others take real inputs or much time: queries_wikitext, queries_scale, queries_match, overlap_recall,
-overlap_search, overlap_text, detector_recall, overlap_pairs, detector_gpu, detector_train, train_cifar,
+overlap_search, overlap_text, overlap_pairs, detector_gpu, detector_train, train_cifar,
 eval_cifar, train_loader, train_tokenizer, train_step, img2dataset, politeness, politeness_simulation,
 plan_rates, plan_check, figure2, curation, kills, cluster, image, rights, faces and report; each explains
 itself with --help.

@@ -5,7 +5,7 @@
 PHOTOGRAPHS are folders of pictures, or tars of them, in any format that pillow reads; no captions are needed.
 Half a minute of both at once says how many pairs are trained on per second, and so how long the schedule may
 be to end in time; no result of it is kept. Then OUT/none and OUT/entropy are trained: detector.safetensors,
-which `openwit overlap --detector` takes and bench.detector_recall compares, and metrics.jsonl.
+which `openwit overlap --detector` takes and bench.overlap_recall compares, and metrics.jsonl.
 """
 
 import argparse

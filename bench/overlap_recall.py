@@ -1,42 +1,60 @@
-"""Recall at fixed false-positive rates on altered photographs, beside PDQ, pHash and dHash.
+"""Recall at fixed false-positive rates on altered photographs: hashes, detectors and encoders in one table.
 
-    python -m bench.overlap_recall --sources PHOTOS_DIR --negatives DIR_OR_TAR ... [--encoder FILE ...]
+    python -m bench.overlap_recall --sources PHOTOS_DIR --negatives DIR_OR_TAR ... [--detector lite FILE ...]
 
 Each source photograph is altered in every way of `dedup.distortions`; the copies are queries, the sources the
 references. False positives are counted over all pairs of a source and an unrelated image; a rate below one
-pair is given as the threshold that no pair reaches. "views" is the search of `openwit overlap` as it runs,
-"verified" its candidates at the floor that verification keeps. "reversed": the copy is the evaluation image,
-and the source the training image, with its crops. --encoder: SSCD or any other, as `overlap --detector` takes
-it. PDQ is openwit's own where pdqhash is absent (the bits are the same); pHash and dHash need imagehash.
+pair is given as the threshold that no pair reaches. A source that stands among --negatives too, pixel for
+pixel, is not counted against itself: name the sources' own collection to measure within a kind.
+
+--detector takes what `openwit overlap --detector` takes: lite, a file of `openwit detector train`, or an
+encoder such as SSCD. "openwit, 94 views" is the search of `openwit overlap` as it runs. "reversed": the copy
+is the evaluation image, and the source the training image, with its crops. "verified": the copies among the
+candidates, at the floor of the hashes or at a detector's threshold, that verification keeps. PDQ is openwit's
+own where pdqhash is absent (the bits are the same); pHash and dHash need imagehash. Images/s are by CPU time
+of this process and its children, over the sources and their copies. Rows are printed as they come, and as a
+table at the end.
 """
 
 import argparse
+import functools
+import hashlib
 import importlib.util
 import resource
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from bench.tables import show
 from dedup import search
-from dedup.detector.encoder import EncoderDetector
+from dedup.detector import detector_file, learned_search
+from dedup.detector.detector_file import LearnedDetector
+from dedup.detector.neighbours import Described
 from dedup.distortions import DISTORTIONS
-from dedup.same_picture import GATE, aligned_correlation, features, verify
+from dedup.same_picture import GATE, PictureFeatures, aligned_correlation, features, verify
 from dedup.search import References, Whitening
 from dedup.training_crops import CROPS, describe_crops
 from pipeline.data import views
 from pipeline.data.descriptors import Descriptors, describe
+from pipeline.data.views import FEW, PARTS, VIEWS, View
 from pipeline.images.pdq import pdq
 
 Bits = Callable[[np.ndarray], np.ndarray]
+Pictures = list[np.ndarray]
+Scores = dict[str, np.ndarray]
+"""By distortion, of each copy with its source."""
 RATES = (1e-4, 1e-6, 1e-7)
 SUFFIXES = (".jpg", ".jpeg", ".png")
+SIX = (VIEWS[0], *(PARTS[n] for n in (0, 4, 12, 20, 24)))
+"""The whole, and 71% of the sides at the corners and in the centre."""
 
 
 def photographs(path: Path) -> Iterator[np.ndarray]:
@@ -69,28 +87,104 @@ def described(thumbnails: np.ndarray) -> Descriptors:
     return Descriptors(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-class Ours:
-    """The search over some views; scores of pairs under the floor are not computed."""
+class Row(NamedTuple):
+    """A row of the table; fields only."""
 
-    def __init__(
-        self, sources: list[np.ndarray], negatives: Descriptors, chosen: tuple[views.View, ...], floor: float
-    ) -> None:
-        thumbs = np.concatenate([views.thumbnails(rgb, chosen) for rgb in sources])
-        self.whitening, self.floor, self.chosen = Whitening.fit(negatives.colours), floor, chosen
-        found = described(thumbs)
-        self.references = References(
-            found.hashes, search.quantised(self.whitening.apply(found.colours)), len(chosen)
+    label: str
+    threshold: float
+    rate: float | None
+    """Images described a second of a core."""
+    recall: dict[str, float]
+
+    def texts(self) -> tuple[str, ...]:
+        rate = "" if self.rate is None else f"{self.rate:,.0f}"
+        return (
+            self.label,
+            rate,
+            f"{self.threshold:.3g}",
+            *(f"{self.recall[name]:.3f}" for name in DISTORTIONS),
         )
 
-    def hits(self, queries: Descriptors) -> search.Hits:
-        return search.search(queries, self.references, self.whitening, floor=self.floor)
 
-    def own(self, queries: Descriptors) -> np.ndarray:
-        """Return each query's similarity to the source of the same number, -1 under the floor."""
-        hits, scores = self.hits(queries), np.full(len(queries.hashes), -1.0)
-        mine = hits.query == hits.example
-        scores[hits.query[mine]] = hits.similarity[mine]
-        return scores
+class Test:
+    """The sources, their copies and the unrelated images, and the rows that were measured with them."""
+
+    def __init__(self, sources: Pictures, negatives: Pictures, verify: int) -> None:
+        self.sources = sources
+        # As the job does, images without detail are set apart.
+        thumbs = [views.thumbnail(views.inner(rgb)) for rgb in negatives]
+        detailed = [n for n, one in enumerate(thumbs) if describe(one[None]).qualities[0] >= 25]
+        print(f"{len(negatives) - len(detailed)} of {len(negatives)} unrelated images have too little detail")
+        self.unrelated = [negatives[n] for n in detailed]
+        self.described_unrelated = described(np.stack([thumbs[n] for n in detailed]))
+        self.copies = {
+            name: [
+                np.ascontiguousarray(f(rgb, np.random.default_rng([n, 7]))) for n, rgb in enumerate(sources)
+            ]
+            for name, f in DISTORTIONS.items()
+        }
+        marks = [
+            np.array([_mark(rgb) for rgb in some]) for some in (map(views.inner, self.unrelated), sources)
+        ]
+        self.counted = marks[0][:, None] != marks[1]
+        """bool [unrelated, sources]: False for a source and itself."""
+        self.pairs = int(self.counted.sum())
+        self.verified_of = min(verify, len(sources))
+        self.rows: list[Row] = []
+        print(f"{len(sources)} sources, {len(self.unrelated):,} unrelated images, {self.pairs:,} pairs, "
+              f"{self.counted.size - self.pairs} of a source and itself left out")  # fmt: skip
+        print(*_COLUMNS, sep=" | ", flush=True)
+
+    def photographs(self) -> Pictures:
+        """Return the copies, by distortion, and then the sources."""
+        return [*chain.from_iterable(self.copies.values()), *self.sources]
+
+    def apart(self, found: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Divide what was computed of all photographs into that of copies and that of sources."""
+        parts = np.split(found, len(self.copies) + 1)
+        return dict(zip(self.copies, parts, strict=False)), parts[-1]
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        print(*row.texts(), sep=" | ", flush=True)
+
+    def measure(
+        self, label: str, rate: float | None, against: np.ndarray, own: Scores, floor: float
+    ) -> float:
+        """Add the rows of a method: `against` has the scores of unrelated pairs, all or those above a floor.
+
+        Return the threshold of one false pair in a million.
+        """
+        limits = {one: threshold(against, self.pairs, one, floor) for one in RATES}
+        for one, limit in limits.items():
+            recall = {name: float((scores > limit).mean()) for name, scores in own.items()}
+            self.add(Row(f"{label}, {one:.0e}", limit, rate, recall))
+        return limits[1e-6]
+
+    @functools.cache  # noqa: B019 - there is one test in a process
+    def features(self, kind: str, number: int, mirrored: bool = False) -> PictureFeatures:
+        """Return the keypoints of a copy by its distortion, of a source ("sources") or an unrelated image."""
+        rgb = views.inner({"sources": self.sources, "unrelated": self.unrelated, **self.copies}[kind][number])
+        return features(np.ascontiguousarray(rgb[:, ::-1] if mirrored else rgb))
+
+    def is_verified(self, kind: str, number: int, source: int, mirrored: bool) -> bool:
+        return verify(self.features(kind, number, mirrored), self.features("sources", source)).verified
+
+
+def _mark(rgb: np.ndarray) -> str:
+    return hashlib.sha256(str(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process, and of children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def threshold(scores: np.ndarray, pairs: int, rate: float, floor: float) -> float:
+    """Return the score that `rate` of the pairs exceeds; the floor where fewer reach it."""
+    allowed = int(rate * pairs)
+    return float(np.sort(scores)[::-1][allowed]) if len(scores) > allowed else floor
 
 
 def peers() -> dict[str, Bits]:
@@ -111,56 +205,46 @@ def peers() -> dict[str, Bits]:
     return found
 
 
-def threshold(scores: np.ndarray, pairs: int, rate: float) -> float:
-    """Return the score that `rate` of the pairs exceeds; `scores` holds at least the highest ones."""
-    allowed = int(rate * pairs)
-    falling = np.sort(scores)[::-1]
-    assert len(falling) > allowed, "the floor is too high to count this rate"
-    return float(falling[allowed])
+def by_bits(test: Test, label: str, bits: Bits) -> None:
+    """Measure a hash of others, by minus the distance."""
+
+    def signs(images: Pictures) -> np.ndarray:
+        return np.stack([bits(rgb) for rgb in images]).astype(np.float32) * 2 - 1
+
+    photos = test.photographs()
+    signs(photos[:1])  # what it imports when it is first called is not counted
+    began = cpu_seconds()
+    found = signs(photos)
+    rate = len(photos) / (cpu_seconds() - began)
+    copies, sources = test.apart(found)
+    against = (signs(test.unrelated) @ sources.T - sources.shape[1])[test.counted] / 2
+    own = {name: ((one * sources).sum(1) - sources.shape[1]) / 2 for name, one in copies.items()}
+    test.measure(label, rate, against, own, -np.inf)
 
 
-def rows(
-    label: str, against: np.ndarray, pairs: int, found: dict[str, np.ndarray]
-) -> list[tuple[str, float, dict[str, Any]]]:
-    """Return label, threshold and recall by distortion at each rate."""
-    limits = [(rate, threshold(against, pairs, rate)) for rate in RATES]
-    return [(f"{label}, {rate:.0e}", t, {n: (s > t).mean() for n, s in found.items()}) for rate, t in limits]
+class Ours:
+    """The search over some views; scores of pairs under the floor are not computed."""
+
+    def __init__(
+        self, sources: Pictures, whitening: Whitening, chosen: tuple[View, ...], floor: float
+    ) -> None:
+        found = described(np.concatenate([views.thumbnails(rgb, chosen) for rgb in sources]))
+        colours = search.quantised(whitening.apply(found.colours))
+        self.references = References(found.hashes, colours, len(chosen))
+        self.whitening, self.floor, self.chosen = whitening, floor, chosen
+
+    def hits(self, queries: Descriptors) -> search.Hits:
+        return search.search(queries, self.references, self.whitening, floor=self.floor)
+
+    def own(self, queries: Descriptors) -> np.ndarray:
+        """Return each query's similarity to the source of the same number, -1 under the floor."""
+        hits, scores = self.hits(queries), np.full(len(queries.hashes), -1.0)
+        mine = hits.query == hits.example
+        scores[hits.query[mine]] = hits.similarity[mine]
+        return scores
 
 
-def peer_scores(
-    bits: Bits, sources: list[np.ndarray], copies: dict[str, list[np.ndarray]], negatives: list[np.ndarray]
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return minus the distances of all unrelated pairs, and of each copy to its source."""
-    began = time.process_time()
-    signs = {name: np.stack([bits(rgb) for rgb in images]).astype(np.float32) * 2 - 1
-             for name, images in [*copies.items(), ("", sources), ("-", negatives)]}  # fmt: skip
-    print_rate(sum(map(len, signs.values())), began)
-    against = (signs["-"] @ signs[""].T - signs[""].shape[1]).ravel() / 2
-    return against, {name: ((signs[name] * signs[""]).sum(1) - signs[""].shape[1]) / 2 for name in copies}
-
-
-def print_rate(images: int, began: float) -> None:
-    """Print how many images per second this process describes."""
-    print(f"{images / max(time.process_time() - began, 1e-9):,.0f} images/s of one core")
-
-
-def encoder_scores(
-    path: str, sources: list[np.ndarray], copies: dict[str, list[np.ndarray]], negatives: list[np.ndarray]
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the similarities of all unrelated pairs, and of each copy to its source, by an encoder."""
-    detector, spent = EncoderDetector(path), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    vectors = {name: np.concatenate([detector.embed(views.squeeze(views.inner(rgb), detector.side)[None])
-                                     for rgb in images])
-               for name, images in [*copies.items(), ("", sources), ("-", negatives)]}  # fmt: skip
-    detector.close()  # only then is its child's time counted
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - spent
-    print(f"{path}: {sum(map(len, vectors.values())) / max(spent, 1e-9):,.0f} images/s of one core")
-    return (vectors["-"] @ vectors[""].T).ravel(), {
-        name: (vectors[name] * vectors[""]).sum(1) for name in copies
-    }
-
-
-def crop_scores(ours: "Ours", pictures: list[np.ndarray]) -> np.ndarray:
+def crop_scores(ours: Ours, pictures: Pictures) -> np.ndarray:
     """Return each picture's similarity, by its crops, to the example of its number, -1 under the floor."""
     hits, scores = ours.hits(describe_crops(pictures)), np.full(len(pictures), -1.0)
     mine = hits.query // len(CROPS) == hits.example
@@ -169,23 +253,125 @@ def crop_scores(ours: "Ours", pictures: list[np.ndarray]) -> np.ndarray:
 
 
 def verified(
-    ours: Ours, sources: list[np.ndarray], images: list[np.ndarray], queries: Descriptors
+    test: Test, ours: Ours, kind: str, images: Pictures, queries: Descriptors
 ) -> tuple[set[tuple[int, int]], int]:
     """Return the (query, source) candidates that are verified, and how many there were."""
-    hits, known, kept = ours.hits(queries), {}, set()
+    hits = ours.hits(queries)
+    keep = test.counted[hits.query, hits.example] if kind == "unrelated" else np.ones(len(hits.query), bool)
+    kept = set()
     for query, example, view, mirrored in zip(
-        hits.query, hits.example, hits.view, hits.mirrored, strict=True
+        *(column[keep].tolist() for column in (hits.query, hits.example, hits.view, hits.mirrored)),
+        strict=True,
     ):
         rgb = views.inner(images[query])[:, ::-1] if mirrored else views.inner(images[query])
-        rgb = np.ascontiguousarray(rgb)
-        shown = views.thumbnail(sources[example], ours.chosen[view])
-        if aligned_correlation(views.thumbnail(rgb), shown) < GATE:
+        shown = views.thumbnail(test.sources[example], ours.chosen[view])
+        if aligned_correlation(views.thumbnail(np.ascontiguousarray(rgb)), shown) < GATE:
             continue
-        if example not in known:
-            known[example] = features(sources[example])
-        if verify(features(rgb), known[example]).verified:
-            kept.add((int(query), int(example)))
-    return kept, len(hits.query)
+        if test.is_verified(kind, query, example, bool(mirrored)):
+            kept.add((query, example))
+    return kept, int(keep.sum())
+
+
+def by_hashes(test: Test) -> None:
+    """Measure openwit's hashes and colours: one view, all, reversed, and with verification."""
+    photos, unrelated = test.photographs(), test.described_unrelated
+    began = cpu_seconds()
+    found = described(np.stack([views.thumbnail(views.inner(rgb)) for rgb in photos]))
+    rate = len(photos) / (cpu_seconds() - began)
+    columns = [test.apart(column)[0] for column in found]
+    queries = {name: Descriptors(*(column[name] for column in columns)) for name in test.copies}
+    whitening, limit = Whitening.fit(unrelated.colours), 0.0
+    for chosen, floor in ((VIEWS[:1], 0.05), (VIEWS, 0.2)):
+        ours = Ours(test.sources, whitening, chosen, floor)
+        hits = ours.hits(unrelated)
+        against = hits.similarity[test.counted[hits.query, hits.example]]
+        own = {name: ours.own(one) for name, one in queries.items()}
+        limit = test.measure(f"openwit, {_views(chosen)}", rate, against, own, floor)
+
+    some, reverse = test.sources[: test.verified_of], {}
+    described_some = described(np.stack([views.thumbnail(rgb) for rgb in some]))
+    for name, images in test.copies.items():
+        cut = [views.inner(rgb) for rgb in images[: len(some)]]
+        whole = Ours(cut, whitening, VIEWS, 0.2).own(described_some)
+        parts = crop_scores(Ours(cut, whitening, VIEWS[:1], 0.2), some)
+        reverse[name] = float((np.maximum(whole, parts) > limit).mean())
+    test.add(Row(f"reversed, of {len(some)}, 1e-06", limit, None, reverse))
+
+    floor = Ours(some, whitening, VIEWS, search.FLOOR)
+    candidates, kept = {}, {}
+    for name, one in queries.items():
+        first = Descriptors(*(part[: len(some)] for part in one))
+        candidates[name] = float((floor.own(first) >= search.FLOOR).mean())
+        true = verified(test, floor, name, test.copies[name], first)[0]
+        kept[name] = sum(q == e for q, e in true) / len(some)
+    test.add(Row(f"candidates, of {len(some)}", search.FLOOR, None, candidates))
+    test.add(Row(f"verified, of {len(some)}", search.FLOOR, None, kept))
+    ours.floor = search.FLOOR
+    false, tried = verified(test, ours, "unrelated", test.unrelated, unrelated)
+    print(f"Of {tried:,} unrelated pairs at or above {search.FLOOR} {len(false)} were verified: "
+          f"{sorted(false)[:20]}", flush=True)  # fmt: skip
+
+
+def _views(chosen: tuple[View, ...]) -> str:
+    return f"{len(chosen)} view{'s' if len(chosen) > 1 else ''}"
+
+
+def _embedded(detector: detector_file.AnyDetector, images: Pictures, chosen: tuple[View, ...]) -> Described:
+    parts = [
+        learned_search.described(detector, learned_search.shown(images[n : n + 32], detector.side, chosen))
+        for n in range(0, len(images), 32)
+    ]
+    return Described(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def by_detector(test: Test, path: str) -> None:
+    """Measure a detector or encoder: by few views and by those that it asks for, and with verification."""
+    photos = [views.inner(rgb) for rgb in test.photographs()]
+    detector = detector_file.of_any_kind(path)
+    _embedded(detector, photos[:1], VIEWS[:1])  # as it is compiled
+    began = cpu_seconds()
+    found = _embedded(detector, photos, VIEWS[:1])
+    detector.close()  # only then is its child's time counted
+    rate = len(photos) / (cpu_seconds() - began)
+
+    detector, own_model = detector_file.of_any_kind(path), isinstance(detector, LearnedDetector)
+    kinds = (VIEWS[:1], FEW, SIX, detector.views) if own_model else (detector.views,)
+    union = tuple(dict.fromkeys(chain.from_iterable(kinds)))
+    references = _embedded(detector, test.sources, union)
+    others = _embedded(detector, [views.inner(rgb) for rgb in test.unrelated], VIEWS[:1])
+    detector.close()
+    copies = [test.apart(column)[0] for column in found]
+    for chosen in dict.fromkeys(kinds):
+        places = [union.index(view) for view in chosen]
+        shown = Described(*(
+            column.reshape(len(test.sources), len(union), -1)[:, places].reshape(-1, *column.shape[1:])
+            for column in references
+        ))  # fmt: skip
+        against = _best_view(others, shown, len(chosen))[test.counted]
+        own = {
+            name: np.diagonal(_best_view(Described(*(column[name] for column in copies)), shown, len(chosen)))
+            for name in test.copies
+        }
+        limit = test.measure(f"{Path(path).stem}, {_views(chosen)}", rate, against, own, -np.inf)
+        if chosen == detector.views:
+            kept = {
+                name: sum(
+                    any(test.is_verified(name, n, n, mirrored) for mirrored in (False, True))
+                    for n in np.flatnonzero(scores[: test.verified_of] > limit).tolist()
+                )
+                / test.verified_of
+                for name, scores in own.items()
+            }
+            test.add(Row(f"{Path(path).stem}, verified, of {test.verified_of}, 1e-06", limit, None, kept))
+
+
+def _best_view(queries: Described, shown: Described, count: int) -> np.ndarray:
+    """Return the similarity of the best view of each source: [queries, sources]."""
+    found = queries.vectors @ shown.vectors.T - queries.biases[:, None] - shown.biases
+    return np.asarray(found.reshape(len(found), -1, count).max(axis=2))
+
+
+_COLUMNS = ("method, false-positive rate", "images/s", "threshold", *DISTORTIONS)
 
 
 def main() -> None:
@@ -194,87 +380,34 @@ def main() -> None:
     )
     parser.add_argument("--sources", type=Path, required=True)
     parser.add_argument("--negatives", type=Path, nargs="+", required=True)
+    parser.add_argument("--detector", nargs="*", default=[], help="lite, detectors and encoders")
+    parser.add_argument("--no-hashes", action="store_true", help="measure the detectors alone")
     parser.add_argument("--count", type=int, default=500, help="sources at most")
     parser.add_argument(
         "--negative-count", type=int, default=30_000, help="images of each negative collection at most"
     )
     parser.add_argument("--verify", type=int, default=100, help="sources whose copies are verified")
-    parser.add_argument("--encoder", nargs="*", default=[], help="encoders that are compared with")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     search.use_one_thread()
-    began = time.process_time()
-    sources = [views.inner(rgb) for rgb, _ in zip(photographs(args.sources), range(args.count), strict=False)]
-    negatives = [
-        rgb
-        for path in args.negatives
-        for rgb, _ in zip(photographs(path), range(args.negative_count), strict=False)
-    ]
-    copies = {
-        name: [np.ascontiguousarray(f(rgb, np.random.default_rng([n, 7]))) for n, rgb in enumerate(sources)]
-        for name, f in DISTORTIONS.items()
-    }
-    # As the job does, images without detail are set apart.
-    detailed = [
-        rgb for rgb in negatives if describe(views.thumbnail(views.inner(rgb))[None]).qualities[0] >= 25
-    ]
-    print(f"{len(negatives) - len(detailed)} of {len(negatives)} unrelated images have too little detail")
-    negatives, pairs = detailed, len(sources) * len(detailed)
-    unrelated = described(np.stack([views.thumbnail(views.inner(rgb)) for rgb in negatives]))
-    queries = {
-        name: described(np.stack([views.thumbnail(views.inner(rgb)) for rgb in images]))
-        for name, images in copies.items()
-    }
-
-    results: list[tuple[str, float, dict[str, Any]]] = []
-    for label, bits in peers().items():
-        print(label, end=": ")
-        against, found = peer_scores(bits, sources, copies, negatives)
-        results += rows(label, against, pairs, found)
-    for path in args.encoder:
-        against, found = encoder_scores(path, sources, copies, negatives)
-        results += rows(Path(path).stem, against, pairs, found)
-    whole = Ours(sources, unrelated, views.VIEWS[:1], 0.05)
-    every = Ours(sources, unrelated, views.VIEWS, 0.2)
-    for label, ours in (("openwit, 1 view", whole), (f"openwit, {len(views.VIEWS)} views", every)):
-        against, found = (
-            ours.hits(unrelated).similarity,
-            {name: ours.own(one) for name, one in queries.items()},
-        )
-        results += rows(label, against, pairs, found)
-
-    limit, reverse = threshold(against, pairs, 1e-6), {}
-    described_sources = described(np.stack([views.thumbnail(rgb) for rgb in sources[: args.verify]]))
-    for name, images in copies.items():
-        cut = [views.inner(rgb) for rgb in images[: args.verify]]
-        whole = Ours(cut, unrelated, views.VIEWS, 0.2).own(described_sources)
-        parts = crop_scores(Ours(cut, unrelated, views.VIEWS[:1], 0.2), sources[: args.verify])
-        reverse[name] = (np.maximum(whole, parts) > limit).mean()
-    results.append((f"reversed, of {args.verify}, 1e-06", limit, reverse))
-
-    floor = Ours(sources[: args.verify], unrelated, views.VIEWS, search.FLOOR)
-    floor.references = References(
-        *(part[: args.verify * len(views.VIEWS)] for part in every.references[:2]), len(views.VIEWS)
+    torch.set_num_threads(1)
+    test = Test(
+        [views.inner(rgb) for rgb in islice(photographs(args.sources), args.count)],
+        [rgb for path in args.negatives for rgb in islice(photographs(path), args.negative_count)],
+        args.verify,
     )
-    candidates, kept = {}, {}
-    for name, one in queries.items():
-        first = Descriptors(*(part[: args.verify] for part in one))
-        candidates[name] = (floor.own(first) >= search.FLOOR).mean()
-        kept[name] = sum(q == e for q, e in verified(floor, sources, copies[name], first)[0]) / args.verify
-    results.append((f"candidates, of {args.verify}", search.FLOOR, candidates))
-    results.append((f"verified, of {args.verify}", search.FLOOR, kept))
-    floor.references = every.references
-    false, tried = verified(floor, sources, negatives, unrelated)
-
+    if not args.no_hashes:
+        for label, bits in peers().items():
+            by_bits(test, label, bits)
+        by_hashes(test)
+    for path in args.detector:
+        by_detector(test, path)
     show(
-        f"{len(sources)} sources, {len(negatives):,} unrelated images, {pairs:.2e} pairs",
-        ("method, false-positive rate", "threshold", *DISTORTIONS),
-        [(label, f"{t:.3g}", *(f"{found[name]:.3f}" for name in DISTORTIONS)) for label, t, found in results],
+        f"{len(test.sources)} sources, {len(test.unrelated):,} unrelated images, {test.pairs:.2e} pairs",
+        _COLUMNS,
+        [row.texts() for row in test.rows],
     )
-    print(
-        f"Of {tried} unrelated pairs at or above the floor {len(false)} were verified: {sorted(false)[:20]}"
-    )
-    print(f"CPU time {time.process_time() - began:.0f} s")
+    print(f"CPU time {cpu_seconds():.0f} s")
 
 
 if __name__ == "__main__":

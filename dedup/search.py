@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 RADIUS: Final = 100
 """Bits of 256. Unrelated photographs pass in 7 of 10,000 comparisons; see `bench/overlap_recall.py`."""
 FLOOR: Final = 0.35
-"""Similarity of a candidate. Of 10 million unrelated pairs 2.8e-5 reach it, and 1e-6 reach 0.43."""
+"""Similarity of a candidate. Of 3.8 million unrelated pairs 3.5e-5 reach it, and 1e-6 reach 0.44."""
 _QUANTUM: Final = 240.0  # unit vectors are stored as int8 in steps of 1/240, up to 0.53
 _BATCH: Final = 256  # queries that pass over the references together
 _WEIGHT: Final = 32_767  # whitened colours of a query are int16 in steps of this for the bound
