@@ -35,7 +35,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
@@ -58,7 +58,7 @@ QUERIES, WORDS, VOCABULARY = 50_000, 10, 200_000
 LARGEST = 200 << 20  # bytes of a file in the S3 server of the tests
 PAGES = {
     "first page": "/api/samples?limit=60",
-    "page 100,000 on": "/api/samples?limit=60&offset=100000",
+    "page 100,000 on": "/api/samples?limit=60&after=100000",
     "two words": "/api/samples?limit=60&q=word40+word7",
     "a common word": "/api/samples?limit=60&q=word1",
     "a phrase": "/api/samples?limit=60&q=%22word3+word2%22",
@@ -73,15 +73,15 @@ PAGES = {
     "a common word, largest": "/api/samples?limit=60&q=word2&sort=-width",
     "a word, largest": "/api/samples?limit=60&q=word40&sort=-width",
     "a rare word, largest": "/api/samples?limit=60&q=word1000&sort=-width",
-    "its page 1,200 on": "/api/samples?limit=60&offset=1200&q=word40&sort=-width",
+    "its page 1,200 on": "/api/samples?limit=60&rows=1200&q=word40&sort=-width",
     "a word, narrow sizes": "/api/samples?limit=60&q=word7&min_width=1990&max_width=1995",
     "narrow sizes": "/api/samples?limit=60&min_width=1990&max_width=1995",
     "a middle, by height": "/api/samples?limit=60&min_width=900&max_width=905&sort=-height",
     "a phrase, largest": "/api/samples?limit=60&q=%22word3+word2%22&sort=-width",
-    "its next page": "/api/samples?limit=60&offset=60&q=%22word3+word2%22&sort=-width",
+    "its next page": "/api/samples?limit=60&rows=60&q=%22word3+word2%22&sort=-width",
     "wide sizes, by height": "/api/samples?limit=60&min_width=500&sort=-height",
     "narrow, by height": "/api/samples?limit=60&min_width=1990&sort=-height",
-    "its page 1,200 on, too": "/api/samples?limit=60&offset=1200&min_width=1990&sort=-height",
+    "its page 1,200 on, too": "/api/samples?limit=60&rows=1200&min_width=1990&sort=-height",
     "the count of two words": "/api/samples?limit=0&count=1&q=word40+word7",
     "the count of a word": "/api/samples?limit=0&count=1&q=word1",
 }
@@ -178,6 +178,17 @@ def read_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/io").read_text().split("rchar: ")[1].split()[0])
 
 
+def reached(load: Callable[[str], Any], page: str) -> str:
+    """Return the address of a page so many rows on, to which a browser comes by those before it."""
+    place, _, query = page.partition("?")
+    given = dict(parse_qsl(query))
+    rows = int(given.pop("rows", 0))
+    while rows > 0:
+        found = load(f"{place}?{urlencode(given)}")
+        given["after"], rows = str(found["next"]), rows - len(found["samples"])
+    return f"{place}?{urlencode(given)}"
+
+
 def show_pages(path: Path) -> None:
     """Serve an index and print the times of its pages."""
     with socket.create_server(("127.0.0.1", 0)) as found_port:
@@ -190,7 +201,8 @@ def show_pages(path: Path) -> None:
                 break
             except OSError:
                 time.sleep(0.05)
-        for name, page in PAGES.items():
+        for name, address in PAGES.items():
+            page = reached(lambda path: json.loads(ask(port, path)[1]), address)
             taken, read = list[tuple[float, bytes]](), list[int]()
             for _ in range(20):
                 before = read_bytes(child.pid)
@@ -224,12 +236,18 @@ def show_pages(path: Path) -> None:
 
 def show_fresh(path: Path) -> None:
     """Print the cost of each page of samples to a connection that has read nothing yet, without HTTP."""
-    for name, page in PAGES.items():
-        place, _, given = page.partition("?")
-        if place == "/api/samples":
-            server = Server(Dataset("bench", None), path, Guard(host="127.0.0.1", port=1))
+
+    def server() -> Server:
+        return Server(Dataset("bench", None), path, Guard(host="127.0.0.1", port=1))
+
+    def load(page: str, server: Server) -> Any:
+        return server.samples(SimpleNamespace(query=dict(parse_qsl(page.partition("?")[2]))))
+
+    for name, address in PAGES.items():
+        if address.startswith("/api/samples"):
+            page, fresh = reached(functools.partial(load, server=server()), address), server()
             before, read = time.process_time(), read_bytes(os.getpid())
-            server.samples(SimpleNamespace(query=dict(parse_qsl(given))))
+            load(page, fresh)
             taken, read = time.process_time() - before, read_bytes(os.getpid()) - read
             print(f"  {name:<24} {1e3 * taken:7.1f} CPU ms, {read / 1e6:6.2f} MB read")
 
@@ -354,7 +372,7 @@ def show_datasets(count: int, folder: Path) -> None:
     indexed = time.process_time() - started
     search = Search(folder / "index.sqlite")
     print(f"{count:,} samples: openwit {indexed:.1f} CPU s to index")
-    show_engine("two words", lambda: search.page(Filter(text="word40 word7"), 0, 60))
+    show_engine("two words", lambda: search.page(Filter(text="word40 word7"), 60))
     search.close()
     started = time.process_time()
     cache = str(folder / "cache")

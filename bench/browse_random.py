@@ -2,7 +2,8 @@
 
 Used by `python -m bench.browse --rows 10000000 --keep FOLDER --random 3000`. Words are common, middling or
 rare, alone, together, in a row or refused; half of those in a row stand so in a caption. With them go a site,
-a query, cuts at one or two columns, every order, and pages up to 1,200 samples further on.
+a query, cuts at one or two columns, every order, and pages up to 1,200 samples further on, to which one comes
+as a browser does, by those before.
 """
 
 import os
@@ -15,8 +16,10 @@ import numpy as np
 
 from pipeline.index.question import Filter
 from pipeline.index.search import Search
+from pipeline.index.walk import Page
 
 SHOWN = 12  # of the worst pages
+ROWS = 60  # of a page
 
 
 def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: int) -> None:
@@ -27,30 +30,47 @@ def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: 
     for _ in range(count):
         ids = rng.integers(1, samples, 1).tolist()
         caption = str(ask.by_ids(ids)[0]["caption"]).split()
-        wanted, offset = question(rng, caption), int(rng.choice([0, 0, 60, 600, 1200]))
+        wanted, rows = question(rng, caption), int(rng.choice([0, 0, 60, 600, 1200]))
+        after = reached(ask, wanted, rows)
         before, read = time.process_time(), read_bytes(os.getpid())
         search = Search(path)
-        try:
-            total = search.page(wanted, offset, 60).total
-        except TimeoutError:
-            total = -1
+        page = search.page(wanted, ROWS, after)
         taken, read = time.process_time() - before, read_bytes(os.getpid()) - read
         search.close()
-        found.append((1e3 * taken, read / 1e6, wanted, offset, total))
+        more = requests(ask, wanted, page)
+        found.append((1e3 * taken, read / 1e6, wanted, rows, more))
     ask.close()
     times, reads = (np.array([one[n] for one in found]) for n in (0, 1))
     above = Counter("bytes" if one[1] > 2 else "time" for one in found if one[1] > 2 or one[0] > 300)
     print(
         f"{count:,} random pages: CPU ms median {np.median(times):.0f}, 99% {np.quantile(times, 0.99):.0f}, "
         f"most {times.max():.0f}; MB read median {np.median(reads):.2f}, 99% {np.quantile(reads, 0.99):.2f}, "
-        f"most {reads.max():.2f}; above 2 MB {above['bytes']}, else above 300 ms {above['time']}"
+        f"most {reads.max():.2f}; above 2 MB {above['bytes']}, else above 300 ms {above['time']}; "
+        f"{sum(one[4] > 1 for one in found)} end early, full by request {max(one[4] for one in found)} at most"
     )
     for column, name in ((1, "reads"), (0, "takes")):
         print(f"  {name} most:")
-        for taken, read, wanted, offset, total in sorted(found, key=lambda one: -one[column])[:SHOWN]:  # type: ignore[operator]
+        for taken, read, wanted, rows, more in sorted(found, key=lambda one: -one[column])[:SHOWN]:  # type: ignore[operator]
             print(
-                f"    {taken:6.0f} CPU ms, {read:5.2f} MB, {total:>9,} found: {offset:>4} on, {said(wanted)}"
+                f"    {taken:6.0f} CPU ms, {read:5.2f} MB, {more:>2} requests: {rows:>4} on, {said(wanted)}"
             )
+
+
+def reached(search: Search, wanted: Filter, rows: int) -> int:
+    """Return after which sample the page begins, or the last, that a browser comes to so many rows on."""
+    after = 0
+    while rows > 0 and (page := search.page(wanted, ROWS, after)).next:
+        after, rows = page.next, rows - len(page.rows)
+    return after
+
+
+def requests(search: Search, wanted: Filter, page: Page) -> int:
+    """Return how many pages a browser asks for until it has as many rows as one has, or the last."""
+    count, rows = 1, len(page.rows)
+    while rows < ROWS and page.next:
+        page = search.page(wanted, ROWS - rows, page.next)
+        count, rows = count + 1, rows + len(page.rows)
+    return count
 
 
 def said(wanted: Filter) -> str:

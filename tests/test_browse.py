@@ -27,7 +27,7 @@ from pipeline.browse.semantic import Semantic
 from pipeline.browse.server import Server
 from pipeline.flow import markers
 from pipeline.flow.kept import Kept
-from pipeline.index import place
+from pipeline.index import pages, place
 from pipeline.index.place import Dataset
 from pipeline.index.search import Search
 from pipeline.lock import lock
@@ -178,8 +178,10 @@ def page() -> Iterator[Page]:
 
 
 def test_pages_of_samples(served: Served) -> None:
-    found = served.json("/api/samples?q=umbrella&offset=60&limit=20")
-    assert found["total"] == 70 and len(found["samples"]) == 10
+    found = served.json("/api/samples?q=umbrella&limit=60")
+    assert found["total"] == 70 and len(found["samples"]) == 60
+    found = served.json(f"/api/samples?q=umbrella&limit=60&after={found['next']}")
+    assert len(found["samples"]) == 10 and found["next"] == 0
     assert set(found["samples"][0]) >= {"uid", "key", "url", "caption"}
     assert served.json("/api/samples?query=dog&limit=1")["total"] == served.json("/api/info")["samples"]
     assert served.json("/api/samples?site=a.test&q=snow")["samples"][0]["caption"] == "a dog in snow"
@@ -210,7 +212,8 @@ def test_a_shard_that_is_gone_costs_its_pictures_alone(served: Served) -> None:
     [
         ("/api/samples?query=no+such", 400), ("/api/samples?min_width=wide", 400),
         ("/api/samples?sort=uid", 400),
-        ("/api/samples?offset=-1", 400), ("/api/sample/none", 404), ("/api/image/none", 404),
+        ("/api/samples?after=-1", 400), ("/api/samples?after=99999&sort=bytes", 404),
+        ("/api/sample/none", 404), ("/api/image/none", 404),
         ("/api/query/none", 404), ("/api/image/..%2f..%2fmanifest.json", 404), ("/../pyproject.toml", 404),
         ("/api/histogram?column=uid", 400), ("/server.py", 404),
     ],
@@ -367,6 +370,23 @@ def test_search_filter_keys_and_selection(page: Page, served: Served) -> None:
     page.wait("document.querySelector('.sample img')?.naturalWidth > 0")
     page.key("Escape", 27)
     page.wait("document.querySelectorAll('.cell').length >= 60")
+    assert page.problems(served.url) == []
+
+
+@pytest.mark.parametrize("most", [pages.MOST, 7])
+@pytest.mark.parametrize("view", ["samples?q=umbrella&sort=-bytes&min_width=1", "samples?sort=height"])
+def test_a_list_is_scrolled_to_its_end(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch, view: str, most: int
+) -> None:
+    """Each sample is shown once and in order, also by pages of fewer samples than were asked for."""
+    page.call("Emulation.clearDeviceMetricsOverride")
+    every = [row["uid"] for row in served.json(f"/api/{view}&limit=200")["samples"]]
+    monkeypatch.setattr(pages, "MOST", most)
+    cells = "[...document.querySelectorAll('.cell')]"
+    shown(page, served, f"/{view}", f"{cells}.length >= 7")
+    page.wait(f"scrollTo(0, document.body.scrollHeight), {cells}.length >= {len(every)}")
+    assert page.run(f"{cells}.map((one) => one.dataset.uid)") == every and len(every) >= 70
+    assert page.run("document.querySelector('.bar strong').textContent") == str(len(every))
     assert page.problems(served.url) == []
 
 

@@ -23,6 +23,7 @@ from pipeline.index.cli import index
 from pipeline.index.offsets import write_energon, write_webshart
 from pipeline.index.question import Filter, match_expression
 from pipeline.index.search import Search
+from pipeline.index.walk import Page
 from pipeline.options.finished import IndexConfig
 from tests import finished_run
 from tests.scenes import jpeg, scene
@@ -49,9 +50,18 @@ def search(run: Path) -> Iterator[Search]:
 
 
 def captions(search: Search, wanted: Filter, table: str = "samples") -> list[str]:
-    page = search.page(wanted, 0, 200, table)
+    page = search.page(wanted, 200, table=table)
     assert page.total == len(page.rows) and page.is_exact
     return [row["caption"] for row in page.rows]
+
+
+def followed(search: Search, wanted: Filter, limit: int, after: int = 0) -> Iterator[Page]:
+    """Yield pages as a browser asks for them, one after the other."""
+    while True:
+        page = search.page(wanted, limit, after)
+        yield page
+        if not (after := page.next):
+            return
 
 
 def test_every_picture_is_where_the_index_says(run: Path, search: Search) -> None:
@@ -63,7 +73,7 @@ def test_every_picture_is_where_the_index_says(run: Path, search: Search) -> Non
                     content = tar.extractfile(member)
                     assert content is not None
                     found[member.name[:-4]] = content.read()
-    rows = search.page(Filter(), 0, 200).rows
+    rows = search.page(Filter(), 200).rows
     assert [row["caption"] for row in rows] == CAPTIONS
     for row in rows:
         data = Path(search.shard(row["shard"])).read_bytes()
@@ -104,19 +114,19 @@ def test_filters_sorting_and_pages(search: Search, monkeypatch: pytest.MonkeyPat
     assert captions(search, Filter(text="dogs", facets={"reason": "language"}), "rejects") == CAPTIONS[31:32]
     least = Filter(least={"bytes": 1007}, most={"bytes": 1008})
     assert captions(search, least) == [CAPTIONS[shard + n] for shard in (0, 10, 20) for n in (7, 8)]
-    largest = search.page(Filter(sort="-bytes"), 0, 3).rows
+    largest = search.page(Filter(sort="-bytes"), 3).rows
     assert [row["bytes"] for row in largest] == [1009, 1009, 1009]
-    pages = [search.page(Filter(text="umbrella"), offset, 7).rows for offset in range(0, 35, 7)]
-    assert [row["caption"] for page in pages for row in page] == CAPTIONS[:31]
-    largest = search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows
+    pages = list(followed(search, Filter(text="umbrella"), 7))
+    assert [row["caption"] for page in pages for row in page.rows] == CAPTIONS[:31] and len(pages) == 5
+    largest = search.page(Filter(text="umbrella", sort="-bytes"), 40).rows
     for module, name in ((query, "_LOOKED_UP"), (query, "_TRIED"), (by_column, "WALKED")):
         monkeypatch.setattr(module, name, 3)
-    assert search.page(Filter(text="umbrella", sort="-bytes"), 0, 40).rows == largest
+    assert search.page(Filter(text="umbrella", sort="-bytes"), 40).rows == largest
     least = Filter(text="umbrella", least={"bytes": 1003})
-    assert search.page(least, 0, 40)[1:] == (0, False) and search.count(least) == ([], 21, True)
+    assert search.page(least, 40)[1:] == (0, False, 0) and search.count(least) == ([], 21, True, 0)
     for wanted in (Filter(sort="caption"), Filter(least={"uid": 0})):
         with pytest.raises(ValueError, match="there is no column"):
-            search.page(wanted, 0, 1)
+            search.page(wanted, 1)
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +184,11 @@ def test_any_order_and_cut_is_that_of_all_rows(
             left.sort(key=lambda row: (row[column] is not None, row[column] or 0, row["id"]))
             left = left[::-1] if sort[0] == "-" else left
         wanted = Filter(text=text, least=least, most=most, sort=sort)
-        for offset in (0, 130):
-            found = search.page(wanted, offset, 40)
-            assert [row["id"] for row in found.rows] == [row["id"] for row in left[offset : offset + 40]]
-            assert found.total <= len(left) and (found.total == len(left) or not found.is_exact)
-        assert search.count(wanted) == ([], len(left), True)
+        pages = list(followed(search, wanted, 40))
+        assert [row["id"] for page in pages for row in page.rows] == [row["id"] for row in left]
+        for page in pages:
+            assert page.total <= len(left) and (page.total == len(left) or not page.is_exact)
+        assert search.count(wanted) == ([], len(left), True, 0)
 
 
 def test_a_query_keeps_the_smallest_hashes(search: Search) -> None:
@@ -214,7 +224,7 @@ def test_what_is_taken_down_is_in_no_byte_of_the_index(tmp_path: Path) -> None:
     data = (run / "index" / "index.sqlite").read_bytes()
     assert b"secretword" not in data and b"gone.test" not in data
     search = Search(run / "index" / "index.sqlite")
-    assert search.page(Filter(), 0, 9).rows == [] and search.facets("site", 9) == []
+    assert search.page(Filter(), 9).rows == [] and search.facets("site", 9) == []
     search.close()
 
 
@@ -246,12 +256,12 @@ def test_anybodys_webdataset_is_indexed_and_what_cannot_be_is_said(
     assert "x-001.tar is compressed" in said and "x-002.tar: the archive is cut; the samples before" in said
     path, _ = place.renew(place.dataset(pattern), lambda done, total, rows: None)
     search = Search(path)
-    rows = search.page(Filter(facets={"shard": "x-000"}), 0, 9).rows
-    assert search.page(Filter(facets={"shard": "x-002"}), 0, 9).rows[0]["key"] == rows[0]["key"]
+    rows = search.page(Filter(facets={"shard": "x-000"}), 9).rows
+    assert search.page(Filter(facets={"shard": "x-002"}), 9).rows[0]["key"] == rows[0]["key"]
     assert [(row["key"], row["caption"], row["url"], row["width"]) for row in rows] == [
         ("sub/é1", "ein Café", "https://s.test/1", 7), ("2", "", "", None), ("3", "", "", None)
     ]  # fmt: skip
-    assert [row["key"] for row in search.page(Filter(text="cafe"), 0, 9).rows] == 2 * ["sub/é1"]
+    assert [row["key"] for row in search.page(Filter(text="cafe"), 9).rows] == 2 * ["sub/é1"]
     assert [row["value"] for row in search.facets("site", 9)] == ["s.test"]
     search.close()
 

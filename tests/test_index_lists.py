@@ -1,5 +1,6 @@
 """Pages and counts that are worked out from lists of terms: against all rows, sorted and cut by SQLite."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.index import orders, packing, postings, tables, terms, walk, ways
 from pipeline.index.question import Filter, question
 from pipeline.index.search import Search
+from tests.test_index import followed
 
 WORDS = [*"abcdefgh", "Ähre", "straße", "don't", "x2", *(f"rare{n}" for n in range(60))]
 
@@ -86,11 +88,12 @@ cuts = st.dictionaries(
 @given(
     texts, cuts, cuts, st.none() | st.sampled_from([1, 2, 7, 50]), st.none() | st.integers(1, 5),
     st.sampled_from(["", "width", "-width", "height", "-height", "-lang_score", "bytes", "-bytes"]),
-    st.sampled_from([0, 0, 7, 90]), st.sampled_from([0, 20, 20, 60]), st.integers(-1, 2),
+    st.integers(-2_000, 2_000), st.sampled_from([0, 20, 60, 200]),
+    st.sampled_from([0, 20_000, 100_000, ways.MOST]), st.integers(-1, 3),
 )  # fmt: skip
 def test_pages_from_lists_are_those_of_all_rows(
     search: Search, text: str, least: dict[str, float], most: dict[str, float], query: int | None,
-    site: int | None, sort: str, offset: int, limit: int, way: int,
+    site: int | None, sort: str, start: int, limit: int, budget: int, way: int,
 ) -> None:  # fmt: skip
     facets = {"site": f"{site}.test"} if site else {}
     wanted = Filter(text=text, least=least, most=most, query=query, facets=facets, sort=sort)
@@ -99,18 +102,25 @@ def test_pages_from_lists_are_those_of_all_rows(
     where = [*asked.bounds]
     if asked.match:
         where.append("id IN (SELECT rowid FROM samples_text WHERE samples_text MATCH ?)")
-    statement = (
-        f"SELECT id FROM samples WHERE {' AND '.join(where) or '1'} ORDER BY {column} {falls}, id {falls}"
-    )
+    statement = f"SELECT id, {' AND '.join(where) or '1'} FROM samples ORDER BY {column} {falls}, id {falls}"
     values = [*asked.values, asked.match] if asked.match else [*asked.values]
-    every = [row[0] for row in search.db.execute(statement, values)]
+    rows = search.db.execute(statement, values).fetchall()
+    every = [row[0] for row in rows if row[1]]
+    after = rows[start][0] if 0 <= start < len(rows) else 0  # of a sample that may not be meant
+    left = [row[0] for row in rows[start + 1 :] if row[1]] if after else every
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walk, "MOST", budget)
+        patch.setattr(ways, "MOST", budget)
         if way >= 0:  # not only the one that reads least
             every_way = ways._ways
             patch.setattr(
                 ways, "_ways", lambda *given: (found := every_way(*given))[way % max(len(found), 1) :][:1]
             )
-        page, count = search.page(wanted, offset, limit), search.count(wanted)
-    assert [row["id"] for row in page.rows] == every[offset : offset + limit]
-    assert page.total == len(every) or (not page.is_exact and page.total < len(every))
-    assert count == ([], len(every), True)
+        pages = list(itertools.islice(followed(search, wanted, limit, after), 60))
+        count = search.count(wanted)
+    found = [row["id"] for page in pages for row in page.rows]
+    assert found == left[: len(found)] and (found == left or pages[-1].next or not limit)
+    assert len({page.next for page in pages}) == len(pages)
+    for page in pages:
+        assert page.total == len(every) or (not page.is_exact and page.total < len(every))
+    assert count == ([], len(every), True, 0)

@@ -27,7 +27,8 @@ LIMIT: Final = 60
 """Samples of a page that is asked for without a number."""
 _ARRIVED: Final = 48
 _TROUBLED: Final = 10  # sites
-_PAGING: Final = (("offset", 0), ("limit", LIMIT))
+_LIMIT: Final = ("limit", LIMIT)
+_PAGING: Final = (("offset", 0), _LIMIT)
 _HIDDEN: Final = (
     "id", "tags", "suffix", "offset", "length", "json_offset", "json_length", "shard"
 )  # fmt: skip
@@ -66,8 +67,8 @@ class Answers:
         kinds = [kind for kind in (*FACETS, "reason", "stage") if self._has(kind)]
         return {
             "name": self._of.name, "is_run": is_run, "is_indexed": True, "facets": kinds,
-            "samples": search.page(Filter(), 0, 0).total, "numbers": search.numbers,
-            "rejects": search.page(Filter(), 0, 0, "rejects").total,
+            "samples": search.page(Filter(), 0).total, "numbers": search.numbers,
+            "rejects": search.page(Filter(), 0, table="rejects").total,
             "queries": bool(search.queries("", 1)), "stars": bool(search.stars(0, 1)),
             "overlaps": len(self._overlaps), "semantic": self._semantic is not None,
         }  # fmt: skip
@@ -77,16 +78,22 @@ class Answers:
         return bool(search.facets(kind, 1) or search.facets(kind, 1, "rejects"))
 
     def samples(self, request: web.Request) -> dict[str, Any]:
-        """Return a page of samples, or of rejected rows where a reason, or rejected=1, is asked for."""
+        """Return a page of samples, or of rejected rows where a reason, or rejected=1, is asked for.
+
+        The next is asked for with its `next` as `after`; it is 0 on the last.
+        """
         wanted = self._filter(request.query)
         table = "rejects" if {"reason", "stage", "rejected"} & set(request.query) else "samples"
-        offset, limit = (_whole(request.query.get(name), default) for name, default in _PAGING)
+        after, limit = (_whole(request.query.get(name), default) for name, default in (("after", 0), _LIMIT))
         if request.query.get("count"):
             page = self._search.count(wanted, table)
         else:
-            page = self._search.page(wanted, offset, limit, table)
+            page = self._search.page(wanted, limit, after, table)
         show = self._rejected if table == "rejects" else self._shown
-        return {"total": page.total, "is_exact": page.is_exact, "samples": [show(row) for row in page.rows]}
+        return {
+            "total": page.total, "is_exact": page.is_exact, "next": page.next,
+            "samples": [show(row) for row in page.rows],
+        }  # fmt: skip
 
     def _filter(self, given: Any) -> Filter:
         """Return the filter of a request's parameters; ValueError for anything that is none."""
@@ -296,7 +303,7 @@ def _whole(text: str | None, default: int) -> int:
     if text is None:
         return default
     if not text.isdigit() or len(text) > 15:
-        raise ValueError("offset and limit are whole numbers")
+        raise ValueError("offset, after and limit are whole numbers")
     return int(text)
 
 

@@ -61,20 +61,20 @@ const outside = (url) => {
   return element("a", { href: url, target: "_blank", rel: "noopener noreferrer external", title: "Opens the site itself, which sees that you look" }, url);
 };
 
-// Rows that come in pages as the end of the list comes into view.
-function endless(load, show, into, page = PAGE) {
+// Rows that come in pages as the end of the list comes into view: each says where the next begins, if there is one.
+function endless(load, show, into) {
   const mine = turn;
   const end = element("div", { "aria-hidden": "true" });
-  let offset = 0, busy = false, done = false;
+  let next = 0, busy = false, done = false;
   const more = async () => {
     if (busy || done || mine !== turn) return;
     busy = true;
     try {
-      const rows = await load(offset);
+      const page = await load(next);
       if (mine !== turn) return;
-      rows.forEach((row) => into.append(show(row)));
-      offset += rows.length;
-      done = rows.length < page;
+      page.rows.forEach((row) => into.append(show(row)));
+      next = page.next;
+      done = !next;
       if (done) watch.disconnect();
     } catch (error) {
       done = true;
@@ -90,6 +90,12 @@ function endless(load, show, into, page = PAGE) {
   watch.observe(end);
   return more();
 }
+
+// Pages of a list that is asked for by the number of rows before.
+const counted = (load, size = PAGE) => async (offset) => {
+  const rows = await load(offset);
+  return { rows, next: rows.length < size ? 0 : offset + rows.length };
+};
 
 function cell(row, note = "") {
   const ratio = Math.min(4, Math.max(0.4, (row.width || 1) / (row.height || 1)));
@@ -173,19 +179,19 @@ async function samples(given, rejected = false) {
   put(title(rejected ? "Rejected" : "Samples"), bar, whole);
   await filters(bar, given, view, rejected);
   const show = rejected ? rejectedRow : (row) => cell(row, given.sort ? short(row[given.sort.replace("-", "")] ?? 0) : "");
-  let counted = false;
-  await endless(async (offset) => {
-    const page = await ask("samples", { ...parameters, offset, limit: rejected ? ROWS : PAGE });
-    if (!counted && mine === turn) {
-      counted = true;
+  await endless(async (after) => {
+    const page = await ask("samples", { ...parameters, after, limit: rejected ? ROWS : PAGE });
+    if (mine !== turn) return page;
+    if (!after) {
       const total = `${page.is_exact ? "" : "over "}${number(page.total)}`;
       bar.prepend(element("strong", {}, total), document.createTextNode(rejected ? "rows" : "samples"));
       announce.textContent = `${total} found`;
       if (!page.is_exact) countAll(parameters, bar.querySelector("strong"));
-      if (!page.total) main.append(element("p", {}, "Nothing matches. Take a filter away, or search for another word."));
     }
-    return page.samples;
-  }, show, list, rejected ? ROWS : PAGE);
+    const none = !page.next && !page.samples.length && !list.children.length;
+    if (none) main.append(element("p", {}, "Nothing matches. Take a filter away, or search for another word."));
+    return { rows: page.samples, next: page.next };
+  }, show, list);
 }
 
 // A page counts no further than it reads; the whole count comes when its pictures are there.
@@ -258,8 +264,8 @@ async function queries(given) {
   put(title("Queries"), element("p", {}, "matched: samples whose caption has the query's words. kept: those that the cap leaves it. present: all in the set, also for the sake of other queries. short: how many it lacks."),
     element("div", { class: "bar" }, element("input", { type: "search", placeholder: "Find a query", "aria-label": "Find a query", value: given.q ?? "", onchange: (event) => go("queries", { ...given, q: event.target.value }) })),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, element("table", {}, element("thead", {}, element("tr", {}, ...head)), list)));
-  await endless((offset) => ask("queries", { q: given.q, sort, offset, limit: ROWS }),
-    (row) => element("tr", {}, element("td", {}, link(row.query, "query", {}, row.id)), ...columns.slice(1).map((name) => element("td", { class: "number" }, number(row[name])))), list, ROWS);
+  await endless(counted((offset) => ask("queries", { q: given.q, sort, offset, limit: ROWS }), ROWS),
+    (row) => element("tr", {}, element("td", {}, link(row.query, "query", {}, row.id)), ...columns.slice(1).map((name) => element("td", { class: "number" }, number(row[name])))), list);
 }
 
 async function query(id) {
@@ -270,7 +276,7 @@ async function query(id) {
     element("p", {}, `${number(found.matched)} samples matched this query. It keeps ${number(found.kept)}: those whose hash of (seed, image, query) is smallest. `
       + `${number(found.present)} samples of the set contain it; the pale ones are there for other queries. The number is the hash, from 0 to 1.`),
     element("p", {}, link("All of them, with filters", "samples", { query: id }), "; ", link("captions with these words that were left out for the cap", "rejects", { reason: "over_cap", q: `"${found.query}"` })), list);
-  await endless(async (offset) => (await ask(`query/${encodeURIComponent(id)}`, { offset, limit: PAGE })).samples, (row) => cell(row, row.priority.toFixed(4)), list);
+  await endless(counted(async (offset) => (await ask(`query/${encodeURIComponent(id)}`, { offset, limit: PAGE })).samples), (row) => cell(row, row.priority.toFixed(4)), list);
 }
 
 async function sites(given) {
@@ -325,8 +331,8 @@ async function numbers(given) {
 async function alike() {
   const list = element("div");
   put(title("Near-duplicates"), element("p", {}, "Pictures of the set whose perceptual hashes differ in at most 31 of 256 bits from the first of their group. The number is the distance. The page of a sample has what was merged into it."), list);
-  await endless((offset) => ask("stars", { offset, limit: 20 }), (group) => element("section", {}, element("h2", {}, `${number(group[0].members)} pictures`),
-    element("div", { class: "grid small" }, ...group.map((row) => cell(row, `${row.distance}`)))), list, 20);
+  await endless(counted((offset) => ask("stars", { offset, limit: 20 }), 20), (group) => element("section", {}, element("h2", {}, `${number(group[0].members)} pictures`),
+    element("div", { class: "grid small" }, ...group.map((row) => cell(row, `${row.distance}`)))), list);
 }
 
 async function overlap(given) {
@@ -385,7 +391,7 @@ async function similar(given) {
   put(title(given.uid ? "Pictures like this one" : "By meaning"),
     element("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); go("similar", { text: text.value }); } }, text, element("button", {}, "Find"), "or a picture of yours", file),
     given.uid ? element("p", {}, link("The picture", "sample", {}, given.uid)) : null, list);
-  if (given.text || given.uid) await endless(async (offset) => (await ask("similar", { ...given, offset, limit: PAGE })).samples, (row) => cell(row, row.similarity.toFixed(3)), list);
+  if (given.text || given.uid) await endless(counted(async (offset) => (await ask("similar", { ...given, offset, limit: PAGE })).samples), (row) => cell(row, row.similarity.toFixed(3)), list);
 }
 
 async function views() {

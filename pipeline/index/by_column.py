@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pipeline.index.cuts import NONE, PARTS, Cuts
-from pipeline.index.question import Filter, Question
+from pipeline.index.question import Filter, Last, Question, in_order
 from pipeline.index.reader import Reader
 
 WALKED: Final = 100_000
@@ -45,70 +45,69 @@ def are_few(reader: Reader, found: int, wanted: int) -> bool:
     return found * found * _ROW <= wanted * _TAG * _every(reader)
 
 
-def few(reader: Reader, asked: Question, sort: str, offset: int, limit: int) -> list[dict[str, Any]]:
+def few(reader: Reader, asked: Question, sort: str, last: Last | None, limit: int) -> list[dict[str, Any]]:
     """Return a page of few samples, which are sorted, or of all within bounds by the column's index.
 
     sort: a column, with "-" before it for the largest first.
     """
-    column, way = sort.removeprefix("-"), _way(sort)
-    source = asked.source
+    column, rest = sort.removeprefix("-"), asked.after(sort, last)
+    source = rest.source
     if not asked.match:
         source = source.replace("samples", f'samples INDEXED BY "sort_{column}"', 1)
-    order = f'ORDER BY samples."{column}" {way}, samples.id {way} LIMIT ? OFFSET ?'
-    statement = f"SELECT {reader.columns('samples')} FROM {source} {order}"
-    return reader.rows(statement, [*asked.all_values, limit, offset])
+    statement = f"SELECT {reader.columns('samples')} FROM {source} {in_order(sort)} LIMIT ?"
+    return reader.rows(statement, [*rest.all_values, limit])
 
 
 def among(
-    reader: Reader, ids: set[int], asked: Question, sort: str, share: float, offset: int, limit: int
+    reader: Reader, ids: set[int], asked: Question, sort: str, last: Last | None, share: float, limit: int
 ) -> list[dict[str, Any]]:
     """Return a page of those of some samples that a match finds, or of all, in the order of a column."""
-    if (found := _matched(reader, asked, share, offset + limit)) is not None:
+    if (found := _matched(reader, asked, share, limit)) is not None:
         ids, asked = ids & found, asked._replace(match="")
-        if are_few(reader, len(ids), offset + limit):
-            return _looked_up(reader, ids, asked, sort, offset, limit)
-    return reader.by_ids(list(itertools.islice(_by_parts(reader, asked, sort, offset, ids), limit)))
+        if are_few(reader, len(ids), limit):
+            return _looked_up(reader, ids, asked, sort, last, limit)
+    return reader.by_ids(list(itertools.islice(_by_parts(reader, asked, sort, last, ids), limit)))
 
 
 def many(
-    reader: Reader, asked: Question, sort: str, share: float, offset: int, limit: int
+    reader: Reader, asked: Question, sort: str, last: Last | None, share: float, limit: int
 ) -> list[dict[str, Any]]:
     """Return a page of many samples that a match finds, about a share of all, in the order of a column.
 
     Where about every eighth sample is found the column is walked, and of each sample is asked whether it is
     found. Else each part of the column is matched together with the filter, or read beside a phrase's ids.
     """
-    column, way = sort.removeprefix("-"), _way(sort)
-    if offset + limit <= _ASKED * share or column not in reader.cuts:
+    column = sort.removeprefix("-")
+    if limit <= _ASKED * share or column not in reader.cuts:
         is_found = "EXISTS (SELECT 1 FROM samples_text WHERE samples_text MATCH ? AND rowid = samples.id)"
-        where = " AND ".join((*asked.bounds, is_found))
+        rest = asked.after(sort, last)
+        where = " AND ".join((*rest.bounds, is_found))
         return reader.rows(
             f'SELECT {reader.columns("samples")} FROM samples INDEXED BY "sort_{column}" WHERE {where} '
-            f'ORDER BY "{column}" {way}, id {way} LIMIT ? OFFSET ?',
-            [*asked.values, asked.match, limit, offset],
+            f"{in_order(sort)} LIMIT ?",
+            [*rest.values, asked.match, limit],
         )
-    found = _matched(reader, asked, share, offset + limit)
-    if found is not None and are_few(reader, len(found), offset + limit):
-        return _looked_up(reader, found, asked, sort, offset, limit)
+    found = _matched(reader, asked, share, limit)
+    if found is not None and are_few(reader, len(found), limit):
+        return _looked_up(reader, found, asked, sort, last, limit)
     of = asked if found is None else asked._replace(match="")
-    if not asked.bounds:
-        return reader.by_ids(list(itertools.islice(_by_parts(reader, of, sort, offset, found), limit)))
-    ids, rows, wanted = _by_parts(reader, of, sort, 0, found), list[dict[str, Any]](), offset + limit
-    while len(rows) < wanted and (some := list(itertools.islice(ids, wanted - len(rows) + _SPARE))):
+    ids, rows = _by_parts(reader, of, sort, last, found), list[dict[str, Any]]()
+    while len(rows) < limit and (
+        some := list(itertools.islice(ids, limit - len(rows) + (_SPARE if asked.bounds else 0)))
+    ):
         rows += reader.by_ids(some, asked.bounds, asked.values)
-    return rows[offset:wanted]
+    return rows[:limit]
 
 
 def _looked_up(
-    reader: Reader, ids: set[int], asked: Question, sort: str, offset: int, limit: int
+    reader: Reader, ids: set[int], asked: Question, sort: str, last: Last | None, limit: int
 ) -> list[dict[str, Any]]:
     """Return a page of few samples that are known, sorted by a column, without those out of bounds."""
-    column, way = sort.removeprefix("-"), _way(sort)
-    where = " AND ".join(("id IN (SELECT value FROM json_each(?))", *asked.bounds))
+    rest = asked.after(sort, last)
+    where = " AND ".join(("id IN (SELECT value FROM json_each(?))", *rest.bounds))
     return reader.rows(
-        f"SELECT {reader.columns('samples')} FROM samples WHERE {where} "
-        f'ORDER BY "{column}" {way}, id {way} LIMIT ? OFFSET ?',
-        [json.dumps([*ids]), *asked.values, limit, offset],
+        f"SELECT {reader.columns('samples')} FROM samples WHERE {where} {in_order(sort)} LIMIT ?",
+        [json.dumps([*ids]), *rest.values, limit],
     )
 
 
@@ -127,32 +126,27 @@ def _matched(reader: Reader, asked: Question, share: float, wanted: int) -> set[
 
 
 def _by_parts(
-    reader: Reader, asked: Question, sort: str, skip: int, among: set[int] | None = None
+    reader: Reader, asked: Question, sort: str, last: Last | None, among: set[int] | None = None
 ) -> Iterator[int]:
-    """Yield the ids of samples that a match finds in the order of a column, without the first."""
-    column, way = sort.removeprefix("-"), _way(sort)
+    """Yield the ids of samples that a match finds in the order of a column, from after a sample on."""
+    column, falls = sort.removeprefix("-"), sort.startswith("-")
     own = reader.cuts[column]
-    parts = [NONE, *range(len(own.starts) + 1)]
-    for part in parts if way == "ASC" else reversed(parts):
+    parts = [NONE, *range(len(own.starts) + 1)][:: -1 if falls else 1]
+    for part in parts[parts.index(int(own.parts([last.value])[0])) if last else 0 :]:
         tag = f"tags : {own.tag(part)}"
         found = reader.tuples(
-            f"SELECT rowid FROM samples_text WHERE samples_text MATCH ? ORDER BY rowid {way}",
+            f"SELECT rowid FROM samples_text WHERE samples_text MATCH ? ORDER BY rowid {_way(sort)}",
             (f"({asked.match}) AND ({tag})" if asked.match else tag,),
         )
         ids: Iterator[int] = itertools.chain.from_iterable(found)
         if among is not None:
             ids = filter(among.__contains__, ids)
-        if among is not None or not _is_sorted(reader, column, own, part):
-            known = list(ids)
-            if len(known) <= skip:
-                skip -= len(known)
-                continue
-            ids = _ordered(reader, known, column, own, part, way)
-        for one in ids:
-            if skip:
-                skip -= 1
-            else:
-                yield one
+        if not _is_sorted(reader, column, own, part):
+            ids = _ordered(reader, list(ids), own, part, sort, last)
+        elif last:
+            ids = filter(last.id.__gt__ if falls else last.id.__lt__, ids)
+        yield from ids
+        last = None
 
 
 def _is_sorted(reader: Reader, column: str, own: Cuts, part: int) -> bool:
@@ -170,23 +164,16 @@ def _is_sorted(reader: Reader, column: str, own: Cuts, part: int) -> bool:
 
 
 def _ordered(
-    reader: Reader, ids: Sequence[int], column: str, own: Cuts, part: int, way: str
+    reader: Reader, ids: Sequence[int], own: Cuts, part: int, sort: str, last: Last | None
 ) -> Iterator[int]:
     """Yield ids of one part in the order of a column: few by looking them up, many by its index."""
-    if _is_sorted(reader, column, own, part):
-        yield from ids
-        return
-    order = f'"{column}" {way}, id {way}'
+    column = sort.removeprefix("-")
+    asked = Question("samples", "", (f'"{column}" >= ?', f'"{column}" < ?'), own.bounds(part))
     if len(ids) <= _LOOKED_UP:
-        marks = ", ".join("?" * len(ids))
-        rows = reader.tuples(f"SELECT id FROM samples WHERE id IN ({marks}) ORDER BY {order}", ids)
-        yield from itertools.chain.from_iterable(rows)
-        return
+        asked = asked._replace(bounds=(f"id IN ({', '.join('?' * len(ids))})",), values=tuple(ids))
+    rest = asked.after(sort, last)
     wanted = set(ids)
-    between = f'"{column}" >= ? AND "{column}" < ?'
-    for row in reader.db.execute(
-        f"SELECT id FROM samples WHERE {between} ORDER BY {order}", own.bounds(part)
-    ):
+    for row in reader.tuples(f"SELECT id FROM {rest.source} {in_order(sort)}", rest.values):
         if row[0] in wanted:
             yield row[0]
 

@@ -40,7 +40,7 @@ def index(options: IndexConfig) -> int:
     search = Search(path)
     table = Table("", "rows", title=f"index of {of.name}")
     for name in ("samples", "rejects"):
-        table.add_row(name, f"{search.page(Filter(), 0, 0, name).total:,}")
+        table.add_row(name, f"{search.page(Filter(), 0, table=name).total:,}")
     console.print(table)
     places_shown = [("index", f"{path} ({size(path.stat().st_size)})")]
     if options.webshart:

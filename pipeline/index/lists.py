@@ -5,7 +5,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from pipeline.index.terms import Ids
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
+PAGE: Final = 4_096
+"""Bytes of a page of the file."""
 Numbers = npt.NDArray[np.uint8] | npt.NDArray[np.uint32]
 
 
@@ -69,6 +71,8 @@ class Lists:
         self.samples = int(reader.meta("samples") or 0)
         self.cuts = reader.cuts
         self.last = functools.cache(lambda: int(self._value("SELECT max(id) FROM samples", []) or 0))
+        self.was_read = dict[int, int]()
+        """Bytes of each part that was read, by its place; whoever counts them forgets them first."""
         self._some = sqlite3.connect(":memory:", check_same_thread=False)
         self._some.execute("CREATE VIRTUAL TABLE some USING fts5 (tags, caption, url, content='')")
 
@@ -123,7 +127,9 @@ class Lists:
         for end, number in enumerate(numbers, 1):
             if end == len(numbers) or numbers[end] != number + 1:
                 rows = self._reader.tuples(statement, [first + numbers[start], end - start])
-                yield from (row[0] for row in rows)
+                for place, (data,) in enumerate(rows, first + numbers[start]):
+                    self.was_read[place] = max(len(data), PAGE)
+                    yield data
                 start = end
 
     def _read(self, first: int, size: int, at: Places, numbers: Callable[[int, bytes], Numbers]) -> Ids:
@@ -197,9 +203,20 @@ class Lists:
         first = self._first[f"{order} ids"]
         return self._read(first, orders.IDS, places, lambda _, data: np.frombuffer(data, "<u4"))
 
-    def place(self, column: str, one: int) -> int:
-        """Return the place of an id in the order of a column."""
-        return int(self._read(self._first[f" {column}"], packing.PART, np.array([one]), self._long)[0])
+    def span(self, order: str) -> tuple[int, int]:
+        """Return from and below which places of an order samples are."""
+        return (0, self.samples) if order else (1, self.last() + 1)
+
+    def place(self, order: str, one: int) -> int:
+        """Return the place of an id in an order; LookupError if it has none."""
+        if not order:
+            return one
+        place = self._read(
+            self._first[f" {order}"], packing.PART, np.array([min(one, self.last())]), self._long
+        )
+        if self.ids_at(order, place.astype(np.int64)) != one:
+            raise LookupError("the set has changed: search again")
+        return int(place[0])
 
     def within(self, order: str, column: str, bounds: tuple[int, int], places: Places) -> tuple[Mask, Mask]:
         """Return which samples at places, rising, of an order may be within the places of another column, and

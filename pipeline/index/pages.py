@@ -45,39 +45,39 @@ class Pages(Reader):
         self.lists.close()
         super().close()
 
-    def page(self, wanted: Filter, offset: int, limit: int, table: str = "samples") -> Page:
+    def page(self, wanted: Filter, limit: int, after: int = 0, table: str = "samples") -> Page:
         """Return one page of samples, or of rejects, and how many there are.
 
-        ValueError for the name of a column that is missing, TimeoutError for a filter that takes too long.
+        after: `next` of the page before. ValueError for the name of a column that is missing, LookupError if
+        the set has changed since the page before, TimeoutError for a filter that takes too long.
         """
-        limit, offset = max(0, min(limit, MOST)), max(0, offset)
+        limit = max(0, min(limit, MOST))
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
         if wanted.sort and (table != "samples" or wanted.sort.removeprefix("-") not in self.numbers):
             raise ValueError(f"there is no column {wanted.sort.removeprefix('-')} to sort by")
-        of = ways.asked(self.lists, wanted, asked) if table == "samples" else None
+        of = ways.asked(self.lists, wanted, asked, after) if table == "samples" else None
         if of is not None:
             with self.within(SECONDS):
-                if (page := walk.page(self, self.lists, of, offset, limit)) is not None:
+                if (page := walk.page(self, self.lists, of, limit)) is not None:
                     return page
         ids = self._inside(wanted)
         if ids is not None and not (wanted.text or wanted.facets or wanted.query is not None):
             count = _Count(len(ids), True)
         else:
             count = self._total(wanted, asked)
-        if count.is_exact and offset >= count.total:
-            return Page([], count.total, True)
+        last = self.last(wanted.sort.removeprefix("-"), after) if wanted.sort and after else None
         with self.within(SECONDS):
             if not wanted.sort:
-                rows = self._in_set_order(asked, offset, limit)
-            elif count.is_exact and by_column.are_few(self, count.total, offset + limit):
-                rows = by_column.few(self, asked, wanted.sort, offset, limit)
+                rows = self._in_set_order(asked, after, limit)
+            elif count.is_exact and by_column.are_few(self, count.total, limit):
+                rows = by_column.few(self, asked, wanted.sort, last, limit)
             elif ids is not None:
-                rows = by_column.among(self, ids, asked, wanted.sort, count.share, offset, limit)
+                rows = by_column.among(self, ids, asked, wanted.sort, last, count.share, limit)
             elif asked.match:
-                rows = by_column.many(self, asked, wanted.sort, count.share, offset, limit)
+                rows = by_column.many(self, asked, wanted.sort, last, count.share, limit)
             else:
-                rows = by_column.few(self, asked, wanted.sort, offset, limit)
-        return Page(rows, count.total, count.is_exact)
+                rows = by_column.few(self, asked, wanted.sort, last, limit)
+        return Page(rows, count.total, count.is_exact, rows[-1]["id"] if 0 < limit == len(rows) else 0)
 
     def _inside(self, wanted: Filter) -> set[int] | None:
         """Return the ids within bounds where another column orders the page, and few are within."""
@@ -106,22 +106,16 @@ class Pages(Reader):
         for row in self.db.execute(f"SELECT samples.uid FROM {asked.source}", asked.all_values):
             yield row["uid"]
 
-    def _in_set_order(self, asked: Question, offset: int, limit: int) -> list[dict[str, Any]]:
+    def _in_set_order(self, asked: Question, after: int, limit: int) -> list[dict[str, Any]]:
         """Return a page in the order of the set: posting lists have it, so it costs no more than its rows."""
-        table, paged = asked.table, [limit, offset]
+        table = asked.table
         columns = self.columns(table)
-        shown = f"SELECT {columns} FROM {table}"
-        if asked.match and not asked.bounds:
-            found = f"SELECT rowid FROM {table}_text WHERE {asked.text} ORDER BY rowid LIMIT ? OFFSET ?"
-            return self.rows(f"{shown} WHERE id IN ({found}) ORDER BY id", [asked.match, *paged])
         if asked.match:
-            by = f"ORDER BY {table}_text.rowid LIMIT ? OFFSET ?"
-            return self.rows(f"SELECT {columns} FROM {asked.source} {by}", [*asked.all_values, *paged])
-        if not asked.bounds and (first := self.first_id(table)):
-            return self.rows(f"{shown} WHERE id >= ? ORDER BY id LIMIT ?", [first + offset, limit])
-        where = f"WHERE {' AND '.join(asked.bounds)}" if asked.bounds else ""
-        walked = f"{shown} NOT INDEXED {where} ORDER BY id LIMIT ? OFFSET ?"
-        return self.rows(walked, [*asked.values, *paged])
+            statement = f"{asked.source} AND {table}_text.rowid > ? ORDER BY {table}_text.rowid LIMIT ?"
+            return self.rows(f"SELECT {columns} FROM {statement}", [*asked.all_values, after, limit])
+        where = " AND ".join((*asked.bounds, "id > ?"))
+        statement = f"SELECT {columns} FROM {table} NOT INDEXED WHERE {where} ORDER BY id LIMIT ?"
+        return self.rows(statement, [*asked.values, after, limit])
 
     def _total(self, wanted: Filter, asked: Question) -> _Count:
         """Return how many rows a filter leaves: as noted where it is one facet or none, else counted.

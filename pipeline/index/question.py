@@ -51,6 +51,13 @@ def phrases(text: str) -> Iterator[tuple[bool, str]]:
             yield word.startswith("-"), inner
 
 
+class Last(NamedTuple):
+    """The sample after which a page begins: its id, and its value in the column to sort by."""
+
+    id: int
+    value: Any
+
+
 class Question(NamedTuple):
     """A filter as parts of a statement."""
 
@@ -58,7 +65,7 @@ class Question(NamedTuple):
     match: str
     """For the full-text table; empty: all."""
     bounds: tuple[str, ...]
-    values: tuple[float, ...]
+    values: tuple[Any, ...]
     has_phrase: bool = False
     """Whether several words have to stand in a row, as those of "on a beach" or "don't"."""
     tags: tuple[str, ...] = ()
@@ -81,6 +88,20 @@ class Question(NamedTuple):
             return f"{self.table} WHERE {' AND '.join(self.bounds)}" if self.bounds else self.table
         joined = f"{self.table}_text CROSS JOIN {self.table} ON {self.table}.id = {self.table}_text.rowid"
         return f"{joined} WHERE {' AND '.join((self.text, *self.bounds))}"
+
+    def after(self, sort: str, last: Last | None) -> "Question":
+        """Return the question for what follows a sample in the order of a column, or this one."""
+        if last is None:
+            return self
+        column, falls = f'{self.table}."{sort.removeprefix("-")}"', sort.startswith("-")
+        one, values = f"{self.table}.id", (last.id,) if last.value is None else (last.value, last.id)
+        if last.value is None:  # such rows are first, or last from the largest on
+            bound = f"{column} IS NULL AND {one} < ?" if falls else f"({column} IS NOT NULL OR {one} > ?)"
+        elif falls:
+            bound = f"(({column}, {one}) < (?, ?) OR {column} IS NULL)"
+        else:
+            bound = f"({column}, {one}) > (?, ?)"
+        return self._replace(bounds=(*self.bounds, bound), values=(*self.values, *values))
 
 
 def question(
@@ -124,3 +145,9 @@ def _narrow(wanted: Filter, cuts: Mapping[str, Cuts]) -> list[str]:
                 either = " OR ".join(own.tag(part) for part in range(low, high + 1))
                 found.append(f"tags : ({either})" if either else "tags : v0")
     return found
+
+
+def in_order(sort: str) -> str:
+    """Return the SQL that sorts samples by a column, with "-" before it for the largest first, and by id."""
+    column, way = sort.removeprefix("-") or "id", "DESC" if sort.startswith("-") else "ASC"
+    return f'ORDER BY samples."{column}" {way}, samples.id {way}'

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.index import cuts
+from pipeline.index.question import Last
 from pipeline.index.tables import NUMBERS
 
 _CACHE: Final = 8_192  # kB that are not read again for the next page of the same question
@@ -71,18 +72,17 @@ class Reader:
         ).fetchone()
         return int(row[table]) if row else 0
 
+    def last(self, column: str, one: int) -> Last:
+        """Return the sample after which a page begins, sorted by a column; LookupError if it is gone."""
+        row = self.db.execute(f'SELECT "{column}" FROM samples WHERE id = ?', (one,)).fetchone()
+        if row is None:
+            raise LookupError("the set has changed: search again")
+        return Last(one, row[0])
+
     def columns(self, table: str) -> str:
         """Return the columns that a page shows, as SQL."""
         scores = [name for name in self.numbers if name not in NUMBERS] if table == "samples" else []
         return ", ".join(f'{table}."{name}"' for name in (*_COLUMNS[table], *scores))
-
-    def first_id(self, table: str) -> int:
-        """Return the first id if ids follow one another, else 0."""
-        low, high = (  # singly: both in one statement read the whole table
-            self.db.execute(f"SELECT {side}(id) FROM {table}").fetchone()[0] for side in ("min", "max")
-        )
-        count = int(self.meta(table) or 0)
-        return int(low) if count and high - low + 1 == count else 0
 
     def meta(self, name: str) -> str:
         """Return a text that the index notes of itself, or ""."""

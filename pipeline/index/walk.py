@@ -1,7 +1,8 @@
 """Pages and counts that are worked out from lists, whatever the words, the cuts and the order.
 
 Samples are looked at in the order of the page until it is full: those of the way that reads least (`ways`),
-by the lists of the other words, and by their rows where lists cannot say all, as of four words in a row.
+by the lists of the other words, and by their rows where lists cannot say all, as of four words in a row. A
+page that has read its share ends with the rows that it has, and says where the next goes on.
 """
 
 import functools
@@ -16,9 +17,10 @@ import numpy as np
 
 from pipeline.index import orders, packing
 from pipeline.index.lists import List, Lists, Mask, Places, Word, rare
+from pipeline.index.question import Question, in_order
 from pipeline.index.reader import Reader
 from pipeline.index.terms import Ids
-from pipeline.index.ways import ROW, Asked, bytes_read, cheapest, is_by_ids, is_stepwise, share_read
+from pipeline.index.ways import MOST, ROW, Asked, Way, bytes_read, cheapest, is_by_ids
 
 _SPARE: Final = 10  # samples that are looked at beyond those that are missing
 _DENSE: Final = 20  # samples of a part of an order, whose ids lie together
@@ -27,11 +29,16 @@ _ALL: Final = sys.maxsize
 
 
 class Page(NamedTuple):
-    """Rows of one page, as dicts by column; `total` is a lower bound unless `is_exact`."""
+    """Rows of one page, as dicts by column; `total` is a lower bound unless `is_exact`.
+
+    next: the id after which the next page begins, or 0 if this is the last. A page that has one may have
+    fewer rows than were asked for.
+    """
 
     rows: list[dict[str, Any]]
     total: int
     is_exact: bool
+    next: int = 0
 
 
 class _Some(NamedTuple):
@@ -46,112 +53,121 @@ class _Some(NamedTuple):
         return _Some(self.places[mask], self.is_unsure[mask], None if self.ids is None else self.ids[mask])
 
 
-def page(reader: Reader, lists: Lists, of: Asked, offset: int, limit: int) -> Page | None:
+def page(reader: Reader, lists: Lists, of: Asked, limit: int) -> Page | None:
     """Return a page; None if no list is short enough and no order is written down."""
     if of.is_none:
         return Page([], 0, True)
-    start = cheapest(lists, of, offset + limit)
-    if start is None:
+    way = cheapest(lists, of, limit)
+    if way is None:
         return None
-    if start and start[0].first is None:
-        return _by_rows(reader, lists, of, start, offset, limit)
-    count, place, kept = 0, 0, list[_Some]()
-    blocks, is_whole = _blocks(lists, of, start, offset + limit), True
-    part = share_read(lists, of, offset + limit)
-    for block in blocks:
-        some, place = _narrowed(lists, of, block, start, part), 0
-        while place < len(some.places) and (missing := offset + limit - count) > 0:
-            end = place + missing + _SPARE if some.is_unsure.any() else len(some.places)
-            own = some.only(slice(place, end) if not of.is_falling else slice(-place - 1, -end - 1, -1))
-            own = own.only(_sure(lists, of, own))
-            kept.append(own)
-            count, place = count + len(own.places), end
-        if count >= offset + limit:
-            is_listed = bool(start) and not is_stepwise(of, start)
-            rest = max(len(some.places) - place, 0) if is_listed else 1
-            rest += sum(len(block.places) for block in blocks) if is_listed else 0
-            is_whole = not rest or (is_listed and _are_all(lists, of, start, part))
-            count += rest if is_whole else 0
+    if way.lists and way.lists[0].first is None:
+        return _by_rows(reader, lists, of, way, limit)
+    count, refused, kept, is_whole, end = 0, 0, list[_Some](), True, None
+    blocks = _blocks(lists, of, way, limit)
+    lists.was_read.clear()
+
+    def rows_left() -> int:
+        """Return how many more rows may be read."""
+        return int(MOST - sum(lists.was_read.values())) // ROW - min(count, limit) - refused
+
+    for block, edge in blocks:
+        some, place = _narrowed(lists, of, block, way), 0
+        while place < len(some.places) and count < limit and end is None:
+            size = len(some.places)
+            if some.is_unsure.any():
+                size = min(limit - count + _SPARE, max(rows_left(), 1))
+            stop = place + size
+            own = some.only(slice(place, stop) if not of.is_falling else slice(-place - 1, -stop - 1, -1))
+            sure = _sure(lists, of, own)
+            kept.append(own.only(sure))
+            found = int(sure.sum())
+            count, refused, place = count + found, refused + len(sure) - found, stop
+            if place < len(some.places) and rows_left() <= 0:
+                end = int(own.places[-1])
+        if count >= limit or end is not None or rows_left() <= 0:
+            end = edge if end is None else end
+            rest = max(len(some.places) - place, 0)
+            is_listed = bool(way.lists) and way.is_early and not way.step
+            if is_listed and _is_settled(of, way) and all(word.is_exact for word in of.needed):
+                count += rest
+            else:
+                is_whole = is_listed and not rest and not any(len(more.places) for more, _ in blocks)
             break
-    ids, known = _shown(lists, of, kept, offset, limit), _known(of)
-    total = count if known is None else known
-    return Page(reader.by_ids(ids), total, is_whole or known is not None)
+    else:
+        end = None
+    ids, known = _shown(lists, of, kept, limit), _known(lists, of)
+    if 0 < limit == len(ids):
+        follows = ids[-1]
+    else:
+        follows = 0 if end is None or not limit else int(lists.ids_at(of.column, np.array([end]))[0])
+    total, is_exact = (count, is_whole and not of.after) if known is None else (known, True)
+    return Page(reader.by_ids(ids), total, is_exact, follows)
 
 
-def _shown(lists: Lists, of: Asked, kept: Sequence[_Some], offset: int, limit: int) -> list[int]:
-    """Return the ids of a page's samples, of those that were found up to its end."""
+def _shown(lists: Lists, of: Asked, kept: Sequence[_Some], limit: int) -> list[int]:
+    """Return the ids of the first samples that were found."""
     ids = list[int]()
     for some in kept:
-        some, offset = some.only(slice(offset, offset + limit - len(ids))), max(offset - len(some.places), 0)
-        ids += _ids_of(lists, of, some).tolist()
+        ids += _ids_of(lists, of, some.only(slice(limit - len(ids)))).tolist()
     return ids
 
 
 def count(lists: Lists, of: Asked) -> int | None:
     """Return how many samples a filter leaves, if its lists say so without a look at rows."""
-    start, known = cheapest(lists, of, _ALL), 0 if of.is_none else _known(of)
-    if known is not None or start is None or (start and start[0].first is None):
+    known = 0 if of.is_none else _known(lists, of)
+    way = None if known is not None else cheapest(lists, of, _ALL, math.inf)
+    if way is None or (way.lists and way.lists[0].first is None):
         return known
     found = 0
-    for block in _blocks(lists, of, start, _ALL):
-        some = _narrowed(lists, of, block, start, 1.0)
+    for block, _ in _blocks(lists, of, way, _ALL):
+        some = _narrowed(lists, of, block, way)
         if some.is_unsure.any():
             return None
         found += len(some.places)
     return found
 
 
-def _known(of: Asked) -> int | None:
-    """Return how many samples one word has, or one tag, if that is all that is asked for."""
-    is_one = len(of.needed) == 1 and not of.refused and not of.bounds and len(of.needed[0].lists) == 1
-    return of.needed[0].size if is_one and of.needed[0].is_exact else None
+def _known(lists: Lists, of: Asked) -> int | None:
+    """Return how many samples are asked for, if that is all or those of one word or tag."""
+    if of.refused or of.bounds or len(of.needed) > 1:
+        return None
+    if not of.needed:
+        return lists.samples
+    (word,) = of.needed
+    return word.size if len(word.lists) == 1 and word.is_exact else None
 
 
-def _are_all(lists: Lists, of: Asked, start: Sequence[List], part: float) -> bool:
-    """Return whether the blocks of some lists are all that is asked for."""
-    are_exact = all(word.is_exact for word in of.needed)
-    refused = [word for word in of.refused if word.sign is None]
-    return are_exact and not refused and not _left(lists, of, start, part)
+def _is_settled(of: Asked, way: Way) -> bool:
+    """Return whether no list is left to look at for samples of a way's lists, though rows may be."""
+    return way.is_early and not way.left and all(word.sign is not None for word in of.refused)
 
 
-def _left(lists: Lists, of: Asked, start: Sequence[List], part: float) -> list[List]:
-    """Return the lists of words needed by which the blocks of others, or of an order, are narrowed."""
-    words = sorted(of.needed, key=lambda word: word.size)
-    every = [one for word in words for one in sorted(word.lists, key=lambda one: one.size)]
-    if not start:
-        return every
-    return [one for one in every if one not in start and one.sign is None and not is_by_ids(lists, one, part)]
-
-
-def _blocks(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterator[_Some]:
-    """Yield samples that may be meant, block by block in the order of the page."""
-    low, high = of.bounds.get(of.column, (0, lists.samples) if of.column else (1, lists.last() + 1))
-    if not start:
-        size = 8 * orders.BYTES
-        parts = range(low // size, -(-high // size))
+def _blocks(lists: Lists, of: Asked, way: Way, rows: int) -> Iterator[tuple[_Some, int]]:
+    """Yield samples that may be meant, block by block in the order of the page, and where each block ends."""
+    for first, last in _ranges(of, way, rows):
+        some = _listed(lists, of, way, first, last) if way.lists else None
+        is_one = way.lists and (rows == _ALL or _is_settled(of, way))
+        size = max(last, 1) if is_one else 8 * orders.BYTES
+        parts = range(first // size, -(-last // size))
         for number in reversed(parts) if of.is_falling else parts:
-            places = np.arange(max(number * size, low), min((number + 1) * size, high))
-            has_gaps = not of.column and not of.needed and lists.samples < lists.last()
-            yield _Some(places, np.full(len(places), has_gaps))
-        return
-    part = share_read(lists, of, rows)
-    stays = math.prod(one.size / lists.samples for one in _left(lists, of, start, part))
-    size = int(min(_enough(rows) / max(stays, 1e-9), lists.samples)) + 1
-    for first, last in _ranges(lists, of, start, rows):
-        some, done, step = _listed(lists, of, start, first, last, part), 0, size
-        while done < len(some.places):
-            end = len(some.places) - done
-            yield some.only(slice(max(end - step, 0), end) if of.is_falling else slice(done, done + step))
-            done, step = done + step, (done + step) // 2 + 1
+            low, high = max(number * size, first), min((number + 1) * size, last)
+            if some is not None:
+                own = some.only(slice(*np.searchsorted(some.places, (low, high)).tolist()))
+            else:
+                has_gaps = not of.column and not of.needed and lists.samples < lists.last()
+                own = _Some(np.arange(low, high), np.full(high - low, has_gaps))
+            yield own, low if of.is_falling else high - 1
 
 
-def _ranges(lists: Lists, of: Asked, start: Sequence[List], rows: int) -> Iterator[tuple[int, int]]:
-    """Yield from and below which ids samples of lists are looked at together."""
-    end, done = lists.last() + 1, 0
-    step = int(share_read(lists, of, _enough(rows)) * end) + 1 if is_stepwise(of, start) else end
-    while done < end:
-        yield (max(end - done - step, 0), end - done) if of.is_falling else (done, min(done + step, end))
-        done, step = done + step, (done + step) // 2 + 1
+def _ranges(of: Asked, way: Way, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield from and below which places of the order samples of lists are looked at together."""
+    low, high = of.span
+    size = int(way.passed * _enough(rows) / max(rows, 1)) + 1 if way.step else high - low
+    while low < high:
+        size = min(size, way.step or size, high - low)
+        yield (high - size, high) if of.is_falling else (low, low + size)
+        low, high = (low, high - size) if of.is_falling else (low + size, high)
+        size += size // 2
 
 
 def _enough(rows: int) -> int:
@@ -159,18 +175,17 @@ def _enough(rows: int) -> int:
     return rows + 3 * math.isqrt(rows)
 
 
-def _listed(lists: Lists, of: Asked, start: Sequence[List], first: int, last: int, part: float) -> _Some:
-    """Return samples of lists, with ids from and below some if they are in the order of the set."""
-    at, places = _within(lists, of, start, _near(start, first, last))
-    others = [one for one in sorted({one for word in of.needed for one in word.lists} - {*start})
-              if one.sign is None and is_by_ids(lists, one, part)]  # fmt: skip
-    ids, needs = None, not of.column or any(one.common is None for word in of.refused for one in word.lists)
-    if others or needs or len(np.unique(at // packing.PART)) <= _PARTS:
-        ids = _of_each(start, at, lists.ids)
+def _listed(lists: Lists, of: Asked, way: Way, first: int, last: int) -> _Some:
+    """Return samples of lists from and below some places of the order."""
+    at = np.arange(sum(one.size for one in way.lists)) if of.column else _near(way.lists, first, last)
+    at, places = _within(lists, of, way, at)
+    ids, needs = None, not all(map(_is_common, of.refused)) or len(np.unique(at // packing.PART)) <= _PARTS
+    if way.looked_up or not of.column or (way.is_early and needs):
+        ids = _of_each(way.lists, at, lists.ids)
         if not of.column:
             ids = ids[(ids >= first) & (ids < last)]
             places = ids.astype(np.int64)
-        for one in others:
+        for one in way.looked_up:
             order = np.argsort(ids, kind="stable")
             order = order[lists.among(one, ids[order])]
             ids, places = ids[order], places[order]
@@ -190,17 +205,18 @@ def _near(start: Sequence[List], first: int, last: int) -> Places:
     return np.concatenate(found)
 
 
-def _within(lists: Lists, of: Asked, start: Sequence[List], at: Places) -> tuple[Places, Places]:
+def _within(lists: Lists, of: Asked, way: Way, at: Places) -> tuple[Places, Places]:
     """Return at which of some places of lists in a row samples have the commonest terms that are needed, and
     none that is refused, and are within the bounds; and their places in the order of the page's column.
     """
-    places = at
-    needed = {(one.sign, True) for word in of.needed for one in word.lists if one.sign is not None}
-    refused = {(sign, False) for word in of.refused if (sign := word.sign) is not None}
-    for sign, is_needed in sorted(needed | refused, reverse=True):  # the rarest first
-        at = at[_of_each(start, at, functools.partial(lists.signed, sign)) == is_needed]
-    for name in of.columns:
-        low, high = of.bounds.get(name, (0, lists.samples))
+    start, places = way.lists, at
+    if way.is_early:
+        needed = {(one.sign, True) for word in of.needed for one in word.lists if one.sign is not None}
+        refused = {(sign, False) for word in of.refused if (sign := word.sign) is not None}
+        for sign, is_needed in sorted(needed | refused, reverse=True):  # the rarest first
+            at = at[_of_each(start, at, functools.partial(lists.signed, sign)) == is_needed]
+    for name in of.columns if way.is_early else of.columns[-1:]:
+        low, high = of.within(name)
         places = _of_each(start, at, functools.partial(lists.places, name, low))
         stays = (places >= low) & (places < high)
         at, places = at[stays], places[stays]
@@ -215,40 +231,37 @@ def _of_each(start: Sequence[List], at: Places, read: Callable[[List, Places], A
     return np.concatenate([read(one, at[first:last] - low) for one, low, (first, last) in runs])
 
 
-def _narrowed(lists: Lists, of: Asked, some: _Some, start: Sequence[List], part: float) -> _Some:
-    """Return samples without those that a list shows not to be meant, and note which have to be looked at.
-
-    part: of all samples, are looked at for the page.
-    """
-    for one in _left(lists, of, start, part):
-        some, has = _has(lists, of, some, one, part)
+def _narrowed(lists: Lists, of: Asked, some: _Some, way: Way) -> _Some:
+    """Return samples without those that a list shows not to be meant, and note which have to be looked at."""
+    for one in way.left:
+        some, has = _has(lists, of, some, one, way)
         some = some.only(has)
     if not all(word.is_exact for word in of.needed):
         some.is_unsure[:] = True
-    some = _refused(lists, of, some, start, part, is_common=True)
-    for name in () if start else of.columns:  # the narrowest first
+    some = _refused(lists, of, some, way, is_common=True)
+    for name in () if way.is_early else of.columns:  # the narrowest first
         if name != of.column:
             may_be, is_edge = lists.within(of.column, name, of.bounds[name], some.places)
             some = some.only(may_be)
             some.is_unsure[is_edge] = True
-    return _refused(lists, of, some, start, part, is_common=False)
+    return _refused(lists, of, some, way, is_common=False)
 
 
-def _refused(
-    lists: Lists, of: Asked, some: _Some, start: Sequence[List], part: float, *, is_common: bool
-) -> _Some:
+def _is_common(word: Word) -> bool:
+    return all(one.common is not None for one in word.lists)
+
+
+def _refused(lists: Lists, of: Asked, some: _Some, way: Way, *, is_common: bool) -> _Some:
     """Return samples without those that have a refused word, of the words that are common or those not."""
     for word in of.refused:
-        if is_common != all(one.common is not None for one in word.lists) or (
-            start and word.sign is not None
-        ):
+        if is_common != _is_common(word) or (way.is_early and word.sign is not None):
             continue
         if not is_common and some.ids is None and len(some.places) < _DENSE:
             some.is_unsure[:] = True  # a row costs no more than to learn the id
             continue
         has = np.ones(len(some.places), bool)
         for one in word.lists:
-            some, own = _has(lists, of, some, one, part)
+            some, own = _has(lists, of, some, one, way)
             has &= own
         if word.is_exact:
             some = some.only(~has)
@@ -257,9 +270,9 @@ def _refused(
     return some
 
 
-def _has(lists: Lists, of: Asked, some: _Some, one: List, part: float) -> tuple[_Some, Mask]:
+def _has(lists: Lists, of: Asked, some: _Some, one: List, way: Way) -> tuple[_Some, Mask]:
     """Return samples, with their ids if these had to be known, and which of them are in a list."""
-    if one.common is not None and (some.ids is None or not is_by_ids(lists, one, part)):
+    if one.common is not None and (some.ids is None or not is_by_ids(lists, one, way.passed)):
         return some, lists.bits(one, of.column, some.places)
     ids = lists.ids_at(of.column, some.places) if some.ids is None else some.ids
     order = np.argsort(ids, kind="stable")
@@ -286,32 +299,32 @@ def _ids_of(lists: Lists, of: Asked, some: _Some) -> Ids:
     return lists.ids_at(of.column, some.places)
 
 
-def _by_rows(
-    reader: Reader, lists: Lists, of: Asked, start: Sequence[List], offset: int, limit: int
-) -> Page | None:
-    """Return a page of samples of rare terms, whose rows say where they stand; None for too many."""
-    ids = functools.reduce(np.intersect1d, map(rare, start))
+def _by_rows(reader: Reader, lists: Lists, of: Asked, way: Way, limit: int) -> Page:
+    """Return a page of samples of rare terms, whose rows say where they stand."""
+    ids = functools.reduce(np.intersect1d, map(rare, way.lists))
+    if not of.column:
+        ids = ids[slice(*np.searchsorted(ids, of.span).tolist())]
     every = [one for word in of.needed for one in word.lists if one.first is not None]
     for one in sorted(every, key=lambda one: one.size):
         spared = len(ids) * ROW * (1 - one.size / lists.samples)
-        if bytes_read(lists, Word((one,), True), len(ids), 1.0) < spared:
+        if bytes_read(lists, Word((one,), True), len(ids), lists.samples) < spared:
             ids = ids[lists.among(one, ids)]
-    if len(ids) <= offset:
-        return Page([], 0, not len(ids))
-    ids, is_whole = ids[::-1] if of.is_falling and not of.column else ids, True
-    if not of.column:  # no more rows than are shown
-        kept, place = list[int](), 0
-        while place < len(ids) and len(kept) < offset + limit:
-            end = place + offset + limit - len(kept) + _SPARE
+    is_whole, follows = True, 0
+    if of.column:
+        ids = np.array(lists.confirmed(ids, of.question), np.uint32)
+    else:  # no more rows than are shown
+        ids, kept, place = ids[::-1] if of.is_falling else ids, list[int](), 0
+        most = min(len(ids), max(MOST // ROW, 1))
+        while place < most and len(kept) < limit:
+            end = min(place + limit - len(kept) + _SPARE, most)
             kept += lists.confirmed(ids[place:end], of.question)
             place = end
-        is_whole = place >= len(ids)
+        is_whole = place >= len(ids) and not of.after
+        follows = int(ids[place - 1]) if limit and place < len(ids) else 0
         ids = np.array(kept, np.uint32)
-    else:
-        ids = np.array(lists.confirmed(ids, of.question), np.uint32)
-    way = "DESC" if of.is_falling else "ASC"
-    order = f'"{of.column}" {way}, id {way}' if of.column else f"id {way}"
-    statement = "SELECT id FROM samples WHERE id IN (SELECT value FROM json_each(?))"
-    paged = f"{statement} ORDER BY {order} LIMIT ? OFFSET ?"
-    rows = reader.tuples(paged, [json.dumps(ids.tolist()), limit, offset])
-    return Page(reader.by_ids([row[0] for row in rows]), len(ids), is_whole)
+    bounds = ("id IN (SELECT value FROM json_each(?))",)
+    last = reader.last(of.column, of.after) if of.column and of.after else None
+    found = Question("samples", "", bounds, (json.dumps(ids.tolist()),)).after(of.wanted.sort, last)
+    statement = f"SELECT id FROM {found.source} {in_order(of.wanted.sort)} LIMIT ?"
+    shown = [row[0] for row in reader.tuples(statement, [*found.values, limit])]
+    return Page(reader.by_ids(shown), len(ids), is_whole, shown[-1] if 0 < limit == len(shown) else follows)

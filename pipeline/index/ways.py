@@ -1,7 +1,10 @@
 """What is asked for by lists, and where to begin.
 
-Of three ways the one is taken that reads least: the shortest list of a word; the lists of the few parts of a
-column within its bounds; or the order itself, from its end, if many samples are meant.
+Of four ways the one is taken that reads least: the shortest list of a word, or the lists of the few parts of
+a column within its bounds, of whose samples most is told by what stands beside their ids, before they are
+sorted; the order itself, from where the page before ended; or the shortest list, sorted at once. The last two
+can end at any sample, as can long lists in the order of the set: they go before ways that read more than a
+page may.
 """
 
 from collections.abc import Sequence
@@ -13,7 +16,10 @@ from pipeline.index import cuts, postings
 from pipeline.index.lists import List, Lists, Word
 from pipeline.index.question import Filter, Question, phrases
 
-ROW: Final = 8_500  # bytes that are read for a row of ten million
+MOST: Final = 1_500_000
+"""Bytes after which a page ends with the rows that it has."""
+ROW: Final = 8_500
+"""Bytes that are read for a row of ten million."""
 _FEW: Final = 1_200  # samples of rare terms of which lists are asked, if there are too many to read all rows
 _LONG: Final = 100_000  # samples of lists
 _READ: Final = 4_096  # bytes for a part of a list
@@ -31,6 +37,10 @@ class Asked(NamedTuple):
     """The one to sort by, or "" for the order of the set."""
     bounds: dict[str, tuple[int, int]]
     """From and below which places of a column, for each that is cut."""
+    after: int
+    """The id of the sample after which the page begins, or 0."""
+    span: tuple[int, int]
+    """From and below which places of the order, without those of the pages before."""
 
     @property
     def is_falling(self) -> bool:
@@ -45,14 +55,41 @@ class Asked(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """Return the columns that are cut or sorted by, in the order in which lists' places are read."""
-        names = {*self.bounds, self.column} - {""}
+        """Return the columns that are cut or sorted by, the narrowest first, and the page's order last."""
         width = {name: high - low for name, (low, high) in self.bounds.items()}
+        names = {*self.bounds, self.column} - {""}
         return sorted(names, key=lambda name: (name == self.column, width.get(name, 0), name))
 
+    def within(self, name: str) -> tuple[int, int]:
+        """Return from and below which places of a column samples are."""
+        return self.span if name == self.column else self.bounds[name]
 
-def asked(lists: Lists, wanted: Filter, question: Question) -> Asked | None:
-    """Return a question with its words as lists; None if these cannot answer it."""
+
+class Way(NamedTuple):
+    """Lists to begin with, none for the order itself, and how far they are read."""
+
+    lists: tuple[List, ...]
+    looked_up: tuple[List, ...] = ()
+    """Of other words, in which all samples of the lists are looked up by their ids."""
+    left: tuple[List, ...] = ()
+    """Of other words, in which samples are looked up in the order of the page, as many as it needs."""
+    is_early: bool = True
+    """Whether the bitmaps and places beside the ids of the lists are read before they are sorted."""
+    cost: float = 0
+    """Bytes that are read, about."""
+    at_once: float = 0
+    """Bytes that are read before the page can end."""
+    passed: float = 0
+    """Places of the order up to the end of the page, about."""
+    step: int = 0
+    """Ids of lists that are looked at together, at most; 0 for all."""
+
+
+def asked(lists: Lists, wanted: Filter, question: Question, after: int = 0) -> Asked | None:
+    """Return a question, for what follows a sample, with its words as lists; None if they cannot answer it.
+
+    LookupError if that sample is gone.
+    """
     column, columns = wanted.sort.removeprefix("-"), {*wanted.least, *wanted.most}
     if not lists.are_there or not columns <= {*lists.columns}:
         return None
@@ -67,62 +104,95 @@ def asked(lists: Lists, wanted: Filter, question: Question) -> Asked | None:
         word for word in needed if word.size < lists.samples or not word.is_exact
     ]  # others have all samples
     bounds = {name: lists.cut(wanted, name) for name in columns}
-    if not needed and not bounds and not refused:
+    if not needed and not bounds and not refused and not wanted.sort:
         return None  # the whole set in its order
-    return Asked(wanted, question, tuple(needed), tuple(refused), column, bounds)
+    low, high = bounds.get(column, lists.span(column))
+    if after and wanted.sort.startswith("-"):
+        high = max(min(high, lists.place(column, after)), low)
+    elif after:
+        low = min(max(low, lists.place(column, after) + 1), high)
+    return Asked(wanted, question, tuple(needed), tuple(refused), column, bounds, after, (low, high))
 
 
-def share_read(lists: Lists, of: Asked, rows: int) -> float:
-    """Return about which part of all samples are looked at for so many that are meant."""
-    share = 1.0
-    for size in [word.size for word in of.needed] + [high - low for low, high in of.bounds.values()]:
-        share *= max(size, 0.5) / lists.samples
-    return min(rows / (share * lists.samples), 1.0)
+def cheapest(lists: Lists, of: Asked, rows: int, most: float = MOST) -> Way | None:
+    """Return the way that reads least for so many rows; None if all cost too much.
 
-
-def cheapest(lists: Lists, of: Asked, rows: int) -> list[List] | None:
-    """Return the lists to begin with, [] for the order itself, or None if all cost too much."""
+    most: bytes that may be read before the page can end, if there is a way that reads less.
+    """
     every = [one for word in of.needed for one in word.lists]
     if few := [one for one in every if one.first is None]:
-        return few if min(one.size for one in few) <= _FEW else None
+        return Way(tuple(few)) if min(one.size for one in few) <= _FEW else None
     found = _ways(lists, of, every, rows)
-    return min(found, key=lambda way: way[0])[1] if found else None
+    return min(found, key=lambda way: (max(way.at_once, most), way.cost), default=None)
 
 
-def _ways(lists: Lists, of: Asked, every: Sequence[List], rows: int) -> list[tuple[float, list[List]]]:
-    """Return the lists to begin with, [] for the order itself, and the bytes that are read for each."""
-    part = share_read(lists, of, rows)
-    ways = list[tuple[float, list[List]]]()
+def _ways(lists: Lists, of: Asked, every: Sequence[List], rows: int) -> list[Way]:
+    """Return the ways to begin that do not read too much."""
+    part = _share_read(lists, of, rows)
+    ways = list[Way]()
     if all(one.common is not None for one in every):
-        ways.append((_walked(lists, of, len(every), part), []))
-    if some := sorted(one for one in every if one.data)[:1]:
-        ways.append((_looked_through(lists, of, some, part), some))
-    most = min((cost for cost, _ in ways), default=np.inf)
-    if some := _parts_of_a_cut(lists, of, part, most):
-        ways.append((_looked_through(lists, of, some, part), some))
-    return [way for way in ways if _size_read(of, way[1], part) <= lists.samples // postings.COMMON]
+        ways.append(_late(lists, of, (), part))
+    if some := tuple(sorted(one for one in every if one.data)[:1]):
+        ways.append(_early(lists, of, some, part))
+        if of.column:
+            ways.append(_late(lists, of, some, part))
+    most = min((way.cost for way in ways), default=np.inf)
+    if some := tuple(_parts_of_a_cut(lists, of, part, most)):
+        ways.append(_early(lists, of, some, part))
+    return [
+        way for way in ways
+        if sum(one.size for one in way.lists) * (part if way.step else 1) <= lists.samples // postings.COMMON
+    ]  # fmt: skip
 
 
-def _walked(lists: Lists, of: Asked, bitmaps: int, part: float) -> float:
-    """Return about how many bytes are read of an order, and of so many bitmaps in it."""
-    walked = part * lists.samples
-    cost = walked * bitmaps / 8
-    for word in of.needed:
-        walked *= word.size / lists.samples
-    for low, high in [bounds for name, bounds in of.bounds.items() if name != of.column]:
-        cost += min(part * lists.samples, walked * _READ)
+def _share_read(lists: Lists, of: Asked, rows: int) -> float:
+    """Return about which part of the samples of an order are looked at for so many that are meant."""
+    share = 1.0
+    cut = [high - low for low, high in map(of.within, {*of.bounds} - {of.column})]
+    for size in [*(word.size for word in of.needed), *cut]:
+        share *= max(size, 0.5) / lists.samples
+    return min(rows / (share * max(of.span[1] - of.span[0], 0.5)), 1.0)
+
+
+def _way(lists: Lists, of: Asked, start: tuple[List, ...], passed: float, is_early: bool) -> Way:
+    """Return a way without its cost."""
+    words = sorted(of.needed, key=lambda word: word.size)
+    every = [one for word in words for one in sorted(word.lists, key=lambda one: one.size)]
+    every = [one for one in every if one not in start and not (is_early and one.sign is not None)]
+    looked_up = [one for one in every if start and is_by_ids(lists, one, passed)]
+    left = [one for one in every if one not in looked_up]
+    return Way(start, tuple(dict.fromkeys(looked_up)), tuple(left), is_early, passed=passed)
+
+
+def _late(lists: Lists, of: Asked, start: tuple[List, ...], part: float) -> Way:
+    """Return the way through an order, or through lists in it, and about how many bytes it reads."""
+    passed = part * (of.span[1] - of.span[0])
+    way = _way(lists, of, start, passed, is_early=False)
+    at_once = float(sum(3 * one.size for one in start) + sum(_size(lists, one) for one in way.looked_up))
+    at_once += sum(_size(lists, one) for one in start) if way.looked_up else 0
+    walked = passed
+    for one in (*start, *way.looked_up):
+        walked *= one.size / lists.samples
+    cost = sum(min(passed / 8, walked * _READ) for _ in way.left)
+    for one in way.left:
+        walked *= one.size / lists.samples
+    for low, high in map(of.within, {*of.bounds} - {of.column}):
+        cost += min(passed, walked * _READ)
         walked *= (high - low) / lists.samples
         edge = 2 * lists.samples / max(high - low, 1)
-        cost += min(part * lists.samples, walked * min(edge / 256, 1) * _READ)
+        cost += min(passed, walked * min(edge / 256, 1) * _READ)
         cost += ROW * walked * min(edge / 65_536, 1)
     if any(one.common is None for word in of.refused for one in word.lists):
-        cost += min(4 * part * lists.samples, walked * _READ)  # for the ids
-    return cost + sum(bytes_read(lists, word, int(walked), part) for word in of.refused)
+        cost += min(4 * passed, walked * _READ)  # for the ids
+    cost += sum(bytes_read(lists, word, walked, passed) for word in of.refused)
+    return way._replace(cost=at_once + cost, at_once=at_once)
 
 
-def _looked_through(lists: Lists, of: Asked, some: Sequence[List], part: float) -> float:
-    """Return about how many bytes are read of some lists, and of those of other words for their samples."""
+def _early(lists: Lists, of: Asked, some: tuple[List, ...], part: float) -> Way:
+    """Return the way through some lists, and about how many bytes are read of them and for their samples."""
     size, own = sum(one.size for one in some), {*some}
+    passed = part * (of.span[1] - of.span[0])
+    way = _way(lists, of, some, passed, is_early=True)
     words = [word for word in (*of.needed, *of.refused) if not own & {*word.lists}]
     signed = [word for word in words if word.lists[0].sign is not None]
     cost, left = len(signed) * size / 8, float(size)
@@ -130,33 +200,27 @@ def _looked_through(lists: Lists, of: Asked, some: Sequence[List], part: float) 
         share = word.size / lists.samples
         left *= share if word in of.needed else 1 - share
     for name in of.columns:
-        low, high = of.bounds.get(name, (0, lists.samples))
+        low, high = of.within(name)
         inside = sum(one.size for one in some if one.inside == name)
         cost += min(3 * (size - inside), left * _PLACES)
         left *= min((high - low) / (size if inside else lists.samples), 1)
     cost += min(sum(_size(lists, one) for one in some), left * _READ)
-    if is_stepwise(of, some):
-        cost = max(part * cost, _READ * len(some) * (2 + len(signed) + len(of.columns)))
-    return cost + sum(bytes_read(lists, word, int(left), part) for word in words if word not in signed)
+    looked_up = sum(bytes_read(lists, word, part * left, passed) for word in words if word not in signed)
+    if of.column or (size < _LONG and cost <= MOST):
+        return way._replace(cost=cost + looked_up, at_once=cost + looked_up)
+    order = lists.span("")[1]
+    least = _READ * len(some) * (2 + len(signed) + len(of.columns))
+    step = int(order * MOST / (4 * cost)) + 1
+    return way._replace(cost=max(passed / order * cost, least) + looked_up, step=step)
 
 
-def _size_read(of: Asked, some: Sequence[List], part: float) -> float:
-    size = sum(one.size for one in some)
-    return part * size if is_stepwise(of, some) else size
-
-
-def is_stepwise(of: Asked, start: Sequence[List]) -> bool:
-    """Return whether lists are read no further than a page needs: long ones in the order of the set."""
-    return bool(start) and not of.column and sum(one.size for one in start) >= _LONG
-
-
-def bytes_read(lists: Lists, word: Word, ids: int, part: float) -> float:
-    """Return about how many bytes it takes to look a part of so many samples up in a word's lists."""
+def bytes_read(lists: Lists, word: Word, ids: float, passed: float) -> float:
+    """Return about how many bytes it takes to look so many samples up in a word's lists."""
     sizes = [
-        min(_size(lists, one) if one.data else np.inf, part * lists.samples / 8 if one.common else np.inf)
+        min(_size(lists, one) if one.data else np.inf, passed / 8 if one.common else np.inf)
         for one in word.lists if one.first is not None
     ]  # fmt: skip
-    return float(min(sum(sizes), part * ids * _READ * len(sizes)))
+    return float(min(sum(sizes), ids * _READ * len(sizes)))
 
 
 def _size(lists: Lists, one: List) -> int:
@@ -167,7 +231,7 @@ def _size(lists: Lists, one: List) -> int:
 def _parts_of_a_cut(lists: Lists, of: Asked, share: float, most: float) -> list[List]:
     """Return the lists of the parts of a column within a filter's bounds, if they are few.
 
-    share: of all samples, are looked at for the page; most: bytes that another way reads.
+    share: of the samples, are looked at for the page; most: bytes that another way reads.
     """
     best = list[List]()
     few = cuts.PARTS / postings.COMMON * (1 if of.column else 1 / max(share, 0.5))
@@ -186,6 +250,6 @@ def _parts_of_a_cut(lists: Lists, of: Asked, share: float, most: float) -> list[
     return best
 
 
-def is_by_ids(lists: Lists, one: List, part: float) -> bool:
-    """Return whether a list is shorter than the part of its bitmap that a page reads, or has none."""
-    return one.common is None or (bool(one.data) and _size(lists, one) < part * lists.samples / 8)
+def is_by_ids(lists: Lists, one: List, passed: float) -> bool:
+    """Return whether a list is shorter than what is passed of its bitmap, or has none."""
+    return one.common is None or (bool(one.data) and _size(lists, one) < passed / 8)
