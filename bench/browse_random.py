@@ -46,7 +46,7 @@ def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: 
         f"{count:,} random pages: CPU ms median {np.median(times):.0f}, 99% {np.quantile(times, 0.99):.0f}, "
         f"most {times.max():.0f}; MB read median {np.median(reads):.2f}, 99% {np.quantile(reads, 0.99):.2f}, "
         f"most {reads.max():.2f}; above 2 MB {above['bytes']}, else above 300 ms {above['time']}; "
-        f"{sum(one[4] > 1 for one in found)} end early, full by request {max(one[4] for one in found)} at most"
+        f"{sum(one[4] > 1 for one in found)} end early, full by request {max(one[4] for one in found)}"
     )
     for column, name in ((1, "reads"), (0, "takes")):
         print(f"  {name} most:")
