@@ -110,7 +110,7 @@ def test_pages_from_lists_are_those_of_all_rows(
     left = [row[0] for row in rows[start + 1 :] if row[1]] if after else every
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(walk, "MOST", budget)
-        patch.setattr(ways, "MOST", budget)
+        patch.setattr(ways, "_AT_ONCE", budget)
         if way >= 0:  # not only the one that reads least
             every_way = ways._ways
             patch.setattr(

@@ -17,8 +17,8 @@ from pipeline.index.terms import Ids
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
-PAGE: Final = 4_096
-"""Bytes of a page of the file."""
+_PAGE: Final = 4_096  # bytes of a page of the file
+_LED_TO: Final = 400  # parts by one page
 Numbers = npt.NDArray[np.uint8] | npt.NDArray[np.uint32]
 
 
@@ -71,14 +71,21 @@ class Lists:
         self.samples = int(reader.meta("samples") or 0)
         self.cuts = reader.cuts
         self.last = functools.cache(lambda: int(self._value("SELECT max(id) FROM samples", []) or 0))
-        self.was_read = dict[int, int]()
-        """Bytes of each part that was read, by its place; whoever counts them forgets them first."""
+        self._was_read = dict[tuple[str, int], int]()  # bytes of the terms and parts
         self._some = sqlite3.connect(":memory:", check_same_thread=False)
         self._some.execute("CREATE VIRTUAL TABLE some USING fts5 (tags, caption, url, content='')")
 
     def close(self) -> None:
         """Forget what rows were looked at."""
         self._some.close()
+
+    def forget(self) -> None:
+        """Count what is read from now on."""
+        self._was_read.clear()
+
+    def bytes_read(self) -> int:
+        """Return about how many bytes were read of the file, each page once."""
+        return sum(self._was_read.values())
 
     def _value(self, statement: str, values: list[Any]) -> Any:
         return next(self._reader.tuples(statement, values), (None,))[0]
@@ -98,7 +105,9 @@ class Lists:
         own = [one for one, _ in known if one]
         shared = [self._list(postings.shared(key, self.samples)) or List(0, None, b"")
                   for one, key in known if one is None]  # fmt: skip
-        return Word((*own, *shared), len(found) <= 3 and not shared)
+        single = [one for key in keys.tolist() if (one := self._list(key))] if shared else []
+        rarest = sorted(one for one in single if one.common is None)[:1]  # tells the others of a shared list
+        return Word((*own, *shared, *rarest), len(found) <= 3 and not shared)
 
     def tagged(self, tag: str) -> Word:
         """Return the samples with a tag."""
@@ -116,6 +125,7 @@ class Lists:
     def _list(self, key: int) -> List | None:
         statement = "SELECT size, terms.first, data, common.first FROM terms LEFT JOIN common USING (key)"
         row = next(self._reader.tuples(f"{statement} WHERE key = ?", [key]), None)
+        self._was_read["term", key] = 2 * _PAGE
         if row is None:
             return None
         size, first, data, common = row
@@ -128,7 +138,8 @@ class Lists:
             if end == len(numbers) or numbers[end] != number + 1:
                 rows = self._reader.tuples(statement, [first + numbers[start], end - start])
                 for place, (data,) in enumerate(rows, first + numbers[start]):
-                    self.was_read[place] = max(len(data), PAGE)
+                    self._was_read["part", place] = max(len(data), _PAGE)
+                    self._was_read["leads to parts", place // _LED_TO] = _PAGE
                     yield data
                 start = end
 

@@ -25,6 +25,7 @@ from pipeline.index.ways import MOST, ROW, Asked, Way, bytes_read, cheapest, is_
 _SPARE: Final = 10  # samples that are looked at beyond those that are missing
 _DENSE: Final = 20  # samples of a part of an order, whose ids lie together
 _PARTS: Final = 120  # of lists, whose ids are read at once; of more they are read for the rows that are shown
+_TOGETHER: Final = 40  # samples of lists that are looked up together in other lists, at least
 _ALL: Final = sys.maxsize
 
 
@@ -62,17 +63,16 @@ def page(reader: Reader, lists: Lists, of: Asked, limit: int) -> Page | None:
         return None
     if way.lists and way.lists[0].first is None:
         return _by_rows(reader, lists, of, way, limit)
-    count, refused, kept, is_whole, end = 0, 0, list[_Some](), True, None
-    blocks = _blocks(lists, of, way, limit)
-    lists.was_read.clear()
+    blocks, kept, end = _blocks(lists, of, way, limit), list[_Some](), None
+    count = refused = 0
 
     def rows_left() -> int:
         """Return how many more rows may be read."""
-        return int(MOST - sum(lists.was_read.values())) // ROW - min(count, limit) - refused
+        return (MOST - lists.bytes_read()) // ROW - min(count, limit) - refused
 
     for block, edge in blocks:
         some, place = _narrowed(lists, of, block, way), 0
-        while place < len(some.places) and count < limit and end is None:
+        while place < len(some.places) and count < limit and (not place or rows_left() > 0):
             size = len(some.places)
             if some.is_unsure.any():
                 size = min(limit - count + _SPARE, max(rows_left(), 1))
@@ -80,26 +80,25 @@ def page(reader: Reader, lists: Lists, of: Asked, limit: int) -> Page | None:
             own = some.only(slice(place, stop) if not of.is_falling else slice(-place - 1, -stop - 1, -1))
             sure = _sure(lists, of, own)
             kept.append(own.only(sure))
-            found = int(sure.sum())
-            count, refused, place = count + found, refused + len(sure) - found, stop
-            if place < len(some.places) and rows_left() <= 0:
-                end = int(own.places[-1])
-        if count >= limit or end is not None or rows_left() <= 0:
-            end = edge if end is None else end
-            rest = max(len(some.places) - place, 0)
-            is_listed = bool(way.lists) and way.is_early and not way.step
-            if is_listed and _is_settled(of, way) and all(word.is_exact for word in of.needed):
-                count += rest
-            else:
-                is_whole = is_listed and not rest and not any(len(more.places) for more, _ in blocks)
+            count, refused = count + int(sure.sum()), refused + int((~sure).sum())
+            place, end = stop, int(own.places[-1])
+        rest = max(len(some.places) - place, 0)
+        end = edge if end is None or not rest else end
+        if count >= limit or rows_left() <= 0:
             break
     else:
         end = None
+    is_whole = end is None
+    if end is not None and way.lists and way.is_early and not way.step:
+        if _is_settled(of, way) and all(word.is_exact for word in of.needed):
+            count, rest = count + rest, 0
+        is_whole = not rest and not any(len(block.places) for block, _ in blocks)
     ids, known = _shown(lists, of, kept, limit), _known(lists, of)
+    follows = 0
     if 0 < limit == len(ids):
         follows = ids[-1]
-    else:
-        follows = 0 if end is None or not limit else int(lists.ids_at(of.column, np.array([end]))[0])
+    elif limit and end is not None:
+        follows = int(lists.ids_at(of.column, np.array([end]))[0])
     total, is_exact = (count, is_whole and not of.after) if known is None else (known, True)
     return Page(reader.by_ids(ids), total, is_exact, follows)
 
@@ -147,7 +146,11 @@ def _blocks(lists: Lists, of: Asked, way: Way, rows: int) -> Iterator[tuple[_Som
     for first, last in _ranges(of, way, rows):
         some = _listed(lists, of, way, first, last) if way.lists else None
         is_one = way.lists and (rows == _ALL or _is_settled(of, way))
-        size = max(last, 1) if is_one else 8 * orders.BYTES
+        size = 8 * orders.BYTES
+        if is_one:
+            size = max(last, 1)
+        elif some is not None:  # few lie far apart
+            size *= max(_TOGETHER * (last - first) // (size * max(len(some.places), 1)), 1)
         parts = range(first // size, -(-last // size))
         for number in reversed(parts) if of.is_falling else parts:
             low, high = max(number * size, first), min((number + 1) * size, last)
@@ -179,8 +182,9 @@ def _listed(lists: Lists, of: Asked, way: Way, first: int, last: int) -> _Some:
     """Return samples of lists from and below some places of the order."""
     at = np.arange(sum(one.size for one in way.lists)) if of.column else _near(way.lists, first, last)
     at, places = _within(lists, of, way, at)
-    ids, needs = None, not all(map(_is_common, of.refused)) or len(np.unique(at // packing.PART)) <= _PARTS
-    if way.looked_up or not of.column or (way.is_early and needs):
+    ids, are_near = None, int(np.count_nonzero(np.diff(at // packing.PART))) < _PARTS
+    needs = way.is_early and (are_near or not all(map(_is_common, of.refused)))
+    if way.looked_up or needs or not of.column:
         ids = _of_each(way.lists, at, lists.ids)
         if not of.column:
             ids = ids[(ids >= first) & (ids < last)]
@@ -215,11 +219,11 @@ def _within(lists: Lists, of: Asked, way: Way, at: Places) -> tuple[Places, Plac
         refused = {(sign, False) for word in of.refused if (sign := word.sign) is not None}
         for sign, is_needed in sorted(needed | refused, reverse=True):  # the rarest first
             at = at[_of_each(start, at, functools.partial(lists.signed, sign)) == is_needed]
-    for name in of.columns if way.is_early else of.columns[-1:]:
-        low, high = of.within(name)
-        places = _of_each(start, at, functools.partial(lists.places, name, low))
-        stays = (places >= low) & (places < high)
-        at, places = at[stays], places[stays]
+    for name, (low, high) in of.columns.items():
+        if way.is_early or name == of.column:
+            places = _of_each(start, at, functools.partial(lists.places, name, low))
+            stays = (places >= low) & (places < high)
+            at, places = at[stays], places[stays]
     return at, places
 
 
@@ -239,11 +243,10 @@ def _narrowed(lists: Lists, of: Asked, some: _Some, way: Way) -> _Some:
     if not all(word.is_exact for word in of.needed):
         some.is_unsure[:] = True
     some = _refused(lists, of, some, way, is_common=True)
-    for name in () if way.is_early else of.columns:  # the narrowest first
-        if name != of.column:
-            may_be, is_edge = lists.within(of.column, name, of.bounds[name], some.places)
-            some = some.only(may_be)
-            some.is_unsure[is_edge] = True
+    for name in () if way.is_early else of.others:
+        may_be, is_edge = lists.within(of.column, name, of.bounds[name], some.places)
+        some = some.only(may_be)
+        some.is_unsure[is_edge] = True
     return _refused(lists, of, some, way, is_common=False)
 
 
@@ -261,8 +264,9 @@ def _refused(lists: Lists, of: Asked, some: _Some, way: Way, *, is_common: bool)
             continue
         has = np.ones(len(some.places), bool)
         for one in word.lists:
-            some, own = _has(lists, of, some, one, way)
-            has &= own
+            if has.any():
+                some, own = _has(lists, of, some, one, way)
+                has &= own
         if word.is_exact:
             some = some.only(~has)
         else:

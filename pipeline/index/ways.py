@@ -18,6 +18,7 @@ from pipeline.index.question import Filter, Question, phrases
 
 MOST: Final = 1_500_000
 """Bytes after which a page ends with the rows that it has."""
+_AT_ONCE: Final = 1_000_000  # of them before the page can end
 ROW: Final = 8_500
 """Bytes that are read for a row of ten million."""
 _FEW: Final = 1_200  # samples of rare terms of which lists are asked, if there are too many to read all rows
@@ -54,15 +55,16 @@ class Asked(NamedTuple):
         return are_none or any(word.is_exact and word in self.needed for word in self.refused)
 
     @property
-    def columns(self) -> list[str]:
-        """Return the columns that are cut or sorted by, the narrowest first, and the page's order last."""
-        width = {name: high - low for name, (low, high) in self.bounds.items()}
-        names = {*self.bounds, self.column} - {""}
-        return sorted(names, key=lambda name: (name == self.column, width.get(name, 0), name))
+    def others(self) -> list[str]:
+        """Return the columns that are cut but not sorted by, the narrowest first."""
+        width = {name: high - low for name, (low, high) in self.bounds.items() if name != self.column}
+        return sorted(width, key=lambda name: (width[name], name))
 
-    def within(self, name: str) -> tuple[int, int]:
-        """Return from and below which places of a column samples are."""
-        return self.span if name == self.column else self.bounds[name]
+    @property
+    def columns(self) -> dict[str, tuple[int, int]]:
+        """Return from and below which places of columns samples are: of those cut, then of the order's."""
+        found = {name: self.bounds[name] for name in self.others}
+        return found | ({self.column: self.span} if self.column else {})
 
 
 class Way(NamedTuple):
@@ -91,6 +93,7 @@ def asked(lists: Lists, wanted: Filter, question: Question, after: int = 0) -> A
     LookupError if that sample is gone.
     """
     column, columns = wanted.sort.removeprefix("-"), {*wanted.least, *wanted.most}
+    lists.forget()
     if not lists.are_there or not columns <= {*lists.columns}:
         return None
     column = column if column in lists.columns else ""  # a column of one number
@@ -114,7 +117,7 @@ def asked(lists: Lists, wanted: Filter, question: Question, after: int = 0) -> A
     return Asked(wanted, question, tuple(needed), tuple(refused), column, bounds, after, (low, high))
 
 
-def cheapest(lists: Lists, of: Asked, rows: int, most: float = MOST) -> Way | None:
+def cheapest(lists: Lists, of: Asked, rows: int, most: float = _AT_ONCE) -> Way | None:
     """Return the way that reads least for so many rows; None if all cost too much.
 
     most: bytes that may be read before the page can end, if there is a way that reads less.
@@ -134,7 +137,7 @@ def _ways(lists: Lists, of: Asked, every: Sequence[List], rows: int) -> list[Way
         ways.append(_late(lists, of, (), part))
     if some := tuple(sorted(one for one in every if one.data)[:1]):
         ways.append(_early(lists, of, some, part))
-        if of.column:
+        if ways[-1].at_once > _AT_ONCE:
             ways.append(_late(lists, of, some, part))
     most = min((way.cost for way in ways), default=np.inf)
     if some := tuple(_parts_of_a_cut(lists, of, part, most)):
@@ -148,7 +151,7 @@ def _ways(lists: Lists, of: Asked, every: Sequence[List], rows: int) -> list[Way
 def _share_read(lists: Lists, of: Asked, rows: int) -> float:
     """Return about which part of the samples of an order are looked at for so many that are meant."""
     share = 1.0
-    cut = [high - low for low, high in map(of.within, {*of.bounds} - {of.column})]
+    cut = [high - low for low, high in map(of.bounds.__getitem__, of.others)]
     for size in [*(word.size for word in of.needed), *cut]:
         share *= max(size, 0.5) / lists.samples
     return min(rows / (share * max(of.span[1] - of.span[0], 0.5)), 1.0)
@@ -176,7 +179,7 @@ def _late(lists: Lists, of: Asked, start: tuple[List, ...], part: float) -> Way:
     cost = sum(min(passed / 8, walked * _READ) for _ in way.left)
     for one in way.left:
         walked *= one.size / lists.samples
-    for low, high in map(of.within, {*of.bounds} - {of.column}):
+    for low, high in map(of.bounds.__getitem__, of.others):
         cost += min(passed, walked * _READ)
         walked *= (high - low) / lists.samples
         edge = 2 * lists.samples / max(high - low, 1)
@@ -199,19 +202,18 @@ def _early(lists: Lists, of: Asked, some: tuple[List, ...], part: float) -> Way:
     for word in signed:
         share = word.size / lists.samples
         left *= share if word in of.needed else 1 - share
-    for name in of.columns:
-        low, high = of.within(name)
+    for name, (low, high) in of.columns.items():
         inside = sum(one.size for one in some if one.inside == name)
         cost += min(3 * (size - inside), left * _PLACES)
         left *= min((high - low) / (size if inside else lists.samples), 1)
     cost += min(sum(_size(lists, one) for one in some), left * _READ)
     looked_up = sum(bytes_read(lists, word, part * left, passed) for word in words if word not in signed)
-    if of.column or (size < _LONG and cost <= MOST):
+    if of.column or (size < _LONG and cost <= _AT_ONCE):
         return way._replace(cost=cost + looked_up, at_once=cost + looked_up)
     order = lists.span("")[1]
-    least = _READ * len(some) * (2 + len(signed) + len(of.columns))
-    step = int(order * MOST / (4 * cost)) + 1
-    return way._replace(cost=max(passed / order * cost, least) + looked_up, step=step)
+    least = _READ * len(some) * (2 + len(signed) + 3 * len(of.columns))
+    step = int(order * _AT_ONCE / (4 * cost)) + 1
+    return way._replace(cost=max(passed / order * cost, least) + looked_up, at_once=least, step=step)
 
 
 def bytes_read(lists: Lists, word: Word, ids: float, passed: float) -> float:
