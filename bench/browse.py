@@ -5,7 +5,7 @@
     python -m bench.browse --rows --store 100000       # index and pictures in an S3 server of this machine
     python -m bench.browse --rows --store 1000000 --keep FOLDER   # with the index of --rows 1000000 --keep
     python -m bench.browse --rows 1000000 --fresh     # each page to a connection that has read nothing
-    python -m bench.browse --rows 1000000 --random 3000    # 3,000 random pages, and the worst
+    python -m bench.browse --rows 1000000 --random 1000    # the pages of random questions, and the worst
     python -m bench.browse --rows 1000000 --peers     # duckdb and tantivy beside SQLite's FTS5, if installed
     python -m bench.browse --rows --datasets 100000    # the datasets library beside
     python -m bench.browse --rows --vectors 100000 --graph    # search by meaning, usearch beside if installed
@@ -463,8 +463,8 @@ def main() -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="each page to a connection that has read nothing"
     )
-    parser.add_argument("--random", type=int, default=0, help="random pages in place of the table")
-    parser.add_argument("--seed", type=int, default=0, help="of the random pages")
+    parser.add_argument("--random", type=int, default=0, help="random questions in place of the table")
+    parser.add_argument("--seed", type=int, default=0, help="of the random questions")
     parser.add_argument("--keep", default="", help="folder in which the index stays")
     options = parser.parse_args()
     for count in options.store:

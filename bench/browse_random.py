@@ -1,14 +1,13 @@
 """Random pages of an index: the bytes and the time of the worst, each asked of a new connection.
 
-Used by `python -m bench.browse --rows 10000000 --keep FOLDER --random 3000`. Words are common, middling or
+Used by `python -m bench.browse --rows 10000000 --keep FOLDER --random 1000`. Words are common, middling or
 rare, alone, together, in a row or refused; half of those in a row stand so in a caption. With them go a site,
-a query, cuts at one or two columns, every order, and pages up to 1,200 samples further on, to which one comes
-as a browser does, by those before.
+a query, cuts at one or two columns, and every order. Of a question a browser's pages are asked for one after
+the other, up to 1,200 samples further on.
 """
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,61 +15,44 @@ import numpy as np
 
 from pipeline.index.question import Filter
 from pipeline.index.search import Search
-from pipeline.index.walk import Page
 
 SHOWN = 12  # of the worst pages
 ROWS = 60  # of a page
 
 
 def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: int) -> None:
-    """Print how many of `count` random pages are above the limits, and the worst."""
-    rng, found = np.random.default_rng(seed), list[tuple[float, float, Filter, int, int]]()
+    """Print how many pages of `count` random questions are above the limits, and the worst."""
+    rng, found, early = np.random.default_rng(seed), list[tuple[float, float, int, Filter]](), 0
     ask = Search(path)
     samples = int(ask.meta("samples"))
     for _ in range(count):
         ids = rng.integers(1, samples, 1).tolist()
         caption = str(ask.by_ids(ids)[0]["caption"]).split()
-        wanted, rows = question(rng, caption), int(rng.choice([0, 0, 60, 600, 1200]))
-        after = reached(ask, wanted, rows)
-        before, read = time.process_time(), read_bytes(os.getpid())
-        search = Search(path)
-        page = search.page(wanted, ROWS, after)
-        taken, read = time.process_time() - before, read_bytes(os.getpid()) - read
-        search.close()
-        more = requests(ask, wanted, page)
-        found.append((1e3 * taken, read / 1e6, wanted, rows, more))
+        wanted, further = question(rng, caption), int(rng.choice([0, 0, 60, 600, 1200]))
+        rows = after = 0
+        while rows <= further:
+            before, read = time.process_time(), read_bytes(os.getpid())
+            search = Search(path)
+            page = search.page(wanted, ROWS, after)
+            taken, read = time.process_time() - before, read_bytes(os.getpid()) - read
+            search.close()
+            found.append((1e3 * taken, read / 1e6, rows, wanted))
+            rows, after = rows + len(page.rows), page.next
+            if not after:
+                break
+            early += len(page.rows) < ROWS
     ask.close()
     times, reads = (np.array([one[n] for one in found]) for n in (0, 1))
-    above = Counter("bytes" if one[1] > 2 else "time" for one in found if one[1] > 2 or one[0] > 300)
-    print(
-        f"{count:,} random pages: CPU ms median {np.median(times):.0f}, 99% {np.quantile(times, 0.99):.0f}, "
-        f"most {times.max():.0f}; MB read median {np.median(reads):.2f}, 99% {np.quantile(reads, 0.99):.2f}, "
-        f"most {reads.max():.2f}; above 2 MB {above['bytes']}, else above 300 ms {above['time']}; "
-        f"{sum(one[4] > 1 for one in found)} end early, full by request {max(one[4] for one in found)}"
-    )
+    print(f"{count:,} random questions, {len(found):,} pages, {early} of fewer samples though more follow")
+    for name, own, most in (("CPU ms", times, 300), ("MB read", reads, 2)):
+        print(
+            f"  {name}: median {np.median(own):.2f}, 99% {np.quantile(own, 0.99):.2f}, most {own.max():.2f}, "
+            f"{(own > most).sum()} above {most}"
+        )
     for column, name in ((1, "reads"), (0, "takes")):
         print(f"  {name} most:")
-        for taken, read, wanted, rows, more in sorted(found, key=lambda one: -one[column])[:SHOWN]:  # type: ignore[operator]
-            print(
-                f"    {taken:6.0f} CPU ms, {read:5.2f} MB, {more:>2} requests: {rows:>4} on, {said(wanted)}"
-            )
-
-
-def reached(search: Search, wanted: Filter, rows: int) -> int:
-    """Return after which sample the page begins, or the last, that a browser comes to so many rows on."""
-    after = 0
-    while rows > 0 and (page := search.page(wanted, ROWS, after)).next:
-        after, rows = page.next, rows - len(page.rows)
-    return after
-
-
-def requests(search: Search, wanted: Filter, page: Page) -> int:
-    """Return how many pages a browser asks for until it has as many rows as one has, or the last."""
-    count, rows = 1, len(page.rows)
-    while rows < ROWS and page.next:
-        page = search.page(wanted, ROWS - rows, page.next)
-        count, rows = count + 1, rows + len(page.rows)
-    return count
+        for one in sorted(found, key=lambda one: -one[column])[:SHOWN]:  # type: ignore[operator]
+            print(f"    {one[0]:6.0f} CPU ms, {one[1]:5.2f} MB, {one[2]:>4} on, {said(one[3])}")
 
 
 def said(wanted: Filter) -> str:

@@ -67,15 +67,15 @@ def page(reader: Reader, lists: Lists, of: Asked, limit: int) -> Page | None:
     count = refused = 0
 
     def rows_left() -> int:
-        """Return how many more rows may be read."""
-        return (MOST - lists.bytes_read()) // ROW - min(count, limit) - refused
+        """Return how many rows of samples that are meant may be read."""
+        return (MOST - lists.bytes_read()) // ROW - refused
 
     for block, edge in blocks:
         some, place = _narrowed(lists, of, block, way), 0
-        while place < len(some.places) and count < limit and (not place or rows_left() > 0):
+        while place < len(some.places) and count < limit and (not place or rows_left() > count):
             size = len(some.places)
             if some.is_unsure.any():
-                size = min(limit - count + _SPARE, max(rows_left(), 1))
+                size = min(limit - count + _SPARE, max(rows_left() - count, 1))
             stop = place + size
             own = some.only(slice(place, stop) if not of.is_falling else slice(-place - 1, -stop - 1, -1))
             sure = _sure(lists, of, own)
@@ -84,18 +84,18 @@ def page(reader: Reader, lists: Lists, of: Asked, limit: int) -> Page | None:
             place, end = stop, int(own.places[-1])
         rest = max(len(some.places) - place, 0)
         end = edge if end is None or not rest else end
-        if count >= limit or rows_left() <= 0:
+        if count >= limit or rows_left() <= count:
             break
     else:
         end = None
-    is_whole = end is None
+    found, is_whole = count, end is None
     if end is not None and way.lists and way.is_early and not way.step:
         if _is_settled(of, way) and all(word.is_exact for word in of.needed):
             count, rest = count + rest, 0
         is_whole = not rest and not any(len(block.places) for block, _ in blocks)
-    ids, known = _shown(lists, of, kept, limit), _known(lists, of)
+    ids, known = _shown(lists, of, kept, min(limit, max(rows_left(), 1))), _known(lists, of)
     follows = 0
-    if 0 < limit == len(ids):
+    if ids and (len(ids) == limit or len(ids) < found):
         follows = ids[-1]
     elif limit and end is not None:
         follows = int(lists.ids_at(of.column, np.array([end]))[0])
