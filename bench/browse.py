@@ -66,6 +66,7 @@ PAGES = {
     "a site": "/api/samples?limit=60&site=site7.example",
     "a query": "/api/samples?limit=60&query=query+100",
     "a query by hash": "/api/query/100?limit=60",
+    "a long one, 6,000 on": "/api/query/20?limit=60&offset=6000",
     "word, site, size": "/api/samples?limit=60&q=word2&site=site3.example&min_width=300",
     "largest first": "/api/samples?limit=60&sort=-width",
     "sites": "/api/facets?kind=site",

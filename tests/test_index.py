@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_job import main
-from pipeline.index import build, by_column, place, tables, vectors
+from pipeline import balance
+from pipeline.index import build, by_column, place, query_list, tables, vectors
 from pipeline.index import near as near_groups
 from pipeline.index import pages as query
 from pipeline.index.cli import index
@@ -201,6 +202,37 @@ def test_a_query_keeps_the_smallest_hashes(search: Search) -> None:
     assert [row["query"] for row in search.queries("be", 9)] == ["beach"]
     pages = [search.ranked(0, offset, 7) for offset in range(0, 42, 7)]
     assert [one for page in pages for one in page] == ranked and search.ranked(9, 0, 7) == []
+
+
+def test_any_page_of_a_long_query_is_that_of_all_its_samples(tmp_path: Path) -> None:
+    """By lists of few samples each, also once a shard is gone, and whatever captions say."""
+    rng, known = np.random.default_rng(0), dict[str, int]()
+    hashes = balance.query_hashes(["sea", "seas"], 0)
+
+    def add(source: tables.Source, number: int) -> None:
+        uids = rng.integers(0, 1 << 63, 2_000, np.uint64) * np.uint64(2)
+        ranks = query_list.rank_tags(np.zeros(len(uids), np.int64), uids, hashes)
+        for uid, priority in zip(uids.tolist(), balance.priorities(uids, hashes[:1]).tolist(), strict=True):
+            known[f"{source.name}{uid:016x}"] = priority
+        index.insert("samples", tables.SAMPLE_COLUMNS, [
+            [f"{uid:016x}", source.name, number, "jpg", 0, 1, 0, 0, f"{tag} r0x0000", "", "", f"q0 {tag}",
+             1, 1, 5, 0.9, None]
+            for uid, tag in zip(uids.tolist(), ranks, strict=True)
+        ])  # fmt: skip
+
+    index = tables.Index(tmp_path / "index.sqlite")
+    for names in ("abc", "ac"):
+        shards = [tables.Source(name, name, "1") for name in names]
+        index.renew("samples", shards, add, lambda done, total, found: None)
+        query_list.write(index.db, [(0, "sea", 1, 1, 1, 0, int(hashes[0]).to_bytes(8, "big"), None)])
+        tables.finish(index, "long")
+    index.close()
+    every = sorted(priority for name, priority in known.items() if name[0] != "b")
+    search = Search(tmp_path / "index.sqlite")
+    for offset, limit in ((0, 60), (0, 4_000), (57, 200), (1_999, 61), (3_990, 60), (4_000, 60), (9_999, 1)):
+        found = [one["priority"] for one in search.ranked(0, offset, limit)]
+        assert found == [priority / 2**64 for priority in every[offset : offset + limit]]
+    search.close()
 
 
 def test_histograms_count_every_sample(search: Search) -> None:

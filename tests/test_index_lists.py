@@ -81,7 +81,9 @@ some_words = st.lists(st.sampled_from(WORDS[:20]) | st.sampled_from(WORDS), min_
 pieces = st.builds(lambda sign, words: f'{sign}"{" ".join(words)}"', st.sampled_from(["", "-"]), some_words)
 texts = st.lists(some_words.map(" ".join) | pieces, max_size=3).map(" ".join)
 cuts = st.dictionaries(
-    st.sampled_from(["width", "height", "lang_score"]), st.integers(-2, 900) | st.floats(-2, 60), max_size=2
+    st.sampled_from(["width", "height", "lang_score", "bytes"]),
+    st.integers(-2, 900) | st.floats(-2, 60),
+    max_size=2,
 )
 
 

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from pipeline import balance
 
-ZEROS: Final = 53
-"""Most leading zeros of a priority that are told apart."""
+_BITS: Final = 10  # of a priority that are told apart, after the first that is not zero
 TABLES: Final = """
 CREATE TABLE queries (
     id INTEGER PRIMARY KEY, place INTEGER UNIQUE, query TEXT, matched INTEGER, kept INTEGER, present INTEGER,
@@ -26,13 +25,24 @@ CREATE INDEX queries_by_short ON queries (short);
 
 def rank_tags(queries: npt.NDArray[Any], uids: npt.NDArray[np.uint64], hashes: balance.U64) -> list[str]:
     """Return the tag that says how soon a query takes a sample, for each pair: query [n], uid's hash [n]."""
-    zeros = leading_zeros(balance.priorities(uids, hashes[queries]))
-    return [f"r{query}x{zero}" for query, zero in zip(queries.tolist(), zeros.tolist(), strict=True)]
+    ranks = _ranks(balance.priorities(uids, hashes[queries]))
+    return [f"r{query}x{rank:04x}" for query, rank in zip(queries.tolist(), ranks.tolist(), strict=True)]
 
 
-def leading_zeros(priorities: balance.U64) -> npt.NDArray[np.int64]:
-    """Return how many of the first 53 bits are zero before the first that is not, int64 [n]."""
-    return ZEROS - np.frexp((priorities >> np.uint64(11)).astype(np.float64))[1].astype(np.int64)
+def rank_terms(query: int) -> tuple[str, str]:
+    """Return from and below which term a query's tags are; they sort as the priorities do."""
+    return f"r{query}x", f"r{query}y"
+
+
+def _ranks(priorities: balance.U64) -> npt.NDArray[np.int64]:
+    """Return numbers of 16 bits that rise with priorities, as finely as floating point does.
+
+    Of a query's first n samples a thousandth or less share a number, so that to sort a page few rows are
+    read.
+    """
+    bits = (priorities >> np.uint64(11)).astype(np.float64).view(np.int64) >> (52 - _BITS)
+    ranks: npt.NDArray[np.int64] = np.maximum(bits - (1022 << _BITS), 0)
+    return ranks
 
 
 def write(

@@ -116,12 +116,15 @@ def question(
     if wanted.query is not None:
         tags.append(f"q{wanted.query}")
     bounds, values = list[str](), list[float]()
-    for sign, given in ((">=", wanted.least), ("<=", wanted.most)):
+    for sign, end, given in ((">=", "max", wanted.least), ("<=", "min", wanted.most)):
         for name, bound in given.items():
             if name not in numbers or table != "samples":
                 raise ValueError(f"there is no column {name} to cut at")
             bounds.append(f'{table}."{name}" {sign} ?')
             values.append(bound)
+            # Of a column of one value no part tells that none is within, and all rows would be looked at.
+            (some,) = db.execute(f'SELECT {end}("{name}") {sign} ? FROM {table}', (bound,)).fetchone()
+            tags += [] if some else ["v0"]
     parts = [f"tags : {tag}" for tag in tags] + ([match] if match else [])
     if parts or wanted.sort.removeprefix("-") not in {*wanted.least, *wanted.most}:
         parts += _narrow(wanted, cuts)  # else the sorted column itself is read from the bound onwards

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline import balance, storage
 from pipeline.index.pages import MOST, SECONDS, Pages
-from pipeline.index.query_list import ZEROS
+from pipeline.index.query_list import rank_terms
 
 
 class Search(Pages):
@@ -113,27 +113,33 @@ class Search(Pages):
         """Return samples of a query in the order in which it takes them, with priority in 0..1 and kept.
 
         A query keeps the samples whose h(seed, uid, query) is at most its threshold; the others are there for
-        the sake of other queries. Samples are tagged by the leading zeros of that number, so that the first
-        samples are a short list.
+        the sake of other queries. Samples are tagged by the first bits of that number, so that those of a
+        page are a few short lists.
         """
         row = self.db.execute("SELECT hash, threshold FROM queries WHERE id = ?", (query,)).fetchone()
         if row is None:
             return []
         threshold = None if row["threshold"] is None else int.from_bytes(row["threshold"], "big")
-        skipped, ids = 0, list[int]()
+        before, count, tags = 0, 0, list[str]()
         with self.within(SECONDS):
-            for zeros in range(ZEROS, -1, -1):
-                own = self.db.execute(
-                    "SELECT rowid FROM samples_text WHERE samples_text MATCH ?",
-                    (f'tags : "r{query}x{zeros}"',),
-                ).fetchall()
-                if not ids and skipped + len(own) <= offset:
-                    skipped += len(own)
+            for tag, samples in self.db.execute(
+                "SELECT term, doc FROM samples_terms WHERE col = 'tags' AND term >= ? AND term < ?",
+                rank_terms(query),
+            ):
+                if not tags and before + samples <= offset:
+                    before += samples
                     continue
-                ids += [one[0] for one in own]
-                if skipped + len(ids) >= offset + limit:
+                tags.append(f'"{tag}"')
+                count += samples
+                if before + count >= offset + limit:
                     break
-            found = self.by_ids(ids)
+            if not tags:
+                return []
+            own = self.db.execute(
+                "SELECT rowid FROM samples_text WHERE samples_text MATCH ?",
+                (f"tags : ({' OR '.join(tags)})",),
+            )
+            found = self.by_ids([one[0] for one in own])
         uids = np.array([int(one["uid"][:16], 16) for one in found], np.uint64)
         hashed = np.full(len(found), int.from_bytes(row["hash"], "big"), np.uint64)
         priority = balance.priorities(uids, hashed).tolist()
@@ -141,7 +147,7 @@ class Search(Pages):
         return [
             found[n]
             | {"priority": priority[n] / 2**64, "kept": threshold is None or priority[n] <= threshold}
-            for n in order[offset - skipped : offset - skipped + limit]
+            for n in order[offset - before : offset - before + limit]
         ]
 
     def rejects_of(self, uid: str) -> list[dict[str, Any]]:

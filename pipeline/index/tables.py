@@ -4,9 +4,9 @@ One SQLite file. `samples` has a row per sample in the order of the set: where i
 the columns that a page of pictures shows. `rejects` has one per rejected row. Each has a full-text table over
 caption, URL and tags, without a copy of the text. A tag stands for a value of a facet (a site, a language, a
 reason), vNUMBER; for a query that the caption matches, qNUMBER; or for how soon such a query takes the
-sample, rNUMBERxZEROS, by the leading zeros of the priority. So a filter and a search are one look-up of
-posting lists, whose cost grows with the rows they find and not with the set, and the first samples of a query
-are a short list. Tags stand in the first column, whose posting lists do not name it: two bytes less for each.
+sample, rNUMBERxRANK, by the first bits of the priority. So a filter and a search are one look-up of posting
+lists, whose cost grows with the rows they find and not with the set, and any samples of a query are a few
+short lists. Tags stand in the first column, whose posting lists do not name it: two bytes less for each.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from pipeline.index import cuts, postings, query_list
 
-VERSION: Final = 6
+VERSION: Final = 7
 FACETS: Final = ("site", "lang", "source", "format", "licence", "synthetic", "shard")
 """Columns of samples by whose values one can filter."""
 NUMBERS: Final = ("width", "height", "bytes", "lang_score")
@@ -63,6 +63,7 @@ CREATE INDEX rejects_by_uid ON rejects (uid);
 CREATE INDEX rejects_by_detail ON rejects (detail) WHERE reason = 'merged_into';
 CREATE INDEX rejects_by_file ON rejects (file);
 CREATE VIRTUAL TABLE samples_text USING fts5 (tags, caption, url, content='');
+CREATE VIRTUAL TABLE samples_terms USING fts5vocab (samples_text, col);
 CREATE VIRTUAL TABLE rejects_text USING fts5 (tags, caption, url, content='');
 """
 
