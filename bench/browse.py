@@ -237,16 +237,19 @@ def show_pages(path: Path) -> None:
 
 
 def show_fresh(path: Path) -> None:
-    """Print the cost of each page of samples to a connection that has read nothing yet, without HTTP."""
+    """Print the cost of each page of samples to a connection that has read nothing, without HTTP."""
 
     def server() -> Server:
         return Server(Dataset("bench", None), path, Guard(host="127.0.0.1", port=1))
 
     def load(page: str, server: Server) -> Any:
-        return server.samples(SimpleNamespace(query=dict(parse_qsl(page.partition("?")[2]))))
+        address, _, given = page.partition("?")
+        _, kind, *query = address.removeprefix("/").split("/")
+        request = SimpleNamespace(query=dict(parse_qsl(given)), match_info={"query": "".join(query)})
+        return (server.query if kind == "query" else server.samples)(request)
 
     for name, address in PAGES.items():
-        if address.startswith("/api/samples"):
+        if address.startswith(("/api/samples", "/api/query/")):
             page, fresh = reached(functools.partial(load, server=server()), address), server()
             before, read = time.process_time(), read_bytes(os.getpid())
             load(page, fresh)
