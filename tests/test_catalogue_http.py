@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -430,14 +431,14 @@ def test_as_many_files_as_needed_are_asked_for_and_no_more() -> None:
 @pytest.mark.parametrize("flood", ["H7-flood_1xx", "H6-tiny_chunks", "H22-endless_trailers"])
 def test_the_loop_goes_on_while_twenty_servers_flood(flood: str) -> None:
     reasons: list[str] = []
-    late: list[float] = []
+    turns: list[float] = []
 
     async def watch() -> None:
-        clock = asyncio.get_running_loop().time
+        """Note the CPU time of this thread between the loop's turns: the servers' own threads take more."""
         while True:
-            before = clock()
+            before = time.thread_time()
             await asyncio.sleep(0.02)
-            late.append(clock() - before - 0.02)
+            turns.append(time.thread_time() - before)
 
     async def main() -> None:
         async with Fetcher(options(timeout=5.0, read_timeout=5.0, connect_timeout=5.0), lookup) as fetcher:
@@ -453,4 +454,4 @@ def test_the_loop_goes_on_while_twenty_servers_flood(flood: str) -> None:
     with Server() as noisy, Server() as quiet:
         asyncio.run(asyncio.wait_for(main(), HANG))
     assert reasons == [""] * 100
-    assert max(late) < 3.0  # of which most is the flooding servers' own work in this process
+    assert max(turns) < 1.0
