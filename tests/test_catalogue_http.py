@@ -157,7 +157,7 @@ def check(bad: Outcome, good: Outcome, reason: str) -> None:
     assert bad.reason == reason, (bad.reason, bad.detail)
     assert reason == "" or (reason in REASONS and reason != "internal_error")
     assert bool(bad.body) is (reason == "")
-    assert bad.elapsed < HANG
+    assert bad.elapsed < 1.2 + 3.0  # --timeout here, and the delay of a busy machine
     assert (good.reason, good.body) == ("", IMAGE), good.detail
 
 
