@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import simplejpeg
 
 from pipeline.captions.contacts import mask as mask_contacts
 from pipeline.captions.language import model_path
@@ -19,6 +20,7 @@ from pipeline.captions.match import _DictIndex, tokens
 from pipeline.captions.text import _TEMPLATE_WORDS, TextRules, check, clean
 from pipeline.data import descriptors
 from pipeline.data.descriptors import pack
+from pipeline.images import jpeg_square
 from pipeline.images.resample import shrink
 from pipeline.sources import wat_links
 from pipeline.urls import _PLAIN_URL
@@ -303,7 +305,7 @@ def _refuses(call: Callable[[object], object], *given: object) -> None:
 def _or_refusal(call: Callable[[], object]) -> object:
     try:
         return call()
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
 
 
@@ -326,8 +328,29 @@ def described(module: ModuleType, rng: np.random.Generator) -> None:
         raise AssertionError(place)
 
 
+def jpeg(module: ModuleType, rng: np.random.Generator) -> None:
+    """Decode squares of pictures, whole and damaged, some of them beyond the picture."""
+    assert not module.open("/nowhere") and any(map(module.open, jpeg_square._libraries()))
+    width, height = rng.integers(1, 70, 2).tolist()
+    sampling = str(rng.choice(["444", "422", "420", "440", "411", "Gray"]))
+    noise = rng.integers(0, 256, (height, width, 3), np.uint8)
+    data = bytearray(simplejpeg.encode_jpeg(noise, int(rng.integers(1, 100)), colorsubsampling=sampling))
+    for _ in range(20):
+        left, top, side = rng.integers(0, 80, 3).tolist()
+        out = np.empty((side, side, 3), np.uint8)
+        done = side > 0 and module.decode(bytes(data), left, top, side, out)
+        if done:  # as whoever decodes the whole of it
+            whole = simplejpeg.decode_jpeg(bytes(data), "RGB", fastdct=True, fastupsample=True)
+            assert np.array_equal(out, whole[top : top + side, left : left + side])
+        data[rng.integers(0, len(data))] = rng.integers(0, 256)
+        if not rng.integers(0, 8):
+            del data[rng.integers(1, len(data) + 1) :]
+    for wrong in (0, 3, -1, 1 << 40):
+        assert _or_refusal(lambda size=wrong: module.decode(bytes(data), 0, 0, size, bytearray(11))) is None
+
+
 CHECKS: dict[str, Callable[[ModuleType, np.random.Generator], None]] = {
-    "_descriptors": described, "_kernels": search, "_language": language, "_match": match,
+    "_descriptors": described, "_jpeg": jpeg, "_kernels": search, "_language": language, "_match": match,
     "_resample": resample, "_text": text, "_urls": urls, "_wat": wat,
 }  # fmt: skip
 

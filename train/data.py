@@ -27,7 +27,6 @@ from train.shard_sources import OWN, OpenShard
 PIECE = 256  # samples a worker decodes at once: 38 MB at 224 pixels
 _OPEN_SHARDS = 64
 _ATTEMPTS = 50
-_SCRATCH = 3 * 12  # bytes times the side squared: nearly all pictures fit that are scaled to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +236,7 @@ class Pictures(SampleDataset[P, B]):
     def read(self, item: int, counts: Counter[str]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
         """Return a piece's squares, their sides, and caption and uid of each; bad samples are counted."""
         epoch, first = self.first(item)
-        collected = squares.Collected(self.shape.piece)
-        most = squares.largest(self.size) if self.on_device else 0
-        scratch = np.empty(_SCRATCH * self.size**2, np.uint8)
+        collected = squares.Collected(self.shape.piece, self.size, on_device=self.on_device)
 
         def captioned(sample: Sample) -> tuple[Sample, str, str]:
             row = sample.shard.row(sample.place, counts)
@@ -258,7 +255,7 @@ class Pictures(SampleDataset[P, B]):
                 sample = told[slot][0]
                 try:
                     square, enlarged = image_transforms.training_image(
-                        sample.shard.image(sample.place), self.size, self.crop, sample.random, most, scratch
+                        sample.shard.image(sample.place), self.size, self.crop, sample.random, collected
                     )
                 except image_transforms.BadImage as error:
                     counts[error.reason] += 1

@@ -4,16 +4,17 @@
 the shorter side is resized to N, and N x N pixels are taken at random.
 """
 
+import functools
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.images.decode import BadImage, Pixels
-from pipeline.images.pixels import centre, decode, size_of
+from pipeline.images.pixels import centre, decode, decode_square, size_of
+from train.squares import Collected
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -31,28 +32,22 @@ def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def _square(pixels: Pixels, size: int, random: np.random.Generator) -> Pixels:
-    """Take the square of which a random N x N crop of the picture is made, resized to a shorter side of N."""
-    height, width, _ = pixels.shape
-    side = min(height, width)
-    # The offset is drawn on the resized picture's grid, and looked up in the original.
-    spare = round(max(height, width) * size / side) - size
-    offset = round(int(random.integers(spare + 1)) * side / size)
-    offset = min(offset, max(height, width) - side)
-    return pixels[offset : offset + side] if height > width else pixels[:, offset : offset + side]
-
-
-def _fit(pixels: Pixels, size: int, random: np.random.Generator, most: int = 0) -> Pixels:
-    """Take a random N x N crop of the picture resized to a shorter side of N, resizing only the crop."""
-    square = _square(pixels, size, random)
-    return square if len(square) == size or len(square) <= most else _resize(square, size, size)
+def _offset(height: int, width: int, size: int, random: np.random.Generator) -> int:
+    """Draw where the square begins of which a random N x N crop of a picture is made, resized to a shorter
+    side of N."""
+    shorter, longer = sorted((height, width))
+    # It is drawn on the resized picture's grid, and looked up in the original.
+    spare = round(longer * size / shorter) - size
+    return min(round(int(random.integers(spare + 1)) * shorter / size), longer - shorter)
 
 
 def _cut(pixels: Pixels, size: int, random: np.random.Generator) -> Pixels:
     """Take N x N pixels at random without resizing, unless the picture is too small."""
     height, width, _ = pixels.shape
-    if min(height, width) < size:
-        return _fit(pixels, size, random)
+    if (side := min(height, width)) < size:
+        at = _offset(height, width, size, random)
+        square = pixels[at : at + side] if height > width else pixels[:, at : at + side]
+        return _resize(square, size, size)
     top = int(random.integers(height - size + 1))
     left = int(random.integers(width - size + 1))
     return pixels[top : top + size, left : left + size]
@@ -75,17 +70,20 @@ _CROPPERS = {"crop": _cut, "random-resized": _random_resized}
 
 
 def training_image(
-    data: bytes, size: int, crop: Crop, random: np.random.Generator, most: int = 0,
-    scratch: NDArray[np.uint8] | None = None,
-) -> tuple[Pixels, bool]:  # fmt: skip
+    data: bytes, size: int, crop: Crop, random: np.random.Generator, collected: Collected | None = None
+) -> tuple[Pixels, bool]:
     """Decode and crop one picture to uint8 [N, N, 3], and say whether it was too small; raises BadImage.
 
-    The paper's crop is left to be resized where its side is `most` or less: uint8 [S, S, 3]. The result may
-    lie in `scratch`, uint8 [bytes].
+    The paper's crop is not resized where `collected` takes it as it is: uint8 [S, S, 3]. The result may lie
+    in the memory of `collected`.
     """
-    pixels = decode(data, 0 if crop == "crop" else size, scratch)
+    collected = collected or Collected(1, size)
     if crop == "paper":
-        return _fit(pixels, size, random, most), min(pixels.shape[:2]) < size
+        offset = functools.partial(_offset, size=size, random=random)
+        square = decode_square(data, size, offset, collected.room, collected.scratch)
+        side = len(square)
+        return square if collected.takes(side) else _resize(square, size, size), side < size
+    pixels = decode(data, 0 if crop == "crop" else size, collected.scratch)
     return _CROPPERS[crop](pixels, size, random), min(pixels.shape[:2]) < size
 
 

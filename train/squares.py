@@ -6,6 +6,8 @@ in floating point, for a CPU's bytes in fixed point; another device's sums may b
 pixels differ by a grey level here and there, and a run keeps to one way.
 """
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,12 +19,6 @@ from pipeline.images.decode import Pixels
 _AT_ONCE = 256  # pictures that are resized together: 200 MB of a side of 256
 
 
-def largest(size: int) -> int:
-    """Return the largest side of a square that travels: 2.25 times the bytes of everything that is made of
-    it."""
-    return size * 3 // 2
-
-
 class Collected:
     """Collect squares in sequence, in memory that is filled once where all have the same side.
 
@@ -30,20 +26,44 @@ class Collected:
     other memory would be copied to such on the way.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, size: int, *, on_device: bool = False) -> None:
+        """Prepare for `count` squares of that side; on_device: also of others, to be resized there."""
         self.sides: list[int] = []
+        self.size, self._most = size, size * 3 // 2 if on_device else 0  # at most 2.25 times their bytes
         self._left, self._used, self._memory = count, 0, torch.empty(0, dtype=torch.uint8)
         self._data = self._memory.numpy()
+        self._room: Pixels | None = None
 
-    def add(self, square: Pixels) -> None:
-        """Append uint8 [S, S, 3]."""
-        end = self._used + square.size
-        if end > len(self._data):
-            memory = _memory(self._used + max(square.size * self._left, self._used))
+    @functools.cached_property
+    def scratch(self) -> Pixels:
+        """Return memory for a whole picture, uint8 [bytes]: nearly all fit that are scaled to the size."""
+        return _memory(3 * 12 * self.size**2, is_shared=False).numpy()
+
+    def takes(self, side: int) -> bool:
+        """Return whether a square of that side is collected as it is."""
+        return side == self.size or side <= self._most
+
+    def room(self, side: int) -> Pixels:
+        """Return where to make the next square, uint8 [S, S, 3]; of one that is not taken, in `scratch`."""
+        size = 3 * side**2
+        if not self.takes(side):
+            return (self.scratch if size <= len(self.scratch) else np.empty(size, np.uint8))[:size].reshape(
+                side, side, 3
+            )
+        if self._used + size > len(self._data):
+            memory = _memory(
+                self._used + max(size * self._left, self._used), is_shared=get_worker_info() is not None
+            )
             memory[: self._used] = self._memory[: self._used]
             self._memory, self._data = memory, memory.numpy()
-        self._data[self._used : end].reshape(square.shape)[:] = square
-        self._used, self._left = end, self._left - 1
+        self._room = self._data[self._used : self._used + size].reshape(side, side, 3)
+        return self._room
+
+    def add(self, square: Pixels) -> None:
+        """Append uint8 [S, S, 3], which may have been made in its `room`."""
+        if square is not self._room:
+            self.room(len(square))[:] = square
+        self._used, self._left, self._room = self._used + square.size, self._left - 1, None
         self.sides.append(len(square))
 
     def pixels(self) -> Tensor:
@@ -51,11 +71,17 @@ class Collected:
         return self._memory if self._used == len(self._memory) else self._memory[: self._used].clone()
 
 
-def _memory(size: int) -> Tensor:
-    if get_worker_info() is None:
-        return torch.from_numpy(np.empty(size, np.uint8))  # in huge pages, unlike torch's own
-    shared: torch.UntypedStorage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(shared)
+def _memory(size: int, *, is_shared: bool) -> Tensor:
+    """Return uint8 [bytes] that begin between two multiples of 32.
+
+    At a multiple libjpeg-turbo writes rows past the core's caches, and a picture costs 50 us more.
+    """
+    if is_shared:
+        shared: torch.UntypedStorage = torch.UntypedStorage._new_shared(size + 32)  # type: ignore[no-untyped-call]
+        memory = torch.empty(0, dtype=torch.uint8).set_(shared)
+    else:
+        memory = torch.from_numpy(np.empty(size + 32, np.uint8))  # in huge pages, unlike torch's own
+    return memory[(16 - memory.data_ptr()) % 32 :][:size]
 
 
 def resize(pixels: Tensor, sides: Tensor, size: int) -> Tensor:

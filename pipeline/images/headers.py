@@ -30,7 +30,7 @@ _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 # tables of the sizes of annex K, a scan of all components.
 _USUAL: Final = re.compile(
     rb"\xff\xd8(?:\xff\xe0\0\x10.{14})?(?:\xff\xdb\0(?:\x43.{65}|\x84.{130}))+"
-    rb"\xff[\xc0\xc1]\0\x11.{5}\x03.{9}(?:\xff\xc4(?:\0\x1f.{29}|\0\xb5.{179}|\x01\xa2.{416}))*\xff\xda..\x03",
+    rb"\xff[\xc0\xc1]\0\x11\x08(..)(..)\x03.{9}(?:\xff\xc4(?:\0\x1f.{29}|\0\xb5.{179}|\x01\xa2.{416}))*\xff\xda..\x03",
     re.DOTALL,
 )
 _BMP_HEADERS: Final = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -119,6 +119,12 @@ def _joined(parts: dict[int, bytes]) -> bytes:
     """Return the profile made of these numbered parts, nothing if a part is missing."""
     numbers = sorted(parts)
     return b"".join(parts[n] for n in numbers) if numbers == list(range(1, len(parts) + 1)) else b""
+
+
+def usual_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a JPEG of one scan, three components and no metadata; None for another."""
+    found = _USUAL.match(data)
+    return found and (int.from_bytes(found[2]), int.from_bytes(found[1]))
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

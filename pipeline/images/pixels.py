@@ -6,6 +6,7 @@ that is killed when it takes too long. Both give the same pixels.
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images import exif
+from pipeline.images import exif, jpeg_square
 from pipeline.images.child import Child, ChildFailedError
 from pipeline.images.decode import (
     BadImage,
@@ -27,7 +28,7 @@ from pipeline.images.decode import (
     open_picture,
     whole_jpeg,
 )
-from pipeline.images.headers import FORMATS, JpegMarkers, jpeg_markers
+from pipeline.images.headers import FORMATS, JpegMarkers, jpeg_markers, usual_jpeg_size
 from pipeline.options.images import ImageOptions
 from pipeline.reasons import REASONS
 
@@ -263,6 +264,32 @@ def decode(data: bytes, shorter: int = 0, scratch: NDArray[np.uint8] | None = No
     """
     found = quick(data, shorter, scratch)
     return _child_of(os.getpid(), "whole", shorter).decode(data) if found is None else found
+
+
+def decode_square(
+    data: bytes, shorter: int, offset: Callable[[int, int], int], room: Callable[[int], Pixels],
+    scratch: NDArray[np.uint8] | None = None,
+) -> Pixels:  # fmt: skip
+    """Decode as `decode` does, and take the square of the shorter side S: uint8 [S, S, 3].
+
+    offset: where it begins on the longer side, of height and width. The result may lie in `room(S)`, uint8
+    [S, S, 3], or in `scratch`. Raises BadImage.
+    """
+    along = None
+    usual = usual_jpeg_size(data) if jpeg_square.is_there() and len(data) >= LIMITS.min_bytes else None
+    if usual is not None and (side := min(usual)) and not 0 < 2 * shorter <= side:
+        width, height = usual
+        _check(width, height)
+        along = offset(height, width)
+        if width * height <= _QUICK and jpeg_square.decode(
+            data, along if width > height else 0, along if height > width else 0, out := room(side)
+        ):
+            return out
+    rgb = decode(data, shorter, scratch)
+    height, width, _ = rgb.shape
+    along = offset(height, width) if along is None else along  # a damaged picture's place is drawn once
+    side = min(height, width)
+    return rgb[along : along + side] if height > width else rgb[:, along : along + side]
 
 
 @functools.cache
