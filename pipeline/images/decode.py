@@ -99,15 +99,17 @@ def format_of(data: bytes, options: ImageOptions) -> str:
 
 def check_size(width: int, height: int, options: ImageOptions) -> None:
     """Refuse an original by its size, which a header tells before any pixel is decoded."""
-    size = f"{width} x {height} pixels"
     if width < 1 or height < 1:
-        raise BadImage("decode_error", size)
-    if width * height > options.max_pixels:
-        raise BadImage("too_many_pixels", size)
-    if min(width, height) < options.min_side:
-        raise BadImage("too_small", size)
-    if max(width, height) > options.max_aspect * min(width, height):
-        raise BadImage("bad_aspect", size)
+        reason = "decode_error"
+    elif width * height > options.max_pixels:
+        reason = "too_many_pixels"
+    elif min(width, height) < options.min_side:
+        reason = "too_small"
+    elif max(width, height) > options.max_aspect * min(width, height):
+        reason = "bad_aspect"
+    else:
+        return
+    raise BadImage(reason, f"{width} x {height} pixels")
 
 
 def check_scans(markers: JpegMarkers, options: ImageOptions) -> None:
