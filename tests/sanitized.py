@@ -339,7 +339,7 @@ def jpeg(module: ModuleType, rng: np.random.Generator) -> None:
         left, top, side = rng.integers(0, 80, 3).tolist()
         out = np.empty((side, side, 3), np.uint8)
         done = side > 0 and module.decode(bytes(data), left, top, side, out)
-        if done:  # as whoever decodes the whole of it
+        if done:  # as in the whole picture
             whole = simplejpeg.decode_jpeg(bytes(data), "RGB", fastdct=True, fastupsample=True)
             assert np.array_equal(out, whole[top : top + side, left : left + side])
         data[rng.integers(0, len(data))] = rng.integers(0, 256)

@@ -1,8 +1,9 @@
 /* Decode a square of a JPEG by libjpeg-turbo, of which the rest is read but makes no pixels.
  *
  * The library is opened while Python runs: Pillow's wheels carry it, without headers. So its interface, that of
- * libjpeg 6b, is written down here; the library refuses a structure of another version or size. Whatever it
- * warns of, and a file that ends early, is a failure: whoever asks decodes the whole, which tells the fault.
+ * libjpeg 6b, is written down here; the library refuses a structure of another version or size. A warning of the
+ * library, or a file that ends early, is a failure: the caller then decodes the whole picture, which names the
+ * fault.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -153,7 +154,7 @@ static int decode(
     const size_t before = (size_t)(left - first) * CHANNELS, pitch = (size_t)columns * CHANNELS;
     if (first > left || before + row > pitch || pitch > stride)
         fail(&decoder);
-    /* The library makes two rows at once where they share their colours: a skip begins and ends between such. */
+    /* Rows may share their colours by twos, which the library makes at once: each skip is of an even number. */
     if (top > 1)
         library.skip(&decoder, top & ~1u);
     if (top & 1)
