@@ -29,6 +29,7 @@ _ARRIVED: Final = 48
 _TROUBLED: Final = 10  # sites
 _LIMIT: Final = ("limit", LIMIT)
 _PAGING: Final = (("offset", 0), _LIMIT)
+_FOLLOWING: Final = (("after", 0), _LIMIT)
 _HIDDEN: Final = (
     "id", "tags", "suffix", "offset", "length", "json_offset", "json_length", "shard"
 )  # fmt: skip
@@ -84,7 +85,7 @@ class Answers:
         """
         wanted = self._filter(request.query)
         table = "rejects" if {"reason", "stage", "rejected"} & set(request.query) else "samples"
-        after, limit = (_whole(request.query.get(name), default) for name, default in (("after", 0), _LIMIT))
+        after, limit = (_whole(request.query.get(name), default) for name, default in _FOLLOWING)
         if request.query.get("count"):
             page = self._search.count(wanted, table)
         else:
@@ -215,16 +216,19 @@ class Answers:
         return self._search.queries(given.get("q", ""), limit, offset, given.get("sort") or "-kept")
 
     def query(self, request: web.Request) -> dict[str, Any]:
-        """Return a query, and a page of its samples by priority: first those that it keeps."""
+        """Return a query, and a page of its samples by priority: first those that it keeps.
+
+        The next is asked for with its `next` as `after`; it is 0 on the last.
+        """
         number = self._search.query_number(request.match_info["query"])
         if number is None:
             raise LookupError("no such query")
-        offset, limit = (_whole(request.query.get(name), default) for name, default in _PAGING)
+        after, limit = (_whole(request.query.get(name), default) for name, default in _FOLLOWING)
         found = self._search.queries_of([number])[0]
-        rows = self._search.ranked(number, offset, min(limit, MOST))
+        page = self._search.ranked(number, min(limit, MOST), after)
         return {
-            "query": found, "total": found["present"], "kept": found["kept"],
-            "samples": [self._shown(row) for row in rows],
+            "query": found, "total": page.total, "kept": found["kept"], "next": page.next,
+            "samples": [self._shown(row) for row in page.rows],
         }  # fmt: skip
 
     def histogram(self, request: web.Request) -> list[tuple[float, int]]:

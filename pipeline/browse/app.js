@@ -276,7 +276,10 @@ async function query(id) {
     element("p", {}, `${number(found.matched)} samples matched this query. It keeps ${number(found.kept)}: those whose hash of (seed, image, query) is smallest. `
       + `${number(found.present)} samples of the set contain it; the pale ones are there for other queries. The number is the hash, from 0 to 1.`),
     element("p", {}, link("All of them, with filters", "samples", { query: id }), "; ", link("captions with these words that were left out for the cap", "rejects", { reason: "over_cap", q: `"${found.query}"` })), list);
-  await endless(counted(async (offset) => (await ask(`query/${encodeURIComponent(id)}`, { offset, limit: PAGE })).samples), (row) => cell(row, row.priority.toFixed(4)), list);
+  await endless(async (after) => {
+    const page = await ask(`query/${encodeURIComponent(id)}`, { after, limit: PAGE });
+    return { rows: page.samples, next: page.next };
+  }, (row) => cell(row, row.priority.toFixed(4)), list);
 }
 
 async function sites(given) {

@@ -29,9 +29,14 @@ def rank_tags(queries: npt.NDArray[Any], uids: npt.NDArray[np.uint64], hashes: b
     return [f"r{query}x{rank:04x}" for query, rank in zip(queries.tolist(), ranks.tolist(), strict=True)]
 
 
-def rank_terms(query: int) -> tuple[str, str]:
-    """Return from and below which term a query's tags are; they sort as the priorities do."""
-    return f"r{query}x", f"r{query}y"
+def rank_terms(query: int, rank: int) -> tuple[str, str]:
+    """Return from and below which term a query's tags are from a rank on; they sort as the priorities do."""
+    return f"r{query}x{rank:04x}", f"r{query}y"
+
+
+def rank_of(term: str) -> int:
+    """Return the rank of a query's tag."""
+    return int(term.rpartition("x")[2], 16)
 
 
 def _ranks(priorities: balance.U64) -> npt.NDArray[np.int64]:

@@ -3,14 +3,18 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import balance, storage
 from pipeline.index.pages import MOST, SECONDS, Pages
-from pipeline.index.query_list import rank_terms
+from pipeline.index.query_list import rank_of, rank_terms
+from pipeline.index.walk import Page
+
+_SORTED: Final = 200  # samples of a query whose rows are read for a page: 1.7 MB of ten million
+_RANK: Final = 1 << 32  # places in a query's order for each rank, of which every sample takes one
 
 
 class Search(Pages):
@@ -109,46 +113,51 @@ class Search(Pages):
         row = self.db.execute("SELECT id FROM queries WHERE query = ?", (query,)).fetchone()
         return int(row["id"]) if row else None
 
-    def ranked(self, query: int, offset: int, limit: int) -> list[dict[str, Any]]:
-        """Return samples of a query in the order in which it takes them, with priority in 0..1 and kept.
+    def ranked(self, query: int, limit: int, after: int = 0) -> Page:
+        """Return a page of samples of a query in the order in which it takes them, with priority and kept.
 
-        A query keeps the samples whose h(seed, uid, query) is at most its threshold; the others are there for
-        the sake of other queries. Samples are tagged by the first bits of that number, so that those of a
-        page are a few short lists.
+        after: `next` of the page before. A query keeps the samples whose h(seed, uid, query), 0..1, is at
+        most its threshold; the others are there for the sake of other queries. Samples are tagged by the
+        first bits of that number, so that those of a page are a few short lists. A list of more than 200, as
+        there are after a query's first 200,000 samples, stays in the order of the set: to sort it all of its
+        rows would have to be read.
         """
-        row = self.db.execute("SELECT hash, threshold FROM queries WHERE id = ?", (query,)).fetchone()
+        row = self.db.execute(
+            "SELECT hash, threshold, present FROM queries WHERE id = ?", (query,)
+        ).fetchone()
         if row is None:
-            return []
+            return Page([], 0, True)
         threshold = None if row["threshold"] is None else int.from_bytes(row["threshold"], "big")
-        before, count, tags = 0, 0, list[str]()
+        rank, place = divmod(after, _RANK)
+        before, count, follows = dict[str, int](), 0, 0
         with self.within(SECONDS):
-            for tag, samples in self.db.execute(
+            for tag, samples in self.tuples(
                 "SELECT term, doc FROM samples_terms WHERE col = 'tags' AND term >= ? AND term < ?",
-                rank_terms(query),
+                rank_terms(query, rank),
             ):
-                if not tags and before + samples <= offset:
-                    before += samples
-                    continue
-                tags.append(f'"{tag}"')
-                count += samples
-                if before + count >= offset + limit:
+                if count >= place + limit or (before and count + samples > _SORTED):
+                    follows = _RANK * rank_of(tag)
                     break
-            if not tags:
-                return []
-            own = self.db.execute(
-                "SELECT rowid FROM samples_text WHERE samples_text MATCH ?",
-                (f"tags : ({' OR '.join(tags)})",),
-            )
-            found = self.by_ids([one[0] for one in own])
+                before[tag] = count
+                count += samples
+            if not before:
+                return Page([], row["present"], True, follows)
+            statement = "SELECT rowid FROM samples_text WHERE samples_text MATCH ? ORDER BY rowid"
+            ids = [one[0] for one in self.tuples(statement, [f"tags : ({' OR '.join(before)})"])]
+            shown = slice(place, place + limit)
+            found = self.by_ids(ids[shown] if count > _SORTED else ids)
         uids = np.array([int(one["uid"][:16], 16) for one in found], np.uint64)
         hashed = np.full(len(found), int.from_bytes(row["hash"], "big"), np.uint64)
-        priority = balance.priorities(uids, hashed).tolist()
-        order = sorted(range(len(found)), key=lambda n: (priority[n], found[n]["id"]))
-        return [
-            found[n]
-            | {"priority": priority[n] / 2**64, "kept": threshold is None or priority[n] <= threshold}
-            for n in order[offset - before : offset - before + limit]
+        priority = balance.priorities(uids, hashed)
+        order = np.arange(len(found)) if count > _SORTED else np.argsort(priority, kind="stable")[shown]
+        if (end := place + len(order)) < count:
+            tag, first = [one for one in before.items() if one[1] <= end][-1]
+            follows = _RANK * rank_of(tag) + end - first
+        rows = [
+            found[n] | {"priority": own / 2**64, "kept": threshold is None or own <= threshold}
+            for n, own in zip(order.tolist(), priority[order].tolist(), strict=True)
         ]
+        return Page(rows, row["present"], True, follows)
 
     def rejects_of(self, uid: str) -> list[dict[str, Any]]:
         """Return the rejected rows of an image, and those that were merged into it."""
