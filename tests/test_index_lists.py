@@ -101,11 +101,14 @@ def test_pages_from_lists_are_those_of_all_rows(
     wanted = Filter(text=text, least=least, most=most, query=query, facets=facets, sort=sort)
     asked = question(search.db, wanted, "samples", search.numbers, search.cuts)
     column, falls = sort.removeprefix("-") or "id", "DESC" if sort.startswith("-") else "ASC"
-    where = [*asked.bounds]
+    where = [f"coalesce({name} >= {bound}, 0)" for name, bound in least.items()]
+    where += [f"coalesce({name} <= {bound}, 0)" for name, bound in most.items()]
+    if "0" in asked.bounds:
+        where.append("0")
     if asked.match:
         where.append("id IN (SELECT rowid FROM samples_text WHERE samples_text MATCH ?)")
     statement = f"SELECT id, {' AND '.join(where) or '1'} FROM samples ORDER BY {column} {falls}, id {falls}"
-    values = [*asked.values, asked.match] if asked.match else [*asked.values]
+    values = [asked.match] if asked.match else []
     rows = search.db.execute(statement, values).fetchall()
     every = [row[0] for row in rows if row[1]]
     after = rows[start][0] if 0 <= start < len(rows) else 0  # of a sample that may not be meant
@@ -126,3 +129,17 @@ def test_pages_from_lists_are_those_of_all_rows(
     for page in pages:
         assert page.total == len(every) or (not page.is_exact and page.total < len(every))
     assert count == ([], len(every), True, 0)
+
+
+def test_a_bound_that_every_sample_passes_is_none(search: Search) -> None:
+    """Also in a column of one value, which has no lists; a sample without a value passes no bound."""
+    none = dict[str, float]()
+    for least, most, left in (
+        ({"bytes": 5}, {"bytes": 5}, none), ({"bytes": 5, "height": 0}, {"lang_score": 9}, none),
+        ({"bytes": 6}, none, {"bytes": 6}), ({"width": 0}, none, {"width": 0}),
+        ({"bytes": float("nan")}, none, {"bytes"}),
+    ):  # fmt: skip
+        wanted = Filter(text="a", least=least, most=most, sort="-width")
+        own = question(search.db, wanted, "samples", search.numbers, search.cuts)
+        assert {*own.wanted.least} == {*left} and not own.wanted.most and len(own.bounds) == len(left)
+        assert (search.page(wanted, 60) == search.page(Filter(text="a", sort="-width"), 60)) == (not left)

@@ -53,9 +53,10 @@ class Pages(Reader):
         """
         limit = max(0, min(limit, MOST))
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
+        wanted = asked.wanted
         if wanted.sort and (table != "samples" or wanted.sort.removeprefix("-") not in self.numbers):
             raise ValueError(f"there is no column {wanted.sort.removeprefix('-')} to sort by")
-        of = ways.asked(self.lists, wanted, asked, after) if table == "samples" else None
+        of = ways.asked(self.lists, asked, after) if table == "samples" else None
         if of is not None:
             with self.within(SECONDS):
                 if (page := walk.page(self, self.lists, of, limit)) is not None:
@@ -64,7 +65,7 @@ class Pages(Reader):
         if ids is not None and not (wanted.text or wanted.facets or wanted.query is not None):
             count = _Count(len(ids), True)
         else:
-            count = self._total(wanted, asked)
+            count = self._total(asked)
         last = self.last(wanted.sort.removeprefix("-"), after) if wanted.sort and after else None
         with self.within(SECONDS):
             if not wanted.sort:
@@ -91,10 +92,10 @@ class Pages(Reader):
     def count(self, wanted: Filter, table: str = "samples") -> Page:
         """Return how many rows a filter leaves, counted for up to one and a half seconds, and no rows."""
         asked = question(self.db, wanted, table, self.numbers, self.cuts)
-        of = ways.asked(self.lists, wanted, asked) if table == "samples" else None
+        of = ways.asked(self.lists, asked) if table == "samples" else None
         if of is not None and (number := walk.count(self.lists, of)) is not None:
             return Page([], number, True)
-        count = self._total(wanted, asked)
+        count = self._total(asked)
         if not count.is_exact:
             source = asked.source if asked.bounds else f"{table}_text WHERE {asked.text}"
             count = self._counted(f"SELECT 1 FROM {source}", asked.all_values, SECONDS)
@@ -117,12 +118,12 @@ class Pages(Reader):
         statement = f"SELECT {columns} FROM {table} NOT INDEXED WHERE {where} ORDER BY id LIMIT ?"
         return self.rows(statement, [*asked.values, after, limit])
 
-    def _total(self, wanted: Filter, asked: Question) -> _Count:
+    def _total(self, asked: Question) -> _Count:
         """Return how many rows a filter leaves: as noted where it is one facet or none, else counted.
 
         A count reads no more than a page does; if it has to stop it is a lower bound.
         """
-        table = asked.table
+        table, wanted = asked.table, asked.wanted
         every = int(self.meta(table) or 0)
         if not asked.match and not asked.bounds:
             return _Count(every, True)

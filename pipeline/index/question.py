@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from pipeline.index.cuts import Cuts
@@ -70,6 +70,8 @@ class Question(NamedTuple):
     """Whether several words have to stand in a row, as those of "on a beach" or "don't"."""
     tags: tuple[str, ...] = ()
     """Of the facets and the query."""
+    wanted: Filter = Filter()
+    """The filter, without bounds that every sample passes."""
 
     @property
     def text(self) -> str:
@@ -116,15 +118,23 @@ def question(
     if wanted.query is not None:
         tags.append(f"q{wanted.query}")
     bounds, values = list[str](), list[float]()
-    for sign, end, given in ((">=", "max", wanted.least), ("<=", "min", wanted.most)):
+    left: dict[str, dict[str, float]] = {">=": {}, "<=": {}}
+    for sign, ends, given in ((">=", "max min", wanted.least), ("<=", "min max", wanted.most)):
         for name, bound in given.items():
             if name not in numbers or table != "samples":
                 raise ValueError(f"there is no column {name} to cut at")
-            bounds.append(f'{table}."{name}" {sign} ?')
-            values.append(bound)
-            # Of a column of one value no part tells that none is within, and all rows would be looked at.
-            (some,) = db.execute(f'SELECT {end}("{name}") {sign} ? FROM {table}', (bound,)).fetchone()
-            tags += [] if some else ["v0"]
+            # A column of one value has no lists that say that none is within, or all: it would be read whole.
+            some, every = (f'(SELECT {end}("{name}") FROM samples) {sign} ?1' for end in ends.split())
+            missing = f'EXISTS (SELECT 1 FROM samples WHERE "{name}" IS NULL)'
+            any_passes, all_pass = db.execute(
+                f"SELECT {some}, {every} AND NOT {missing}", (bound,)
+            ).fetchone()
+            tags += [] if any_passes else ["v0"]
+            if not all_pass:
+                left[sign][name] = bound
+                bounds.append(f'{table}."{name}" {sign} ?')
+                values.append(bound)
+    wanted = replace(wanted, least=left[">="], most=left["<="])
     parts = [f"tags : {tag}" for tag in tags] + ([match] if match else [])
     if parts or wanted.sort.removeprefix("-") not in {*wanted.least, *wanted.most}:
         parts += _narrow(wanted, cuts)  # else the sorted column itself is read from the bound onwards
@@ -132,7 +142,7 @@ def question(
         bounds.append("0")  # words without a letter
     joined = " AND ".join(f"({part})" for part in parts)
     has_phrase = any(len(_TOKEN.findall(word)) > 1 for word in match.split('"')[1::2])
-    return Question(table, joined, tuple(bounds), tuple(values), has_phrase, tuple(tags))
+    return Question(table, joined, tuple(bounds), tuple(values), has_phrase, tuple(tags), wanted)
 
 
 def _narrow(wanted: Filter, cuts: Mapping[str, Cuts]) -> list[str]:

@@ -328,7 +328,7 @@ def _by_rows(reader: Reader, lists: Lists, of: Asked, way: Way, limit: int) -> P
         ids = np.array(kept, np.uint32)
     bounds = ("id IN (SELECT value FROM json_each(?))",)
     last = reader.last(of.column, of.after) if of.column and of.after else None
-    found = Question("samples", "", bounds, (json.dumps(ids.tolist()),)).after(of.wanted.sort, last)
-    statement = f"SELECT id FROM {found.source} {in_order(of.wanted.sort)} LIMIT ?"
+    found = Question("samples", "", bounds, (json.dumps(ids.tolist()),)).after(of.question.wanted.sort, last)
+    statement = f"SELECT id FROM {found.source} {in_order(of.question.wanted.sort)} LIMIT ?"
     shown = [row[0] for row in reader.tuples(statement, [*found.values, limit])]
     return Page(reader.by_ids(shown), len(ids), is_whole, shown[-1] if 0 < limit == len(shown) else follows)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.index import cuts, postings
 from pipeline.index.lists import List, Lists, Word
-from pipeline.index.question import Filter, Question, phrases
+from pipeline.index.question import Question, phrases
 
 MOST: Final = 1_500_000
 """Bytes after which a page ends with the rows that it has."""
@@ -30,7 +30,6 @@ _PLACES: Final = 8_192  # bytes for a part of its places
 class Asked(NamedTuple):
     """A question whose words are lists: those that are needed, and those that are refused."""
 
-    wanted: Filter
     question: Question
     needed: tuple[Word, ...]
     refused: tuple[Word, ...]
@@ -46,7 +45,7 @@ class Asked(NamedTuple):
     @property
     def is_falling(self) -> bool:
         """Return whether the largest are wanted first."""
-        return self.wanted.sort.startswith("-")
+        return self.question.wanted.sort.startswith("-")
 
     @property
     def is_none(self) -> bool:
@@ -87,11 +86,12 @@ class Way(NamedTuple):
     """Ids of lists that are looked at together, at most; 0 for all."""
 
 
-def asked(lists: Lists, wanted: Filter, question: Question, after: int = 0) -> Asked | None:
+def asked(lists: Lists, question: Question, after: int = 0) -> Asked | None:
     """Return a question, for what follows a sample, with its words as lists; None if they cannot answer it.
 
     LookupError if that sample is gone.
     """
+    wanted = question.wanted
     column, columns = wanted.sort.removeprefix("-"), {*wanted.least, *wanted.most}
     lists.forget()
     if not lists.are_there or not columns <= {*lists.columns}:
@@ -114,7 +114,7 @@ def asked(lists: Lists, wanted: Filter, question: Question, after: int = 0) -> A
         high = max(min(high, lists.place(column, after)), low)
     elif after:
         low = min(max(low, lists.place(column, after) + 1), high)
-    return Asked(wanted, question, tuple(needed), tuple(refused), column, bounds, after, (low, high))
+    return Asked(question, tuple(needed), tuple(refused), column, bounds, after, (low, high))
 
 
 def cheapest(lists: Lists, of: Asked, rows: int, most: float = _AT_ONCE) -> Way | None:
@@ -239,7 +239,7 @@ def _parts_of_a_cut(lists: Lists, of: Asked, share: float, most: float) -> list[
     few = cuts.PARTS / postings.COMMON * (1 if of.column else 1 / max(share, 0.5))
     for name in {*of.bounds} & {*lists.cuts}:
         own = lists.cuts[name]
-        bounds = (of.wanted.least.get(name, -np.inf), of.wanted.most.get(name, np.inf))
+        bounds = (of.question.wanted.least.get(name, -np.inf), of.question.wanted.most.get(name, np.inf))
         low, high = own.parts(bounds).tolist()
         if 0 <= high - low < min(few, most / (4 * _READ)):
             some = [lists.tagged(own.tag(part)).lists[0] for part in range(low, high + 1)]
