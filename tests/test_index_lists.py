@@ -143,3 +143,10 @@ def test_a_bound_that_every_sample_passes_is_none(search: Search) -> None:
         own = question(search.db, wanted, "samples", search.numbers, search.cuts)
         assert {*own.wanted.least} == {*left} and not own.wanted.most and len(own.bounds) == len(left)
         assert (search.page(wanted, 60) == search.page(Filter(text="a", sort="-width"), 60)) == (not left)
+
+
+def test_a_page_reads_no_more_than_its_share(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of its samples in the order of a column included, which lie apart."""
+    monkeypatch.setattr(walk, "MOST", 1_200_000)
+    for page in followed(search, Filter(text="a -b", sort="-width"), 200):
+        assert search.lists.bytes_read() + ways.ROW * len(page.rows) <= 1_200_000

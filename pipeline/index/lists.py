@@ -249,6 +249,7 @@ class Lists:
 
     def cut(self, wanted: Filter, column: str) -> tuple[int, int]:
         """Return from and below which places of a column samples are within a filter's bounds."""
+        self._was_read["of the column's index", self.columns.index(column)] = 20 * _PAGE
         least = max(wanted.least.get(column, -np.inf), -sys.float_info.max)  # else one without a value, too
         most = wanted.most.get(column, np.inf)
         first, last = (

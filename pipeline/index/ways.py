@@ -16,7 +16,7 @@ from pipeline.index import cuts, postings
 from pipeline.index.lists import List, Lists, Word
 from pipeline.index.question import Question, phrases
 
-MOST: Final = 1_500_000
+MOST: Final = 1_600_000
 """Bytes after which a page ends with the rows that it has."""
 _AT_ONCE: Final = 1_000_000  # of them before the page can end
 ROW: Final = 8_500
