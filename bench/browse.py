@@ -66,7 +66,8 @@ PAGES = {
     "a site": "/api/samples?limit=60&site=site7.example",
     "a query": "/api/samples?limit=60&query=query+100",
     "a query by hash": "/api/query/100?limit=60",
-    "a long one, 6,000 on": "/api/query/20?limit=60&offset=6000",
+    "a long one, 6,000 on": "/api/query/20?limit=60&rows=6000",
+    "its last tenth": f"/api/query/20?limit=60&after={(53 << 10 | 820) << 32}",
     "word, site, size": "/api/samples?limit=60&q=word2&site=site3.example&min_width=300",
     "largest first": "/api/samples?limit=60&sort=-width",
     "sites": "/api/facets?kind=site",
@@ -84,6 +85,8 @@ PAGES = {
     "wide sizes, by height": "/api/samples?limit=60&min_width=500&sort=-height",
     "narrow, by height": "/api/samples?limit=60&min_width=1990&sort=-height",
     "its page 1,200 on, too": "/api/samples?limit=60&rows=1200&min_width=1990&sort=-height",
+    "a cut that all pass": "/api/samples?limit=60&min_bytes=1&q=word7&sort=-width",
+    "200 samples": "/api/samples?limit=200&q=word40+word7&sort=-width",
     "the count of two words": "/api/samples?limit=0&count=1&q=word40+word7",
     "the count of a word": "/api/samples?limit=0&count=1&q=word1",
 }

@@ -2,8 +2,9 @@
 
 Used by `python -m bench.browse --rows 10000000 --keep FOLDER --random 1000`. Words are common, middling or
 rare, alone, together, in a row or refused; half of those in a row stand so in a caption. With them go a site,
-a query, cuts at one or two columns, and every order. Of a question a browser's pages are asked for one after
-the other, up to 1,200 samples further on.
+a query, cuts at one or two columns, cuts that every sample passes, and every order. Of a question a browser's
+pages are asked for one after the other, up to 1,200 samples further on; every tenth asks for pages of the
+largest limit, and every tenth in the order of a query, from anywhere in it.
 """
 
 import os
@@ -13,37 +14,52 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.index.pages import MOST
 from pipeline.index.question import Filter
 from pipeline.index.search import Search
+from pipeline.index.walk import Page
 
 SHOWN = 12  # of the worst pages
-ROWS = 60  # of a page
 
 
 def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: int) -> None:
     """Print how many pages of `count` random questions are above the limits, and the worst."""
-    rng, found, early = np.random.default_rng(seed), list[tuple[float, float, int, Filter]](), 0
+    rng, found = np.random.default_rng(seed), list[tuple[float, float, int, str]]()
+    early = late = 0
     ask = Search(path)
     samples = int(ask.meta("samples"))
     for _ in range(count):
         ids = rng.integers(1, samples, 1).tolist()
         caption = str(ask.by_ids(ids)[0]["caption"]).split()
         wanted, further = question(rng, caption), int(rng.choice([0, 0, 60, 600, 1200]))
-        rows = after = 0
+        limit = int(rng.choice([60, MOST], p=[0.9, 0.1]))
+        query, rows, after = number(rng) if rng.random() < 0.1 else None, 0, 0
+        if query is not None:  # from a rank on, up to the last; half of the samples have the last 1,024
+            after = int(rng.integers(40 << 10, 54 << 10)) << 32
         while rows <= further:
             before, read = time.process_time(), read_bytes(os.getpid())
             search = Search(path)
-            page = search.page(wanted, ROWS, after)
+            try:
+                if query is None:
+                    page = search.page(wanted, limit, after)
+                else:
+                    page = search.ranked(query, limit, after)
+            except TimeoutError:
+                page, late = Page([], 0, False), late + 1
             taken, read = time.process_time() - before, read_bytes(os.getpid()) - read
             search.close()
-            found.append((1e3 * taken, read / 1e6, rows, wanted))
+            name = said(wanted) if query is None else f"query {query}, its own order"
+            found.append((1e3 * taken, read / 1e6, rows, f"{limit} of {name}"))
             rows, after = rows + len(page.rows), page.next
             if not after:
                 break
-            early += len(page.rows) < ROWS
+            early += len(page.rows) < limit
     ask.close()
     times, reads = (np.array([one[n] for one in found]) for n in (0, 1))
-    print(f"{count:,} random questions, {len(found):,} pages, {early} of fewer samples though more follow")
+    print(
+        f"{count:,} random questions, {len(found):,} pages, {early} of fewer samples though more follow, "
+        f"{late} given up"
+    )
     for name, own, most in (("CPU ms", times, 300), ("MB read", reads, 2)):
         print(
             f"  {name}: median {np.median(own):.2f}, 99% {np.quantile(own, 0.99):.2f}, most {own.max():.2f}, "
@@ -51,8 +67,8 @@ def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: 
         )
     for column, name in ((1, "reads"), (0, "takes")):
         print(f"  {name} most:")
-        for one in sorted(found, key=lambda one: -one[column])[:SHOWN]:  # type: ignore[operator]
-            print(f"    {one[0]:6.0f} CPU ms, {one[1]:5.2f} MB, {one[2]:>4} on, {said(one[3])}")
+        for one in sorted(found, key=lambda one: -float(one[column]))[:SHOWN]:
+            print(f"    {one[0]:6.0f} CPU ms, {one[1]:5.2f} MB, {one[2]:>4} on, {one[3]}")
 
 
 def said(wanted: Filter) -> str:
@@ -63,6 +79,11 @@ def said(wanted: Filter) -> str:
     return "; ".join(
         [wanted.text or "-", *wanted.facets.values(), *query, *cuts, f"by {wanted.sort or 'id'}"]
     )
+
+
+def number(rng: np.random.Generator) -> int:
+    """Return the number of a random query, the commoner the more samples it has."""
+    return int(min(rng.zipf(1.3), 50_000)) - 1
 
 
 def question(rng: np.random.Generator, caption: list[str]) -> Filter:
@@ -92,7 +113,9 @@ def question(rng: np.random.Generator, caption: list[str]) -> Filter:
                 least[name] = float(low)
             if kind != 1:
                 most[name] = float(low + size)
+    if rng.random() < 0.1:
+        (least if rng.random() < 0.5 else most)["bytes"] = 5000.0  # which all have
     facets = {"site": f"site{min(rng.zipf(1.4), 1_000_000)}.example"} if rng.random() < 0.2 else {}
-    query = int(min(rng.zipf(1.3), 50_000)) - 1 if rng.random() < 0.2 else None
+    query = number(rng) if rng.random() < 0.2 else None
     sort = str(rng.choice(["", "-width", "width", "-height", "height"]))
     return Filter(text=text, least=least, most=most, facets=facets, query=query, sort=sort)
