@@ -53,12 +53,12 @@ def show_random(path: Path, count: int, read_bytes: Callable[[int], int], seed: 
             rows, after = rows + len(page.rows), page.next
             if not after:
                 break
-            early += len(page.rows) < limit
+            early += len(page.rows) < 60
     ask.close()
     times, reads = (np.array([one[n] for one in found]) for n in (0, 1))
     print(
-        f"{count:,} random questions, {len(found):,} pages, {early} of fewer samples though more follow, "
-        f"{late} given up"
+        f"{count:,} random questions, {len(found):,} pages, {late} given up, "
+        f"{early} of fewer than 60 samples though more follow"
     )
     for name, own, most in (("CPU ms", times, 300), ("MB read", reads, 2)):
         print(
