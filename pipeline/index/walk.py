@@ -94,7 +94,7 @@ def page(reader: Reader, lists: Lists, of: Asked, limit: int) -> Page | None:
             count, rest = count + rest, 0
         is_whole = not rest and not any(len(block.places) for block, _ in blocks)
     ids, known = _shown(lists, of, kept, min(limit, max(rows_left(), 1))), _known(lists, of)
-    ids, follows = ids[: max(rows_left(), 1)], 0  # after what was read for the ids
+    ids, follows = ids[: max(rows_left(), 1)], 0  # their ids were read, too
     if ids and (len(ids) == limit or len(ids) < found):
         follows = ids[-1]
     elif limit and end is not None:
