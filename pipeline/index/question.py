@@ -117,6 +117,8 @@ def question(
         tags.append(f"v{found[0]}" if found else "v0")
     if wanted.query is not None:
         tags.append(f"q{wanted.query}")
+    if wanted.text.strip() and not match and not tags:
+        tags.append("v0")  # which none has: words without a letter, or refused alone
     bounds, values = list[str](), list[float]()
     left: dict[str, dict[str, float]] = {">=": {}, "<=": {}}
     for sign, ends, given in ((">=", "max min", wanted.least), ("<=", "min max", wanted.most)):
@@ -138,8 +140,6 @@ def question(
     parts = [f"tags : {tag}" for tag in tags] + ([match] if match else [])
     if parts or wanted.sort.removeprefix("-") not in {*wanted.least, *wanted.most}:
         parts += _narrow(wanted, cuts)  # else the sorted column itself is read from the bound onwards
-    if not parts and wanted.text.strip():
-        bounds.append("0")  # words without a letter
     joined = " AND ".join(f"({part})" for part in parts)
     has_phrase = any(len(_TOKEN.findall(word)) > 1 for word in match.split('"')[1::2])
     return Question(table, joined, tuple(bounds), tuple(values), has_phrase, tuple(tags), wanted)
