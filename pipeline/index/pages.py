@@ -7,6 +7,7 @@ it shows, whichever filter and order it has.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -91,7 +92,7 @@ class Pages(Reader):
 
     def count(self, wanted: Filter, table: str = "samples") -> Page:
         """Return how many rows a filter leaves, counted for up to one and a half seconds, and no rows."""
-        asked = question(self.db, wanted, table, self.numbers, self.cuts)
+        asked = question(self.db, replace(wanted, sort=""), table, self.numbers, self.cuts)
         of = ways.asked(self.lists, asked) if table == "samples" else None
         if of is not None and (number := walk.count(self.lists, of)) is not None:
             return Page([], number, True)

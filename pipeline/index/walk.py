@@ -24,8 +24,6 @@ from pipeline.index.ways import MOST, ROW, Asked, Way, bytes_read, cheapest, is_
 
 _SPARE: Final = 10  # samples that are looked at beyond those that are missing
 _DENSE: Final = 20  # samples of a part of an order, whose ids lie together
-_PARTS: Final = 120  # of lists, whose ids are read at once; of more they are read for the rows that are shown
-_TOGETHER: Final = 40  # samples of lists that are looked up together in other lists, at least
 _ALL: Final = sys.maxsize
 
 
@@ -143,14 +141,12 @@ def _is_settled(of: Asked, way: Way) -> bool:
 
 def _blocks(lists: Lists, of: Asked, way: Way, rows: int) -> Iterator[tuple[_Some, int]]:
     """Yield samples that may be meant, block by block in the order of the page, and where each block ends."""
-    for first, last in _ranges(of, way, rows):
+    for first, last in _ranges(of, way):
         some = _listed(lists, of, way, first, last) if way.lists else None
         is_one = way.lists and (rows == _ALL or _is_settled(of, way))
         size = 8 * orders.BYTES
         if is_one:
             size = max(last, 1)
-        elif some is not None:  # few lie far apart
-            size *= max(_TOGETHER * (last - first) // (size * max(len(some.places), 1)), 1)
         parts = range(first // size, -(-last // size))
         for number in reversed(parts) if of.is_falling else parts:
             low, high = max(number * size, first), min((number + 1) * size, last)
@@ -162,10 +158,10 @@ def _blocks(lists: Lists, of: Asked, way: Way, rows: int) -> Iterator[tuple[_Som
             yield own, low if of.is_falling else high - 1
 
 
-def _ranges(of: Asked, way: Way, rows: int) -> Iterator[tuple[int, int]]:
+def _ranges(of: Asked, way: Way) -> Iterator[tuple[int, int]]:
     """Yield from and below which places of the order samples of lists are looked at together."""
     low, high = of.span
-    size = int(way.passed * _enough(rows) / max(rows, 1)) + 1 if way.step else high - low
+    size = int(1.5 * way.passed) + 1 if way.step else high - low
     while low < high:
         size = min(size, way.step or size, high - low)
         yield (high - size, high) if of.is_falling else (low, low + size)
@@ -173,18 +169,12 @@ def _ranges(of: Asked, way: Way, rows: int) -> Iterator[tuple[int, int]]:
         size += size // 2
 
 
-def _enough(rows: int) -> int:
-    """Return how many samples to look at for so many, if about so many are meant."""
-    return rows + 3 * math.isqrt(rows)
-
-
 def _listed(lists: Lists, of: Asked, way: Way, first: int, last: int) -> _Some:
     """Return samples of lists from and below some places of the order."""
     at = np.arange(sum(one.size for one in way.lists)) if of.column else _near(way.lists, first, last)
     at, places = _within(lists, of, way, at)
-    ids, are_near = None, int(np.count_nonzero(np.diff(at // packing.PART))) < _PARTS
-    needs = way.is_early and (are_near or not all(map(_is_common, of.refused)))
-    if way.looked_up or needs or not of.column:
+    ids = None
+    if way.looked_up or way.is_early or not of.column:
         ids = _of_each(way.lists, at, lists.ids)
         if not of.column:
             ids = ids[(ids >= first) & (ids < last)]

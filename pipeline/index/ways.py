@@ -22,7 +22,6 @@ _AT_ONCE: Final = 1_000_000  # of them before the page can end
 ROW: Final = 8_500
 """Bytes that are read for a row of ten million."""
 _FEW: Final = 1_200  # samples of rare terms of which lists are asked, if there are too many to read all rows
-_LONG: Final = 100_000  # samples of lists
 _READ: Final = 4_096  # bytes for a part of a list
 _PLACES: Final = 8_192  # bytes for a part of its places
 
@@ -99,7 +98,7 @@ def asked(lists: Lists, question: Question, after: int = 0) -> Asked | None:
     column = column if column in lists.columns else ""  # a column of one number
     given = [(is_refused, lists.word(inner)) for is_refused, inner in phrases(wanted.text)]
     needed = [word for is_refused, word in given if word and not is_refused]
-    if any(word is None for _, word in given) or "0" in question.bounds:
+    if any(word is None for _, word in given):
         return None
     refused = [word for is_refused, word in given if word and is_refused and needed]  # as FTS5 has it
     needed += [lists.tagged(tag) for tag in question.tags]
@@ -130,7 +129,7 @@ def cheapest(lists: Lists, of: Asked, rows: int, most: float = _AT_ONCE) -> Way 
 
 
 def _ways(lists: Lists, of: Asked, every: Sequence[List], rows: int) -> list[Way]:
-    """Return the ways to begin that do not read too much."""
+    """Return the ways to begin."""
     part = _share_read(lists, of, rows)
     ways = list[Way]()
     if all(one.common is not None for one in every):
@@ -142,10 +141,7 @@ def _ways(lists: Lists, of: Asked, every: Sequence[List], rows: int) -> list[Way
     most = min((way.cost for way in ways), default=np.inf)
     if some := tuple(_parts_of_a_cut(lists, of, part, most)):
         ways.append(_early(lists, of, some, part))
-    return [
-        way for way in ways
-        if sum(one.size for one in way.lists) * (part if way.step else 1) <= lists.samples // postings.COMMON
-    ]  # fmt: skip
+    return ways
 
 
 def _share_read(lists: Lists, of: Asked, rows: int) -> float:
@@ -185,8 +181,6 @@ def _late(lists: Lists, of: Asked, start: tuple[List, ...], part: float) -> Way:
         edge = 2 * lists.samples / max(high - low, 1)
         cost += min(passed, walked * min(edge / 256, 1) * _READ)
         cost += ROW * walked * min(edge / 65_536, 1)
-    if any(one.common is None for word in of.refused for one in word.lists):
-        cost += min(4 * passed, walked * _READ)  # for the ids
     cost += sum(bytes_read(lists, word, walked, passed) for word in of.refused)
     return way._replace(cost=at_once + cost, at_once=at_once)
 
@@ -208,7 +202,7 @@ def _early(lists: Lists, of: Asked, some: tuple[List, ...], part: float) -> Way:
         left *= min((high - low) / (size if inside else lists.samples), 1)
     cost += min(sum(_size(lists, one) for one in some), left * _READ)
     looked_up = sum(bytes_read(lists, word, part * left, passed) for word in words if word not in signed)
-    if of.column or (size < _LONG and cost <= _AT_ONCE):
+    if of.column or cost <= _AT_ONCE:
         return way._replace(cost=cost + looked_up, at_once=cost + looked_up)
     order = lists.span("")[1]
     least = _READ * len(some) * (2 + len(signed) + 3 * len(of.columns))
