@@ -95,7 +95,8 @@ def test_every_picture_is_where_the_index_says(run: Path, search: Search) -> Non
         ("umbrella", r"\bumbrella\b"), ("Umbrella BEACH", r"umbrella.*beach|beach.*umbrella"),
         ('"on a beach"', "on a beach"), ("strasse köln", "$^"), ("Straße", "Straße"), ("koln", "Köln"),
         ("OR", r"\bOR\b"), ('"quoted"', "quoted"), ("umbrella -number", "on umbrella"), ("tabs", "tabs"),
-        ("num*", "$^"), ("caption:dogs", "$^"), ("&", "$^"),
+        ("num*", "$^"), ("caption:dogs", "$^"), ("&", "$^"), ("-umbrella", "^(?!.*umbrella)"),
+        ('-beach -"two dogs" -nobody', "^(?!.*(beach|two dogs))"),
     ],
 )  # fmt: skip
 def test_words_find_what_has_them(search: Search, text: str, pattern: str) -> None:
@@ -119,6 +120,13 @@ def test_filters_sorting_and_pages(search: Search, monkeypatch: pytest.MonkeyPat
     assert captions(search, Filter(facets={"site": "b.test"})) == []
     assert captions(search, Filter(facets={"reason": "language"}), "rejects") == CAPTIONS
     assert captions(search, Filter(text="dogs", facets={"reason": "language"}), "rejects") == CAPTIONS[31:32]
+    assert captions(search, Filter(text="-dogs", facets={"reason": "language"}), "rejects") == [
+        one for one in CAPTIONS if "dogs" not in one
+    ]
+    without = [one for one in CAPTIONS if "umbrella" not in one]
+    for sort in ("", "bytes", "-width"):
+        assert sorted(captions(search, Filter(text="-umbrella", query=0, sort=sort))) == sorted(without)
+    assert 0 < len(without) == len([*search.uids(Filter(text="-umbrella"))]) < len(CAPTIONS)
     least = Filter(least={"bytes": 1007}, most={"bytes": 1008})
     assert captions(search, least) == [CAPTIONS[shard + n] for shard in (0, 10, 20) for n in (7, 8)]
     largest = search.page(Filter(sort="-bytes"), 3).rows

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.index import orders, packing, postings, tables, terms, walk, ways
-from pipeline.index.question import Filter, question
+from pipeline.index.question import Filter, phrases, question
 from pipeline.index.search import Search
 from tests.test_index import followed
 
@@ -101,11 +101,13 @@ def test_pages_from_lists_are_those_of_all_rows(
     column, falls = sort.removeprefix("-") or "id", "DESC" if sort.startswith("-") else "ASC"
     where = [f"coalesce({name} >= {bound}, 0)" for name, bound in least.items()]
     where += [f"coalesce({name} <= {bound}, 0)" for name, bound in most.items()]
-    if asked.match:
-        where.append("id IN (SELECT rowid FROM samples_text WHERE samples_text MATCH ?)")
+    every_part = [f'{{caption url}} : "{inner}"' for _, inner in phrases(text)]
+    every_part += [f"tags : {tag}" for tag in asked.tags]
+    has = "id IN (SELECT rowid FROM samples_text WHERE samples_text MATCH ?)"
+    signs = ["NOT " if is_refused else "" for is_refused, _ in phrases(text)] + [""] * len(asked.tags)
+    where += [sign + has for sign in signs]
     statement = f"SELECT id, {' AND '.join(where) or '1'} FROM samples ORDER BY {column} {falls}, id {falls}"
-    values = [asked.match] if asked.match else []
-    rows = search.db.execute(statement, values).fetchall()
+    rows = search.db.execute(statement, every_part).fetchall()
     every = [row[0] for row in rows if row[1]]
     after = rows[start][0] if 0 <= start < len(rows) else 0  # of a sample that may not be meant
     left = [row[0] for row in rows[start + 1 :] if row[1]] if after else every

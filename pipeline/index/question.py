@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -30,17 +30,21 @@ class Filter:
     """A numeric column, with "-" before it for the largest first; else in the order of the set."""
 
 
-def match_expression(text: str) -> str:
-    """Return words as an expression of FTS5, in which nothing that people type has a meaning of its own.
+def match_expression(text: str, tags: Sequence[str] = ()) -> str:
+    """Return words and tags as an expression of FTS5, in which nothing that people type has a meaning of its
+    own; an empty one if none of them is wanted.
 
     Example: `dog "on a beach" -cat` asks for captions or URLs with the word and the phrase, without the last.
     """
-    wanted, refused = list[str](), list[str]()
-    for is_refused, inner in phrases(text):
-        (refused if is_refused else wanted).append(f'{{caption url}} : "{inner}"')
-    if not wanted:
-        return ""
+    wanted = [*(f"tags : {tag}" for tag in tags), *_of_words(text, are_refused=False)]
+    refused = _of_words(text, are_refused=True) if wanted else []
     return " AND ".join(f"({part})" for part in wanted) + "".join(f" NOT ({part})" for part in refused)
+
+
+def _of_words(text: str, *, are_refused: bool) -> list[str]:
+    return [
+        f'{{caption url}} : "{inner}"' for is_refused, inner in phrases(text) if is_refused == are_refused
+    ]
 
 
 def phrases(text: str) -> Iterator[tuple[bool, str]]:
@@ -110,16 +114,15 @@ def question(
     db: sqlite3.Connection, wanted: Filter, table: str, numbers: tuple[str, ...], cuts: Mapping[str, Cuts]
 ) -> Question:
     """Return a filter as parts of a statement; ValueError for a column that is missing."""
-    match = match_expression(wanted.text)
     tags = list[str]()
     for kind, value in wanted.facets.items():
         found = db.execute("SELECT id FROM facets WHERE kind = ? AND value = ?", (kind, value)).fetchone()
         tags.append(f"v{found[0]}" if found else "v0")
     if wanted.query is not None:
         tags.append(f"q{wanted.query}")
-    if wanted.text.strip() and not match and not tags:
-        tags.append("v0")  # which none has: words without a letter, or refused alone
-    bounds, values = list[str](), list[float]()
+    if wanted.text.strip() and not tags and not any(phrases(wanted.text)):
+        tags.append("v0")  # which none has: words without a letter
+    bounds, values = list[str](), list[Any]()
     left: dict[str, dict[str, float]] = {">=": {}, "<=": {}}
     for sign, ends, given in ((">=", "max min", wanted.least), ("<=", "min max", wanted.most)):
         for name, bound in given.items():
@@ -137,12 +140,19 @@ def question(
                 bounds.append(f'{table}."{name}" {sign} ?')
                 values.append(bound)
     wanted = replace(wanted, least=left[">="], most=left["<="])
-    parts = [f"tags : {tag}" for tag in tags] + ([match] if match else [])
-    if parts or wanted.sort.removeprefix("-") not in {*wanted.least, *wanted.most}:
+    parts = [*tags]
+    if match_expression(wanted.text, tags) or wanted.sort.removeprefix("-") not in {
+        *wanted.least,
+        *wanted.most,
+    }:
         parts += _narrow(wanted, cuts)  # else the sorted column itself is read from the bound onwards
-    joined = " AND ".join(f"({part})" for part in parts)
-    has_phrase = any(len(_TOKEN.findall(word)) > 1 for word in match.split('"')[1::2])
-    return Question(table, joined, tuple(bounds), tuple(values), has_phrase, tuple(tags), wanted)
+    match = match_expression(wanted.text, parts)
+    if not match and (refused := _of_words(wanted.text, are_refused=True)):
+        has_them = f"SELECT 1 FROM {table}_text WHERE {table}_text MATCH ? AND rowid = {table}.id"
+        bounds.append(f"NOT EXISTS ({has_them})")
+        values.append(" OR ".join(refused))
+    has_phrase = any(len(_TOKEN.findall(inner)) > 1 for _, inner in phrases(wanted.text))
+    return Question(table, match, tuple(bounds), tuple(values), has_phrase, tuple(tags), wanted)
 
 
 def _narrow(wanted: Filter, cuts: Mapping[str, Cuts]) -> list[str]:
@@ -156,7 +166,7 @@ def _narrow(wanted: Filter, cuts: Mapping[str, Cuts]) -> list[str]:
             )
             if high - low < min(_TOGETHER, len(own.starts)):
                 either = " OR ".join(own.tag(part) for part in range(low, high + 1))
-                found.append(f"tags : ({either})" if either else "tags : v0")
+                found.append(f"({either})" if either else "v0")
     return found
 
 

@@ -100,7 +100,7 @@ def asked(lists: Lists, question: Question, after: int = 0) -> Asked | None:
     needed = [word for is_refused, word in given if word and not is_refused]
     if any(word is None for _, word in given):
         return None
-    refused = [word for is_refused, word in given if word and is_refused and needed]  # as FTS5 has it
+    refused = [word for is_refused, word in given if word and is_refused]
     needed += [lists.tagged(tag) for tag in question.tags]
     needed = [
         word for word in needed if word.size < lists.samples or not word.is_exact
