@@ -79,10 +79,12 @@ def _folder(db: sqlite3.Connection) -> str | None:
 
 
 def _ordered(db: sqlite3.Connection, name: str, samples: int) -> Ids | None:
-    """Return the ids in the order of a column, uint32 [samples]; None if it is that of the set."""
+    """Return the ids in the order of a column, uint32 [samples]; None if it has one value."""
+    ends = [f'(SELECT "{name}" FROM samples ORDER BY "{name}" {way} LIMIT 1)' for way in ("", "DESC")]
+    if db.execute(f"SELECT {' IS '.join(ends)}").fetchone()[0]:
+        return None
     every = db.execute(f'SELECT id FROM samples ORDER BY "{name}", id')
-    found = np.fromiter((row[0] for row in every), np.uint32, samples)
-    return found if (found[1:] < found[:-1]).any() else None
+    return np.fromiter((row[0] for row in every), np.uint32, samples)
 
 
 class _Writer:
