@@ -47,13 +47,11 @@ class Collected:
         """Return where to make the next square, uint8 [S, S, 3]; of one that is not taken, in `scratch`."""
         size = 3 * side**2
         if not self.takes(side):
-            return (self.scratch if size <= len(self.scratch) else np.empty(size, np.uint8))[:size].reshape(
-                side, side, 3
-            )
+            elsewhere = self.scratch if size <= len(self.scratch) else np.empty(size, np.uint8)
+            return elsewhere[:size].reshape(side, side, 3)
         if self._used + size > len(self._data):
-            memory = _memory(
-                self._used + max(size * self._left, self._used), is_shared=get_worker_info() is not None
-            )
+            most = self._used + max(size * self._left, self._used)
+            memory = _memory(most, is_shared=get_worker_info() is not None)
             memory[: self._used] = self._memory[: self._used]
             self._memory, self._data = memory, memory.numpy()
         self._room = self._data[self._used : self._used + size].reshape(side, side, 3)

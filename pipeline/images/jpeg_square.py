@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 import simplejpeg
+
+from pipeline.images.decode import Pixels
 
 try:
     from pipeline.images import _jpeg
 except ImportError:
     _jpeg = None  # type: ignore[assignment]
-
-Pixels = npt.NDArray[np.uint8]
 
 _TRIED: Final = (48, 80)  # height and width of the picture by which two decoders are compared
 
