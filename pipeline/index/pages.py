@@ -79,7 +79,8 @@ class Pages(Reader):
                 rows = by_column.many(self, asked, wanted.sort, last, count.share, limit)
             else:
                 rows = by_column.few(self, asked, wanted.sort, last, limit)
-        return Page(rows, count.total, count.is_exact, rows[-1]["id"] if 0 < limit == len(rows) else 0)
+        total = max(count.total, len(rows))  # a count may have stopped before the first of them
+        return Page(rows, total, count.is_exact, rows[-1]["id"] if 0 < limit == len(rows) else 0)
 
     def _inside(self, wanted: Filter) -> set[int] | None:
         """Return the ids within bounds where another column orders the page, and few are within."""
