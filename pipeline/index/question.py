@@ -140,11 +140,8 @@ def question(
                 bounds.append(f'{table}."{name}" {sign} ?')
                 values.append(bound)
     wanted = replace(wanted, least=left[">="], most=left["<="])
-    parts = [*tags]
-    if match_expression(wanted.text, tags) or wanted.sort.removeprefix("-") not in {
-        *wanted.least,
-        *wanted.most,
-    }:
+    parts, is_cut = [*tags], wanted.sort.removeprefix("-") in {*wanted.least, *wanted.most}
+    if not is_cut or match_expression(wanted.text, tags):
         parts += _narrow(wanted, cuts)  # else the sorted column itself is read from the bound onwards
     match = match_expression(wanted.text, parts)
     if not match and (refused := _of_words(wanted.text, are_refused=True)):
