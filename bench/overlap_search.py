@@ -40,16 +40,16 @@ MULTIHASH_LIMIT = 1_000_000  # its tables take some 400 bytes a reference
 SECONDS = 2.0
 
 
-def rate(function: Callable[[int], Any]) -> float:
-    """Return queries per second of CPU time, of the fastest of three rounds of some seconds in all."""
-    count, best = 8, 0.0
+def rate(function: Callable[[int], Any], least: int = 8) -> float:
+    """Return queries per second of CPU time, of the fastest of some rounds of so many queries or more."""
+    count, best = least, 0.0
     began = time.process_time()
     while time.process_time() - began < SECONDS:
         start = time.process_time()
         function(count)
         spent = time.process_time() - start
         best = max(best, count / max(spent, 1e-9))
-        count = min(512, max(8, int(count * min(4.0, SECONDS / 4 / max(spent, 1e-3)))))
+        count = min(512, max(least, int(count * min(4.0, SECONDS / 4 / max(spent, 1e-3)))))
     return best
 
 
@@ -127,7 +127,7 @@ def hashes(count: int) -> Iterator[tuple[str, ...]]:
             looks = second_looks(
                 take(described, slice(0, 256)), References(references, colours, 1), whitening
             )
-        ours, theirs = rate(scan), rate(peer)
+        ours, theirs = rate(scan, search.BATCH), rate(peer)
         yield (
             f"{count:,}", f"{ours:,.1f}", f"{theirs:,.1f}", f"{ours / theirs:.1f}",
             f"{2 * count * ours / 1e6:,.0f}",

@@ -35,7 +35,7 @@ RADIUS: Final = 100
 FLOOR: Final = 0.35
 """Similarity of a candidate. Of 3.8 million unrelated pairs 3.5e-5 reach it, and 1e-6 reach 0.44."""
 _QUANTUM: Final = 240.0  # unit vectors are stored as int8 in steps of 1/240, up to 0.53
-_BATCH: Final = 256  # queries that pass over the references together
+BATCH: Final = 256  # queries that pass over the references together
 _WEIGHT: Final = 32_767  # whitened colours of a query are int16 in steps of this for the bound
 _MARGIN: Final = 0.004  # rounding them moves a cosine by at most 256 * 128 / 2 / 32,767 / 240 = 0.0021
 _KERNEL_RADIUS: Final = 254  # the kernel keeps distances in bytes
@@ -173,8 +173,8 @@ def search(
 ) -> Hits:
     """Return the pairs [m] with a similarity of at least `floor`, each of n queries as it is and mirrored."""
     found = []
-    for start in range(0, len(queries.hashes), _BATCH):
-        batch = take(queries, slice(start, start + _BATCH))
+    for start in range(0, len(queries.hashes), BATCH):
+        batch = take(queries, slice(start, start + BATCH))
         both = (batch, mirrored_descriptors(batch))
         vectors = np.stack([whitening.apply(one.colours) for one in both])
         pairs = candidates(batch, references, vectors, floor, radius)
