@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.images.decode import BadImage, Pixels
-from pipeline.images.pixels import centre, decode, decode_square, size_of
+from pipeline.images.pixels import centre, decode, decode_square, size_of, square_at
 from train.squares import Collected
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -44,10 +44,8 @@ def _offset(height: int, width: int, size: int, random: np.random.Generator) -> 
 def _cut(pixels: Pixels, size: int, random: np.random.Generator) -> Pixels:
     """Take N x N pixels at random without resizing, unless the picture is too small."""
     height, width, _ = pixels.shape
-    if (side := min(height, width)) < size:
-        at = _offset(height, width, size, random)
-        square = pixels[at : at + side] if height > width else pixels[:, at : at + side]
-        return _resize(square, size, size)
+    if min(height, width) < size:
+        return _resize(square_at(pixels, _offset(height, width, size, random)), size, size)
     top = int(random.integers(height - size + 1))
     left = int(random.integers(width - size + 1))
     return pixels[top : top + size, left : left + size]

@@ -287,9 +287,16 @@ def decode_square(
             return out
     rgb = decode(data, shorter, scratch)
     height, width, _ = rgb.shape
-    along = offset(height, width) if along is None else along  # a damaged picture's place is drawn once
-    side = min(height, width)
-    return rgb[along : along + side] if height > width else rgb[:, along : along + side]
+    # A damaged picture's place is drawn once.
+    return square_at(rgb, offset(height, width) if along is None else along)
+
+
+def square_at(pixels: Pixels, along: int) -> Pixels:
+    """Return the square of the shorter side that begins at a place of the longer."""
+    height, width, _ = pixels.shape
+    if height > width:
+        return pixels[along : along + width]
+    return pixels[:, along : along + height]
 
 
 @functools.cache
